@@ -1,0 +1,5 @@
+//! Leases: what a node publishes of itself, and what peers read of it. Pure.
+
+pub mod attrs;
+pub mod key;
+pub mod table;

@@ -1,0 +1,382 @@
+//! The contract between the TC programs and the agent: map names, keys,
+//! values and counters.
+//!
+//! Everything here is `repr(C)`, free of padding (proved by zerocopy's
+//! `IntoBytes`) and fixed for one [`ABI_VERSION`]. Integers are in host byte
+//! order; addresses and ports are arrays in network byte order, as they stand
+//! in the packet.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Version of every layout in this module. The agent keeps the maps of each
+/// version in a directory of its own, so that two versions never share a map.
+/// Raise it whenever a name, a size or an offset below changes.
+pub const ABI_VERSION: u32 = 1;
+
+/// Map names. The kernel keeps 15 characters of a name.
+pub mod map {
+    /// One [`super::Config`].
+    pub const CFG: &str = "fl_cfg";
+    /// LPM trie: [`super::Subnet`] by destination prefix.
+    pub const SUBNETS4: &str = "fl_subnets4";
+    /// Hash: [`super::Peer`] by underlay address.
+    pub const PEERS4: &str = "fl_peers4";
+    /// LRU hash: [`super::Flow`] by [`super::FlowKey`].
+    pub const FLOWS4: &str = "fl_flows4";
+    /// Hash: [`super::Veth`] by ifindex of the host side.
+    pub const VETHS: &str = "fl_veths";
+    /// Per-CPU array: one packet count for each [`super::Outcome`].
+    pub const STATS: &str = "fl_stats";
+    /// Per-CPU array: [`super::PeerStats`] by peer id.
+    pub const PEER_STATS: &str = "fl_peer_stats";
+    /// All of them.
+    pub const ALL: [&str; 7] = [CFG, SUBNETS4, PEERS4, FLOWS4, VETHS, STATS, PEER_STATS];
+}
+
+/// Program names: the functions of the object file, and the five hooks.
+pub mod program {
+    /// TC ingress of the host side of a pod's veth.
+    pub const FROM_POD: &str = "from_pod";
+    /// TC egress of `flannel.<VNI>`.
+    pub const TO_OVERLAY: &str = "to_overlay";
+    /// TC ingress of the underlay device.
+    pub const FROM_UNDERLAY: &str = "from_underlay";
+    /// TC egress of the host side of a pod's veth.
+    pub const TO_POD: &str = "to_pod";
+    /// TC ingress of `flannel.<VNI>`.
+    pub const FROM_OVERLAY: &str = "from_overlay";
+    /// All of them.
+    pub const ALL: [&str; 5] = [FROM_POD, TO_OVERLAY, FROM_UNDERLAY, TO_POD, FROM_OVERLAY];
+}
+
+/// Flows that the table holds before the oldest gives way.
+pub const MAX_FLOWS: u32 = 65_536;
+/// Peers that the tables hold.
+pub const MAX_PEERS: u32 = 16_384;
+/// Peers with counters of their own; ids from here on share the last slot.
+pub const MAX_PEER_STATS: u32 = 8_192;
+/// Host-side veths that can be served.
+pub const MAX_VETHS: u32 = 4_096;
+
+/// Settings that every program reads; the only element of [`map::CFG`].
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Config {
+    /// [`ABI_VERSION`] of the agent that wrote this.
+    pub abi_version: u32,
+    /// A confirmation counts only in the generation it was made in.
+    pub generation: u32,
+    /// Life of a confirmation in nanoseconds (T).
+    pub window_ns: u64,
+    /// Bits of [`flag`].
+    pub flags: u32,
+    /// VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// Interface index of the underlay device.
+    pub underlay_ifindex: u32,
+    /// Interface index of `flannel.<VNI>`.
+    pub overlay_ifindex: u32,
+    /// Underlay address of this node, the outer source of what we send.
+    pub local_ip: [u8; 4],
+    /// Network address of the overlay.
+    pub network: [u8; 4],
+    /// Netmask of the overlay.
+    pub netmask: [u8; 4],
+    /// UDP destination port of the tunnel.
+    pub port: [u8; 2],
+    /// Largest inner IP packet in bytes (MTU of `flannel.<VNI>`).
+    pub mtu: u16,
+    /// Own VTEP MAC.
+    pub vtep_mac: [u8; 6],
+    /// Lowest UDP source port (`net.ipv4.ip_local_port_range`).
+    pub sport_min: u16,
+    /// Highest UDP source port.
+    pub sport_max: u16,
+    /// Always zero.
+    pub reserved: [u8; 6],
+}
+
+/// Bits of [`Config::flags`].
+pub mod flag {
+    /// Use confirmed flows. Without it the programs only count and guard.
+    pub const FAST_PATH: u32 = 1;
+    /// Confirm TCP flows too (conntrack is liberal, or not there).
+    pub const TCP: u32 = 2;
+    /// Drop packets that fail the source check.
+    pub const VERIFY_DROP: u32 = 4;
+    /// Count packets that fail the source check. With neither bit the check is off.
+    pub const VERIFY_COUNT: u32 = 8;
+    /// Decapsulate TCP GSO aggregates directly instead of through the kernel
+    /// device (only where `bpf_skb_adjust_room` clears the tunnel's GSO type).
+    pub const GSO_DIRECT: u32 = 16;
+}
+
+/// Key of [`map::SUBNETS4`]: what follows the prefix length in an LPM key.
+pub type SubnetKey = [u8; 4];
+
+/// One overlay subnet: where it is reached.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Subnet {
+    /// MAC of the peer's VTEP, the inner destination MAC.
+    pub vtep_mac: [u8; 6],
+    /// Always zero.
+    pub flags: u16,
+    /// The peer's underlay address (`PublicIP`), the outer destination.
+    pub public_ip: [u8; 4],
+    /// Index into [`map::PEER_STATS`], and the link to [`map::PEERS4`].
+    pub peer_id: u32,
+}
+
+/// One peer, by its underlay address.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Peer {
+    /// The id that the peer's subnet carries.
+    pub peer_id: u32,
+}
+
+/// One direction of a 5-tuple.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct FlowKey {
+    /// Source address.
+    pub saddr: [u8; 4],
+    /// Destination address.
+    pub daddr: [u8; 4],
+    /// Source port.
+    pub sport: [u8; 2],
+    /// Destination port.
+    pub dport: [u8; 2],
+    /// IP protocol: 6 (TCP) or 17 (UDP).
+    pub proto: u8,
+    /// [`direction`].
+    pub direction: u8,
+    /// Always zero.
+    pub reserved: [u8; 2],
+}
+
+/// Values of [`FlowKey::direction`].
+pub mod direction {
+    /// Pod -> peer.
+    pub const OUT: u8 = 1;
+    /// Peer -> pod.
+    pub const IN: u8 = 2;
+}
+
+/// Values of [`Flow::state`].
+pub mod state {
+    /// Seen at its entry hook, not yet at its exit hook.
+    pub const NOTED: u8 = 1;
+    /// The kernel delivered it unchanged: the fast path may repeat that.
+    pub const CONFIRMED: u8 = 2;
+}
+
+/// Values of [`Flow::action`].
+pub mod action {
+    /// Encapsulate and send to the next hop.
+    pub const ENCAP: u8 = 1;
+    /// Decapsulate and hand to the pod's side of the veth (`bpf_redirect_peer`).
+    pub const PEER: u8 = 2;
+    /// Decapsulate and send out of the host side of the veth, so that its
+    /// qdisc and the pod's ingress hooks are honoured (`bpf_redirect`).
+    pub const EGRESS: u8 = 3;
+}
+
+/// What is known of a flow.
+///
+/// A note holds the fields of the one packet that was seen at the entry hook;
+/// the exit hook confirms only if that very packet arrives there unchanged.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Flow {
+    /// Monotonic time in ns: end of the confirmation, or time of the note.
+    pub time_ns: u64,
+    /// Monotonic time in ns until which the flow's packets go through the
+    /// kernel device because it carries GSO aggregates.
+    pub sticky_ns: u64,
+    /// [`Config::generation`] of the note or confirmation.
+    pub generation: u32,
+    /// Interface of the entry hook.
+    pub entry_ifindex: u32,
+    /// Interface that the fast path sends to.
+    pub out_ifindex: u32,
+    /// Index into [`map::PEER_STATS`].
+    pub peer_id: u32,
+    /// Outwards the peer's underlay address; inwards the outer source.
+    pub peer_ip: [u8; 4],
+    /// Outwards the underlay's next hop.
+    pub next_hop: [u8; 4],
+    /// [`state`].
+    pub state: u8,
+    /// [`action`].
+    pub action: u8,
+    /// Largest IP packet that the exit takes, in bytes.
+    pub max_len: u16,
+    /// Outwards the peer's VTEP MAC; inwards the pod's MAC.
+    pub dst_mac: [u8; 6],
+    /// Inwards the MAC that the pod sees as its gateway.
+    pub src_mac: [u8; 6],
+    /// Note: destination MAC of the frame at the entry hook.
+    pub entry_mac: [u8; 6],
+    /// Note: IPv4 identification.
+    pub note_id: [u8; 2],
+    /// Note: TTL at the entry hook.
+    pub note_ttl: u8,
+    /// Note: TOS byte at the entry hook.
+    pub note_tos: u8,
+    /// Always zero.
+    pub reserved: [u8; 6],
+}
+
+/// How packets are handed to one host-side veth.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Veth {
+    /// [`action::PEER`] or [`action::EGRESS`].
+    pub action: u32,
+    /// MTU of the veth in bytes.
+    pub mtu: u32,
+}
+
+/// Packets and bytes (inner IP packets) of one peer.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct PeerStats {
+    /// Sent on the fast path: packets (GSO packets count once).
+    pub tx_fast_packets: u64,
+    /// Sent on the fast path: bytes.
+    pub tx_fast_bytes: u64,
+    /// Sent through the kernel device: packets.
+    pub tx_kernel_packets: u64,
+    /// Sent through the kernel device: bytes.
+    pub tx_kernel_bytes: u64,
+    /// Received on the fast path: packets.
+    pub rx_fast_packets: u64,
+    /// Received on the fast path: bytes.
+    pub rx_fast_bytes: u64,
+    /// Received through the kernel device: packets.
+    pub rx_kernel_packets: u64,
+    /// Received through the kernel device: bytes.
+    pub rx_kernel_bytes: u64,
+}
+
+macro_rules! outcomes {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// What became of a packet; index into [`map::STATS`].
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Outcome {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Outcome {
+            /// All outcomes, in the order of their index.
+            pub const ALL: &'static [Outcome] = &[$(Outcome::$variant,)+];
+
+            /// Name in `status`, in metrics and in the documentation.
+            pub const fn name(self) -> &'static str {
+                match self { $(Outcome::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+outcomes! {
+    /// Encapsulated by `from_pod`.
+    FastEncap = "fast_encap",
+    /// Decapsulated by `from_underlay`.
+    FastDecap = "fast_decap",
+    /// GSO aggregate (or its flow's packets), stripped by the kernel device
+    /// and handed to the pod by `from_overlay`.
+    FastAggregate = "fast_aggregate",
+    /// A flow was confirmed, outwards.
+    ConfirmedOut = "confirmed_out",
+    /// A flow was confirmed, inwards.
+    ConfirmedIn = "confirmed_in",
+    /// To the kernel: not confirmed (first packet, or changed on its way).
+    KernelUnconfirmed = "kernel_unconfirmed",
+    /// To the kernel: the confirmation's time was over.
+    KernelExpired = "kernel_expired",
+    /// To the kernel: the generation had changed.
+    KernelGeneration = "kernel_generation",
+    /// To the kernel: came from another veth or to another MAC than confirmed.
+    KernelMoved = "kernel_moved",
+    /// To the kernel: TCP SYN, FIN or RST.
+    KernelTcpState = "kernel_tcp_state",
+    /// To the kernel: neither TCP nor UDP.
+    KernelProtocol = "kernel_protocol",
+    /// To the kernel: a fragment.
+    KernelFragment = "kernel_fragment",
+    /// To the kernel: IP options.
+    KernelOptions = "kernel_options",
+    /// To the kernel: TTL 0 or 1.
+    KernelTtl = "kernel_ttl",
+    /// To the kernel: larger than the MTU (it answers with fragmentation-needed).
+    KernelTooBig = "kernel_too_big",
+    /// To the kernel: outer ECN says congestion experienced (RFC 6040).
+    KernelEcn = "kernel_ecn",
+    /// To the kernel: not IPv4.
+    KernelNotIpv4 = "kernel_not_ipv4",
+    /// To the kernel: truncated, or lengths that contradict each other.
+    KernelMalformed = "kernel_malformed",
+    /// To the kernel: VXLAN of our port with another VNI, or without the I flag.
+    KernelForeignVni = "kernel_foreign_vni",
+    /// To the kernel: the inner destination MAC is not our VTEP's.
+    KernelForeignMac = "kernel_foreign_mac",
+    /// To the kernel device: a GSO aggregate, or a packet of its flow.
+    KernelAggregate = "kernel_aggregate",
+    /// To the kernel: `bpf_skb_adjust_room` refused.
+    KernelNoRoom = "kernel_no_room",
+    /// Not confirmed: no route, or no resolved neighbour on the underlay.
+    UnresolvedNextHop = "unresolved_next_hop",
+    /// Failed the source check: the outer source is no peer.
+    ForgedOuterSource = "forged_outer_source",
+    /// Failed the source check: the inner source is another peer's, or ours.
+    ForgedInnerSource = "forged_inner_source",
+    /// Failed the source check: VXLAN sent by a pod to a tunnel end.
+    ForgedByPod = "forged_by_pod",
+    /// Dropped: the packet could not be rebuilt after it was resized.
+    DropBroken = "drop_broken",
+}
+
+/// Number of counters in [`map::STATS`].
+pub const OUTCOMES: u32 = Outcome::ALL.len() as u32;
+
+const _: () = {
+    assert!(size_of::<Config>() == 64);
+    assert!(size_of::<Subnet>() == 16);
+    assert!(size_of::<Peer>() == 4);
+    assert!(size_of::<FlowKey>() == 16);
+    assert!(size_of::<Flow>() == 72);
+    assert!(size_of::<Veth>() == 8);
+    assert!(size_of::<PeerStats>() == 64);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY (each): zerocopy's `IntoBytes` proves that there is no padding and
+    // `FromBytes` that any bytes are a valid value; the types are `Copy` and
+    // hold no references.
+    unsafe impl aya::Pod for super::Config {}
+    unsafe impl aya::Pod for super::Subnet {}
+    unsafe impl aya::Pod for super::Peer {}
+    unsafe impl aya::Pod for super::FlowKey {}
+    unsafe impl aya::Pod for super::Flow {}
+    unsafe impl aya::Pod for super::Veth {}
+    unsafe impl aya::Pod for super::PeerStats {}
+}

@@ -1,0 +1,9 @@
+//! The packet path of flannel-ebpf.
+//!
+//! This library is the half without effects: the layouts that programs and
+//! agent share ([`abi`]), headers ([`wire`]) and decisions ([`path`]). The
+//! TC programs in `src/bin/tc.rs` are glue around it, so the same code runs
+//! under the verifier, in unit tests, in property tests and in fuzzers.
+#![cfg_attr(not(test), no_std)]
+
+pub mod abi;
