@@ -1,1 +1,167 @@
-//! .
+//! The eBPF data path. Only this module speaks bpf(2).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ipnetwork::Ipv4Network;
+use serde::Serialize;
+
+use crate::desired::Peer;
+
+/// Settings of the programs that the agent decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatapathConfig {
+    /// Life of a confirmation.
+    pub window: std::time::Duration,
+    /// What happens to packets that fail the source check.
+    pub verify_source: VerifySource,
+    /// Confirm TCP flows (conntrack is liberal, or absent).
+    pub tcp: bool,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// UDP destination port.
+    pub port: u16,
+    /// Interface index of the underlay device.
+    pub underlay: u32,
+    /// Interface index of `flannel.<VNI>`.
+    pub overlay: u32,
+    /// Underlay address of this node.
+    pub local: std::net::Ipv4Addr,
+    /// The overlay network.
+    pub network: Ipv4Network,
+    /// MTU of `flannel.<VNI>` in bytes.
+    pub mtu: u16,
+    /// Own VTEP MAC.
+    pub vtep_mac: crate::mac::MacAddr,
+    /// `net.ipv4.ip_local_port_range`.
+    pub source_ports: (u16, u16),
+}
+
+/// `--verify-source`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifySource {
+    /// Drop and count.
+    #[default]
+    Drop,
+    /// Count only.
+    Count,
+    /// Do not look.
+    Off,
+}
+
+/// `--attach`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// tcx where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// tcx links only.
+    Tcx,
+    /// clsact filters only.
+    Clsact,
+}
+
+/// A host-side veth that leads to a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodVeth {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Name.
+    pub name: String,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// `bpf_redirect_peer` would skip something (a qdisc): deliver through the
+    /// veth's egress.
+    pub through_egress: bool,
+}
+
+/// Packets and bytes of one peer, see [`flannel_ebpf::abi::PeerStats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PeerCounters {
+    /// Sent on the fast path: packets.
+    pub tx_fast_packets: u64,
+    /// Sent on the fast path: bytes.
+    pub tx_fast_bytes: u64,
+    /// Sent through the kernel device: packets.
+    pub tx_kernel_packets: u64,
+    /// Sent through the kernel device: bytes.
+    pub tx_kernel_bytes: u64,
+    /// Received on the fast path: packets.
+    pub rx_fast_packets: u64,
+    /// Received on the fast path: bytes.
+    pub rx_fast_bytes: u64,
+    /// Received through the kernel device: packets.
+    pub rx_kernel_packets: u64,
+    /// Received through the kernel device: bytes.
+    pub rx_kernel_bytes: u64,
+}
+
+/// Where programs and maps come from and go.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// `--pin-dir`; maps and links are pinned in `<pin_dir>/v<ABI_VERSION>`.
+    pub pin_dir: PathBuf,
+    /// `--attach`.
+    pub attach: AttachMode,
+}
+
+/// The verbs that reconciling needs of a loaded data path (synchronous:
+/// bpf(2) does not block). The real one is `loader::Loaded`, the one for
+/// tests `fake::FakeDatapath`.
+pub trait Datapath: Send + 'static {
+    /// Writes the settings; raises the generation if they changed.
+    fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError>;
+
+    /// Ends every confirmation: the decision of the kernel may have changed.
+    fn raise_generation(&mut self) -> Result<(), BpfError>;
+
+    /// Peers in the maps, as read back.
+    fn peers(&self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError>;
+
+    /// Puts peers into the maps.
+    fn put_peers(&mut self, peers: &[Peer]) -> Result<(), BpfError>;
+
+    /// Removes peers from the maps.
+    fn remove_peers(&mut self, subnets: &[Ipv4Network]) -> Result<(), BpfError>;
+
+    /// Makes the hooks on underlay, overlay device and exactly these veths be
+    /// there, exit hooks first; hooks that somebody removed come back. Returns
+    /// the hooks that had to be (re-)attached and the failures.
+    fn ensure_hooks(&mut self, underlay: &str, overlay: &str, veths: &[PodVeth]) -> HookReport;
+
+    /// Packets by outcome: all names, summed over CPUs.
+    fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError>;
+
+    /// Counters of each peer in the maps.
+    fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError>;
+
+    /// `tcx` or `clsact`, and whether pins are used: for status.
+    fn describe(&self) -> String;
+}
+
+/// What [`Datapath::ensure_hooks`] did.
+#[derive(Debug, Default)]
+pub struct HookReport {
+    /// `<interface>/<program>` that were not there and are now.
+    pub attached: Vec<String>,
+    /// Hooks that could not be attached.
+    pub failed: Vec<(String, BpfError)>,
+}
+
+/// A bpf(2) or attach call that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step} {object}: {reason}{}", hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
+pub struct BpfError {
+    /// What was tried.
+    pub step: &'static str,
+    /// Map, program, hook or path.
+    pub object: String,
+    /// errno or the library's text.
+    pub reason: String,
+    /// What usually causes it.
+    pub hint: Option<String>,
+    /// The end of the verifier's log, if it refused a program.
+    pub verifier_log: Option<String>,
+}

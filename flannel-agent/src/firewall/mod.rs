@@ -1,1 +1,37 @@
-//! .
+//! Masquerade and forward rules of the overlay.
+
+use std::future::Future;
+
+use ipnetwork::Ipv4Network;
+
+/// What the rules depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// The overlay network.
+    pub network: Ipv4Network,
+    /// Our subnet.
+    pub subnet: Ipv4Network,
+    /// Masquerade traffic that leaves the overlay (`--ip-masq`).
+    pub masquerade: bool,
+}
+
+/// The verbs that reconciling needs: `nft::Nft` is the real one,
+/// `fake::FakeFirewall` remembers.
+pub trait Firewall: Send + Sync + 'static {
+    /// Makes our rules exactly these, in one transaction; changes nothing when
+    /// they are there already.
+    fn ensure(&self, rules: &Rules) -> impl Future<Output = Result<(), FirewallError>> + Send;
+
+    /// Removes all our rules; nothing else.
+    fn remove(&self) -> impl Future<Output = Result<(), FirewallError>> + Send;
+}
+
+/// A rule set that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{call}: {reason}")]
+pub struct FirewallError {
+    /// The command.
+    pub call: String,
+    /// What it said.
+    pub reason: String,
+}

@@ -1,1 +1,131 @@
-//! .
+//! The kernel's network state through rtnetlink and /proc/sys. Only this
+//! module speaks netlink.
+
+use std::future::Future;
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+
+use crate::mac::MacAddr;
+use crate::plan::{Observed, Op};
+
+/// A link, reduced to what choosing an underlay and finding pods' veths needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Name.
+    pub name: String,
+    /// MAC, if it has one of six bytes.
+    pub mac: Option<MacAddr>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// ARPHRD_ETHER.
+    pub ethernet: bool,
+    /// Kind (`veth`, `bridge`, `vxlan`...), empty for hardware.
+    pub kind: String,
+    /// Index of the bridge or bond that it is a port of.
+    pub master: Option<u32>,
+    /// Its other end is in another network namespace (IFLA_LINK_NETNSID).
+    pub peer_in_other_netns: bool,
+    /// Name of its root qdisc.
+    pub qdisc: String,
+    /// IPv4 addresses, host bits kept, in the kernel's order.
+    pub addresses: Vec<LinkAddress>,
+}
+
+/// An IPv4 address on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkAddress {
+    /// Address with prefix length.
+    pub network: Ipv4Network,
+    /// IFA_F_PERMANENT: not from DHCP.
+    pub permanent: bool,
+    /// IFA_F_DEPRECATED.
+    pub deprecated: bool,
+    /// Scope global (not link or host).
+    pub global: bool,
+}
+
+/// What changed in the kernel, as far as we care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KernelEvent {
+    /// A link came, went or changed.
+    Link {
+        /// Interface index.
+        ifindex: u32,
+    },
+    /// An IPv4 address came or went.
+    Address {
+        /// Interface index.
+        ifindex: u32,
+    },
+    /// An IPv4 route came or went; 0 if it has no single output interface.
+    Route {
+        /// Output interface index.
+        ifindex: u32,
+    },
+    /// A permanent neighbour or FDB entry of a link changed or went.
+    Neighbour {
+        /// Interface index.
+        ifindex: u32,
+    },
+    /// An nftables rule set changed (NFNLGRP_NFTABLES).
+    Ruleset,
+    /// Events were lost (ENOBUFS): look at everything again.
+    Overrun,
+}
+
+/// The verbs that reconciling needs. `netlink::RealKernel` is the
+/// real one, `fake::FakeKernel` keeps its state in memory.
+pub trait Kernel: Send + Sync + 'static {
+    /// Reads back the device of this name with all that hangs on it
+    /// (`Observed::maps` stays `None`).
+    fn observe(&self, device: &str) -> impl Future<Output = Result<Observed, KernelError>> + Send;
+
+    /// Carries out `ops` on the device of this name, in order, in batches;
+    /// one result each. A failure does not stop the others. Map operations
+    /// are not for this trait and are errors.
+    fn apply(
+        &self,
+        device: &str,
+        ops: &[Op],
+    ) -> impl Future<Output = Vec<Result<(), KernelError>>> + Send;
+
+    /// All links with their IPv4 addresses.
+    fn links(&self) -> impl Future<Output = Result<Vec<Link>, KernelError>> + Send;
+
+    /// Output interface and source address for a destination, as the routing
+    /// tables decide (`ip route get`); `None` asks for the default route.
+    fn route_to(
+        &self,
+        destination: Option<Ipv4Addr>,
+    ) -> impl Future<Output = Result<Option<RouteTo>, KernelError>> + Send;
+}
+
+/// An answer to [`Kernel::route_to`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteTo {
+    /// Output interface index.
+    pub ifindex: u32,
+    /// Preferred source address.
+    pub source: Option<Ipv4Addr>,
+    /// Gateway, if there is one.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// A netlink or sysctl call that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{call} {object}: {source}{}", hint.map(|hint| format!(" ({hint})")).unwrap_or_default())]
+pub struct KernelError {
+    /// Netlink message or file operation.
+    pub call: &'static str,
+    /// What it was about, as `ip` would print it.
+    pub object: String,
+    /// The kernel's answer.
+    pub source: std::io::Error,
+    /// What usually causes it.
+    pub hint: Option<&'static str>,
+}
