@@ -84,6 +84,10 @@ pub struct Config {
     pub network: [u8; 4],
     /// Netmask of the overlay.
     pub netmask: [u8; 4],
+    /// Network address of our own subnet.
+    pub subnet: [u8; 4],
+    /// Netmask of our own subnet.
+    pub subnet_mask: [u8; 4],
     /// UDP destination port of the tunnel.
     pub port: [u8; 2],
     /// Largest inner IP packet in bytes (MTU of `flannel.<VNI>`).
@@ -318,7 +322,7 @@ outcomes! {
     KernelMoved = "kernel_moved",
     /// To the kernel: TCP SYN, FIN or RST.
     KernelTcpState = "kernel_tcp_state",
-    /// To the kernel: neither TCP nor UDP.
+    /// To the kernel: neither TCP nor UDP, or TCP while conntrack is strict.
     KernelProtocol = "kernel_protocol",
     /// To the kernel: a fragment.
     KernelFragment = "kernel_fragment",
@@ -350,6 +354,9 @@ outcomes! {
     ForgedInnerSource = "forged_inner_source",
     /// Failed the source check: VXLAN sent by a pod to a tunnel end.
     ForgedByPod = "forged_by_pod",
+    /// Failed the source check: a first fragment too short to hold the inner
+    /// source, which nobody but an evader sends (compare RFC 1858).
+    ForgedFragment = "forged_fragment",
     /// Dropped: the packet could not be rebuilt after it was resized.
     DropBroken = "drop_broken",
 }
@@ -358,7 +365,7 @@ outcomes! {
 pub const OUTCOMES: u32 = Outcome::ALL.len() as u32;
 
 const _: () = {
-    assert!(size_of::<Config>() == 64);
+    assert!(size_of::<Config>() == 72);
     assert!(size_of::<Subnet>() == 16);
     assert!(size_of::<Peer>() == 4);
     assert!(size_of::<FlowKey>() == 16);

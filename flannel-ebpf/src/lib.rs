@@ -7,3 +7,5 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod path;
+pub mod wire;

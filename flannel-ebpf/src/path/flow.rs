@@ -1,0 +1,127 @@
+//! Confirmed flows: what the kernel was seen to deliver unchanged.
+//!
+//! The entry hook notes a packet and lets it pass. If the exit hook meets that
+//! very packet (same tuple, same identification and TOS, TTL one less), the
+//! kernel has neither translated nor dropped nor rewritten it, and the flow is
+//! confirmed for a window and a generation.
+
+use super::segment::Segment;
+use super::{Frame, Tables};
+use crate::abi::{Config, Flow, FlowKey, Outcome, flag, state};
+use crate::wire;
+
+/// A note stands this long before a later packet of the flow replaces it: a
+/// flow that the kernel never confirms costs one write in this time, not one
+/// for each packet.
+pub const NOTE_HOLD_NS: u64 = 10_000_000;
+/// A packet that takes longer from entry to exit confirms nothing.
+pub const NOTE_LIFE_NS: u64 = 1_000_000_000;
+
+/// Whether TCP flags or settings keep this packet on the kernel path, which
+/// has to see the birth and the death of each connection.
+///
+/// A SYN or RST also ends the confirmation: what follows is another connection,
+/// and conntrack has to see its handshake to the end.
+///
+/// # Errors
+/// The reason.
+#[inline(always)]
+pub fn admit<T: Tables>(
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    key: &FlowKey,
+) -> Result<(), Outcome> {
+    if segment.proto != wire::TCP {
+        return Ok(());
+    }
+    if config.flags & flag::TCP == 0 {
+        return Err(Outcome::KernelProtocol);
+    }
+    if segment.tcp_flags & (wire::TCP_SYN | wire::TCP_RST) != 0 {
+        tables.remove_flow(key);
+        return Err(Outcome::KernelTcpState);
+    }
+    if segment.tcp_flags & wire::TCP_FIN != 0 {
+        return Err(Outcome::KernelTcpState);
+    }
+    Ok(())
+}
+
+/// Whether the fast path may repeat the kernel's decision.
+///
+/// # Errors
+/// The reason why the kernel has to decide anew.
+#[inline(always)]
+pub fn fresh(flow: &Flow, config: &Config, now: u64) -> Result<(), Outcome> {
+    if flow.state != state::CONFIRMED {
+        return Err(Outcome::KernelUnconfirmed);
+    }
+    if flow.generation != config.generation {
+        return Err(Outcome::KernelGeneration);
+    }
+    if now >= flow.time_ns {
+        return Err(Outcome::KernelExpired);
+    }
+    Ok(())
+}
+
+/// What the entry hook knows of the packet it notes.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// Inwards the outer source.
+    pub peer_ip: [u8; 4],
+    /// Outwards the destination MAC of the frame.
+    pub mac: [u8; 6],
+}
+
+/// Notes a packet at its entry hook, unless a young note stands.
+#[inline(always)]
+pub fn note<T: Tables, F: Frame>(
+    tables: &T,
+    config: &Config,
+    frame: &F,
+    segment: &Segment,
+    key: &FlowKey,
+    now: u64,
+    entry: Entry,
+) {
+    let mut sticky_ns = 0;
+    if let Some(old) = tables.flow(key) {
+        let young = old.state == state::NOTED
+            && old.generation == config.generation
+            && now.wrapping_sub(old.time_ns) < NOTE_HOLD_NS;
+        if young {
+            return;
+        }
+        sticky_ns = old.sticky_ns;
+    }
+    tables.put_flow(
+        key,
+        &Flow {
+            time_ns: now,
+            sticky_ns,
+            generation: config.generation,
+            entry_ifindex: frame.ifindex(),
+            peer_ip: entry.peer_ip,
+            entry_mac: entry.mac,
+            state: state::NOTED,
+            note_id: segment.id,
+            note_ttl: segment.ttl,
+            note_tos: segment.tos,
+            ..Flow::default()
+        },
+    );
+}
+
+/// Whether the packet at the exit hook is the one that was noted, unchanged
+/// but for one hop.
+#[inline(always)]
+pub fn proves(flow: &Flow, config: &Config, segment: &Segment, now: u64) -> bool {
+    flow.state == state::NOTED
+        && flow.generation == config.generation
+        && now.wrapping_sub(flow.time_ns) < NOTE_LIFE_NS
+        && flow.note_id == segment.id
+        && flow.note_tos == segment.tos
+        && flow.note_ttl.wrapping_sub(1) == segment.ttl
+}

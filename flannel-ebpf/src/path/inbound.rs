@@ -1,0 +1,352 @@
+//! Peer -> pod: entry at the underlay device, exit at the pod's veth, and the
+//! way of GSO aggregates through `flannel.<VNI>`.
+
+use network_types::ip::Ipv4Hdr;
+
+use super::flow::{self, Entry};
+use super::segment::{Segment, ipv4_at, plain_ipv4};
+use super::{Frame, Tables, Traffic, Verdict, source, to_kernel};
+use crate::abi::{Config, Flow, Outcome, action, direction, flag, state};
+use crate::wire::{self, ENCAP_LEN, ETH_LEN, IPV4_LEN, UDP_LEN, VXLAN_LEN};
+
+/// TC ingress of the underlay device.
+#[inline(always)]
+pub fn from_underlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::Pass };
+    if !frame.to_us() {
+        return Verdict::Pass;
+    }
+    let Some(outer) = plain_ipv4(frame) else { return Verdict::Pass };
+    if outer.proto != wire::UDP
+        || outer.dst_addr != config.local_ip
+        || wire::is_later_fragment(&outer)
+    {
+        return Verdict::Pass;
+    }
+    if outer.vihl == 0x45 {
+        tunnel(frame, tables, config, &outer, ETH_LEN + IPV4_LEN)
+    } else if outer.vihl > 0x45 && outer.vihl <= 0x4f {
+        let l4 = ETH_LEN + usize::from(outer.vihl & 0x0f) * 4;
+        tunnel(frame, tables, config, &outer, l4)
+    } else {
+        Verdict::Pass
+    }
+}
+
+#[inline(always)]
+fn tunnel<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    config: &Config,
+    outer: &Ipv4Hdr,
+    l4: usize,
+) -> Verdict {
+    frame.linearize((l4 + UDP_LEN) as u32);
+    let Some(udp) = frame.load::<UDP_LEN>(l4).map(wire::udp) else { return Verdict::Pass };
+    if udp.dst != config.port {
+        return Verdict::Pass;
+    }
+    let inner_eth = l4 + UDP_LEN + VXLAN_LEN;
+    let inner_l3 = inner_eth + ETH_LEN;
+    frame.linearize((inner_l3 + IPV4_LEN) as u32);
+    let Some(vxlan) = frame.load::<VXLAN_LEN>(l4 + UDP_LEN) else {
+        return short(tables, config, outer);
+    };
+    if !wire::is_vni(vxlan, config.vni) {
+        return to_kernel(tables, Outcome::KernelForeignVni);
+    }
+    let Some(ethertype) = frame.load::<2>(inner_eth + 12) else {
+        return short(tables, config, outer);
+    };
+    let inner = if ethertype == wire::ETHERTYPE_IPV4 {
+        let Some(inner) = ipv4_at(frame, inner_l3) else { return short(tables, config, outer) };
+        Some(inner)
+    } else {
+        None
+    };
+    match repeat(frame, tables, config, outer, inner.as_ref(), l4) {
+        Ok(verdict) => verdict,
+        Err((reason, peer)) => {
+            if let Some(peer_id) = peer {
+                tables.count_peer(
+                    peer_id,
+                    Traffic::RxKernel,
+                    frame.len().wrapping_sub(inner_l3 as u32),
+                );
+            }
+            to_kernel(tables, reason)
+        }
+    }
+}
+
+/// A tunnel packet that ends before its inner header: the kernel refuses it,
+/// unless it is a first fragment, whose inner source nobody could check.
+#[inline(always)]
+fn short<T: Tables>(tables: &T, config: &Config, outer: &Ipv4Hdr) -> Verdict {
+    if wire::is_fragment(outer)
+        && let Some(verdict) = source::refuse(tables, config, Outcome::ForgedFragment)
+    {
+        return verdict;
+    }
+    to_kernel(tables, Outcome::KernelMalformed)
+}
+
+/// The fast path, or the reason for the kernel path with the peer whose packet
+/// it is.
+#[inline(always)]
+fn repeat<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    config: &Config,
+    outer: &Ipv4Hdr,
+    inner: Option<&Ipv4Hdr>,
+    l4: usize,
+) -> Result<Verdict, (Outcome, Option<u32>)> {
+    let now = tables.now();
+    let inner_l3 = l4 + ENCAP_LEN - IPV4_LEN;
+    let candidate = match inner {
+        Some(inner) => candidate(frame, config, outer, inner, l4, inner_l3),
+        None => Err(Outcome::KernelNotIpv4),
+    };
+    // A fresh confirmation by this very peer stands for the source check: it
+    // was made for the same outer source and the same inner source.
+    if let Ok(segment) = candidate {
+        let key = segment.key(direction::IN);
+        if let Some(flow) = tables.flow(&key)
+            && flow::fresh(&flow, config, now).is_ok()
+            && flow.peer_ip == outer.src_addr
+        {
+            let kernel = |reason| Err((reason, Some(flow.peer_id)));
+            if let Err(reason) = flow::admit(tables, config, &segment, &key) {
+                return kernel(reason);
+            }
+            if wire::decap_changes_ecn(outer.tos, segment.tos) {
+                return kernel(Outcome::KernelEcn);
+            }
+            if segment.wire_len(frame.gso_size()) > u32::from(flow.max_len) {
+                return kernel(Outcome::KernelTooBig);
+            }
+            if aggregated(frame, tables, config, &segment, &flow, now) {
+                // `from_overlay` will count it for the peer.
+                return Err((Outcome::KernelAggregate, None));
+            }
+            return decap(frame, tables, &segment, &flow)
+                .map_err(|reason| (reason, Some(flow.peer_id)));
+        }
+    }
+    let peer = match source::verify(tables, config, outer.src_addr, inner.map(|ip| ip.src_addr)) {
+        Ok(peer_id) => Some(peer_id),
+        Err(forged) => match source::refuse(tables, config, forged) {
+            Some(verdict) => return Ok(verdict),
+            None => None,
+        },
+    };
+    let segment = candidate.map_err(|reason| (reason, peer))?;
+    let key = segment.key(direction::IN);
+    flow::admit(tables, config, &segment, &key).map_err(|reason| (reason, peer))?;
+    let reason = match tables.flow(&key) {
+        Some(flow) => match flow::fresh(&flow, config, now) {
+            Ok(()) => Outcome::KernelMoved,
+            Err(reason) => reason,
+        },
+        None => Outcome::KernelUnconfirmed,
+    };
+    if !wire::decap_changes_ecn(outer.tos, segment.tos) {
+        let entry = Entry { peer_ip: outer.src_addr, mac: [0; 6] };
+        flow::note(tables, config, frame, &segment, &key, now, entry);
+    }
+    Err((reason, peer))
+}
+
+/// A packet that the fast path could take, were its flow confirmed.
+#[inline(always)]
+fn candidate<F: Frame>(
+    frame: &mut F,
+    config: &Config,
+    outer: &Ipv4Hdr,
+    inner: &Ipv4Hdr,
+    l4: usize,
+    inner_l3: usize,
+) -> Result<Segment, Outcome> {
+    if l4 != ETH_LEN + IPV4_LEN {
+        return Err(Outcome::KernelOptions);
+    }
+    if wire::is_fragment(outer) {
+        return Err(Outcome::KernelFragment);
+    }
+    if config.flags & flag::FAST_PATH == 0 {
+        return Err(Outcome::KernelUnconfirmed);
+    }
+    if frame.load::<6>(inner_l3 - ETH_LEN) != Some(config.vtep_mac) {
+        return Err(Outcome::KernelForeignMac);
+    }
+    // Traffic to the node itself or beyond it never leaves by a pod's veth.
+    if !wire::within(inner.dst_addr, config.subnet, config.subnet_mask) {
+        return Err(Outcome::KernelUnconfirmed);
+    }
+    let l3 = ETH_LEN + ENCAP_LEN;
+    let segment = Segment::parse(frame, l3, inner)?;
+    // The outer lengths have to agree with the inner one; of an aggregate the
+    // inner one was compared with the frame.
+    let outer_len = u16::from_be_bytes(outer.tot_len);
+    if outer_len != segment.total_len.wrapping_add(ENCAP_LEN as u16) {
+        return Err(Outcome::KernelMalformed);
+    }
+    Ok(segment)
+}
+
+/// Whether this packet has to go through the kernel device: a GSO aggregate
+/// cannot be stripped cleanly by `bpf_skb_adjust_room` (it stays marked as a
+/// tunnel's), and what follows one must not overtake it.
+#[inline(always)]
+fn aggregated<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    flow: &Flow,
+    now: u64,
+) -> bool {
+    let direct = segment.proto == wire::TCP && config.flags & flag::GSO_DIRECT != 0;
+    if frame.gso_size() != 0 && !direct {
+        if flow.sticky_ns < now + config.window_ns / 2 {
+            tables.stick_flow(&segment.key(direction::IN), now + config.window_ns);
+        }
+        return true;
+    }
+    flow.sticky_ns > now
+}
+
+#[inline(always)]
+fn decap<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    segment: &Segment,
+    flow: &Flow,
+) -> Result<Verdict, Outcome> {
+    let macs = pod_macs(flow);
+    let verdict = hand_over(flow);
+    let peer_id = flow.peer_id;
+    if !frame.shrink() {
+        return Err(Outcome::KernelNoRoom);
+    }
+    let written = frame.store(0, &macs).and_then(|()| segment.forward(frame, ETH_LEN));
+    if written.is_none() {
+        tables.count(Outcome::DropBroken);
+        return Ok(Verdict::Drop);
+    }
+    tables.count(Outcome::FastDecap);
+    tables.count_peer(peer_id, Traffic::RxFast, u32::from(segment.total_len));
+    Ok(verdict)
+}
+
+/// Ethernet header of the frame that the pod gets.
+#[inline(always)]
+fn pod_macs(flow: &Flow) -> [u8; ETH_LEN] {
+    let [d0, d1, d2, d3, d4, d5] = flow.dst_mac;
+    let [s0, s1, s2, s3, s4, s5] = flow.src_mac;
+    let [t0, t1] = wire::ETHERTYPE_IPV4;
+    [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1]
+}
+
+#[inline(always)]
+fn hand_over(flow: &Flow) -> Verdict {
+    let ifindex = flow.out_ifindex;
+    if flow.action == action::PEER {
+        Verdict::Peer { ifindex }
+    } else {
+        Verdict::Egress { ifindex }
+    }
+}
+
+/// TC ingress of `flannel.<VNI>`: packets of flows with GSO aggregates, which
+/// `from_underlay` left to the kernel device, go on to the pod from here.
+#[inline(always)]
+pub fn from_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::Pass };
+    // A wrong inner MAC arrives here too, marked as somebody else's.
+    if config.flags & flag::FAST_PATH == 0 || !frame.to_us() {
+        return Verdict::Pass;
+    }
+    let Some(ip) = plain_ipv4(frame) else { return Verdict::Pass };
+    let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
+    if segment.tcp_flags & (wire::TCP_SYN | wire::TCP_FIN | wire::TCP_RST) != 0 {
+        return Verdict::Pass;
+    }
+    let now = tables.now();
+    let Some(flow) = tables.flow(&segment.key(direction::IN)) else { return Verdict::Pass };
+    if flow.sticky_ns <= now
+        || flow::fresh(&flow, config, now).is_err()
+        || segment.wire_len(frame.gso_size()) > u32::from(flow.max_len)
+    {
+        return Verdict::Pass;
+    }
+    let written = segment.forward(frame, ETH_LEN).and_then(|()| frame.store(0, &pod_macs(&flow)));
+    if written.is_none() {
+        tables.count(Outcome::DropBroken);
+        return Verdict::Drop;
+    }
+    tables.count(Outcome::FastAggregate);
+    tables.count_peer(flow.peer_id, Traffic::RxFast, u32::from(segment.total_len));
+    hand_over(&flow)
+}
+
+/// TC egress of the host side of a pod's veth: what comes here, the kernel
+/// delivers to the pod. Only looks on.
+#[inline(always)]
+pub fn to_pod<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::Pass };
+    if config.flags & flag::FAST_PATH == 0 {
+        return Verdict::Pass;
+    }
+    let Some(ip) = plain_ipv4(frame) else { return Verdict::Pass };
+    if !wire::within(ip.src_addr, config.network, config.netmask)
+        || wire::within(ip.src_addr, config.subnet, config.subnet_mask)
+    {
+        return Verdict::Pass;
+    }
+    let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
+    let key = segment.key(direction::IN);
+    let now = tables.now();
+    let confirmed = {
+        let Some(noted) = tables.flow(&key) else { return Verdict::Pass };
+        if noted.state == state::CONFIRMED && noted.out_ifindex != frame.ifindex() {
+            // The bridge floods, or the pod moved: one veth is not the answer.
+            None
+        } else if !flow::proves(&noted, config, &segment, now) {
+            return Verdict::Pass;
+        } else {
+            let Some(veth) = tables.veth(frame.ifindex()) else { return Verdict::Pass };
+            let macs: Option<[u8; 12]> = frame.load(0);
+            let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else {
+                return Verdict::Pass;
+            };
+            if d0 & 1 != 0 {
+                return Verdict::Pass;
+            }
+            Some(Flow {
+                time_ns: now + config.window_ns,
+                sticky_ns: noted.sticky_ns,
+                generation: config.generation,
+                entry_ifindex: noted.entry_ifindex,
+                out_ifindex: frame.ifindex(),
+                peer_id: tables.peer(noted.peer_ip).unwrap_or(u32::MAX),
+                peer_ip: noted.peer_ip,
+                state: state::CONFIRMED,
+                action: veth.action as u8,
+                max_len: config.mtu.min(veth.mtu as u16),
+                dst_mac: [d0, d1, d2, d3, d4, d5],
+                src_mac: [s0, s1, s2, s3, s4, s5],
+                ..Flow::default()
+            })
+        }
+    };
+    match confirmed {
+        Some(flow) => {
+            tables.put_flow(&key, &flow);
+            tables.count(Outcome::ConfirmedIn);
+        }
+        None => tables.remove_flow(&key),
+    }
+    Verdict::Pass
+}

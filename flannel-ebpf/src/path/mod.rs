@@ -1,0 +1,135 @@
+//! What each hook decides, generic over the packet ([`Frame`]) and the maps
+//! ([`Tables`]).
+//!
+//! The kernel's path decides first; the fast path repeats its decision for a
+//! short time (see [`flow`]). Whatever is not fully understood passes.
+
+pub mod flow;
+pub mod inbound;
+pub mod outbound;
+pub mod segment;
+pub mod source;
+
+use core::ops::Deref;
+
+use crate::abi::{Config, Flow, FlowKey, Outcome, Subnet, Veth};
+
+/// A packet at a TC hook, Ethernet header first.
+///
+/// Reads and writes outside of it fail; nothing panics.
+pub trait Frame {
+    /// Length in bytes, with the Ethernet header and what is not linear.
+    fn len(&self) -> u32;
+    /// Interface of the hook.
+    fn ifindex(&self) -> u32;
+    /// Payload bytes of each segment of a GSO packet; 0 for a plain packet.
+    fn gso_size(&self) -> u32;
+    /// Carries a VLAN tag (in the packet's metadata).
+    fn tagged(&self) -> bool;
+    /// Its Ethernet destination is the interface's own (PACKET_HOST).
+    fn to_us(&self) -> bool;
+    /// Makes the first `bytes` (or all, if it is shorter) readable.
+    fn linearize(&mut self, bytes: u32);
+    /// Reads `N` bytes.
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+    /// Writes `N` bytes.
+    fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()>;
+    /// Flow hash (`skb_get_hash`).
+    fn hash(&mut self) -> u32;
+    /// Makes room for [`crate::wire::ENCAP_LEN`] bytes behind the Ethernet
+    /// header, and declares them to be a tunnel. `false`: refused, unchanged.
+    fn grow(&mut self) -> bool;
+    /// Takes [`crate::wire::ENCAP_LEN`] bytes out behind the Ethernet header.
+    /// `false`: refused, unchanged.
+    fn shrink(&mut self) -> bool;
+}
+
+/// Whose packets are counted: direction and path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// Sent on the fast path.
+    TxFast,
+    /// Sent through the kernel device.
+    TxKernel,
+    /// Received on the fast path.
+    RxFast,
+    /// Received through the kernel device.
+    RxKernel,
+}
+
+/// The maps and the kernel's tables.
+pub trait Tables {
+    /// A flow in its map.
+    type FlowRef<'a>: Deref<Target = Flow>
+    where
+        Self: 'a;
+
+    /// Settings; `None` only while the map is empty.
+    fn config(&self) -> Option<&Config>;
+    /// Monotonic time in ns; a few ms of resolution are enough.
+    fn now(&self) -> u64;
+    /// A random number.
+    fn random(&self) -> u32;
+    /// The flow under this key.
+    fn flow(&self, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
+    /// Puts a flow, replacing the old one as a whole.
+    fn put_flow(&self, key: &FlowKey, flow: &Flow);
+    /// Forgets a flow.
+    fn remove_flow(&self, key: &FlowKey);
+    /// Sets [`Flow::sticky_ns`] in place.
+    fn stick_flow(&self, key: &FlowKey, until_ns: u64);
+    /// The peer's subnet that holds this address.
+    fn subnet(&self, addr: [u8; 4]) -> Option<Subnet>;
+    /// Id of the peer with this underlay address.
+    fn peer(&self, addr: [u8; 4]) -> Option<u32>;
+    /// How packets are handed to this host-side veth.
+    fn veth(&self, ifindex: u32) -> Option<Veth>;
+    /// Next hop on the underlay for an outer packet of `len` bytes to
+    /// `destination`, if it leaves by the underlay device and its neighbour is
+    /// resolved.
+    fn next_hop(
+        &self,
+        config: &Config,
+        destination: [u8; 4],
+        sport: u16,
+        len: u16,
+    ) -> Option<[u8; 4]>;
+    /// Counts a packet.
+    fn count(&self, outcome: Outcome);
+    /// Counts a packet of `bytes` for a peer.
+    fn count_peer(&self, peer_id: u32, traffic: Traffic, bytes: u32);
+}
+
+/// What the hook does with the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// Leave it to the programs after us and to the kernel.
+    Pass,
+    /// Drop it.
+    Drop,
+    /// Send it to a next hop of the underlay (`bpf_redirect_neigh`).
+    NextHop {
+        /// Output interface.
+        ifindex: u32,
+        /// Next hop's address.
+        next_hop: [u8; 4],
+    },
+    /// Hand it to the other end of a veth (`bpf_redirect_peer`).
+    Peer {
+        /// The host side.
+        ifindex: u32,
+    },
+    /// Send it out of an interface (`bpf_redirect`).
+    Egress {
+        /// The interface.
+        ifindex: u32,
+    },
+}
+
+/// Counts the reason and leaves the packet to the kernel.
+#[inline(always)]
+fn to_kernel<T: Tables>(tables: &T, reason: Outcome) -> Verdict {
+    tables.count(reason);
+    Verdict::Pass
+}

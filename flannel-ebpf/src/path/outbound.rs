@@ -1,0 +1,161 @@
+//! Pod -> peer: entry at the pod's veth, exit at `flannel.<VNI>`.
+
+use super::flow::{self, Entry};
+use super::segment::{Segment, plain_ipv4};
+use super::{Frame, Tables, Traffic, Verdict, source, to_kernel};
+use crate::abi::{Config, Flow, Outcome, action, direction, flag, state};
+use crate::wire::{self, ENCAP_LEN, ETH_LEN, Outer};
+
+/// TC ingress of the host side of a pod's veth.
+#[inline(always)]
+pub fn from_pod<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::Pass };
+    let Some(ip) = plain_ipv4(frame) else { return Verdict::Pass };
+    if !wire::within(ip.dst_addr, config.network, config.netmask) {
+        if source::aims_at_tunnel(tables, config, frame, &ip)
+            && let Some(verdict) = source::refuse(tables, config, Outcome::ForgedByPod)
+        {
+            return verdict;
+        }
+        return Verdict::Pass;
+    }
+    // Pods of one node meet on its bridge.
+    if wire::within(ip.dst_addr, config.subnet, config.subnet_mask) {
+        return Verdict::Pass;
+    }
+    if config.flags & flag::FAST_PATH == 0 {
+        return Verdict::Pass;
+    }
+    match repeat(frame, tables, config, &ip) {
+        Ok(verdict) => verdict,
+        Err(reason) => to_kernel(tables, reason),
+    }
+}
+
+#[inline(always)]
+fn repeat<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    config: &Config,
+    ip: &network_types::ip::Ipv4Hdr,
+) -> Result<Verdict, Outcome> {
+    let segment = Segment::parse(frame, ETH_LEN, ip)?;
+    let key = segment.key(direction::OUT);
+    flow::admit(tables, config, &segment, &key)?;
+    let entry_mac: [u8; 6] = frame.load(0).ok_or(Outcome::KernelMalformed)?;
+    let now = tables.now();
+    let unconfirmed = match tables.flow(&key) {
+        Some(flow) => match flow::fresh(&flow, config, now) {
+            Ok(()) if flow.entry_ifindex != frame.ifindex() || flow.entry_mac != entry_mac => {
+                return Err(Outcome::KernelMoved);
+            }
+            Ok(()) if segment.wire_len(frame.gso_size()) > u32::from(flow.max_len) => {
+                return Err(Outcome::KernelTooBig);
+            }
+            Ok(()) => return encap(frame, tables, config, &segment, &flow),
+            Err(reason) => reason,
+        },
+        None => Outcome::KernelUnconfirmed,
+    };
+    let entry = Entry { peer_ip: [0; 4], mac: entry_mac };
+    flow::note(tables, config, frame, &segment, &key, now, entry);
+    Err(unconfirmed)
+}
+
+#[inline(always)]
+fn encap<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    flow: &Flow,
+) -> Result<Verdict, Outcome> {
+    // An aggregate so large that the outer length would not fit is left alone.
+    if segment.total_len > u16::MAX - ENCAP_LEN as u16 {
+        return Err(Outcome::KernelTooBig);
+    }
+    let hash = frame.hash();
+    let headers = wire::encap_headers(&Outer {
+        source: config.local_ip,
+        destination: flow.peer_ip,
+        source_port: wire::source_port(hash, config.sport_min, config.sport_max),
+        port: config.port,
+        vni: config.vni,
+        id: tables.random() as u16,
+        inner_tos: segment.tos,
+        inner_len: segment.total_len,
+        vtep_dst: flow.dst_mac,
+        vtep_src: config.vtep_mac,
+    });
+    let verdict = Verdict::NextHop { ifindex: flow.out_ifindex, next_hop: flow.next_hop };
+    let peer_id = flow.peer_id;
+    if !frame.grow() {
+        return Err(Outcome::KernelNoRoom);
+    }
+    let written =
+        frame.store(ETH_LEN, &headers).and_then(|()| segment.forward(frame, ETH_LEN + ENCAP_LEN));
+    if written.is_none() {
+        tables.count(Outcome::DropBroken);
+        return Ok(Verdict::Drop);
+    }
+    tables.count(Outcome::FastEncap);
+    tables.count_peer(peer_id, Traffic::TxFast, u32::from(segment.total_len));
+    Ok(verdict)
+}
+
+/// TC egress of `flannel.<VNI>`: what comes here, the kernel has routed to a
+/// peer. Only looks on.
+#[inline(always)]
+pub fn to_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::Pass };
+    let Some(ip) = plain_ipv4(frame) else { return Verdict::Pass };
+    let Some(subnet) = tables.subnet(ip.dst_addr) else { return Verdict::Pass };
+    tables.count_peer(subnet.peer_id, Traffic::TxKernel, frame.len().wrapping_sub(ETH_LEN as u32));
+    if config.flags & flag::FAST_PATH == 0 {
+        return Verdict::Pass;
+    }
+    let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
+    let key = segment.key(direction::OUT);
+    let now = tables.now();
+    let confirmed = {
+        let Some(noted) = tables.flow(&key) else { return Verdict::Pass };
+        if !flow::proves(&noted, config, &segment, now) {
+            return Verdict::Pass;
+        }
+        // The kernel's choice of VTEP has to be the one that we would make.
+        let macs: Option<[u8; 12]> = frame.load(0);
+        let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else {
+            return Verdict::Pass;
+        };
+        if [d0, d1, d2, d3, d4, d5] != subnet.vtep_mac
+            || [s0, s1, s2, s3, s4, s5] != config.vtep_mac
+        {
+            return Verdict::Pass;
+        }
+        let sport = wire::source_port(frame.hash(), config.sport_min, config.sport_max);
+        let outer_len = config.mtu.saturating_add(ENCAP_LEN as u16);
+        let Some(next_hop) = tables.next_hop(config, subnet.public_ip, sport, outer_len) else {
+            tables.count(Outcome::UnresolvedNextHop);
+            return Verdict::Pass;
+        };
+        Flow {
+            time_ns: now + config.window_ns,
+            sticky_ns: 0,
+            generation: config.generation,
+            entry_ifindex: noted.entry_ifindex,
+            out_ifindex: config.underlay_ifindex,
+            peer_id: subnet.peer_id,
+            peer_ip: subnet.public_ip,
+            next_hop,
+            state: state::CONFIRMED,
+            action: action::ENCAP,
+            max_len: config.mtu,
+            dst_mac: subnet.vtep_mac,
+            entry_mac: noted.entry_mac,
+            ..Flow::default()
+        }
+    };
+    tables.put_flow(&key, &confirmed);
+    tables.count(Outcome::ConfirmedOut);
+    Verdict::Pass
+}

@@ -1,0 +1,219 @@
+//! Headers as they stand on the wire, and the arithmetic on them. Pure.
+
+use network_types::eth::EthHdr;
+use network_types::ip::Ipv4Hdr;
+use network_types::udp::UdpHdr;
+use network_types::vxlan::VxlanHdr;
+
+/// Length of an Ethernet header in bytes.
+pub const ETH_LEN: usize = EthHdr::LEN;
+/// Length of an IPv4 header without options in bytes.
+pub const IPV4_LEN: usize = Ipv4Hdr::LEN;
+/// Length of a UDP header in bytes.
+pub const UDP_LEN: usize = UdpHdr::LEN;
+/// Length of a VXLAN header in bytes.
+pub const VXLAN_LEN: usize = VxlanHdr::LEN;
+/// What encapsulation adds in front of the inner IP packet, behind the outer
+/// Ethernet header: IPv4, UDP, VXLAN and the inner Ethernet header.
+pub const ENCAP_LEN: usize = IPV4_LEN + UDP_LEN + VXLAN_LEN + ETH_LEN;
+
+/// EtherType of IPv4, network byte order.
+pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+/// TCP flags that change the state of a connection: FIN, SYN, RST.
+pub const TCP_FIN: u8 = 0x01;
+/// SYN.
+pub const TCP_SYN: u8 = 0x02;
+/// RST.
+pub const TCP_RST: u8 = 0x04;
+/// TTL of the outer header, as the kernel's device sets it (`ttl auto`).
+pub const OUTER_TTL: u8 = 64;
+
+const ECN_MASK: u8 = 0x03;
+const ECN_CE: u8 = 0x03;
+const ECN_ECT_1: u8 = 0x01;
+const ECN_ECT_0: u8 = 0x02;
+
+/// Reads an IPv4 header.
+#[inline(always)]
+pub fn ipv4(bytes: [u8; IPV4_LEN]) -> Ipv4Hdr {
+    let [vihl, tos, l0, l1, i0, i1, f0, f1, ttl, proto, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3] =
+        bytes;
+    Ipv4Hdr {
+        vihl,
+        tos,
+        tot_len: [l0, l1],
+        id: [i0, i1],
+        frags: [f0, f1],
+        ttl,
+        proto,
+        check: [c0, c1],
+        src_addr: [s0, s1, s2, s3],
+        dst_addr: [d0, d1, d2, d3],
+    }
+}
+
+/// Reads a UDP header.
+#[inline(always)]
+pub fn udp([s0, s1, d0, d1, l0, l1, c0, c1]: [u8; UDP_LEN]) -> UdpHdr {
+    UdpHdr { src: [s0, s1], dst: [d0, d1], len: [l0, l1], check: [c0, c1] }
+}
+
+/// Whether a VXLAN header is of this VNI: the I flag set, and the 24 bits
+/// equal (RFC 7348; reserved bits are ignored, as the kernel's device does for
+/// everything but unparsed flags).
+#[inline(always)]
+pub fn is_vni(bytes: [u8; VXLAN_LEN], vni: u32) -> bool {
+    let [flags, _, _, _, a, b, c, _] = bytes;
+    flags & network_types::vxlan::VXLAN_I_FLAG_MASK != 0 && u32::from_be_bytes([0, a, b, c]) == vni
+}
+
+/// Byte offset of the MF bit and the fragment offset; non-zero for a fragment.
+#[inline(always)]
+pub fn is_fragment(ip: &Ipv4Hdr) -> bool {
+    u16::from_be_bytes(ip.frags) & 0x3fff != 0
+}
+
+/// Whether this is a fragment that does not hold the start of the payload.
+#[inline(always)]
+pub fn is_later_fragment(ip: &Ipv4Hdr) -> bool {
+    u16::from_be_bytes(ip.frags) & 0x1fff != 0
+}
+
+/// Whether `addr` lies in `network`/`netmask`.
+#[inline(always)]
+pub fn within(addr: [u8; 4], network: [u8; 4], netmask: [u8; 4]) -> bool {
+    u32::from_ne_bytes(addr) & u32::from_ne_bytes(netmask) == u32::from_ne_bytes(network)
+}
+
+/// TTL and header checksum after one more hop (`ip_decrease_ttl`, RFC 1624).
+#[inline(always)]
+pub fn decrement_ttl(ttl: u8, check: [u8; 2]) -> (u8, [u8; 2]) {
+    // The TTL is the high byte of its 16-bit word: one less there is 0x0100
+    // more in the one's complement sum.
+    let sum = u32::from(u16::from_be_bytes(check)) + 0x0100;
+    let folded = (sum + u32::from(sum >= 0xffff)) as u16;
+    (ttl - 1, folded.to_be_bytes())
+}
+
+/// IPv4 header checksum of a header whose checksum field is zero.
+#[inline(always)]
+pub fn ipv4_checksum(ip: &Ipv4Hdr) -> [u8; 2] {
+    let word = |bytes: [u8; 2]| u32::from(u16::from_be_bytes(bytes));
+    let [s0, s1, s2, s3] = ip.src_addr;
+    let [d0, d1, d2, d3] = ip.dst_addr;
+    let sum = word([ip.vihl, ip.tos])
+        + word(ip.tot_len)
+        + word(ip.id)
+        + word(ip.frags)
+        + word([ip.ttl, ip.proto])
+        + word([s0, s1])
+        + word([s2, s3])
+        + word([d0, d1])
+        + word([d2, d3]);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (!(sum as u16)).to_be_bytes()
+}
+
+/// UDP source port from the flow hash (`udp_flow_src_port`): in `min..max`,
+/// host byte order.
+#[inline(always)]
+pub fn source_port(hash: u32, min: u16, max: u16) -> u16 {
+    let spread = u64::from(hash ^ (hash << 16));
+    let range = u64::from(max.saturating_sub(min));
+    ((spread * range) >> 32) as u16 + min
+}
+
+/// ECN bits of the outer header (`INET_ECN_encapsulate`, RFC 6040): those of
+/// the inner, but congestion experienced is not carried outwards.
+#[inline(always)]
+pub fn outer_tos(inner_tos: u8) -> u8 {
+    match inner_tos & ECN_MASK {
+        ECN_CE => ECN_ECT_0,
+        ecn => ecn,
+    }
+}
+
+/// Whether decapsulation has to change the inner ECN bits, or to drop
+/// (`INET_ECN_decapsulate`, RFC 6040).
+#[inline(always)]
+pub fn decap_changes_ecn(outer_tos: u8, inner_tos: u8) -> bool {
+    match outer_tos & ECN_MASK {
+        ECN_CE => true,
+        ECN_ECT_1 => inner_tos & ECN_MASK != ECN_ECT_1,
+        _ => false,
+    }
+}
+
+/// What the outer headers are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Outer {
+    /// Our underlay address.
+    pub source: [u8; 4],
+    /// The peer's underlay address.
+    pub destination: [u8; 4],
+    /// UDP source port, host byte order.
+    pub source_port: u16,
+    /// UDP destination port, network byte order.
+    pub port: [u8; 2],
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// IPv4 identification.
+    pub id: u16,
+    /// TOS byte of the inner packet.
+    pub inner_tos: u8,
+    /// Length of the inner IP packet in bytes.
+    pub inner_len: u16,
+    /// Inner destination MAC: the peer's VTEP.
+    pub vtep_dst: [u8; 6],
+    /// Inner source MAC: our VTEP.
+    pub vtep_src: [u8; 6],
+}
+
+/// Builds what stands between the outer Ethernet header and the inner IP
+/// packet. Like the kernel's device but for the UDP checksum, which is 0
+/// (RFC 7348 allows it): it could not be right for each segment of a GSO packet.
+#[inline(always)]
+pub fn encap_headers(outer: &Outer) -> [u8; ENCAP_LEN] {
+    let inner_len = outer.inner_len;
+    let udp_len = inner_len + (UDP_LEN + VXLAN_LEN + ETH_LEN) as u16;
+    let mut ip = Ipv4Hdr {
+        vihl: 0x45,
+        tos: outer_tos(outer.inner_tos),
+        tot_len: (udp_len + IPV4_LEN as u16).to_be_bytes(),
+        id: outer.id.to_be_bytes(),
+        frags: [0, 0],
+        ttl: OUTER_TTL,
+        proto: UDP,
+        check: [0, 0],
+        src_addr: outer.source,
+        dst_addr: outer.destination,
+    };
+    ip.check = ipv4_checksum(&ip);
+    let mut bytes = [0; ENCAP_LEN];
+    bytes[0] = ip.vihl;
+    bytes[1] = ip.tos;
+    bytes[2..4].copy_from_slice(&ip.tot_len);
+    bytes[4..6].copy_from_slice(&ip.id);
+    bytes[8] = ip.ttl;
+    bytes[9] = ip.proto;
+    bytes[10..12].copy_from_slice(&ip.check);
+    bytes[12..16].copy_from_slice(&ip.src_addr);
+    bytes[16..20].copy_from_slice(&ip.dst_addr);
+    bytes[20..22].copy_from_slice(&outer.source_port.to_be_bytes());
+    bytes[22..24].copy_from_slice(&outer.port);
+    bytes[24..26].copy_from_slice(&udp_len.to_be_bytes());
+    bytes[28] = network_types::vxlan::VXLAN_I_FLAG_MASK;
+    let [_, v0, v1, v2] = outer.vni.to_be_bytes();
+    bytes[32] = v0;
+    bytes[33] = v1;
+    bytes[34] = v2;
+    bytes[36..42].copy_from_slice(&outer.vtep_dst);
+    bytes[42..48].copy_from_slice(&outer.vtep_src);
+    bytes[48..50].copy_from_slice(&ETHERTYPE_IPV4);
+    bytes
+}
