@@ -1,11 +1,22 @@
 //! The eBPF data path. Only this module speaks bpf(2).
 
+mod attach;
+mod batch;
+mod error;
+pub mod loader;
+mod maps;
+mod object;
+pub mod pin;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
+pub use self::error::BpfError;
+pub use self::loader::cleanup;
+pub use self::object::OBJECT_ENV;
 use crate::desired::Peer;
 
 /// Settings of the programs that the agent decides.
@@ -15,6 +26,8 @@ pub struct DatapathConfig {
     pub window: std::time::Duration,
     /// What happens to packets that fail the source check.
     pub verify_source: VerifySource,
+    /// Use confirmed flows; without it the programs only count and guard.
+    pub fast_path: bool,
     /// Confirm TCP flows (conntrack is liberal, or absent).
     pub tcp: bool,
     /// VXLAN network identifier.
@@ -29,6 +42,8 @@ pub struct DatapathConfig {
     pub local: std::net::Ipv4Addr,
     /// The overlay network.
     pub network: Ipv4Network,
+    /// Our own subnet.
+    pub subnet: Ipv4Network,
     /// MTU of `flannel.<VNI>` in bytes.
     pub mtu: u16,
     /// Own VTEP MAC.
@@ -148,20 +163,4 @@ pub struct HookReport {
     pub attached: Vec<String>,
     /// Hooks that could not be attached.
     pub failed: Vec<(String, BpfError)>,
-}
-
-/// A bpf(2) or attach call that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{step} {object}: {reason}{}", hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
-pub struct BpfError {
-    /// What was tried.
-    pub step: &'static str,
-    /// Map, program, hook or path.
-    pub object: String,
-    /// errno or the library's text.
-    pub reason: String,
-    /// What usually causes it.
-    pub hint: Option<String>,
-    /// The end of the verifier's log, if it refused a program.
-    pub verifier_log: Option<String>,
 }

@@ -1,0 +1,123 @@
+//! Why bpf(2), bpffs or an attach call did not do what was asked.
+
+use std::io;
+
+/// A bpf(2) or attach call that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step} {object}: {reason}{}", hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
+pub struct BpfError {
+    /// What was tried.
+    pub step: &'static str,
+    /// Map, program, hook or path.
+    pub object: String,
+    /// errno or the library's text.
+    pub reason: String,
+    /// What usually causes it.
+    pub hint: Option<String>,
+    /// The end of the verifier's log, if it refused a program.
+    pub verifier_log: Option<String>,
+}
+
+/// Lines of the verifier's log that are kept: the refusal stands at its end.
+const LOG_LINES: usize = 20;
+
+impl BpfError {
+    /// An error whose reason is `source` with everything below it.
+    pub fn new(
+        step: &'static str,
+        object: impl Into<String>,
+        source: &(dyn std::error::Error + 'static),
+    ) -> Self {
+        let mut reason = String::new();
+        let mut verifier_log = None;
+        let mut os_error = None;
+        let mut next = Some(source);
+        while let Some(error) = next {
+            if let Some(aya::programs::ProgramError::LoadError { io_error, verifier_log: log }) =
+                error.downcast_ref()
+            {
+                verifier_log = tail(&log.to_string());
+                os_error = os_error.or(io_error.raw_os_error());
+                push(&mut reason, &format!("the verifier or the kernel refused it: {io_error}"));
+                break;
+            }
+            if let Some(io) = error.downcast_ref::<io::Error>() {
+                os_error = os_error.or(io.raw_os_error());
+            }
+            push(&mut reason, &error.to_string());
+            next = error.source();
+        }
+        let hint = os_error.and_then(|errno| hint(errno, verifier_log.is_some()));
+        Self { step, object: object.into(), reason, hint, verifier_log }
+    }
+
+    /// An error of our own, without a cause below it.
+    pub fn plain(step: &'static str, object: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { step, object: object.into(), reason: reason.into(), hint: None, verifier_log: None }
+    }
+
+    /// The same with another hint.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+fn push(reason: &mut String, text: &str) {
+    // Wrapping errors often repeat the text of what they wrap.
+    if reason.contains(text) {
+        return;
+    }
+    if !reason.is_empty() {
+        reason.push_str(": ");
+    }
+    reason.push_str(text);
+}
+
+fn tail(log: &str) -> Option<String> {
+    let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).collect();
+    let first = lines.len().saturating_sub(LOG_LINES);
+    (!lines.is_empty()).then(|| lines[first..].join("\n"))
+}
+
+fn hint(errno: i32, has_log: bool) -> Option<String> {
+    let hint = match errno {
+        libc::EPERM => {
+            "missing capability (CAP_BPF with CAP_NET_ADMIN, or CAP_SYS_ADMIN before Linux 5.8), \
+             or forbidden by lockdown, seccomp or a security module"
+        }
+        libc::EACCES if has_log => "the verifier refused the program, see the end of its log",
+        libc::EINVAL => "the kernel is too old for this call, or was built without it",
+        libc::E2BIG => "the kernel is too old for the attributes of this call",
+        libc::ENOMEM => "out of memory, or of RLIMIT_MEMLOCK before Linux 5.11",
+        libc::ENOSPC => "a table or the bpf file system is full",
+        libc::EBUSY => "another program occupies the hook exclusively",
+        libc::EROFS => "the file system is mounted read-only",
+        libc::ENODEV => "the interface has gone",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_call_the_object_the_cause_and_a_hint() {
+        let source = io::Error::from_raw_os_error(libc::EPERM);
+        let error = BpfError::new("load program", "from_pod", &source);
+        let text = error.to_string();
+        assert!(text.starts_with("load program from_pod: Operation not permitted"), "{text}");
+        assert!(text.contains("CAP_BPF"), "{text}");
+    }
+
+    #[test]
+    fn keeps_the_end_of_a_long_log() {
+        let log: String = (0..100).map(|line| format!("{line}\n")).collect();
+        let kept = tail(&log).unwrap();
+        assert_eq!(kept.lines().count(), LOG_LINES);
+        assert_eq!(kept.lines().last(), Some("99"));
+        assert_eq!(tail("\n"), None);
+    }
+}

@@ -1,0 +1,261 @@
+//! Loaded programs: the real [`Datapath`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use flannel_ebpf::abi::{self, ABI_VERSION, Config, Veth, action, flag, program};
+use ipnetwork::Ipv4Network;
+use nix::net::if_::if_nametoindex;
+
+use super::attach::{Attacher, Form, Hook};
+use super::maps::Maps;
+use super::pin::PinDir;
+use super::{
+    BpfError, Datapath, DatapathConfig, HookReport, LoadOptions, PeerCounters, PodVeth,
+    VerifySource, attach, object,
+};
+use crate::desired::Peer;
+
+/// The programs, their maps and their hooks.
+pub struct Loaded {
+    ebpf: Ebpf,
+    maps: Maps,
+    attacher: Attacher,
+    pins: Option<PinDir>,
+    /// Other ABI versions' programs run until ours do.
+    others_remain: bool,
+}
+
+impl Loaded {
+    /// Loads the programs, with the maps that an earlier run pinned if they
+    /// fit. Attaches nothing. Where the pin directory cannot be used, goes on
+    /// without pins, and says so.
+    ///
+    /// # Errors
+    /// A map cannot be created, or the verifier refuses a program.
+    pub fn open(options: &LoadOptions) -> Result<Self, BpfError> {
+        let bytes = object::bytes()?;
+        let pins = PinDir::new(&options.pin_dir);
+        let pins = match pins.create().and_then(|()| pins.discard_unfit_maps(&bytes)) {
+            Ok(()) => Some(pins),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "running without pins: a stop of the agent takes the fast path away"
+                );
+                None
+            }
+        };
+        let mut loader = EbpfLoader::new();
+        if let Some(pins) = &pins {
+            for name in abi::map::ALL {
+                loader.map_pin_path(name, pins.map(name));
+            }
+        }
+        let mut ebpf = loader
+            .load(&bytes)
+            .map_err(|error| BpfError::new("load maps of", "flannel-ebpf.bpf.o", &error))?;
+        for name in program::ALL {
+            classifier(&mut ebpf, name)?
+                .load()
+                .map_err(|error| BpfError::new("load program", name, &error))?;
+        }
+        start_program_log(&mut ebpf);
+        let maps = Maps::take(&mut ebpf)?;
+        Ok(Self {
+            ebpf,
+            maps,
+            attacher: Attacher::new(options.attach, pins.clone()),
+            others_remain: pins.is_some(),
+            pins,
+        })
+    }
+
+    fn ensure(&mut self, hook: &Hook, report: &mut HookReport) {
+        let ensured = classifier(&mut self.ebpf, hook.program)
+            .and_then(|program| self.attacher.ensure(hook, program));
+        match ensured {
+            Ok(true) => report.attached.push(hook.name()),
+            Ok(false) => {}
+            Err(error) => report.failed.push((hook.name(), error)),
+        }
+    }
+}
+
+/// Forwards what the programs log, if they were built to (feature `log`).
+fn start_program_log(ebpf: &mut Ebpf) {
+    if ebpf.map("AYA_LOGS").is_none() || tokio::runtime::Handle::try_current().is_err() {
+        return;
+    }
+    match aya_log::EbpfLogger::init(ebpf) {
+        Ok(mut logger) => {
+            tokio::spawn(async move {
+                let mut tick = tokio::time::interval(std::time::Duration::from_millis(100));
+                loop {
+                    tick.tick().await;
+                    logger.flush();
+                }
+            });
+        }
+        Err(error) => tracing::warn!(%error, "the programs' log cannot be read"),
+    }
+}
+
+fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, BpfError> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| BpfError::plain("find program in object", name, "it is not there"))?
+        .try_into()
+        .map_err(|error: aya::programs::ProgramError| BpfError::new("open program", name, &error))
+}
+
+fn contents(config: &DatapathConfig) -> Config {
+    let mut flags = 0;
+    let mut set = |wanted: bool, bit: u32| {
+        if wanted {
+            flags |= bit;
+        }
+    };
+    set(config.fast_path, flag::FAST_PATH);
+    set(config.tcp, flag::TCP);
+    set(config.verify_source == VerifySource::Drop, flag::VERIFY_DROP);
+    set(config.verify_source == VerifySource::Count, flag::VERIFY_COUNT);
+    Config {
+        abi_version: ABI_VERSION,
+        generation: 0,
+        window_ns: u64::try_from(config.window.as_nanos()).unwrap_or(u64::MAX),
+        flags,
+        vni: config.vni,
+        underlay_ifindex: config.underlay,
+        overlay_ifindex: config.overlay,
+        local_ip: config.local.octets(),
+        network: config.network.network().octets(),
+        netmask: config.network.mask().octets(),
+        subnet: config.subnet.network().octets(),
+        subnet_mask: config.subnet.mask().octets(),
+        port: config.port.to_be_bytes(),
+        mtu: config.mtu,
+        vtep_mac: config.vtep_mac.0,
+        sport_min: config.source_ports.0,
+        sport_max: config.source_ports.1,
+        reserved: [0; 6],
+    }
+}
+
+impl Datapath for Loaded {
+    fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError> {
+        let old = self.maps.config()?;
+        let mut new = Config { generation: old.generation, ..contents(config) };
+        if new == old {
+            return Ok(());
+        }
+        // A program may read while the kernel copies: what it confirms from a
+        // half-written element belongs to the first of two generations, and is
+        // void with the second.
+        for _ in 0..2 {
+            new.generation = new.generation.wrapping_add(1);
+            self.maps.set_config(&new)?;
+        }
+        Ok(())
+    }
+
+    fn raise_generation(&mut self) -> Result<(), BpfError> {
+        let mut config = self.maps.config()?;
+        config.generation = config.generation.wrapping_add(1);
+        self.maps.set_config(&config)
+    }
+
+    fn peers(&self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError> {
+        self.maps.peers()
+    }
+
+    fn put_peers(&mut self, peers: &[Peer]) -> Result<(), BpfError> {
+        self.maps.put_peers(peers)
+    }
+
+    fn remove_peers(&mut self, subnets: &[Ipv4Network]) -> Result<(), BpfError> {
+        self.maps.remove_peers(subnets)
+    }
+
+    fn ensure_hooks(&mut self, underlay: &str, overlay: &str, veths: &[PodVeth]) -> HookReport {
+        let mut report = HookReport::default();
+        let ifindex = |name: &str, report: &mut HookReport| match if_nametoindex(name) {
+            Ok(ifindex) => Some(ifindex),
+            Err(errno) => {
+                let error = BpfError::new("find interface", name, &std::io::Error::from(errno));
+                report.failed.push((name.to_owned(), error));
+                None
+            }
+        };
+        let (Some(underlay_index), Some(overlay_index)) =
+            (ifindex(underlay, &mut report), ifindex(overlay, &mut report))
+        else {
+            return report;
+        };
+        let hook = |ifindex, interface: &str, program| Hook {
+            ifindex,
+            interface: interface.to_owned(),
+            program,
+        };
+        // Exit hooks first: a packet noted at an entry hook finds its exit hook
+        // in place.
+        let mut hooks = vec![hook(overlay_index, overlay, program::TO_OVERLAY)];
+        hooks.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::TO_POD)));
+        hooks.push(hook(overlay_index, overlay, program::FROM_OVERLAY));
+        hooks.push(hook(underlay_index, underlay, program::FROM_UNDERLAY));
+        hooks.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::FROM_POD)));
+        for veth in veths {
+            let action = if veth.through_egress { action::EGRESS } else { action::PEER };
+            let value = Veth { action: u32::from(action), mtu: veth.mtu };
+            if let Err(error) = self.maps.set_veth(veth.ifindex, &value) {
+                report.failed.push((veth.name.clone(), error));
+            }
+        }
+        for hook in &hooks {
+            self.ensure(hook, &mut report);
+        }
+        self.attacher.retain(&hooks);
+        let served: BTreeSet<u32> = veths.iter().map(|veth| veth.ifindex).collect();
+        if let Err(error) = self.maps.retain_veths(&served) {
+            report.failed.push((abi::map::VETHS.to_owned(), error));
+        }
+        if self.others_remain && report.failed.is_empty() {
+            self.others_remain = false;
+            if let Some(Err(error)) = self.pins.as_ref().map(PinDir::remove_other_versions) {
+                tracing::warn!(%error, "programs of another version stay attached");
+            }
+        }
+        report
+    }
+
+    fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {
+        self.maps.outcomes()
+    }
+
+    fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError> {
+        self.maps.peer_counters()
+    }
+
+    fn describe(&self) -> String {
+        match self.attacher.form() {
+            Some(Form::Tcx) => "tcx".to_owned(),
+            Some(Form::Clsact) => "clsact".to_owned(),
+            None => "not attached".to_owned(),
+        }
+    }
+}
+
+/// Detaches all programs of ours in this network namespace and removes all
+/// pins below `pin_dir`. Returns what was removed.
+///
+/// # Errors
+/// A pin cannot be removed.
+pub fn cleanup(pin_dir: &Path) -> Result<Vec<String>, BpfError> {
+    let removed = PinDir::new(pin_dir).remove_all()?;
+    attach::remove_clsact_filters();
+    Ok(removed)
+}

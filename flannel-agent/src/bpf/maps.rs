@@ -1,0 +1,314 @@
+//! The maps of loaded programs, as the agent reads and writes them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
+use flannel_ebpf::abi::{self, Config, MAX_PEER_STATS, Outcome, PeerStats, Subnet, Veth};
+use ipnetwork::Ipv4Network;
+
+use super::{BpfError, PeerCounters, batch};
+use crate::desired::Peer;
+use crate::mac::MacAddr;
+
+/// Elements that one batch call carries.
+const BATCH: usize = 1024;
+
+/// The maps, typed.
+pub(super) struct Maps {
+    config: Array<MapData, Config>,
+    subnets: LpmTrie<MapData, abi::SubnetKey, Subnet>,
+    peers: HashMap<MapData, [u8; 4], abi::Peer>,
+    veths: HashMap<MapData, u32, Veth>,
+    stats: PerCpuArray<MapData, u64>,
+    peer_stats: PerCpuArray<MapData, PeerStats>,
+    subnets_fd: OwnedFd,
+    peers_fd: OwnedFd,
+    /// What stands in `subnets`.
+    known: BTreeMap<Ipv4Network, Subnet>,
+    /// Ids that no peer has.
+    free_ids: BTreeSet<u32>,
+    next_id: u32,
+}
+
+impl Maps {
+    /// Takes the maps out of `ebpf` and reads what an earlier run left in them.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+        let subnets_fd = descriptor(ebpf, abi::map::SUBNETS4)?;
+        let peers_fd = descriptor(ebpf, abi::map::PEERS4)?;
+        let mut maps = Self {
+            subnets_fd,
+            peers_fd,
+            config: typed(ebpf, abi::map::CFG)?,
+            subnets: typed(ebpf, abi::map::SUBNETS4)?,
+            peers: typed(ebpf, abi::map::PEERS4)?,
+            veths: typed(ebpf, abi::map::VETHS)?,
+            stats: typed(ebpf, abi::map::STATS)?,
+            peer_stats: typed(ebpf, abi::map::PEER_STATS)?,
+            known: BTreeMap::new(),
+            free_ids: BTreeSet::new(),
+            next_id: 0,
+        };
+        maps.known = maps.read_subnets()?;
+        let used: BTreeSet<u32> = maps.known.values().map(|subnet| subnet.peer_id).collect();
+        maps.next_id = used.last().map_or(0, |last| last + 1);
+        maps.free_ids = (0..maps.next_id).filter(|id| !used.contains(id)).collect();
+        Ok(maps)
+    }
+
+    pub(super) fn config(&self) -> Result<Config, BpfError> {
+        self.config.get(&0, 0).map_err(|error| BpfError::new("read map", abi::map::CFG, &error))
+    }
+
+    pub(super) fn set_config(&mut self, config: &Config) -> Result<(), BpfError> {
+        self.config
+            .set(0, config, 0)
+            .map_err(|error| BpfError::new("write map", abi::map::CFG, &error))
+    }
+
+    fn read_subnets(&self) -> Result<BTreeMap<Ipv4Network, Subnet>, BpfError> {
+        let failed = |error| BpfError::new("read map", abi::map::SUBNETS4, &error);
+        let mut subnets = BTreeMap::new();
+        for entry in self.subnets.iter() {
+            let (key, subnet) = entry.map_err(failed)?;
+            let network = u8::try_from(key.prefix_len())
+                .ok()
+                .and_then(|length| Ipv4Network::new(Ipv4Addr::from(key.data()), length).ok());
+            if let Some(network) = network {
+                subnets.insert(network, subnet);
+            }
+        }
+        Ok(subnets)
+    }
+
+    /// Peers as they stand in the maps, both of them.
+    pub(super) fn peers(&self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError> {
+        let failed = |error| BpfError::new("read map", abi::map::PEERS4, &error);
+        let mut addresses = BTreeSet::new();
+        for address in self.peers.keys() {
+            addresses.insert(address.map_err(failed)?);
+        }
+        Ok(self
+            .read_subnets()?
+            .into_iter()
+            .filter(|(_, subnet)| addresses.contains(&subnet.public_ip))
+            .map(|(network, subnet)| (network, peer(network, &subnet)))
+            .collect())
+    }
+
+    pub(super) fn put_peers(&mut self, peers: &[Peer]) -> Result<(), BpfError> {
+        let mut subnets = Vec::with_capacity(peers.len());
+        for peer in peers {
+            let peer_id = match self.known.get(&peer.subnet) {
+                Some(subnet) => subnet.peer_id,
+                None => self.allocate_id()?,
+            };
+            subnets.push((
+                peer.subnet,
+                Subnet {
+                    vtep_mac: peer.vtep_mac.0,
+                    flags: 0,
+                    public_ip: peer.public_ip.octets(),
+                    peer_id,
+                },
+            ));
+        }
+        // Known before written: what fails half-way can still be removed.
+        let replaced: Vec<[u8; 4]> = subnets
+            .iter()
+            .filter_map(|(network, subnet)| self.known.insert(*network, *subnet))
+            .map(|old| old.public_ip)
+            .collect();
+        for chunk in subnets.chunks(BATCH) {
+            self.write_addresses(chunk)?;
+            self.write_subnets(chunk)?;
+        }
+        self.drop_unused_addresses(&replaced)
+    }
+
+    fn write_addresses(&mut self, chunk: &[(Ipv4Network, Subnet)]) -> Result<(), BpfError> {
+        let keys: Vec<[u8; 4]> = chunk.iter().map(|(_, subnet)| subnet.public_ip).collect();
+        let values: Vec<abi::Peer> =
+            chunk.iter().map(|(_, subnet)| abi::Peer { peer_id: subnet.peer_id }).collect();
+        if batch::update(self.peers_fd.as_fd(), &keys, &values).is_ok() {
+            return Ok(());
+        }
+        for (key, value) in keys.iter().zip(&values) {
+            self.peers
+                .insert(key, value, 0)
+                .map_err(|error| BpfError::new("write map", abi::map::PEERS4, &error))?;
+        }
+        Ok(())
+    }
+
+    fn write_subnets(&mut self, chunk: &[(Ipv4Network, Subnet)]) -> Result<(), BpfError> {
+        // The kernel's `struct bpf_lpm_trie_key`: the length in host order,
+        // then the address.
+        let keys: Vec<[[u8; 4]; 2]> = chunk
+            .iter()
+            .map(|(network, _)| {
+                [u32::from(network.prefix()).to_ne_bytes(), network.network().octets()]
+            })
+            .collect();
+        let values: Vec<Subnet> = chunk.iter().map(|(_, subnet)| *subnet).collect();
+        if batch::update(self.subnets_fd.as_fd(), &keys, &values).is_ok() {
+            return Ok(());
+        }
+        for (network, subnet) in chunk {
+            self.subnets
+                .insert(&lpm_key(network), subnet, 0)
+                .map_err(|error| BpfError::new("write map", abi::map::SUBNETS4, &error))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_peers(&mut self, networks: &[Ipv4Network]) -> Result<(), BpfError> {
+        let mut addresses = Vec::new();
+        for network in networks {
+            ignore_missing(self.subnets.remove(&lpm_key(network)))
+                .map_err(|error| BpfError::new("remove from map", abi::map::SUBNETS4, &error))?;
+            if let Some(subnet) = self.known.remove(network) {
+                addresses.push(subnet.public_ip);
+                self.free_ids.insert(subnet.peer_id);
+            }
+        }
+        self.drop_unused_addresses(&addresses)
+    }
+
+    fn drop_unused_addresses(&mut self, candidates: &[[u8; 4]]) -> Result<(), BpfError> {
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        let used: BTreeSet<[u8; 4]> = self.known.values().map(|subnet| subnet.public_ip).collect();
+        for address in candidates.iter().filter(|address| !used.contains(*address)) {
+            ignore_missing(self.peers.remove(address))
+                .map_err(|error| BpfError::new("remove from map", abi::map::PEERS4, &error))?;
+        }
+        Ok(())
+    }
+
+    fn allocate_id(&mut self) -> Result<u32, BpfError> {
+        let id = self.free_ids.pop_first().unwrap_or_else(|| {
+            self.next_id += 1;
+            self.next_id - 1
+        });
+        if id < MAX_PEER_STATS - 1 {
+            let cpus = aya::util::nr_cpus()
+                .map_err(|(path, error)| BpfError::new("count CPUs", path.to_owned(), &error))?;
+            let zero = PerCpuValues::try_from(vec![PeerStats::default(); cpus])
+                .map_err(|error| BpfError::new("write map", abi::map::PEER_STATS, &error))?;
+            self.peer_stats
+                .set(id, zero, 0)
+                .map_err(|error| BpfError::new("write map", abi::map::PEER_STATS, &error))?;
+        }
+        Ok(id)
+    }
+
+    pub(super) fn set_veth(&mut self, ifindex: u32, veth: &Veth) -> Result<(), BpfError> {
+        if self.veths.get(&ifindex, 0).ok().as_ref() == Some(veth) {
+            return Ok(());
+        }
+        self.veths
+            .insert(ifindex, veth, 0)
+            .map_err(|error| BpfError::new("write map", abi::map::VETHS, &error))
+    }
+
+    /// Forgets all veths but these.
+    pub(super) fn retain_veths(&mut self, keep: &BTreeSet<u32>) -> Result<(), BpfError> {
+        // Collected first: removing the current key would start the walk anew.
+        let stale: Vec<u32> =
+            self.veths.keys().flatten().filter(|ifindex| !keep.contains(ifindex)).collect();
+        for ifindex in stale {
+            ignore_missing(self.veths.remove(&ifindex))
+                .map_err(|error| BpfError::new("remove from map", abi::map::VETHS, &error))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {
+        Outcome::ALL
+            .iter()
+            .map(|&outcome| {
+                let values = self
+                    .stats
+                    .get(&(outcome as u32), 0)
+                    .map_err(|error| BpfError::new("read map", abi::map::STATS, &error))?;
+                Ok((outcome.name(), values.iter().sum()))
+            })
+            .collect()
+    }
+
+    pub(super) fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError> {
+        let mut counters = BTreeMap::new();
+        for (network, subnet) in &self.known {
+            let slot = subnet.peer_id.min(MAX_PEER_STATS - 1);
+            let values = self
+                .peer_stats
+                .get(&slot, 0)
+                .map_err(|error| BpfError::new("read map", abi::map::PEER_STATS, &error))?;
+            let mut sum = PeerCounters::default();
+            for cpu in values.iter() {
+                sum.tx_fast_packets += cpu.tx_fast_packets;
+                sum.tx_fast_bytes += cpu.tx_fast_bytes;
+                sum.tx_kernel_packets += cpu.tx_kernel_packets;
+                sum.tx_kernel_bytes += cpu.tx_kernel_bytes;
+                sum.rx_fast_packets += cpu.rx_fast_packets;
+                sum.rx_fast_bytes += cpu.rx_fast_bytes;
+                sum.rx_kernel_packets += cpu.rx_kernel_packets;
+                sum.rx_kernel_bytes += cpu.rx_kernel_bytes;
+            }
+            counters.insert(*network, sum);
+        }
+        Ok(counters)
+    }
+}
+
+fn lpm_key(network: &Ipv4Network) -> Key<abi::SubnetKey> {
+    Key::new(u32::from(network.prefix()), network.network().octets())
+}
+
+fn peer(network: Ipv4Network, subnet: &Subnet) -> Peer {
+    Peer {
+        subnet: network,
+        vtep_mac: MacAddr(subnet.vtep_mac),
+        public_ip: Ipv4Addr::from(subnet.public_ip),
+    }
+}
+
+fn typed<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BpfError>
+where
+    T: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| BpfError::plain("find map in object", name, "it is not there"))?;
+    T::try_from(map).map_err(|error| BpfError::new("open map", name, &error))
+}
+
+/// The descriptor of a map of the two kinds that are written in batches.
+fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, BpfError> {
+    match ebpf.map(name) {
+        Some(Map::HashMap(data) | Map::LpmTrie(data)) => data
+            .fd()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| BpfError::new("open map", name, &error)),
+        _ => Err(BpfError::plain("find map in object", name, "it is not there")),
+    }
+}
+
+fn ignore_missing(result: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
+    use aya::maps::MapError;
+    match result {
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
