@@ -29,7 +29,7 @@ struct BatchAttr {
 /// EINVAL, or 524 (ENOTSUPP) where the map type has no batches (LPM tries
 /// before Linux 5.13, hashes before 5.6); any error of a single update, with
 /// the elements before it done.
-pub fn update<K, V>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()>
+pub(super) fn update<K, V>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()>
 where
     K: IntoBytes + Immutable,
     V: IntoBytes + Immutable,

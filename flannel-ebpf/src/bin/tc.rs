@@ -28,8 +28,8 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{
-    Config, Flow, FlowKey, MAX_FLOWS, MAX_PEER_STATS, MAX_PEERS, MAX_VETHS, OUTCOMES, Outcome, Peer,
-    PeerStats, Subnet, Veth,
+    Config, Flow, FlowKey, MAX_FLOWS, MAX_PEER_STATS, MAX_PEERS, MAX_VETHS, OUTCOMES, Outcome,
+    Peer, PeerStats, Subnet, Veth,
 };
 use flannel_ebpf::path::{Frame, Tables, Traffic, Verdict, inbound, outbound};
 use flannel_ebpf::wire::{ENCAP_LEN, ETH_LEN, UDP};

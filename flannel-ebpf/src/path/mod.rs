@@ -4,11 +4,15 @@
 //! The kernel's path decides first; the fast path repeats its decision for a
 //! short time (see [`flow`]). Whatever is not fully understood passes.
 
+#[cfg(test)]
+mod fake;
 pub mod flow;
 pub mod inbound;
 pub mod outbound;
 pub mod segment;
 pub mod source;
+#[cfg(test)]
+mod tests;
 
 use core::ops::Deref;
 
@@ -102,7 +106,6 @@ pub trait Tables {
 
 /// What the hook does with the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
 pub enum Verdict {
     /// Leave it to the programs after us and to the kernel.
     Pass,

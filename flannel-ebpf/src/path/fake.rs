@@ -1,0 +1,342 @@
+//! A packet in a buffer, maps in memory, and the kernel's part of the way:
+//! what it takes to run the hooks of a node in a test.
+
+use core::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use etherparse::PacketBuilder;
+
+use super::{Frame, Tables, Traffic, Verdict};
+use crate::abi::{Config, Flow, FlowKey, Outcome, Subnet, Veth, flag};
+use crate::wire::{self, ENCAP_LEN, ETH_LEN, Outer};
+
+pub(crate) const UNDERLAY: u32 = 2;
+pub(crate) const OVERLAY: u32 = 3;
+pub(crate) const VETH: u32 = 7;
+pub(crate) const PORT: u16 = 8472;
+pub(crate) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+pub(crate) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
+pub(crate) const SECOND: u64 = 1_000_000_000;
+
+/// Addresses of the two nodes of the tests.
+pub(crate) fn underlay(node: u8) -> [u8; 4] {
+    [192, 0, 2, node]
+}
+
+pub(crate) fn vtep(node: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, node]
+}
+
+pub(crate) fn pod(node: u8) -> [u8; 4] {
+    [10, 5, node, 2]
+}
+
+/// A packet at a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Packet {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) ifindex: u32,
+    pub(crate) gso_size: u32,
+    pub(crate) tagged: bool,
+    pub(crate) to_us: bool,
+    /// `bpf_skb_adjust_room` refuses.
+    pub(crate) rigid: bool,
+}
+
+impl Packet {
+    pub(crate) fn new(bytes: Vec<u8>, ifindex: u32) -> Self {
+        Self { bytes, ifindex, gso_size: 0, tagged: false, to_us: true, rigid: false }
+    }
+
+    /// UDP as the pod of one node sends it to the pod of another.
+    pub(crate) fn udp(from: u8, to: u8, payload: &[u8]) -> Self {
+        let mut bytes = Vec::new();
+        PacketBuilder::ethernet2(POD_MAC, GATEWAY_MAC)
+            .ipv4(pod(from), pod(to), 64)
+            .udp(4000, 5000)
+            .write(&mut bytes, payload)
+            .unwrap();
+        Self::new(bytes, VETH)
+    }
+
+    /// TCP likewise; `flags` are those of [`wire`], ACK is always set.
+    pub(crate) fn tcp(from: u8, to: u8, flags: u8, payload: &[u8]) -> Self {
+        let mut builder = PacketBuilder::ethernet2(POD_MAC, GATEWAY_MAC)
+            .ipv4(pod(from), pod(to), 64)
+            .tcp(4000, 5000, 1, 1000)
+            .ack(1);
+        if flags & wire::TCP_SYN != 0 {
+            builder = builder.syn();
+        }
+        if flags & wire::TCP_FIN != 0 {
+            builder = builder.fin();
+        }
+        if flags & wire::TCP_RST != 0 {
+            builder = builder.rst();
+        }
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, payload).unwrap();
+        Self::new(bytes, VETH)
+    }
+
+    pub(crate) fn at(mut self, ifindex: u32) -> Self {
+        self.ifindex = ifindex;
+        self
+    }
+
+    /// The IPv4 header at `l3`, edited, with its checksum made right again.
+    pub(crate) fn edit(mut self, l3: usize, edit: impl FnOnce(&mut [u8])) -> Self {
+        edit(&mut self.bytes[l3..]);
+        self.bytes[l3 + 10..l3 + 12].fill(0);
+        let header: [u8; 20] = self.bytes[l3..l3 + 20].try_into().unwrap();
+        let check = wire::ipv4_checksum(&wire::ipv4(header));
+        self.bytes[l3 + 10..l3 + 12].copy_from_slice(&check);
+        self
+    }
+
+    /// One hop of the kernel's forwarding, with new MACs.
+    pub(crate) fn forwarded(self, dst: [u8; 6], src: [u8; 6]) -> Self {
+        let mut packet = self.edit(ETH_LEN, |ip| ip[8] -= 1);
+        packet.bytes[..6].copy_from_slice(&dst);
+        packet.bytes[6..12].copy_from_slice(&src);
+        packet
+    }
+
+    /// What the kernel's VXLAN device makes of a frame of `flannel.<VNI>`.
+    pub(crate) fn encapsulated(self, from: u8, to: u8) -> Self {
+        let ip = self.bytes[ETH_LEN..].to_vec();
+        let headers = wire::encap_headers(&Outer {
+            source: underlay(from),
+            destination: underlay(to),
+            source_port: 40_000,
+            port: PORT.to_be_bytes(),
+            vni: 1,
+            id: 7,
+            inner_tos: ip[1],
+            inner_len: ip.len() as u16,
+            vtep_dst: vtep(to),
+            vtep_src: vtep(from),
+        });
+        let mut bytes = vec![2, 0, 0, 0, 9, to, 2, 0, 0, 0, 9, from, 8, 0];
+        bytes.extend_from_slice(&headers);
+        bytes.extend_from_slice(&ip);
+        Self { bytes, ifindex: UNDERLAY, ..self }
+    }
+
+    /// What it makes of a tunnel packet on arrival.
+    pub(crate) fn decapsulated(mut self) -> Self {
+        self.bytes.drain(..ENCAP_LEN);
+        self.ifindex = OVERLAY;
+        self
+    }
+}
+
+impl Frame for Packet {
+    fn len(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+    fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+    fn gso_size(&self) -> u32 {
+        self.gso_size
+    }
+    fn tagged(&self) -> bool {
+        self.tagged
+    }
+    fn to_us(&self) -> bool {
+        self.to_us
+    }
+    fn linearize(&mut self, _bytes: u32) {}
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.bytes.get(offset..offset + N)?.try_into().ok()
+    }
+    fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+        self.bytes.get_mut(offset..offset + N)?.copy_from_slice(bytes);
+        Some(())
+    }
+    fn hash(&mut self) -> u32 {
+        0x1234_5678
+    }
+    fn grow(&mut self) -> bool {
+        if self.rigid {
+            return false;
+        }
+        self.bytes.splice(ETH_LEN..ETH_LEN, [0; ENCAP_LEN]);
+        true
+    }
+    fn shrink(&mut self) -> bool {
+        if self.rigid || self.bytes.len() < ETH_LEN + ENCAP_LEN {
+            return false;
+        }
+        self.bytes.drain(ETH_LEN..ETH_LEN + ENCAP_LEN);
+        true
+    }
+}
+
+/// The maps of one node.
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) now: Cell<u64>,
+    pub(crate) flows: RefCell<HashMap<FlowKey, Flow>>,
+    pub(crate) subnets: HashMap<[u8; 3], Subnet>,
+    pub(crate) veths: HashMap<u32, Veth>,
+    pub(crate) resolved: Cell<bool>,
+    counters: RefCell<HashMap<&'static str, u64>>,
+    peer_counters: RefCell<HashMap<(u32, &'static str), u64>>,
+}
+
+impl Node {
+    /// Node `me` with peers 1 to 3 but for itself.
+    pub(crate) fn new(me: u8) -> Self {
+        let subnets = (1..=3)
+            .filter(|&node| node != me)
+            .map(|node| {
+                let subnet = Subnet {
+                    vtep_mac: vtep(node),
+                    flags: 0,
+                    public_ip: underlay(node),
+                    peer_id: u32::from(node),
+                };
+                ([10, 5, node], subnet)
+            })
+            .collect();
+        Self {
+            config: Config {
+                abi_version: crate::abi::ABI_VERSION,
+                generation: 1,
+                window_ns: 5 * SECOND,
+                flags: flag::FAST_PATH | flag::TCP | flag::VERIFY_DROP,
+                vni: 1,
+                underlay_ifindex: UNDERLAY,
+                overlay_ifindex: OVERLAY,
+                local_ip: underlay(me),
+                network: [10, 5, 0, 0],
+                netmask: [255, 255, 0, 0],
+                subnet: [10, 5, me, 0],
+                subnet_mask: [255, 255, 255, 0],
+                port: PORT.to_be_bytes(),
+                mtu: 1450,
+                vtep_mac: vtep(me),
+                sport_min: 32_768,
+                sport_max: 60_999,
+                reserved: [0; 6],
+            },
+            now: Cell::new(SECOND),
+            flows: RefCell::default(),
+            subnets,
+            veths: HashMap::from([(VETH, Veth { action: 2, mtu: 1450 })]),
+            resolved: Cell::new(true),
+            counters: RefCell::default(),
+            peer_counters: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn counted(&self, outcome: Outcome) -> u64 {
+        self.counters.borrow().get(outcome.name()).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn peer_counted(&self, peer: u32, traffic: Traffic) -> u64 {
+        let name = traffic_name(traffic);
+        self.peer_counters.borrow().get(&(peer, name)).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn pass_time(&self, ns: u64) {
+        self.now.set(self.now.get() + ns);
+    }
+}
+
+fn traffic_name(traffic: Traffic) -> &'static str {
+    match traffic {
+        Traffic::TxFast => "tx_fast",
+        Traffic::TxKernel => "tx_kernel",
+        Traffic::RxFast => "rx_fast",
+        Traffic::RxKernel => "rx_kernel",
+    }
+}
+
+impl Tables for Node {
+    type FlowRef<'a> = Box<Flow>;
+
+    fn config(&self) -> Option<&Config> {
+        Some(&self.config)
+    }
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+    fn random(&self) -> u32 {
+        0xabcd
+    }
+    fn flow(&self, key: &FlowKey) -> Option<Box<Flow>> {
+        self.flows.borrow().get(key).map(|flow| Box::new(*flow))
+    }
+    fn put_flow(&self, key: &FlowKey, flow: &Flow) {
+        self.flows.borrow_mut().insert(*key, *flow);
+    }
+    fn remove_flow(&self, key: &FlowKey) {
+        self.flows.borrow_mut().remove(key);
+    }
+    fn stick_flow(&self, key: &FlowKey, until_ns: u64) {
+        if let Some(flow) = self.flows.borrow_mut().get_mut(key) {
+            flow.sticky_ns = until_ns;
+        }
+    }
+    fn subnet(&self, [a, b, c, _]: [u8; 4]) -> Option<Subnet> {
+        self.subnets.get(&[a, b, c]).copied()
+    }
+    fn peer(&self, addr: [u8; 4]) -> Option<u32> {
+        self.subnets.values().find(|subnet| subnet.public_ip == addr).map(|subnet| subnet.peer_id)
+    }
+    fn veth(&self, ifindex: u32) -> Option<Veth> {
+        self.veths.get(&ifindex).copied()
+    }
+    fn next_hop(&self, _: &Config, destination: [u8; 4], _: u16, _: u16) -> Option<[u8; 4]> {
+        self.resolved.get().then_some(destination)
+    }
+    fn count(&self, outcome: Outcome) {
+        *self.counters.borrow_mut().entry(outcome.name()).or_default() += 1;
+    }
+    fn count_peer(&self, peer_id: u32, traffic: Traffic, _: u32) {
+        *self.peer_counters.borrow_mut().entry((peer_id, traffic_name(traffic))).or_default() += 1;
+    }
+}
+
+/// The way of a packet through a node, and where it came out.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Fast(Packet, Verdict),
+    Kernel(Packet),
+    Dropped,
+}
+
+/// Sends a pod's packet through node `me` to node `to`.
+pub(crate) fn send(node: &Node, packet: Packet, me: u8, to: u8) -> Way {
+    let mut packet = packet.at(VETH);
+    match super::outbound::from_pod(&mut packet, node) {
+        Verdict::Pass => {}
+        Verdict::Drop => return Way::Dropped,
+        verdict => return Way::Fast(packet.at(UNDERLAY), verdict),
+    }
+    let mut packet = packet.forwarded(vtep(to), vtep(me)).at(OVERLAY);
+    assert_eq!(super::outbound::to_overlay(&mut packet, node), Verdict::Pass);
+    Way::Kernel(packet.encapsulated(me, to))
+}
+
+/// Receives a tunnel packet at a node, for its pod.
+pub(crate) fn receive(node: &Node, packet: Packet) -> Way {
+    let mut packet = packet.at(UNDERLAY);
+    match super::inbound::from_underlay(&mut packet, node) {
+        Verdict::Pass => {}
+        Verdict::Drop => return Way::Dropped,
+        verdict => return Way::Fast(packet.at(VETH), verdict),
+    }
+    let mut packet = packet.decapsulated();
+    match super::inbound::from_overlay(&mut packet, node) {
+        Verdict::Pass => {}
+        Verdict::Drop => return Way::Dropped,
+        verdict => return Way::Fast(packet.at(VETH), verdict),
+    }
+    let mut packet = packet.forwarded(POD_MAC, GATEWAY_MAC).at(VETH);
+    assert_eq!(super::inbound::to_pod(&mut packet, node), Verdict::Pass);
+    Way::Kernel(packet)
+}
