@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use self::error::BpfError;
 pub use self::loader::cleanup;
-pub use self::object::OBJECT_ENV;
+pub use self::object::{OBJECT_ENV, bytes as object};
 use crate::desired::Peer;
 
 /// Settings of the programs that the agent decides.

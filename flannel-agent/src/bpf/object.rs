@@ -18,7 +18,7 @@ static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(
 ///
 /// # Errors
 /// The named file cannot be read.
-pub(super) fn bytes() -> Result<Cow<'static, [u8]>, BpfError> {
+pub fn bytes() -> Result<Cow<'static, [u8]>, BpfError> {
     match std::env::var_os(OBJECT_ENV).map(PathBuf::from) {
         Some(path) => read(&path).map(Cow::Owned),
         None => Ok(Cow::Borrowed(EMBEDDED)),

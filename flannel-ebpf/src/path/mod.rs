@@ -21,6 +21,7 @@ use crate::abi::{Config, Flow, FlowKey, Outcome, Subnet, Veth};
 /// A packet at a TC hook, Ethernet header first.
 ///
 /// Reads and writes outside of it fail; nothing panics.
+#[expect(clippy::len_without_is_empty, reason = "no packet is empty")]
 pub trait Frame {
     /// Length in bytes, with the Ethernet header and what is not linear.
     fn len(&self) -> u32;
