@@ -1,1 +1,47 @@
-fn main() {}
+//! The project's own build and test commands: `cargo xtask <command>`.
+//!
+//! Depends on none of the project's crates, so that it builds in seconds and
+//! before anything else (in particular before `protoc` is there).
+
+mod build_ebpf;
+mod harness;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build and test flannel-ebpf", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing for test, demo and bench
+    Setup(setup::Args),
+    /// Compile the TC programs into flannel-ebpf/prebuilt
+    BuildEbpf(build_ebpf::Args),
+    /// Run unit, property and end-to-end tests
+    Test(test::Args),
+    /// Show three nodes whose pods talk, step by step
+    Demo(harness::Args),
+    /// Measure kernel path against eBPF path
+    Bench(harness::Args),
+    /// Check the rules of the source tree
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Setup(args) => setup::run(&args),
+        Command::BuildEbpf(args) => build_ebpf::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Demo(args) => harness::run("flannel-demo", &args),
+        Command::Bench(args) => harness::run("flannel-bench", &args),
+        Command::Tidy => tidy::run(),
+    }
+}

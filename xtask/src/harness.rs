@@ -1,0 +1,40 @@
+//! `cargo xtask demo` and `cargo xtask bench`: build, then hand over to the
+//! programs of the tests crate, which share its harness.
+
+use anyhow::{Result, bail};
+
+use crate::workspace::{as_root, cargo, run as run_command, target_dir};
+use crate::{setup, workspace};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Passed on; `-- --help` lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+/// Builds the agent and the harness in release mode and runs one of its
+/// programs.
+pub(crate) fn run(program: &str, args: &Args) -> Result<()> {
+    setup::tools()?;
+    build()?;
+    let path = target_dir().join("release").join(program);
+    let status = as_root(path).args(&args.rest).current_dir(workspace::root()).status()?;
+    if !status.success() {
+        bail!("{program}: {status}");
+    }
+    Ok(())
+}
+
+fn build() -> Result<()> {
+    run_command(cargo().args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "flannel-agent",
+        "--package",
+        "flannel-tests",
+        "--bins",
+    ]))
+}

@@ -1,0 +1,192 @@
+//! `cargo xtask test`: all runners, one count at the end.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace::{cargo, is_root, run as run_command, target_dir};
+use crate::{build_ebpf, setup};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run only tests whose name contains this
+    filter: Option<String>,
+    /// Leave out the end-to-end cases
+    #[arg(long, conflicts_with = "e2e")]
+    unit: bool,
+    /// Run only the end-to-end cases
+    #[arg(long)]
+    e2e: bool,
+}
+
+/// Results of one or more runners.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Count {
+    /// Reads one line of a runner's output.
+    fn line(&mut self, line: &str) {
+        // libtest: "test result: ok. 3 passed; 0 failed; 1 ignored; ..."
+        if let Some(result) = line.trim_start().strip_prefix("test result: ") {
+            for part in result.split(['.', ';']) {
+                let mut words = part.split_whitespace();
+                let number = words.next().and_then(|word| word.parse::<u64>().ok());
+                match (number, words.next()) {
+                    (Some(number), Some("passed")) => self.passed += number,
+                    (Some(number), Some("failed")) => self.failed += number,
+                    (Some(number), Some("ignored")) => self.skipped += number,
+                    _ => {}
+                }
+            }
+        } else if line.starts_with("SKIP ") {
+            // The harness's way of not running a case: libtest sees it pass.
+            self.skipped += 1;
+            self.passed = self.passed.saturating_sub(1);
+        }
+    }
+
+    fn add(&mut self, other: &Count) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::tools()?;
+    let mut total = Count::default();
+    let mut broken = Vec::new();
+    let mut runner = |name: &str, command: &mut Command| -> Result<()> {
+        println!("\n== {name}");
+        let (count, ok) = watch(command)?;
+        if !ok && count.failed == 0 {
+            broken.push(name.to_owned());
+        }
+        total.add(&count);
+        Ok(())
+    };
+    let filter = args.filter.as_slice();
+    if !args.e2e {
+        let mut command = test_command();
+        command.args(["--workspace", "--exclude", "flannel-tests", "--"]).args(filter);
+        runner("unit and property tests", &mut command)?;
+    }
+    if !args.unit {
+        build_agent()?;
+        let agent = target_dir().join("release/flannel-agent");
+        let e2e = || {
+            let mut command = test_command();
+            command.env("FLANNEL_AGENT", &agent).args(["--package", "flannel-tests", "--"]);
+            command.args(filter);
+            command
+        };
+        runner("end-to-end cases", &mut e2e())?;
+        let fresh = build_ebpf::fresh();
+        if fresh.exists() {
+            let mut command = e2e();
+            command.env("FLANNEL_EBPF_OBJECT", &fresh);
+            runner("end-to-end cases with the freshly compiled programs", &mut command)?;
+        }
+    }
+    let ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    println!();
+    for name in &broken {
+        println!("{name}: did not run to its end");
+    }
+    if ci && total.skipped > 0 {
+        println!("tests were skipped; in CI everything has to run");
+    }
+    total.failed += broken.len() as u64;
+    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
+    if total.failed > 0 || (ci && total.skipped > 0) {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+fn test_command() -> Command {
+    let mut command = cargo();
+    command.args(["test", "--locked", "--no-fail-fast"]);
+    if !is_root() {
+        // Namespaces, BPF and nftables need root; cargo itself must not be it.
+        let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let name = format!("CARGO_TARGET_{}_RUNNER", target.to_uppercase().replace('-', "_"));
+        command.env(name, "sudo -E");
+    }
+    command
+}
+
+fn build_agent() -> Result<()> {
+    run_command(cargo().args(["build", "--release", "--locked", "--package", "flannel-agent"]))
+}
+
+/// Runs a runner, shows its output as it comes and counts. Also whether it
+/// succeeded.
+fn watch(command: &mut Command) -> Result<(Count, bool)> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {command:?}"))?;
+    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        bail!("{command:?}: no pipes");
+    };
+    let errors = thread::spawn(move || {
+        let show = |line: &String| eprintln!("{line}");
+        lines(stderr).inspect(show).filter(|line| line.starts_with("SKIP ")).collect::<Vec<_>>()
+    });
+    let mut count = Count::default();
+    for line in lines(stdout) {
+        println!("{line}");
+        count.line(&line);
+    }
+    for skip in errors.join().unwrap_or_default() {
+        count.line(&skip);
+    }
+    Ok((count, child.wait()?.success()))
+}
+
+/// Lines of a pipe; bytes that are no UTF-8 are replaced.
+fn lines(pipe: impl std::io::Read) -> impl Iterator<Item = String> {
+    BufReader::new(pipe)
+        .split(b'\n')
+        .map_while(Result::ok)
+        .map(|line| String::from_utf8_lossy(&line).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Count;
+
+    fn count(lines: &[&str]) -> Count {
+        let mut count = Count::default();
+        lines.iter().for_each(|line| count.line(line));
+        count
+    }
+
+    #[test]
+    fn results_of_all_runners_add_up() {
+        let text = [
+            "running 3 tests",
+            "test a ... ok",
+            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test result: FAILED. 4 passed; 2 failed; 1 ignored; 0 measured; 7 filtered out; finished in 1.50s",
+        ];
+        assert_eq!(count(&text), Count { passed: 7, failed: 2, skipped: 1 });
+    }
+
+    #[test]
+    fn a_skip_is_not_a_pass() {
+        let text = [
+            "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "SKIP tcx: the kernel has none",
+        ];
+        assert_eq!(count(&text), Count { passed: 1, failed: 0, skipped: 1 });
+    }
+}

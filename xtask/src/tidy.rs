@@ -1,0 +1,115 @@
+//! `cargo xtask tidy`: rules of the source tree that no compiler checks. Runs
+//! as a unit test as well.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace::root;
+
+/// Longest file in lines.
+const MAX_LINES: usize = 600;
+
+/// Where `unsafe` may stand: the programs, the calls that aya has no safe form
+/// of, and the layouts' `Pod`.
+const UNSAFE: &[&str] = &[
+    "flannel-ebpf/src/bin/",
+    "flannel-ebpf/src/abi.rs",
+    "flannel-agent/src/bpf/",
+    "tests/src/sys",
+];
+
+pub(crate) fn run() -> Result<()> {
+    let complaints = complaints(&root())?;
+    if complaints.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", complaints.join("\n"));
+}
+
+fn complaints(root: &Path) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for dir in ["flannel-ebpf", "flannel-agent", "xtask", "tests"] {
+        collect(&root.join(dir), &mut files)?;
+    }
+    files.sort();
+    let mut complaints = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
+        check(&name, &text, &mut complaints);
+    }
+    Ok(complaints)
+}
+
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            if path.file_name().is_some_and(|name| name != "target") {
+                collect(&path, files)?;
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn check(name: &str, text: &str, complaints: &mut Vec<String>) {
+    let lines = text.lines().count();
+    if lines > MAX_LINES {
+        complaints.push(format!("{name}: {lines} lines; split it (at most {MAX_LINES})"));
+    }
+    // Written apart so that this file does not complain about itself.
+    let notes = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:")];
+    let keyword = concat!("un", "safe");
+    let openers = [" {", " impl", " fn", " extern"].map(|rest| format!("{keyword}{rest}"));
+    let free = UNSAFE.iter().any(|place| name.starts_with(place));
+    for (number, line) in text.lines().enumerate().map(|(index, line)| (index + 1, line)) {
+        let code = line.split("//").next().unwrap_or(line);
+        if notes.iter().any(|note| line.contains(note)) {
+            complaints.push(format!("{name}:{number}: a note to do later; do it or leave it out"));
+        }
+        if !free && openers.iter().any(|opener| code.contains(opener.as_str())) {
+            complaints.push(format!("{name}:{number}: {keyword} outside its modules"));
+        }
+        if line.ends_with([' ', '\t']) {
+            complaints.push(format!("{name}:{number}: blanks at the end of the line"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_is_tidy() {
+        let complaints = complaints(&root()).unwrap();
+        assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+    }
+
+    #[test]
+    fn untidy_files_are_named() {
+        let mut found = Vec::new();
+        let keyword = concat!("un", "safe");
+        let note = concat!("TO", "DO");
+        let text = format!("// {note} later\nfn f() {{ {keyword} {{ g() }} }}\nlet a = 1; \n");
+        check("flannel-agent/src/lease/key.rs", &text, &mut found);
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[1].starts_with("flannel-agent/src/lease/key.rs:2:"), "{found:?}");
+
+        found.clear();
+        check("tests/src/long.rs", &"\n".repeat(MAX_LINES + 1), &mut found);
+        assert_eq!(found.len(), 1, "{found:?}");
+    }
+
+    #[test]
+    fn the_word_alone_is_no_code() {
+        let mut found = Vec::new();
+        check("flannel-agent/src/lib.rs", concat!("#![deny(un", "safe_code)]\n"), &mut found);
+        assert!(found.is_empty(), "{found:?}");
+    }
+}
