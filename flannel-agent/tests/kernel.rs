@@ -338,6 +338,12 @@ fn what_is_in_the_way_is_named() {
         let error = refusal(&kernel, &want).await.to_string();
         assert!(error.contains("VXLAN device other has VNI 1 on UDP port 8472"), "{error}");
         run("ip link del other");
+        reconcile(&kernel, &want).await;
+        let again = [Op::CreateDevice(want.device.clone())];
+        let results = kernel.apply("flannel.1", &again).await;
+        let error = results[0].as_ref().unwrap_err().to_string();
+        assert!(error.contains("a link named flannel.1 is there"), "{error}");
+        run("ip link del flannel.1");
 
         run("ip link add cilium type vxlan external dstport 8472");
         run("ip link set cilium up");
@@ -470,6 +476,26 @@ fn resolution_is_no_event_and_a_burst_is_few() {
         let found = drain(&mut events).await;
         assert!(!found.is_empty() && found.len() < 200, "{} events", found.len());
         assert!(!found.contains(&KernelEvent::Overrun));
+    });
+}
+
+#[test]
+fn lost_events_are_told() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let mut want = desired(underlay(), []);
+        reconcile(&kernel, &want).await;
+        let mut events = events::subscribe_with_buffer(4096).unwrap();
+        want.peers = (0..100).map(|n| (peer(n + 1).subnet, peer(n + 1))).collect();
+        let ops = plan::diff(&want, &kernel.observe("flannel.1").await.unwrap());
+        for result in kernel.apply("flannel.1", &ops).await {
+            result.unwrap();
+        }
+        expect(&mut events, KernelEvent::Overrun).await;
+        // It goes on after that.
+        drain(&mut events).await;
+        run("ip link set flannel.1 down");
+        expect(&mut events, KernelEvent::Link { ifindex: ifindex("flannel.1") }).await;
     });
 }
 
