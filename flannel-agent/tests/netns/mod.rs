@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test file uses another part")]
 
+pub(crate) mod vxlan;
+
 use std::future::Future;
 use std::process::Command;
 use std::sync::mpsc;
