@@ -192,13 +192,15 @@ fn foreign_entries_stay_and_stale_ones_go() {
             "ip route add 10.5.50.0/24 via 10.5.50.0 dev flannel.1 onlink",
             "ip route add 10.5.51.0/24 dev flannel.1",
             "ip route add 10.5.1.0/24 dev flannel.1 metric 7",
+            // Of the metric of ours, behind it: ours must not go in its place.
+            "ip route append 10.5.1.0/24 dev flannel.1",
             "ip neigh add 10.5.50.0 lladdr 02:00:00:00:00:79 dev flannel.1 nud permanent",
             "bridge fdb add 02:00:00:00:00:79 dst 198.18.7.9 dev flannel.1 self permanent",
         ] {
             run(stale);
         }
         let ops = reconcile(&kernel, &want).await;
-        assert_eq!(ops.len(), 5, "{ops:?}");
+        assert_eq!(ops.len(), 6, "{ops:?}");
         let observed = settled(&kernel, &want).await;
         assert_eq!(observed.fdb, [(peer(1).vtep_mac, peer(1).public_ip)].into());
         for ((_, show), before) in foreign.iter().zip(shown) {
