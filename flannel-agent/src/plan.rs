@@ -259,8 +259,9 @@ fn additions(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<
     }
 }
 
-/// The kernel's replace turns one destination of a unicast MAC into the new
-/// one and leaves the others, so those are removed behind it.
+/// A unicast MAC has one destination in the kernel's FDB, and replacing turns
+/// it into the new one without a gap. Should there be more, they are removed
+/// behind it.
 fn put_fdb(mac: MacAddr, ip: Ipv4Addr, base: &Observed, ops: &mut Vec<Op>) {
     let others: Vec<Ipv4Addr> = destinations(&base.fdb, mac).filter(|other| *other != ip).collect();
     let present = base.fdb.contains(&(mac, ip));

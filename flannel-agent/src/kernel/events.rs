@@ -56,19 +56,29 @@ const RT_TABLE_LOCAL: u8 = 255;
 /// When the route socket cannot be opened. A kernel without nftables only
 /// means that there are no [`KernelEvent::Ruleset`].
 pub fn subscribe() -> Result<mpsc::Receiver<KernelEvent>, KernelError> {
+    subscribe_with_buffer(RECEIVE_BUFFER)
+}
+
+/// [`subscribe`] with receive buffers of this size in bytes. When one is full,
+/// events are lost and [`KernelEvent::Overrun`] tells so.
+///
+/// # Errors
+/// As [`subscribe`].
+pub fn subscribe_with_buffer(bytes: usize) -> Result<mpsc::Receiver<KernelEvent>, KernelError> {
     let failed = |object: &'static str| {
         move |source: io::Error| KernelError::new("subscribe", object, source)
     };
     let route = open(
         NETLINK_ROUTE,
         &[RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE],
+        bytes,
     )
     .map_err(failed("NETLINK_ROUTE"))?;
     // After the subscription, so that no device is missed in between.
     let vxlans = vxlan_devices().map_err(failed("NETLINK_ROUTE links"))?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(follow(route, Filter { vxlans: Some(vxlans) }, sender.clone()));
-    match open(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]) {
+    match open(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES], bytes) {
         Ok(netfilter) => {
             tokio::spawn(follow(netfilter, Filter { vxlans: None }, sender));
         }
@@ -79,7 +89,7 @@ pub fn subscribe() -> Result<mpsc::Receiver<KernelEvent>, KernelError> {
     Ok(receiver)
 }
 
-fn open(protocol: isize, groups: &[u32]) -> io::Result<TokioSocket> {
+fn open(protocol: isize, groups: &[u32], buffer: usize) -> io::Result<TokioSocket> {
     let mut tokio = TokioSocket::new(protocol)?;
     let socket = tokio.socket_mut();
     socket.bind(&SocketAddr::new(0, 0))?;
@@ -87,8 +97,8 @@ fn open(protocol: isize, groups: &[u32]) -> io::Result<TokioSocket> {
         socket.add_membership(*group)?;
     }
     // Above net.core.rmem_max only with CAP_NET_ADMIN; what fits, fits.
-    if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+    if setsockopt(socket, sockopt::RcvBufForce, &buffer).is_err() {
+        setsockopt(socket, sockopt::RcvBuf, &buffer)?;
     }
     Ok(tokio)
 }

@@ -9,7 +9,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
+use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::socket::Request;
@@ -53,9 +53,9 @@ pub(super) fn request(ifindex: u32, op: &Op) -> Option<Request> {
         }
         Op::PutRoute(subnet) => {
             let route = ObservedRoute::to_peer(*subnet);
-            (RouteNetlinkMessage::NewRoute(route_message(ifindex, &route)), PUT)
+            (RouteNetlinkMessage::NewRoute(new_route(ifindex, &route)), PUT)
         }
-        Op::RemoveRoute(route) => (RouteNetlinkMessage::DelRoute(route_message(ifindex, route)), 0),
+        Op::RemoveRoute(route) => (RouteNetlinkMessage::DelRoute(old_route(ifindex, route)), 0),
         Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::PutMaps(_) | Op::RemoveMaps(_) => {
             return None;
         }
@@ -108,15 +108,13 @@ fn entry(
     message
 }
 
-fn route_message(ifindex: u32, route: &ObservedRoute) -> RouteMessage {
+/// The attributes by which a route is put or found.
+fn route_base(ifindex: u32, route: &ObservedRoute) -> RouteMessageBuilder<Ipv4Addr> {
     let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(route.destination.network(), route.destination.prefix())
         .output_interface(ifindex);
     if let Some(gateway) = route.gateway {
         builder = builder.gateway(gateway);
-    } else {
-        // Distinguishes it from a route to the same place with a gateway.
-        builder = builder.scope(RouteScope::Link);
     }
     if route.onlink {
         builder = builder.onlink();
@@ -124,7 +122,19 @@ fn route_message(ifindex: u32, route: &ObservedRoute) -> RouteMessage {
     if route.metric != 0 {
         builder = builder.priority(route.metric);
     }
-    builder.build()
+    builder
+}
+
+fn new_route(ifindex: u32, route: &ObservedRoute) -> RouteMessage {
+    route_base(ifindex, route).protocol(RouteProtocol::Boot).build()
+}
+
+/// Whoever made it: any protocol. A route without a gateway is told by its
+/// scope from one to the same place with a gateway, which the kernel would
+/// otherwise take for it.
+fn old_route(ifindex: u32, route: &ObservedRoute) -> RouteMessage {
+    let scope = if route.gateway.is_some() { RouteScope::NoWhere } else { RouteScope::Link };
+    route_base(ifindex, route).protocol(RouteProtocol::Unspec).scope(scope).build()
 }
 
 /// Name of the netlink message of an operation.

@@ -86,7 +86,7 @@ impl RealKernel {
             let mut error = explain(message::call(&op), message::object(&want.name, &op), refused);
             match errno {
                 libc::EEXIST | libc::EADDRINUSE => {
-                    error.hint = self.conflict(&want.name, want.vni, want.port);
+                    error.hint = self.conflict(&want.name, want.vni, want.port, errno);
                 }
                 libc::EOPNOTSUPP => {
                     error.hint = Some("the kernel has no vxlan module: modprobe vxlan".into());
@@ -126,22 +126,25 @@ impl RealKernel {
         results.into_iter().next().unwrap_or(Ok(()))
     }
 
-    /// Names the VXLAN device in our way.
-    fn conflict(&self, own: &str, vni: u32, port: u16) -> Option<Cow<'static, str>> {
+    /// Names who is in our way.
+    fn conflict(&self, own: &str, vni: u32, port: u16, errno: i32) -> Option<Cow<'static, str>> {
         let all = self.dump("RTM_GETLINK", "all", &all_links()).ok()?;
         let all: Vec<LinkMessage> = all.into_iter().filter_map(new_link).collect();
-        Some(match device::in_the_way(&all, own, vni, port) {
+        let text = match device::in_the_way(&all, own, vni, port) {
             Some((name, other)) => format!(
                 "VXLAN device {name} has VNI {} on UDP port {port} already; delete it \
                  (ip link del {name}), or give Backend another VNI or Port",
                 other.vni
-            )
-            .into(),
-            None => format!("another program has UDP port {port}; see `ss -ulnp`").into(),
-        })
+            ),
+            None if errno == libc::EADDRINUSE => {
+                format!("another program has UDP port {port}; see `ss -ulnp`")
+            }
+            None => format!("a link named {own} is there"),
+        };
+        Some(text.into())
     }
 
-    /// Requests without a batch's size, on the device of this name.
+    /// One batch of operations on the device of this name and index.
     fn send(&self, device: &str, ifindex: u32, ops: &[&Op]) -> Vec<Result<(), KernelError>> {
         let requests: Vec<Request> =
             ops.iter().filter_map(|op| message::request(ifindex, op)).collect();
@@ -162,7 +165,7 @@ impl RealKernel {
             (Op::SetUp, libc::EADDRINUSE) => {
                 let own = self.link(device).ok().flatten();
                 if let Some(vxlan) = own.as_ref().and_then(device::vxlan) {
-                    error.hint = self.conflict(device, vxlan.vni, vxlan.port);
+                    error.hint = self.conflict(device, vxlan.vni, vxlan.port, errno);
                 }
             }
             (Op::PutNeighbour(..), libc::ENOBUFS) => {

@@ -213,14 +213,20 @@ impl RouteSocket {
     /// The messages of one datagram. A message that cannot be parsed (an
     /// attribute newer than the library) keeps its header only.
     fn receive(&mut self) -> io::Result<Vec<Received>> {
-        self.buffer.clear();
-        let flags = 0;
-        match self.socket.recv(&mut self.buffer, flags) {
-            Ok(_) => Ok(split(&self.buffer).filter_map(parse).collect()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel did not answer within 5 s"))
+        loop {
+            self.buffer.clear();
+            let Err(error) = self.socket.recv(&mut self.buffer, 0) else {
+                return Ok(split(&self.buffer).filter_map(parse).collect());
+            };
+            match error.kind() {
+                // With a timeout set, signals interrupt in spite of SA_RESTART.
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock => {
+                    let text = format!("the kernel did not answer within {} s", TIMEOUT.as_secs());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                }
+                _ => return Err(error),
             }
-            Err(error) => Err(error),
         }
     }
 }
