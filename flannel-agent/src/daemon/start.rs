@@ -126,7 +126,7 @@ impl Before {
         if let Some(warning) = loaded.warning {
             tracing::warn!(warning, "the state file is not used");
         }
-        let env = subnet_env::read(&options.subnet_file).map(|env| env.subnet);
+        let env = subnet_env::read_subnet(&options.subnet_file);
         let observed = kernel.observe(device).await.ok().and_then(|observed| observed.device);
         let device_mac = observed
             .filter(|device| device.vxlan.is_some() && device.mac.is_unicast())
