@@ -14,7 +14,8 @@ fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(exit) => return exit.print(),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {

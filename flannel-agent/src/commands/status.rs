@@ -52,13 +52,21 @@ fn table(status: &Value) -> String {
             Some(seconds) => format!("{seconds} s left"),
             None => "reserved".to_owned(),
         };
-        row("lease", format!("{} at {}, {left}", plain(&lease["subnet"]), plain(&lease["public_ip"])));
+        row(
+            "lease",
+            format!("{} at {}, {left}", plain(&lease["subnet"]), plain(&lease["public_ip"])),
+        );
     }
     let device = &status["device"];
     if !device.is_null() {
         row(
             "device",
-            format!("{}, MAC {}, MTU {}", plain(&device["name"]), plain(&device["mac"]), device["mtu"]),
+            format!(
+                "{}, MAC {}, MTU {}",
+                plain(&device["name"]),
+                plain(&device["mac"]),
+                device["mtu"]
+            ),
         );
     }
     let store = &status["store"];

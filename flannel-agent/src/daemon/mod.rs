@@ -167,6 +167,9 @@ async fn start_and_serve(
 }
 
 /// Subnet and MAC that this node had, for the files.
-fn previous_subnet(state: Option<&state::NodeState>, env: Option<Ipv4Network>) -> Option<Ipv4Network> {
+fn previous_subnet(
+    state: Option<&state::NodeState>,
+    env: Option<Ipv4Network>,
+) -> Option<Ipv4Network> {
     state.map(|state| state.subnet).or(env)
 }

@@ -32,9 +32,9 @@ pub(super) fn connect(options: &Options) -> Result<Arc<Etcd3>, StartError> {
     Etcd3::connect(Etcd3Options {
         endpoints: options.etcd_endpoints.clone(),
         prefix: options.etcd_prefix.clone(),
-        ca_file: options.etcd_cafile.clone(),
-        cert_file: options.etcd_certfile.clone(),
-        key_file: options.etcd_keyfile.clone(),
+        ca_file: options.etcd_cafile.0.clone(),
+        cert_file: options.etcd_certfile.0.clone(),
+        key_file: options.etcd_keyfile.0.clone(),
         username: options.etcd_username.clone(),
         password: options.etcd_password.clone(),
     })
@@ -84,10 +84,7 @@ impl<'a> Waiting<'a> {
 }
 
 /// Waits until the store has a valid network config.
-pub(super) async fn wait_for_config<S: LeaseSource>(
-    source: &S,
-    shared: &Shared,
-) -> NetworkConfig {
+pub(super) async fn wait_for_config<S: LeaseSource>(source: &S, shared: &Shared) -> NetworkConfig {
     let mut waiting = Waiting::new(shared, "the network config");
     loop {
         match source.config().await {

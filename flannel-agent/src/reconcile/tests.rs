@@ -54,7 +54,8 @@ fn bench(with_datapath: bool) -> Bench {
     let kernel = FakeKernel::default();
     {
         let mut state = kernel.state();
-        state.links = vec![link(2, "eth0", "", Some("192.0.2.1/24")), link(7, "veth0", "veth", None)];
+        state.links =
+            vec![link(2, "eth0", "", Some("192.0.2.1/24")), link(7, "veth0", "veth", None)];
         let route = RouteTo { ifindex: 2, source: None, gateway: None };
         state.routes.insert(None, route);
     }
