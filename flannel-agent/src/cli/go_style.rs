@@ -22,7 +22,9 @@ const KLOG: [(&str, bool); 11] = [
 ///
 /// `-name` becomes `--name` (flanneld knows no short flags but `-h`), up to
 /// `--` or the first argument that is no flag and no flag's value.
-pub fn rewrite(arguments: impl IntoIterator<Item = OsString>) -> (Vec<OsString>, Vec<String>) {
+pub(super) fn rewrite(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> (Vec<OsString>, Vec<String>) {
     let mut arguments = arguments.into_iter();
     let mut kept: Vec<OsString> = arguments.next().into_iter().collect();
     let mut ignored = Vec::new();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use comfy_table::Table;
-use comfy_table::presets::NOTHING;
+use comfy_table::presets;
 use serde_json::Value;
 
 use super::{NOT_RUNNING, ask, could_not_ask, plain, print};
@@ -36,7 +36,7 @@ pub fn run(state_dir: &Path, as_json: bool) -> u8 {
 
 fn table(peers: &Value) -> String {
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(COLUMNS.map(|(title, _)| title));
+    table.load_style(presets::NOTHING).set_header(COLUMNS.map(|(title, _)| title));
     for peer in peers.as_array().into_iter().flatten() {
         table.add_row(COLUMNS.map(|(_, field)| plain(&peer[field])));
     }

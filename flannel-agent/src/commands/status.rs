@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use comfy_table::Table;
-use comfy_table::presets::NOTHING;
+use comfy_table::presets;
 use serde_json::{Value, json};
 
 use super::{NOT_RUNNING, ask, could_not_ask, plain, print};
@@ -38,7 +38,7 @@ pub fn run(state_dir: &Path, as_json: bool) -> u8 {
 
 fn table(status: &Value) -> String {
     let mut table = Table::new();
-    table.load_preset(NOTHING);
+    table.load_style(presets::NOTHING);
     let mut row = |name: &str, text: String| {
         table.add_row([name.to_owned(), text]);
     };

@@ -17,9 +17,9 @@ use crate::files::state;
 use crate::firewall::nft::Nft;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Kernel as _, KernelError, events};
-use crate::reconcile::{Identity, Reconciler, Settings, Wake};
-use crate::source::{LeaseSource as _, SourceError};
+use crate::kernel::{KernelError, events};
+use crate::reconcile::{Identity, Reconciler, Settings};
+use crate::source::SourceError;
 use crate::status::{LeaseStatus, Shared, SharedDatapath, lock};
 use crate::underlay::UnderlayError;
 use crate::{control, notify};
@@ -95,8 +95,8 @@ async fn start_and_serve(
     shared: &Shared,
     datapath: &SharedDatapath,
 ) -> Result<(), StartError> {
-    let source = start::connect(options)?;
-    let config = start::wait_for_config(&source, shared).await;
+    let source = start::connect(options).await?;
+    let config = start::wait_for_config(&*source, shared).await;
     let crate::config::Backend::Vxlan(vxlan) = &config.backend;
     let kernel = RealKernel::open()?;
     let underlay = start::choose_underlay(&kernel, options).await?;
@@ -110,7 +110,7 @@ async fn start_and_serve(
     let device = format!("flannel.{}", vxlan.vni);
     let before = start::Before::read(options, &kernel, &device).await;
     let (lease, vtep_mac) =
-        start::acquire(&source, shared, &config, vxlan.vni, underlay.public_ip, &before).await?;
+        start::acquire(&*source, shared, &config, vxlan.vni, underlay.public_ip, &before).await?;
     tracing::info!(subnet = %lease.subnet, public_ip = %lease.attrs.public_ip, mac = %vtep_mac, "lease acquired");
     shared.lock().lease = Some(LeaseStatus {
         subnet: lease.subnet,

@@ -165,7 +165,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let watchdog_every = notify::watchdog_interval();
         let mut watchdog = interval(watchdog_every.unwrap_or(Duration::from_secs(3600)));
         loop {
-            let due = earliest(self.due, self.retry_at.map(Into::into));
+            let due = earliest(self.due, self.retry_at);
             tokio::select! {
                 Some(update) = updates.recv() => self.take_update(update),
                 Some(event) = events.recv() => self.wake(self.reconciler.wake_for(event)),
@@ -293,7 +293,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             self.firewall_checked = Some(now);
         }
         let outcome = self.reconciler.pass(&self.peers, wake).await;
-        self.retry_at = outcome.retry_at;
+        self.retry_at = outcome.retry_at.map(Into::into);
         if outcome.underlay_changed {
             self.follow_underlay();
         }

@@ -28,16 +28,17 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// While waiting, the same reason is logged again after this.
 const REMIND: Duration = Duration::from_secs(60);
 
-pub(super) fn connect(options: &Options) -> Result<Arc<Etcd3>, StartError> {
+pub(super) async fn connect(options: &Options) -> Result<Arc<Etcd3>, StartError> {
     Etcd3::connect(Etcd3Options {
         endpoints: options.etcd_endpoints.clone(),
         prefix: options.etcd_prefix.clone(),
         ca_file: options.etcd_cafile.0.clone(),
         cert_file: options.etcd_certfile.0.clone(),
         key_file: options.etcd_keyfile.0.clone(),
-        username: options.etcd_username.clone(),
-        password: options.etcd_password.clone(),
+        username: Some(options.etcd_username.clone()),
+        password: Some(options.etcd_password.clone()),
     })
+    .await
     .map(Arc::new)
     .map_err(|source| StartError::Source { call: "set up the etcd client", source })
 }

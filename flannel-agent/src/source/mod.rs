@@ -168,3 +168,10 @@ pub enum SourceError {
         hint: &'static str,
     },
 }
+
+impl SourceError {
+    /// Trying again with the same settings gives the same answer.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::LeaseLost { .. } | Self::OutOfSubnets { .. } | Self::Options { .. })
+    }
+}
