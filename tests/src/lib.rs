@@ -12,6 +12,7 @@ pub mod lab;
 pub mod netns;
 pub mod node;
 pub mod packet;
+pub mod pair;
 pub mod plain;
 pub mod pod;
 pub mod process;
