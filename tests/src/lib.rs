@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod etcd;
 pub mod forge;
+pub mod hooks;
 pub mod lab;
 pub mod netns;
 pub mod node;
