@@ -6,9 +6,11 @@
 //! what a killed run left behind by the next one ([`netns::sweep`]).
 
 pub mod agent;
+pub mod bench;
 pub mod etcd;
 pub mod forge;
 pub mod hooks;
+pub mod interrupt;
 pub mod lab;
 pub mod netns;
 pub mod node;
@@ -17,6 +19,7 @@ pub mod pair;
 pub mod plain;
 pub mod pod;
 pub mod process;
+pub mod rules;
 pub mod skip;
 pub mod traffic;
 pub mod wait;

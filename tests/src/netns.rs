@@ -60,6 +60,12 @@ pub fn sweep(own: bool) {
             output(Command::new("ip").args(["netns", "delete", &name]));
         }
     }
+    let temporary = std::env::temp_dir();
+    for name in names(&temporary.to_string_lossy()) {
+        if dead(&name, &format!("{PREFIX}-")) == Some(true) {
+            let _ = fs::remove_dir_all(temporary.join(name));
+        }
+    }
     for name in names(BPFFS) {
         if dead(&name, &format!("flannel-test-{PREFIX}-")) == Some(true) {
             // Another run may be sweeping too.

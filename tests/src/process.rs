@@ -49,6 +49,21 @@ pub fn own_program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is not beside {}; build it", current.display()))
 }
 
+/// Kills every process that this one started: for an exit without `Drop`.
+pub fn end_children() {
+    let own = std::process::id().to_string();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        // "pid (name) state parent ...", and the name may hold anything.
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
+        let pid = entry.file_name().to_string_lossy().parse();
+        if let (true, Ok(pid)) = (parent == Some(own.as_str()), pid) {
+            // It may have ended just now.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
 /// A process in the background, ended by `Drop`.
 ///
 /// It has to be started by a thread that outlives it: the kernel ends it
