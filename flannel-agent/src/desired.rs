@@ -5,7 +5,17 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
+use crate::config::VxlanConfig;
 use crate::mac::MacAddr;
+use crate::plan::within;
+use crate::underlay::Underlay;
+
+/// Bytes that VXLAN adds to an IPv4 underlay's packets: 20 IPv4 + 8 UDP +
+/// 8 VXLAN + 14 inner Ethernet.
+pub const VXLAN_OVERHEAD: u32 = 50;
+
+/// Smallest MTU that IPv4 allows for a link (RFC 791).
+const MIN_MTU: u32 = 68;
 
 /// The VXLAN device `flannel.<VNI>` as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,4 +62,306 @@ pub struct Desired {
     pub device: Device,
     /// All peers by subnet.
     pub peers: BTreeMap<Ipv4Network, Peer>,
+}
+
+/// What this node is, apart from its peers.
+#[derive(Clone, Copy, Debug)]
+pub struct Node<'a> {
+    /// Our subnet, host bits zero.
+    pub subnet: Ipv4Network,
+    /// The overlay network, host bits zero.
+    pub network: Ipv4Network,
+    /// Our VTEP's MAC.
+    pub vtep_mac: MacAddr,
+    /// The external interface.
+    pub underlay: &'a Underlay,
+    /// The backend's settings.
+    pub vxlan: &'a VxlanConfig,
+}
+
+/// A peer that cannot be programmed, for logs and status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The peer as its lease says.
+    pub peer: Peer,
+    /// Why not.
+    pub reason: Rejection,
+}
+
+/// Why a peer is left out.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// Its subnet is not in the overlay network.
+    #[error("its subnet is not within the overlay network {0}")]
+    OutsideNetwork(Ipv4Network),
+    /// Its subnet covers (part of) ours.
+    #[error("its subnet overlaps ours, {0}")]
+    OverlapsOwn(Ipv4Network),
+    /// The MAC is zero or a group address.
+    #[error("its VTEP MAC is no unicast address")]
+    BadMac,
+    /// The MAC is ours: a cloned machine.
+    #[error("its VTEP MAC is ours; was this machine cloned?")]
+    OwnMac,
+    /// PublicIP cannot be an underlay destination.
+    #[error("its PublicIP is no unicast address")]
+    BadPublicIp,
+    /// PublicIP is ours: an old lease of this node, or a duplicate address.
+    #[error("its PublicIP is ours: an old lease of this node, or an address given twice")]
+    OwnPublicIp,
+    /// A later lease says that this MAC is elsewhere.
+    #[error("a newer lease, of {0}, has the same VTEP MAC with another PublicIP")]
+    MacMoved(Ipv4Network),
+    /// Both need the same gateway address; the more specific subnet keeps it.
+    #[error("{0} begins at the same address and is more specific")]
+    SameFirstAddress(Ipv4Network),
+}
+
+/// The node cannot have a VXLAN device with these settings.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "MTU {mtu} of {source_of} leaves {} bytes inside VXLAN, fewer than the 68 that IPv4 needs",
+    mtu.saturating_sub(VXLAN_OVERHEAD)
+)]
+pub struct MtuTooSmall {
+    /// The MTU, without VXLAN's overhead taken off.
+    pub mtu: u32,
+    /// `Backend.MTU`, or the interface.
+    pub source_of: String,
+}
+
+/// What the node should look like, and the peers that had to be left out.
+///
+/// `peers` come in the order of their leases' revisions, the oldest first:
+/// where two have one MAC but different addresses (a node that moved and whose
+/// old lease has not run out), the later is right. Two with the same MAC and
+/// address (a node with an old and a new subnet) are both kept. A subnet
+/// nested in another's is routed like any (the longer prefix wins), unless
+/// both begin at the same address.
+///
+/// # Errors
+/// When the underlay's MTU has no room for VXLAN.
+pub fn desired(
+    node: Node<'_>,
+    peers: impl IntoIterator<Item = Peer>,
+) -> Result<(Desired, Vec<Rejected>), MtuTooSmall> {
+    let device = device(node)?;
+    let mut rejected = Vec::new();
+    let mut accepted = BTreeMap::new();
+    let mut by_mac: BTreeMap<MacAddr, Peer> = BTreeMap::new();
+    let mut candidates = Vec::new();
+    for peer in peers {
+        match unusable(node, peer) {
+            Some(reason) => rejected.push(Rejected { peer, reason }),
+            None => {
+                by_mac.insert(peer.vtep_mac, peer);
+                candidates.push(peer);
+            }
+        }
+    }
+    for peer in candidates {
+        let newest = by_mac[&peer.vtep_mac];
+        if newest.public_ip == peer.public_ip {
+            accepted.insert(peer.subnet, peer);
+        } else if newest.subnet != peer.subnet {
+            rejected.push(Rejected { peer, reason: Rejection::MacMoved(newest.subnet) });
+        }
+    }
+    let mut previous: Option<Ipv4Network> = None;
+    let mut wider = Vec::new();
+    for subnet in accepted.keys() {
+        if let Some(before) = previous.filter(|before| before.network() == subnet.network()) {
+            wider.push((before, *subnet));
+        }
+        previous = Some(*subnet);
+    }
+    for (subnet, specific) in wider {
+        let reason = Rejection::SameFirstAddress(specific);
+        rejected.extend(accepted.remove(&subnet).map(|peer| Rejected { peer, reason }));
+    }
+    Ok((Desired { device, peers: accepted }, rejected))
+}
+
+fn device(node: Node<'_>) -> Result<Device, MtuTooSmall> {
+    let Node { underlay, vxlan, .. } = node;
+    let (outer, source_of) = match vxlan.mtu {
+        Some(mtu) => (mtu, "Backend.MTU".to_owned()),
+        None => (underlay.mtu, underlay.name.clone()),
+    };
+    let mtu = outer.saturating_sub(VXLAN_OVERHEAD);
+    if mtu < MIN_MTU {
+        return Err(MtuTooSmall { mtu: outer, source_of });
+    }
+    Ok(Device {
+        name: format!("flannel.{}", vxlan.vni),
+        vni: vxlan.vni,
+        port: vxlan.port,
+        local: underlay.address,
+        underlay: underlay.ifindex,
+        mac: node.vtep_mac,
+        mtu,
+        gbp: vxlan.gbp,
+        learning: vxlan.learning,
+        address: node.subnet.network(),
+        network: node.network,
+    })
+}
+
+fn unusable(node: Node<'_>, peer: Peer) -> Option<Rejection> {
+    let ip = peer.public_ip;
+    let own = node.underlay;
+    if !within(node.network, peer.subnet) {
+        Some(Rejection::OutsideNetwork(node.network))
+    } else if within(node.subnet, peer.subnet) || within(peer.subnet, node.subnet) {
+        Some(Rejection::OverlapsOwn(node.subnet))
+    } else if !peer.vtep_mac.is_unicast() {
+        Some(Rejection::BadMac)
+    } else if peer.vtep_mac == node.vtep_mac {
+        Some(Rejection::OwnMac)
+    } else if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast() {
+        Some(Rejection::BadPublicIp)
+    } else if ip == own.public_ip || ip == own.address {
+        Some(Rejection::OwnPublicIp)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> Ipv4Network {
+        text.parse().unwrap()
+    }
+
+    fn underlay() -> Underlay {
+        Underlay {
+            ifindex: 2,
+            name: "eth0".to_owned(),
+            address: Ipv4Addr::new(10, 99, 0, 11),
+            public_ip: Ipv4Addr::new(203, 0, 113, 11),
+            mtu: 1500,
+            ethernet: true,
+        }
+    }
+
+    fn vxlan() -> VxlanConfig {
+        VxlanConfig { vni: 7, port: 8472, gbp: false, learning: false, mtu: None }
+    }
+
+    fn build(vxlan: &VxlanConfig, peers: &[Peer]) -> Result<(Desired, Vec<Rejected>), MtuTooSmall> {
+        let node = Node {
+            subnet: net("10.5.27.0/24"),
+            network: net("10.5.0.0/16"),
+            vtep_mac: MacAddr([2, 0, 0, 0, 0, 0xff]),
+            underlay: &underlay(),
+            vxlan,
+        };
+        desired(node, peers.iter().copied())
+    }
+
+    fn peer(subnet: &str, mac: u8, ip: [u8; 4]) -> Peer {
+        Peer { subnet: net(subnet), vtep_mac: MacAddr([2, 0, 0, 0, 0, mac]), public_ip: ip.into() }
+    }
+
+    #[test]
+    fn the_device_follows_lease_underlay_and_config() {
+        let (desired, _) = build(&vxlan(), &[]).unwrap();
+        assert_eq!(
+            desired.device,
+            Device {
+                name: "flannel.7".to_owned(),
+                vni: 7,
+                port: 8472,
+                // Not the PublicIP: it may be behind NAT and not ours to bind.
+                local: Ipv4Addr::new(10, 99, 0, 11),
+                underlay: 2,
+                mac: MacAddr([2, 0, 0, 0, 0, 0xff]),
+                mtu: 1450,
+                gbp: false,
+                learning: false,
+                address: Ipv4Addr::new(10, 5, 27, 0),
+                network: net("10.5.0.0/16"),
+            }
+        );
+        let config = VxlanConfig { mtu: Some(1400), ..vxlan() };
+        assert_eq!(build(&config, &[]).unwrap().0.device.mtu, 1350);
+    }
+
+    #[test]
+    fn an_mtu_without_room_is_refused() {
+        let config = VxlanConfig { mtu: Some(117), ..vxlan() };
+        let error = build(&config, &[]).unwrap_err();
+        assert!(error.to_string().starts_with("MTU 117 of Backend.MTU leaves 67 bytes"), "{error}");
+        assert!(build(&VxlanConfig { mtu: Some(118), ..vxlan() }, &[]).is_ok());
+    }
+
+    #[test]
+    fn unusable_leases_are_left_out_with_a_reason() {
+        let good = peer("10.5.1.0/24", 1, [10, 99, 0, 12]);
+        let cases = [
+            (peer("10.6.1.0/24", 2, [10, 99, 0, 13]), "not within the overlay"),
+            (peer("10.5.0.0/15", 2, [10, 99, 0, 13]), "not within the overlay"),
+            (peer("10.5.27.0/24", 2, [10, 99, 0, 13]), "overlaps ours"),
+            (peer("10.5.27.128/25", 2, [10, 99, 0, 13]), "overlaps ours"),
+            (peer("10.5.16.0/20", 2, [10, 99, 0, 13]), "overlaps ours"),
+            (peer("10.5.2.0/24", 0xff, [10, 99, 0, 13]), "cloned"),
+            (peer("10.5.2.0/24", 2, [10, 99, 0, 11]), "is ours"),
+            (peer("10.5.2.0/24", 2, [203, 0, 113, 11]), "is ours"),
+            (peer("10.5.2.0/24", 2, [0, 0, 0, 0]), "PublicIP is no unicast"),
+            (peer("10.5.2.0/24", 2, [224, 0, 0, 1]), "PublicIP is no unicast"),
+            (Peer { vtep_mac: MacAddr([1, 0, 0, 0, 0, 1]), ..good }, "MAC is no unicast"),
+        ];
+        for (bad, reason) in cases {
+            let (desired, rejected) = build(&vxlan(), &[bad]).unwrap();
+            assert!(desired.peers.is_empty(), "{bad:?}");
+            assert!(rejected[0].reason.to_string().contains(reason), "{:?}", rejected[0].reason);
+        }
+        let (desired, rejected) = build(&vxlan(), &[good]).unwrap();
+        assert_eq!((desired.peers.len(), rejected.len()), (1, 0));
+    }
+
+    #[test]
+    fn the_newest_lease_of_a_mac_tells_where_it_is() {
+        let old = peer("10.5.1.0/24", 1, [10, 99, 0, 12]);
+        let new = peer("10.5.2.0/24", 1, [10, 99, 0, 13]);
+        let (desired, rejected) = build(&vxlan(), &[old, new]).unwrap();
+        assert_eq!(desired.peers, [(new.subnet, new)].into());
+        assert_eq!(rejected, [Rejected { peer: old, reason: Rejection::MacMoved(new.subnet) }]);
+        let (desired, _) = build(&vxlan(), &[new, old]).unwrap();
+        assert_eq!(desired.peers, [(old.subnet, old)].into());
+    }
+
+    #[test]
+    fn a_node_with_two_subnets_keeps_both() {
+        let peers =
+            [peer("10.5.1.0/24", 1, [10, 99, 0, 12]), peer("10.5.2.0/24", 1, [10, 99, 0, 12])];
+        assert_eq!(build(&vxlan(), &peers).unwrap().0.peers.len(), 2);
+    }
+
+    #[test]
+    fn a_later_lease_of_a_subnet_replaces_the_earlier() {
+        let old = peer("10.5.1.0/24", 1, [10, 99, 0, 12]);
+        let new = peer("10.5.1.0/24", 1, [10, 99, 0, 13]);
+        let (desired, rejected) = build(&vxlan(), &[old, new]).unwrap();
+        assert_eq!(desired.peers[&new.subnet], new);
+        assert_eq!(rejected, []);
+    }
+
+    #[test]
+    fn of_nested_subnets_with_one_first_address_the_specific_one_stays() {
+        let wide = peer("10.5.4.0/22", 1, [10, 99, 0, 12]);
+        let narrow = peer("10.5.4.0/24", 2, [10, 99, 0, 13]);
+        let inside = peer("10.5.5.0/24", 3, [10, 99, 0, 14]);
+        let (desired, rejected) = build(&vxlan(), &[wide, narrow]).unwrap();
+        assert_eq!(desired.peers, [(narrow.subnet, narrow)].into());
+        assert_eq!(
+            rejected,
+            [Rejected { peer: wide, reason: Rejection::SameFirstAddress(narrow.subnet) }]
+        );
+        let (desired, rejected) = build(&vxlan(), &[wide, inside]).unwrap();
+        assert_eq!((desired.peers.len(), rejected.len()), (2, 0));
+    }
 }

@@ -1,11 +1,21 @@
 //! The difference between desired and observed, as ordered operations. Pure.
+//!
+//! On our own device everything under the overlay network is ours: a route, a
+//! neighbour entry or an address that belongs to no peer goes. So does an FDB
+//! entry whose MAC is no peer's. What lies outside the overlay network stays.
+//!
+//! A MAC has one destination in the FDB, and an address one MAC in the
+//! neighbour table. Where two peers of a [`Desired`] contradict each other,
+//! the one later in the order of subnets (the more specific one, if they begin
+//! at the same address) wins, each time: the plan never flips between them.
+//! [`crate::desired::desired`] leaves such peers out in the first place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
-use crate::desired::{Device, Peer};
+use crate::desired::{Desired, Device, Peer};
 use crate::mac::MacAddr;
 
 /// The device as read back from the kernel.
@@ -51,6 +61,15 @@ pub struct ObservedRoute {
     pub gateway: Option<Ipv4Addr>,
     /// RTNH_F_ONLINK.
     pub onlink: bool,
+    /// Priority (RTA_PRIORITY); ours have 0.
+    pub metric: u32,
+}
+
+impl ObservedRoute {
+    /// The route to a peer as [`Op::PutRoute`] makes it.
+    pub fn to_peer(subnet: Ipv4Network) -> Self {
+        Self { destination: subnet, gateway: Some(subnet.network()), onlink: true, metric: 0 }
+    }
 }
 
 /// What is really there.
@@ -58,9 +77,10 @@ pub struct ObservedRoute {
 pub struct Observed {
     /// The device, if a link of its name exists.
     pub device: Option<ObservedDevice>,
-    /// Permanent neighbour entries on the device.
+    /// Permanent IPv4 neighbour entries on the device.
     pub neighbours: BTreeMap<Ipv4Addr, MacAddr>,
-    /// FDB entries of the device (unicast).
+    /// FDB entries of the device: permanent, unicast MAC, with an IPv4
+    /// destination on the device's own port and VNI.
     pub fdb: BTreeSet<(MacAddr, Ipv4Addr)>,
     /// IPv4 routes through the device, main table.
     pub routes: BTreeSet<ObservedRoute>,
@@ -107,3 +127,299 @@ pub enum Op {
     /// Remove a route.
     RemoveRoute(ObservedRoute),
 }
+
+impl Op {
+    /// Whether it concerns the BPF maps and not the kernel's tables.
+    pub fn is_maps(&self) -> bool {
+        matches!(self, Self::PutMaps(_) | Self::RemoveMaps(_))
+    }
+}
+
+/// Whether `inner` lies within `outer`.
+pub(crate) fn within(outer: Ipv4Network, inner: Ipv4Network) -> bool {
+    inner.prefix() >= outer.prefix() && outer.contains(inner.network())
+}
+
+/// The operations that turn `observed` into `desired`, in the order in which
+/// they are to be carried out: the device, then every addition and
+/// replacement, then the removals. Empty when nothing differs.
+pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Op> {
+    let mut ops = Vec::new();
+    let mut base = observed.clone();
+    device_ops(&desired.device, observed.device.as_ref(), &mut ops);
+    for op in &ops {
+        apply(&mut base, op);
+    }
+    let wanted = Wanted::new(desired);
+    additions(desired, &wanted, &base, &mut ops);
+    removals(desired, &wanted, &base, &mut ops);
+    ops
+}
+
+/// Entries that the peers need, contradictions settled.
+struct Wanted {
+    neighbours: BTreeMap<Ipv4Addr, MacAddr>,
+    fdb: BTreeMap<MacAddr, Ipv4Addr>,
+}
+
+impl Wanted {
+    fn new(desired: &Desired) -> Self {
+        let peers = desired.peers.values();
+        Self {
+            neighbours: peers.clone().map(|peer| (peer.subnet.network(), peer.vtep_mac)).collect(),
+            fdb: peers.map(|peer| (peer.vtep_mac, peer.public_ip)).collect(),
+        }
+    }
+}
+
+fn device_ops(want: &Device, have: Option<&ObservedDevice>, ops: &mut Vec<Op>) {
+    let misfit = have.and_then(|have| misfit(want, have));
+    let kept = match (have, misfit) {
+        (None, _) => None,
+        (Some(have), None) => Some(have),
+        (Some(_), Some(why)) => {
+            ops.push(Op::DeleteDevice { name: want.name.clone(), why });
+            None
+        }
+    };
+    match kept {
+        None => ops.push(Op::CreateDevice(want.clone())),
+        Some(have) => {
+            if have.mac != want.mac {
+                ops.push(Op::SetMac(want.mac));
+            }
+            if have.mtu != want.mtu {
+                ops.push(Op::SetMtu(want.mtu));
+            }
+        }
+    }
+    let own = host(want.address);
+    if !kept.is_some_and(|have| have.addresses.contains(&own)) {
+        ops.push(Op::AddAddress(want.address));
+    }
+    if !kept.is_some_and(|have| have.up) {
+        ops.push(Op::SetUp);
+    }
+    let others = kept.into_iter().flat_map(|have| &have.addresses);
+    ops.extend(
+        others
+            .filter(|address| **address != own && want.network.contains(address.ip()))
+            .map(|address| Op::RemoveAddress(*address)),
+    );
+}
+
+/// Why a device cannot be kept: an attribute that only creation sets.
+fn misfit(want: &Device, have: &ObservedDevice) -> Option<String> {
+    let Some(vxlan) = &have.vxlan else {
+        return Some("it is no VXLAN device".to_owned());
+    };
+    let mut why = Vec::new();
+    let mut compare = |name: &str, have: String, want: String| {
+        if have != want {
+            why.push(format!("{name} is {have}, not {want}"));
+        }
+    };
+    compare("VNI", vxlan.vni.to_string(), want.vni.to_string());
+    compare("port", vxlan.port.to_string(), want.port.to_string());
+    let local = vxlan.local.map_or_else(|| "unset".to_owned(), |local| local.to_string());
+    compare("local address", local, want.local.to_string());
+    compare("underlay ifindex", vxlan.underlay.to_string(), want.underlay.to_string());
+    compare("gbp", vxlan.gbp.to_string(), want.gbp.to_string());
+    compare("learning", vxlan.learning.to_string(), want.learning.to_string());
+    (!why.is_empty()).then(|| why.join(", "))
+}
+
+fn additions(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<Op>) {
+    let mut fdb_done = BTreeSet::new();
+    for peer in desired.peers.values() {
+        let hop = peer.subnet.network();
+        let mac = wanted.neighbours[&hop];
+        let have = base.neighbours.get(&hop);
+        // A neighbour entry that is only being changed already carries
+        // traffic: the FDB must know the new MAC before it is used.
+        let changes = have.is_some_and(|have| *have != mac);
+        if have.is_none() {
+            ops.push(Op::PutNeighbour(hop, mac));
+        }
+        if fdb_done.insert(peer.vtep_mac) {
+            put_fdb(peer.vtep_mac, wanted.fdb[&peer.vtep_mac], base, ops);
+        }
+        if changes {
+            if fdb_done.insert(mac) {
+                put_fdb(mac, wanted.fdb[&mac], base, ops);
+            }
+            ops.push(Op::PutNeighbour(hop, mac));
+        }
+        if base.maps.as_ref().is_some_and(|maps| maps.get(&peer.subnet) != Some(peer)) {
+            ops.push(Op::PutMaps(*peer));
+        }
+        if !base.routes.contains(&ObservedRoute::to_peer(peer.subnet)) {
+            ops.push(Op::PutRoute(peer.subnet));
+        }
+    }
+}
+
+/// A unicast MAC has one destination in the kernel's FDB, and replacing turns
+/// it into the new one without a gap. Should there be more, they are removed
+/// behind it.
+fn put_fdb(mac: MacAddr, ip: Ipv4Addr, base: &Observed, ops: &mut Vec<Op>) {
+    let others: Vec<Ipv4Addr> = destinations(&base.fdb, mac).filter(|other| *other != ip).collect();
+    let present = base.fdb.contains(&(mac, ip));
+    if !present {
+        ops.push(Op::PutFdb(mac, ip));
+    }
+    if present || others.len() > 1 {
+        ops.extend(others.into_iter().map(|other| Op::RemoveFdb(mac, other)));
+    }
+}
+
+fn destinations(
+    fdb: &BTreeSet<(MacAddr, Ipv4Addr)>,
+    mac: MacAddr,
+) -> impl Iterator<Item = Ipv4Addr> {
+    fdb.range((mac, Ipv4Addr::UNSPECIFIED)..=(mac, Ipv4Addr::BROADCAST)).map(|(_, ip)| *ip)
+}
+
+fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<Op>) {
+    let network = desired.device.network;
+    let stale_route = |route: &&ObservedRoute| {
+        within(network, route.destination)
+            && match desired.peers.contains_key(&route.destination) {
+                // PutRoute replaces a route of its own metric.
+                true => {
+                    **route != ObservedRoute::to_peer(route.destination) && !replaced(base, route)
+                }
+                false => true,
+            }
+    };
+    ops.extend(base.routes.iter().filter(stale_route).map(|route| Op::RemoveRoute(*route)));
+    if let Some(maps) = &base.maps {
+        let stale = maps.keys().filter(|subnet| !desired.peers.contains_key(subnet));
+        ops.extend(stale.map(|subnet| Op::RemoveMaps(*subnet)));
+    }
+    let stale = base.fdb.iter().filter(|(mac, _)| !wanted.fdb.contains_key(mac));
+    ops.extend(stale.map(|(mac, ip)| Op::RemoveFdb(*mac, *ip)));
+    let stale = base
+        .neighbours
+        .iter()
+        .filter(|(ip, _)| network.contains(**ip) && !wanted.neighbours.contains_key(ip));
+    ops.extend(stale.map(|(ip, mac)| Op::RemoveNeighbour(*ip, *mac)));
+}
+
+/// Whether putting the peer's route takes the place of `route`: the kernel
+/// replaces the first route with the same destination and metric.
+fn replaced(base: &Observed, route: &ObservedRoute) -> bool {
+    let peer = ObservedRoute::to_peer(route.destination);
+    !base.routes.contains(&peer) && first_to(&base.routes, route.destination) == Some(*route)
+}
+
+fn first_to(routes: &BTreeSet<ObservedRoute>, destination: Ipv4Network) -> Option<ObservedRoute> {
+    routes.iter().find(|route| route.destination == destination && route.metric == 0).copied()
+}
+
+fn host(address: Ipv4Addr) -> Ipv4Network {
+    Ipv4Network::from(address)
+}
+
+/// What an operation does to the kernel's tables and the maps: the model that
+/// `kernel::fake` and the tests use. Like the kernel's, every operation is
+/// idempotent; an operation on a device that is not there does nothing.
+pub fn apply(observed: &mut Observed, op: &Op) {
+    match op {
+        Op::DeleteDevice { .. } => {
+            *observed = Observed { maps: observed.maps.take(), ..Observed::default() };
+        }
+        Op::CreateDevice(device) if observed.device.is_none() => {
+            observed.device = Some(created(device));
+        }
+        Op::PutMaps(peer) => {
+            if let Some(maps) = &mut observed.maps {
+                maps.insert(peer.subnet, *peer);
+            }
+        }
+        Op::RemoveMaps(subnet) => {
+            if let Some(maps) = &mut observed.maps {
+                maps.remove(subnet);
+            }
+        }
+        _ if observed.device.is_none() => {}
+        Op::PutNeighbour(ip, mac) => {
+            observed.neighbours.insert(*ip, *mac);
+        }
+        Op::RemoveNeighbour(ip, _) => {
+            observed.neighbours.remove(ip);
+        }
+        Op::PutFdb(mac, ip) => {
+            if !observed.fdb.contains(&(*mac, *ip)) {
+                let first = destinations(&observed.fdb, *mac).next();
+                if let Some(first) = first {
+                    observed.fdb.remove(&(*mac, first));
+                }
+                observed.fdb.insert((*mac, *ip));
+            }
+        }
+        Op::RemoveFdb(mac, ip) => {
+            observed.fdb.remove(&(*mac, *ip));
+        }
+        Op::PutRoute(subnet) => {
+            let route = ObservedRoute::to_peer(*subnet);
+            if !observed.routes.contains(&route) {
+                if let Some(old) = first_to(&observed.routes, *subnet) {
+                    observed.routes.remove(&old);
+                }
+                observed.routes.insert(route);
+            }
+        }
+        Op::RemoveRoute(route) => {
+            observed.routes.remove(route);
+        }
+        Op::SetMac(_)
+        | Op::SetMtu(_)
+        | Op::SetUp
+        | Op::AddAddress(_)
+        | Op::RemoveAddress(_)
+        | Op::CreateDevice(_) => apply_to_device(observed, op),
+    }
+}
+
+fn apply_to_device(observed: &mut Observed, op: &Op) {
+    let Some(device) = &mut observed.device else { return };
+    match op {
+        Op::SetMac(mac) if device.mac != *mac => {
+            device.mac = *mac;
+            // The kernel flushes a device's neighbours when its MAC changes,
+            // the permanent ones too.
+            observed.neighbours.clear();
+        }
+        Op::SetMtu(mtu) => device.mtu = *mtu,
+        Op::SetUp => device.up = true,
+        Op::AddAddress(address) => {
+            device.addresses.insert(host(*address));
+        }
+        Op::RemoveAddress(address) => {
+            device.addresses.remove(address);
+        }
+        _ => {}
+    }
+}
+
+fn created(device: &Device) -> ObservedDevice {
+    ObservedDevice {
+        ifindex: device.underlay + 1,
+        vxlan: Some(ObservedVxlan {
+            vni: device.vni,
+            port: device.port,
+            local: Some(device.local),
+            underlay: device.underlay,
+            gbp: device.gbp,
+            learning: device.learning,
+        }),
+        mac: device.mac,
+        mtu: device.mtu,
+        up: false,
+        addresses: BTreeSet::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

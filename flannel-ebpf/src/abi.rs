@@ -387,3 +387,24 @@ mod pod {
     unsafe impl aya::Pod for super::Veth {}
     unsafe impl aya::Pod for super::PeerStats {}
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_keeps_map_names_whole() {
+        assert!(map::ALL.iter().all(|name| name.len() <= 15));
+    }
+
+    #[test]
+    fn outcomes_have_distinct_names_and_the_index_of_their_place() {
+        let names: HashSet<_> = Outcome::ALL.iter().map(|outcome| outcome.name()).collect();
+        assert_eq!(names.len(), Outcome::ALL.len());
+        for (index, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, index);
+        }
+    }
+}

@@ -1,5 +1,8 @@
 //! Headers as they stand on the wire, and the arithmetic on them. Pure.
 
+#[cfg(test)]
+mod tests;
+
 use network_types::eth::EthHdr;
 use network_types::ip::Ipv4Hdr;
 use network_types::udp::UdpHdr;
@@ -23,11 +26,11 @@ pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
-/// TCP flags that change the state of a connection: FIN, SYN, RST.
+/// TCP flag FIN.
 pub const TCP_FIN: u8 = 0x01;
-/// SYN.
+/// TCP flag SYN.
 pub const TCP_SYN: u8 = 0x02;
-/// RST.
+/// TCP flag RST.
 pub const TCP_RST: u8 = 0x04;
 /// TTL of the outer header, as the kernel's device sets it (`ttl auto`).
 pub const OUTER_TTL: u8 = 64;
@@ -71,7 +74,7 @@ pub fn is_vni(bytes: [u8; VXLAN_LEN], vni: u32) -> bool {
     flags & network_types::vxlan::VXLAN_I_FLAG_MASK != 0 && u32::from_be_bytes([0, a, b, c]) == vni
 }
 
-/// Byte offset of the MF bit and the fragment offset; non-zero for a fragment.
+/// Whether this is any fragment: MF set, or an offset.
 #[inline(always)]
 pub fn is_fragment(ip: &Ipv4Hdr) -> bool {
     u16::from_be_bytes(ip.frags) & 0x3fff != 0

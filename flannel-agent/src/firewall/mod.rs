@@ -1,5 +1,12 @@
 //! Masquerade and forward rules of the overlay.
 
+pub mod fake;
+mod legacy;
+pub mod nft;
+pub mod none;
+pub mod rules;
+mod tool;
+
 use std::future::Future;
 
 use ipnetwork::Ipv4Network;
@@ -13,6 +20,9 @@ pub struct Rules {
     pub subnet: Ipv4Network,
     /// Masquerade traffic that leaves the overlay (`--ip-masq`).
     pub masquerade: bool,
+    /// UDP port of the tunnel: masquerade must not use it as a source port,
+    /// since answers to it would be taken for VXLAN.
+    pub vxlan_port: u16,
 }
 
 /// The verbs that reconciling needs: `nft::Nft` is the real one,

@@ -1,6 +1,16 @@
 //! The kernel's network state through rtnetlink and /proc/sys. Only this
 //! module speaks netlink.
 
+mod device;
+pub mod events;
+pub mod fake;
+mod links;
+mod message;
+pub mod netlink;
+mod socket;
+pub mod sysctl;
+
+use std::borrow::Cow;
 use std::future::Future;
 use std::net::Ipv4Addr;
 
@@ -24,6 +34,8 @@ pub struct Link {
     pub up: bool,
     /// ARPHRD_ETHER.
     pub ethernet: bool,
+    /// IFF_LOOPBACK.
+    pub loopback: bool,
     /// Kind (`veth`, `bridge`, `vxlan`...), empty for hardware.
     pub kind: String,
     /// Index of the bridge or bond that it is a port of.
@@ -118,7 +130,7 @@ pub struct RouteTo {
 
 /// A netlink or sysctl call that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{call} {object}: {source}{}", hint.map(|hint| format!(" ({hint})")).unwrap_or_default())]
+#[error("{call} {object}: {source}{}{}", with(": ", detail.as_deref(), ""), with(" (", hint.as_deref(), ")"))]
 pub struct KernelError {
     /// Netlink message or file operation.
     pub call: &'static str,
@@ -126,6 +138,19 @@ pub struct KernelError {
     pub object: String,
     /// The kernel's answer.
     pub source: std::io::Error,
+    /// The kernel's text beside it (extended acknowledgement), if any.
+    pub detail: Option<String>,
     /// What usually causes it.
-    pub hint: Option<&'static str>,
+    pub hint: Option<Cow<'static, str>>,
+}
+
+impl KernelError {
+    /// An error without the kernel's text and without a hint.
+    pub fn new(call: &'static str, object: impl Into<String>, source: std::io::Error) -> Self {
+        Self { call, object: object.into(), source, detail: None, hint: None }
+    }
+}
+
+fn with(before: &str, text: Option<&str>, after: &str) -> String {
+    text.map(|text| format!("{before}{text}{after}")).unwrap_or_default()
 }

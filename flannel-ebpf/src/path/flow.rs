@@ -17,8 +17,9 @@ pub const NOTE_HOLD_NS: u64 = 10_000_000;
 /// A packet that takes longer from entry to exit confirms nothing.
 pub const NOTE_LIFE_NS: u64 = 1_000_000_000;
 
-/// Whether TCP flags or settings keep this packet on the kernel path, which
-/// has to see the birth and the death of each connection.
+/// Whether TTL, TCP flags or settings keep this packet on the kernel path: it
+/// answers for packets that die here, and has to see the birth and the death of
+/// each connection.
 ///
 /// A SYN or RST also ends the confirmation: what follows is another connection,
 /// and conntrack has to see its handshake to the end.
@@ -32,6 +33,9 @@ pub fn admit<T: Tables>(
     segment: &Segment,
     key: &FlowKey,
 ) -> Result<(), Outcome> {
+    if segment.ttl <= 1 {
+        return Err(Outcome::KernelTtl);
+    }
     if segment.proto != wire::TCP {
         return Ok(());
     }

@@ -270,7 +270,8 @@ pub fn from_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     }
     let Some(ip) = plain_ipv4(frame) else { return Verdict::Pass };
     let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
-    if segment.tcp_flags & (wire::TCP_SYN | wire::TCP_FIN | wire::TCP_RST) != 0 {
+    if segment.ttl <= 1 || segment.tcp_flags & (wire::TCP_SYN | wire::TCP_FIN | wire::TCP_RST) != 0
+    {
         return Verdict::Pass;
     }
     let now = tables.now();

@@ -58,9 +58,6 @@ impl Segment {
         if wire::is_fragment(ip) {
             return Err(Outcome::KernelFragment);
         }
-        if ip.ttl <= 1 {
-            return Err(Outcome::KernelTtl);
-        }
         let l4 = l3 + IPV4_LEN;
         let (tcp_flags, l4_len) = match ip.proto {
             wire::TCP => {

@@ -1,0 +1,51 @@
+//! [`FakeFirewall`]: remembers what it was told, for tests.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Firewall, FirewallError, Rules};
+
+/// State of a [`FakeFirewall`], open to tests.
+#[derive(Debug, Default)]
+pub struct State {
+    /// The rules in force.
+    pub rules: Option<Rules>,
+    /// How often rules were written (not: found equal).
+    pub written: usize,
+    /// Why every call fails, if it does.
+    pub failing: Option<String>,
+}
+
+/// A firewall in memory.
+#[derive(Debug, Default)]
+pub struct FakeFirewall {
+    state: Mutex<State>,
+}
+
+impl FakeFirewall {
+    /// Its state, to prepare or to look at.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, rules: Option<&Rules>) -> Result<(), FirewallError> {
+        let mut state = self.state();
+        if let Some(reason) = &state.failing {
+            return Err(FirewallError { call: "fake".to_owned(), reason: reason.clone() });
+        }
+        if state.rules.as_ref() != rules {
+            state.rules = rules.cloned();
+            state.written += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Firewall for FakeFirewall {
+    async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
+        self.set(Some(rules))
+    }
+
+    async fn remove(&self) -> Result<(), FirewallError> {
+        self.set(None)
+    }
+}

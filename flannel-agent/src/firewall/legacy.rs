@@ -1,0 +1,152 @@
+//! Our accepts in the FORWARD chain of legacy iptables (xtables), where its
+//! policy is DROP. nft neither sees nor changes that chain, and a packet has to
+//! pass both.
+
+use super::{FirewallError, Rules, rules, tool};
+
+/// Tables that legacy iptables has in this thread's network namespace. Asking
+/// iptables-legacy itself would create them.
+const TABLES: &str = "/proc/thread-self/net/ip_tables_names";
+
+const LIST: [&str; 4] = ["-w", "5", "-S", "FORWARD"];
+
+/// Adds or removes our rules so that a policy of DROP does not stop the overlay.
+pub(super) async fn ensure(rules: &Rules) -> Result<(), FirewallError> {
+    let Some((program, chain)) = chain().await? else { return Ok(()) };
+    let wanted = if chain.drops { rules::legacy_forward(rules) } else { Vec::new() };
+    let in_place = chain.ours.iter().map(|rule| rule.comment.as_str());
+    if in_place.eq(wanted.iter().map(|(_, comment)| comment.as_str())) {
+        return Ok(());
+    }
+    // New ones first; of equal rules iptables -D removes the one before.
+    for (words, _) in &wanted {
+        change(program, "-A", words).await?;
+    }
+    for old in &chain.ours {
+        change(program, "-D", &old.words).await?;
+    }
+    tracing::info!(network = %rules.network, "rules in legacy iptables FORWARD written");
+    Ok(())
+}
+
+/// Removes our rules.
+pub(super) async fn remove() -> Result<(), FirewallError> {
+    let Some((program, chain)) = chain().await? else { return Ok(()) };
+    for old in &chain.ours {
+        change(program, "-D", &old.words).await?;
+    }
+    Ok(())
+}
+
+async fn chain() -> Result<Option<(&'static str, Chain)>, FirewallError> {
+    let tables = std::fs::read_to_string(TABLES).unwrap_or_default();
+    if !tables.lines().any(|table| table == "filter") {
+        return Ok(None);
+    }
+    for program in ["iptables-legacy", "iptables"] {
+        if program == "iptables" && !is_legacy(program).await? {
+            continue;
+        }
+        if let Some(output) = tool::run(program, &LIST, "").await? {
+            if output.status.success() {
+                return Ok(Some((program, Chain::parse(&String::from_utf8_lossy(&output.stdout)))));
+            }
+            let call = tool::call(program, &LIST);
+            return Err(FirewallError { call, reason: tool::complaint(&output) });
+        }
+    }
+    tracing::debug!("legacy iptables has a filter table, but there is no iptables-legacy");
+    Ok(None)
+}
+
+/// Whether a program named `iptables` works on the legacy tables.
+async fn is_legacy(program: &str) -> Result<bool, FirewallError> {
+    let output = tool::run(program, &["--version"], "").await?;
+    Ok(output.is_some_and(|output| !String::from_utf8_lossy(&output.stdout).contains("nf_tables")))
+}
+
+async fn change(program: &str, verb: &str, words: &[String]) -> Result<(), FirewallError> {
+    let mut arguments = vec!["-w", "5", verb, "FORWARD"];
+    arguments.extend(words.iter().map(String::as_str));
+    let call = || tool::call(program, &arguments);
+    match tool::run(program, &arguments, "").await? {
+        Some(output) if output.status.success() => Ok(()),
+        Some(output) => Err(FirewallError { call: call(), reason: tool::complaint(&output) }),
+        None => Err(FirewallError { call: call(), reason: "the program has gone".to_owned() }),
+    }
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Chain {
+    drops: bool,
+    ours: Vec<OwnRule>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct OwnRule {
+    /// Arguments behind `-D FORWARD`.
+    words: Vec<String>,
+    comment: String,
+}
+
+impl Chain {
+    /// Reads `iptables -S FORWARD`.
+    fn parse(listing: &str) -> Self {
+        let mut chain = Self::default();
+        for line in listing.lines() {
+            if let Some(policy) = line.strip_prefix("-P FORWARD ") {
+                chain.drops = policy == "DROP";
+            } else if let Some(rule) = line.strip_prefix("-A FORWARD ") {
+                chain.ours.extend(own_rule(rule));
+            }
+        }
+        chain
+    }
+}
+
+/// The only quoted word in a rule of ours is its comment.
+fn own_rule(rule: &str) -> Option<OwnRule> {
+    let mut parts = rule.split('"');
+    let (before, comment, after) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() || !rules::is_ours(comment) {
+        return None;
+    }
+    let words = before
+        .split_whitespace()
+        .chain([comment])
+        .chain(after.split_whitespace())
+        .map(str::to_owned)
+        .collect();
+    Some(OwnRule { words, comment: comment.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_rules_are_recognised() {
+        let listing = "-P FORWARD DROP\n\
+            -A FORWARD -m conntrack --ctstate INVALID -j DROP\n\
+            -A FORWARD -s 10.5.0.0/16 -m comment --comment \"flanneld forward 0a1b2c3d\" -j ACCEPT\n\
+            -A FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD\n\
+            -A FORWARD -m comment --comment \"another's rule\" -j ACCEPT\n";
+        let chain = Chain::parse(listing);
+        assert!(chain.drops);
+        assert_eq!(chain.ours.len(), 1);
+        assert_eq!(
+            chain.ours[0].words,
+            [
+                "-s",
+                "10.5.0.0/16",
+                "-m",
+                "comment",
+                "--comment",
+                "flanneld forward 0a1b2c3d",
+                "-j",
+                "ACCEPT"
+            ]
+        );
+        assert_eq!(Chain::parse("-P FORWARD ACCEPT\n"), Chain::default());
+    }
+}

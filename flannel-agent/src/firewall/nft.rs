@@ -1,0 +1,90 @@
+//! [`Nft`]: the rules in nftables, through the `nft` program.
+
+use super::rules::{self, Found, TABLE};
+use super::{Firewall, FirewallError, Rules, legacy, tool};
+
+/// nftables. Nothing is written when the rules are as they should be.
+#[derive(Debug)]
+pub struct Nft {
+    program: String,
+}
+
+impl Default for Nft {
+    fn default() -> Self {
+        Self::with_program("nft")
+    }
+}
+
+impl Nft {
+    /// Uses this program instead of the `nft` in PATH.
+    pub fn with_program(program: impl Into<String>) -> Self {
+        Self { program: program.into() }
+    }
+
+    async fn run(
+        &self,
+        arguments: &[&str],
+        input: &str,
+    ) -> Result<std::process::Output, FirewallError> {
+        let output = tool::run(&self.program, arguments, input).await?;
+        output.ok_or_else(|| FirewallError {
+            call: tool::call(&self.program, arguments),
+            reason: format!("there is no program {}; install the package nftables", self.program),
+        })
+    }
+
+    /// A listing, or `None` if what is to be listed does not exist.
+    async fn list(&self, what: &[&str]) -> Result<Option<String>, FirewallError> {
+        let arguments = [&["-j", "list"], what].concat();
+        let output = self.run(&arguments, "").await?;
+        if output.status.success() {
+            return Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()));
+        }
+        let reason = tool::complaint(&output);
+        if reason.contains("No such file or directory") {
+            return Ok(None);
+        }
+        Err(FirewallError { call: tool::call(&self.program, &arguments), reason })
+    }
+
+    async fn found(&self) -> Result<Found, FirewallError> {
+        let table = self.list(&["table", "ip", TABLE]).await?;
+        let forward = self.list(&["chain", "ip", "filter", "FORWARD"]).await?;
+        Found::parse(table.as_deref(), forward.as_deref()).map_err(|error| FirewallError {
+            call: format!("{} -j list", self.program),
+            reason: format!("its JSON is not understood: {error}"),
+        })
+    }
+
+    async fn commit(&self, script: &str) -> Result<(), FirewallError> {
+        let output = self.run(&["-f", "-"], script).await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let call = tool::call(&self.program, &["-f", "-"]);
+        Err(FirewallError { call, reason: tool::complaint(&output) })
+    }
+}
+
+impl Firewall for Nft {
+    async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
+        if let Some(script) = rules::script(rules, &self.found().await?) {
+            self.commit(&script).await?;
+            tracing::info!(
+                network = %rules.network,
+                subnet = %rules.subnet,
+                masquerade = rules.masquerade,
+                "firewall rules written"
+            );
+        }
+        legacy::ensure(rules).await
+    }
+
+    async fn remove(&self) -> Result<(), FirewallError> {
+        if let Some(script) = rules::removal(&self.found().await?) {
+            self.commit(&script).await?;
+            tracing::info!("firewall rules removed");
+        }
+        legacy::remove().await
+    }
+}

@@ -1,0 +1,134 @@
+//! The VXLAN device: its creation, its attributes as read back, and who is in
+//! its way.
+
+use std::net::Ipv4Addr;
+
+use rtnetlink::LinkVxlan;
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+
+use crate::desired::Device;
+use crate::mac::MacAddr;
+use crate::plan::{ObservedDevice, ObservedVxlan};
+
+/// Ageing of learned FDB entries in seconds (the kernel's default, which
+/// flannel leaves).
+const AGEING: u32 = 300;
+
+/// The device as flannel makes it: `vxlan id VNI local IP dev IF srcport 0 0
+/// dstport PORT nolearning ttl auto ageing 300 udpcsum`, with MAC and MTU from
+/// the first moment, so that udev finds no reason to choose another MAC.
+pub(super) fn creation(want: &Device) -> LinkMessage {
+    let mut builder = LinkVxlan::new(&want.name, want.vni)
+        .dev(want.underlay)
+        .local(want.local)
+        .port(want.port)
+        .port_range(0, 0)
+        .learning(want.learning)
+        .ageing(AGEING)
+        .ttl(0)
+        .udp_csum(true)
+        .address(want.mac.0.to_vec())
+        .mtu(want.mtu);
+    if want.gbp {
+        builder = builder.gbp();
+    }
+    builder.build()
+}
+
+/// The device as it is; addresses are added by the caller.
+pub(super) fn observed(message: &LinkMessage) -> ObservedDevice {
+    ObservedDevice {
+        ifindex: message.header.index,
+        vxlan: vxlan(message),
+        mac: mac(message).unwrap_or_default(),
+        mtu: mtu(message),
+        up: message.header.flags.contains(LinkFlags::Up),
+        addresses: Default::default(),
+    }
+}
+
+pub(super) fn name(message: &LinkMessage) -> Option<&str> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+pub(super) fn mac(message: &LinkMessage) -> Option<MacAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(bytes) => bytes.as_slice().try_into().ok().map(MacAddr),
+        _ => None,
+    })
+}
+
+pub(super) fn mtu(message: &LinkMessage) -> u32 {
+    let mtu = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    mtu.unwrap_or(0)
+}
+
+pub(super) fn kind(message: &LinkMessage) -> Option<&InfoKind> {
+    infos(message).find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    })
+}
+
+fn infos(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
+    message
+        .attributes
+        .iter()
+        .filter_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        })
+        .flatten()
+}
+
+/// VXLAN attributes, if it is a VXLAN device.
+pub(super) fn vxlan(message: &LinkMessage) -> Option<ObservedVxlan> {
+    if kind(message) != Some(&InfoKind::Vxlan) {
+        return None;
+    }
+    let mut vxlan =
+        ObservedVxlan { vni: 0, port: 0, local: None, underlay: 0, gbp: false, learning: false };
+    let data = infos(message).filter_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(data)) => Some(data),
+        _ => None,
+    });
+    for attribute in data.flatten() {
+        match attribute {
+            InfoVxlan::Id(vni) => vxlan.vni = *vni,
+            InfoVxlan::Port(port) => vxlan.port = *port,
+            InfoVxlan::Local(local) => {
+                vxlan.local = Some(*local).filter(|ip| *ip != Ipv4Addr::UNSPECIFIED)
+            }
+            InfoVxlan::Link(underlay) => vxlan.underlay = *underlay,
+            InfoVxlan::Gbp => vxlan.gbp = true,
+            InfoVxlan::Learning(learning) => vxlan.learning = *learning,
+            _ => {}
+        }
+    }
+    Some(vxlan)
+}
+
+/// The other VXLAN device that keeps ours from being created or set up: one
+/// with our VNI and port, or (for the UDP socket) one with our port.
+pub(super) fn in_the_way<'a>(
+    links: &'a [LinkMessage],
+    own: &str,
+    vni: u32,
+    port: u16,
+) -> Option<(&'a str, ObservedVxlan)> {
+    let others = || {
+        links
+            .iter()
+            .filter_map(|link| Some((name(link)?, vxlan(link)?)))
+            .filter(|(name, vxlan)| *name != own && vxlan.port == port)
+    };
+    others().find(|(_, vxlan)| vxlan.vni == vni).or_else(|| others().next())
+}

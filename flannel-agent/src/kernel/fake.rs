@@ -1,0 +1,115 @@
+//! [`FakeKernel`]: a kernel in memory, for tests of what drives one.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Kernel, KernelError, Link, RouteTo};
+use crate::plan::{self, Observed, Op};
+
+/// State of a [`FakeKernel`], open to tests.
+#[derive(Debug, Default)]
+pub struct State {
+    /// What [`Kernel::observe`] gives for each device.
+    pub devices: HashMap<String, Observed>,
+    /// What [`Kernel::links`] gives.
+    pub links: Vec<Link>,
+    /// What [`Kernel::route_to`] gives; `None` is the default route's.
+    pub routes: HashMap<Option<Ipv4Addr>, RouteTo>,
+    /// Every operation that was carried out, in order.
+    pub applied: Vec<Op>,
+    /// Operations that fail, with this errno.
+    pub failing: Vec<(Op, i32)>,
+    /// Errno of the next call that reads, once.
+    pub fail_next_read: Option<i32>,
+}
+
+/// A kernel whose tables follow [`plan::apply`].
+#[derive(Debug, Default)]
+pub struct FakeKernel {
+    state: Mutex<State>,
+}
+
+impl FakeKernel {
+    /// Its state, to prepare or to look at.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reading(&self, call: &'static str) -> Result<MutexGuard<'_, State>, KernelError> {
+        let mut state = self.state();
+        match state.fail_next_read.take() {
+            Some(errno) => Err(KernelError::new(call, "all", io::Error::from_raw_os_error(errno))),
+            None => Ok(state),
+        }
+    }
+}
+
+impl Kernel for FakeKernel {
+    async fn observe(&self, device: &str) -> Result<Observed, KernelError> {
+        Ok(self.reading("observe")?.devices.get(device).cloned().unwrap_or_default())
+    }
+
+    async fn apply(&self, device: &str, ops: &[Op]) -> Vec<Result<(), KernelError>> {
+        let mut state = self.state();
+        ops.iter()
+            .map(|op| {
+                let failing = state.failing.iter().find(|(failing, _)| failing == op);
+                let errno = match failing {
+                    Some((_, errno)) => Some(*errno),
+                    None if op.is_maps() => Some(libc::EINVAL),
+                    None => None,
+                };
+                if let Some(errno) = errno {
+                    let error = io::Error::from_raw_os_error(errno);
+                    return Err(KernelError::new("apply", format!("{op:?}"), error));
+                }
+                plan::apply(state.devices.entry(device.to_owned()).or_default(), op);
+                state.applied.push(op.clone());
+                Ok(())
+            })
+            .collect()
+    }
+
+    async fn links(&self) -> Result<Vec<Link>, KernelError> {
+        Ok(self.reading("links")?.links.clone())
+    }
+
+    async fn route_to(
+        &self,
+        destination: Option<Ipv4Addr>,
+    ) -> Result<Option<RouteTo>, KernelError> {
+        Ok(self.reading("route_to")?.routes.get(&destination).copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mac::MacAddr;
+
+    #[tokio::test]
+    async fn failures_are_those_asked_for_and_the_others_are_done() {
+        let kernel = FakeKernel::default();
+        let device = plan::ObservedDevice {
+            ifindex: 3,
+            vxlan: None,
+            mac: MacAddr([2; 6]),
+            mtu: 1450,
+            up: true,
+            addresses: Default::default(),
+        };
+        let observed = Observed { device: Some(device), ..Observed::default() };
+        kernel.state().devices.insert("flannel.1".to_owned(), observed);
+        let bad = Op::PutNeighbour(Ipv4Addr::new(10, 5, 1, 0), MacAddr([2; 6]));
+        let good = Op::PutFdb(MacAddr([2; 6]), Ipv4Addr::new(192, 0, 2, 1));
+        kernel.state().failing.push((bad.clone(), libc::ENOBUFS));
+        let results = kernel.apply("flannel.1", &[bad, good.clone()]).await;
+        assert_eq!(results[0].as_ref().unwrap_err().source.raw_os_error(), Some(libc::ENOBUFS));
+        assert!(results[1].is_ok());
+        assert_eq!(kernel.state().applied, [good]);
+        let observed = kernel.observe("flannel.1").await.unwrap();
+        assert_eq!((observed.neighbours.len(), observed.fdb.len()), (0, 1));
+    }
+}

@@ -1,0 +1,181 @@
+//! Netlink messages for each operation, and what `ip` would call their objects.
+
+use std::net::Ipv4Addr;
+
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::socket::Request;
+use crate::mac::MacAddr;
+use crate::plan::{ObservedRoute, Op};
+
+const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+
+/// The request for an operation on the device with this index; `None` for
+/// those that need more than one request.
+pub(super) fn request(ifindex: u32, op: &Op) -> Option<Request> {
+    let (message, flags) = match op {
+        Op::SetMac(mac) => {
+            let address = LinkAttribute::Address(mac.0.to_vec());
+            (RouteNetlinkMessage::SetLink(link(ifindex, vec![address])), 0)
+        }
+        Op::SetMtu(mtu) => {
+            (RouteNetlinkMessage::SetLink(link(ifindex, vec![LinkAttribute::Mtu(*mtu)])), 0)
+        }
+        Op::SetUp => {
+            let mut message = link(ifindex, vec![]);
+            message.header.flags = LinkFlags::Up;
+            message.header.change_mask = LinkFlags::Up;
+            (RouteNetlinkMessage::SetLink(message), 0)
+        }
+        Op::AddAddress(ip) => (RouteNetlinkMessage::NewAddress(address(ifindex, *ip, 32)), PUT),
+        Op::RemoveAddress(net) => {
+            (RouteNetlinkMessage::DelAddress(address(ifindex, net.ip(), net.prefix())), 0)
+        }
+        Op::PutNeighbour(ip, mac) => {
+            (RouteNetlinkMessage::NewNeighbour(neighbour(ifindex, *ip, *mac)), PUT)
+        }
+        Op::RemoveNeighbour(ip, mac) => {
+            (RouteNetlinkMessage::DelNeighbour(neighbour(ifindex, *ip, *mac)), 0)
+        }
+        Op::PutFdb(mac, ip) => {
+            (RouteNetlinkMessage::NewNeighbour(fdb_entry(ifindex, *mac, *ip)), PUT)
+        }
+        Op::RemoveFdb(mac, ip) => {
+            (RouteNetlinkMessage::DelNeighbour(fdb_entry(ifindex, *mac, *ip)), 0)
+        }
+        Op::PutRoute(subnet) => {
+            let route = ObservedRoute::to_peer(*subnet);
+            (RouteNetlinkMessage::NewRoute(new_route(ifindex, &route)), PUT)
+        }
+        Op::RemoveRoute(route) => (RouteNetlinkMessage::DelRoute(old_route(ifindex, route)), 0),
+        Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::PutMaps(_) | Op::RemoveMaps(_) => {
+            return None;
+        }
+    };
+    Some(Request { message, flags })
+}
+
+pub(super) fn link(ifindex: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    message.attributes = attributes;
+    message
+}
+
+fn address(ifindex: u32, ip: Ipv4Addr, prefix: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.index = ifindex;
+    message.header.prefix_len = prefix;
+    message.header.scope = AddressScope::Universe;
+    message.attributes =
+        vec![AddressAttribute::Address(ip.into()), AddressAttribute::Local(ip.into())];
+    message
+}
+
+fn neighbour(ifindex: u32, ip: Ipv4Addr, mac: MacAddr) -> NeighbourMessage {
+    entry(AddressFamily::Inet, NeighbourFlags::empty(), ifindex, ip, mac)
+}
+
+fn fdb_entry(ifindex: u32, mac: MacAddr, ip: Ipv4Addr) -> NeighbourMessage {
+    entry(AddressFamily::Bridge, NeighbourFlags::Own, ifindex, ip, mac)
+}
+
+fn entry(
+    family: AddressFamily,
+    flags: NeighbourFlags,
+    ifindex: u32,
+    ip: Ipv4Addr,
+    mac: MacAddr,
+) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family;
+    message.header.ifindex = ifindex;
+    message.header.state = NeighbourState::Permanent;
+    message.header.flags = flags;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)),
+        NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
+    ];
+    message
+}
+
+/// The attributes by which a route is put or found.
+fn route_base(ifindex: u32, route: &ObservedRoute) -> RouteMessageBuilder<Ipv4Addr> {
+    let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(route.destination.network(), route.destination.prefix())
+        .output_interface(ifindex);
+    if let Some(gateway) = route.gateway {
+        builder = builder.gateway(gateway);
+    }
+    if route.onlink {
+        builder = builder.onlink();
+    }
+    if route.metric != 0 {
+        builder = builder.priority(route.metric);
+    }
+    builder
+}
+
+fn new_route(ifindex: u32, route: &ObservedRoute) -> RouteMessage {
+    route_base(ifindex, route).protocol(RouteProtocol::Boot).build()
+}
+
+/// Whoever made it: any protocol. A route without a gateway is told by its
+/// scope from one to the same place with a gateway, which the kernel would
+/// otherwise take for it.
+fn old_route(ifindex: u32, route: &ObservedRoute) -> RouteMessage {
+    let scope = if route.gateway.is_some() { RouteScope::NoWhere } else { RouteScope::Link };
+    route_base(ifindex, route).protocol(RouteProtocol::Unspec).scope(scope).build()
+}
+
+/// Name of the netlink message of an operation.
+pub(super) fn call(op: &Op) -> &'static str {
+    match op {
+        Op::DeleteDevice { .. } => "RTM_DELLINK",
+        Op::CreateDevice(_) => "RTM_NEWLINK",
+        Op::SetMac(_) | Op::SetMtu(_) | Op::SetUp => "RTM_SETLINK",
+        Op::AddAddress(_) => "RTM_NEWADDR",
+        Op::RemoveAddress(_) => "RTM_DELADDR",
+        Op::PutNeighbour(..) | Op::PutFdb(..) => "RTM_NEWNEIGH",
+        Op::RemoveNeighbour(..) | Op::RemoveFdb(..) => "RTM_DELNEIGH",
+        Op::PutRoute(_) => "RTM_NEWROUTE",
+        Op::RemoveRoute(_) => "RTM_DELROUTE",
+        Op::PutMaps(_) | Op::RemoveMaps(_) => "map operation",
+    }
+}
+
+/// What the operation is about, as `ip` and `bridge` would print it.
+pub(super) fn object(device: &str, op: &Op) -> String {
+    match op {
+        Op::DeleteDevice { name, .. } => name.clone(),
+        Op::CreateDevice(want) => format!(
+            "{} type vxlan id {} local {} dev {} dstport {}",
+            want.name, want.vni, want.local, want.underlay, want.port
+        ),
+        Op::SetMac(mac) => format!("{device} address {mac}"),
+        Op::SetMtu(mtu) => format!("{device} mtu {mtu}"),
+        Op::SetUp => format!("{device} up"),
+        Op::AddAddress(ip) => format!("{ip}/32 dev {device}"),
+        Op::RemoveAddress(net) => format!("{net} dev {device}"),
+        Op::PutNeighbour(ip, mac) | Op::RemoveNeighbour(ip, mac) => {
+            format!("{ip} lladdr {mac} dev {device}")
+        }
+        Op::PutFdb(mac, ip) | Op::RemoveFdb(mac, ip) => format!("{mac} dst {ip} dev {device}"),
+        Op::PutRoute(subnet) => format!("{subnet} via {} dev {device} onlink", subnet.network()),
+        Op::RemoveRoute(route) => match route.gateway {
+            Some(gateway) => format!("{} via {gateway} dev {device}", route.destination),
+            None => format!("{} dev {device}", route.destination),
+        },
+        Op::PutMaps(peer) => peer.subnet.to_string(),
+        Op::RemoveMaps(subnet) => subnet.to_string(),
+    }
+}

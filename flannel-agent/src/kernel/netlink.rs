@@ -1,0 +1,491 @@
+//! [`RealKernel`]: the kernel of the calling thread's network namespace.
+
+use std::borrow::Cow;
+use std::net::Ipv4Addr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ipnetwork::Ipv4Network;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::socket::{BATCH, Refused, Request, RouteSocket};
+use super::sysctl::Sysctl;
+use super::{Kernel, KernelError, Link, RouteTo, device, links, message};
+use crate::desired::Device;
+use crate::mac::MacAddr;
+use crate::plan::{Observed, ObservedRoute, Op};
+
+/// NUD_PERMANENT.
+const PERMANENT: u16 = 0x80;
+
+const NEEDS_CAPABILITY: &str = "needs CAP_NET_ADMIN in the node's network namespace";
+
+/// The kernel, through one rtnetlink socket.
+///
+/// Requests do not block: rtnetlink answers before the call returns. Between
+/// batches other tasks get their turn.
+pub struct RealKernel {
+    socket: Mutex<RouteSocket>,
+    sysctl: Sysctl,
+}
+
+impl RealKernel {
+    /// Opens the socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// When the socket cannot be opened.
+    pub fn open() -> Result<Self, KernelError> {
+        let socket = RouteSocket::open()
+            .map_err(|source| KernelError::new("socket", "NETLINK_ROUTE", source))?;
+        Ok(Self { socket: Mutex::new(socket), sysctl: Sysctl::default() })
+    }
+
+    /// A poisoned lock only means that an earlier call panicked; answers that
+    /// it left unread are told apart by their sequence numbers.
+    fn socket(&self) -> MutexGuard<'_, RouteSocket> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dump(
+        &self,
+        call: &'static str,
+        object: &str,
+        message: &RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
+        self.socket().dump(message).map_err(|refused| explain(call, object.to_owned(), refused))
+    }
+
+    /// The link of this name, if there is one.
+    fn link(&self, name: &str) -> Result<Option<LinkMessage>, KernelError> {
+        let ask = message::link(0, vec![LinkAttribute::IfName(name.to_owned())]);
+        let answer = self.socket().get(RouteNetlinkMessage::GetLink(ask));
+        match answer {
+            Ok(Some(RouteNetlinkMessage::NewLink(link))) => Ok(Some(link)),
+            Ok(_) => Ok(None),
+            Err(refused) if refused.errno() == libc::ENODEV => Ok(None),
+            Err(refused) => Err(explain("RTM_GETLINK", name.to_owned(), refused)),
+        }
+    }
+
+    fn create(&self, want: &Device) -> Result<(), KernelError> {
+        let op = Op::CreateDevice(want.clone());
+        let request = Request {
+            message: RouteNetlinkMessage::NewLink(device::creation(want)),
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+        };
+        self.one(&request).map_err(|refused| {
+            let errno = refused.errno();
+            let mut error = explain(message::call(&op), message::object(&want.name, &op), refused);
+            match errno {
+                libc::EEXIST | libc::EADDRINUSE => {
+                    error.hint = self.conflict(&want.name, want.vni, want.port, errno);
+                }
+                libc::EOPNOTSUPP => {
+                    error.hint = Some("the kernel has no vxlan module: modprobe vxlan".into());
+                }
+                libc::ENODEV => {
+                    error.hint =
+                        Some(format!("the underlay device {} is gone", want.underlay).into());
+                }
+                _ => {}
+            }
+            error
+        })?;
+        // Router advertisements from inside the overlay must not configure the
+        // node. A kernel without IPv6 has no such file.
+        match self.sysctl.set_accept_ra(&want.name, 0) {
+            Err(error) if error.source.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "accept_ra stays on");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn delete(&self, name: &str) -> Result<(), KernelError> {
+        let message = message::link(0, vec![LinkAttribute::IfName(name.to_owned())]);
+        let request = Request { message: RouteNetlinkMessage::DelLink(message), flags: 0 };
+        match self.one(&request) {
+            Err(refused) if refused.errno() != libc::ENODEV => {
+                Err(explain("RTM_DELLINK", name.to_owned(), refused))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn one(&self, request: &Request) -> Result<(), Refused> {
+        let results = self.socket().batch(std::slice::from_ref(request));
+        results.into_iter().next().unwrap_or(Ok(()))
+    }
+
+    /// Names who is in our way.
+    fn conflict(&self, own: &str, vni: u32, port: u16, errno: i32) -> Option<Cow<'static, str>> {
+        let all = self.dump("RTM_GETLINK", "all", &all_links()).ok()?;
+        let all: Vec<LinkMessage> = all.into_iter().filter_map(new_link).collect();
+        let text = match device::in_the_way(&all, own, vni, port) {
+            Some((name, other)) => format!(
+                "VXLAN device {name} has VNI {} on UDP port {port} already; delete it \
+                 (ip link del {name}), or give Backend another VNI or Port",
+                other.vni
+            ),
+            None if errno == libc::EADDRINUSE => {
+                format!("another program has UDP port {port}; see `ss -ulnp`")
+            }
+            None => format!("a link named {own} is there"),
+        };
+        Some(text.into())
+    }
+
+    /// One batch of operations on the device of this name and index.
+    fn send(&self, device: &str, ifindex: u32, ops: &[&Op]) -> Vec<Result<(), KernelError>> {
+        let requests: Vec<Request> =
+            ops.iter().filter_map(|op| message::request(ifindex, op)).collect();
+        let results = self.socket().batch(&requests);
+        ops.iter()
+            .zip(results)
+            .map(|(op, result)| match result {
+                Err(refused) if !is_gone(op, &refused) => Err(self.failed(device, op, refused)),
+                _ => Ok(()),
+            })
+            .collect()
+    }
+
+    fn failed(&self, device: &str, op: &Op, refused: Refused) -> KernelError {
+        let errno = refused.errno();
+        let mut error = explain(message::call(op), message::object(device, op), refused);
+        match (op, errno) {
+            (Op::SetUp, libc::EADDRINUSE) => {
+                let own = self.link(device).ok().flatten();
+                if let Some(vxlan) = own.as_ref().and_then(device::vxlan) {
+                    error.hint = self.conflict(device, vxlan.vni, vxlan.port, errno);
+                }
+            }
+            (Op::PutNeighbour(..), libc::ENOBUFS) => {
+                error.hint = Some(
+                    "the neighbour table is full: raise net.ipv4.neigh.default.gc_thresh3".into(),
+                );
+            }
+            _ => {}
+        }
+        error
+    }
+}
+
+impl Kernel for RealKernel {
+    async fn observe(&self, name: &str) -> Result<Observed, KernelError> {
+        let Some(link) = self.link(name)? else { return Ok(Observed::default()) };
+        let ifindex = link.header.index;
+        let mut found = device::observed(&link);
+        let addresses = self.dump("RTM_GETADDR", name, &addresses_of(ifindex))?;
+        found.addresses = addresses
+            .iter()
+            .filter_map(links::address)
+            .filter(|(index, _)| *index == ifindex)
+            .map(|(_, address)| address.network)
+            .collect();
+        let mut observed = Observed { device: Some(found), ..Observed::default() };
+        if observed.device.as_ref().is_none_or(|device| device.vxlan.is_none()) {
+            return Ok(observed);
+        }
+        let neighbours = self.dump("RTM_GETNEIGH", name, &entries(AddressFamily::Inet, ifindex))?;
+        observed.neighbours =
+            neighbours.iter().filter_map(|message| neighbour(ifindex, message)).collect();
+        tokio::task::yield_now().await;
+        let fdb = self.dump("RTM_GETNEIGH", name, &entries(AddressFamily::Bridge, ifindex))?;
+        observed.fdb = fdb.iter().filter_map(|message| fdb_entry(ifindex, message)).collect();
+        tokio::task::yield_now().await;
+        let routes = self.dump("RTM_GETROUTE", name, &main_routes(Some(ifindex)))?;
+        observed.routes = routes.iter().filter_map(|message| route(ifindex, message)).collect();
+        Ok(observed)
+    }
+
+    async fn apply(&self, name: &str, ops: &[Op]) -> Vec<Result<(), KernelError>> {
+        let mut results = Vec::with_capacity(ops.len());
+        let mut ifindex = None;
+        let mut rest = ops;
+        while let Some(first) = rest.first() {
+            let count = match first {
+                Op::DeleteDevice { name, .. } => {
+                    results.push(self.delete(name));
+                    ifindex = None;
+                    1
+                }
+                Op::CreateDevice(want) => {
+                    results.push(self.create(want));
+                    ifindex = None;
+                    1
+                }
+                Op::PutMaps(_) | Op::RemoveMaps(_) => {
+                    results.push(Err(not_ours(name, first)));
+                    1
+                }
+                _ => {
+                    let batch: Vec<&Op> = rest
+                        .iter()
+                        .take(BATCH)
+                        .take_while(|op| message::request(0, op).is_some())
+                        .collect();
+                    if ifindex.is_none() {
+                        ifindex = match self.link(name) {
+                            Ok(link) => link.map(|link| link.header.index),
+                            Err(error) => {
+                                tracing::debug!(%error, "device not found");
+                                None
+                            }
+                        };
+                    }
+                    match ifindex {
+                        Some(ifindex) => results.extend(self.send(name, ifindex, &batch)),
+                        None => results.extend(batch.iter().map(|op| Err(no_device(name, op)))),
+                    }
+                    batch.len()
+                }
+            };
+            rest = &rest[count..];
+            tokio::task::yield_now().await;
+        }
+        results
+    }
+
+    async fn links(&self) -> Result<Vec<Link>, KernelError> {
+        let all = self.dump("RTM_GETLINK", "all", &all_links())?;
+        let addresses = self.dump("RTM_GETADDR", "all", &addresses_of(0))?;
+        Ok(links::join(&all, &addresses))
+    }
+
+    async fn route_to(
+        &self,
+        destination: Option<Ipv4Addr>,
+    ) -> Result<Option<RouteTo>, KernelError> {
+        let Some(destination) = destination else {
+            let routes = self.dump("RTM_GETROUTE", "default", &main_routes(None))?;
+            return Ok(default_route(&routes));
+        };
+        let mut ask = RouteMessage::default();
+        ask.header.address_family = AddressFamily::Inet;
+        ask.header.destination_prefix_length = 32;
+        ask.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(destination))];
+        let answer = self.socket().get(RouteNetlinkMessage::GetRoute(ask));
+        match answer {
+            Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(hop(&route)),
+            Ok(_) => Ok(None),
+            Err(refused)
+                if [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL]
+                    .contains(&refused.errno()) =>
+            {
+                Ok(None)
+            }
+            Err(refused) => Err(explain("RTM_GETROUTE", destination.to_string(), refused)),
+        }
+    }
+}
+
+fn all_links() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetLink(LinkMessage::default())
+}
+
+fn new_link(message: RouteNetlinkMessage) -> Option<LinkMessage> {
+    match message {
+        RouteNetlinkMessage::NewLink(link) => Some(link),
+        _ => None,
+    }
+}
+
+/// IPv4 addresses of one interface, or of all (0).
+fn addresses_of(ifindex: u32) -> RouteNetlinkMessage {
+    let mut ask = AddressMessage::default();
+    ask.header.family = AddressFamily::Inet;
+    ask.header.index = ifindex;
+    RouteNetlinkMessage::GetAddress(ask)
+}
+
+fn entries(family: AddressFamily, ifindex: u32) -> RouteNetlinkMessage {
+    let mut ask = NeighbourMessage::default();
+    ask.header.family = family;
+    ask.attributes = vec![NeighbourAttribute::IfIndex(ifindex)];
+    RouteNetlinkMessage::GetNeighbour(ask)
+}
+
+fn main_routes(ifindex: Option<u32>) -> RouteNetlinkMessage {
+    let mut ask = RouteMessage::default();
+    ask.header.address_family = AddressFamily::Inet;
+    ask.header.table = RouteHeader::RT_TABLE_MAIN;
+    ask.attributes.extend(ifindex.map(RouteAttribute::Oif));
+    RouteNetlinkMessage::GetRoute(ask)
+}
+
+fn neighbour(ifindex: u32, message: &RouteNetlinkMessage) -> Option<(Ipv4Addr, MacAddr)> {
+    let (mac, ip) = permanent(ifindex, message)?;
+    Some((ip, mac))
+}
+
+/// An FDB entry of our kind: of the device itself, unicast, to an IPv4
+/// address. One with a port, VNI or interface of its own leads elsewhere: it
+/// does not count as there, and is left to whoever made it.
+fn fdb_entry(ifindex: u32, message: &RouteNetlinkMessage) -> Option<(MacAddr, Ipv4Addr)> {
+    let RouteNetlinkMessage::NewNeighbour(entry) = message else { return None };
+    let elsewhere = entry.attributes.iter().any(|attribute| {
+        matches!(
+            attribute,
+            NeighbourAttribute::Port(_)
+                | NeighbourAttribute::Vni(_)
+                | NeighbourAttribute::IfIndex(_)
+        )
+    });
+    if elsewhere || !entry.header.flags.contains(NeighbourFlags::Own) {
+        return None;
+    }
+    permanent(ifindex, message).filter(|(mac, _)| mac.is_unicast())
+}
+
+fn permanent(ifindex: u32, message: &RouteNetlinkMessage) -> Option<(MacAddr, Ipv4Addr)> {
+    let RouteNetlinkMessage::NewNeighbour(entry) = message else { return None };
+    if entry.header.ifindex != ifindex || u16::from(entry.header.state) & PERMANENT == 0 {
+        return None;
+    }
+    let mac = entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
+        _ => None,
+    });
+    let ip = entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
+        // In FDB entries the family is AF_BRIDGE, so the library cannot know.
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+            <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from)
+        }
+        _ => None,
+    });
+    Some((MacAddr(mac?), ip?))
+}
+
+fn route(ifindex: u32, message: &RouteNetlinkMessage) -> Option<ObservedRoute> {
+    let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+    if message.header.kind != RouteType::Unicast
+        || table(message) != u32::from(RouteHeader::RT_TABLE_MAIN)
+        || output(message) != Some(ifindex)
+    {
+        return None;
+    }
+    let network = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
+        _ => None,
+    });
+    let prefix = message.header.destination_prefix_length;
+    Some(ObservedRoute {
+        destination: Ipv4Network::new(network.unwrap_or(Ipv4Addr::UNSPECIFIED), prefix).ok()?,
+        gateway: gateway(&message.attributes),
+        onlink: message.header.flags.contains(RouteFlags::Onlink),
+        metric: metric(message),
+    })
+}
+
+fn table(message: &RouteMessage) -> u32 {
+    let attribute = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    attribute.unwrap_or_else(|| u32::from(message.header.table))
+}
+
+fn output(message: &RouteMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(ifindex) => Some(*ifindex),
+        _ => None,
+    })
+}
+
+fn gateway(attributes: &[RouteAttribute]) -> Option<Ipv4Addr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(ip)) => Some(*ip),
+        _ => None,
+    })
+}
+
+fn metric(message: &RouteMessage) -> u32 {
+    let metric = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    });
+    metric.unwrap_or(0)
+}
+
+/// The default route with the lowest metric, the kernel's choice.
+fn default_route(messages: &[RouteNetlinkMessage]) -> Option<RouteTo> {
+    messages
+        .iter()
+        .filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        })
+        .filter(|route| {
+            route.header.destination_prefix_length == 0
+                && route.header.kind == RouteType::Unicast
+                && table(route) == u32::from(RouteHeader::RT_TABLE_MAIN)
+        })
+        .filter_map(|route| Some((metric(route), hop(route)?)))
+        .min_by_key(|(metric, _)| *metric)
+        .map(|(_, hop)| hop)
+}
+
+/// Where a route leads: its output interface, or that of its first next hop.
+fn hop(route: &RouteMessage) -> Option<RouteTo> {
+    let source = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(*ip),
+        _ => None,
+    });
+    if let Some(ifindex) = output(route) {
+        return Some(RouteTo { ifindex, source, gateway: gateway(&route.attributes) });
+    }
+    let first = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => hops.first(),
+        _ => None,
+    })?;
+    Some(RouteTo { ifindex: first.interface_index, source, gateway: gateway(&first.attributes) })
+}
+
+/// Whether a removal failed because there is nothing (any more) to remove.
+fn is_gone(op: &Op, refused: &Refused) -> bool {
+    let removal = matches!(
+        op,
+        Op::RemoveAddress(_) | Op::RemoveNeighbour(..) | Op::RemoveFdb(..) | Op::RemoveRoute(_)
+    );
+    removal
+        && [libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV].contains(&refused.errno())
+}
+
+fn no_device(device: &str, op: &Op) -> KernelError {
+    let mut error = KernelError::new(
+        message::call(op),
+        message::object(device, op),
+        std::io::Error::from_raw_os_error(libc::ENODEV),
+    );
+    error.hint = Some(format!("there is no device {device}").into());
+    error
+}
+
+fn not_ours(device: &str, op: &Op) -> KernelError {
+    let error = std::io::Error::new(
+        std::io::ErrorKind::InvalidInput,
+        "not an operation of the kernel's tables",
+    );
+    KernelError::new(message::call(op), message::object(device, op), error)
+}
+
+fn explain(call: &'static str, object: String, refused: Refused) -> KernelError {
+    let hint = match refused.errno() {
+        libc::EPERM => Some(NEEDS_CAPABILITY.into()),
+        _ if refused.source.kind() == std::io::ErrorKind::TimedOut => {
+            Some("it may have been done; the next reconciliation reads it back".into())
+        }
+        _ => None,
+    };
+    KernelError { call, object, source: refused.source, detail: refused.detail, hint }
+}
