@@ -1,1 +1,25 @@
-//! .
+//! Harness of the end-to-end cases: nodes in network namespaces on one
+//! underlay, a real etcd, the real agent, real packets.
+//!
+//! Everything here panics when the machine does not do what it has to: a case
+//! that cannot be set up has failed. Whatever is made is removed by `Drop`, and
+//! what a killed run left behind by the next one ([`netns::sweep`]).
+
+pub mod agent;
+pub mod bench;
+pub mod etcd;
+pub mod forge;
+pub mod hooks;
+pub mod interrupt;
+pub mod lab;
+pub mod netns;
+pub mod node;
+pub mod packet;
+pub mod pair;
+pub mod plain;
+pub mod pod;
+pub mod process;
+pub mod rules;
+pub mod skip;
+pub mod traffic;
+pub mod wait;

@@ -1,0 +1,309 @@
+//! The real agent on a node.
+
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Output};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::etcd::Etcd;
+use crate::node::Node;
+use crate::process::{Process, output, own_program};
+use crate::wait;
+
+/// How long an agent may take until READY=1.
+const READY: Duration = Duration::from_secs(20);
+
+/// Path of the agent: `FLANNEL_AGENT`, else beside the running program.
+pub fn program() -> PathBuf {
+    std::env::var_os("FLANNEL_AGENT").map_or_else(|| own_program("flannel-agent"), PathBuf::from)
+}
+
+/// Options of one start. `..Options::default()` leaves the agent's defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `--datapath`.
+    pub datapath: Option<&'static str>,
+    /// `--attach`.
+    pub attach: Option<&'static str>,
+    /// `--fast-path-window`.
+    pub window: Option<&'static str>,
+    /// `--verify-source`.
+    pub verify_source: Option<&'static str>,
+    /// `--ip-masq`.
+    pub ip_masq: bool,
+    /// `--etcd-endpoints` instead of the lab's etcd.
+    pub endpoints: Option<String>,
+    /// Put before the agent, e.g. `setpriv` with fewer capabilities.
+    pub wrapper: Vec<String>,
+    /// Further arguments.
+    pub extra: Vec<String>,
+    /// Environment.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Options {
+    /// `--datapath=ebpf`: it is an error if the programs cannot be used.
+    pub fn ebpf() -> Self {
+        Self { datapath: Some("ebpf"), ..Self::default() }
+    }
+
+    /// `--datapath=kernel`.
+    pub fn kernel() -> Self {
+        Self { datapath: Some("kernel"), ..Self::default() }
+    }
+}
+
+/// An agent that was started.
+pub(crate) struct Running {
+    process: Process,
+    notify: UnixDatagram,
+}
+
+impl Node {
+    /// Starts the agent and waits until it is ready.
+    ///
+    /// # Panics
+    /// It ends, or is not ready in time.
+    #[track_caller]
+    pub fn start(&mut self, etcd: &Etcd, options: &Options) {
+        self.launch(etcd, options);
+        self.wait_ready(READY);
+    }
+
+    /// Starts the agent without waiting.
+    ///
+    /// # Panics
+    /// One runs already.
+    #[track_caller]
+    pub fn launch(&mut self, etcd: &Etcd, options: &Options) {
+        assert!(self.agent.is_none(), "an agent runs on {} already", self.address);
+        let socket = self.dir.join("notify");
+        // Left by the start before.
+        let _ = std::fs::remove_file(&socket);
+        let notify = UnixDatagram::bind(&socket).expect("a socket for NOTIFY_SOCKET");
+        notify.set_nonblocking(true).expect("a non-blocking socket");
+        let endpoints = options.endpoints.clone().unwrap_or_else(|| etcd.endpoint());
+        let mut words = options.wrapper.clone();
+        words.push(program().display().to_string());
+        let mut command = self.netns.command(&words[0]);
+        command
+            .args(&words[1..])
+            .arg(format!("--etcd-endpoints={endpoints}"))
+            .arg("--iface=eth0")
+            .arg(format!("--subnet-file={}", self.subnet_file().display()))
+            .args(self.places())
+            .env("NOTIFY_SOCKET", &socket)
+            .envs(options.environment.iter().cloned());
+        let flags = [
+            ("datapath", options.datapath),
+            ("attach", options.attach),
+            ("fast-path-window", options.window),
+            ("verify-source", options.verify_source),
+        ];
+        for (name, value) in flags {
+            command.args(value.map(|value| format!("--{name}={value}")));
+        }
+        if options.ip_masq {
+            command.arg("--ip-masq");
+        }
+        command.args(&options.extra);
+        let log = self.dir.join("agent.log");
+        let name = format!("agent {}", self.address);
+        self.agent = Some(Running { process: Process::start(&name, &mut command, &log), notify });
+    }
+
+    fn places(&self) -> [String; 2] {
+        [
+            format!("--state-dir={}", self.state_dir().display()),
+            format!("--pin-dir={}", self.pin_dir.display()),
+        ]
+    }
+
+    #[track_caller]
+    fn running(&mut self) -> &mut Running {
+        self.agent.as_mut().expect("the agent was started")
+    }
+
+    /// Waits for READY=1.
+    ///
+    /// # Panics
+    /// The agent ends, or does not say so within `limit`.
+    #[track_caller]
+    pub fn wait_ready(&mut self, limit: Duration) -> Duration {
+        let address = self.address;
+        let running = self.running();
+        let start = Instant::now();
+        let mut said = String::new();
+        while !said.lines().any(|line| line == "READY=1") {
+            let mut bytes = [0; 4096];
+            match running.notify.recv(&mut bytes) {
+                Ok(length) => {
+                    said.push_str(&String::from_utf8_lossy(&bytes[..length]));
+                    said.push('\n');
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+            if let Some(status) = running.process.ended() {
+                panic!("the agent on {address} ended: {status}");
+            }
+            assert!(start.elapsed() < limit, "{address} not ready within {limit:?}: {said:?}");
+        }
+        start.elapsed()
+    }
+
+    /// What came by NOTIFY_SOCKET since the last look.
+    pub fn notifications(&mut self) -> Vec<String> {
+        let notify = &self.running().notify;
+        let mut bytes = [0; 4096];
+        let mut said = Vec::new();
+        while let Ok(length) = notify.recv(&mut bytes) {
+            said.extend(String::from_utf8_lossy(&bytes[..length]).lines().map(str::to_owned));
+        }
+        said
+    }
+
+    /// kill -9.
+    #[track_caller]
+    pub fn kill_agent(&mut self) {
+        self.running().process.kill();
+        self.agent = None;
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Panics
+    /// It does not end within 10 s.
+    #[track_caller]
+    pub fn stop_agent(&mut self) -> ExitStatus {
+        self.running().process.signal(Signal::SIGTERM);
+        let status = self.running().process.wait(Duration::from_secs(10));
+        self.agent = None;
+        status
+    }
+
+    /// The agent's exit status, if it has ended.
+    #[track_caller]
+    pub fn agent_ended(&mut self) -> Option<ExitStatus> {
+        self.running().process.ended()
+    }
+
+    /// Process id of the agent.
+    #[track_caller]
+    pub fn agent_pid(&mut self) -> u32 {
+        self.running().process.pid()
+    }
+
+    /// All that agents on this node have logged.
+    pub fn agent_log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default()
+    }
+
+    /// Runs a subcommand of the agent with the node's directories.
+    pub fn agent_command(&self, name: &str) -> Command {
+        let mut command = self.netns.command(program());
+        command.arg(name).arg(format!("--state-dir={}", self.state_dir().display()));
+        command
+    }
+
+    /// `status --json`, if the agent answers.
+    pub fn try_status(&self) -> Option<serde_json::Value> {
+        let output = output(self.agent_command("status").arg("--json"));
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// `status --json`.
+    ///
+    /// # Panics
+    /// The agent does not answer.
+    #[track_caller]
+    pub fn status(&self) -> serde_json::Value {
+        json(&output(self.agent_command("status").arg("--json")))
+    }
+
+    /// `peers --json`.
+    ///
+    /// # Panics
+    /// The agent does not answer.
+    #[track_caller]
+    pub fn peers(&self) -> Vec<serde_json::Value> {
+        let value = json(&output(self.agent_command("peers").arg("--json")));
+        value.as_array().expect("a list of peers").clone()
+    }
+
+    /// The peer with this underlay address, as `peers --json` shows it.
+    ///
+    /// # Panics
+    /// It is not there.
+    #[track_caller]
+    pub fn peer(&self, of: &Node) -> serde_json::Value {
+        let address = of.address.to_string();
+        let found = self.peers().into_iter().find(|peer| peer["public_ip"] == *address);
+        found.unwrap_or_else(|| panic!("{address} is no peer of {}", self.address))
+    }
+
+    /// Packets by outcome; absent names are 0 with [`Outcomes::get`].
+    #[track_caller]
+    pub fn outcomes(&self) -> Outcomes {
+        let status = self.status();
+        let map = status["outcomes"].as_object().cloned().unwrap_or_default();
+        Outcomes(map.into_iter().map(|(name, count)| (name, count.as_u64().unwrap_or(0))).collect())
+    }
+
+    /// `flannel-agent cleanup`.
+    pub fn cleanup(&self) -> Output {
+        let mut command = self.agent_command("cleanup");
+        output(command.arg(format!("--pin-dir={}", self.pin_dir.display())))
+    }
+
+    /// Waits until the kernel has a route to every one of `nodes`' subnets.
+    ///
+    /// # Panics
+    /// It has not within 10 s.
+    #[track_caller]
+    pub fn wait_routes(&self, nodes: &[&Node]) {
+        for node in nodes {
+            let subnet = node.subnet().to_string();
+            let what = format!("route to {subnet} on {}", self.address);
+            wait::holds(&what, Duration::from_secs(10), || {
+                self.netns.ip("route show").contains(&format!("{subnet} via "))
+            });
+        }
+    }
+}
+
+#[track_caller]
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!(
+            "no JSON ({error}), {}: {}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })
+}
+
+/// Packets by outcome (names of `flannel_ebpf::abi::Outcome`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes(pub BTreeMap<String, u64>);
+
+impl Outcomes {
+    /// One counter.
+    pub fn get(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// What has been counted since `before`.
+    pub fn since(&self, before: &Outcomes) -> Outcomes {
+        let grown = self.0.iter().map(|(name, now)| (name.clone(), now - before.get(name)));
+        Outcomes(grown.filter(|(_, count)| *count > 0).collect())
+    }
+
+    /// Packets that the fast path carried, both directions.
+    pub fn fast(&self) -> u64 {
+        ["fast_encap", "fast_decap", "fast_aggregate"].iter().map(|name| self.get(name)).sum()
+    }
+}

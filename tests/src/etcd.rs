@@ -1,0 +1,141 @@
+//! A real etcd, and `etcdctl`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::lab::GATEWAY;
+use crate::netns::Netns;
+use crate::process::{Process, output, run};
+use crate::wait;
+
+/// Prefix of the keys, as flannel's default.
+pub const PREFIX: &str = "/coreos.com/network";
+
+/// One etcd member.
+pub struct Etcd {
+    // The namespace belongs to the lab, which outlives us; by path, so that an
+    // etcd can be kept beside it in one structure.
+    netns: PathBuf,
+    dir: PathBuf,
+    process: Option<Process>,
+}
+
+impl Etcd {
+    pub(crate) fn new(netns: &Netns, dir: &Path) -> Self {
+        Self { netns: netns.path(), dir: dir.join("etcd"), process: None }
+    }
+
+    pub(crate) fn start(netns: &Netns, dir: &Path) -> Self {
+        let mut etcd = Self::new(netns, dir);
+        etcd.restart();
+        etcd
+    }
+
+    /// Its address, for `--etcd-endpoints`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{GATEWAY}:2379")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.netns.display()));
+        command.args(["setpriv", "--pdeathsig", "KILL", program]);
+        command
+    }
+
+    /// Starts it (again, with the data it had) and waits until it answers.
+    ///
+    /// # Panics
+    /// It does not answer within 20 s.
+    pub fn restart(&mut self) {
+        self.kill();
+        let client = self.endpoint();
+        let mut command = self.command("etcd");
+        command.arg("--data-dir").arg(&self.dir);
+        command.args(["--name", "lab", "--listen-client-urls", &client]);
+        command.args(["--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
+        command.args(["--initial-advertise-peer-urls", "http://127.0.0.1:2380"]);
+        command.args(["--initial-cluster", "lab=http://127.0.0.1:2380"]);
+        let log = self.dir.with_extension("log");
+        self.process = Some(Process::start("etcd", &mut command, &log));
+        wait::holds("etcd to answer", Duration::from_secs(20), || {
+            output(self.etcdctl().args(["--command-timeout=1s", "endpoint", "health"]))
+                .status
+                .success()
+        });
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Stops it from answering, connections stay (SIGSTOP).
+    pub fn freeze(&self) {
+        self.running().signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on after [`Etcd::freeze`].
+    pub fn thaw(&self) {
+        self.running().signal(Signal::SIGCONT);
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("etcd is running")
+    }
+
+    /// `etcdctl` (v3) for this member.
+    pub fn etcdctl(&self) -> Command {
+        let mut command = self.command("etcdctl");
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.endpoint()));
+        command
+    }
+
+    /// Runs `etcdctl` with these arguments.
+    ///
+    /// # Panics
+    /// It fails.
+    #[track_caller]
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        run(self.etcdctl().args(arguments))
+    }
+
+    /// Writes `<prefix>/config`.
+    pub fn put_config(&self, json: &str) {
+        self.ctl(&["put", &format!("{PREFIX}/config"), json]);
+    }
+
+    /// Writes a key below `<prefix>/subnets/`, without an etcd lease.
+    pub fn put_subnet(&self, key: &str, value: &str) {
+        self.ctl(&["put", &format!("{PREFIX}/subnets/{key}"), value]);
+    }
+
+    /// Deletes a key below `<prefix>/subnets/`.
+    pub fn delete_subnet(&self, key: &str) {
+        self.ctl(&["del", &format!("{PREFIX}/subnets/{key}")]);
+    }
+
+    /// Keys (without prefix) and values below `<prefix>/subnets/`.
+    pub fn subnets(&self) -> Vec<(String, String)> {
+        let prefix = format!("{PREFIX}/subnets/");
+        let text = self.ctl(&["get", "--prefix", &prefix]);
+        let mut lines = text.lines();
+        let mut found = Vec::new();
+        while let (Some(key), Some(value)) = (lines.next(), lines.next()) {
+            found.push((key[prefix.len()..].to_owned(), value.to_owned()));
+        }
+        found
+    }
+
+    /// Deletes the history up to now, so that a watch cannot go on from before.
+    pub fn compact(&self) {
+        let text = self.ctl(&["endpoint", "status", "--write-out=json"]);
+        let status: serde_json::Value = serde_json::from_str(&text).expect("JSON of etcdctl");
+        let revision = &status[0]["Status"]["header"]["revision"];
+        self.ctl(&["compaction", "--physical", &revision.to_string()]);
+    }
+}

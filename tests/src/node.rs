@@ -1,0 +1,89 @@
+//! Nodes.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ipnetwork::Ipv4Network;
+
+use crate::agent::Running;
+use crate::netns::Netns;
+
+/// A node: a namespace with an address on the underlay, and an agent or a
+/// hand-made tunnel in it.
+pub struct Node {
+    // First, so that the agent ends before its namespace goes.
+    pub(crate) agent: Option<Running>,
+    /// Its network namespace.
+    pub netns: Netns,
+    /// Its underlay address, on `eth0`.
+    pub address: Ipv4Addr,
+    pub(crate) number: u8,
+    pub(crate) dir: PathBuf,
+    pub(crate) pin_dir: PathBuf,
+    pub(crate) plain: Option<Ipv4Network>,
+}
+
+impl Node {
+    pub(crate) fn new(
+        number: u8,
+        netns: Netns,
+        address: Ipv4Addr,
+        dir: PathBuf,
+        pin_dir: PathBuf,
+    ) -> Self {
+        Self { agent: None, netns, address, number, dir, pin_dir, plain: None }
+    }
+
+    /// `--subnet-file`.
+    pub fn subnet_file(&self) -> PathBuf {
+        self.dir.join("subnet.env")
+    }
+
+    /// `--state-dir`.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// `--pin-dir`.
+    pub fn pin_dir(&self) -> &Path {
+        &self.pin_dir
+    }
+
+    /// A value of subnet.env, if the file and the value are there.
+    pub fn environment(&self, key: &str) -> Option<String> {
+        let text = fs::read_to_string(self.subnet_file()).ok()?;
+        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        value.map(str::to_owned)
+    }
+
+    /// The node's subnet, host bits zero.
+    ///
+    /// # Panics
+    /// It has none yet.
+    #[track_caller]
+    pub fn subnet(&self) -> Ipv4Network {
+        if let Some(subnet) = self.plain {
+            return subnet;
+        }
+        let text = self.environment("FLANNEL_SUBNET").expect("FLANNEL_SUBNET in subnet.env");
+        let network: Ipv4Network = text.parse().expect("FLANNEL_SUBNET");
+        Ipv4Network::new(network.network(), network.prefix()).expect("a subnet")
+    }
+
+    /// MTU for pods, in bytes.
+    pub fn mtu(&self) -> u32 {
+        self.environment("FLANNEL_MTU").map_or(1450, |text| text.parse().expect("FLANNEL_MTU"))
+    }
+
+    /// MAC of `flannel.1`.
+    ///
+    /// # Panics
+    /// There is no such device.
+    #[track_caller]
+    pub fn vtep_mac(&self) -> String {
+        let text = self.netns.ip("-json link show flannel.1");
+        let links: serde_json::Value = serde_json::from_str(&text).expect("JSON of ip");
+        links[0]["address"].as_str().expect("an address").to_owned()
+    }
+}

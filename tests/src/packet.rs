@@ -1,0 +1,82 @@
+//! Frames on and off a wire, through AF_PACKET.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto,
+    setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use crate::netns::Netns;
+
+/// A socket that sends and sees the whole frames of one interface.
+pub struct Wire {
+    socket: OwnedFd,
+    link: LinkAddr,
+}
+
+impl Wire {
+    /// Opens the interface of this name in a namespace.
+    ///
+    /// # Panics
+    /// There is no such interface.
+    pub fn open(netns: &Netns, interface: &str) -> Self {
+        netns.inside(|| {
+            let link = getifaddrs()
+                .expect("list of interfaces")
+                .filter(|found| found.interface_name == interface)
+                .find_map(|found| found.address?.as_link_addr().copied())
+                .unwrap_or_else(|| panic!("no interface {interface}"));
+            let socket = socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC,
+                SockProtocol::EthAll,
+            )
+            .expect("an AF_PACKET socket");
+            setsockopt(&socket, sockopt::RcvBuf, &(8 << 20)).expect("a larger receive buffer");
+            setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50))
+                .expect("a receive timeout");
+            Self { socket, link }
+        })
+    }
+
+    /// Sends one frame.
+    ///
+    /// # Panics
+    /// The interface is down, or the frame too long for it.
+    pub fn send(&self, frame: &[u8]) {
+        sendto(self.socket.as_raw_fd(), frame, &self.link, MsgFlags::empty())
+            .unwrap_or_else(|error| panic!("send a frame of {} bytes: {error}", frame.len()));
+    }
+
+    /// Frames of this interface (both directions) until `enough` of them were
+    /// wanted, or the time is over.
+    pub fn frames(
+        &self,
+        limit: Duration,
+        enough: usize,
+        mut wanted: impl FnMut(&[u8]) -> bool,
+    ) -> Vec<Vec<u8>> {
+        let start = Instant::now();
+        let mut found = Vec::new();
+        let mut buffer = vec![0; 70_000];
+        while found.len() < enough && start.elapsed() < limit {
+            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
+                Ok((length, Some(from))) if from.ifindex() == self.link.ifindex() => {
+                    let frame = &buffer[..length];
+                    if wanted(frame) {
+                        found.push(frame.to_vec());
+                    }
+                }
+                Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(error) => panic!("receive a frame: {error}"),
+            }
+        }
+        found
+    }
+}

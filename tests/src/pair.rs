@@ -1,0 +1,126 @@
+//! Two nodes with a pod each: what most cases need.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::agent::Options;
+use crate::etcd::Etcd;
+use crate::lab::Lab;
+use crate::node::Node;
+use crate::pod::Pod;
+
+/// What runs a node's tunnel.
+pub enum Kind {
+    /// The agent with these options.
+    Agent(Options),
+    /// Plain Linux.
+    Plain,
+}
+
+/// `left` with the pod `client`, `right` with the pod `server`, whose traffic
+/// server runs.
+pub struct Pair {
+    // Declared in the order in which they have to go.
+    /// On `left`.
+    pub client: Pod,
+    /// On `right`; serves.
+    pub server: Pod,
+    /// Node 1.
+    pub left: Node,
+    /// Node 2.
+    pub right: Node,
+    /// The store.
+    pub etcd: Etcd,
+    /// The underlay.
+    pub lab: Lab,
+}
+
+impl Pair {
+    /// Two agents with the same options.
+    pub fn agents(options: &Options) -> Self {
+        Self::new(&Kind::Agent(options.clone()), &Kind::Agent(options.clone()))
+    }
+
+    /// Starts both nodes and waits until they know each other.
+    ///
+    /// # Panics
+    /// They do not.
+    #[track_caller]
+    pub fn new(left: &Kind, right: &Kind) -> Self {
+        let lab = Lab::new();
+        let etcd = lab.etcd();
+        let (mut first, mut second) = (lab.node(1), lab.node(2));
+        for (node, kind, subnet) in
+            [(&mut first, left, "10.244.201.0/24"), (&mut second, right, "10.244.202.0/24")]
+        {
+            match kind {
+                Kind::Agent(options) => node.start(&etcd, options),
+                Kind::Plain => node.make_plain(&etcd, subnet),
+            }
+        }
+        for (node, kind, other) in [(&first, left, &second), (&second, right, &first)] {
+            match kind {
+                Kind::Agent(_) => node.wait_routes(&[other]),
+                Kind::Plain => node.sync_plain(&etcd),
+            }
+        }
+        let client = first.pod(2);
+        let mut server = second.pod(2);
+        server.serve();
+        let pair = Self { client, server, left: first, right: second, etcd, lab };
+        // Neighbour entries of pods and underlay, veths attached.
+        pair.client.ping(pair.server.address, "-c 3 -i 0.2 -W 2");
+        pair
+    }
+
+    /// Runs the traffic client from `client` to `server`.
+    ///
+    /// # Panics
+    /// It fails.
+    #[track_caller]
+    pub fn traffic(&self, kind: &str, options: &str) -> Value {
+        self.client.traffic(&format!("{kind} {} {options}", self.server.target()))
+    }
+
+    /// Random data of many sizes and forms, both ways; all of it has to arrive
+    /// as it was.
+    ///
+    /// # Panics
+    /// It does not.
+    #[track_caller]
+    pub fn check_integrity(&self, megabytes: u32) {
+        for (kind, options) in [
+            ("messages", "--from 1 --upto 1450".to_owned()),
+            ("echoes", "--from 1 --upto 1450".to_owned()),
+            ("bulk", format!("--megabytes {megabytes}")),
+            // Fewer segments than the kernel allows in one packet (64).
+            ("echoes", "--from 20000 --upto 20009 --segment 1000".to_owned()),
+        ] {
+            let result = self.traffic(kind, &options);
+            let good = result["lost"] == 0 && result["corrupt"] == 0;
+            assert!(good, "{kind} {options}: {result}");
+        }
+    }
+
+    /// A stream of one datagram per millisecond, there and back.
+    pub fn start_spaced(&self, time: Duration) -> crate::pod::Traffic {
+        let seconds = time.as_secs_f64();
+        self.client.start_traffic(&format!("spaced {} --seconds {seconds}", self.server.target()))
+    }
+}
+
+/// Growth of one of the packet counters of `peers --json`.
+pub fn grown(before: &Value, after: &Value, name: &str) -> u64 {
+    let read = |value: &Value| value[name].as_u64().unwrap_or_else(|| panic!("{name} in {value}"));
+    read(after).saturating_sub(read(before))
+}
+
+/// Share (0..=1) of a peer's packets, both directions, that the fast path
+/// carried between two looks.
+pub fn fast_share(before: &Value, after: &Value) -> f64 {
+    let sum = |names: [&str; 2]| names.map(|name| grown(before, after, name)).iter().sum::<u64>();
+    let fast = sum(["tx_fast_packets", "rx_fast_packets"]) as f64;
+    let kernel = sum(["tx_kernel_packets", "rx_kernel_packets"]) as f64;
+    fast / (fast + kernel).max(1.0)
+}

@@ -1,0 +1,73 @@
+//! Plain Linux nodes: the tunnel made with iproute2, the lease with etcdctl.
+
+use std::net::Ipv4Addr;
+
+use flannel_agent::lease::attrs::{LeaseAttrs, VxlanData};
+use ipnetwork::Ipv4Network;
+
+use crate::etcd::{Etcd, PREFIX};
+use crate::node::Node;
+
+impl Node {
+    /// Makes `flannel.1` by hand and publishes a lease for `subnet` (a /24).
+    ///
+    /// # Panics
+    /// A command fails.
+    pub fn make_plain(&mut self, etcd: &Etcd, subnet: &str) {
+        let subnet: Ipv4Network = subnet.parse().expect("a subnet");
+        let mac = format!("02:00:5e:00:53:{:02x}", self.number);
+        self.netns.ip_batch(&[
+            format!(
+                "link add flannel.1 address {mac} mtu 1450 type vxlan id 1 local {} dev eth0 \
+                 dstport 8472 nolearning udpcsum",
+                self.address
+            ),
+            format!("address add {}/32 dev flannel.1", subnet.network()),
+            "link set flannel.1 up".into(),
+        ]);
+        self.plain = Some(subnet);
+        let value = format!(
+            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#,
+            self.address
+        );
+        let granted = etcd.ctl(&["lease", "grant", "86400"]);
+        let lease = granted.split_whitespace().nth(1).expect("`lease <id> granted`").to_owned();
+        let key = format!("{PREFIX}/subnets/{}", key(subnet));
+        etcd.ctl(&["put", &format!("--lease={lease}"), &key, &value]);
+    }
+
+    /// Programs every other node's lease as it stands in etcd now.
+    ///
+    /// # Panics
+    /// A command fails.
+    pub fn sync_plain(&self, etcd: &Etcd) {
+        for (key, value) in etcd.subnets() {
+            let subnet: Ipv4Network = key.replace('-', "/").parse().expect("a subnet key");
+            let attrs: LeaseAttrs = serde_json::from_str(&value).expect("a lease");
+            if attrs.public_ip == self.address {
+                continue;
+            }
+            let data = attrs.backend_data.as_ref().expect("BackendData");
+            let data: VxlanData = serde_json::from_str(data.get()).expect("BackendData");
+            self.plain_peer(subnet, &data.vtep_mac.to_string(), attrs.public_ip);
+        }
+    }
+
+    /// Programs one peer.
+    ///
+    /// # Panics
+    /// A command fails.
+    pub fn plain_peer(&self, subnet: Ipv4Network, mac: &str, public_ip: Ipv4Addr) {
+        let network = subnet.network();
+        self.netns.sh(&format!("bridge fdb replace {mac} dev flannel.1 dst {public_ip} self"));
+        self.netns.ip_batch(&[
+            format!("neighbour replace {network} lladdr {mac} dev flannel.1 nud permanent"),
+            format!("route replace {subnet} via {network} dev flannel.1 onlink"),
+        ]);
+    }
+}
+
+/// The last part of a lease's key: `10.244.1.0-24`.
+pub fn key(subnet: Ipv4Network) -> String {
+    subnet.to_string().replace('/', "-")
+}

@@ -1,0 +1,34 @@
+//! The harness's own load: small, the same for every path that is compared.
+//!
+//! One TCP connection or UDP datagram begins with the byte that says what it
+//! wants; [`server`] answers, [`client`] measures.
+
+pub mod bulk;
+pub mod client;
+pub mod cpu;
+pub mod random;
+pub mod server;
+
+/// First byte of a TCP connection.
+pub mod want {
+    /// One byte back for each byte.
+    pub const ECHO: u8 = b'e';
+    /// One byte back, then the end.
+    pub const ONCE: u8 = b'o';
+    /// Take everything, then say how much it was (u64, network order).
+    pub const SINK: u8 = b's';
+    /// Random data to be checked, then random data back ([`super::bulk`]).
+    pub const BULK: u8 = b'b';
+    /// Messages (u32 length, data) sent back with every bit turned.
+    pub const TURN: u8 = b't';
+}
+
+/// First byte of a UDP datagram.
+pub mod datagram {
+    /// Send it back.
+    pub const ECHO: u8 = b'E';
+    /// Count it by its stream id (4 bytes).
+    pub const COUNT: u8 = b'C';
+    /// Send back the count (u64) of a stream id.
+    pub const QUERY: u8 = b'Q';
+}

@@ -1,0 +1,141 @@
+//! Where the programs cannot be used, the kernel path carries the traffic and
+//! the agent says why.
+
+use std::fs;
+use std::time::Duration;
+
+use flannel_tests::agent::Options;
+use flannel_tests::lab::Lab;
+use flannel_tests::pair::Pair;
+
+const PREBUILT: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../flannel-ebpf/prebuilt/flannel-ebpf.bpf.o");
+
+/// On the kernel path for a reason that contains `word`, traffic intact; and
+/// with `--datapath=ebpf` an error.
+#[track_caller]
+fn falls_back(options: &Options, word: &str) {
+    let pair = Pair::agents(options);
+    for node in [&pair.left, &pair.right] {
+        let status = node.status();
+        assert_eq!(status["datapath"]["mode"], "kernel", "{status}");
+        let reason = status["datapath"]["reason"].as_str().unwrap_or_default().to_lowercase();
+        assert!(reason.contains(&word.to_lowercase()), "{word:?} is not in {reason:?}");
+        assert!(node.agent_log().to_lowercase().contains(&word.to_lowercase()), "in the log");
+    }
+    let text = pair.client.ping(pair.server.address, "-c 2 -i 0.1 -W 2");
+    assert!(text.contains("ttl=62"), "{text}");
+    assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0);
+    pair.check_integrity(10);
+
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let mut strict = lab.node(3);
+    strict.launch(&etcd, &Options { datapath: Some("ebpf"), ..options.clone() });
+    let mut ended = None;
+    flannel_tests::wait::holds("the end of --datapath=ebpf", Duration::from_secs(15), || {
+        ended = strict.agent_ended();
+        ended.is_some()
+    });
+    assert!(ended.is_some_and(|status| !status.success()), "{ended:?}");
+    assert!(strict.agent_log().to_lowercase().contains(&word.to_lowercase()));
+}
+
+fn object(lab: &Lab, change: impl FnOnce(&mut Vec<u8>)) -> Options {
+    let mut bytes = fs::read(PREBUILT).expect("the committed object");
+    change(&mut bytes);
+    let path = lab.dir().join("broken.bpf.o");
+    fs::write(&path, bytes).expect("write an object");
+    let environment = vec![("FLANNEL_EBPF_OBJECT".to_owned(), path.display().to_string())];
+    Options { environment, ..Options::default() }
+}
+
+#[test]
+fn no_capability() {
+    let wrapper = ["setpriv", "--bounding-set", "-bpf,-sys_admin,-perfmon"].map(String::from);
+    falls_back(&Options { wrapper: wrapper.to_vec(), ..Options::default() }, "CAP_BPF");
+}
+
+#[test]
+fn a_program_that_the_verifier_refuses() {
+    let lab = Lab::new();
+    let options = object(&lab, |bytes| {
+        // The first instruction of every program becomes a load through an
+        // unchecked pointer: r1 = *(u64 *)(r1 + 0x7000).
+        let (offset, length) = section(bytes, b"classifier");
+        assert!(length > 8);
+        bytes[offset..offset + 8].copy_from_slice(&[0x79, 0x11, 0, 0x70, 0, 0, 0, 0]);
+    });
+    // The verifier's own words.
+    falls_back(&options, "invalid bpf_context access");
+}
+
+#[test]
+fn an_object_that_is_none() {
+    let lab = Lab::new();
+    falls_back(&object(&lab, |bytes| bytes.truncate(100)), "object");
+}
+
+#[test]
+fn a_pin_directory_that_is_no_bpf_file_system() {
+    let lab = Lab::new();
+    let dir = lab.dir().join("pins");
+    fs::create_dir(&dir).expect("a directory");
+    // Without CAP_SYS_ADMIN it cannot be mounted there.
+    let options = Options {
+        wrapper: ["setpriv", "--bounding-set", "-sys_admin"].map(String::from).to_vec(),
+        extra: vec![format!("--pin-dir={}", dir.display())],
+        ..Options::default()
+    };
+    let etcd = lab.etcd();
+    let mut node = lab.node(1);
+    node.start(&etcd, &options);
+    let status = node.status();
+    // Unpinned programs or the kernel path: both work, both have to be told.
+    let told = status["datapath"].to_string() + &status["health"].to_string();
+    assert!(told.contains("pin") || told.contains("bpf file system"), "{status}");
+}
+
+#[test]
+fn a_veth_whose_hook_is_taken_stays_on_the_kernel_path() {
+    let pair = Pair::agents(&Options { attach: Some("clsact"), ..Options::ebpf() });
+    let node = &pair.left;
+    // An `ingress` qdisc sits where clsact would: no egress hook there.
+    node.netns.ip("link add veth9 mtu 1450 type veth peer name eth9");
+    node.netns.sh("tc qdisc add dev veth9 ingress");
+    node.netns.ip(&format!("link set eth9 netns {}", pair.client.netns.name()));
+    node.netns.ip("link set veth9 master cni0 up");
+    pair.client.netns.ip("link set eth9 up");
+    std::thread::sleep(Duration::from_secs(1));
+    let status = node.status();
+    assert_eq!(status["datapath"]["mode"], "ebpf", "{status}");
+    assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0);
+    assert!(node.netns.sh("tc qdisc show dev veth9").contains("ingress"));
+}
+
+#[test]
+fn asked_for_the_kernel_path() {
+    let pair = Pair::agents(&Options::kernel());
+    let status = pair.left.status();
+    assert_eq!(status["datapath"]["mode"], "kernel", "{status}");
+    assert!(flannel_tests::hooks::on(&pair.left.netns, "eth0").is_empty());
+    assert!(flannel_tests::hooks::pins(pair.left.pin_dir()).is_empty());
+}
+
+/// Offset and length of an ELF section (64-bit, little-endian).
+fn section(elf: &[u8], name: &[u8]) -> (usize, usize) {
+    let number = |offset: usize, length: usize| {
+        let mut bytes = [0; 8];
+        bytes[..length].copy_from_slice(&elf[offset..offset + length]);
+        usize::try_from(u64::from_le_bytes(bytes)).expect("a small number")
+    };
+    let (headers, size, count) = (number(0x28, 8), number(0x3a, 2), number(0x3c, 2));
+    let header = |index: usize| headers + index * size;
+    let names = number(header(number(0x3e, 2)) + 0x18, 8);
+    let found = (0..count).map(header).find(|header| {
+        let start = names + number(*header, 4);
+        elf[start..].starts_with(name) && elf[start + name.len()] == 0
+    });
+    let header = found.unwrap_or_else(|| panic!("no section {}", String::from_utf8_lossy(name)));
+    (number(header + 0x18, 8), number(header + 0x20, 8))
+}

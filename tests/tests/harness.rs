@@ -1,0 +1,74 @@
+//! The harness itself, on plain Linux nodes: what the other cases rely on.
+
+use flannel_tests::lab::{Lab, OUTSIDE};
+use flannel_tests::packet::Wire;
+use std::time::Duration;
+
+#[test]
+fn plain_nodes_talk() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let mut first = lab.node(1);
+    let mut second = lab.node(2);
+    first.make_plain(&etcd, "10.244.1.0/24");
+    second.make_plain(&etcd, "10.244.2.0/24");
+    first.sync_plain(&etcd);
+    second.sync_plain(&etcd);
+    let client = first.pod(2);
+    let mut server = second.pod(2);
+    let target = server.serve();
+
+    let text = client.ping(server.address, "-c 3 -i 0.05 -W 2");
+    assert!(text.contains("ttl=62"), "{text}");
+
+    let requests = client.traffic(&format!("requests {target} --seconds 0.3"));
+    assert!(requests["transactions"].as_u64() > Some(100), "{requests}");
+    let connects = client.traffic(&format!("connects {target} --seconds 0.3"));
+    assert!(connects["transactions"].as_u64() > Some(50), "{connects}");
+    let flood = client.traffic(&format!("flood {target} --seconds 0.3"));
+    assert!(flood["received"].as_u64() > Some(1000), "{flood}");
+    let stream = client.traffic(&format!("stream {target} --seconds 0.3 --connections 2"));
+    assert!(stream["gbits"].as_f64() > Some(0.1), "{stream}");
+    let spaced = client.traffic(&format!("spaced {target} --seconds 0.5"));
+    assert_eq!(spaced["lost"], 0, "{spaced}");
+    assert_eq!(spaced["sent"], 500, "{spaced}");
+    for checked in [
+        format!("messages {target} --upto 300"),
+        format!("echoes {target} --upto 300"),
+        format!("echoes {target} --from 20000 --upto 20002 --segment 1000"),
+        format!("bulk {target} --megabytes 20"),
+    ] {
+        let result = client.traffic(&checked);
+        assert_eq!((&result["lost"], &result["corrupt"]), (&0.into(), &0.into()), "{result}");
+    }
+
+    let wire = Wire::open(&second.netns, "eth0");
+    client.ping(server.address, "-c 1 -W 2");
+    let frames = wire.frames(Duration::from_secs(2), 2, |frame| {
+        frame.len() > 50 && frame[23] == 17 && frame[36..38] == 8472_u16.to_be_bytes()
+    });
+    assert_eq!(frames.len(), 2, "request and answer in the tunnel");
+
+    let outside = lab.outside();
+    let (answered, text) = first.netns.ping(OUTSIDE, "-c 1 -W 2");
+    assert!(answered, "{text}");
+    drop(outside);
+}
+
+#[test]
+fn loss_is_seen() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let mut first = lab.node(1);
+    first.make_plain(&etcd, "10.244.1.0/24");
+    let client = first.pod(2);
+    let mut server = first.pod(3);
+    let target = server.serve();
+    let running = client.start_traffic(&format!("spaced {target} --seconds 1"));
+    std::thread::sleep(Duration::from_millis(300));
+    first.netns.ip("link set veth3 down");
+    std::thread::sleep(Duration::from_millis(200));
+    first.netns.ip("link set veth3 up");
+    let spaced = running.finish();
+    assert!(spaced["lost"].as_u64() > Some(50), "{spaced}");
+}

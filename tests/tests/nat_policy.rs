@@ -1,0 +1,133 @@
+//! Address translation and policy of the node hold for pods' traffic.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flannel_tests::agent::Options;
+use flannel_tests::lab::OUTSIDE;
+use flannel_tests::pair::{Pair, fast_share};
+use flannel_tests::pod::{serve, traffic};
+
+fn window(time: &'static str) -> Options {
+    Options { window: Some(time), ..Options::ebpf() }
+}
+
+/// What kube-proxy and a strict firewall have in common.
+const STRICT: &str = "table inet policy {
+    chain forward {
+        type filter hook forward priority 10; policy drop;
+        ct state invalid counter drop
+        ct state established,related accept
+        ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 ct state new accept
+    }
+}";
+
+#[test]
+fn a_service_flow_is_translated_and_never_confirmed() {
+    let pair = Pair::agents(&window("500ms"));
+    pair.left.netns.nft(&format!(
+        "table ip service {{
+            chain prerouting {{
+                type nat hook prerouting priority -100;
+                ip daddr 10.96.0.1 tcp dport 80 dnat to {0}
+                ip daddr 10.96.0.1 udp dport 80 dnat to {0}
+            }}
+        }}",
+        pair.server.target()
+    ));
+    let before = pair.left.outcomes();
+    // Many windows; a confirmed answer would arrive untranslated and stop it.
+    let requests = pair.client.traffic("requests 10.96.0.1:80 --seconds 8 --patience 2");
+    assert_eq!(requests["error"], serde_json::Value::Null, "{requests}");
+    assert!(requests["transactions"].as_u64() > Some(1000), "{requests}");
+    let spaced = pair.client.traffic("spaced 10.96.0.1:80 --seconds 3");
+    assert_eq!(spaced["lost"], 0, "{spaced}");
+    let since = pair.left.outcomes().since(&before);
+    assert_eq!(since.fast(), 0, "{since:?}");
+    assert_eq!(since.get("confirmed_out") + since.get("confirmed_in"), 0, "{since:?}");
+    // New connections keep working beside it, and so does a direct flow.
+    let connects = pair.client.traffic("connects 10.96.0.1:80 --seconds 1");
+    assert!(connects["transactions"].as_u64() > Some(50), "{connects}");
+    pair.traffic("requests", "--seconds 1 --patience 2");
+    assert!(pair.left.outcomes().since(&before).fast() > 100);
+}
+
+#[test]
+fn pods_reach_the_outside_masqueraded() {
+    let pair = Pair::agents(&Options { ip_masq: true, ..Options::ebpf() });
+    let outside = pair.lab.outside();
+    let log = pair.lab.dir().join("outside.log");
+    let _server = serve(&outside, &log, &[]);
+    // The outside has no route to the overlay: an answer proves masquerading.
+    pair.client.ping(OUTSIDE, "-c 3 -i 0.1 -W 2");
+    let requests = traffic(&pair.client.netns, &format!("requests {OUTSIDE}:7000 --seconds 1"));
+    assert!(requests["transactions"].as_u64() > Some(100), "{requests}");
+    // Between pods nothing is masqueraded: the server sees the pod's address.
+    pair.server.netns.nft(&format!(
+        "table ip seen {{ chain input {{ type filter hook input priority 0;
+            ip saddr {} counter accept; tcp dport 7000 counter drop }} }}",
+        pair.client.address
+    ));
+    let requests = pair.traffic("requests", "--seconds 1 --patience 1");
+    assert_eq!(requests["error"], serde_json::Value::Null, "{requests}");
+}
+
+#[test]
+fn strict_forward_policy_over_many_windows() {
+    let pair = Pair::agents(&window("500ms"));
+    for node in [&pair.left, &pair.right] {
+        node.netns.nft(STRICT);
+    }
+    let before = pair.left.peer(&pair.right);
+    let requests = pair.traffic("requests", "--seconds 6 --patience 2");
+    assert_eq!(requests["error"], serde_json::Value::Null, "{requests}");
+    let share = fast_share(&before, &pair.left.peer(&pair.right));
+    assert!(share > 0.99, "{share}");
+    let spaced = pair.traffic("spaced", "--seconds 3");
+    assert_eq!(spaced["lost"], 0, "{spaced}");
+    let stream = pair.traffic("stream", "--seconds 3");
+    assert!(stream["bytes"].as_u64() > Some(50_000_000), "{stream}");
+    let connects = pair.traffic("connects", "--seconds 2");
+    assert!(connects["transactions"].as_u64() > Some(100), "{connects}");
+    for node in [&pair.left, &pair.right] {
+        let rules = node.netns.sh("nft list table inet policy");
+        assert!(rules.contains("ct state invalid counter packets 0 "), "{rules}");
+    }
+}
+
+#[test]
+fn a_refused_flow_is_never_confirmed() {
+    let pair = Pair::agents(&Options::ebpf());
+    pair.left.netns.nft(&format!(
+        "table inet deny {{ chain forward {{ type filter hook forward priority 10;
+            ip daddr {} udp dport 7000 drop }} }}",
+        pair.server.address
+    ));
+    let before = pair.left.outcomes();
+    let spaced = pair.traffic("spaced", "--seconds 1");
+    assert_eq!(spaced["lost"], spaced["sent"], "{spaced}");
+    let since = pair.left.outcomes().since(&before);
+    assert_eq!((since.fast(), since.get("confirmed_out")), (0, 0), "{since:?}");
+}
+
+#[test]
+fn a_drop_rule_stops_running_flows_within_the_window() {
+    let pair = Pair::agents(&window("2s"));
+    pair.right
+        .netns
+        .nft("table inet late { chain forward { type filter hook forward priority 10; } }");
+    let target = pair.server.target();
+    let start = Instant::now();
+    let tcp = pair.client.start_traffic(&format!("requests {target} --seconds 12 --patience 5"));
+    let udp = pair.client.start_traffic(&format!("spaced {target} --seconds 9"));
+    thread::sleep(Duration::from_secs(3));
+    let inserted = start.elapsed();
+    pair.right.netns.sh(&format!("nft add rule inet late forward ip daddr {} drop", target.ip()));
+    // The window, and half a second for two processes to be scheduled.
+    let limit = (inserted + Duration::from_millis(2500)).as_millis();
+    for (name, result) in [("tcp", tcp.finish()), ("udp", udp.finish())] {
+        let last = u128::from(result["last_ms"].as_u64().expect("a time"));
+        assert!(last > 2000, "{name} did not run before: {result}");
+        assert!(last < limit, "{name} ran until {last} ms, rule at {inserted:?}: {result}");
+    }
+}
