@@ -128,14 +128,15 @@ impl Etcd3 {
             let stands = match plain {
                 Some(entry) => entry.into(),
                 // Unreadable, so it tells of no other node: the subnet still is ours.
-                None => kvs.iter().find(|kv| kv.key() == key.as_bytes()).map_or(
-                    Stands::Nothing,
-                    |kv| Stands::Key {
-                        key: &key,
-                        revision: kv.mod_revision(),
-                        etcd_lease: kv.lease(),
-                    },
-                ),
+                None => {
+                    kvs.iter().find(|kv| kv.key() == key.as_bytes()).map_or(Stands::Nothing, |kv| {
+                        Stands::Key {
+                            key: &key,
+                            revision: kv.mod_revision(),
+                            etcd_lease: kv.lease(),
+                        }
+                    })
+                }
             };
             if let Some(lease) = self.write(subnet, &lease.attrs, stands).await? {
                 return Ok(lease);
