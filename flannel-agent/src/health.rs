@@ -89,6 +89,13 @@ impl Health {
         self.complaints.get(what).map(|complaint| complaint.reason.as_str())
     }
 
+    /// The first complaint whose subject starts with `prefix`, as text.
+    pub fn first_of_group(&self, prefix: &str) -> Option<String> {
+        let mut group = self.complaints.range(prefix.to_owned()..);
+        let (what, complaint) = group.next().filter(|(what, _)| what.starts_with(prefix))?;
+        Some(format!("{what}: {}", complaint.reason))
+    }
+
     /// All complaints.
     pub fn lines(&self) -> Vec<Line> {
         self.complaints
@@ -112,6 +119,11 @@ mod tests {
         health.complain("route 10.5.2.0/24", "no such device");
         health.complain("store", "connection refused");
         assert_eq!(health.lines().len(), 2);
+        assert_eq!(
+            health.first_of_group("route ").as_deref(),
+            Some("route 10.5.2.0/24: no such device")
+        );
+        assert_eq!(health.first_of_group("device"), None);
         health.well("store");
         assert_eq!(health.lines()[0].what, "route 10.5.2.0/24");
         health.replace_group("route ", &BTreeMap::new());

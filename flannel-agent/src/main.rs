@@ -39,7 +39,9 @@ async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {
             cleanup::run(places, force).await.into()
         }
         None => {
-            let filter = EnvFilter::try_from_env("FLANNELD_LOG").unwrap_or_else(|_| "info".into());
+            let filter = EnvFilter::try_from_env("FLANNELD_LOG")
+                .or_else(|_| EnvFilter::try_from_default_env())
+                .unwrap_or_else(|_| "info".into());
             tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
             if !ignored.is_empty() {
                 tracing::info!(flags = ?ignored, "flags of flanneld's logger are accepted and ignored");

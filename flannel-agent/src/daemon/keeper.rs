@@ -13,6 +13,13 @@ use crate::source::{LeaseSource, SourceError};
 
 /// A failed renewal is tried again after at most this.
 const RETRY_LIMIT: Duration = Duration::from_secs(60);
+/// A lease that lasts longer is not renewed before this, whatever the margin.
+const MINIMUM: Duration = Duration::from_secs(60);
+/// Somebody who writes our lease again and again is answered more and more
+/// slowly: two nodes with one PublicIP would wear the store out otherwise.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
+/// After so long without such a write the next is answered at once.
+const QUIET: Duration = Duration::from_secs(5 * 60);
 
 /// What became of a renewal.
 #[derive(Debug)]
@@ -33,6 +40,8 @@ pub struct Keeper<S> {
     margin: Duration,
     due: Option<Instant>,
     backoff: Backoff,
+    answers: Backoff,
+    answered: Option<Instant>,
     running: Option<JoinHandle<Result<Lease, SourceError>>>,
     lost: bool,
 }
@@ -46,6 +55,8 @@ impl<S: LeaseSource> Keeper<S> {
             margin,
             due: None,
             backoff: Backoff::new(Duration::from_secs(1), RETRY_LIMIT),
+            answers: Backoff::new(FIRST_ANSWER, RETRY_LIMIT),
+            answered: None,
             running: None,
             lost: false,
         };
@@ -63,18 +74,23 @@ impl<S: LeaseSource> Keeper<S> {
         self.lost
     }
 
-    /// The subnet is another node's now, as the store tells.
-    pub fn lose(&mut self) {
-        self.lost = true;
-        self.due = None;
-    }
-
-    /// Writes the lease anew, now: it has gone, or says something else.
+    /// Writes the lease anew, soon: it has gone, or says something else, or
+    /// another node may hold it (then the store refuses).
     pub fn republish(&mut self, attrs: LeaseAttrs) {
         self.lease.attrs = attrs;
-        if !self.lost {
-            self.due = Some(Instant::now());
+        if self.lost {
+            return;
         }
+        let now = Instant::now();
+        let quiet = self.answered.is_none_or(|answered| now - answered >= QUIET);
+        let due = if quiet {
+            self.answers.reset();
+            now
+        } else {
+            now + self.answers.fail()
+        };
+        self.answered = Some(due);
+        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
 
     /// The store's revision of our key, from a write that was ours.
@@ -112,17 +128,16 @@ impl<S: LeaseSource> Keeper<S> {
                 // What was to be published while the call ran stays to be.
                 let attrs = std::mem::replace(&mut self.lease, lease).attrs;
                 self.backoff.reset();
-                if attrs == self.lease.attrs {
-                    if self.due.is_none() {
-                        self.schedule();
-                    }
-                } else {
+                if attrs != self.lease.attrs {
                     self.republish(attrs);
+                } else if self.due.is_none() {
+                    self.schedule();
                 }
                 Kept::Renewed
             }
             Err(error @ SourceError::LeaseLost { .. }) => {
-                self.lose();
+                self.lost = true;
+                self.due = None;
                 Kept::Lost(error)
             }
             Err(error) => {
@@ -139,7 +154,101 @@ impl<S: LeaseSource> Keeper<S> {
             // Up to a tenth of the margin earlier, so that nodes that started
             // together do not renew together.
             let early = self.margin.mul_f64(1.0 + rand::random::<f64>() / 10.0);
-            Instant::now() + left.saturating_sub(early)
+            Instant::now() + left.saturating_sub(early).max(left.min(MINIMUM))
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::config::NetworkConfig;
+    use crate::mac::MacAddr;
+    use crate::source::Claim;
+    use crate::source::fake::{Call, FakeSource, Write};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    async fn keeper(margin: Duration) -> (FakeSource, Keeper<FakeSource>) {
+        let text = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+        let config = NetworkConfig::parse(text).unwrap();
+        let source = FakeSource::new(config.clone());
+        let attrs = LeaseAttrs::vxlan(Ipv4Addr::new(192, 0, 2, 1), 1, MacAddr([2; 6]));
+        let lease = source.acquire(&config, &Claim { attrs, previous: None }).await.unwrap();
+        let keeper = Keeper::new(Arc::new(source.clone()), lease, margin);
+        (source, keeper)
+    }
+
+    /// How long the next thing takes to happen.
+    async fn next(keeper: &mut Keeper<FakeSource>) -> (Kept, Duration) {
+        let before = Instant::now();
+        let kept = keeper.next().await;
+        (kept, before.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renews_a_margin_before_the_end_with_jitter() {
+        let (source, mut keeper) = keeper(HOUR).await;
+        for _ in 0..3 {
+            let (kept, after) = next(&mut keeper).await;
+            assert!(matches!(kept, Kept::Renewed), "{kept:?}");
+            let earliest = 23 * HOUR - HOUR / 10 - Duration::from_secs(10);
+            assert!(after > earliest && after <= 23 * HOUR, "{after:?}");
+        }
+        assert_eq!(source.writes().len(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_widest_margin_is_no_busy_loop() {
+        let (_, mut keeper) = keeper(Duration::from_secs(1439 * 60)).await;
+        for _ in 0..5 {
+            let (_, after) = next(&mut keeper).await;
+            assert!(after >= MINIMUM - Duration::from_secs(1), "{after:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_retried_at_least_each_minute() {
+        let (source, mut keeper) = keeper(HOUR).await;
+        source.fail(Call::Renew, 20);
+        let (kept, _) = next(&mut keeper).await;
+        assert!(matches!(kept, Kept::Failed(_)));
+        for _ in 0..19 {
+            let (kept, after) = next(&mut keeper).await;
+            assert!(matches!(kept, Kept::Failed(_)));
+            assert!(after <= RETRY_LIMIT, "{after:?}");
+        }
+        let (kept, _) = next(&mut keeper).await;
+        assert!(matches!(kept, Kept::Renewed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_lease_is_left_alone() {
+        let (source, mut keeper) = keeper(HOUR).await;
+        let attrs = LeaseAttrs::vxlan(Ipv4Addr::new(192, 0, 2, 2), 1, MacAddr([4; 6]));
+        source.put(Lease { attrs, ..keeper.lease().clone() });
+        let (kept, _) = next(&mut keeper).await;
+        assert!(matches!(kept, Kept::Lost(_)), "{kept:?}");
+        keeper.republish(keeper.lease().attrs.clone());
+        assert!(tokio::time::timeout(48 * HOUR, keeper.next()).await.is_err());
+        assert!(!source.writes().iter().any(|write| matches!(write, Write::Renewed(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_during_a_renewal_is_published_after_it() {
+        let (source, mut keeper) = keeper(HOUR).await;
+        keeper.republish(keeper.lease().attrs.clone());
+        // Starts the call, and is dropped before its end.
+        let started = tokio::time::timeout(Duration::ZERO, keeper.next()).await;
+        assert!(started.is_err());
+        let moved =
+            LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 9), ..keeper.lease().attrs.clone() };
+        keeper.republish(moved.clone());
+        while source.lease(keeper.lease().subnet).unwrap().attrs != moved {
+            let (_, after) = next(&mut keeper).await;
+            assert!(after <= RETRY_LIMIT);
+        }
     }
 }

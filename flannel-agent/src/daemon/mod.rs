@@ -120,17 +120,15 @@ async fn start_and_serve(
 
     let load = LoadOptions { pin_dir: options.pin_dir.clone(), attach: options.attach };
     let opened = datapath::open(options.datapath, &load, &underlay)?;
-    {
-        let mut state = shared.lock();
-        match opened {
-            Opened::Ebpf(loaded) => {
-                state.datapath.mode = "ebpf";
-                *lock(datapath) = Some(loaded);
-            }
-            Opened::Kernel(reason) => {
-                state.datapath.mode = "kernel";
-                state.datapath.reason = reason;
-            }
+    match opened {
+        Opened::Ebpf(loaded) => {
+            *lock(datapath) = Some(loaded);
+            shared.lock().datapath.mode = "ebpf";
+        }
+        Opened::Kernel(reason) => {
+            let mut state = shared.lock();
+            state.datapath.mode = "kernel";
+            state.datapath.reason = reason;
         }
     }
     // Subscribed before the first look, so that no change falls between.

@@ -1,6 +1,7 @@
 //! The loop: it owns the reconciler, and wakes it when something changed.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,13 @@ use crate::status::{LeaseStatus, Shared};
 
 /// Events that come together are answered together.
 const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Confirmations are ended at most this often, if there is nothing else to do.
+const GENERATION: Duration = Duration::from_millis(50);
+/// Our own changes cause events, too: a row of new peers costs one look at
+/// everything in this time, not one for each.
+const LOOK: Duration = Duration::from_millis(300);
+/// What is odd about the leases is told at most this often.
+const ODDITIES: Duration = Duration::from_secs(1);
 /// Hooks are looked after this often: no event tells of a detached program.
 const HOOKS: Duration = Duration::from_millis(700);
 /// Other people's rule sets may change all the time: ours are compared at most
@@ -58,9 +66,13 @@ pub(super) struct Loop<'a, S, K, F> {
     options: &'a Options,
     source: Arc<S>,
     keeper: Keeper<S>,
+    /// PublicIP of our lease, as last written.
+    public_ip: Ipv4Addr,
     table: LeaseTable,
     /// Peers by age of their lease, as the last pass got them.
     peers: Vec<Peer>,
+    peers_changed: bool,
+    oddities_due: Option<Instant>,
     reconciler: Reconciler<K, F>,
     shared: Shared,
     /// Sysctls that an earlier run had changed, with the values before.
@@ -69,6 +81,7 @@ pub(super) struct Loop<'a, S, K, F> {
     wake: Wake,
     due: Option<Instant>,
     firewall_checked: Option<Instant>,
+    looked: Option<Instant>,
     retry_at: Option<Instant>,
     last_state: Option<state::NodeState>,
     last_env: Option<subnet_env::SubnetEnv>,
@@ -86,20 +99,25 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         remembered: BTreeMap<String, String>,
     ) -> Self {
         let mut table = LeaseTable::new(network);
-        table.set_own(Some(lease.subnet), lease.attrs.public_ip);
+        let public_ip = lease.attrs.public_ip;
+        table.set_own(Some(lease.subnet), public_ip);
         let keeper = Keeper::new(Arc::clone(&source), lease, options.subnet_lease_renew_margin);
         Self {
             options,
             source,
             keeper,
+            public_ip,
             table,
             peers: Vec::new(),
+            peers_changed: false,
+            oddities_due: None,
             reconciler,
             shared,
             remembered,
             wake: Wake::ALL,
             due: None,
             firewall_checked: None,
+            looked: None,
             retry_at: None,
             last_state: None,
             last_env: None,
@@ -140,11 +158,10 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
 
     fn check_start(&self) -> Result<(), StartError> {
         let state = self.shared.lock();
-        if let Some(reason) = state.health.reason("device") {
-            return Err(StartError::Device(reason.to_owned()));
-        }
-        if let Some(reason) = state.health.reason("MTU") {
-            return Err(StartError::Device(reason.to_owned()));
+        for group in ["device", "MTU"] {
+            if let Some(reason) = state.health.first_of_group(group) {
+                return Err(StartError::Device(reason));
+            }
         }
         if self.options.datapath == DatapathMode::Ebpf
             && let Some(reason) = &state.datapath.reason
@@ -166,11 +183,13 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let mut watchdog = interval(watchdog_every.unwrap_or(Duration::from_secs(3600)));
         loop {
             let due = earliest(self.due, self.retry_at);
+            let oddities_due = self.oddities_due;
             tokio::select! {
                 Some(update) = updates.recv() => self.take_update(update),
                 Some(event) = events.recv() => self.wake(self.reconciler.wake_for(event)),
                 kept = self.keeper.next() => self.take_kept(&kept),
                 () = sleep_until(due) => self.pass().await,
+                () = sleep_until(oddities_due) => self.tell_oddities(),
                 _ = hooks.tick() => self.reconciler.check_hooks(),
                 _ = slow.tick() => self.wake(Wake::ALL),
                 _ = watchdog.tick(), if watchdog_every.is_some() => notify::watchdog(),
@@ -182,8 +201,15 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         if wake.is_nothing() {
             return;
         }
+        let only_generation = Wake { generation: true, ..Wake::default() };
+        let pause = if wake == only_generation { GENERATION } else { DEBOUNCE };
         self.wake.merge(wake);
-        self.due.get_or_insert_with(|| Instant::now() + DEBOUNCE);
+        self.due = earliest(self.due, Some(Instant::now() + pause));
+    }
+
+    fn tell_oddities(&mut self) {
+        self.oddities_due = None;
+        self.shared.lock().ignored = self.table.oddities();
     }
 
     fn take_update(&mut self, update: LeaseUpdate) {
@@ -204,51 +230,49 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         if let Some(own) = changes.own {
             self.take_own(own);
         }
-        self.shared.lock().ignored = self.table.oddities();
+        self.oddities_due.get_or_insert_with(|| Instant::now() + ODDITIES);
         if !changes.peers.is_empty() {
-            self.peers = self.table.peers().collect();
-            // The cached observation is true as long as no event says
-            // otherwise: one lease costs no dump of all.
-            self.wake(Wake { generation: true, ..Wake::default() });
+            self.peers_may_have_changed();
         }
+    }
+
+    /// What was observed stays true as long as no event says otherwise: one
+    /// lease costs no look at all of them.
+    fn peers_may_have_changed(&mut self) {
+        self.peers_changed = true;
+        self.wake(Wake { generation: true, ..Wake::default() });
     }
 
     /// Somebody wrote or removed our lease.
     fn take_own(&mut self, own: OwnChange) {
         let ours = self.keeper.lease().clone();
-        match own {
-            OwnChange::Put(lease) => {
-                if self.keeper.is_lost() || lease.revision < ours.revision {
-                    return;
-                }
-                self.keeper.seen(&lease);
-                if lease.attrs != ours.attrs {
-                    tracing::warn!(subnet = %ours.subnet, "our lease says something else; writing it again");
-                    self.keeper.republish(ours.attrs);
-                }
-            }
-            OwnChange::Removed { revision } => {
-                if revision > ours.revision && !self.keeper.is_lost() {
-                    tracing::warn!(subnet = %ours.subnet, "our lease has gone; claiming it again");
-                    self.keeper.republish(ours.attrs);
-                }
-            }
-            OwnChange::Taken { lease } => {
-                if lease.revision > ours.revision && !self.keeper.is_lost() {
-                    self.keeper.lose();
-                    self.say_lost(&format!(
-                        "{} is held by {} now",
-                        ours.subnet, lease.attrs.public_ip
-                    ));
-                }
-            }
+        if self.keeper.is_lost() {
+            return;
         }
+        let what = match own {
+            OwnChange::Put(lease) | OwnChange::Taken { lease } if lease.attrs == ours.attrs => {
+                self.keeper.seen(&lease);
+                return;
+            }
+            OwnChange::Put(lease) => {
+                self.keeper.seen(&lease);
+                "it was written by somebody else; is our PublicIP given twice?".to_owned()
+            }
+            OwnChange::Removed { .. } => "it has gone".to_owned(),
+            // The store knows best: the renewal is refused if that is so.
+            OwnChange::Taken { lease } => format!("{} claims it", lease.attrs.public_ip),
+        };
+        tracing::warn!(subnet = %ours.subnet, "our lease: {what}; writing it again");
+        self.shared.lock().health.complain("own lease", what);
+        self.keeper.republish(ours.attrs);
     }
 
     fn take_kept(&mut self, kept: &Kept) {
         match kept {
             Kept::Renewed => {
                 let lease = self.keeper.lease();
+                let moved = self.public_ip != lease.attrs.public_ip;
+                self.public_ip = lease.attrs.public_ip;
                 self.table.set_own(Some(lease.subnet), lease.attrs.public_ip);
                 tracing::debug!(subnet = %lease.subnet, "lease renewed");
                 let mut state = self.shared.lock();
@@ -258,8 +282,12 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                     expires: lease.expires,
                 });
                 state.health.well("lease renewal");
+                state.health.well("own lease");
                 drop(state);
                 self.write_files();
+                if moved {
+                    self.peers_may_have_changed();
+                }
             }
             Kept::Failed(error) => {
                 self.shared.lock().health.complain("lease renewal", error.to_string());
@@ -281,19 +309,23 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let mut wake = std::mem::take(&mut self.wake);
         self.due = None;
         let now = Instant::now();
-        if wake.firewall
-            && let Some(checked) = self.firewall_checked
-            && now < checked + FIREWALL
-        {
-            wake.firewall = false;
-            self.wake.firewall = true;
-            self.due = Some(checked + FIREWALL);
-        }
-        if wake.firewall {
-            self.firewall_checked = Some(now);
+        let postponed = Wake {
+            look: wake.look && postpone(&mut self.looked, LOOK, now),
+            firewall: wake.firewall && postpone(&mut self.firewall_checked, FIREWALL, now),
+            ..Wake::default()
+        };
+        wake.look &= !postponed.look;
+        wake.firewall &= !postponed.firewall;
+        self.wake = postponed;
+        let look_at = self.looked.filter(|_| postponed.look).map(|looked| looked + LOOK);
+        let check_at =
+            self.firewall_checked.filter(|_| postponed.firewall).map(|checked| checked + FIREWALL);
+        self.due = earliest(look_at, check_at);
+        if std::mem::take(&mut self.peers_changed) {
+            self.peers = self.table.peers().collect();
         }
         let outcome = self.reconciler.pass(&self.peers, wake).await;
-        self.retry_at = outcome.retry_at.map(Into::into);
+        self.retry_at = outcome.retry_at;
         if outcome.underlay_changed {
             self.follow_underlay();
         }
@@ -382,6 +414,16 @@ fn interval(period: Duration) -> tokio::time::Interval {
     interval
 }
 
+/// Whether it is too early for doing again what was done at `last`; notes it
+/// as done now if not.
+fn postpone(last: &mut Option<Instant>, period: Duration, now: Instant) -> bool {
+    if last.is_some_and(|last| now < last + period) {
+        return true;
+    }
+    *last = Some(now);
+    false
+}
+
 fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -395,3 +437,6 @@ async fn sleep_until(due: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

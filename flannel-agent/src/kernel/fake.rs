@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Kernel, KernelError, Link, RouteTo};
 use crate::plan::{self, Observed, Op};
@@ -21,6 +21,8 @@ pub struct State {
     pub applied: Vec<Op>,
     /// Operations that fail, with this errno.
     pub failing: Vec<(Op, i32)>,
+    /// How often a device was looked at.
+    pub looks: u32,
     /// Errno of the next call that reads, once.
     pub fail_next_read: Option<i32>,
 }
@@ -28,10 +30,10 @@ pub struct State {
 /// Interface index that a created device gets.
 const IFINDEX: u32 = 3;
 
-/// A kernel whose tables follow [`plan::apply`].
-#[derive(Debug, Default)]
+/// A kernel whose tables follow [`plan::apply`]. Clones share them.
+#[derive(Clone, Debug, Default)]
 pub struct FakeKernel {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 impl FakeKernel {
@@ -51,7 +53,9 @@ impl FakeKernel {
 
 impl Kernel for FakeKernel {
     async fn observe(&self, device: &str) -> Result<Observed, KernelError> {
-        Ok(self.reading("observe")?.devices.get(device).cloned().unwrap_or_default())
+        let mut state = self.reading("observe")?;
+        state.looks += 1;
+        Ok(state.devices.get(device).cloned().unwrap_or_default())
     }
 
     async fn apply(&self, device: &str, ops: &[Op]) -> Vec<Result<(), KernelError>> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Reconciler, is_device};
+use super::{Reconciler, is_device, is_ground};
 use crate::bpf::{BpfError, DatapathConfig, PodVeth};
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
@@ -19,7 +19,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// together. Returns whether the device was created or deleted.
     pub(super) async fn carry_out(&mut self, ops: &[Op]) -> bool {
         let mut device_changed = false;
+        let mut grounded = true;
         for group in ops.chunk_by(|a, b| kind(a) == kind(b)) {
+            if !grounded && kind(&group[0]) == Kind::Entries {
+                continue;
+            }
             let results = match kind(&group[0]) {
                 Kind::Maps => self.write_maps(group),
                 Kind::Device | Kind::Entries => self
@@ -30,31 +34,29 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                     .map(|result| result.map_err(|error| error.to_string()))
                     .collect(),
             };
-            let mut device_failed = false;
             for (op, result) in group.iter().zip(results) {
                 match result {
                     Ok(()) => {
                         self.log(op);
                         self.retries.worked(op);
-                        device_changed |=
-                            matches!(op, Op::CreateDevice(_) | Op::DeleteDevice { .. });
+                        if matches!(op, Op::CreateDevice(_) | Op::DeleteDevice { .. }) {
+                            device_changed = true;
+                            self.overlay = None;
+                        }
                         if let Some(observed) = &mut self.observed {
                             plan::apply(observed, op);
                         }
                     }
                     Err(reason) => {
-                        // The first failure of the device is the cause of those
-                        // behind it.
-                        if !device_failed {
+                        // Without a device nothing on it works: one cause, one
+                        // complaint.
+                        if grounded || !is_device(op) {
                             self.retries.failed(op, reason);
                         }
-                        device_failed |= is_device(op);
-                        self.observed = None;
+                        grounded &= !is_ground(op);
+                        self.stale = true;
                     }
                 }
-            }
-            if device_failed {
-                return false;
             }
         }
         device_changed
@@ -104,14 +106,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
     /// Settings and hooks of the programs.
     pub(super) fn serve_pods(&mut self) {
-        if lock(&self.datapath).is_none() {
+        // Without links there are no veths: all hooks of pods would go.
+        if lock(&self.datapath).is_none() || self.links.is_empty() {
             return;
         }
-        let overlay = self.observed.as_ref().and_then(|observed| observed.device.as_ref());
-        let overlay = match overlay.filter(|device| device.ifindex != 0) {
-            Some(device) => device.ifindex,
-            None => return,
-        };
+        let Some(overlay) = self.overlay else { return };
         let tcp = self.tcp_allowed();
         let underlay = &self.identity.underlay;
         let source_ports = match self.sysctl.local_port_range() {

@@ -9,12 +9,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 use regex::Regex;
+use tokio::time::Instant;
 
-use self::retry::Retries;
+use self::retry::{Retries, Unfinished};
 use crate::bpf::VerifySource;
 use crate::config::VxlanConfig;
 use crate::desired::{self, Desired, Node, Peer};
@@ -111,9 +112,14 @@ pub struct Reconciler<K, F> {
     identity: Identity,
     device: String,
     links: Vec<Link>,
-    /// What is there, as last seen and changed by us since; `None`: look.
+    /// What is there, as last seen and changed by us since.
     observed: Option<Observed>,
+    /// `observed` may be wrong: something failed, or could not be read.
+    stale: bool,
+    /// Index of the device, as read back.
+    overlay: Option<u32>,
     retries: Retries,
+    unfinished: Unfinished,
     /// MTU of the device as it should be; 0 before the first pass.
     mtu: u32,
     /// Remembered for `cleanup`: the value of conntrack's switch before us.
@@ -148,7 +154,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             device,
             links: Vec::new(),
             observed: None,
+            stale: false,
+            overlay: None,
             retries: Retries::default(),
+            unfinished: Unfinished::default(),
             mtu: 0,
             liberal_before: None,
         }
@@ -172,7 +181,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// What a kernel event asks to look at; nothing for those that do not
     /// matter.
     pub fn wake_for(&self, event: KernelEvent) -> Wake {
-        let overlay = self.overlay_ifindex();
+        let overlay = self.overlay;
         match event {
             // A pass that finds its own work done changes nothing, so the
             // events of our own changes settle.
@@ -197,29 +206,32 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
     }
 
-    fn overlay_ifindex(&self) -> Option<u32> {
-        self.observed.as_ref()?.device.as_ref().map(|device| device.ifindex)
-    }
-
     /// Makes the node what these peers (oldest lease first) and the underlay
     /// demand.
     pub async fn pass(&mut self, peers: &[Peer], mut wake: Wake) -> Outcome {
         let mut outcome = Outcome::default();
+        wake.merge(self.unfinished.due());
         if wake.links || self.links.is_empty() {
-            outcome.underlay_changed = self.look_at_links().await;
+            // A link that goes down takes its routes with it and nobody says
+            // so; a port that changes its bridge changes where packets go.
+            wake.generation |= self.look_at_links().await;
+            outcome.underlay_changed = self.follow_underlay().await;
         }
         let Some(desired) = self.desire(peers) else { return outcome };
         let mut changed = false;
         // A new device has to be looked at again: its index is new, and what
         // hung on the old one has gone with it.
         for _ in 0..3 {
-            if wake.look || self.observed.is_none() {
+            if wake.look || self.stale || self.observed.is_none() {
                 self.look().await;
             }
             wake.look = false;
-            let Some(observed) = &self.observed else { break };
+            let Some(observed) = self.observed.as_ref().filter(|_| !self.stale) else { break };
             let mut ops = plan::diff(&desired, observed);
-            ops.retain(|op| self.retries.is_due(op));
+            self.retries.forget_all_but(&ops);
+            // Nothing hangs on a device that cannot be made yet.
+            let grounded = ops.iter().all(|op| !is_ground(op) || self.retries.is_due(op));
+            ops.retain(|op| self.retries.is_due(op) && (grounded || op.is_maps()));
             if ops.is_empty() {
                 break;
             }
@@ -228,7 +240,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 break;
             }
             wake.look = true;
-            wake.links = true;
         }
         self.retries.report(&self.shared);
         self.mtu = desired.device.mtu;
@@ -244,7 +255,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.guard().await;
         }
         self.publish(&desired);
-        outcome.retry_at = self.retries.next_due();
+        outcome.retry_at = earliest(self.retries.next_due(), self.unfinished.schedule());
         outcome
     }
 
@@ -274,17 +285,25 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         desired
     }
 
-    /// Reads the links; whether the underlay's address or MTU changed.
+    /// Reads the links; whether they changed.
     async fn look_at_links(&mut self) -> bool {
-        match self.kernel.links().await {
-            Ok(links) => {
-                self.shared.lock().health.well("links");
+        let links = self.kernel.links().await;
+        self.unfinished.wake.links = links.is_err();
+        let reason = links.as_ref().err().map(|error| error.to_string());
+        self.shared.lock().health.report("links", reason);
+        match links {
+            Ok(links) if links != self.links => {
                 self.links = links;
+                true
             }
-            Err(error) => {
-                self.shared.lock().health.complain("links", error.to_string());
-                return false;
-            }
+            _ => false,
+        }
+    }
+
+    /// Chooses the underlay anew; whether its address or MTU is another now.
+    async fn follow_underlay(&mut self) -> bool {
+        if self.links.is_empty() {
+            return false;
         }
         let wish = Wish { iface: &self.settings.iface, public_ip: self.settings.public_ip };
         let route = if wish.iface.is_empty() && wish.public_ip.is_none() {
@@ -331,7 +350,13 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             (_, Err(reason)) => Err(reason),
         };
         let reason = observed.as_ref().err().cloned();
-        self.observed = observed.ok();
+        self.stale = observed.is_err();
+        self.unfinished.wake.look = self.stale;
+        if let Ok(observed) = observed {
+            let device = observed.device.as_ref().filter(|device| device.vxlan.is_some());
+            self.overlay = device.map(|device| device.ifindex);
+            self.observed = Some(observed);
+        }
         self.shared.lock().health.report("observation", reason);
     }
 
@@ -343,6 +368,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             vxlan_port: self.identity.vxlan.port,
         };
         let reason = self.firewall.ensure(&rules).await.err().map(|error| error.to_string());
+        self.unfinished.wake.firewall = reason.is_some();
         let mut state = self.shared.lock();
         state.health.report("firewall", reason);
         let forwarding = match self.sysctl.ip_forward() {
@@ -369,8 +395,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     }
 }
 
-/// Whether the operation is about the device itself: what comes after it in a
-/// plan cannot work without it.
+/// Whether the operation is about the device itself.
 fn is_device(op: &Op) -> bool {
     matches!(
         op,
@@ -382,4 +407,13 @@ fn is_device(op: &Op) -> bool {
             | Op::AddAddress(_)
             | Op::RemoveAddress(_)
     )
+}
+
+/// Whether entries on the device cannot be made before this has worked.
+fn is_ground(op: &Op) -> bool {
+    matches!(op, Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::SetUp)
+}
+
+fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
 }

@@ -1,10 +1,12 @@
 //! Operations that failed, and when each is due again: one peer's failure never
 //! stops the others.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use super::{is_device, subject_of_peer};
+use tokio::time::Instant;
+
+use super::{Wake, subject_of_peer};
 use crate::backoff::Backoff;
 use crate::plan::Op;
 use crate::status::Shared;
@@ -25,7 +27,10 @@ struct Failure {
 /// What an operation is about, for backoff and complaints.
 fn subject(op: &Op) -> String {
     match op {
-        op if is_device(op) => "device".to_owned(),
+        Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::SetUp => "device".to_owned(),
+        Op::SetMac(_) => "device MAC".to_owned(),
+        Op::SetMtu(_) => "device MTU".to_owned(),
+        Op::AddAddress(_) | Op::RemoveAddress(_) => "device address".to_owned(),
         Op::PutMaps(peer) => format!("map entry {}", peer.subnet),
         Op::RemoveMaps(subnet) => format!("map entry {subnet}"),
         Op::PutRoute(subnet) => subject_of_peer(*subnet),
@@ -34,7 +39,6 @@ fn subject(op: &Op) -> String {
             format!("neighbour {address}")
         }
         Op::PutFdb(mac, _) | Op::RemoveFdb(mac, _) => format!("FDB entry {mac}"),
-        _ => "device".to_owned(),
     }
 }
 
@@ -59,6 +63,15 @@ impl Retries {
         }
     }
 
+    /// Forgets what no plan asks for any more: the peer has left, or somebody
+    /// else put it right.
+    pub(super) fn forget_all_but(&mut self, plan: &[Op]) {
+        if !self.0.is_empty() {
+            let planned: BTreeSet<String> = plan.iter().map(subject).collect();
+            self.0.retain(|subject, _| planned.contains(subject));
+        }
+    }
+
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.0.values().map(|failure| failure.due).min()
     }
@@ -79,5 +92,38 @@ impl Retries {
                 .collect();
             state.health.replace_group(prefix, &group);
         }
+    }
+}
+
+/// What could not be looked at or put right as a whole, and when to try again.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    /// What failed last time.
+    pub(super) wake: Wake,
+    due: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Default for Unfinished {
+    fn default() -> Self {
+        Self { wake: Wake::default(), due: None, backoff: Backoff::new(FIRST, LIMIT) }
+    }
+}
+
+impl Unfinished {
+    /// What is due now.
+    pub(super) fn due(&self) -> Wake {
+        if self.due.is_some_and(|due| due <= Instant::now()) { self.wake } else { Wake::default() }
+    }
+
+    /// After a pass: when the rest is due.
+    pub(super) fn schedule(&mut self) -> Option<Instant> {
+        if self.wake.is_nothing() {
+            self.backoff.reset();
+            self.due = None;
+        } else if self.due.is_none_or(|due| due <= Instant::now()) {
+            self.due = Some(Instant::now() + self.backoff.fail());
+        }
+        self.due
     }
 }

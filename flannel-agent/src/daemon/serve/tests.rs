@@ -1,0 +1,434 @@
+//! The loop over fakes, in paused time: what it does when the store, the
+//! kernel or the underlay changes, and what it leaves alone.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::bpf::fake::FakeDatapath;
+use crate::config::{Backend, NetworkConfig};
+use crate::firewall::fake::FakeFirewall;
+use crate::kernel::fake::FakeKernel;
+use crate::kernel::sysctl::Sysctl;
+use crate::kernel::{Link, LinkAddress, RouteTo};
+use crate::lease::attrs::LeaseAttrs;
+use crate::mac::MacAddr;
+use crate::plan::Op;
+use crate::reconcile::{Identity, Settings};
+use crate::source::Claim;
+use crate::source::fake::{Call, FakeSource, Write};
+use crate::status::{SharedDatapath, lock};
+use crate::underlay::Underlay;
+
+const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+const OVERLAY: u32 = 3;
+
+struct Bench {
+    source: FakeSource,
+    kernel: FakeKernel,
+    datapath: FakeDatapath,
+    shared: Shared,
+    events: mpsc::Sender<KernelEvent>,
+    own: Lease,
+    task: JoinHandle<Result<(), StartError>>,
+    dir: tempfile::TempDir,
+}
+
+fn address(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, last)
+}
+
+fn attrs(number: u8) -> LeaseAttrs {
+    LeaseAttrs::vxlan(address(number), 1, MacAddr([2, 0, 0, 0, 0, number]))
+}
+
+/// The lease of peer `number`, 10.5.(100 + number).0/24.
+fn lease(number: u8) -> Lease {
+    let subnet = Ipv4Network::new(Ipv4Addr::new(10, 5, 100 + number, 0), 24).unwrap();
+    Lease { subnet, attrs: attrs(number), expires: None, revision: 0 }
+}
+
+fn link(ifindex: u32, name: &str, kind: &str, addresses: &[Ipv4Addr]) -> Link {
+    let with_prefix = |address: &Ipv4Addr| LinkAddress {
+        network: Ipv4Network::new(*address, 24).unwrap(),
+        permanent: true,
+        deprecated: false,
+        global: true,
+    };
+    Link {
+        ifindex,
+        name: name.to_owned(),
+        mac: None,
+        mtu: 1500,
+        up: true,
+        ethernet: true,
+        loopback: false,
+        kind: kind.to_owned(),
+        master: None,
+        peer_in_other_netns: kind == "veth",
+        qdisc: "noqueue".to_owned(),
+        addresses: addresses.iter().map(with_prefix).collect(),
+    }
+}
+
+fn sysctls(root: PathBuf) -> Sysctl {
+    for (key, value) in [
+        ("net/ipv4/ip_local_port_range", "32768\t60999\n"),
+        ("net/ipv4/ip_forward", "1\n"),
+        ("net/netfilter/nf_conntrack_tcp_be_liberal", "0\n"),
+    ] {
+        let path = root.join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, value).unwrap();
+    }
+    Sysctl::at(root)
+}
+
+fn options(dir: &std::path::Path) -> Options {
+    let words = [
+        "flannel-agent".to_owned(),
+        format!("--state-dir={}", dir.join("state").display()),
+        format!("--subnet-file={}", dir.join("subnet.env").display()),
+    ];
+    crate::cli::parse(words.map(OsString::from)).unwrap().0.daemon
+}
+
+impl Bench {
+    /// A node 192.0.2.1 with these peers, after its first pass.
+    async fn start(peers: &[u8]) -> Self {
+        let config = NetworkConfig::parse(CONFIG).unwrap();
+        let Backend::Vxlan(vxlan) = config.backend.clone();
+        let source = FakeSource::new(config.clone());
+        let claim = Claim { attrs: attrs(1), previous: None };
+        let own = source.acquire(&config, &claim).await.unwrap();
+        peers.iter().for_each(|peer| source.put(lease(*peer)));
+        let kernel = FakeKernel::default();
+        kernel.state().links =
+            vec![link(2, "eth0", "", &[address(1)]), link(7, "veth0", "veth", &[])];
+        let route = RouteTo { ifindex: 2, source: None, gateway: None };
+        kernel.state().routes.insert(None, route);
+        let dir = tempfile::tempdir().unwrap();
+        let datapath = FakeDatapath::default();
+        let slot = SharedDatapath::default();
+        *lock(&slot) = Some(Box::new(datapath.clone()));
+        let shared = Shared::default();
+        let identity = Identity {
+            subnet: own.subnet,
+            network: config.network,
+            vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            underlay: Underlay {
+                ifindex: 2,
+                name: "eth0".to_owned(),
+                address: address(1),
+                public_ip: address(1),
+                mtu: 1500,
+                ethernet: true,
+            },
+            vxlan,
+        };
+        let settings = Settings {
+            iface: Vec::new(),
+            public_ip: None,
+            masquerade: false,
+            fast_path: true,
+            window: Duration::from_secs(5),
+            verify_source: crate::bpf::VerifySource::Drop,
+            attach_iface: None,
+        };
+        let reconciler = Reconciler::new(
+            kernel.clone(),
+            FakeFirewall::default(),
+            slot,
+            shared.clone(),
+            sysctls(dir.path().join("sysctl")),
+            settings,
+            identity,
+        );
+        let (events, events_end) = mpsc::channel(16);
+        let options = options(dir.path());
+        let (store, lease, told) = (Arc::new(source.clone()), own.clone(), shared.clone());
+        let task = tokio::spawn(async move {
+            let remembered = BTreeMap::new();
+            Loop::new(&options, store, config.network, lease, reconciler, told, remembered)
+                .run(events_end)
+                .await
+        });
+        let bench = Self { source, kernel, datapath, shared, events, own, task, dir };
+        bench.settle().await;
+        assert!(!bench.task.is_finished(), "the loop has ended");
+        bench
+    }
+
+    /// Lets everything happen that is due within a second.
+    async fn settle(&self) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+
+    async fn tell(&self, event: KernelEvent) {
+        self.events.send(event).await.unwrap();
+        self.settle().await;
+    }
+
+    fn subnets(&self) -> Vec<Ipv4Network> {
+        let state = self.kernel.state();
+        let Some(observed) = state.devices.get("flannel.1") else { return Vec::new() };
+        observed.routes.iter().map(|route| route.destination).collect()
+    }
+
+    fn take_applied(&self) -> Vec<Op> {
+        std::mem::take(&mut self.kernel.state().applied)
+    }
+
+    fn complaint(&self, what: &str) -> Option<String> {
+        self.shared.lock().health.reason(what).map(str::to_owned)
+    }
+
+    fn stands(&self) -> Option<LeaseAttrs> {
+        self.source.lease(self.own.subnet).map(|lease| lease.attrs)
+    }
+
+    fn renewals(&self) -> usize {
+        self.source.writes().iter().filter(|write| matches!(write, Write::Renewed(_))).count()
+    }
+
+    fn passes(&self) -> u32 {
+        self.datapath.state().ensured
+    }
+
+    fn generation(&self) -> u32 {
+        self.datapath.state().generation
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_start_programs_the_peers_and_writes_the_files() {
+    let bench = Bench::start(&[2, 3]).await;
+    assert_eq!(bench.subnets(), [lease(2).subnet, lease(3).subnet]);
+    assert_eq!(bench.datapath.state().peers.len(), 2);
+    let env = std::fs::read_to_string(bench.dir.path().join("subnet.env")).unwrap();
+    assert_eq!(
+        env,
+        "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=1450\n\
+         FLANNEL_IPMASQ=false\n"
+    );
+    let state = state::load(&bench.dir.path().join("state")).state.unwrap();
+    assert_eq!(state.subnet, bench.own.subnet);
+    assert_eq!(state.sysctls[effects::LIBERAL], "0", "for cleanup");
+    assert_eq!(bench.shared.lock().health.lines(), []);
+    assert_eq!(bench.renewals(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_come_move_and_go() {
+    let bench = Bench::start(&[]).await;
+    let before = bench.generation();
+    bench.source.put(lease(2));
+    bench.settle().await;
+    assert_eq!(bench.subnets(), [lease(2).subnet]);
+    assert!(bench.generation() > before);
+    bench.source.put(Lease { attrs: attrs(9), ..lease(2) });
+    bench.settle().await;
+    let fdb = bench.kernel.state().devices["flannel.1"].fdb.clone();
+    assert_eq!(fdb, [(MacAddr([2, 0, 0, 0, 0, 9]), address(9))].into());
+    bench.source.remove(lease(2).subnet);
+    bench.settle().await;
+    assert_eq!(bench.subnets(), []);
+    assert_eq!(bench.datapath.state().peers.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_changes_nothing_costs_nothing() {
+    let bench = Bench::start(&[2, 3]).await;
+    bench.take_applied();
+    let (generation, looks) = (bench.generation(), bench.kernel.state().looks);
+    for _ in 0..100 {
+        bench.source.put(lease(2));
+    }
+    bench.settle().await;
+    assert_eq!(bench.take_applied(), []);
+    assert_eq!((bench.generation(), bench.kernel.state().looks), (generation, looks));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_store_keeps_the_peers() {
+    let bench = Bench::start(&[2, 3]).await;
+    let reason = "192.0.2.250:2379: connection refused".to_owned();
+    bench.source.push(LeaseUpdate::Disconnected { reason: reason.clone() });
+    bench.settle().await;
+    assert_eq!(bench.subnets().len(), 2);
+    {
+        let state = bench.shared.lock();
+        assert!(!state.connected);
+        assert_eq!(state.store_detail.as_ref(), Some(&reason));
+    }
+    bench.source.push_snapshot();
+    bench.settle().await;
+    assert!(bench.shared.lock().connected);
+    assert_eq!(bench.complaint("store"), None);
+    assert_eq!(bench.renewals(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_lease_is_claimed_again_when_it_goes() {
+    let bench = Bench::start(&[2]).await;
+    bench.source.remove(bench.own.subnet);
+    bench.settle().await;
+    assert_eq!(bench.stands(), Some(attrs(1)));
+    assert_eq!(bench.complaint("own lease"), None);
+    // The store away at that moment: as soon as it is back.
+    bench.source.fail(Call::Renew, 3);
+    bench.source.remove(bench.own.subnet);
+    bench.settle().await;
+    assert!(bench.complaint("lease renewal").is_some());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.stands(), Some(attrs(1)));
+    assert_eq!(bench.shared.lock().health.lines(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_lease_is_claimed_again_in_a_store_that_was_made_anew() {
+    let bench = Bench::start(&[2]).await;
+    // Its revisions begin anew, too.
+    bench.source.push(LeaseUpdate::Snapshot { leases: Vec::new(), revision: 1 });
+    bench.settle().await;
+    assert_eq!(bench.renewals(), 1);
+    assert_eq!(bench.subnets(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subnet_that_another_node_holds_is_not_taken_back() {
+    let bench = Bench::start(&[2]).await;
+    bench.take_applied();
+    bench.source.put(Lease { attrs: attrs(9), ..bench.own.clone() });
+    bench.settle().await;
+    let reason = bench.complaint("lease lost").unwrap();
+    assert!(reason.contains("192.0.2.9"), "{reason}");
+    // Nothing is written, whatever comes; pods here are not cut off.
+    bench.source.put(Lease { attrs: attrs(8), ..bench.own.clone() });
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(bench.renewals(), 0);
+    assert_eq!(bench.stands(), Some(attrs(8)));
+    assert_eq!(bench.take_applied(), []);
+    assert_eq!(bench.subnets(), [lease(2).subnet]);
+    // Others are still followed.
+    bench.source.put(lease(3));
+    bench.settle().await;
+    assert_eq!(bench.subnets().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_write_into_our_lease_is_corrected_but_not_in_a_hurry() {
+    let bench = Bench::start(&[]).await;
+    let wrong = LeaseAttrs::vxlan(address(1), 1, MacAddr([2, 0, 0, 0, 0, 0x77]));
+    let wrong = Lease { attrs: wrong, ..bench.own.clone() };
+    bench.source.put(wrong.clone());
+    bench.settle().await;
+    assert_eq!(bench.stands(), Some(attrs(1)));
+    assert_eq!(bench.complaint("own lease"), None);
+    // Another node with our PublicIP does the same as we.
+    for _ in 0..600 {
+        if bench.stands() == Some(attrs(1)) {
+            bench.source.put(wrong.clone());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let renewals = bench.renewals();
+    assert!((5..=30).contains(&renewals), "{renewals} in ten minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_follows_the_address_of_the_underlay() {
+    let bench = Bench::start(&[2]).await;
+    bench.kernel.state().links[0].addresses = link(2, "eth0", "", &[address(50)]).addresses;
+    bench.tell(KernelEvent::Address { ifindex: 2 }).await;
+    assert_eq!(bench.complaint("lease lost"), None);
+    assert_eq!(bench.stands().unwrap().public_ip, address(50));
+    assert_eq!(bench.shared.lock().lease.as_ref().unwrap().public_ip, address(50));
+    let device = bench.kernel.state().devices["flannel.1"].device.clone().unwrap();
+    assert_eq!(device.vxlan.unwrap().local, Some(address(50)));
+    assert_eq!(device.mac, MacAddr([2, 0, 0, 0, 0, 1]));
+    assert_eq!(bench.subnets(), [lease(2).subnet]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_device_comes_back_with_its_mac_and_all_peers() {
+    let bench = Bench::start(&[2, 3]).await;
+    bench.kernel.state().devices.clear();
+    bench.tell(KernelEvent::Link { ifindex: OVERLAY }).await;
+    assert_eq!(bench.subnets(), [lease(2).subnet, lease(3).subnet]);
+    let device = bench.kernel.state().devices["flannel.1"].device.clone().unwrap();
+    assert_eq!(device.mac, MacAddr([2, 0, 0, 0, 0, 1]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_peer_is_retried_stops_nobody_and_is_forgotten_when_it_leaves() {
+    let bench = Bench::start(&[]).await;
+    let failing = Op::PutRoute(lease(2).subnet);
+    bench.kernel.state().failing.push((failing, libc::ENETUNREACH));
+    bench.source.put(lease(2));
+    bench.source.put(lease(3));
+    bench.settle().await;
+    assert_eq!(bench.subnets(), [lease(3).subnet]);
+    let subject = format!("peer {}", lease(2).subnet);
+    assert!(bench.complaint(&subject).unwrap().contains("unreachable"));
+    let passes = bench.passes();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // Hooks are looked after every 0.7 s anyway.
+    assert!(bench.passes() - passes < 86 + 10, "{} passes", bench.passes() - passes);
+    bench.source.remove(lease(2).subnet);
+    bench.settle().await;
+    assert_eq!(bench.complaint(&subject), None);
+    let passes = bench.passes();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(bench.passes() - passes <= 86 + 2, "{} passes", bench.passes() - passes);
+    // And one that works at last.
+    bench.source.put(lease(2));
+    bench.settle().await;
+    bench.kernel.state().failing.clear();
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(bench.subnets().len(), 2);
+    assert_eq!(bench.complaint(&subject), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_fails_is_repeated() {
+    let bench = Bench::start(&[2]).await;
+    bench.kernel.state().devices.clear();
+    bench.kernel.state().fail_next_read = Some(libc::EBUSY);
+    bench.tell(KernelEvent::Neighbour { ifindex: OVERLAY }).await;
+    assert_eq!(bench.subnets(), [lease(2).subnet]);
+    assert_eq!(bench.shared.lock().health.lines(), []);
+    assert_eq!(bench.datapath.state().veths.len(), 1, "pods kept their hooks");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_events_cost_few_looks_and_few_generations() {
+    let bench = Bench::start(&[2]).await;
+    let (looks, generation) = (bench.kernel.state().looks, bench.generation());
+    for _ in 0..1000 {
+        bench.events.send(KernelEvent::Route { ifindex: OVERLAY }).await.unwrap();
+        bench.events.send(KernelEvent::Ruleset).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bench.settle().await;
+    let looks = bench.kernel.state().looks - looks;
+    assert!((2..=6).contains(&looks), "{looks} looks");
+    let raised = bench.generation() - generation;
+    assert!((10..=60).contains(&raised), "raised {raised} times");
+    assert_eq!(bench.complaint("firewall"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_comes_is_served_and_ends_confirmations() {
+    let bench = Bench::start(&[]).await;
+    let generation = bench.generation();
+    bench.kernel.state().links.push(link(9, "veth1", "veth", &[]));
+    bench.tell(KernelEvent::Link { ifindex: 9 }).await;
+    assert_eq!(bench.datapath.state().veths.len(), 2);
+    assert_eq!(bench.generation(), generation + 1);
+    // The same link again, unchanged (its counters, say).
+    bench.tell(KernelEvent::Link { ifindex: 9 }).await;
+    assert_eq!(bench.generation(), generation + 1);
+}
