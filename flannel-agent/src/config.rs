@@ -1,6 +1,44 @@
 //! The network config JSON under `<prefix>/config`.
+//!
+//! Meaning and message texts are flannel's. What flannel says stands word for
+//! word in our messages; where that does not tell which key is meant or what
+//! to do, something follows it.
+
+mod go_json;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::Ipv4Network;
+
+use self::go_json::{Kind, Value, excerpt, names};
+
+/// The backend types that [`NetworkConfig::parse`] accepts, for messages.
+pub const SUPPORTED_BACKENDS: &str = "vxlan";
+
+/// UDP port of the kernel's VXLAN devices when none is given.
+pub const DEFAULT_VXLAN_PORT: u16 = 8472;
+
+/// Largest VXLAN network identifier (24 bits).
+pub const MAX_VNI: u32 = (1 << 24) - 1;
+
+/// Backend types of flannel that are not there (yet).
+const FLANNELS_OTHER_BACKENDS: [&str; 10] = [
+    "udp",
+    "host-gw",
+    "ipip",
+    "wireguard",
+    "ipsec",
+    "extension",
+    "alloc",
+    "ali-vpc",
+    "aws-vpc",
+    "gce",
+];
+
+/// Smallest MTU of the underlay that leaves IPv4's minimum of 68 bytes inside.
+const MIN_UNDERLAY_MTU: i64 = 68 + 50;
 
 /// A validated network config.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,9 +48,9 @@ pub struct NetworkConfig {
     /// Prefix length of each node's subnet.
     pub subnet_len: u8,
     /// First subnet that may be given out (its network address).
-    pub subnet_min: std::net::Ipv4Addr,
+    pub subnet_min: Ipv4Addr,
     /// Last subnet that may be given out (its network address).
-    pub subnet_max: std::net::Ipv4Addr,
+    pub subnet_max: Ipv4Addr,
     /// The backend.
     pub backend: Backend,
 }
@@ -36,6 +74,446 @@ pub struct VxlanConfig {
     pub gbp: bool,
     /// Let the device learn.
     pub learning: bool,
-    /// MTU of the underlay to assume; `None`: the interface's.
+    /// MTU of the underlay to assume in bytes; `None`: the interface's.
     pub mtu: Option<u32>,
+}
+
+/// Why a network config cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not JSON.
+    #[error("{0}")]
+    Syntax(String),
+    /// The document is JSON, but not an object.
+    #[error("json: cannot unmarshal {0} into Go value of type subnet.Config; expected an object")]
+    NotAnObject(String),
+    /// A top-level key has a value of the wrong type.
+    #[error("json: cannot unmarshal {value} into Go struct field Config.{key} of type {expected}")]
+    WrongType {
+        /// The key as the documentation spells it.
+        key: &'static str,
+        /// Kind of the value found, for numbers with the number.
+        value: String,
+        /// Go's name of the type it should have.
+        expected: &'static str,
+    },
+    /// The network is not in CIDR notation.
+    #[error("invalid CIDR address: {value} (key {key})")]
+    BadCidr {
+        /// The key.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+    },
+    /// The address cannot be read.
+    #[error("Invalid IP address format (key {key}: {value})")]
+    BadAddress {
+        /// The key.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+    },
+    /// An IPv6 address or network where an IPv4 one belongs.
+    #[error("Address is not an IPv4 address (key {key}: {value})")]
+    NotIpv4 {
+        /// The key.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+    },
+    /// No `Network`, or `0.0.0.0/0`.
+    #[error("please define a correct Network parameter in the flannel config")]
+    NoNetwork,
+    /// `SubnetLen` over 30.
+    #[error("SubnetLen must be less than /31 (it is {0})")]
+    SubnetLenTooLong(i64),
+    /// `SubnetLen` less than two bits longer than the network's prefix.
+    #[error(
+        "network must be able to accommodate at least four subnets \
+         (SubnetLen {subnet_len}, Network {network})"
+    )]
+    TooFewSubnets {
+        /// The prefix length asked for.
+        subnet_len: i64,
+        /// The network.
+        network: Ipv4Network,
+    },
+    /// A network longer than /28.
+    #[error("network is too small. Minimum useful network prefix is /28 (Network {0})")]
+    NetworkTooSmall(Ipv4Network),
+    /// `SubnetMin` or `SubnetMax` outside the network.
+    #[error("{key} is not in the range of the Network ({address}, Network {network})")]
+    OutOfNetwork {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        address: Ipv4Addr,
+        /// The network.
+        network: Ipv4Network,
+    },
+    /// `SubnetMin` or `SubnetMax` is not the start of a subnet.
+    #[error("{key} is not on a SubnetLen boundary: {address} (SubnetLen {subnet_len})")]
+    OffBoundary {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        address: Ipv4Addr,
+        /// Prefix length of the subnets.
+        subnet_len: u8,
+    },
+    /// `Backend` is not an object with a string `Type`.
+    #[error(
+        "error decoding Backend property of config: json: cannot unmarshal {value} into {into}"
+    )]
+    BadBackend {
+        /// Kind of the value found.
+        value: String,
+        /// Go's name of what it should become.
+        into: &'static str,
+    },
+    /// No `Backend`: flannel then means `udp`.
+    #[error(
+        "the config has no Backend, which means type udp: not supported; supported: {SUPPORTED_BACKENDS}"
+    )]
+    NoBackend,
+    /// A backend type that flannel has and we do not.
+    #[error("Backend.Type {0} is not supported yet; supported: {SUPPORTED_BACKENDS}")]
+    UnsupportedBackend(String),
+    /// A backend type that nobody knows.
+    #[error("unknown backend type: {0} (key Backend.Type; supported: {SUPPORTED_BACKENDS})")]
+    UnknownBackend(String),
+    /// A setting of the VXLAN backend has a value of the wrong type.
+    #[error(
+        "error decoding VXLAN backend config: json: cannot unmarshal {value} \
+         into Go struct field VXLANConfig.{key} of type {expected}"
+    )]
+    VxlanWrongType {
+        /// The key within `Backend`.
+        key: &'static str,
+        /// Kind of the value found, for numbers with the number.
+        value: String,
+        /// Go's name of the type it should have.
+        expected: &'static str,
+    },
+    /// A setting of the VXLAN backend is out of range.
+    #[error("Backend.{key} {value} is out of range: {range}")]
+    VxlanOutOfRange {
+        /// The key within `Backend`.
+        key: &'static str,
+        /// Its value.
+        value: i64,
+        /// What is allowed.
+        range: &'static str,
+    },
+    /// A setting of flannel that is not there yet.
+    #[error("{key}={value} is not supported yet; {hint}")]
+    NotSupported {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: bool,
+        /// What to write instead.
+        hint: &'static str,
+    },
+}
+
+impl ConfigError {
+    /// The key that is at fault (`Backend.VNI` for a key within an object);
+    /// `None` when the document as a whole is.
+    pub fn key(&self) -> Option<String> {
+        let key = match self {
+            Self::Syntax(_) | Self::NotAnObject(_) => return None,
+            Self::WrongType { key, .. }
+            | Self::BadCidr { key, .. }
+            | Self::BadAddress { key, .. }
+            | Self::NotIpv4 { key, .. }
+            | Self::OutOfNetwork { key, .. }
+            | Self::OffBoundary { key, .. }
+            | Self::NotSupported { key, .. } => key,
+            Self::NoNetwork | Self::NetworkTooSmall(_) => "Network",
+            Self::SubnetLenTooLong(_) | Self::TooFewSubnets { .. } => "SubnetLen",
+            Self::BadBackend { .. } | Self::NoBackend => "Backend",
+            Self::UnsupportedBackend(_) | Self::UnknownBackend(_) => "Backend.Type",
+            Self::VxlanWrongType { key, .. } | Self::VxlanOutOfRange { key, .. } => {
+                return Some(format!("Backend.{key}"));
+            }
+        };
+        Some(key.to_owned())
+    }
+}
+
+/// The top-level keys as they stand in the document.
+struct Document<'a> {
+    enable_ipv4: bool,
+    enable_ipv6: bool,
+    network: Option<Ipv4Network>,
+    subnet_len: i64,
+    subnet_min: Option<Ipv4Addr>,
+    subnet_max: Option<Ipv4Addr>,
+    backend: Option<Value<'a>>,
+}
+
+impl NetworkConfig {
+    /// Reads and checks a network config as flannel's etcd manager does.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let document = Document::read(text)?;
+        if document.enable_ipv6 {
+            let hint = "remove it: only IPv4 overlays are there so far";
+            return Err(ConfigError::NotSupported { key: "EnableIPv6", value: true, hint });
+        }
+        if !document.enable_ipv4 {
+            let hint = "remove it: only IPv4 overlays are there so far";
+            return Err(ConfigError::NotSupported { key: "EnableIPv4", value: false, hint });
+        }
+        let network = document
+            .network
+            .filter(|network| network.prefix() > 0)
+            .ok_or(ConfigError::NoNetwork)?;
+        let subnet_len = subnet_len(network, document.subnet_len)?;
+        let (subnet_min, subnet_max) = range(network, subnet_len, &document)?;
+        let backend = Backend::read(document.backend)?;
+        Ok(Self { network, subnet_len, subnet_min, subnet_max, backend })
+    }
+}
+
+impl<'a> Document<'a> {
+    fn read(text: &'a str) -> Result<Self, ConfigError> {
+        let mut document = Self {
+            enable_ipv4: true,
+            enable_ipv6: false,
+            network: None,
+            subnet_len: 0,
+            subnet_min: None,
+            subnet_max: None,
+            backend: None,
+        };
+        let value = Value::parse(text).map_err(ConfigError::Syntax)?;
+        if value.kind() == Kind::Null {
+            return Ok(document);
+        }
+        let members =
+            value.members().ok_or_else(|| ConfigError::NotAnObject(value.kind().to_string()))?;
+        for (key, value) in members {
+            let is = |field| names(&key, field);
+            if is("Network") {
+                document.network = Some(network("Network", value)?);
+            } else if is("SubnetMin") {
+                document.subnet_min = address("SubnetMin", value)?;
+            } else if is("SubnetMax") {
+                document.subnet_max = address("SubnetMax", value)?;
+            } else if is("SubnetLen") {
+                set(&mut document.subnet_len, value, |value| {
+                    value.integer().filter(|len| *len >= 0)
+                })
+                .map_err(|value| wrong_type("SubnetLen", value, "uint"))?;
+            } else if is("EnableIPv4") {
+                set(&mut document.enable_ipv4, value, Value::boolean)
+                    .map_err(|value| wrong_type("EnableIPv4", value, "bool"))?;
+            } else if is("EnableIPv6") {
+                set(&mut document.enable_ipv6, value, Value::boolean)
+                    .map_err(|value| wrong_type("EnableIPv6", value, "bool"))?;
+            } else if is("Backend") {
+                document.backend = Some(value);
+            }
+        }
+        Ok(document)
+    }
+}
+
+impl Backend {
+    fn read(value: Option<Value<'_>>) -> Result<Self, ConfigError> {
+        let value = value.ok_or(ConfigError::NoBackend)?;
+        let members = match value.kind() {
+            Kind::Null => Vec::new(),
+            kind => value.members().ok_or_else(|| ConfigError::BadBackend {
+                value: kind.to_string(),
+                into: "Go value of type struct { Type string }",
+            })?,
+        };
+        let mut backend_type = String::new();
+        for (key, value) in &members {
+            if names(key, "Type") {
+                set(&mut backend_type, *value, Value::string).map_err(|value| {
+                    ConfigError::BadBackend {
+                        value: without_number(value),
+                        into: "Go struct field .Type of type string",
+                    }
+                })?;
+            }
+        }
+        match backend_type.to_lowercase().as_str() {
+            "vxlan" => VxlanConfig::read(&members).map(Backend::Vxlan),
+            other if FLANNELS_OTHER_BACKENDS.contains(&other) => {
+                Err(ConfigError::UnsupportedBackend(other.to_owned()))
+            }
+            _ => Err(ConfigError::UnknownBackend(excerpt(&backend_type))),
+        }
+    }
+}
+
+impl VxlanConfig {
+    fn read(members: &[(String, Value<'_>)]) -> Result<Self, ConfigError> {
+        let (mut vni, mut port, mut mtu) = (1, 0, 0);
+        let (mut gbp, mut learning, mut direct_routing) = (false, false, false);
+        for (key, value) in members {
+            let integers = [("VNI", &mut vni), ("Port", &mut port), ("MTU", &mut mtu)];
+            for (field, target) in integers {
+                if names(key, field) {
+                    set(target, *value, Value::integer)
+                        .map_err(|value| vxlan_wrong_type(field, value, "int"))?;
+                }
+            }
+            let booleans = [
+                ("GBP", &mut gbp),
+                ("Learning", &mut learning),
+                ("DirectRouting", &mut direct_routing),
+            ];
+            for (field, target) in booleans {
+                if names(key, field) {
+                    set(target, *value, Value::boolean)
+                        .map_err(|value| vxlan_wrong_type(field, value, "bool"))?;
+                }
+            }
+        }
+        let out_of_range = |key, value, range| ConfigError::VxlanOutOfRange { key, value, range };
+        let vni = u32::try_from(vni)
+            .ok()
+            .filter(|vni| *vni <= MAX_VNI)
+            .ok_or_else(|| out_of_range("VNI", vni, "0 to 16777215"))?;
+        let port = match u16::try_from(port) {
+            Ok(0) => DEFAULT_VXLAN_PORT,
+            Ok(port) => port,
+            Err(_) => return Err(out_of_range("Port", port, "0 to 65535 (0: the kernel's 8472)")),
+        };
+        let mtu = match mtu {
+            0 => None,
+            _ => Some(
+                u32::try_from(mtu)
+                    .ok()
+                    .filter(|_| (MIN_UNDERLAY_MTU..=65535).contains(&mtu))
+                    .ok_or_else(|| {
+                        out_of_range("MTU", mtu, "118 to 65535, or 0 for the interface's")
+                    })?,
+            ),
+        };
+        if direct_routing {
+            let hint = "remove it: peers of the same link are reached through VXLAN too";
+            return Err(ConfigError::NotSupported {
+                key: "Backend.DirectRouting",
+                value: true,
+                hint,
+            });
+        }
+        Ok(Self { vni, port, gbp, learning, mtu })
+    }
+}
+
+/// Sets a field from a value; `null` leaves it alone. The error is the value
+/// as Go's messages name it.
+fn set<'a, T>(
+    target: &mut T,
+    value: Value<'a>,
+    read: impl Fn(Value<'a>) -> Option<T>,
+) -> Result<(), String> {
+    if value.kind() != Kind::Null {
+        *target = read(value).ok_or_else(|| match value.kind() {
+            Kind::Number => format!("number {}", excerpt(value.text())),
+            kind => kind.to_string(),
+        })?;
+    }
+    Ok(())
+}
+
+fn wrong_type(key: &'static str, value: String, expected: &'static str) -> ConfigError {
+    // Go names the number only if its type could have held another one.
+    let value = if expected == "bool" { without_number(value) } else { value };
+    ConfigError::WrongType { key, value, expected }
+}
+
+fn vxlan_wrong_type(key: &'static str, value: String, expected: &'static str) -> ConfigError {
+    let value = if expected == "bool" { without_number(value) } else { value };
+    ConfigError::VxlanWrongType { key, value, expected }
+}
+
+fn without_number(value: String) -> String {
+    if value.starts_with("number ") { "number".to_owned() } else { value }
+}
+
+/// A value that flannel's own address types read, which do not skip `null`.
+fn address_text(value: Value<'_>) -> String {
+    value.string().unwrap_or_else(|| value.text().to_owned())
+}
+
+fn network(key: &'static str, value: Value<'_>) -> Result<Ipv4Network, ConfigError> {
+    let text = address_text(value);
+    let bad = || ConfigError::BadCidr { key, value: excerpt(&text) };
+    let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
+    if prefix.is_empty() || !prefix.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(bad());
+    }
+    let prefix: u8 = prefix.parse().map_err(|_| bad())?;
+    match address.parse().map_err(|_| bad())? {
+        IpAddr::V4(address) => {
+            let network = Ipv4Network::new(address, prefix).map_err(|_| bad())?;
+            Ipv4Network::new(network.network(), prefix).map_err(|_| bad())
+        }
+        IpAddr::V6(_) if prefix <= 128 => Err(ConfigError::NotIpv4 { key, value: excerpt(&text) }),
+        IpAddr::V6(_) => Err(bad()),
+    }
+}
+
+/// An address; `0.0.0.0` means "not given".
+fn address(key: &'static str, value: Value<'_>) -> Result<Option<Ipv4Addr>, ConfigError> {
+    let text = address_text(value);
+    match text.parse() {
+        Ok(IpAddr::V4(address)) => Ok((!address.is_unspecified()).then_some(address)),
+        Ok(IpAddr::V6(_)) => Err(ConfigError::NotIpv4 { key, value: excerpt(&text) }),
+        Err(_) => Err(ConfigError::BadAddress { key, value: excerpt(&text) }),
+    }
+}
+
+/// The prefix length of the subnets; `asked` is 0 when none is given.
+fn subnet_len(network: Ipv4Network, asked: i64) -> Result<u8, ConfigError> {
+    let prefix = network.prefix();
+    match asked {
+        0 if prefix > 28 => Err(ConfigError::NetworkTooSmall(network)),
+        0 if prefix <= 22 => Ok(24),
+        0 => Ok(prefix + 2),
+        _ => {
+            let len = u8::try_from(asked)
+                .ok()
+                .filter(|len| *len <= 30)
+                .ok_or(ConfigError::SubnetLenTooLong(asked))?;
+            if len < prefix + 2 {
+                return Err(ConfigError::TooFewSubnets { subnet_len: asked, network });
+            }
+            Ok(len)
+        }
+    }
+}
+
+/// The first and the last subnet to give out. The network's first subnet is
+/// left out by default: its address would be the network's own.
+fn range(
+    network: Ipv4Network,
+    subnet_len: u8,
+    document: &Document<'_>,
+) -> Result<(Ipv4Addr, Ipv4Addr), ConfigError> {
+    let size = 1u32 << (32 - subnet_len);
+    let first = u32::from(network.network()) + size;
+    let last = u32::from(network.broadcast()) & !(size - 1);
+    let checked = |key, given: Option<Ipv4Addr>, default: u32| match given {
+        None => Ok(Ipv4Addr::from(default)),
+        Some(address) if !network.contains(address) => {
+            Err(ConfigError::OutOfNetwork { key, address, network })
+        }
+        Some(address) if u32::from(address) & (size - 1) != 0 => {
+            Err(ConfigError::OffBoundary { key, address, subnet_len })
+        }
+        Some(address) => Ok(address),
+    };
+    Ok((
+        checked("SubnetMin", document.subnet_min, first)?,
+        checked("SubnetMax", document.subnet_max, last)?,
+    ))
 }

@@ -1,15 +1,25 @@
 //! The agent of flannel-ebpf, as a library so that tests can use its parts.
 #![deny(unsafe_code)]
 
+pub mod backoff;
 pub mod bpf;
 pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod datapath;
 pub mod desired;
 pub mod files;
 pub mod firewall;
+pub mod health;
 pub mod kernel;
 pub mod lease;
 pub mod mac;
+pub mod notify;
 pub mod plan;
+pub mod reconcile;
 pub mod source;
+pub mod status;
 pub mod underlay;
+pub mod veths;

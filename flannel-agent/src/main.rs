@@ -1,1 +1,56 @@
-fn main() {}
+//! `flannel-agent`: the daemon and its subcommands.
+#![forbid(unsafe_code)]
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use flannel_agent::cli::{self, Cli, Command};
+use flannel_agent::commands::{cleanup, peers, status};
+use flannel_agent::daemon;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let (cli, ignored) = match cli::parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
+        Err(exit) => return exit.print(),
+    };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(run(cli, ignored))
+}
+
+async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {
+    match cli.command {
+        Some(Command::Status { json, state_dir }) => status::run(&state_dir, json).into(),
+        Some(Command::Peers { json, state_dir }) => peers::run(&state_dir, json).into(),
+        Some(Command::Cleanup { state_dir, pin_dir, subnet_file, force }) => {
+            let places = cleanup::Places {
+                state_dir: &state_dir,
+                pin_dir: &pin_dir,
+                subnet_file: &subnet_file,
+            };
+            cleanup::run(places, force).await.into()
+        }
+        None => {
+            let filter = EnvFilter::try_from_env("FLANNELD_LOG").unwrap_or_else(|_| "info".into());
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+            if !ignored.is_empty() {
+                tracing::info!(flags = ?ignored, "flags of flanneld's logger are accepted and ignored");
+            }
+            match daemon::run(cli.daemon).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!("{error}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+    }
+}

@@ -3,6 +3,7 @@
 mod attach;
 mod batch;
 mod error;
+pub mod fake;
 pub mod loader;
 mod maps;
 mod object;

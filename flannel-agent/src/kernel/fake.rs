@@ -25,6 +25,9 @@ pub struct State {
     pub fail_next_read: Option<i32>,
 }
 
+/// Interface index that a created device gets.
+const IFINDEX: u32 = 3;
+
 /// A kernel whose tables follow [`plan::apply`].
 #[derive(Debug, Default)]
 pub struct FakeKernel {
@@ -65,7 +68,11 @@ impl Kernel for FakeKernel {
                     let error = io::Error::from_raw_os_error(errno);
                     return Err(KernelError::new("apply", format!("{op:?}"), error));
                 }
-                plan::apply(state.devices.entry(device.to_owned()).or_default(), op);
+                let observed = state.devices.entry(device.to_owned()).or_default();
+                plan::apply(observed, op);
+                if let Some(device) = &mut observed.device {
+                    device.ifindex = device.ifindex.max(IFINDEX);
+                }
                 state.applied.push(op.clone());
                 Ok(())
             })

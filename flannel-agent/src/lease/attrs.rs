@@ -53,3 +53,128 @@ pub struct VxlanData {
     #[serde(rename = "VtepMAC")]
     pub vtep_mac: MacAddr,
 }
+
+/// The lease says nothing that the VXLAN backend could use.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotVxlan {
+    /// Another backend's lease.
+    #[error("BackendType is `{0}`, not `vxlan`")]
+    OtherBackend(String),
+    /// There is no `BackendData`.
+    #[error("BackendData is missing")]
+    NoData,
+    /// `BackendData` has no VTEP's MAC.
+    #[error("BackendData `{data}` is not a VTEP: {cause}")]
+    BadData {
+        /// The start of what was read.
+        data: String,
+        /// Why it could not be decoded.
+        cause: String,
+    },
+}
+
+impl LeaseAttrs {
+    /// What a node with the VXLAN backend publishes.
+    pub fn vxlan(public_ip: Ipv4Addr, vni: u32, vtep_mac: MacAddr) -> Self {
+        let data = serde_json::value::to_raw_value(&VxlanData { vni, vtep_mac });
+        Self {
+            public_ip,
+            public_ipv6: None,
+            backend_type: VXLAN.to_owned(),
+            // A number and a text always have a JSON form.
+            backend_data: data.ok(),
+            backend_v6_data: None,
+        }
+    }
+
+    /// The VTEP that a VXLAN lease tells of.
+    ///
+    /// # Errors
+    /// When it is another backend's lease, or `BackendData` is unusable.
+    pub fn vtep(&self) -> Result<VxlanData, NotVxlan> {
+        if self.backend_type != VXLAN {
+            return Err(NotVxlan::OtherBackend(self.backend_type.chars().take(32).collect()));
+        }
+        let data = self.backend_data.as_deref().ok_or(NotVxlan::NoData)?.get();
+        serde_json::from_str(data).map_err(|error| NotVxlan::BadData {
+            data: data.chars().take(80).collect(),
+            cause: error.to_string(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VXLAN_VALUE: &str = r#"{"PublicIP":"10.99.0.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"72:35:2e:f2:e7:c9"}}"#;
+    const DUAL_VALUE: &str = r#"{"PublicIP":"10.99.0.11","PublicIPv6":"fd99::11","BackendType":"vxlan","BackendData":{"VNI":77,"VtepMAC":"36:35:a1:58:5e:eb"},"BackendV6Data":{"VNI":77,"VtepMAC":"42:78:20:21:b9:92"}}"#;
+    const HOST_GW_VALUE: &str =
+        r#"{"PublicIP":"10.99.0.11","PublicIPv6":null,"BackendType":"host-gw"}"#;
+    const UDP_VALUE: &str = r#"{"PublicIP":"10.99.0.11","PublicIPv6":null}"#;
+    const V0_11_VALUE: &str = r#"{"PublicIP":"10.99.0.21","BackendType":"vxlan","BackendData":{"VtepMAC":"86:19:70:bb:1f:c5"}}"#;
+
+    fn mac(text: &str) -> MacAddr {
+        text.parse().unwrap()
+    }
+
+    fn attrs(text: &str) -> LeaseAttrs {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_vxlan_lease_is_written_as_flannel_writes_it() {
+        let ours = LeaseAttrs::vxlan(Ipv4Addr::new(10, 99, 0, 11), 1, mac("72:35:2e:f2:e7:c9"));
+        assert_eq!(serde_json::to_string(&ours).unwrap(), VXLAN_VALUE);
+        assert_eq!(attrs(VXLAN_VALUE), ours);
+    }
+
+    #[test]
+    fn values_read_are_written_back_unchanged() {
+        for text in [VXLAN_VALUE, DUAL_VALUE, HOST_GW_VALUE, UDP_VALUE] {
+            assert_eq!(serde_json::to_string(&attrs(text)).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn the_form_of_v0_11_is_read() {
+        let old = attrs(V0_11_VALUE);
+        assert_eq!(old.public_ip, Ipv4Addr::new(10, 99, 0, 21));
+        assert_eq!(old.public_ipv6, None);
+        let vtep = old.vtep().unwrap();
+        assert_eq!(vtep, VxlanData { vni: 0, vtep_mac: mac("86:19:70:bb:1f:c5") });
+    }
+
+    #[test]
+    fn unknown_fields_do_no_harm() {
+        let text = VXLAN_VALUE.replacen('{', r#"{"Later":[1,{"x":2}],"#, 1);
+        assert_eq!(attrs(&text), attrs(VXLAN_VALUE));
+    }
+
+    #[test]
+    fn the_vtep_of_the_dual_form_is_the_ipv4_one() {
+        let vtep = attrs(DUAL_VALUE).vtep().unwrap();
+        assert_eq!(vtep, VxlanData { vni: 77, vtep_mac: mac("36:35:a1:58:5e:eb") });
+    }
+
+    #[test]
+    fn what_is_no_vtep_is_refused_with_its_cause() {
+        let of = |backend: &str| format!(r#"{{"PublicIP":"10.99.0.11",{backend}}}"#);
+        let cases = [
+            (HOST_GW_VALUE.to_owned(), "BackendType is `host-gw`"),
+            (UDP_VALUE.to_owned(), "BackendType is ``"),
+            (of(r#""BackendType":"vxlan""#), "BackendData is missing"),
+            (of(r#""BackendType":"vxlan","BackendData":{}"#), "missing field `VtepMAC`"),
+            (of(r#""BackendType":"vxlan","BackendData":7"#), "`7` is not a VTEP"),
+            (
+                of(r#""BackendType":"vxlan","BackendData":{"VtepMAC":"nope"}"#),
+                "`nope` is not a MAC address",
+            ),
+        ];
+        for (text, cause) in cases {
+            let error = attrs(&text).vtep().unwrap_err().to_string();
+            assert!(error.contains(cause), "{text}: {error}");
+        }
+    }
+}

@@ -3,14 +3,18 @@
 //! [`LeaseSource`] holds the verbs, no policy; `etcd3` is the real one,
 //! `fake` keeps its leases in memory.
 
+pub mod etcd3;
+pub mod fake;
+
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::NetworkConfig;
+use crate::config::{ConfigError, NetworkConfig};
 use crate::lease::attrs::LeaseAttrs;
 use crate::lease::table::Lease;
 
@@ -96,6 +100,78 @@ pub enum SourceError {
         /// Our subnet.
         subnet: Ipv4Network,
         /// PublicIP of the node that holds it.
-        holder: std::net::Ipv4Addr,
+        holder: Ipv4Addr,
     },
+    /// All subnets of the network are taken.
+    #[error(
+        "out of subnets: {leases} leases leave none free between {min} and {max} \
+         (SubnetMin, SubnetMax); widen the range in {key}, or delete leases of nodes that are gone"
+    )]
+    OutOfSubnets {
+        /// Leases in the store.
+        leases: usize,
+        /// First subnet that may be given out.
+        min: Ipv4Addr,
+        /// Last subnet that may be given out.
+        max: Ipv4Addr,
+        /// Key of the network config.
+        key: String,
+    },
+    /// Others changed the same keys at each of our tries.
+    #[error("{call} of {key} lost {rounds} races in a row; does another program write this key?")]
+    Contended {
+        /// `acquire` or `renew`.
+        call: &'static str,
+        /// The key, or the prefix of all.
+        key: String,
+        /// Tries made.
+        rounds: u32,
+    },
+    /// There is no network config.
+    #[error(
+        "flannel config not found in etcd store. Did you create your config using etcdv3 API? \
+         (no key {key} at {endpoints})"
+    )]
+    NoConfig {
+        /// `<prefix>/config`.
+        key: String,
+        /// The store's endpoints.
+        endpoints: String,
+    },
+    /// The network config cannot be used.
+    #[error("the config under {key} is unusable: {error}")]
+    Config {
+        /// `<prefix>/config`.
+        key: String,
+        /// What is wrong with it.
+        #[source]
+        error: ConfigError,
+    },
+    /// The settings for the connection are unusable.
+    #[error("{option}: {cause}")]
+    Options {
+        /// The setting, with its value unless that is secret.
+        option: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A call failed at every endpoint.
+    #[error("{call} {key} failed: {cause}; {hint}")]
+    Call {
+        /// The store's call.
+        call: &'static str,
+        /// The key or prefix that it was about.
+        key: String,
+        /// What each endpoint tried answered.
+        cause: String,
+        /// What to look at.
+        hint: &'static str,
+    },
+}
+
+impl SourceError {
+    /// Trying again with the same settings gives the same answer.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::LeaseLost { .. } | Self::OutOfSubnets { .. } | Self::Options { .. })
+    }
 }

@@ -1,0 +1,125 @@
+//! `flannel-agent cleanup`: removes everything that is ours from this node.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::{complain, print};
+use crate::bpf;
+use crate::control;
+use crate::files::lock::StateLock;
+use crate::files::state::{self, NodeState};
+use crate::firewall::Firewall as _;
+use crate::firewall::nft::Nft;
+use crate::kernel::netlink::RealKernel;
+use crate::kernel::sysctl::Sysctl;
+use crate::kernel::{Kernel as _, KernelError};
+use crate::plan::Op;
+
+/// What to clean up.
+#[derive(Clone, Copy, Debug)]
+pub struct Places<'a> {
+    /// `--state-dir`.
+    pub state_dir: &'a Path,
+    /// `--pin-dir`.
+    pub pin_dir: &'a Path,
+    /// `--subnet-file`.
+    pub subnet_file: &'a Path,
+}
+
+/// Tries every step, and prints what it did and what failed. Needs neither the
+/// agent nor etcd; the lease stays in etcd until it runs out, so that a node
+/// that comes back gets its subnet again.
+pub async fn run(places: Places<'_>, force: bool) -> u8 {
+    let lock = StateLock::take(places.state_dir);
+    if let Err(error) = &lock
+        && !force
+    {
+        complain(&format!("{error}\nstop the agent first, or use --force"));
+        return 1;
+    }
+    let state = state::load(places.state_dir).state;
+    let mut steps = Steps::default();
+    // Programs first: what follows is the kernel path's.
+    match bpf::cleanup(places.pin_dir) {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => steps.did(format!("detached the programs ({} pins)", removed.len())),
+        Err(error) => steps.failed(error),
+    }
+    match Nft::default().remove().await {
+        Ok(()) => {}
+        Err(error) => steps.failed(error),
+    }
+    let device = state.as_ref().map_or("flannel.1", |state| state.device.as_str());
+    match delete_device(device).await {
+        Ok(true) => steps.did(format!("deleted {device} with its routes")),
+        Ok(false) => {}
+        Err(error) => steps.failed(error),
+    }
+    restore_sysctls(state.as_ref(), &mut steps);
+    let files = [
+        places.subnet_file.to_owned(),
+        state::path(places.state_dir),
+        control::path(places.state_dir),
+        places.state_dir.join("lock"),
+    ];
+    for path in files {
+        match fs::remove_file(&path) {
+            Ok(()) => steps.did(format!("removed {}", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => steps.failed(format!("remove {}: {error}", path.display())),
+        }
+    }
+    // Kept if somebody else has put something there.
+    let _ = fs::remove_dir(places.state_dir);
+    steps.end()
+}
+
+async fn delete_device(name: &str) -> Result<bool, KernelError> {
+    let kernel = RealKernel::open()?;
+    let observed = kernel.observe(name).await?;
+    // A link of that name that is no VXLAN device is not ours.
+    if observed.device.is_none_or(|device| device.vxlan.is_none()) {
+        return Ok(false);
+    }
+    let op = Op::DeleteDevice { name: name.to_owned(), why: "cleanup".to_owned() };
+    kernel.apply(name, &[op]).await.into_iter().collect::<Result<(), _>>().map(|()| true)
+}
+
+fn restore_sysctls(state: Option<&NodeState>, steps: &mut Steps) {
+    let sysctl = Sysctl::default();
+    for (name, before) in state.iter().flat_map(|state| &state.sysctls) {
+        match sysctl.write(&name.replace('.', "/"), before) {
+            Ok(()) => steps.did(format!("set {name} back to {before}")),
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => steps.failed(error),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Steps {
+    done: usize,
+    failed: usize,
+}
+
+impl Steps {
+    fn did(&mut self, what: String) {
+        self.done += 1;
+        print(&what);
+    }
+
+    fn failed(&mut self, error: impl std::fmt::Display) {
+        self.failed += 1;
+        complain(&format!("failed: {error}"));
+    }
+
+    fn end(self) -> u8 {
+        match (self.done, self.failed) {
+            (0, 0) => print("nothing of ours was there"),
+            (_, 0) => {}
+            (_, failed) => complain(&format!("{failed} steps failed; run it again")),
+        }
+        u8::from(self.failed > 0)
+    }
+}

@@ -1,0 +1,159 @@
+//! JSON read the way Go's `encoding/json` reads it into a struct.
+//!
+//! A config that flannel accepts has to be accepted here with the same
+//! meaning: keys match whatever their case, unknown keys are ignored, of
+//! duplicates the last one wins, `null` leaves a field as it was. Serde's
+//! derive does none of that.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// Longest piece of foreign text that a message quotes, in characters.
+const EXCERPT: usize = 64;
+
+/// One JSON value, checked for syntax and not yet interpreted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Value<'a>(&'a RawValue);
+
+/// The members of an object in the order of the text, duplicates included.
+struct Members<'a>(Vec<(String, Value<'a>)>);
+
+impl<'a> Value<'a> {
+    /// Checks the syntax of `text`; the error is worded as Go words it where
+    /// the two parsers agree on what is wrong.
+    pub(super) fn parse(text: &'a str) -> Result<Self, String> {
+        serde_json::from_str(text).map(Value).map_err(|error| syntax_message(text, &error))
+    }
+
+    /// Go's name for the kind of this value in its messages.
+    pub(super) fn kind(self) -> Kind {
+        match self.text().as_bytes().first() {
+            Some(b'{') => Kind::Object,
+            Some(b'[') => Kind::Array,
+            Some(b'"') => Kind::String,
+            Some(b't' | b'f') => Kind::Bool,
+            Some(b'n') => Kind::Null,
+            _ => Kind::Number,
+        }
+    }
+
+    /// The text of the value as it stands in the document.
+    pub(super) fn text(self) -> &'a str {
+        self.0.get().trim()
+    }
+
+    /// The members of an object; `None` if this is something else, or if a
+    /// key is not a valid string (a lone surrogate, which the syntax check
+    /// lets pass).
+    pub(super) fn members(self) -> Option<Vec<(String, Value<'a>)>> {
+        serde_json::from_str::<Members<'a>>(self.0.get()).ok().map(|members| members.0)
+    }
+
+    /// The string, with its escapes resolved.
+    pub(super) fn string(self) -> Option<String> {
+        serde_json::from_str(self.0.get()).ok()
+    }
+
+    /// The boolean.
+    pub(super) fn boolean(self) -> Option<bool> {
+        serde_json::from_str(self.0.get()).ok()
+    }
+
+    /// The integer. Fractions and exponents are none, as in Go, even if they
+    /// amount to a whole number.
+    pub(super) fn integer(self) -> Option<i64> {
+        (self.kind() == Kind::Number).then(|| self.text().parse().ok()).flatten()
+    }
+}
+
+/// The kinds of JSON values under the names that Go's messages use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Object,
+    Array,
+    String,
+    Bool,
+    Null,
+    Number,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Object => "object",
+            Kind::Array => "array",
+            Kind::String => "string",
+            Kind::Bool => "bool",
+            Kind::Null => "null",
+            Kind::Number => "number",
+        })
+    }
+}
+
+/// Whether a key of the document names `field`.
+pub(super) fn names(key: &str, field: &str) -> bool {
+    // Go folds by Unicode's simple folding, which maps two letters outside
+    // ASCII to letters inside.
+    let fold = |letter: char| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        letter => letter.to_ascii_lowercase(),
+    };
+    key.chars().map(fold).eq(field.chars().map(fold))
+}
+
+/// Foreign text made fit for one line of a log.
+pub(super) fn excerpt(text: &str) -> String {
+    let mut shown: String = text.chars().take(EXCERPT).collect();
+    if shown.len() < text.len() {
+        shown.push_str("...");
+    }
+    shown.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")
+}
+
+fn syntax_message(text: &str, error: &serde_json::Error) -> String {
+    if error.is_eof() {
+        return "unexpected end of JSON input".to_owned();
+    }
+    let place = format!("(line {}, column {})", error.line(), error.column());
+    let message = error.to_string();
+    let culprit = text
+        .lines()
+        .nth(error.line().saturating_sub(1))
+        .and_then(|line| line.get(error.column().saturating_sub(1)..))
+        .and_then(|rest| rest.chars().next());
+    match culprit {
+        Some(culprit) if message.starts_with("expected value") => {
+            let culprit = excerpt(&culprit.to_string());
+            format!("invalid character '{culprit}' looking for beginning of value {place}")
+        }
+        _ => format!("invalid JSON: {}", excerpt(&message)),
+    }
+}
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::new();
+                while let Some((key, raw)) = map.next_entry::<String, &'de RawValue>()? {
+                    members.push((key, Value(raw)));
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}

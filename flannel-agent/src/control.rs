@@ -1,0 +1,120 @@
+//! The control socket: one request line, one JSON answer.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use crate::status::{self, Shared, SharedDatapath};
+
+/// Clients that are served at a time.
+const CLIENTS: usize = 16;
+/// A client that says nothing for this long is sent away.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest request.
+const REQUEST: usize = 64;
+
+/// Path of the socket.
+pub fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("agent.sock")
+}
+
+/// Listens on the socket, for root alone, and serves it in the background.
+///
+/// # Errors
+/// The socket cannot be made. (One that an earlier run left is replaced: the
+/// caller holds the lock of the state directory.)
+pub fn serve(state_dir: &Path, shared: Shared, datapath: SharedDatapath) -> io::Result<()> {
+    let path = path(state_dir);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let places = Arc::new(Semaphore::new(CLIENTS));
+    tokio::spawn(async move {
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, say: no reason to spin.
+                    tracing::warn!(%error, "the control socket does not accept");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
+            let (shared, datapath) = (shared.clone(), Arc::clone(&datapath));
+            tokio::spawn(async move {
+                let _place = place;
+                let _ = tokio::time::timeout(PATIENCE, answer(stream, &shared, &datapath)).await;
+            });
+        }
+    });
+    Ok(())
+}
+
+async fn answer(
+    mut stream: UnixStream,
+    shared: &Shared,
+    datapath: &SharedDatapath,
+) -> io::Result<()> {
+    let mut request = Vec::new();
+    let mut byte = [0];
+    while request.len() < REQUEST && stream.read(&mut byte).await? == 1 && byte[0] != b'\n' {
+        request.push(byte[0]);
+    }
+    let json = match request.as_slice() {
+        b"status" => serde_json::to_vec(&status::status(shared, datapath)),
+        b"peers" => serde_json::to_vec(&status::peers(shared, datapath)),
+        _ => Ok(br#"{"error":"unknown request; there are: status, peers"}"#.to_vec()),
+    };
+    stream.write_all(&json.map_err(io::Error::other)?).await?;
+    stream.shutdown().await
+}
+
+/// Asks a running agent. `NotFound` and `ConnectionRefused` mean that none runs.
+///
+/// # Errors
+/// The socket cannot be reached, or the answer does not come.
+pub fn ask(state_dir: &Path, request: &str) -> io::Result<String> {
+    let mut stream = std::os::unix::net::UnixStream::connect(path(state_dir))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    writeln!(stream, "{request}")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn answers_and_survives_bad_requests() {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = Shared::default();
+        shared.lock().health.complain("store", "connection refused");
+        serve(folder.path(), shared, SharedDatapath::default()).unwrap();
+        let path = folder.path().to_owned();
+        tokio::task::spawn_blocking(move || {
+            let status: serde_json::Value =
+                serde_json::from_str(&ask(&path, "status").unwrap()).unwrap();
+            assert_eq!(status["health"][0]["what"], "store");
+            assert_eq!(status["store"]["connected"], false);
+            assert_eq!(ask(&path, "peers").unwrap(), "[]");
+            assert!(ask(&path, "nonsense").unwrap().contains("unknown request"));
+            let mode = std::fs::metadata(super::path(&path)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        })
+        .await
+        .unwrap();
+    }
+}

@@ -1,0 +1,397 @@
+//! The loop: it owns the reconciler, and wakes it when something changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnetwork::Ipv4Network;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::StartError;
+use super::keeper::{Keeper, Kept};
+use crate::cli::{DatapathMode, Options};
+use crate::datapath::Demanded;
+use crate::desired::Peer;
+use crate::files::{state, subnet_env};
+use crate::firewall::Firewall;
+use crate::kernel::{Kernel, KernelEvent};
+use crate::lease::table::{Lease, LeaseTable, OwnChange};
+use crate::notify;
+use crate::reconcile::{Reconciler, Wake, effects};
+use crate::source::{LeaseSource, LeaseUpdate};
+use crate::status::{LeaseStatus, Shared};
+
+/// Events that come together are answered together.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Hooks are looked after this often: no event tells of a detached program.
+const HOOKS: Duration = Duration::from_millis(700);
+/// Other people's rule sets may change all the time: ours are compared at most
+/// this often.
+const FIREWALL: Duration = Duration::from_millis(500);
+
+/// SIGTERM and SIGINT.
+pub(super) struct Shutdown {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Shutdown {
+    pub(super) fn install() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    pub(super) async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+pub(super) struct Loop<'a, S, K, F> {
+    options: &'a Options,
+    source: Arc<S>,
+    keeper: Keeper<S>,
+    table: LeaseTable,
+    /// Peers by age of their lease, as the last pass got them.
+    peers: Vec<Peer>,
+    reconciler: Reconciler<K, F>,
+    shared: Shared,
+    /// Sysctls that an earlier run had changed, with the values before.
+    remembered: BTreeMap<String, String>,
+    /// What the next pass looks at, and when it is due.
+    wake: Wake,
+    due: Option<Instant>,
+    firewall_checked: Option<Instant>,
+    retry_at: Option<Instant>,
+    last_state: Option<state::NodeState>,
+    last_env: Option<subnet_env::SubnetEnv>,
+    last_status: String,
+}
+
+impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
+    pub(super) fn new(
+        options: &'a Options,
+        source: Arc<S>,
+        network: Ipv4Network,
+        lease: Lease,
+        reconciler: Reconciler<K, F>,
+        shared: Shared,
+        remembered: BTreeMap<String, String>,
+    ) -> Self {
+        let mut table = LeaseTable::new(network);
+        table.set_own(Some(lease.subnet), lease.attrs.public_ip);
+        let keeper = Keeper::new(Arc::clone(&source), lease, options.subnet_lease_renew_margin);
+        Self {
+            options,
+            source,
+            keeper,
+            table,
+            peers: Vec::new(),
+            reconciler,
+            shared,
+            remembered,
+            wake: Wake::ALL,
+            due: None,
+            firewall_checked: None,
+            retry_at: None,
+            last_state: None,
+            last_env: None,
+            last_status: String::new(),
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut events: mpsc::Receiver<KernelEvent>,
+    ) -> Result<(), StartError> {
+        let stop = CancellationToken::new();
+        let _stop = stop.clone().drop_guard();
+        let mut updates = self.source.watch(stop);
+        // Files before the first pass: a lease that is in the store is ours
+        // after a crash, too.
+        self.write_files();
+        self.first_snapshot(&mut updates).await;
+        self.pass().await;
+        self.check_start()?;
+        notify::ready();
+        let lease = self.keeper.lease();
+        tracing::info!(subnet = %lease.subnet, peers = self.peers.len(), "ready");
+        self.serve(&mut updates, &mut events).await;
+        Ok(())
+    }
+
+    /// The first look needs the peers: without them it would remove theirs.
+    async fn first_snapshot(&mut self, updates: &mut mpsc::Receiver<LeaseUpdate>) {
+        while let Some(update) = updates.recv().await {
+            let known = matches!(update, LeaseUpdate::Snapshot { .. });
+            self.take_update(update);
+            if known {
+                return;
+            }
+        }
+    }
+
+    fn check_start(&self) -> Result<(), StartError> {
+        let state = self.shared.lock();
+        if let Some(reason) = state.health.reason("device") {
+            return Err(StartError::Device(reason.to_owned()));
+        }
+        if let Some(reason) = state.health.reason("MTU") {
+            return Err(StartError::Device(reason.to_owned()));
+        }
+        if self.options.datapath == DatapathMode::Ebpf
+            && let Some(reason) = &state.datapath.reason
+        {
+            return Err(Demanded(reason.clone()).into());
+        }
+        Ok(())
+    }
+
+    async fn serve(
+        &mut self,
+        updates: &mut mpsc::Receiver<LeaseUpdate>,
+        events: &mut mpsc::Receiver<KernelEvent>,
+    ) {
+        let mut hooks = interval(HOOKS);
+        let slow_every = self.options.resync_interval;
+        let mut slow = interval(slow_every.mul_f64(0.9 + rand::random::<f64>() / 5.0));
+        let watchdog_every = notify::watchdog_interval();
+        let mut watchdog = interval(watchdog_every.unwrap_or(Duration::from_secs(3600)));
+        loop {
+            let due = earliest(self.due, self.retry_at);
+            tokio::select! {
+                Some(update) = updates.recv() => self.take_update(update),
+                Some(event) = events.recv() => self.wake(self.reconciler.wake_for(event)),
+                kept = self.keeper.next() => self.take_kept(&kept),
+                () = sleep_until(due) => self.pass().await,
+                _ = hooks.tick() => self.reconciler.check_hooks(),
+                _ = slow.tick() => self.wake(Wake::ALL),
+                _ = watchdog.tick(), if watchdog_every.is_some() => notify::watchdog(),
+            }
+        }
+    }
+
+    fn wake(&mut self, wake: Wake) {
+        if wake.is_nothing() {
+            return;
+        }
+        self.wake.merge(wake);
+        self.due.get_or_insert_with(|| Instant::now() + DEBOUNCE);
+    }
+
+    fn take_update(&mut self, update: LeaseUpdate) {
+        if let LeaseUpdate::Disconnected { reason } = &update {
+            let mut state = self.shared.lock();
+            state.connected = false;
+            state.store_detail = Some(reason.clone());
+            state.health.complain("store", reason.clone());
+            return;
+        }
+        {
+            let mut state = self.shared.lock();
+            state.connected = true;
+            state.store_detail = None;
+            state.health.well("store");
+        }
+        let changes = self.table.apply(update);
+        if let Some(own) = changes.own {
+            self.take_own(own);
+        }
+        self.shared.lock().ignored = self.table.oddities();
+        if !changes.peers.is_empty() {
+            self.peers = self.table.peers().collect();
+            // The cached observation is true as long as no event says
+            // otherwise: one lease costs no dump of all.
+            self.wake(Wake { generation: true, ..Wake::default() });
+        }
+    }
+
+    /// Somebody wrote or removed our lease.
+    fn take_own(&mut self, own: OwnChange) {
+        let ours = self.keeper.lease().clone();
+        match own {
+            OwnChange::Put(lease) => {
+                if self.keeper.is_lost() || lease.revision < ours.revision {
+                    return;
+                }
+                self.keeper.seen(&lease);
+                if lease.attrs != ours.attrs {
+                    tracing::warn!(subnet = %ours.subnet, "our lease says something else; writing it again");
+                    self.keeper.republish(ours.attrs);
+                }
+            }
+            OwnChange::Removed { revision } => {
+                if revision > ours.revision && !self.keeper.is_lost() {
+                    tracing::warn!(subnet = %ours.subnet, "our lease has gone; claiming it again");
+                    self.keeper.republish(ours.attrs);
+                }
+            }
+            OwnChange::Taken { lease } => {
+                if lease.revision > ours.revision && !self.keeper.is_lost() {
+                    self.keeper.lose();
+                    self.say_lost(&format!(
+                        "{} is held by {} now",
+                        ours.subnet, lease.attrs.public_ip
+                    ));
+                }
+            }
+        }
+    }
+
+    fn take_kept(&mut self, kept: &Kept) {
+        match kept {
+            Kept::Renewed => {
+                let lease = self.keeper.lease();
+                self.table.set_own(Some(lease.subnet), lease.attrs.public_ip);
+                tracing::debug!(subnet = %lease.subnet, "lease renewed");
+                let mut state = self.shared.lock();
+                state.lease = Some(LeaseStatus {
+                    subnet: lease.subnet,
+                    public_ip: lease.attrs.public_ip,
+                    expires: lease.expires,
+                });
+                state.health.well("lease renewal");
+                drop(state);
+                self.write_files();
+            }
+            Kept::Failed(error) => {
+                self.shared.lock().health.complain("lease renewal", error.to_string());
+            }
+            Kept::Lost(error) => self.say_lost(&error.to_string()),
+        }
+    }
+
+    fn say_lost(&self, why: &str) {
+        tracing::error!(
+            why,
+            "the lease is lost; restart the agent for another subnet (pods here keep the old \
+             addresses until they are recreated)"
+        );
+        self.shared.lock().health.complain("lease lost", why);
+    }
+
+    async fn pass(&mut self) {
+        let mut wake = std::mem::take(&mut self.wake);
+        self.due = None;
+        let now = Instant::now();
+        if wake.firewall
+            && let Some(checked) = self.firewall_checked
+            && now < checked + FIREWALL
+        {
+            wake.firewall = false;
+            self.wake.firewall = true;
+            self.due = Some(checked + FIREWALL);
+        }
+        if wake.firewall {
+            self.firewall_checked = Some(now);
+        }
+        let outcome = self.reconciler.pass(&self.peers, wake).await;
+        self.retry_at = outcome.retry_at.map(Into::into);
+        if outcome.underlay_changed {
+            self.follow_underlay();
+        }
+        self.write_files();
+        self.tell_systemd();
+    }
+
+    /// Our lease follows the underlay's address.
+    fn follow_underlay(&mut self) {
+        let public_ip = self.reconciler.identity().underlay.public_ip;
+        let mut attrs = self.keeper.lease().attrs.clone();
+        if attrs.public_ip != public_ip {
+            attrs.public_ip = public_ip;
+            self.keeper.republish(attrs);
+        }
+        self.wake(Wake { look: true, ..Wake::default() });
+    }
+
+    fn write_files(&mut self) {
+        let lease = self.keeper.lease();
+        let identity = self.reconciler.identity();
+        let mut sysctls = self.remembered.clone();
+        if let Some(before) = self.reconciler.liberal_before() {
+            sysctls.entry(effects::LIBERAL.to_owned()).or_insert_with(|| before.to_owned());
+        }
+        let node = state::NodeState {
+            version: state::VERSION,
+            public_ip: lease.attrs.public_ip,
+            subnet: lease.subnet,
+            vtep_mac: identity.vtep_mac,
+            device: self.reconciler.device().to_owned(),
+            vni: identity.vxlan.vni,
+            attach: self.shared.lock().datapath.attach.clone(),
+            sysctls,
+        };
+        if self.last_state.as_ref() != Some(&node) {
+            let reason = state::store(&self.options.state_dir, &node).err();
+            let written = reason.is_none();
+            let reason = reason.map(|error| error.to_string());
+            self.shared.lock().health.report("state file", reason);
+            if written {
+                self.last_state = Some(node);
+            }
+        }
+        // The pods' MTU is known once the device is.
+        let Some(mtu) = self.shared.lock().device.as_ref().map(|device| device.mtu) else { return };
+        let env = subnet_env::SubnetEnv {
+            network: identity.network,
+            subnet: lease.subnet,
+            mtu,
+            ip_masq: self.options.ip_masq,
+        };
+        if self.last_env.as_ref() != Some(&env) {
+            let reason = subnet_env::write(&self.options.subnet_file, &env).err();
+            let written = reason.is_none();
+            let reason = reason.map(|error| error.to_string());
+            self.shared.lock().health.report("subnet file", reason);
+            if written {
+                self.last_env = Some(env);
+            }
+        }
+    }
+
+    fn tell_systemd(&mut self) {
+        let state = self.shared.lock();
+        let mut text = format!(
+            "{}, {} data path, {} peers",
+            self.keeper.lease().subnet,
+            state.datapath.mode,
+            self.peers.len()
+        );
+        if let Some(complaint) = state.health.lines().first() {
+            text.push_str(&format!("; {}: {}", complaint.what, complaint.reason));
+        }
+        drop(state);
+        if text != self.last_status {
+            notify::status(&text);
+            self.last_status = text;
+        }
+    }
+}
+
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,184 @@
+//! What comes before the loop: store, config, underlay, lease.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnetwork::Ipv4Network;
+use tokio::time::Instant;
+
+use super::StartError;
+use crate::backoff::Backoff;
+use crate::cli::Options;
+use crate::config::NetworkConfig;
+use crate::files::{state, subnet_env};
+use crate::kernel::Kernel;
+use crate::lease::attrs::LeaseAttrs;
+use crate::lease::table::Lease;
+use crate::mac::MacAddr;
+use crate::notify;
+use crate::source::etcd3::{Etcd3, Etcd3Options};
+use crate::source::{Claim, LeaseSource, SourceError};
+use crate::status::Shared;
+use crate::underlay::{self, Underlay, Wish};
+
+/// Retries of what the start waits for.
+const FIRST: Duration = Duration::from_millis(250);
+const LIMIT: Duration = Duration::from_secs(5);
+/// While waiting, the same reason is logged again after this.
+const REMIND: Duration = Duration::from_secs(60);
+
+pub(super) async fn connect(options: &Options) -> Result<Arc<Etcd3>, StartError> {
+    Etcd3::connect(Etcd3Options {
+        endpoints: options.etcd_endpoints.clone(),
+        prefix: options.etcd_prefix.clone(),
+        ca_file: options.etcd_cafile.0.clone(),
+        cert_file: options.etcd_certfile.0.clone(),
+        key_file: options.etcd_keyfile.0.clone(),
+        username: Some(options.etcd_username.clone()),
+        password: Some(options.etcd_password.clone()),
+    })
+    .await
+    .map(Arc::new)
+    .map_err(|source| StartError::Source { call: "set up the etcd client", source })
+}
+
+/// Says once, and then now and again, what the start waits for.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    what: &'static str,
+    backoff: Backoff,
+    said: Option<(String, Instant)>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(shared: &'a Shared, what: &'static str) -> Self {
+        Self { shared, what, backoff: Backoff::new(FIRST, LIMIT), said: None }
+    }
+
+    async fn because(&mut self, error: &SourceError) {
+        let reason = error.to_string();
+        let due = self
+            .said
+            .as_ref()
+            .is_none_or(|(said, when)| *said != reason || when.elapsed() >= REMIND);
+        if due {
+            tracing::warn!(reason, "waiting for {}", self.what);
+            notify::status(&format!("waiting for {}: {reason}", self.what));
+            self.said = Some((reason.clone(), Instant::now()));
+        }
+        let mut state = self.shared.lock();
+        state.connected = false;
+        state.store_detail = Some(format!("waiting for {}: {reason}", self.what));
+        drop(state);
+        tokio::time::sleep(self.backoff.fail()).await;
+    }
+
+    fn over(self) {
+        let mut state = self.shared.lock();
+        state.connected = true;
+        state.store_detail = None;
+        if self.said.is_some() {
+            tracing::info!("{} is there", self.what);
+        }
+    }
+}
+
+/// Waits until the store has a valid network config.
+pub(super) async fn wait_for_config<S: LeaseSource>(source: &S, shared: &Shared) -> NetworkConfig {
+    let mut waiting = Waiting::new(shared, "the network config");
+    loop {
+        match source.config().await {
+            Ok(config) => {
+                waiting.over();
+                return config;
+            }
+            Err(error) => waiting.because(&error).await,
+        }
+    }
+}
+
+pub(super) async fn choose_underlay<K: Kernel>(
+    kernel: &K,
+    options: &Options,
+) -> Result<Underlay, StartError> {
+    let links = kernel.links().await?;
+    let wish = Wish { iface: &options.iface, public_ip: options.public_ip };
+    let route = kernel.route_to(None).await?;
+    Ok(underlay::choose(&links, wish, route)?)
+}
+
+/// What an earlier run left.
+pub(super) struct Before {
+    /// The state file.
+    pub(super) state: Option<state::NodeState>,
+    /// The subnet of the state file, or of subnet.env.
+    subnet: Option<Ipv4Network>,
+    /// MAC of the VXLAN device that is there.
+    device_mac: Option<MacAddr>,
+}
+
+impl Before {
+    pub(super) async fn read<K: Kernel>(options: &Options, kernel: &K, device: &str) -> Self {
+        let loaded = state::load(&options.state_dir);
+        if let Some(warning) = loaded.warning {
+            tracing::warn!(warning, "the state file is not used");
+        }
+        let env = subnet_env::read_subnet(&options.subnet_file);
+        let observed = kernel.observe(device).await.ok().and_then(|observed| observed.device);
+        let device_mac = observed
+            .filter(|device| device.vxlan.is_some() && device.mac.is_unicast())
+            .map(|device| device.mac);
+        Self {
+            subnet: super::previous_subnet(loaded.state.as_ref(), env),
+            state: loaded.state,
+            device_mac,
+        }
+    }
+
+    /// The VTEP's MAC: of the state file, else of the device that is there,
+    /// else as our lease has it, else a new one.
+    fn mac(&self, leases: &[Lease], public_ip: Ipv4Addr) -> MacAddr {
+        self.state
+            .as_ref()
+            .map(|state| state.vtep_mac)
+            .or(self.device_mac)
+            .or_else(|| {
+                let own = leases.iter().find(|lease| lease.attrs.public_ip == public_ip)?;
+                own.attrs.vtep().ok().map(|data| data.vtep_mac)
+            })
+            .filter(|mac| mac.is_unicast())
+            .unwrap_or_else(MacAddr::random)
+    }
+}
+
+/// Acquires our lease, waiting for a store that is away.
+pub(super) async fn acquire<S: LeaseSource>(
+    source: &S,
+    shared: &Shared,
+    config: &NetworkConfig,
+    vni: u32,
+    public_ip: Ipv4Addr,
+    before: &Before,
+) -> Result<(Lease, MacAddr), StartError> {
+    let mut waiting = Waiting::new(shared, "the lease");
+    loop {
+        let acquired = async {
+            let (leases, _) = source.list().await?;
+            let mac = before.mac(&leases, public_ip);
+            let attrs = LeaseAttrs::vxlan(public_ip, vni, mac);
+            let claim = Claim { attrs, previous: before.subnet };
+            source.acquire(config, &claim).await.map(|lease| (lease, mac))
+        };
+        match acquired.await {
+            Ok(acquired) => {
+                waiting.over();
+                return Ok(acquired);
+            }
+            Err(error) if error.is_final() => {
+                return Err(StartError::Source { call: "acquire a lease", source: error });
+            }
+            Err(error) => waiting.because(&error).await,
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Whether eBPF carries packets on this node: `--datapath`.
+
+use std::path::Path;
+
+use caps::{CapSet, Capability};
+
+use crate::bpf::loader::Loaded;
+use crate::bpf::{self, BpfError, Datapath, LoadOptions};
+use crate::cli::DatapathMode;
+use crate::underlay::Underlay;
+
+/// The data path that was opened, or why it is the kernel's.
+pub enum Opened {
+    /// eBPF, loaded, not yet attached.
+    Ebpf(Box<dyn Datapath>),
+    /// The kernel path, with the reason if it was not asked for.
+    Kernel(Option<String>),
+}
+
+/// eBPF was demanded (`--datapath=ebpf`) and cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("--datapath=ebpf, but {0}")]
+pub struct Demanded(pub String);
+
+/// Opens the data path that `mode` asks for. On the kernel path no program of
+/// an earlier run stays attached: nobody would keep its maps true.
+///
+/// # Errors
+/// `mode` is `ebpf` and something refuses.
+pub fn open(
+    mode: DatapathMode,
+    load: &LoadOptions,
+    underlay: &Underlay,
+) -> Result<Opened, Demanded> {
+    if mode == DatapathMode::Kernel {
+        retire(&load.pin_dir);
+        return Ok(Opened::Kernel(None));
+    }
+    match try_open(load, underlay) {
+        Ok(loaded) => Ok(Opened::Ebpf(Box::new(loaded))),
+        Err(reason) if mode == DatapathMode::Ebpf => Err(Demanded(reason)),
+        Err(reason) => {
+            tracing::warn!(reason, "eBPF cannot be used; the kernel path carries everything");
+            retire(&load.pin_dir);
+            Ok(Opened::Kernel(Some(reason)))
+        }
+    }
+}
+
+fn try_open(load: &LoadOptions, underlay: &Underlay) -> Result<Loaded, String> {
+    if let Some(reason) = underlay.ebpf_refusal() {
+        return Err(reason);
+    }
+    if let Some(missing) = missing_capability() {
+        return Err(format!(
+            "the process lacks {missing}; give it CAP_BPF and CAP_NET_ADMIN (CAP_SYS_ADMIN before \
+             Linux 5.8)"
+        ));
+    }
+    Loaded::open(load).map_err(|error| {
+        log_verifier(&error);
+        error.to_string()
+    })
+}
+
+fn missing_capability() -> Option<&'static str> {
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    if !has(Capability::CAP_BPF) && !has(Capability::CAP_SYS_ADMIN) {
+        return Some("CAP_BPF");
+    }
+    if !has(Capability::CAP_NET_ADMIN) {
+        return Some("CAP_NET_ADMIN");
+    }
+    None
+}
+
+fn log_verifier(error: &BpfError) {
+    if let Some(log) = &error.verifier_log {
+        tracing::warn!(program = error.object, "the end of the verifier's log:\n{log}");
+    }
+}
+
+fn retire(pin_dir: &Path) {
+    match bpf::cleanup(pin_dir) {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => tracing::info!(pins = removed.len(), "detached an earlier run's programs"),
+        Err(error) => tracing::warn!(%error, "an earlier run's programs may still be attached"),
+    }
+}

@@ -1,0 +1,237 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::mac::MacAddr;
+
+const OWN_IP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 11);
+
+fn net(text: &str) -> Ipv4Network {
+    text.parse().unwrap()
+}
+
+fn lease(subnet: &str, ip: [u8; 4], mac: u8, revision: i64) -> Lease {
+    let attrs = LeaseAttrs::vxlan(ip.into(), 1, MacAddr([2, 0, 0, 0, 0, mac]));
+    Lease { subnet: net(subnet), attrs, expires: None, revision }
+}
+
+fn put(lease: Lease) -> LeaseUpdate {
+    LeaseUpdate::Put { lease }
+}
+
+fn removed(subnet: &str, revision: i64) -> LeaseUpdate {
+    LeaseUpdate::Removed { subnet: net(subnet), revision }
+}
+
+fn snapshot(leases: &[Lease], revision: i64) -> LeaseUpdate {
+    LeaseUpdate::Snapshot { leases: leases.to_vec(), revision }
+}
+
+fn table() -> LeaseTable {
+    let mut table = LeaseTable::new(net("10.5.0.0/16"));
+    table.set_own(Some(net("10.5.27.0/24")), OWN_IP);
+    table
+}
+
+fn changed(subnets: &[&str]) -> BTreeSet<Ipv4Network> {
+    subnets.iter().map(|subnet| net(subnet)).collect()
+}
+
+#[test]
+fn puts_and_removals_tell_which_peers_changed() {
+    let mut table = table();
+    let first = lease("10.5.1.0/24", [10, 99, 0, 12], 1, 5);
+    assert_eq!(table.apply(put(first.clone())).peers, changed(&["10.5.1.0/24"]));
+    let renewed = Lease { revision: 6, ..first };
+    assert_eq!(table.apply(put(renewed)), Changes::default());
+    let moved = lease("10.5.1.0/24", [10, 99, 0, 13], 1, 7);
+    assert_eq!(table.apply(put(moved)).peers, changed(&["10.5.1.0/24"]));
+    let other_mac = lease("10.5.1.0/24", [10, 99, 0, 13], 2, 8);
+    assert_eq!(table.apply(put(other_mac)).peers, changed(&["10.5.1.0/24"]));
+    assert_eq!(table.apply(removed("10.5.1.0/24", 9)).peers, changed(&["10.5.1.0/24"]));
+    assert_eq!(table.apply(removed("10.5.1.0/24", 9)), Changes::default());
+}
+
+#[test]
+fn a_snapshot_tells_what_differs() {
+    let mut table = table();
+    let same = lease("10.5.1.0/24", [10, 99, 0, 12], 1, 5);
+    let moves = lease("10.5.2.0/24", [10, 99, 0, 13], 2, 6);
+    let goes = lease("10.5.3.0/24", [10, 99, 0, 14], 3, 7);
+    table.apply(snapshot(&[same.clone(), moves, goes], 7));
+    let moved = lease("10.5.2.0/24", [10, 99, 0, 23], 2, 8);
+    let new = lease("10.5.4.0/24", [10, 99, 0, 15], 4, 9);
+    let changes = table.apply(snapshot(&[same, moved, new], 9));
+    assert_eq!(changes.peers, changed(&["10.5.2.0/24", "10.5.3.0/24", "10.5.4.0/24"]));
+    assert_eq!(changes.own, Some(OwnChange::Removed { revision: 9 }));
+}
+
+#[test]
+fn a_lost_connection_changes_nothing() {
+    let mut table = table();
+    table.apply(put(lease("10.5.1.0/24", [10, 99, 0, 12], 1, 5)));
+    let before = table.clone();
+    let update = LeaseUpdate::Disconnected { reason: "gone".to_owned() };
+    assert_eq!(table.apply(update), Changes::default());
+    assert_eq!(table, before);
+}
+
+#[test]
+fn our_own_lease_is_told_apart_and_is_never_a_peer() {
+    let mut table = table();
+    let ours = lease("10.5.27.0/24", OWN_IP.octets(), 9, 5);
+    let changes = table.apply(put(ours.clone()));
+    assert_eq!(changes, Changes { own: Some(OwnChange::Put(ours.clone())), ..Changes::default() });
+    assert_eq!(table.own(), Some(&ours));
+    let changes = table.apply(snapshot(std::slice::from_ref(&ours), 6));
+    assert_eq!(changes.own, Some(OwnChange::Put(ours)));
+
+    let theirs = lease("10.5.27.0/24", [10, 99, 0, 12], 1, 7);
+    let taken = Some(OwnChange::Taken { lease: theirs.clone() });
+    assert_eq!(table.apply(put(theirs.clone())).own, taken);
+    assert_eq!(table.apply(snapshot(&[theirs], 8)).own, taken);
+    assert_eq!(table.peers().count(), 0);
+    assert!(table.oddities()[0].contains("its subnet is ours"), "{:?}", table.oddities());
+
+    let gone = Some(OwnChange::Removed { revision: 9 });
+    assert_eq!(table.apply(removed("10.5.27.0/24", 9)).own, gone);
+}
+
+#[test]
+fn peers_come_oldest_first() {
+    let mut table = table();
+    table.apply(put(lease("10.5.1.0/24", [10, 99, 0, 12], 1, 9)));
+    table.apply(put(lease("10.5.2.0/24", [10, 99, 0, 13], 2, 5)));
+    let subnets: Vec<_> = table.peers().map(|peer| peer.subnet).collect();
+    assert_eq!(subnets, [net("10.5.2.0/24"), net("10.5.1.0/24")]);
+}
+
+#[test]
+fn leases_that_are_no_peers_are_told_with_key_and_cause() {
+    let good = lease("10.5.1.0/24", [10, 99, 0, 12], 1, 5);
+    let with = |edit: &dyn Fn(&mut Lease)| {
+        let mut lease = good.clone();
+        edit(&mut lease);
+        lease
+    };
+    let backend = |name: &str| with(&|lease| lease.attrs.backend_type = name.to_owned());
+    let group = LeaseAttrs::vxlan(good.attrs.public_ip, 1, MacAddr([1, 0, 0, 0, 0, 1]));
+    let cases = [
+        (backend("host-gw"), "`host-gw`, not `vxlan`"),
+        (with(&|lease| lease.attrs.backend_data = None), "BackendData is missing"),
+        (with(&|lease| lease.attrs = group.clone()), "VtepMAC 01:00:00:00:00:01 is no unicast"),
+        (lease("10.5.1.0/24", [10, 99, 0, 12], 0, 5), ""),
+        (lease("10.6.1.0/24", [10, 99, 0, 12], 1, 5), "not within the network 10.5.0.0/16"),
+        (lease("10.5.1.0/24", [0, 0, 0, 0], 1, 5), "PublicIP 0.0.0.0 is no unicast"),
+        (lease("10.5.1.0/24", [224, 0, 0, 9], 1, 5), "PublicIP 224.0.0.9 is no unicast"),
+        (lease("10.5.1.0/24", [255, 255, 255, 255], 1, 5), "255.255.255.255 is no unicast"),
+        (lease("10.5.1.0/24", [127, 0, 0, 1], 1, 5), "PublicIP 127.0.0.1 is no unicast"),
+        (lease("10.5.1.0/24", OWN_IP.octets(), 1, 5), "PublicIP 10.99.0.11 is ours"),
+    ];
+    for (odd, cause) in cases {
+        let key = SubnetKey::new(odd.subnet).to_string();
+        let mut table = table();
+        let changes = table.apply(put(odd));
+        if cause.is_empty() {
+            assert_eq!((table.peers().count(), table.oddities().len()), (1, 0));
+            continue;
+        }
+        assert_eq!(changes, Changes::default(), "{cause}");
+        assert_eq!(table.peers().count(), 0, "{cause}");
+        let oddities = table.oddities();
+        assert!(oddities[0].contains(&key) && oddities[0].contains(cause), "{oddities:?}");
+    }
+}
+
+#[test]
+fn shared_addresses_and_overlaps_are_told() {
+    let mut table = table();
+    table.apply(put(lease("10.5.0.0/20", [10, 99, 0, 12], 1, 5)));
+    table.apply(put(lease("10.5.1.0/24", [10, 99, 0, 13], 2, 6)));
+    table.apply(put(lease("10.5.9.0/24", [10, 99, 0, 13], 3, 7)));
+    table.apply(put(lease("10.5.16.0/24", [10, 99, 0, 14], 4, 8)));
+    assert_eq!(
+        table.oddities(),
+        [
+            "PublicIP 10.99.0.13 is in 2 leases: 10.5.1.0-24, 10.5.9.0-24",
+            "lease 10.5.1.0-24 overlaps lease 10.5.0.0-20",
+            "lease 10.5.9.0-24 overlaps lease 10.5.0.0-20",
+        ]
+    );
+    assert_eq!(table.peers().count(), 4);
+}
+
+#[test]
+fn oddities_are_bounded() {
+    let mut table = table();
+    for third in 0..200 {
+        table.apply(put(lease(&format!("10.6.{third}.0/24"), [10, 99, 0, 12], 1, 5)));
+    }
+    let oddities = table.oddities();
+    assert_eq!(oddities.len(), ODDITIES + 1);
+    assert_eq!(oddities[ODDITIES], "168 more are not listed");
+}
+
+/// One step of a store's life: which subnet, and who holds it from then on.
+fn steps() -> impl Strategy<Value = Vec<(u8, Option<(u8, u8)>)>> {
+    prop::collection::vec((0u8..6, prop::option::of((10u8..14, 0u8..4))), 0..40)
+}
+
+fn nth(n: u8) -> String {
+    // Two of them nest, one is ours, one is outside the network.
+    ["10.5.1.0/24", "10.5.2.0/24", "10.5.0.0/22", "10.5.27.0/24", "10.6.0.0/24", "10.5.9.0/24"]
+        [usize::from(n)]
+    .to_owned()
+}
+
+proptest! {
+    #[test]
+    fn a_snapshot_gives_the_table_that_the_single_steps_give(
+        steps in steps(),
+        snapshot_at in 0usize..40,
+    ) {
+        let mut stepwise = table();
+        let mut resynced = table();
+        let mut store: BTreeMap<Ipv4Network, Lease> = BTreeMap::new();
+        let mut reported: BTreeMap<Ipv4Network, Peer> = BTreeMap::new();
+        for (n, (subnet, holder)) in steps.iter().enumerate() {
+            let revision = i64::try_from(n).unwrap() + 1;
+            let text = nth(*subnet);
+            let update = match holder {
+                Some((ip, mac)) => {
+                    let lease = lease(&text, [10, 99, 0, *ip], *mac, revision);
+                    store.insert(lease.subnet, lease.clone());
+                    put(lease)
+                }
+                None => {
+                    store.remove(&net(&text));
+                    removed(&text, revision)
+                }
+            };
+            let changes = stepwise.apply(update.clone());
+            // Following only what the changes name gives all peers.
+            let peers: BTreeMap<_, _> = stepwise.peers().map(|peer| (peer.subnet, peer)).collect();
+            for subnet in changes.peers {
+                match peers.get(&subnet) {
+                    Some(peer) => prop_assert_ne!(reported.insert(subnet, *peer), Some(*peer)),
+                    None => prop_assert!(reported.remove(&subnet).is_some()),
+                }
+            }
+            prop_assert_eq!(&reported, &peers);
+            // The other table misses everything up to its snapshot.
+            if n > snapshot_at {
+                resynced.apply(update);
+            } else if n == snapshot_at {
+                let leases: Vec<_> = store.values().cloned().collect();
+                resynced.apply(snapshot(&leases, revision));
+            }
+        }
+        let all: Vec<_> = store.into_values().collect();
+        let revision = i64::try_from(steps.len()).unwrap();
+        if snapshot_at >= steps.len() {
+            resynced.apply(snapshot(&all, revision));
+        }
+        prop_assert_eq!(&stepwise, &resynced);
+        prop_assert_eq!(stepwise.oddities(), resynced.oddities());
+        prop_assert!(stepwise.apply(snapshot(&all, revision)).peers.is_empty());
+    }
+}

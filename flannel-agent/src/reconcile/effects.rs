@@ -1,0 +1,241 @@
+//! The parts of a pass that carry something out.
+
+use std::collections::BTreeMap;
+
+use super::{Reconciler, is_device};
+use crate::bpf::{BpfError, DatapathConfig, PodVeth};
+use crate::firewall::Firewall;
+use crate::kernel::Kernel;
+use crate::kernel::sysctl::TcpConntrack;
+use crate::plan::{self, Op};
+use crate::status::lock;
+use crate::veths::{self, Choice};
+
+/// Name of conntrack's switch, as `sysctl` prints it.
+pub const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
+
+impl<K: Kernel, F: Firewall> Reconciler<K, F> {
+    /// Carries out a plan in its order: neighbouring operations of one kind go
+    /// together. Returns whether the device was created or deleted.
+    pub(super) async fn carry_out(&mut self, ops: &[Op]) -> bool {
+        let mut device_changed = false;
+        for group in ops.chunk_by(|a, b| kind(a) == kind(b)) {
+            let results = match kind(&group[0]) {
+                Kind::Maps => self.write_maps(group),
+                Kind::Device | Kind::Entries => self
+                    .kernel
+                    .apply(&self.device, group)
+                    .await
+                    .into_iter()
+                    .map(|result| result.map_err(|error| error.to_string()))
+                    .collect(),
+            };
+            let mut device_failed = false;
+            for (op, result) in group.iter().zip(results) {
+                match result {
+                    Ok(()) => {
+                        self.log(op);
+                        self.retries.worked(op);
+                        device_changed |=
+                            matches!(op, Op::CreateDevice(_) | Op::DeleteDevice { .. });
+                        if let Some(observed) = &mut self.observed {
+                            plan::apply(observed, op);
+                        }
+                    }
+                    Err(reason) => {
+                        // The first failure of the device is the cause of those
+                        // behind it.
+                        if !device_failed {
+                            self.retries.failed(op, reason);
+                        }
+                        device_failed |= is_device(op);
+                        self.observed = None;
+                    }
+                }
+            }
+            if device_failed {
+                return false;
+            }
+        }
+        device_changed
+    }
+
+    fn log(&self, op: &Op) {
+        match op {
+            Op::CreateDevice(device) => tracing::info!(
+                device = device.name,
+                mac = %device.mac,
+                mtu = device.mtu,
+                "created the VXLAN device"
+            ),
+            Op::DeleteDevice { name, why } => {
+                tracing::warn!(device = name, why, "deleted a device that does not fit");
+            }
+            Op::SetMac(mac) => tracing::warn!(%mac, "gave the device its MAC back"),
+            Op::SetMtu(mtu) => tracing::info!(mtu, "set the device's MTU"),
+            Op::PutRoute(subnet) => tracing::debug!(%subnet, "put a peer's route"),
+            Op::RemoveRoute(route) => {
+                tracing::debug!(subnet = %route.destination, "removed a route");
+            }
+            _ => {}
+        }
+    }
+
+    fn write_maps(&self, group: &[Op]) -> Vec<Result<(), String>> {
+        let mut guard = lock(&self.datapath);
+        let Some(datapath) = guard.as_mut() else {
+            return group.iter().map(|_| Err("there is no eBPF data path".to_owned())).collect();
+        };
+        let mut put = Vec::new();
+        let mut remove = Vec::new();
+        for op in group {
+            match op {
+                Op::PutMaps(peer) => put.push(*peer),
+                Op::RemoveMaps(subnet) => remove.push(*subnet),
+                _ => {}
+            }
+        }
+        let written = datapath
+            .put_peers(&put)
+            .and_then(|()| datapath.remove_peers(&remove))
+            .map_err(|error| error.to_string());
+        group.iter().map(|_| written.clone()).collect()
+    }
+
+    /// Settings and hooks of the programs.
+    pub(super) fn serve_pods(&mut self) {
+        if lock(&self.datapath).is_none() {
+            return;
+        }
+        let overlay = self.observed.as_ref().and_then(|observed| observed.device.as_ref());
+        let overlay = match overlay.filter(|device| device.ifindex != 0) {
+            Some(device) => device.ifindex,
+            None => return,
+        };
+        let tcp = self.tcp_allowed();
+        let underlay = &self.identity.underlay;
+        let source_ports = match self.sysctl.local_port_range() {
+            Ok(range) => range,
+            Err(error) => {
+                self.shared.lock().health.complain("source ports", error.to_string());
+                return;
+            }
+        };
+        let config = DatapathConfig {
+            window: self.settings.window,
+            verify_source: self.settings.verify_source,
+            fast_path: self.settings.fast_path && underlay.ethernet,
+            tcp,
+            vni: self.identity.vxlan.vni,
+            port: self.identity.vxlan.port,
+            underlay: underlay.ifindex,
+            overlay,
+            local: underlay.address,
+            network: self.identity.network,
+            subnet: self.identity.subnet,
+            mtu: u16::try_from(self.mtu).unwrap_or(u16::MAX),
+            vtep_mac: self.identity.vtep_mac,
+            source_ports,
+        };
+        let veths = self.pod_veths();
+        let mut guard = lock(&self.datapath);
+        let Some(datapath) = guard.as_mut() else { return };
+        let mut failures = BTreeMap::new();
+        if let Err(error) = datapath.configure(&config) {
+            failures.insert("hook settings".to_owned(), error);
+        }
+        let report = datapath.ensure_hooks(&underlay.name, &self.device, &veths);
+        if !report.attached.is_empty() {
+            tracing::info!(hooks = ?report.attached, "attached programs");
+        }
+        failures
+            .extend(report.failed.into_iter().map(|(hook, error)| (format!("hook {hook}"), error)));
+        let attach = datapath.describe();
+        drop(guard);
+        self.judge(&failures, attach, tcp, &veths);
+    }
+
+    /// The pods' veths, as last seen.
+    fn pod_veths(&self) -> Vec<PodVeth> {
+        veths::pod_veths(
+            &self.links,
+            Choice {
+                underlay: self.identity.underlay.ifindex,
+                network: self.identity.network,
+                names: self.settings.attach_iface.as_ref(),
+            },
+        )
+    }
+
+    /// A pod without hooks is on the kernel path; the node is, if the hooks of
+    /// its devices are missing: then no flow can be confirmed.
+    fn judge(
+        &self,
+        failures: &BTreeMap<String, BpfError>,
+        attach: String,
+        tcp: bool,
+        veths: &[PodVeth],
+    ) {
+        let of_a_pod = |hook: &str| {
+            veths.iter().any(|veth| {
+                hook.strip_prefix("hook ").is_some_and(|hook| {
+                    hook == veth.name || hook.split('/').next() == Some(veth.name.as_str())
+                })
+            })
+        };
+        let whole = failures.iter().find(|(hook, _)| !of_a_pod(hook));
+        let mut state = self.shared.lock();
+        let present =
+            failures.iter().map(|(hook, error)| (hook.clone(), error.to_string())).collect();
+        state.health.replace_group("hook ", &present);
+        state.datapath.tcp = tcp;
+        state.datapath.attach = Some(attach);
+        state.datapath.mode = if whole.is_some() { "kernel" } else { "ebpf" };
+        state.datapath.reason = whole.map(|(hook, error)| format!("{hook}: {error}"));
+    }
+
+    /// Whether conntrack tolerates that it misses most of a connection; makes
+    /// it so where it can.
+    fn tcp_allowed(&mut self) -> bool {
+        let set = match self.sysctl.tcp_conntrack() {
+            Ok(TcpConntrack::Absent | TcpConntrack::Liberal) => Ok(()),
+            Ok(TcpConntrack::Strict) => self.sysctl.set_tcp_conntrack_liberal(true).inspect(|()| {
+                self.liberal_before.get_or_insert_with(|| "0".to_owned());
+                tracing::info!(
+                    sysctl = LIBERAL,
+                    "set to 1: conntrack sees only part of each TCP connection"
+                );
+            }),
+            Err(error) => Err(error),
+        };
+        let reason =
+            set.as_ref().err().map(|error| format!("{error}; TCP stays on the kernel path"));
+        self.shared.lock().health.report("conntrack", reason);
+        set.is_ok()
+    }
+
+    /// Whether the hooks and conntrack are as they should be; puts them right.
+    /// Cheap, for a quick timer: nobody tells when a tcx program is detached.
+    pub fn check_hooks(&mut self) {
+        if self.mtu != 0 {
+            self.serve_pods();
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Device,
+    Entries,
+    Maps,
+}
+
+fn kind(op: &Op) -> Kind {
+    if op.is_maps() {
+        Kind::Maps
+    } else if is_device(op) {
+        Kind::Device
+    } else {
+        Kind::Entries
+    }
+}

@@ -1,0 +1,385 @@
+//! One pass makes the node what it should be: desired -> observed -> plan ->
+//! apply -> hooks -> firewall. Start, a new peer, a lost device and the slow
+//! timer are the same pass with different things to look at.
+
+pub mod effects;
+mod retry;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnetwork::Ipv4Network;
+use regex::Regex;
+
+use self::retry::Retries;
+use crate::bpf::VerifySource;
+use crate::config::VxlanConfig;
+use crate::desired::{self, Desired, Node, Peer};
+use crate::firewall::{Firewall, Rules};
+use crate::kernel::sysctl::Sysctl;
+use crate::kernel::{Kernel, KernelEvent, Link};
+use crate::mac::MacAddr;
+use crate::plan::{self, Observed, Op};
+use crate::status::{DeviceStatus, Shared, SharedDatapath, lock};
+use crate::underlay::{self, Underlay, Wish};
+
+/// What this node is, as leases and config say.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Our subnet.
+    pub subnet: Ipv4Network,
+    /// The overlay network.
+    pub network: Ipv4Network,
+    /// Our VTEP's MAC.
+    pub vtep_mac: MacAddr,
+    /// The external interface.
+    pub underlay: Underlay,
+    /// The backend's settings.
+    pub vxlan: VxlanConfig,
+}
+
+/// What the user asked for.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--iface`.
+    pub iface: Vec<String>,
+    /// `--public-ip`.
+    pub public_ip: Option<std::net::Ipv4Addr>,
+    /// `--ip-masq`.
+    pub masquerade: bool,
+    /// `--fast-path` is not `off`.
+    pub fast_path: bool,
+    /// `--fast-path-window`.
+    pub window: Duration,
+    /// `--verify-source`.
+    pub verify_source: VerifySource,
+    /// `--attach-iface`.
+    pub attach_iface: Option<Regex>,
+}
+
+/// What a pass has to look at anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wake {
+    /// The device and all that hangs on it.
+    pub look: bool,
+    /// Links: underlay and veths.
+    pub links: bool,
+    /// The kernel's decisions may have changed: end all confirmations.
+    pub generation: bool,
+    /// The firewall rules.
+    pub firewall: bool,
+}
+
+impl Wake {
+    /// Look at everything; confirmations stay.
+    pub const ALL: Self = Self { look: true, links: true, generation: false, firewall: true };
+
+    /// Both.
+    pub fn merge(&mut self, other: Self) {
+        self.look |= other.look;
+        self.links |= other.links;
+        self.generation |= other.generation;
+        self.firewall |= other.firewall;
+    }
+
+    /// Whether there is nothing to look at.
+    pub fn is_nothing(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// What a pass has changed that others have to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The underlay's address or MTU is another now.
+    pub underlay_changed: bool,
+    /// When the next failed operation is due.
+    pub retry_at: Option<Instant>,
+}
+
+/// Owns the effects.
+pub struct Reconciler<K, F> {
+    kernel: K,
+    firewall: F,
+    datapath: SharedDatapath,
+    shared: Shared,
+    sysctl: Sysctl,
+    settings: Settings,
+    identity: Identity,
+    device: String,
+    links: Vec<Link>,
+    /// What is there, as last seen and changed by us since; `None`: look.
+    observed: Option<Observed>,
+    retries: Retries,
+    /// MTU of the device as it should be; 0 before the first pass.
+    mtu: u32,
+    /// Remembered for `cleanup`: the value of conntrack's switch before us.
+    liberal_before: Option<String>,
+}
+
+/// Subject of the complaints about a peer.
+pub fn subject_of_peer(subnet: Ipv4Network) -> String {
+    format!("peer {subnet}")
+}
+
+impl<K: Kernel, F: Firewall> Reconciler<K, F> {
+    /// A reconciler that has not looked at anything yet.
+    pub fn new(
+        kernel: K,
+        firewall: F,
+        datapath: SharedDatapath,
+        shared: Shared,
+        sysctl: Sysctl,
+        settings: Settings,
+        identity: Identity,
+    ) -> Self {
+        let device = format!("flannel.{}", identity.vxlan.vni);
+        Self {
+            kernel,
+            firewall,
+            datapath,
+            shared,
+            sysctl,
+            settings,
+            identity,
+            device,
+            links: Vec::new(),
+            observed: None,
+            retries: Retries::default(),
+            mtu: 0,
+            liberal_before: None,
+        }
+    }
+
+    /// What this node is now.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Name of the VXLAN device.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Conntrack's switch before we set it, if we did.
+    pub fn liberal_before(&self) -> Option<&str> {
+        self.liberal_before.as_deref()
+    }
+
+    /// What a kernel event asks to look at; nothing for those that do not
+    /// matter.
+    pub fn wake_for(&self, event: KernelEvent) -> Wake {
+        let overlay = self.overlay_ifindex();
+        match event {
+            // A pass that finds its own work done changes nothing, so the
+            // events of our own changes settle.
+            KernelEvent::Link { ifindex } => Wake {
+                look: overlay.is_none_or(|overlay| overlay == ifindex),
+                links: true,
+                ..Wake::default()
+            },
+            KernelEvent::Address { ifindex } => {
+                Wake { look: overlay == Some(ifindex), links: true, ..Wake::default() }
+            }
+            KernelEvent::Route { ifindex } => Wake {
+                look: ifindex == 0 || overlay == Some(ifindex),
+                generation: true,
+                ..Wake::default()
+            },
+            KernelEvent::Neighbour { ifindex } => {
+                Wake { look: overlay == Some(ifindex), ..Wake::default() }
+            }
+            KernelEvent::Ruleset => Wake { generation: true, firewall: true, ..Wake::default() },
+            KernelEvent::Overrun => Wake { generation: true, ..Wake::ALL },
+        }
+    }
+
+    fn overlay_ifindex(&self) -> Option<u32> {
+        self.observed.as_ref()?.device.as_ref().map(|device| device.ifindex)
+    }
+
+    /// Makes the node what these peers (oldest lease first) and the underlay
+    /// demand.
+    pub async fn pass(&mut self, peers: &[Peer], mut wake: Wake) -> Outcome {
+        let mut outcome = Outcome::default();
+        if wake.links || self.links.is_empty() {
+            outcome.underlay_changed = self.look_at_links().await;
+        }
+        let Some(desired) = self.desire(peers) else { return outcome };
+        let mut changed = false;
+        // A new device has to be looked at again: its index is new, and what
+        // hung on the old one has gone with it.
+        for _ in 0..3 {
+            if wake.look || self.observed.is_none() {
+                self.look().await;
+            }
+            wake.look = false;
+            let Some(observed) = &self.observed else { break };
+            let mut ops = plan::diff(&desired, observed);
+            ops.retain(|op| self.retries.is_due(op));
+            if ops.is_empty() {
+                break;
+            }
+            changed = true;
+            if !self.carry_out(&ops).await {
+                break;
+            }
+            wake.look = true;
+            wake.links = true;
+        }
+        self.retries.report(&self.shared);
+        self.mtu = desired.device.mtu;
+        self.serve_pods();
+        if (changed || wake.generation)
+            && let Some(datapath) = lock(&self.datapath).as_mut()
+        {
+            let raised = datapath.raise_generation();
+            let reason = raised.err().map(|error| error.to_string());
+            self.shared.lock().health.report("generation", reason);
+        }
+        if wake.firewall {
+            self.guard().await;
+        }
+        self.publish(&desired);
+        outcome.retry_at = self.retries.next_due();
+        outcome
+    }
+
+    fn desire(&mut self, peers: &[Peer]) -> Option<Desired> {
+        let node = Node {
+            subnet: self.identity.subnet,
+            network: self.identity.network,
+            vtep_mac: self.identity.vtep_mac,
+            underlay: &self.identity.underlay,
+            vxlan: &self.identity.vxlan,
+        };
+        let (desired, reason) = match desired::desired(node, peers.iter().copied()) {
+            Ok((desired, rejected)) => {
+                let present: BTreeMap<String, String> = rejected
+                    .iter()
+                    .map(|rejected| {
+                        let what = format!("lease {}", rejected.peer.subnet);
+                        (what, rejected.reason.to_string())
+                    })
+                    .collect();
+                self.shared.lock().health.replace_group("lease ", &present);
+                (Some(desired), None)
+            }
+            Err(error) => (None, Some(error.to_string())),
+        };
+        self.shared.lock().health.report("MTU", reason);
+        desired
+    }
+
+    /// Reads the links; whether the underlay's address or MTU changed.
+    async fn look_at_links(&mut self) -> bool {
+        match self.kernel.links().await {
+            Ok(links) => {
+                self.shared.lock().health.well("links");
+                self.links = links;
+            }
+            Err(error) => {
+                self.shared.lock().health.complain("links", error.to_string());
+                return false;
+            }
+        }
+        let wish = Wish { iface: &self.settings.iface, public_ip: self.settings.public_ip };
+        let route = if wish.iface.is_empty() && wish.public_ip.is_none() {
+            self.kernel.route_to(None).await.ok().flatten()
+        } else {
+            None
+        };
+        let chosen = underlay::choose(&self.links, wish, route);
+        let mut state = self.shared.lock();
+        match chosen {
+            Ok(chosen) => {
+                state.health.well("underlay");
+                if chosen == self.identity.underlay {
+                    return false;
+                }
+                tracing::info!(
+                    interface = chosen.name,
+                    address = %chosen.address,
+                    public_ip = %chosen.public_ip,
+                    mtu = chosen.mtu,
+                    "the underlay changed"
+                );
+                self.identity.underlay = chosen;
+                true
+            }
+            Err(error) => {
+                // An interface that is down for a moment comes back: what is
+                // programmed stays.
+                state.health.complain("underlay", error.to_string());
+                false
+            }
+        }
+    }
+
+    async fn look(&mut self) {
+        let maps = match lock(&self.datapath).as_ref().map(|datapath| datapath.peers()) {
+            None => Ok(None),
+            Some(Ok(peers)) => Ok(Some(peers)),
+            Some(Err(error)) => Err(error.to_string()),
+        };
+        let observed = match (self.kernel.observe(&self.device).await, maps) {
+            (Ok(observed), Ok(maps)) => Ok(Observed { maps, ..observed }),
+            (Err(error), _) => Err(error.to_string()),
+            (_, Err(reason)) => Err(reason),
+        };
+        let reason = observed.as_ref().err().cloned();
+        self.observed = observed.ok();
+        self.shared.lock().health.report("observation", reason);
+    }
+
+    async fn guard(&mut self) {
+        let rules = Rules {
+            network: self.identity.network,
+            subnet: self.identity.subnet,
+            masquerade: self.settings.masquerade,
+            vxlan_port: self.identity.vxlan.port,
+        };
+        let reason = self.firewall.ensure(&rules).await.err().map(|error| error.to_string());
+        let mut state = self.shared.lock();
+        state.health.report("firewall", reason);
+        let forwarding = match self.sysctl.ip_forward() {
+            Ok(true) => None,
+            Ok(false) => Some(
+                "net.ipv4.ip_forward is 0: packets between pods and peers are not forwarded"
+                    .to_owned(),
+            ),
+            Err(error) => Some(error.to_string()),
+        };
+        state.health.report("forwarding", forwarding);
+    }
+
+    fn publish(&self, desired: &Desired) {
+        let mut state = self.shared.lock();
+        if *state.peers != desired.peers {
+            state.peers = Arc::new(desired.peers.clone());
+        }
+        state.device = Some(DeviceStatus {
+            name: desired.device.name.clone(),
+            mac: desired.device.mac,
+            mtu: desired.device.mtu,
+        });
+    }
+}
+
+/// Whether the operation is about the device itself: what comes after it in a
+/// plan cannot work without it.
+fn is_device(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::DeleteDevice { .. }
+            | Op::CreateDevice(_)
+            | Op::SetMac(_)
+            | Op::SetMtu(_)
+            | Op::SetUp
+            | Op::AddAddress(_)
+            | Op::RemoveAddress(_)
+    )
+}

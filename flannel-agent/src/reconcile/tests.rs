@@ -1,0 +1,299 @@
+//! Passes over fakes: what is done, what is left alone, what is tried again.
+
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::bpf::fake::FakeDatapath;
+use crate::firewall::fake::FakeFirewall;
+use crate::kernel::fake::FakeKernel;
+use crate::kernel::{LinkAddress, RouteTo};
+
+const NODE: u8 = 1;
+
+struct Bench {
+    reconciler: Reconciler<FakeKernel, FakeFirewall>,
+    datapath: FakeDatapath,
+    shared: Shared,
+    sysctls: tempfile::TempDir,
+}
+
+fn peer(third: u8) -> Peer {
+    Peer {
+        subnet: Ipv4Network::new(Ipv4Addr::new(10, 5, third, 0), 24).unwrap(),
+        vtep_mac: MacAddr([2, 0, 0, 0, 0, third]),
+        public_ip: Ipv4Addr::new(192, 0, 2, third),
+    }
+}
+
+fn link(ifindex: u32, name: &str, kind: &str, address: Option<&str>) -> Link {
+    Link {
+        ifindex,
+        name: name.to_owned(),
+        mac: Some(MacAddr([2, 0, 0, 0, 9, ifindex as u8])),
+        mtu: 1500,
+        up: true,
+        ethernet: true,
+        loopback: false,
+        kind: kind.to_owned(),
+        master: None,
+        peer_in_other_netns: kind == "veth",
+        qdisc: "noqueue".to_owned(),
+        addresses: address
+            .map(|address| LinkAddress {
+                network: address.parse().unwrap(),
+                permanent: true,
+                deprecated: false,
+                global: true,
+            })
+            .into_iter()
+            .collect(),
+    }
+}
+
+fn bench(with_datapath: bool) -> Bench {
+    let kernel = FakeKernel::default();
+    {
+        let mut state = kernel.state();
+        state.links =
+            vec![link(2, "eth0", "", Some("192.0.2.1/24")), link(7, "veth0", "veth", None)];
+        let route = RouteTo { ifindex: 2, source: None, gateway: None };
+        state.routes.insert(None, route);
+    }
+    let sysctls = tempfile::tempdir().unwrap();
+    for (key, value) in [
+        ("net/ipv4/ip_local_port_range", "32768\t60999\n"),
+        ("net/ipv4/ip_forward", "1\n"),
+        ("net/netfilter/nf_conntrack_tcp_be_liberal", "0\n"),
+    ] {
+        let path = sysctls.path().join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, value).unwrap();
+    }
+    let datapath = FakeDatapath::default();
+    let slot = SharedDatapath::default();
+    if with_datapath {
+        *lock(&slot) = Some(Box::new(datapath.clone()));
+    }
+    let shared = Shared::default();
+    let identity = Identity {
+        subnet: peer(NODE).subnet,
+        network: "10.5.0.0/16".parse().unwrap(),
+        vtep_mac: peer(NODE).vtep_mac,
+        underlay: Underlay {
+            ifindex: 2,
+            name: "eth0".to_owned(),
+            address: peer(NODE).public_ip,
+            public_ip: peer(NODE).public_ip,
+            mtu: 1500,
+            ethernet: true,
+        },
+        vxlan: VxlanConfig { vni: 1, port: 8472, gbp: false, learning: false, mtu: None },
+    };
+    let settings = Settings {
+        iface: Vec::new(),
+        public_ip: None,
+        masquerade: true,
+        fast_path: true,
+        window: Duration::from_secs(5),
+        verify_source: VerifySource::Drop,
+        attach_iface: None,
+    };
+    let reconciler = Reconciler::new(
+        kernel,
+        FakeFirewall::default(),
+        slot,
+        shared.clone(),
+        Sysctl::at(sysctls.path()),
+        settings,
+        identity,
+    );
+    Bench { reconciler, datapath, shared, sysctls }
+}
+
+impl Bench {
+    async fn pass(&mut self, peers: &[Peer], wake: Wake) -> Outcome {
+        self.reconciler.pass(peers, wake).await
+    }
+
+    fn take_applied(&self) -> Vec<Op> {
+        std::mem::take(&mut self.reconciler.kernel.state().applied)
+    }
+
+    fn observed(&self) -> Observed {
+        self.reconciler.kernel.state().devices.get("flannel.1").cloned().unwrap_or_default()
+    }
+
+    fn complaints(&self) -> Vec<String> {
+        self.shared.lock().health.lines().into_iter().map(|line| line.what).collect()
+    }
+}
+
+const RENEWED: Wake = Wake { look: false, links: false, generation: true, firewall: false };
+
+#[tokio::test]
+async fn the_first_pass_makes_everything() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2), peer(3)], Wake::ALL).await;
+    let observed = bench.observed();
+    let device = observed.device.unwrap();
+    assert_eq!((device.mac, device.mtu), (peer(NODE).vtep_mac, 1450));
+    assert_eq!(observed.routes.len(), 2);
+    assert_eq!(observed.fdb.len(), 2);
+    assert_eq!(observed.neighbours.len(), 2);
+    let state = bench.datapath.state();
+    assert_eq!(state.peers.len(), 2);
+    assert_eq!(state.veths.len(), 1);
+    let config = state.config.clone().unwrap();
+    assert!(config.tcp && config.fast_path);
+    assert_eq!(config.overlay, device.ifindex);
+    drop(state);
+    assert_eq!(bench.complaints(), [""; 0]);
+    assert_eq!(bench.reconciler.liberal_before(), Some("0"));
+    let liberal = bench.sysctls.path().join("net/netfilter/nf_conntrack_tcp_be_liberal");
+    assert_eq!(std::fs::read_to_string(liberal).unwrap().trim(), "1");
+    assert_eq!(bench.shared.lock().peers.len(), 2);
+}
+
+#[tokio::test]
+async fn a_second_pass_does_nothing() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    bench.take_applied();
+    let generation = bench.datapath.state().generation;
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(bench.take_applied(), []);
+    assert_eq!(bench.datapath.state().generation, generation);
+}
+
+#[tokio::test]
+async fn peers_come_move_and_go_without_a_look() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    // Any look would fail.
+    bench.take_applied();
+    bench.reconciler.kernel.state().fail_next_read = Some(libc::EIO);
+    bench.pass(&[peer(2), peer(3)], RENEWED).await;
+    assert_eq!(bench.take_applied().len(), 3, "neighbour, FDB entry, route of one peer");
+    let moved = Peer { public_ip: Ipv4Addr::new(192, 0, 2, 99), ..peer(3) };
+    bench.pass(&[peer(2), moved], RENEWED).await;
+    assert!(bench.observed().fdb.contains(&(moved.vtep_mac, moved.public_ip)));
+    assert!(!bench.observed().fdb.contains(&(moved.vtep_mac, peer(3).public_ip)));
+    assert_eq!(bench.datapath.state().peers[&moved.subnet], moved);
+    bench.pass(&[peer(2)], RENEWED).await;
+    assert_eq!(bench.observed().routes.len(), 1);
+    assert_eq!(bench.datapath.state().peers.len(), 1);
+    assert_eq!(bench.reconciler.kernel.state().fail_next_read, Some(libc::EIO), "nobody looked");
+}
+
+#[tokio::test]
+async fn a_lost_device_comes_back_with_its_mac_and_all_peers() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2), peer(3)], Wake::ALL).await;
+    let before = bench.observed();
+    bench.reconciler.kernel.state().devices.clear();
+    let ifindex = before.device.as_ref().unwrap().ifindex;
+    let wake = bench.reconciler.wake_for(KernelEvent::Link { ifindex });
+    assert!(wake.look);
+    bench.pass(&[peer(2), peer(3)], wake).await;
+    let after = bench.observed();
+    assert_eq!(after.device.unwrap().mac, before.device.unwrap().mac);
+    assert_eq!((after.routes, after.fdb), (before.routes, before.fdb));
+}
+
+#[tokio::test]
+async fn a_failure_is_retried_and_stops_nobody_else() {
+    let mut bench = bench(true);
+    bench.pass(&[], Wake::ALL).await;
+    let failing = Op::PutRoute(peer(2).subnet);
+    bench.reconciler.kernel.state().failing.push((failing, libc::ENETUNREACH));
+    let outcome = bench.pass(&[peer(2), peer(3)], RENEWED).await;
+    assert!(outcome.retry_at.is_some());
+    assert_eq!(bench.observed().routes.len(), 1, "the other peer's");
+    assert_eq!(bench.complaints(), [subject_of_peer(peer(2).subnet)]);
+    bench.reconciler.kernel.state().failing.clear();
+    bench.pass(&[peer(2), peer(3)], RENEWED).await;
+    assert_eq!(bench.observed().routes.len(), 1, "not before it is due");
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    let outcome = bench.pass(&[peer(2), peer(3)], RENEWED).await;
+    assert_eq!(bench.observed().routes.len(), 2);
+    assert_eq!(outcome.retry_at, None);
+    assert_eq!(bench.complaints(), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_generation_rises_when_decisions_may_have_changed() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    let generation = || bench.datapath.state().generation;
+    let first = generation();
+    let reconciler = &bench.reconciler;
+    for event in [KernelEvent::Ruleset, KernelEvent::Route { ifindex: 5 }, KernelEvent::Overrun] {
+        assert!(reconciler.wake_for(event).generation, "{event:?}");
+    }
+    let wake = reconciler.wake_for(KernelEvent::Neighbour { ifindex: 5 });
+    assert!(wake.is_nothing(), "neighbours of other devices");
+    bench.reconciler.pass(&[peer(2)], RENEWED).await;
+    assert_eq!(bench.datapath.state().generation, first + 1);
+}
+
+#[tokio::test]
+async fn without_ebpf_the_kernel_path_is_whole() {
+    let mut bench = bench(false);
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(bench.observed().routes.len(), 1);
+    assert_eq!(bench.complaints(), [""; 0]);
+    assert_eq!(bench.reconciler.liberal_before(), None, "conntrack is left alone");
+}
+
+#[tokio::test]
+async fn hooks_of_the_devices_decide_the_mode_and_those_of_pods_do_not() {
+    let mut bench = bench(true);
+    bench.datapath.state().failing_hooks = vec!["veth0/from_pod".to_owned()];
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(bench.shared.lock().datapath.mode, "ebpf");
+    assert_eq!(bench.complaints(), ["hook veth0/from_pod"]);
+    bench.datapath.state().failing_hooks = vec!["eth0/from_underlay".to_owned()];
+    bench.reconciler.check_hooks();
+    assert_eq!(bench.shared.lock().datapath.mode, "kernel");
+    assert!(bench.shared.lock().datapath.reason.is_some());
+    bench.datapath.state().failing_hooks.clear();
+    bench.reconciler.check_hooks();
+    assert_eq!(bench.shared.lock().datapath.mode, "ebpf");
+    assert_eq!(bench.complaints(), [""; 0]);
+}
+
+#[tokio::test]
+async fn tcp_stays_on_the_kernel_path_where_conntrack_cannot_be_made_liberal() {
+    let mut bench = bench(true);
+    let liberal = bench.sysctls.path().join("net/netfilter/nf_conntrack_tcp_be_liberal");
+    std::fs::remove_file(&liberal).unwrap();
+    std::fs::create_dir(&liberal).unwrap();
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    assert!(!bench.datapath.state().config.as_ref().unwrap().tcp);
+    assert_eq!(bench.complaints(), ["conntrack"]);
+}
+
+#[tokio::test]
+async fn the_underlay_is_followed() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    bench.reconciler.kernel.state().links[0].mtu = 9000;
+    let wake = Wake { links: true, ..Wake::default() };
+    assert!(bench.pass(&[peer(2)], wake).await.underlay_changed);
+    assert_eq!(bench.observed().device.unwrap().mtu, 8950);
+    // Gone for a moment: everything stays.
+    bench.reconciler.kernel.state().links.remove(0);
+    assert!(!bench.pass(&[peer(2)], wake).await.underlay_changed);
+    assert_eq!(bench.observed().routes.len(), 1);
+    assert_eq!(bench.complaints(), ["underlay"]);
+}
+
+#[tokio::test]
+async fn failing_maps_do_not_keep_the_kernel_path_from_a_peer() {
+    let mut bench = bench(true);
+    bench.pass(&[], Wake::ALL).await;
+    bench.datapath.state().maps_fail = true;
+    bench.pass(&[peer(2)], RENEWED).await;
+    assert_eq!(bench.observed().routes.len(), 1);
+    assert_eq!(bench.complaints(), [subject_of_peer(peer(2).subnet)]);
+}

@@ -1,0 +1,332 @@
+//! Writes: acquiring, renewing, and keeping no etcd lease that nothing uses.
+
+use std::time::{Duration, SystemTime};
+
+use etcd_client::{
+    Compare, CompareOp, GetOptions, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, Txn,
+    TxnOp, TxnOpResponse,
+};
+use ipnetwork::Ipv4Network;
+use rand::Rng as _;
+
+use super::failure::{is_lease_exists, is_no_lease};
+use super::{Entry, Etcd3, Listing};
+use crate::config::NetworkConfig;
+use crate::lease::attrs::LeaseAttrs;
+use crate::lease::free::{fits, is_free, pick};
+use crate::lease::key::SubnetKey;
+use crate::lease::table::Lease;
+use crate::source::{Claim, LEASE_TTL, SourceError};
+
+/// Tries of an acquisition. Each lost one means that another node acquired,
+/// so that even large fleets starting at once are done before.
+const ACQUIRE_ROUNDS: u32 = 500;
+
+/// Tries of a renewal: nobody else should write our key.
+const RENEW_ROUNDS: u32 = 5;
+
+/// Most etcd leases that are remembered for a later revocation.
+const UNSETTLED: usize = 64;
+
+/// What stands where we want to write.
+#[derive(Clone, Copy)]
+enum Stands<'a> {
+    /// Nothing, neither in the plain nor in the dual-stack form.
+    Nothing,
+    /// This key, with this revision and etcd lease; it may be the dual-stack
+    /// form, which the plain one then replaces.
+    Key { key: &'a str, revision: i64, etcd_lease: i64 },
+}
+
+impl<'a> From<&'a Entry> for Stands<'a> {
+    fn from(entry: &'a Entry) -> Self {
+        let Entry { key, revision, etcd_lease, .. } = entry;
+        Self::Key { key, revision: *revision, etcd_lease: *etcd_lease }
+    }
+}
+
+impl Etcd3 {
+    pub(super) async fn acquire_subnet(
+        &self,
+        config: &NetworkConfig,
+        claim: &Claim,
+    ) -> Result<Lease, SourceError> {
+        for round in 0..ACQUIRE_ROUNDS {
+            pause(round).await;
+            let listing = self.listing().await?;
+            if let Some(lease) = self.try_acquire(config, claim, listing).await? {
+                return Ok(lease);
+            }
+        }
+        Err(SourceError::Contended { call: "acquire", key: self.subnets(), rounds: ACQUIRE_ROUNDS })
+    }
+
+    /// One try; `None` if another node was faster.
+    async fn try_acquire(
+        &self,
+        config: &NetworkConfig,
+        claim: &Claim,
+        listing: Listing,
+    ) -> Result<Option<Lease>, SourceError> {
+        let (ours, others): (Vec<_>, Vec<_>) = listing
+            .entries
+            .into_iter()
+            .partition(|entry| entry.attrs.public_ip == claim.attrs.public_ip);
+        let (fitting, unfit): (Vec<_>, Vec<_>) =
+            ours.into_iter().partition(|entry| fits(config, entry.subnet));
+        for entry in unfit {
+            tracing::info!(key = entry.key, "deleting our lease, which the config does not allow");
+            if !self.delete(&entry).await? {
+                return Ok(None);
+            }
+        }
+        let previous = claim.previous.map(|previous| SubnetKey::new(previous).subnet());
+        let own = fitting
+            .iter()
+            .find(|entry| Some(entry.subnet) == previous)
+            .or_else(|| fitting.iter().max_by_key(|entry| entry.revision));
+        if let Some(own) = own {
+            return self.write(own.subnet, &claim.attrs, own.into()).await;
+        }
+        let taken: Vec<_> =
+            others.iter().map(|entry| entry.subnet).chain(listing.unreadable).collect();
+        let free = previous
+            .filter(|subnet| fits(config, *subnet) && is_free(*subnet, taken.iter().copied()))
+            .or_else(|| {
+                pick(config, taken.iter().copied(), |free| rand::rng().random_range(0..free))
+            });
+        match free {
+            Some(subnet) => self.write(subnet, &claim.attrs, Stands::Nothing).await,
+            None => Err(SourceError::OutOfSubnets {
+                leases: taken.len(),
+                min: config.subnet_min,
+                max: config.subnet_max,
+                key: self.config_key(),
+            }),
+        }
+    }
+
+    pub(super) async fn renew_lease(&self, lease: &Lease) -> Result<Lease, SourceError> {
+        let subnet = lease.subnet;
+        let key = self.key(subnet);
+        for round in 0..RENEW_ROUNDS {
+            pause(round).await;
+            let options = GetOptions::new().with_prefix();
+            let (kvs, _) = self.get(&key, Some(options)).await?;
+            let entries: Vec<_> = kvs
+                .iter()
+                .filter_map(|kv| self.entry(kv))
+                .filter(|entry| entry.subnet == subnet)
+                .collect();
+            let theirs = entries.iter().find(|entry| {
+                entry.revision != lease.revision && entry.attrs.public_ip != lease.attrs.public_ip
+            });
+            if let Some(theirs) = theirs {
+                return Err(SourceError::LeaseLost { subnet, holder: theirs.attrs.public_ip });
+            }
+            let plain = entries.iter().find(|entry| entry.key == key).or(entries.first());
+            let stands = match plain {
+                Some(entry) => entry.into(),
+                // Unreadable, so it tells of no other node: the subnet still is ours.
+                None => {
+                    kvs.iter().find(|kv| kv.key() == key.as_bytes()).map_or(Stands::Nothing, |kv| {
+                        Stands::Key {
+                            key: &key,
+                            revision: kv.mod_revision(),
+                            etcd_lease: kv.lease(),
+                        }
+                    })
+                }
+            };
+            if let Some(lease) = self.write(subnet, &lease.attrs, stands).await? {
+                return Ok(lease);
+            }
+        }
+        Err(SourceError::Contended { call: "renew", key, rounds: RENEW_ROUNDS })
+    }
+
+    /// Puts `attrs` under the subnet's key if that still is what `stands`
+    /// tells; `None` if not.
+    async fn write(
+        &self,
+        subnet: Ipv4Network,
+        attrs: &LeaseAttrs,
+        stands: Stands<'_>,
+    ) -> Result<Option<Lease>, SourceError> {
+        let key = self.key(subnet);
+        let key = key.as_str();
+        let value = serde_json::to_string(attrs).map_err(|error| SourceError::Options {
+            option: format!("lease {}", SubnetKey::new(subnet)),
+            cause: error.to_string(),
+        })?;
+        // A reservation has no etcd lease, and is not given one.
+        let grant = match stands {
+            Stands::Key { etcd_lease: 0, .. } => None,
+            _ => Some(self.grant(key).await?),
+        };
+        let id = grant.map_or(0, |(id, _)| id);
+        let put = TxnOp::put(key, value.as_str(), Some(PutOptions::new().with_lease(id)));
+        let absent = || Compare::version(key, CompareOp::Equal, 0);
+        let (compares, operations) = match stands {
+            Stands::Nothing => {
+                let dual = Compare::version(format!("{key}&"), CompareOp::Equal, 0).with_prefix();
+                (vec![absent(), dual], vec![put])
+            }
+            Stands::Key { key: at, revision, .. } => {
+                let same = Compare::mod_revision(at, CompareOp::Equal, revision);
+                if at == key {
+                    (vec![same], vec![put])
+                } else {
+                    (vec![same, absent()], vec![TxnOp::delete(at, None), put])
+                }
+            }
+        };
+        let transaction =
+            Txn::new().when(compares).and_then(operations).or_else([TxnOp::get(key, None)]);
+        let written = match self.transact(key, transaction).await {
+            Ok(Written::Done { revision }) => Some(revision),
+            // A try whose answer got lost had succeeded.
+            Ok(Written::Refused { stands: Some((etcd_lease, revision)) })
+                if id != 0 && etcd_lease == id =>
+            {
+                Some(revision)
+            }
+            Ok(Written::Refused { .. }) => None,
+            Err(error) => {
+                // Whether the key carries the new etcd lease is unknown.
+                self.remember(id);
+                return Err(error);
+            }
+        };
+        let Some(revision) = written else {
+            self.revoke_unused(id).await;
+            return Ok(None);
+        };
+        self.memory().own = Some(subnet);
+        if let Stands::Key { etcd_lease, .. } = stands {
+            self.revoke_unused(etcd_lease).await;
+        }
+        self.settle(id).await;
+        let expires = grant.map(|(_, expires)| expires);
+        Ok(Some(Lease { subnet, attrs: attrs.clone(), expires, revision }))
+    }
+
+    /// Deletes `entry` if nobody wrote it since it was read.
+    async fn delete(&self, entry: &Entry) -> Result<bool, SourceError> {
+        let key = entry.key.as_str();
+        let transaction = Txn::new()
+            .when([Compare::mod_revision(key, CompareOp::Equal, entry.revision)])
+            .and_then([TxnOp::delete(key, None)]);
+        let done = matches!(self.transact(key, transaction).await?, Written::Done { .. });
+        if done {
+            self.revoke_unused(entry.etcd_lease).await;
+        }
+        Ok(done)
+    }
+
+    async fn transact(&self, key: &str, transaction: Txn) -> Result<Written, SourceError> {
+        let transaction = &transaction;
+        let answer = self
+            .endpoints()
+            .call("write of", key, |client| {
+                let transaction = transaction.clone();
+                async move { client.kv_client().txn(transaction).await }
+            })
+            .await?;
+        if answer.succeeded() {
+            let revision = answer.header().map_or(0, |header| header.revision());
+            return Ok(Written::Done { revision });
+        }
+        let stands = answer.op_responses().into_iter().find_map(|response| match response {
+            TxnOpResponse::Get(get) => get.kvs().first().map(|kv| (kv.lease(), kv.mod_revision())),
+            _ => None,
+        });
+        Ok(Written::Refused { stands })
+    }
+
+    /// Grants an etcd lease of [`LEASE_TTL`]; returns its id and its end.
+    async fn grant(&self, key: &str) -> Result<(i64, SystemTime), SourceError> {
+        // With an id of our choice, a try whose answer got lost leaves no
+        // etcd lease that we would not know of.
+        let id = rand::rng().random_range(1..=i64::MAX);
+        let ttl = LEASE_TTL.as_secs().cast_signed();
+        let granted = self
+            .endpoints()
+            .call("lease grant for", key, |client| async move {
+                let options = LeaseGrantOptions::new().with_id(id);
+                match client.lease_client().grant(ttl, Some(options)).await {
+                    Ok(answer) => Ok(answer.ttl()),
+                    Err(error) if is_lease_exists(&error) => Ok(ttl),
+                    Err(error) => Err(error),
+                }
+            })
+            .await
+            .inspect_err(|_| self.remember(id))?;
+        let life = Duration::from_secs(granted.max(0).cast_unsigned());
+        Ok((id, SystemTime::now() + life))
+    }
+
+    /// Revokes the etcd lease `id` unless a key carries it; 0 is none.
+    async fn revoke_unused(&self, id: i64) {
+        if id == 0 {
+            return;
+        }
+        let name = format!("{id:x}");
+        let revoked = self
+            .endpoints()
+            .call("revocation of lease", &name, |client| async move {
+                let mut leases = client.lease_client();
+                let options = LeaseTimeToLiveOptions::new().with_keys();
+                let answer = leases.time_to_live(id, Some(options)).await?;
+                if answer.ttl() <= 0 || !answer.keys().is_empty() {
+                    return Ok(());
+                }
+                match leases.revoke(id).await {
+                    Err(error) if !is_no_lease(&error) => Err(error),
+                    _ => Ok(()),
+                }
+            })
+            .await;
+        if let Err(error) = revoked {
+            tracing::debug!(%error, "an unused etcd lease stays until later");
+            self.remember(id);
+        }
+    }
+
+    /// Revokes what earlier calls left, now that our key carries `current`.
+    async fn settle(&self, current: i64) {
+        let unsettled = std::mem::take(&mut self.memory().unsettled);
+        for id in unsettled.into_iter().filter(|id| *id != current) {
+            self.revoke_unused(id).await;
+        }
+    }
+
+    fn remember(&self, id: i64) {
+        let mut memory = self.memory();
+        // They end by themselves after LEASE_TTL.
+        if id != 0 && memory.unsettled.len() < UNSETTLED {
+            memory.unsettled.push(id);
+        }
+    }
+}
+
+/// What became of a transaction.
+enum Written {
+    Done {
+        revision: i64,
+    },
+    /// The compare failed.
+    Refused {
+        /// etcd lease and revision of what stands under the key.
+        stands: Option<(i64, i64)>,
+    },
+}
+
+/// Lets others go first after a lost race.
+async fn pause(round: u32) {
+    if round > 0 {
+        let most = 20 * u64::from(round.min(10));
+        let pause = rand::rng().random_range(5..=most);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+}

@@ -1,0 +1,253 @@
+//! Endpoints: TLS, login, timeouts, and the next endpoint when one fails.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::Etcd3Options;
+use super::failure::{Remedy, cause, hint, remedy};
+use crate::source::SourceError;
+
+/// Most time that one call at one endpoint may take, connecting included.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most time that a TCP and TLS handshake may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// After so much silence the connection of an open watch is probed; etcd
+/// refuses probes more often than every 5 s.
+const PROBE_AFTER: Duration = Duration::from_secs(10);
+
+/// How long the answer to a probe may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where systems keep the CAs that they trust, as Go's crypto/x509 has them.
+const SYSTEM_CAS: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The endpoints of one store. Calls go to the one that answered last.
+pub(super) struct Endpoints {
+    endpoints: Vec<Endpoint>,
+    current: AtomicUsize,
+}
+
+struct Endpoint {
+    url: String,
+    options: ConnectOptions,
+    client: Mutex<Option<Client>>,
+}
+
+impl Endpoints {
+    /// Reads the files that `options` name; connects to nothing yet.
+    pub(super) async fn new(options: &Etcd3Options) -> Result<Self, SourceError> {
+        let tls = tls(options).await?;
+        let endpoints = options
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.trim().trim_end_matches('/'))
+            .filter(|endpoint| !endpoint.is_empty())
+            .map(|endpoint| Endpoint::new(endpoint, options, tls.as_ref()))
+            .collect::<Result<Vec<_>, _>>()?;
+        if endpoints.is_empty() {
+            return Err(bad("--etcd-endpoints", "names no endpoint"));
+        }
+        Ok(Self { endpoints, current: AtomicUsize::new(0) })
+    }
+
+    /// All endpoints, for messages.
+    pub(super) fn names(&self) -> String {
+        self.endpoints.iter().map(|endpoint| endpoint.url.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// A client of the endpoint that answered last, and the endpoint's name.
+    pub(super) async fn current(&self) -> Result<(Client, String), Error> {
+        let endpoint = &self.endpoints[self.current.load(Ordering::Relaxed)];
+        Ok((endpoint.client().await?, endpoint.url.clone()))
+    }
+
+    /// Leaves the current endpoint to the others, after it failed.
+    pub(super) async fn leave(&self) {
+        let current = self.current.load(Ordering::Relaxed);
+        self.endpoints[current].forget().await;
+        self.current.store((current + 1) % self.endpoints.len(), Ordering::Relaxed);
+    }
+
+    /// Makes a call at the current endpoint, then at each other until one
+    /// answers. A call that failed may have had its effect all the same.
+    pub(super) async fn call<T, F, R>(
+        &self,
+        call: &'static str,
+        key: &str,
+        send: F,
+    ) -> Result<T, SourceError>
+    where
+        F: Fn(Client) -> R + Send + Sync,
+        R: Future<Output = Result<T, Error>> + Send,
+        T: Send,
+    {
+        let first = self.current.load(Ordering::Relaxed);
+        let mut causes: Vec<String> = Vec::new();
+        for n in 0..self.endpoints.len() {
+            let at = (first + n) % self.endpoints.len();
+            let endpoint = &self.endpoints[at];
+            let (cause, remedy) = match endpoint.call(&send).await {
+                Ok(answer) => {
+                    self.current.store(at, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(failure) => failure,
+            };
+            causes.push(format!("{}: {cause}", endpoint.url));
+            if remedy != Remedy::OtherEndpoint {
+                break;
+            }
+        }
+        let cause = causes.join("; ");
+        let hint = hint(&cause);
+        Err(SourceError::Call { call, key: key.to_owned(), cause, hint })
+    }
+}
+
+impl Endpoint {
+    fn new(
+        endpoint: &str,
+        options: &Etcd3Options,
+        tls: Option<&TlsOptions>,
+    ) -> Result<Self, SourceError> {
+        let url = match (endpoint.contains("://"), tls) {
+            (true, _) => endpoint.to_owned(),
+            (false, Some(_)) => format!("https://{endpoint}"),
+            (false, None) => format!("http://{endpoint}"),
+        };
+        let name = format!("--etcd-endpoints {url}");
+        let mut connect = ConnectOptions::new()
+            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_keep_alive(PROBE_AFTER, PROBE_TIMEOUT)
+            // etcd takes probes of an idle connection for an attack.
+            .with_keep_alive_while_idle(false)
+            .with_require_leader(true);
+        if let Some(rest) = url.strip_prefix("https://") {
+            let tls = tls.ok_or_else(|| {
+                let cause = "no --etcd-cafile, and no CA bundle in the system's usual places";
+                bad(&name, cause)
+            })?;
+            // A certificate names an IPv6 address without the URL's brackets.
+            let bare = rest.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+            let tls = match bare {
+                Some((address, _)) => tls.clone().domain_name(address),
+                None => tls.clone(),
+            };
+            connect = connect.with_tls(tls);
+        } else if !url.starts_with("http://") {
+            return Err(bad(&name, "is no http:// or https:// URL"));
+        }
+        if let Some(user) = options.username.as_deref().filter(|user| !user.is_empty()) {
+            let password = options.password.as_deref().unwrap_or_default();
+            connect = connect.with_user(user, password).with_auto_token_refresh(true);
+        }
+        Ok(Self { url, options: connect, client: Mutex::new(None) })
+    }
+
+    /// The client; logs in if there is a user and it has not been done.
+    async fn client(&self) -> Result<Client, Error> {
+        let mut client = self.client.lock().await;
+        if let Some(client) = client.as_ref() {
+            return Ok(client.clone());
+        }
+        let new = Client::connect([&self.url], Some(self.options.clone())).await?;
+        Ok(client.insert(new).clone())
+    }
+
+    async fn forget(&self) {
+        self.client.lock().await.take();
+    }
+
+    async fn call<T, F, R>(&self, send: &F) -> Result<T, (String, Remedy)>
+    where
+        F: Fn(Client) -> R + Send + Sync,
+        R: Future<Output = Result<T, Error>> + Send,
+    {
+        let once = async || {
+            let answer = async { send(self.client().await?).await };
+            match timeout(CALL_TIMEOUT, answer).await {
+                Ok(answer) => answer.map_err(|error| (cause(&error), remedy(&error))),
+                Err(_) => {
+                    let cause = format!("no answer within {} s", CALL_TIMEOUT.as_secs());
+                    Err((cause, Remedy::OtherEndpoint))
+                }
+            }
+        };
+        let mut answer = once().await;
+        if matches!(answer, Err((_, Remedy::Login))) {
+            self.forget().await;
+            answer = once().await;
+        }
+        if matches!(answer, Err((_, Remedy::OtherEndpoint | Remedy::Login))) {
+            self.forget().await;
+        }
+        answer
+    }
+}
+
+fn bad(option: &str, cause: impl ToString) -> SourceError {
+    SourceError::Options { option: option.to_owned(), cause: cause.to_string() }
+}
+
+/// The TLS settings: `None` without files, unless an endpoint is https.
+async fn tls(options: &Etcd3Options) -> Result<Option<TlsOptions>, SourceError> {
+    let wanted = options.endpoints.iter().any(|endpoint| endpoint.trim().starts_with("https://"));
+    let files = [&options.ca_file, &options.cert_file, &options.key_file];
+    if !wanted && files.iter().all(|file| file.is_none()) {
+        return Ok(None);
+    }
+    let ca = match &options.ca_file {
+        Some(file) => read("--etcd-cafile", file).await?,
+        None => match system_cas().await {
+            Some(pem) => pem,
+            None => return Ok(None),
+        },
+    };
+    let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(ca));
+    match (&options.cert_file, &options.key_file) {
+        (Some(cert), Some(key)) => {
+            let cert = read("--etcd-certfile", cert).await?;
+            let key = read("--etcd-keyfile", key).await?;
+            Ok(Some(tls.identity(Identity::from_pem(cert, key))))
+        }
+        (None, None) => Ok(Some(tls)),
+        (Some(_), None) => Err(bad("--etcd-certfile", "needs --etcd-keyfile too")),
+        (None, Some(_)) => Err(bad("--etcd-keyfile", "needs --etcd-certfile too")),
+    }
+}
+
+async fn system_cas() -> Option<Vec<u8>> {
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    for file in named.into_iter().chain(SYSTEM_CAS.map(PathBuf::from)) {
+        if let Ok(pem) = tokio::fs::read(&file).await {
+            return Some(pem);
+        }
+    }
+    None
+}
+
+/// Reads a PEM file.
+async fn read(option: &str, file: &Path) -> Result<Vec<u8>, SourceError> {
+    let option = format!("{option} {}", file.display());
+    let pem = tokio::fs::read(file).await.map_err(|error| bad(&option, error))?;
+    // Without this, an empty CA file would show as an untrusted server later.
+    if pem.windows(11).any(|window| window == b"-----BEGIN ") {
+        Ok(pem)
+    } else {
+        Err(bad(&option, "has no PEM block in it"))
+    }
+}

@@ -1,0 +1,121 @@
+//! What a failed call means: its cause in words, and what to do about it.
+
+use std::error::Error as _;
+
+use etcd_client::Error;
+
+/// What to do about a failed call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// Another endpoint may do better.
+    OtherEndpoint,
+    /// The login is out of date; log in again.
+    Login,
+    /// The answer is the same everywhere.
+    None,
+}
+
+/// gRPC's number of a status code (grpc.io, "Status codes and their use").
+mod code {
+    pub(super) const CANCELLED: i32 = 1;
+    pub(super) const UNKNOWN: i32 = 2;
+    pub(super) const DEADLINE_EXCEEDED: i32 = 4;
+    pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
+    pub(super) const ABORTED: i32 = 10;
+    pub(super) const INTERNAL: i32 = 13;
+    pub(super) const UNAVAILABLE: i32 = 14;
+    pub(super) const UNAUTHENTICATED: i32 = 16;
+}
+
+pub(super) fn remedy(error: &Error) -> Remedy {
+    let Error::GRpcStatus(status) = error else {
+        return match error {
+            Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::InvalidMetadataValue(_) => {
+                Remedy::None
+            }
+            _ => Remedy::OtherEndpoint,
+        };
+    };
+    // Any change of users or roles makes etcd refuse the tokens from before.
+    if status.message().contains("revision of auth store is old") {
+        return Remedy::Login;
+    }
+    match status.code() as i32 {
+        code::UNAUTHENTICATED => Remedy::Login,
+        code::CANCELLED
+        | code::UNKNOWN
+        | code::DEADLINE_EXCEEDED
+        | code::ABORTED
+        | code::INTERNAL
+        | code::UNAVAILABLE => Remedy::OtherEndpoint,
+        code::RESOURCE_EXHAUSTED if !status.message().contains("database space") => {
+            Remedy::OtherEndpoint
+        }
+        _ => Remedy::None,
+    }
+}
+
+/// Whether etcd answered that a lease with this id exists.
+pub(super) fn is_lease_exists(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status) if status.message().contains("lease already exists"))
+}
+
+/// Whether etcd answered that there is no lease with this id.
+pub(super) fn is_no_lease(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status) if status.message().contains("lease not found"))
+}
+
+/// The error with all its causes, each once, on one line.
+pub(super) fn cause(error: &Error) -> String {
+    let (mut text, mut source) = match error {
+        Error::GRpcStatus(status) => (status.message().to_owned(), status.source()),
+        Error::TransportError(error) => (error.to_string(), error.source()),
+        other => (other.to_string(), None),
+    };
+    while let Some(inner) = source {
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        source = inner.source();
+    }
+    text.replace('\n', " ")
+}
+
+/// What an operator should look at after `cause`.
+pub(super) fn hint(cause: &str) -> &'static str {
+    const HINTS: [(&[&str], &str); 9] = [
+        (
+            &["CertificateRequired", "certificate required", "HandshakeFailure"],
+            "etcd asks for a client certificate it trusts: see --etcd-certfile and --etcd-keyfile",
+        ),
+        (
+            &["received fatal alert"],
+            "etcd refused the TLS handshake: see --etcd-certfile and --etcd-keyfile",
+        ),
+        (
+            &["invalid peer certificate", "UnknownIssuer", "certificate"],
+            "etcd's certificate is not trusted: see --etcd-cafile and the names in the certificate",
+        ),
+        (
+            &["authentication failed", "user name is empty", "invalid auth token"],
+            "see --etcd-username and --etcd-password",
+        ),
+        (&["permission denied"], "grant the etcd user read and write below --etcd-prefix"),
+        (&["database space exceeded"], "etcd is full: compact, defragment, and disarm the alarm"),
+        (&["no leader", "request timed out"], "etcd has no quorum"),
+        (
+            &["unknown service", "Unimplemented"],
+            "is it an etcd with the v3 API that listens there?",
+        ),
+        (
+            &["http2 error", "frame with invalid size", "InvalidContentType"],
+            "does the endpoint want https:// instead of http://, or the other way round?",
+        ),
+    ];
+    HINTS
+        .iter()
+        .find(|(words, _)| words.iter().any(|word| cause.contains(word)))
+        .map_or("is etcd running and reachable at --etcd-endpoints?", |(_, hint)| hint)
+}

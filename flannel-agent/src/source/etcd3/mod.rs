@@ -1,0 +1,286 @@
+//! [`Etcd3`]: leases in etcd, by its v3 API, in flannel's keys and values.
+//!
+//! Every write is a transaction that compares first. Each subnet key carries
+//! an etcd lease of its own, which is replaced at every renewal; a key that an
+//! operator put without one (a reservation) keeps having none.
+
+mod acquire;
+mod connect;
+mod failure;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use etcd_client::{GetOptions, KeyValue};
+use ipnetwork::Ipv4Network;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::connect::Endpoints;
+use super::{Claim, LeaseSource, LeaseUpdate, SourceError};
+use crate::config::NetworkConfig;
+use crate::lease::attrs::LeaseAttrs;
+use crate::lease::key::SubnetKey;
+use crate::lease::table::Lease;
+
+/// Most bytes that a list of leases may have; 250 bytes are one lease.
+const LIST_LIMIT: usize = 64 << 20;
+
+/// Updates that may wait for the reader.
+const UPDATES: usize = 256;
+
+/// Most keys whose warning is remembered.
+const WARNINGS: usize = 1024;
+
+/// How to reach etcd.
+#[derive(Clone, Default)]
+pub struct Etcd3Options {
+    /// URLs, or `host:port`.
+    pub endpoints: Vec<String>,
+    /// Prefix of all keys, e.g. `/coreos.com/network`.
+    pub prefix: String,
+    /// CA of etcd's certificate (PEM); the system's CAs if `None`.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate (PEM).
+    pub cert_file: Option<PathBuf>,
+    /// The key of our certificate (PEM).
+    pub key_file: Option<PathBuf>,
+    /// User to log in as; none or empty: no login.
+    pub username: Option<String>,
+    /// The user's password.
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for Etcd3Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Etcd3Options")
+            .field("endpoints", &self.endpoints)
+            .field("prefix", &self.prefix)
+            .field("ca_file", &self.ca_file)
+            .field("cert_file", &self.cert_file)
+            .field("key_file", &self.key_file)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Leases in etcd. Clones share their connections.
+#[derive(Clone)]
+pub struct Etcd3 {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoints: Endpoints,
+    prefix: String,
+    memory: Mutex<Memory>,
+}
+
+/// What must be known across calls.
+#[derive(Default)]
+struct Memory {
+    /// Our subnet, once acquired: only its expiry is asked for.
+    own: Option<Ipv4Network>,
+    /// etcd leases of ours whose use or revocation got no answer.
+    unsettled: Vec<i64>,
+    /// Keys that were warned of, with the revision they had.
+    warned: BTreeMap<Vec<u8>, i64>,
+}
+
+/// A subnet key that could be read.
+#[derive(Clone, Debug)]
+struct Entry {
+    /// The whole key.
+    key: String,
+    subnet: Ipv4Network,
+    attrs: LeaseAttrs,
+    /// Id of the etcd lease; 0: none.
+    etcd_lease: i64,
+    /// `mod_revision`.
+    revision: i64,
+}
+
+/// All subnet keys at one revision.
+struct Listing {
+    entries: Vec<Entry>,
+    /// Subnets whose keys are there but could not be read.
+    unreadable: Vec<Ipv4Network>,
+    revision: i64,
+}
+
+impl Etcd3 {
+    /// Checks `options` and reads the files they name. etcd itself is reached
+    /// with the first call, and need not be up now.
+    ///
+    /// # Errors
+    /// [`SourceError::Options`] names the unusable setting.
+    pub async fn connect(options: Etcd3Options) -> Result<Self, SourceError> {
+        let endpoints = Endpoints::new(&options).await?;
+        let prefix = options.prefix.trim_end_matches('/').to_owned();
+        Ok(Self { inner: Arc::new(Inner { endpoints, prefix, memory: Mutex::default() }) })
+    }
+
+    fn endpoints(&self) -> &Endpoints {
+        &self.inner.endpoints
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        // Nothing that holds the lock can leave it half changed.
+        self.inner.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn config_key(&self) -> String {
+        format!("{}/config", self.inner.prefix)
+    }
+
+    /// The prefix of all subnet keys.
+    fn subnets(&self) -> String {
+        format!("{}/subnets/", self.inner.prefix)
+    }
+
+    fn key(&self, subnet: Ipv4Network) -> String {
+        format!("{}{}", self.subnets(), SubnetKey::new(subnet))
+    }
+
+    async fn get(
+        &self,
+        key: &str,
+        options: Option<GetOptions>,
+    ) -> Result<(Vec<KeyValue>, i64), SourceError> {
+        let options = &options;
+        let mut answer = self
+            .endpoints()
+            .call("get", key, |client| {
+                let mut kv = client.kv_client().max_decoding_message_size(LIST_LIMIT);
+                let options = options.clone();
+                async move { kv.get(key, options).await }
+            })
+            .await?;
+        let revision = answer.header().map_or(0, |header| header.revision());
+        Ok((answer.take_kvs(), revision))
+    }
+
+    async fn listing(&self) -> Result<Listing, SourceError> {
+        let options = GetOptions::new().with_prefix();
+        let (kvs, revision) = self.get(&self.subnets(), Some(options)).await?;
+        let mut listing =
+            Listing { entries: Vec::with_capacity(kvs.len()), unreadable: Vec::new(), revision };
+        for kv in &kvs {
+            match self.entry(kv) {
+                Some(entry) => listing.entries.push(entry),
+                None => listing.unreadable.extend(self.claimed_by(kv)),
+            }
+        }
+        Ok(listing)
+    }
+
+    /// Reads a subnet key; warns once of one that cannot be read.
+    fn entry(&self, kv: &KeyValue) -> Option<Entry> {
+        match self.decode(kv) {
+            Ok(entry) => Some(entry),
+            Err(cause) => {
+                self.warn_once(kv, &cause);
+                None
+            }
+        }
+    }
+
+    fn decode(&self, kv: &KeyValue) -> Result<Entry, String> {
+        let key = kv.key_str().map_err(|_| "the key is no UTF-8".to_owned())?;
+        let name = key.strip_prefix(&self.subnets()).ok_or("the key is not below the prefix")?;
+        let subnet = name.parse::<SubnetKey>().map_err(|error| error.to_string())?.subnet();
+        let attrs = serde_json::from_slice(kv.value()).map_err(|error| error.to_string())?;
+        let (etcd_lease, revision) = (kv.lease(), kv.mod_revision());
+        Ok(Entry { key: key.to_owned(), subnet, attrs, etcd_lease, revision })
+    }
+
+    /// The subnet that a whole key names.
+    fn subnet_of(&self, kv: &KeyValue) -> Option<Ipv4Network> {
+        let name = kv.key_str().ok()?.strip_prefix(&self.subnets())?;
+        Some(name.parse::<SubnetKey>().ok()?.subnet())
+    }
+
+    /// The subnet that a key claims, be its IPv6 part as it may.
+    fn claimed_by(&self, kv: &KeyValue) -> Option<Ipv4Network> {
+        let name = kv.key_str().ok()?.strip_prefix(&self.subnets())?;
+        Some(name.split('&').next()?.parse::<SubnetKey>().ok()?.subnet())
+    }
+
+    fn warn_once(&self, kv: &KeyValue, cause: &str) {
+        let mut memory = self.memory();
+        if memory.warned.len() >= WARNINGS {
+            memory.warned.clear();
+        }
+        let before = memory.warned.insert(kv.key().to_vec(), kv.mod_revision());
+        drop(memory);
+        if before != Some(kv.mod_revision()) {
+            let key = String::from_utf8_lossy(kv.key());
+            tracing::warn!(%key, cause, "ignoring a subnet key that cannot be read");
+        }
+    }
+
+    /// `entry` as a lease; asks when it ends if it is ours.
+    async fn lease(&self, entry: Entry) -> Result<Lease, SourceError> {
+        let ours = self.memory().own == Some(entry.subnet);
+        let expires = match entry.etcd_lease {
+            id if ours && id != 0 => Some(self.expiry(id, &entry.key).await?),
+            _ => None,
+        };
+        let Entry { subnet, attrs, revision, .. } = entry;
+        Ok(Lease { subnet, attrs, expires, revision })
+    }
+
+    async fn leases(&self, listing: Listing) -> Result<(Vec<Lease>, i64), SourceError> {
+        let mut leases = Vec::with_capacity(listing.entries.len());
+        for entry in listing.entries {
+            leases.push(self.lease(entry).await?);
+        }
+        Ok((leases, listing.revision))
+    }
+
+    /// When the etcd lease `id` ends; now, if it is gone.
+    async fn expiry(&self, id: i64, key: &str) -> Result<SystemTime, SourceError> {
+        let answer = self
+            .endpoints()
+            .call("lease time-to-live of", key, |client| async move {
+                client.lease_client().time_to_live(id, None).await
+            })
+            .await?;
+        let left = Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or(0));
+        Ok(SystemTime::now() + left)
+    }
+}
+
+impl LeaseSource for Etcd3 {
+    async fn config(&self) -> Result<NetworkConfig, SourceError> {
+        let key = self.config_key();
+        let (kvs, _) = self.get(&key, None).await?;
+        let Some(kv) = kvs.first() else {
+            return Err(SourceError::NoConfig { key, endpoints: self.endpoints().names() });
+        };
+        NetworkConfig::parse(&String::from_utf8_lossy(kv.value()))
+            .map_err(|error| SourceError::Config { key, error })
+    }
+
+    async fn list(&self) -> Result<(Vec<Lease>, i64), SourceError> {
+        let listing = self.listing().await?;
+        self.leases(listing).await
+    }
+
+    async fn acquire(&self, config: &NetworkConfig, claim: &Claim) -> Result<Lease, SourceError> {
+        self.acquire_subnet(config, claim).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Lease, SourceError> {
+        self.renew_lease(lease).await
+    }
+
+    fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {
+        let (updates, receiver) = mpsc::channel(UPDATES);
+        tokio::spawn(watch::run(self.clone(), updates, stop));
+        receiver
+    }
+}

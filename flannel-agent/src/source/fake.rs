@@ -1,0 +1,1 @@
+//! A [`LeaseSource`] in memory, for tests of what uses one.

@@ -1,0 +1,206 @@
+//! The agent's state as others see it: filled by the loop, read by the control
+//! socket.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use ipnetwork::Ipv4Network;
+use serde::{Deserialize, Serialize};
+
+use crate::bpf::{Datapath, PeerCounters};
+use crate::desired::Peer;
+use crate::health::{Health, Line};
+use crate::mac::MacAddr;
+
+/// The loaded data path, if there is one: shared with the control socket, which
+/// reads its counters.
+pub type SharedDatapath = Arc<Mutex<Option<Box<dyn Datapath>>>>;
+
+/// Which data path carries the packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DatapathStatus {
+    /// `ebpf` or `kernel`.
+    pub mode: &'static str,
+    /// Why it is the kernel path, if it was not asked for.
+    pub reason: Option<String>,
+    /// `tcx` or `clsact`.
+    pub attach: Option<String>,
+    /// TCP flows are confirmed too.
+    pub tcp: bool,
+}
+
+/// Our lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseStatus {
+    /// Our subnet.
+    pub subnet: Ipv4Network,
+    /// What peers send to.
+    pub public_ip: std::net::Ipv4Addr,
+    /// `None` for a reservation.
+    pub expires: Option<SystemTime>,
+}
+
+/// The VXLAN device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// `flannel.<VNI>`.
+    pub name: String,
+    /// MAC of our VTEP.
+    pub mac: MacAddr,
+    /// MTU in bytes.
+    pub mtu: u32,
+}
+
+/// Everything that the loop tells.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Present complaints.
+    pub health: Health,
+    /// The data path.
+    pub datapath: DatapathStatus,
+    /// Our lease, once acquired.
+    pub lease: Option<LeaseStatus>,
+    /// The device, once created.
+    pub device: Option<DeviceStatus>,
+    /// The store is being followed.
+    pub connected: bool,
+    /// Why it is not.
+    pub store_detail: Option<String>,
+    /// Programmed peers.
+    pub peers: Arc<BTreeMap<Ipv4Network, Peer>>,
+    /// Leases and keys that are left out, with the reason.
+    pub ignored: Vec<String>,
+}
+
+/// [`State`], shared.
+#[derive(Clone, Debug, Default)]
+pub struct Shared(Arc<Mutex<State>>);
+
+impl Shared {
+    /// The state; a short lock.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Locks the data path.
+pub fn lock(datapath: &SharedDatapath) -> MutexGuard<'_, Option<Box<dyn Datapath>>> {
+    datapath.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Answer to `status`.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: &'static str,
+    /// Its process.
+    pub pid: u32,
+    /// The data path.
+    pub datapath: DatapathStatus,
+    /// Our lease.
+    pub lease: Option<LeaseLine>,
+    /// The device.
+    pub device: Option<DeviceStatus>,
+    /// The store.
+    pub store: StoreLine,
+    /// Number of peers.
+    pub peers: usize,
+    /// Packets by outcome.
+    pub outcomes: BTreeMap<&'static str, u64>,
+    /// Present complaints.
+    pub health: Vec<Line>,
+    /// Leases and keys that are left out.
+    pub ignored: Vec<String>,
+}
+
+/// Our lease in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct LeaseLine {
+    /// Our subnet.
+    pub subnet: Ipv4Network,
+    /// What peers send to.
+    pub public_ip: std::net::Ipv4Addr,
+    /// Seconds left; `null` for a reservation.
+    pub expires_in_seconds: Option<u64>,
+}
+
+/// The store in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct StoreLine {
+    /// It is being followed.
+    pub connected: bool,
+    /// Why it is not.
+    pub detail: Option<String>,
+}
+
+/// One line of the answer to `peers`.
+#[derive(Debug, Serialize)]
+pub struct PeerLine {
+    /// The peer's subnet.
+    pub subnet: Ipv4Network,
+    /// Its underlay address.
+    pub public_ip: std::net::Ipv4Addr,
+    /// MAC of its VTEP.
+    pub vtep_mac: MacAddr,
+    /// `ok`, or what is wrong.
+    pub state: String,
+    /// Packets and bytes; zero on the kernel path.
+    #[serde(flatten)]
+    pub counters: PeerCounters,
+}
+
+/// Builds the answer to `status`.
+pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
+    let outcomes = match lock(datapath).as_ref().map(|datapath| datapath.outcomes()) {
+        Some(Ok(outcomes)) => outcomes,
+        Some(Err(error)) => {
+            shared.lock().health.complain("counters", error.to_string());
+            BTreeMap::new()
+        }
+        None => BTreeMap::new(),
+    };
+    let state = shared.lock();
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        datapath: state.datapath.clone(),
+        lease: state.lease.as_ref().map(|lease| LeaseLine {
+            subnet: lease.subnet,
+            public_ip: lease.public_ip,
+            expires_in_seconds: lease.expires.map(|expires| {
+                expires.duration_since(SystemTime::now()).unwrap_or_default().as_secs()
+            }),
+        }),
+        device: state.device.clone(),
+        store: StoreLine { connected: state.connected, detail: state.store_detail.clone() },
+        peers: state.peers.len(),
+        outcomes,
+        health: state.health.lines(),
+        ignored: state.ignored.clone(),
+    }
+}
+
+/// Builds the answer to `peers`.
+pub fn peers(shared: &Shared, datapath: &SharedDatapath) -> Vec<PeerLine> {
+    let counters = lock(datapath)
+        .as_ref()
+        .and_then(|datapath| datapath.peer_counters().ok())
+        .unwrap_or_default();
+    let state = shared.lock();
+    state
+        .peers
+        .values()
+        .map(|peer| PeerLine {
+            subnet: peer.subnet,
+            public_ip: peer.public_ip,
+            vtep_mac: peer.vtep_mac,
+            state: state
+                .health
+                .reason(&crate::reconcile::subject_of_peer(peer.subnet))
+                .unwrap_or("ok")
+                .to_owned(),
+            counters: counters.get(&peer.subnet).copied().unwrap_or_default(),
+        })
+        .collect()
+}
