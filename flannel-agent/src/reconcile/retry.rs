@@ -26,8 +26,9 @@ struct Failure {
 fn subject(op: &Op) -> String {
     match op {
         op if is_device(op) => "device".to_owned(),
-        Op::PutMaps(peer) => subject_of_peer(peer.subnet),
-        Op::RemoveMaps(subnet) | Op::PutRoute(subnet) => subject_of_peer(*subnet),
+        Op::PutMaps(peer) => format!("map entry {}", peer.subnet),
+        Op::RemoveMaps(subnet) => format!("map entry {subnet}"),
+        Op::PutRoute(subnet) => subject_of_peer(*subnet),
         Op::RemoveRoute(route) => subject_of_peer(route.destination),
         Op::PutNeighbour(address, _) | Op::RemoveNeighbour(address, _) => {
             format!("neighbour {address}")
@@ -70,7 +71,7 @@ impl Retries {
             .map(|(subject, failure)| (subject.clone(), failure.reason.clone()))
             .collect();
         let mut state = shared.lock();
-        for prefix in ["device", "peer ", "neighbour ", "FDB entry "] {
+        for prefix in ["device", "peer ", "neighbour ", "FDB entry ", "map entry "] {
             let group = present
                 .iter()
                 .filter(|(subject, _)| subject.starts_with(prefix))

@@ -295,5 +295,5 @@ async fn failing_maps_do_not_keep_the_kernel_path_from_a_peer() {
     bench.datapath.state().maps_fail = true;
     bench.pass(&[peer(2)], RENEWED).await;
     assert_eq!(bench.observed().routes.len(), 1);
-    assert_eq!(bench.complaints(), [subject_of_peer(peer(2).subnet)]);
+    assert_eq!(bench.complaints(), ["map entry 10.5.2.0/24"]);
 }
