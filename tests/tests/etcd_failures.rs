@@ -85,8 +85,8 @@ fn compaction_while_disconnected() {
             && has_peer(left, "10.244.204.0/24", "192.0.2.74", "02:00:5e:00:53:74")
     });
     left.netns.nft(
-        "table inet apart { chain out { type filter hook output priority 0; tcp dport 2379 drop; }
-            chain in { type filter hook input priority 0; tcp sport 2379 drop; } }",
+        "table inet apart { chain out { type filter hook output priority 0; tcp dport 2379 drop; };
+            chain in { type filter hook input priority 0; tcp sport 2379 drop; }; }",
     );
     // Without this the old connection would go on where it was.
     pair.etcd.restart();
