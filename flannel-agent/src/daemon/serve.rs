@@ -324,7 +324,6 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             public_ip: lease.attrs.public_ip,
             subnet: lease.subnet,
             vtep_mac: identity.vtep_mac,
-            etcd_lease_id: None,
             device: self.reconciler.device().to_owned(),
             vni: identity.vxlan.vni,
             attach: self.shared.lock().datapath.attach.clone(),

@@ -32,10 +32,6 @@ pub struct NodeState {
     pub subnet: Ipv4Network,
     /// MAC of the VTEP.
     pub vtep_mac: MacAddr,
-    /// The etcd lease under the node's key; `None` for a reservation, which
-    /// has none.
-    #[serde(default)]
-    pub etcd_lease_id: Option<i64>,
     /// Name of the VXLAN device.
     pub device: String,
     /// VXLAN network identifier.
@@ -133,7 +129,6 @@ mod tests {
             public_ip: Ipv4Addr::new(10, 99, 0, 11),
             subnet: "10.5.27.0/24".parse().unwrap(),
             vtep_mac: "72:35:2e:f2:e7:c9".parse().unwrap(),
-            etcd_lease_id: Some(7_587_874_529_217_312_773),
             device: "flannel.1".to_owned(),
             vni: 1,
             attach: Some("tcx".to_owned()),
@@ -149,7 +144,6 @@ mod tests {
   "public_ip": "10.99.0.11",
   "subnet": "10.5.27.0/24",
   "vtep_mac": "72:35:2e:f2:e7:c9",
-  "etcd_lease_id": 7587874529217312773,
   "device": "flannel.1",
   "vni": 1,
   "attach": "tcx",
@@ -193,8 +187,7 @@ mod tests {
     fn absent_options_and_unknown_members_are_fine() {
         let text = r#"{"version":1,"public_ip":"10.99.0.11","subnet":"10.5.27.0/24",
             "vtep_mac":"72:35:2e:f2:e7:c9","device":"flannel.1","vni":1,"later":[]}"#;
-        let expected =
-            NodeState { etcd_lease_id: None, attach: None, sysctls: BTreeMap::new(), ..state() };
+        let expected = NodeState { attach: None, sysctls: BTreeMap::new(), ..state() };
         assert_eq!(loaded(text), Loaded { state: Some(expected), warning: None });
     }
 
