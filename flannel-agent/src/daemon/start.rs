@@ -67,10 +67,11 @@ impl<'a> Waiting<'a> {
             notify::status(&format!("waiting for {}: {reason}", self.what));
             self.said = Some((reason.clone(), Instant::now()));
         }
-        let mut state = self.shared.lock();
-        state.connected = false;
-        state.store_detail = Some(format!("waiting for {}: {reason}", self.what));
-        drop(state);
+        {
+            let mut state = self.shared.lock();
+            state.connected = false;
+            state.store_detail = Some(format!("waiting for {}: {reason}", self.what));
+        }
         tokio::time::sleep(self.backoff.fail()).await;
     }
 
