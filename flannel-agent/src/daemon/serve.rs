@@ -87,7 +87,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
     ) -> Self {
         let mut table = LeaseTable::new(network);
         table.set_own(Some(lease.subnet), lease.attrs.public_ip);
-        let keeper = Keeper::new(Arc::clone(&source), lease, options.subnet_lease_renew_margin);
+        let keeper = Keeper::new(Arc::clone(&source), lease, options.renew_margin());
         Self {
             options,
             source,

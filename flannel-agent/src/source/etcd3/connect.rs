@@ -51,13 +51,13 @@ impl Endpoints {
     /// Reads the files that `options` name; connects to nothing yet.
     pub(super) async fn new(options: &Etcd3Options) -> Result<Self, SourceError> {
         let tls = tls(options).await?;
-        let endpoints = options
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.trim().trim_end_matches('/'))
-            .filter(|endpoint| !endpoint.is_empty())
-            .map(|endpoint| Endpoint::new(endpoint, options, tls.as_ref()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut endpoints = Vec::new();
+        for endpoint in &options.endpoints {
+            let endpoint = endpoint.trim().trim_end_matches('/');
+            if !endpoint.is_empty() {
+                endpoints.push(Endpoint::new(endpoint, options, tls.as_ref()).await?);
+            }
+        }
         if endpoints.is_empty() {
             return Err(bad("--etcd-endpoints", "names no endpoint"));
         }
@@ -119,7 +119,7 @@ impl Endpoints {
 }
 
 impl Endpoint {
-    fn new(
+    async fn new(
         endpoint: &str,
         options: &Etcd3Options,
         tls: Option<&TlsOptions>,
@@ -151,6 +151,9 @@ impl Endpoint {
         } else if !url.starts_with("http://") {
             return Err(bad(&name, "is no http:// or https:// URL"));
         }
+        // Without a user this connects to nothing, and only checks the settings.
+        let check = Client::connect([&url], Some(connect.clone())).await;
+        check.map_err(|error| bad(&name, cause(&error)))?;
         if let Some(user) = options.username.as_deref().filter(|user| !user.is_empty()) {
             let password = options.password.as_deref().unwrap_or_default();
             connect = connect.with_user(user, password).with_auto_token_refresh(true);

@@ -85,7 +85,7 @@ pub(super) fn cause(error: &Error) -> String {
 
 /// What an operator should look at after `cause`.
 pub(super) fn hint(cause: &str) -> &'static str {
-    const HINTS: [(&[&str], &str); 9] = [
+    const HINTS: [(&[&str], &str); 8] = [
         (
             &["CertificateRequired", "certificate required", "HandshakeFailure"],
             "etcd asks for a client certificate it trusts: see --etcd-certfile and --etcd-keyfile",
@@ -109,11 +109,16 @@ pub(super) fn hint(cause: &str) -> &'static str {
             &["unknown service", "Unimplemented"],
             "is it an etcd with the v3 API that listens there?",
         ),
-        (
-            &["http2 error", "frame with invalid size", "InvalidContentType"],
-            "does the endpoint want https:// instead of http://, or the other way round?",
-        ),
     ];
+    let closed = ["connection closed", "reset by peer", "roken pipe"];
+    if closed.iter().any(|word| cause.contains(word)) {
+        return if cause.contains("https://") {
+            // TLS 1.3 refuses a client's certificate only after the handshake.
+            "etcd closed the TLS connection: see --etcd-certfile and --etcd-keyfile"
+        } else {
+            "is etcd running, and does it want https:// instead of http://?"
+        };
+    }
     HINTS
         .iter()
         .find(|(words, _)| words.iter().any(|word| cause.contains(word)))

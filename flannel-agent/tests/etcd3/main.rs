@@ -1,0 +1,103 @@
+//! [`Etcd3`] against a real etcd on loopback.
+
+mod acquire;
+mod login;
+mod server;
+mod watch;
+
+use std::net::Ipv4Addr;
+
+use etcd_client::{Client, GetOptions, KeyValue, PutOptions};
+use flannel_agent::config::NetworkConfig;
+use flannel_agent::lease::attrs::LeaseAttrs;
+use flannel_agent::mac::MacAddr;
+use flannel_agent::source::etcd3::{Etcd3, Etcd3Options};
+use flannel_agent::source::{Claim, LeaseSource};
+use ipnetwork::Ipv4Network;
+
+use self::server::Etcd;
+
+const PREFIX: &str = "/coreos.com/network";
+
+const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+
+fn net(text: &str) -> Ipv4Network {
+    text.parse().unwrap()
+}
+
+fn key(subnet: &str) -> String {
+    format!("{PREFIX}/subnets/{}", subnet.replace('/', "-"))
+}
+
+/// What node `n` says of itself.
+fn attrs(n: u8) -> LeaseAttrs {
+    LeaseAttrs::vxlan(Ipv4Addr::new(10, 99, 0, n), 1, MacAddr([2, 0, 0, 0, 0, n]))
+}
+
+fn value(n: u8) -> String {
+    serde_json::to_string(&attrs(n)).unwrap()
+}
+
+fn claim(n: u8) -> Claim {
+    Claim { attrs: attrs(n), previous: None }
+}
+
+fn options(url: &str) -> Etcd3Options {
+    Etcd3Options {
+        endpoints: vec![url.to_owned()],
+        prefix: PREFIX.to_owned(),
+        ..Etcd3Options::default()
+    }
+}
+
+async fn source(etcd: &Etcd) -> Etcd3 {
+    Etcd3::connect(options(&etcd.url())).await.unwrap()
+}
+
+/// Writes the network config and reads it back through the source.
+async fn configure(etcd: &Etcd, config: &str) -> NetworkConfig {
+    put(&etcd.client().await, &format!("{PREFIX}/config"), config).await;
+    source(etcd).await.config().await.unwrap()
+}
+
+async fn put(client: &Client, key: &str, value: &str) {
+    client.kv_client().put(key, value, None).await.unwrap();
+}
+
+/// Puts with an etcd lease, as flannel does; returns the lease's id.
+async fn put_leased(client: &Client, key: &str, value: &str) -> i64 {
+    let id = client.lease_client().grant(86400, None).await.unwrap().id();
+    let options = PutOptions::new().with_lease(id);
+    client.kv_client().put(key, value, Some(options)).await.unwrap();
+    id
+}
+
+async fn delete(client: &Client, key: &str) {
+    assert_eq!(client.kv_client().delete(key, None).await.unwrap().deleted(), 1, "{key}");
+}
+
+async fn get(client: &Client, key: &str) -> Option<KeyValue> {
+    client.kv_client().get(key, None).await.unwrap().take_kvs().pop()
+}
+
+/// All subnet keys.
+async fn keys(client: &Client) -> Vec<KeyValue> {
+    let options = GetOptions::new().with_prefix();
+    client.kv_client().get(format!("{PREFIX}/subnets/"), Some(options)).await.unwrap().take_kvs()
+}
+
+/// Ids of all etcd leases.
+async fn etcd_leases(client: &Client) -> Vec<i64> {
+    let answer = client.lease_client().leases().await.unwrap();
+    let mut ids: Vec<_> = answer.leases().iter().map(|lease| lease.id()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Fails unless the etcd leases are exactly those that the subnet keys carry.
+async fn assert_no_orphans(client: &Client) {
+    let mut carried: Vec<_> =
+        keys(client).await.iter().map(|kv| kv.lease()).filter(|id| *id != 0).collect();
+    carried.sort_unstable();
+    assert_eq!(etcd_leases(client).await, carried);
+}
