@@ -23,7 +23,7 @@ fn removes_everything(options: &Options) {
     if !running.status.success() {
         // Refusing while the agent runs is right too, with a word about it.
         let text = String::from_utf8_lossy(&running.stderr).into_owned();
-        assert!(text.contains("running"), "{text}");
+        assert!(text.contains("stop the agent first"), "{text}");
     }
     pair.left.stop_agent();
     // Stopping leaves the data plane.
@@ -44,6 +44,7 @@ fn removes_everything(options: &Options) {
     let liberal = netns.sh("sysctl -n net.netfilter.nf_conntrack_tcp_be_liberal");
     assert_eq!(liberal.trim(), "0", "nf_conntrack_tcp_be_liberal as it was");
     assert!(!netns.ip("route show").contains("flannel"));
+    assert!(!pair.left.subnet_file().exists(), "subnet.env");
 
     assert!(netns.ip("route show").contains("10.99.0.0/24"));
     assert!(netns.sh("nft list tables").contains("table ip foreign"));
