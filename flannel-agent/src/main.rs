@@ -10,9 +10,9 @@ use flannel_agent::daemon;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let (cli, ignored) = match cli::parse(std::env::args_os()) {
+    let (cli, ignored) = match cli::parse(std::env::args_os(), cli::process_env) {
         Ok(parsed) => parsed,
-        Err(exit) => return exit.print(),
+        Err(exit) => return leave(&exit),
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -24,6 +24,16 @@ fn main() -> ExitCode {
         }
     };
     runtime.block_on(run(cli, ignored))
+}
+
+/// Prints what the command line asked for; a reader that has gone away does not
+/// matter.
+fn leave(exit: &cli::Exit) -> ExitCode {
+    let _ = match exit.stream {
+        cli::Stream::Out => std::io::stdout().write_all(exit.text.as_bytes()),
+        cli::Stream::Err => std::io::stderr().write_all(exit.text.as_bytes()),
+    };
+    ExitCode::from(exit.code)
 }
 
 async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {

@@ -374,19 +374,26 @@ const _: () = {
     assert!(size_of::<PeerStats>() == 64);
 };
 
+/// `aya::Pod` for every map type.
+///
+/// zerocopy's `IntoBytes` proves that there is no padding, and `FromBytes` that
+/// any bytes are a valid value; `Copy` that nothing is owned.
 #[cfg(feature = "user")]
-mod pod {
-    // SAFETY (each): zerocopy's `IntoBytes` proves that there is no padding and
-    // `FromBytes` that any bytes are a valid value; the types are `Copy` and
-    // hold no references.
-    unsafe impl aya::Pod for super::Config {}
-    unsafe impl aya::Pod for super::Subnet {}
-    unsafe impl aya::Pod for super::Peer {}
-    unsafe impl aya::Pod for super::FlowKey {}
-    unsafe impl aya::Pod for super::Flow {}
-    unsafe impl aya::Pod for super::Veth {}
-    unsafe impl aya::Pod for super::PeerStats {}
+macro_rules! pod {
+    ($($type:ty),+) => {
+        $(
+            const _: () = {
+                const fn plain<T: Copy + FromBytes + IntoBytes + 'static>() {}
+                plain::<$type>();
+            };
+            // SAFETY: `plain` just proved what the doc above says.
+            unsafe impl aya::Pod for $type {}
+        )+
+    };
 }
+
+#[cfg(feature = "user")]
+pod!(Config, Subnet, Peer, FlowKey, Flow, Veth, PeerStats);
 
 #[cfg(test)]
 mod tests {

@@ -32,6 +32,8 @@ pub struct Options {
     pub window: Option<&'static str>,
     /// `--verify-source`.
     pub verify_source: Option<&'static str>,
+    /// `--pin-dir` instead of the node's.
+    pub pin_dir: Option<PathBuf>,
     /// `--ip-masq`.
     pub ip_masq: bool,
     /// `--etcd-endpoints` instead of the lab's etcd.
@@ -86,6 +88,7 @@ impl Node {
         let notify = UnixDatagram::bind(&socket).expect("a socket for NOTIFY_SOCKET");
         notify.set_nonblocking(true).expect("a non-blocking socket");
         let endpoints = options.endpoints.clone().unwrap_or_else(|| etcd.endpoint());
+        let pin_dir = options.pin_dir.as_ref().unwrap_or(&self.pin_dir);
         let mut words = options.wrapper.clone();
         words.push(program().display().to_string());
         let mut command = self.netns.command(&words[0]);
@@ -94,8 +97,10 @@ impl Node {
             .arg(format!("--etcd-endpoints={endpoints}"))
             .arg("--iface=eth0")
             .arg(format!("--subnet-file={}", self.subnet_file().display()))
-            .args(self.places())
+            .arg(format!("--state-dir={}", self.state_dir().display()))
+            .arg(format!("--pin-dir={}", pin_dir.display()))
             .env("NOTIFY_SOCKET", &socket)
+            .env("NO_COLOR", "1")
             .envs(options.environment.iter().cloned());
         let flags = [
             ("datapath", options.datapath),
@@ -113,13 +118,6 @@ impl Node {
         let log = self.dir.join("agent.log");
         let name = format!("agent {}", self.address);
         self.agent = Some(Running { process: Process::start(&name, &mut command, &log), notify });
-    }
-
-    fn places(&self) -> [String; 2] {
-        [
-            format!("--state-dir={}", self.state_dir().display()),
-            format!("--pin-dir={}", self.pin_dir.display()),
-        ]
     }
 
     #[track_caller]
@@ -211,7 +209,7 @@ impl Node {
     /// `status --json`, if the agent answers.
     pub fn try_status(&self) -> Option<serde_json::Value> {
         let output = output(self.agent_command("status").arg("--json"));
-        serde_json::from_slice(&output.stdout).ok()
+        serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success())
     }
 
     /// `status --json`.
@@ -255,7 +253,9 @@ impl Node {
     /// `flannel-agent cleanup`.
     pub fn cleanup(&self) -> Output {
         let mut command = self.agent_command("cleanup");
-        output(command.arg(format!("--pin-dir={}", self.pin_dir.display())))
+        let pins = format!("--pin-dir={}", self.pin_dir.display());
+        let file = format!("--subnet-file={}", self.subnet_file().display());
+        output(command.args([pins, file]))
     }
 
     /// Waits until the kernel has a route to every one of `nodes`' subnets.

@@ -259,3 +259,23 @@ impl Figures {
 fn number(value: f64) -> String {
     if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_of_rounds_and_turned_over_for_costs() {
+        let mut figures = Figures::default();
+        for (kernel, ebpf) in [(100.0, 200.0), (10.0, 30.0), (50.0, 50.0)] {
+            let result = |rate: f64| json!({"rate": rate, "p99_us": 1000.0 / rate, "cpu_us": 1.0});
+            figures.add(KERNEL, "requests", &result(kernel));
+            figures.add(EBPF, "requests", &result(ebpf));
+        }
+        let [rate, p99, ..] = COLUMNS else { panic!("columns") };
+        assert_eq!(figures.median(KERNEL, rate.title), 50.0);
+        assert_eq!(figures.ratio(EBPF, *rate), 2.0);
+        assert!((figures.ratio(EBPF, *p99) - 2.0).abs() < 1e-9);
+        assert!(figures.median(HOST, rate.title).is_nan());
+    }
+}

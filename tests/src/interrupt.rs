@@ -17,6 +17,8 @@ pub fn clean_up() {
     std::thread::spawn(move || {
         let signal = signals.wait().expect("wait for a signal");
         eprintln!("\n{signal}: removing namespaces, devices and pins");
+        // Other threads find their processes killed; that is no news.
+        std::panic::set_hook(Box::new(|_| {}));
         crate::process::end_children();
         crate::netns::sweep(true);
         std::process::exit(128 + signal as i32);

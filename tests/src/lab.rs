@@ -94,11 +94,12 @@ impl Lab {
     }
 
     /// Starts an etcd at the gateway's address, reachable from all nodes, with
-    /// a network config for [`NETWORK`].
+    /// a network config for [`NETWORK`]. Agents get subnets up to 10.244.199.0;
+    /// those from 10.244.200.0 on are for leases that cases write by hand.
     pub fn etcd(&self) -> Etcd {
         let etcd = self.empty_etcd();
         etcd.put_config(&format!(
-            r#"{{"Network":"{NETWORK}","SubnetLen":24,"Backend":{{"Type":"vxlan","VNI":1}}}}"#
+            r#"{{"Network":"{NETWORK}","SubnetLen":24,"SubnetMax":"10.244.199.0","Backend":{{"Type":"vxlan","VNI":1}}}}"#
         ));
         etcd
     }

@@ -142,7 +142,9 @@ impl Drop for Process {
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<_> = log.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(40)..];
+            // etcd talks a lot, and is seldom at fault.
+            let shown = if self.name == "etcd" { 4 } else { 60 };
+            let tail = &lines[lines.len().saturating_sub(shown)..];
             eprintln!("---- end of the log of {}:\n{}\n----", self.name, tail.join("\n"));
         }
     }

@@ -24,7 +24,7 @@ pub fn as_on_a_cluster(netns: &Netns) {
                 jump services
             }}
             chain output {{
-                type nat hook output priority dstnat;
+                type nat hook output priority -100;
                 jump services
             }}
             chain postrouting {{

@@ -3,22 +3,27 @@
 use flannel_tests::agent::Options;
 use flannel_tests::hooks;
 use flannel_tests::pair::Pair;
+use flannel_tests::process::run;
 
 fn removes_everything(options: &Options) {
     let options = Options { ip_masq: true, ..options.clone() };
     let mut pair = Pair::agents(&options);
     let netns = &pair.left.netns;
     netns.ip("route add 10.99.0.0/24 via 192.0.2.1");
-    netns.nft("table ip foreign { chain c { type filter hook forward priority 5; } }");
+    netns.nft("table ip foreign { chain c { type filter hook forward priority 5; }; }");
     netns.sh("tc qdisc add dev cni0 clsact");
-    netns.sh("tc filter add dev cni0 ingress protocol ip prio 7 matchall action pass");
+    run(netns.command("tc").args(["filter", "add", "dev", "cni0", "ingress", "prio", "7"]).args([
+        "bpf",
+        "bytecode",
+        "1,6 0 0 0",
+    ]));
     assert!(netns.sh("nft list ruleset").contains("flannel"), "masquerading was asked for");
 
     let running = pair.left.cleanup();
     if !running.status.success() {
         // Refusing while the agent runs is right too, with a word about it.
         let text = String::from_utf8_lossy(&running.stderr).into_owned();
-        assert!(text.contains("running"), "{text}");
+        assert!(text.contains("stop the agent first"), "{text}");
     }
     pair.left.stop_agent();
     // Stopping leaves the data plane.
@@ -39,10 +44,11 @@ fn removes_everything(options: &Options) {
     let liberal = netns.sh("sysctl -n net.netfilter.nf_conntrack_tcp_be_liberal");
     assert_eq!(liberal.trim(), "0", "nf_conntrack_tcp_be_liberal as it was");
     assert!(!netns.ip("route show").contains("flannel"));
+    assert!(!pair.left.subnet_file().exists(), "subnet.env");
 
     assert!(netns.ip("route show").contains("10.99.0.0/24"));
     assert!(netns.sh("nft list tables").contains("table ip foreign"));
-    assert!(netns.sh("tc filter show dev cni0 ingress").contains("matchall"));
+    assert!(netns.sh("tc filter show dev cni0 ingress").contains("pref 7 bpf"));
 
     // Twice is as good as once, and a start after it is a first start.
     assert!(pair.left.cleanup().status.success());

@@ -66,8 +66,12 @@ fn a_program_that_the_verifier_refuses() {
         assert!(length > 8);
         bytes[offset..offset + 8].copy_from_slice(&[0x79, 0x11, 0, 0x70, 0, 0, 0, 0]);
     });
-    // The verifier's own words.
-    falls_back(&options, "invalid bpf_context access");
+    falls_back(&options, "the verifier refused the program");
+    // Its own words are in the log.
+    let etcd = lab.etcd();
+    let mut node = lab.node(1);
+    node.start(&etcd, &options);
+    assert!(node.agent_log().contains("invalid bpf_context access"), "{}", node.agent_log());
 }
 
 #[test]
@@ -84,7 +88,7 @@ fn a_pin_directory_that_is_no_bpf_file_system() {
     // Without CAP_SYS_ADMIN it cannot be mounted there.
     let options = Options {
         wrapper: ["setpriv", "--bounding-set", "-sys_admin"].map(String::from).to_vec(),
-        extra: vec![format!("--pin-dir={}", dir.display())],
+        pin_dir: Some(dir),
         ..Options::default()
     };
     let etcd = lab.etcd();

@@ -19,12 +19,8 @@ fn verify(mode: &'static str) -> Options {
 }
 
 fn link_mac(netns: &Netns, link: &str) -> [u8; 6] {
-    mac(&netns
-        .sh(&format!("ip -br link show {link}"))
-        .split_whitespace()
-        .nth(2)
-        .expect("a MAC")
-        .to_owned())
+    let text = netns.sh(&format!("ip -br link show {link}"));
+    mac(text.split_whitespace().nth(2).expect("a MAC"))
 }
 
 /// The underlay of a pair, seen by a forger.
@@ -70,11 +66,11 @@ impl Forger {
         (delivered, self.pair.left.outcomes().since(&before))
     }
 
-    fn from_right(&self, packet: &Tunnelled) -> (bool, Outcomes) {
+    fn right_sends(&self, packet: &Tunnelled) -> (bool, Outcomes) {
         self.send(&self.pair.right.netns, &packet.frame())
     }
 
-    fn from_stranger(&self) -> (bool, Outcomes) {
+    fn stranger_sends(&self) -> (bool, Outcomes) {
         let mut packet = self.honest.clone();
         packet.outer_mac.0 = link_mac(&self.stranger, "eth0");
         packet.outer.0 = STRANGER;
@@ -85,7 +81,7 @@ impl Forger {
 #[test]
 fn an_honest_packet_arrives() {
     let forger = Forger::new(&Options::ebpf());
-    let (delivered, counted) = forger.from_right(&forger.honest);
+    let (delivered, counted) = forger.right_sends(&forger.honest);
     assert!(delivered, "{counted:?}");
     assert_eq!(counted.get("forged_outer_source") + counted.get("forged_inner_source"), 0);
 }
@@ -94,7 +90,7 @@ fn an_honest_packet_arrives() {
 fn sources_are_verified() {
     let forger = Forger::new(&Options::ebpf());
 
-    let (delivered, counted) = forger.from_stranger();
+    let (delivered, counted) = forger.stranger_sends();
     assert_eq!((delivered, counted.get("forged_outer_source")), (false, 1), "{counted:?}");
 
     // A third node's subnet, and the receiver's own.
@@ -110,7 +106,7 @@ fn sources_are_verified() {
     for source in [Ipv4Addr::new(10, 244, 203, 5), own] {
         let mut packet = forger.honest.clone();
         packet.inner.0 = source;
-        let (delivered, counted) = forger.from_right(&packet);
+        let (delivered, counted) = forger.right_sends(&packet);
         let expected = (false, 1);
         assert_eq!(
             (delivered, counted.get("forged_inner_source")),
@@ -122,7 +118,7 @@ fn sources_are_verified() {
     // Routed traffic from beyond a known peer is legitimate.
     let mut packet = forger.honest.clone();
     packet.inner.0 = Ipv4Addr::new(203, 0, 113, 5);
-    let (delivered, counted) = forger.from_right(&packet);
+    let (delivered, counted) = forger.right_sends(&packet);
     assert!(delivered, "{counted:?}");
     assert_eq!(counted.get("forged_inner_source"), 0, "{counted:?}");
 
@@ -133,14 +129,14 @@ fn sources_are_verified() {
 #[test]
 fn verifying_can_only_count() {
     let forger = Forger::new(&verify("count"));
-    let (delivered, counted) = forger.from_stranger();
+    let (delivered, counted) = forger.stranger_sends();
     assert_eq!((delivered, counted.get("forged_outer_source")), (true, 1), "{counted:?}");
 }
 
 #[test]
 fn verifying_can_be_off() {
     let forger = Forger::new(&verify("off"));
-    let (delivered, counted) = forger.from_stranger();
+    let (delivered, counted) = forger.stranger_sends();
     assert_eq!((delivered, counted.get("forged_outer_source")), (true, 0), "{counted:?}");
 }
 
@@ -173,7 +169,7 @@ fn foreign_tunnels_are_left_to_the_kernel() {
     let change = |change: fn(&mut Tunnelled)| {
         let mut packet = forger.honest.clone();
         change(&mut packet);
-        forger.from_right(&packet)
+        forger.right_sends(&packet)
     };
     let (delivered, counted) = change(|packet| packet.vni = 2);
     assert_eq!((delivered, counted.get("kernel_foreign_vni")), (false, 1), "{counted:?}");
@@ -210,7 +206,7 @@ fn truncated_at_every_byte() {
     }
     assert!(!forger.delivered());
     assert!(forger.pair.left.agent_ended().is_none());
-    let (delivered, counted) = forger.from_right(&forger.honest);
+    let (delivered, counted) = forger.right_sends(&forger.honest);
     assert!(delivered, "{counted:?}");
     assert_eq!(forger.pair.traffic("spaced", "--seconds 0.5")["lost"], 0);
 }

@@ -13,7 +13,7 @@ fn window(time: &'static str) -> Options {
 }
 
 /// What kube-proxy and a strict firewall have in common.
-const STRICT: &str = "table inet policy {
+const STRICT: &str = "table inet guard {
     chain forward {
         type filter hook forward priority 10; policy drop;
         ct state invalid counter drop
@@ -65,7 +65,7 @@ fn pods_reach_the_outside_masqueraded() {
     // Between pods nothing is masqueraded: the server sees the pod's address.
     pair.server.netns.nft(&format!(
         "table ip seen {{ chain input {{ type filter hook input priority 0;
-            ip saddr {} counter accept; tcp dport 7000 counter drop }} }}",
+            ip saddr {} counter accept; tcp dport 7000 counter drop; }}; }}",
         pair.client.address
     ));
     let requests = pair.traffic("requests", "--seconds 1 --patience 1");
@@ -90,7 +90,7 @@ fn strict_forward_policy_over_many_windows() {
     let connects = pair.traffic("connects", "--seconds 2");
     assert!(connects["transactions"].as_u64() > Some(100), "{connects}");
     for node in [&pair.left, &pair.right] {
-        let rules = node.netns.sh("nft list table inet policy");
+        let rules = node.netns.sh("nft list table inet guard");
         assert!(rules.contains("ct state invalid counter packets 0 "), "{rules}");
     }
 }
@@ -100,7 +100,7 @@ fn a_refused_flow_is_never_confirmed() {
     let pair = Pair::agents(&Options::ebpf());
     pair.left.netns.nft(&format!(
         "table inet deny {{ chain forward {{ type filter hook forward priority 10;
-            ip daddr {} udp dport 7000 drop }} }}",
+            ip daddr {} udp dport 7000 drop; }}; }}",
         pair.server.address
     ));
     let before = pair.left.outcomes();
@@ -115,7 +115,7 @@ fn a_drop_rule_stops_running_flows_within_the_window() {
     let pair = Pair::agents(&window("2s"));
     pair.right
         .netns
-        .nft("table inet late { chain forward { type filter hook forward priority 10; } }");
+        .nft("table inet late { chain forward { type filter hook forward priority 10; }; }");
     let target = pair.server.target();
     let start = Instant::now();
     let tcp = pair.client.start_traffic(&format!("requests {target} --seconds 12 --patience 5"));

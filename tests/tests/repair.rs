@@ -122,7 +122,7 @@ fn changes_of_others_are_left_alone() {
     let pair = Pair::agents(&Options::ebpf());
     let netns = &pair.left.netns;
     netns.ip("route add 10.99.0.0/24 via 192.0.2.1");
-    netns.nft("table ip foreign { chain c { type filter hook forward priority 5; } }");
+    netns.nft("table ip foreign { chain c { type filter hook forward priority 5; }; }");
     netns.ip("link add vxlan9 type vxlan id 9 local 192.0.2.11 dev eth0 dstport 4789 nolearning");
     netns.sh("bridge fdb append 02:00:5e:00:53:09 dev vxlan9 dst 192.0.2.99 self");
     netns.ip("link delete flannel.1");

@@ -7,8 +7,9 @@ use crate::workspace::{as_root, cargo, run as run_command, target_dir};
 use crate::{setup, workspace};
 
 #[derive(clap::Args)]
+#[command(disable_help_flag = true)]
 pub(crate) struct Args {
-    /// Passed on; `-- --help` lists them
+    /// Passed on; `--help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }

@@ -1,92 +1,195 @@
-//! Go's way of writing flags, and flanneld's leftovers, for clap.
+//! Turns a command line as Go's `flag` package takes it, and the environment,
+//! into one that clap takes.
 
-use std::ffi::OsString;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// Flags of flanneld's logger (klog): accepted, without effect. The second
-/// member says whether a value may follow as an argument of its own.
-const KLOG: [(&str, bool); 11] = [
+/// Flags of klog and glog that units and manifests of flannel carry, and
+/// whether they take a value.
+const LOGGING: [(&str, bool); 8] = [
     ("v", true),
     ("vmodule", true),
-    ("log_backtrace_at", true),
-    ("log_dir", true),
-    ("log_file", true),
-    ("log_file_max_size", true),
-    ("stderrthreshold", true),
     ("logtostderr", false),
     ("alsologtostderr", false),
-    ("skip_headers", false),
-    ("add_dir_header", false),
+    ("stderrthreshold", true),
+    ("log_backtrace_at", true),
+    ("log_dir", true),
+    ("log-dir", true),
 ];
 
-/// Arguments for clap, and the logger's flags that were left out.
+/// Flags that the environment does not set: `FLANNELD_VERSION` is more likely
+/// a setting of somebody's unit file than a wish to see the version.
+const NOT_FROM_ENV: [&str; 2] = ["version", "help"];
+
+/// A command line for clap.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Line {
+    /// The arguments, the program's name first.
+    pub(super) argv: Vec<OsString>,
+    /// Logging flags without effect, as they were written.
+    pub(super) ignored: Vec<String>,
+    /// Flags that come from the environment, without dashes.
+    pub(super) from_env: Vec<String>,
+}
+
+/// The variable that sets a flag.
+pub(super) fn variable(name: &str) -> String {
+    format!("FLANNELD_{}", name.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// Rewrites a command line for `command`.
 ///
-/// `-name` becomes `--name` (flanneld knows no short flags but `-h`), up to
-/// `--` or the first argument that is no flag and no flag's value.
-pub(super) fn rewrite(
-    arguments: impl IntoIterator<Item = OsString>,
-) -> (Vec<OsString>, Vec<String>) {
-    let mut arguments = arguments.into_iter();
-    let mut kept: Vec<OsString> = arguments.next().into_iter().collect();
-    let mut ignored = Vec::new();
-    let mut verbatim = false;
-    while let Some(argument) = arguments.next() {
-        let Some(flag) = argument.to_str().filter(|_| !verbatim).and_then(flag) else {
-            verbatim |= argument == "--";
-            kept.push(argument);
+/// - `-name` becomes `--name`; single letters stay as they are.
+/// - `--name value` becomes `--name=value`, so that values may begin with a
+///   dash, as in Go.
+/// - An empty value unsets the flag, also against the environment.
+/// - Logging flags are taken out.
+/// - Flags that are not there come from the environment.
+pub(super) fn normalise(
+    command: &clap::Command,
+    argv: impl IntoIterator<Item = OsString>,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Result<Line, String> {
+    let mut argv = argv.into_iter().peekable();
+    let program = argv.next().unwrap_or_else(|| OsString::from("flannel-agent"));
+    let mut line = Line { argv: vec![program], ..Line::default() };
+    let mut given = BTreeSet::new();
+    let mut flags = flags(command);
+    let mut subcommand = None;
+
+    while let Some(token) = argv.next() {
+        if token == "--" {
+            line.argv.push(token);
+            line.argv.extend(argv);
+            break;
+        }
+        let Some(flag) = Flag::read(&token) else {
+            if subcommand.is_none() && line.argv.len() == 1 {
+                subcommand = token.to_str().and_then(|name| command.find_subcommand(name));
+            }
+            if let Some(subcommand) = subcommand {
+                flags = self::flags(subcommand);
+            }
+            line.argv.push(token);
             continue;
         };
-        let (name, value) = match flag.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (flag, None),
-        };
-        match KLOG.iter().find(|(known, _)| *known == name) {
-            Some((_, takes_value)) => {
-                if *takes_value && value.is_none() {
-                    arguments.next();
+        if let Some((_, takes_value)) = LOGGING.iter().find(|(name, _)| *name == flag.name) {
+            let mut text = token.to_string_lossy().into_owned();
+            if *takes_value && flag.value.is_none() {
+                // The level is missing in a line like `-v -ip-masq`; Go would
+                // fail on it, and there is no use in failing.
+                let value = argv.next_if(|next| Flag::read(next).is_none() && next != "--");
+                if let Some(value) = value {
+                    text = format!("{text} {}", value.to_string_lossy());
                 }
-                ignored.push(format!("-{name}"));
             }
-            None => kept.push(format!("--{flag}").into()),
+            line.ignored.push(text);
+            continue;
+        }
+        given.insert(flag.name.clone());
+        let value = match (flags.get(&flag.name), flag.value) {
+            (Some(true), None) => argv.next_if(|next| {
+                // A flag where a value belongs is a value forgotten.
+                Flag::read(next).is_none_or(|next| !is_known(&next.name, &flags)) && next != "--"
+            }),
+            (Some(false), None) => {
+                if let Some(text) = argv.peek().and_then(|next| next.to_str())
+                    && super::values::go_bool(text).is_ok()
+                {
+                    return Err(format!(
+                        "--{name} takes its value with an equals sign: --{name}={text}",
+                        name = flag.name
+                    ));
+                }
+                None
+            }
+            (_, value) => value,
+        };
+        match value {
+            Some(value) if value.is_empty() && flags.get(&flag.name) == Some(&true) => {
+                let prefix = format!("--{}=", flag.name);
+                line.argv.retain(|token| !token.as_bytes().starts_with(prefix.as_bytes()));
+            }
+            value => line.argv.push(long(&flag.name, value.as_deref())),
         }
     }
-    (kept, ignored)
+    add_environment(&mut line, subcommand, &flags_for_env(command, subcommand), &given, env);
+    Ok(line)
 }
 
-/// The flag without its dashes: `-name`, `--name`, with or without a value.
-/// `-h` alone stays short.
-fn flag(argument: &str) -> Option<&str> {
-    let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'))?;
-    let first = name.chars().next()?;
-    (first.is_ascii_alphabetic() && argument != "-h").then_some(name)
+/// One token that is a flag.
+struct Flag {
+    name: String,
+    value: Option<OsString>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rewritten(arguments: &[&str]) -> (Vec<String>, Vec<String>) {
-        let (kept, ignored) = rewrite(arguments.iter().map(OsString::from));
-        (kept.into_iter().map(|kept| kept.into_string().unwrap()).collect(), ignored)
+impl Flag {
+    /// `None` for what clap is to see as it is: positional arguments, `-`,
+    /// `-h`, negative numbers, names that are not text.
+    fn read(token: &OsStr) -> Option<Self> {
+        let bytes = token.as_bytes();
+        let dashes = bytes.iter().take_while(|byte| **byte == b'-').count();
+        let rest = &bytes[dashes..];
+        if !(1..=2).contains(&dashes) || !rest.first()?.is_ascii_alphabetic() {
+            return None;
+        }
+        let mut parts = rest.splitn(2, |byte| *byte == b'=');
+        let name = std::str::from_utf8(parts.next()?).ok()?.to_owned();
+        let value = parts.next().map(|value| OsString::from_vec(value.to_vec()));
+        if dashes == 1 && name.len() == 1 && name != "v" {
+            return None;
+        }
+        Some(Self { name, value })
     }
+}
 
-    #[test]
-    fn one_dash_becomes_two() {
-        let (kept, ignored) =
-            rewritten(&["a", "-iface=eth1", "--iface", "eth2", "-ip-masq", "-h", "--", "-x"]);
-        assert_eq!(kept, ["a", "--iface=eth1", "--iface", "eth2", "--ip-masq", "-h", "--", "-x"]);
-        assert_eq!(ignored, [""; 0]);
-    }
+/// The long flags of a command, and whether they take a separate value.
+fn flags(command: &clap::Command) -> BTreeMap<String, bool> {
+    command
+        .get_arguments()
+        .filter_map(|arg| {
+            let separate = arg.get_action().takes_values() && !arg.is_require_equals_set();
+            Some((arg.get_long()?.to_owned(), separate))
+        })
+        .collect()
+}
 
-    #[test]
-    fn the_loggers_flags_are_left_out_with_their_values() {
-        let (kept, ignored) =
-            rewritten(&["a", "-v=10", "--v", "5", "-logtostderr", "-vmodule=x=2", "-ip-masq"]);
-        assert_eq!(kept, ["a", "--ip-masq"]);
-        assert_eq!(ignored, ["-v", "-v", "-logtostderr", "-vmodule"]);
-    }
+fn is_known(name: &str, flags: &BTreeMap<String, bool>) -> bool {
+    flags.contains_key(name) || LOGGING.iter().any(|(logging, _)| *logging == name)
+}
 
-    #[test]
-    fn negative_numbers_are_no_flags() {
-        assert_eq!(rewritten(&["a", "--x", "-5"]).0, ["a", "--x", "-5"]);
+/// The daemon's flags, or those that a subcommand has in common with it.
+fn flags_for_env(command: &clap::Command, subcommand: Option<&clap::Command>) -> Vec<String> {
+    let wanted = subcommand.map(flags);
+    flags(command)
+        .into_keys()
+        .filter(|name| !NOT_FROM_ENV.contains(&name.as_str()))
+        .filter(|name| wanted.as_ref().is_none_or(|wanted| wanted.contains_key(name)))
+        .collect()
+}
+
+fn add_environment(
+    line: &mut Line,
+    subcommand: Option<&clap::Command>,
+    names: &[String],
+    given: &BTreeSet<String>,
+    env: impl Fn(&str) -> Option<OsString>,
+) {
+    let place = if subcommand.is_some() { 2 } else { 1 };
+    for name in names.iter().filter(|name| !given.contains(*name)) {
+        if let Some(value) = env(&variable(name)).filter(|value| !value.is_empty()) {
+            line.argv.insert(place, long(name, Some(&value)));
+            line.from_env.push(name.clone());
+        }
     }
+}
+
+fn long(name: &str, value: Option<&OsStr>) -> OsString {
+    let mut token = OsString::from(format!("--{name}"));
+    if let Some(value) = value {
+        token.push("=");
+        token.push(value);
+    }
+    token
 }

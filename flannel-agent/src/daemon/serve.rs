@@ -101,7 +101,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let mut table = LeaseTable::new(network);
         let public_ip = lease.attrs.public_ip;
         table.set_own(Some(lease.subnet), public_ip);
-        let keeper = Keeper::new(Arc::clone(&source), lease, options.subnet_lease_renew_margin);
+        let keeper = Keeper::new(Arc::clone(&source), lease, options.renew_margin());
         Self {
             options,
             source,

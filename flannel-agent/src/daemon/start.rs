@@ -32,11 +32,11 @@ pub(super) async fn connect(options: &Options) -> Result<Arc<Etcd3>, StartError>
     Etcd3::connect(Etcd3Options {
         endpoints: options.etcd_endpoints.clone(),
         prefix: options.etcd_prefix.clone(),
-        ca_file: options.etcd_cafile.0.clone(),
-        cert_file: options.etcd_certfile.0.clone(),
-        key_file: options.etcd_keyfile.0.clone(),
-        username: Some(options.etcd_username.clone()),
-        password: Some(options.etcd_password.clone()),
+        ca_file: options.etcd_cafile.clone(),
+        cert_file: options.etcd_certfile.clone(),
+        key_file: options.etcd_keyfile.clone(),
+        username: options.etcd_username.clone(),
+        password: options.etcd_password.as_ref().map(|password| password.expose().to_owned()),
     })
     .await
     .map(Arc::new)
@@ -67,10 +67,11 @@ impl<'a> Waiting<'a> {
             notify::status(&format!("waiting for {}: {reason}", self.what));
             self.said = Some((reason.clone(), Instant::now()));
         }
-        let mut state = self.shared.lock();
-        state.connected = false;
-        state.store_detail = Some(format!("waiting for {}: {reason}", self.what));
-        drop(state);
+        {
+            let mut state = self.shared.lock();
+            state.connected = false;
+            state.store_detail = Some(format!("waiting for {}: {reason}", self.what));
+        }
         tokio::time::sleep(self.backoff.fail()).await;
     }
 
@@ -124,7 +125,7 @@ impl Before {
         if let Some(warning) = loaded.warning {
             tracing::warn!(warning, "the state file is not used");
         }
-        let env = subnet_env::read_subnet(&options.subnet_file);
+        let env = subnet_env::read(&options.subnet_file).map(|env| env.subnet);
         let observed = kernel.observe(device).await.ok().and_then(|observed| observed.device);
         let device_mac = observed
             .filter(|device| device.vxlan.is_some() && device.mac.is_unicast())

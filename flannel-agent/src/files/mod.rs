@@ -1,70 +1,140 @@
-//! Files that outlive the agent.
+//! Files that outlive the agent or that others read.
 
 pub mod lock;
 pub mod state;
 pub mod subnet_env;
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{DirBuilder, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// A file that could not be written.
+/// A file could not be written. The one that was there before is as it was,
+/// unless [`WriteError::step`] is the last: then it is replaced, but the
+/// replacement may not survive a power cut.
 #[derive(Debug, thiserror::Error)]
-#[error("{call} {}: {source}", path.display())]
+#[error("cannot write {}: {step}: {source}", path.display())]
 pub struct WriteError {
-    /// The step.
-    pub call: &'static str,
     /// The file.
     pub path: PathBuf,
-    /// The kernel's answer.
+    /// What failed.
+    pub step: &'static str,
+    /// Why.
     pub source: io::Error,
 }
 
-/// Writes a file so that a reader, and a machine that loses power, sees the old
-/// or the new one: temporary file in the same directory, fsync, rename. Mode
-/// 0644 whatever the umask, the directory is made with 0755.
+/// Replaces `path` by a file with `contents`, whose readers see the old or the
+/// new contents and nothing between, also after a power cut.
 ///
-/// # Errors
-/// The step that failed; the old file is still there then.
-fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), WriteError> {
-    let failed = |call| move |source| WriteError { call, path: path.to_owned(), source };
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
+/// The file gets mode 0644 and a missing directory 0755, whatever the umask:
+/// flannel's CNI plugin and docker's start-up read the files as other users.
+pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), WriteError> {
+    let failed = |step| move |source| WriteError { path: path.to_owned(), step, source };
+    let directory = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => {
+            return Err(failed("no directory to write in")(io::ErrorKind::InvalidInput.into()));
+        }
     };
-    fs::create_dir_all(folder).map_err(failed("create directory of"))?;
+    make_directory(directory).map_err(failed("making its directory"))?;
     let mut file = tempfile::Builder::new()
         .prefix(".flannel-")
-        .tempfile_in(folder)
-        .map_err(failed("create temporary file beside"))?;
-    file.write_all(contents).map_err(failed("write"))?;
+        .tempfile_in(directory)
+        .map_err(failed("making a temporary file in its directory"))?;
+    file.write_all(contents).map_err(failed("writing"))?;
     file.as_file()
         .set_permissions(Permissions::from_mode(0o644))
-        .and_then(|()| file.as_file().sync_all())
-        .map_err(failed("sync"))?;
-    file.persist(path).map_err(|error| failed("replace")(error.error))?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync directory of"))
+        .map_err(failed("setting its mode"))?;
+    file.as_file().sync_all().map_err(failed("syncing"))?;
+    file.persist(path).map_err(|error| failed("renaming into place")(error.error))?;
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(failed("syncing its directory"))
+}
+
+/// Makes a directory and its parents; the mode of directories that are there
+/// already is left alone.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_directory(parent)?;
+    }
+    match DirBuilder::new().mode(0o755).create(path) {
+        // The mode given to mkdir(2) is cut by the umask.
+        Ok(()) => std::fs::set_permissions(path, Permissions::from_mode(0o755)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn replaces_whole_files_and_leaves_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("deep/file");
-        write_atomically(&path, b"a long first version").unwrap();
-        write_atomically(&path, b"second").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"second");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
     }
 
     #[test]
-    fn a_failure_names_the_file() {
-        let error = write_atomically(Path::new("/proc/nowhere/file"), b"").unwrap_err();
-        assert!(error.to_string().contains("/proc/nowhere/file"), "{error}");
+    fn contents_and_modes() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("a/b/file");
+        write_atomically(&path, b"one").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        assert_eq!(mode(&path), 0o644);
+        assert_eq!(mode(path.parent().unwrap()), 0o755);
+        assert_eq!(mode(&top.path().join("a")), 0o755);
+        assert_eq!(names(path.parent().unwrap()), ["file"]);
+    }
+
+    #[test]
+    fn a_file_is_replaced_not_rewritten() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("file");
+        write_atomically(&path, b"old contents").unwrap();
+        let mut reader = File::open(&path).unwrap();
+        write_atomically(&path, b"new").unwrap();
+        let seen = io::read_to_string(&mut reader).unwrap();
+        assert_eq!(seen, "old contents", "an open reader keeps what it opened");
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn the_mode_of_a_directory_that_is_there_stays() {
+        let top = tempfile::tempdir().unwrap();
+        let directory = top.path().join("private");
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::set_permissions(&directory, Permissions::from_mode(0o700)).unwrap();
+        write_atomically(&directory.join("file"), b"").unwrap();
+        assert_eq!(mode(&directory), 0o700);
+    }
+
+    #[test]
+    fn a_failure_names_file_and_step_and_leaves_nothing() {
+        let top = tempfile::tempdir().unwrap();
+        let target = top.path().join("target");
+        std::fs::create_dir_all(target.join("full")).unwrap();
+        let error = write_atomically(&target, b"x").unwrap_err();
+        assert_eq!(error.step, "renaming into place");
+        assert!(error.to_string().contains(target.to_str().unwrap()), "{error}");
+        assert_eq!(names(top.path()), ["target"], "the temporary file is gone");
+
+        let file = top.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = write_atomically(&file.join("below"), b"x").unwrap_err();
+        assert_eq!(error.step, "making its directory");
+        assert!(write_atomically(Path::new("/"), b"x").is_err());
     }
 }

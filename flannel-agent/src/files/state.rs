@@ -1,8 +1,6 @@
-//! The state file: what a node has to remember of itself to come back as the
-//! same node, and what `cleanup` has to know.
+//! What the node remembers across restarts of the agent and of the machine.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -13,77 +11,112 @@ use serde::{Deserialize, Serialize};
 use super::{WriteError, write_atomically};
 use crate::mac::MacAddr;
 
-/// Version of the file's form.
+/// Version of the file's format that this program writes. A file of a higher
+/// one is not read.
 pub const VERSION: u32 = 1;
 
-/// The file's contents.
+/// The file in the state directory.
+const FILE: &str = "state.json";
+
+/// More than this is not our file, in bytes.
+const MAX_SIZE: u64 = 1 << 20;
+
+/// The contents of `state.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeState {
-    /// [`VERSION`].
+    /// Version of the format; [`store`] writes [`VERSION`].
     pub version: u32,
-    /// What peers sent to.
+    /// The PublicIP of the lease.
     pub public_ip: Ipv4Addr,
-    /// Our subnet.
+    /// The node's subnet, host bits zero.
     pub subnet: Ipv4Network,
-    /// MAC of our VTEP.
+    /// MAC of the VTEP.
     pub vtep_mac: MacAddr,
     /// Name of the VXLAN device.
     pub device: String,
     /// VXLAN network identifier.
     pub vni: u32,
-    /// `tcx` or `clsact`, if programs were attached.
+    /// How the programs were attached; `None` on the kernel path.
+    #[serde(default)]
     pub attach: Option<String>,
-    /// Sysctls that the agent changed, with the values before.
+    /// Sysctls that the agent changed, with the values they had before.
     #[serde(default)]
     pub sysctls: BTreeMap<String, String>,
 }
 
-/// What was found.
-#[derive(Debug, Default)]
+/// What [`load`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
-    /// The state, if there is one that can be read.
+    /// The state, if there is one that can be used.
     pub state: Option<NodeState>,
-    /// Why the file that is there is not used.
+    /// Why a file that is there is not used, for the log: the agent then does
+    /// as on its first start.
     pub warning: Option<String>,
 }
 
-/// Path of the state file.
-pub fn path(state_dir: &Path) -> PathBuf {
-    state_dir.join("state.json")
+/// Read first, so that a newer format is told from a broken file.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
-/// Reads the state file. A file that cannot be read is no failure: the node
-/// then finds its lease by its address.
-pub fn load(state_dir: &Path) -> Loaded {
-    let path = path(state_dir);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Loaded::default(),
-        Err(error) => return unusable(&path, &error),
-    };
-    match serde_json::from_str::<NodeState>(&text) {
-        Ok(state) if state.version == VERSION => Loaded { state: Some(state), warning: None },
-        Ok(state) => unusable(&path, &format!("its version is {}, ours {VERSION}", state.version)),
-        Err(error) => unusable(&path, &error),
+/// Path of the state file in the state directory.
+pub fn path(directory: &Path) -> PathBuf {
+    directory.join(FILE)
+}
+
+/// Reads the state from the state directory.
+pub fn load(directory: &Path) -> Loaded {
+    let path = path(directory);
+    match read(&path) {
+        Ok(state) => Loaded { state, warning: None },
+        Err(reason) => {
+            let warning = format!("ignoring the saved state in {}: {reason}", path.display());
+            Loaded { state: None, warning: Some(warning) }
+        }
     }
 }
 
-fn unusable(path: &Path, why: &dyn std::fmt::Display) -> Loaded {
-    Loaded { state: None, warning: Some(format!("{}: {why}", path.display())) }
-}
-
-/// Writes the state file atomically.
-///
-/// # Errors
-/// The step that failed.
-pub fn store(state_dir: &Path, state: &NodeState) -> Result<(), WriteError> {
-    let mut text = serde_json::to_vec_pretty(state).map_err(|error| WriteError {
-        call: "encode",
-        path: path(state_dir),
+/// Writes the state into the state directory, see [`write_atomically`].
+pub fn store(directory: &Path, state: &NodeState) -> Result<(), WriteError> {
+    let path = path(directory);
+    let state = NodeState { version: VERSION, ..state.clone() };
+    let mut text = serde_json::to_vec_pretty(&state).map_err(|error| WriteError {
+        path: path.clone(),
+        step: "encoding",
         source: error.into(),
     })?;
     text.push(b'\n');
-    write_atomically(&path(state_dir), &text)
+    write_atomically(&path, &text)
+}
+
+fn read(path: &Path) -> Result<Option<NodeState>, String> {
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    if !metadata.is_file() {
+        return Err("it is not a file".to_owned());
+    }
+    if metadata.len() > MAX_SIZE {
+        return Err(format!("it has {} bytes, more than any state", metadata.len()));
+    }
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let Version { version } = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    if version > VERSION {
+        return Err(format!(
+            "its format is version {version} of a newer agent, this one knows {VERSION}"
+        ));
+    }
+    let state: NodeState = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    if state.subnet.ip() != state.subnet.network() {
+        return Err(format!("its subnet {} has host bits", state.subnet));
+    }
+    if !state.vtep_mac.is_unicast() {
+        return Err(format!("its VTEP MAC {} is not a unicast address", state.vtep_mac));
+    }
+    Ok(Some(state))
 }
 
 #[cfg(test)]
@@ -93,37 +126,107 @@ mod tests {
     fn state() -> NodeState {
         NodeState {
             version: VERSION,
-            public_ip: Ipv4Addr::new(192, 0, 2, 1),
-            subnet: "10.5.1.0/24".parse().unwrap(),
-            vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            public_ip: Ipv4Addr::new(10, 99, 0, 11),
+            subnet: "10.5.27.0/24".parse().unwrap(),
+            vtep_mac: "72:35:2e:f2:e7:c9".parse().unwrap(),
             device: "flannel.1".to_owned(),
             vni: 1,
             attach: Some("tcx".to_owned()),
-            sysctls: BTreeMap::from([("net.a".to_owned(), "0".to_owned())]),
+            sysctls: BTreeMap::from([(
+                "net.netfilter.nf_conntrack_tcp_be_liberal".to_owned(),
+                "0".to_owned(),
+            )]),
+        }
+    }
+
+    const GOLDEN: &str = r#"{
+  "version": 1,
+  "public_ip": "10.99.0.11",
+  "subnet": "10.5.27.0/24",
+  "vtep_mac": "72:35:2e:f2:e7:c9",
+  "device": "flannel.1",
+  "vni": 1,
+  "attach": "tcx",
+  "sysctls": {
+    "net.netfilter.nf_conntrack_tcp_be_liberal": "0"
+  }
+}
+"#;
+
+    /// Loads a directory whose state file has these bytes.
+    fn loaded(bytes: impl AsRef<[u8]>) -> Loaded {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(path(directory.path()), bytes).unwrap();
+        load(directory.path())
+    }
+
+    #[test]
+    fn the_format_is_stable() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path().join("made");
+        store(&directory, &state()).unwrap();
+        assert_eq!(std::fs::read_to_string(path(&directory)).unwrap(), GOLDEN);
+        assert_eq!(load(&directory), Loaded { state: Some(state()), warning: None });
+        assert_eq!(loaded(GOLDEN).state, Some(state()), "files of today are read for ever");
+    }
+
+    #[test]
+    fn the_written_version_is_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        store(directory.path(), &NodeState { version: 0, ..state() }).unwrap();
+        assert_eq!(load(directory.path()).state.unwrap().version, VERSION);
+    }
+
+    #[test]
+    fn no_file_is_no_warning() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(load(&directory.path().join("none")), Loaded::default());
+    }
+
+    #[test]
+    fn absent_options_and_unknown_members_are_fine() {
+        let text = r#"{"version":1,"public_ip":"10.99.0.11","subnet":"10.5.27.0/24",
+            "vtep_mac":"72:35:2e:f2:e7:c9","device":"flannel.1","vni":1,"later":[]}"#;
+        let expected = NodeState { attach: None, sysctls: BTreeMap::new(), ..state() };
+        assert_eq!(loaded(text), Loaded { state: Some(expected), warning: None });
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_a_warning() {
+        let newer = GOLDEN.replace("\"version\": 1", "\"version\": 2");
+        let newer_shape = r#"{"version": 9, "nodes": []}"#;
+        for (bytes, reason) in [
+            (newer.as_bytes(), "version 2 of a newer agent"),
+            (newer_shape.as_bytes(), "version 9 of a newer agent"),
+            (b"", "EOF"),
+            (b"{\"version\": 1}", "missing field"),
+            (b"[]", "expected"),
+            (&[0xff, 0xfe, 0], "expected value"),
+            (GOLDEN.replace("10.5.27.0/24", "10.5.27.1/24").as_bytes(), "host bits"),
+            (GOLDEN.replace("72:35", "01:35").as_bytes(), "not a unicast address"),
+            (GOLDEN.replace("72:35", "72-x").as_bytes(), "MAC"),
+        ] {
+            let found = loaded(bytes);
+            assert_eq!(found.state, None, "{reason}");
+            let warning = found.warning.unwrap();
+            assert!(warning.contains(reason) && warning.contains("state.json"), "{warning}");
         }
     }
 
     #[test]
-    fn reads_back_what_was_written() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(load(folder.path()).state.is_none());
-        store(folder.path(), &state()).unwrap();
-        let loaded = load(folder.path());
-        assert_eq!(loaded.state, Some(state()));
-        assert_eq!(loaded.warning, None);
+    fn every_truncation_is_a_warning() {
+        for length in 0..GOLDEN.trim_end().len() {
+            let found = loaded(&GOLDEN[..length]);
+            assert!(found.state.is_none() && found.warning.is_some(), "{length} bytes");
+        }
     }
 
     #[test]
-    fn a_broken_or_foreign_file_is_a_warning() {
-        let folder = tempfile::tempdir().unwrap();
-        for text in ["", "{", "{\"version\":1}"] {
-            fs::write(path(folder.path()), text).unwrap();
-            let loaded = load(folder.path());
-            assert!(loaded.state.is_none());
-            assert!(loaded.warning.unwrap().contains("state.json"), "{text:?}");
-        }
-        let newer = NodeState { version: VERSION + 1, ..state() };
-        store(folder.path(), &newer).unwrap();
-        assert!(load(folder.path()).warning.unwrap().contains("version"));
+    fn a_directory_in_its_place_is_no_state() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(path(directory.path())).unwrap();
+        assert!(load(directory.path()).warning.is_some());
+        let error = store(directory.path(), &state()).unwrap_err();
+        assert_eq!(error.step, "renaming into place");
     }
 }

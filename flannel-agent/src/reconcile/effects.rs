@@ -35,6 +35,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                     .collect(),
             };
             for (op, result) in group.iter().zip(results) {
+                // Without a device nothing on it works: one cause, one
+                // complaint.
+                if !grounded && is_device(op) {
+                    continue;
+                }
                 match result {
                     Ok(()) => {
                         self.log(op);
@@ -48,11 +53,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                         }
                     }
                     Err(reason) => {
-                        // Without a device nothing on it works: one cause, one
-                        // complaint.
-                        if grounded || !is_device(op) {
-                            self.retries.failed(op, reason);
-                        }
+                        self.retries.failed(op, reason);
                         grounded &= !is_ground(op);
                         self.stale = true;
                     }

@@ -297,3 +297,55 @@ async fn failing_maps_do_not_keep_the_kernel_path_from_a_peer() {
     assert_eq!(bench.observed().routes.len(), 1);
     assert_eq!(bench.complaints(), ["map entry 10.5.2.0/24"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_cannot_be_made_is_one_complaint() {
+    let mut bench = bench(true);
+    let device = bench.reconciler.desire(&[]).unwrap().device;
+    bench.reconciler.kernel.state().failing.push((Op::CreateDevice(device), libc::EADDRINUSE));
+    let peers: Vec<_> = (2..250).map(peer).collect();
+    for _ in 0..5 {
+        let outcome = bench.pass(&peers, Wake::ALL).await;
+        assert_eq!(bench.complaints(), ["device"]);
+        tokio::time::sleep_until(outcome.retry_at.unwrap()).await;
+    }
+    assert_eq!(bench.datapath.state().ensured, 0, "no hooks without the device");
+    bench.reconciler.kernel.state().failing.clear();
+    assert_eq!(bench.pass(&peers, Wake::default()).await.retry_at, None);
+    assert_eq!(bench.observed().routes.len(), peers.len());
+    assert_eq!(bench.complaints(), [""; 0]);
+    assert_eq!(bench.datapath.state().ensured, 1);
+}
+
+#[tokio::test]
+async fn a_device_with_a_fault_carries_peers_all_the_same() {
+    let mut bench = bench(true);
+    bench.pass(&[], Wake::ALL).await;
+    bench.reconciler.kernel.state().links[0].mtu = 1400;
+    bench.reconciler.kernel.state().failing.push((Op::SetMtu(1350), libc::EINVAL));
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(bench.observed().routes.len(), 1);
+    assert_eq!(bench.complaints(), ["device MTU"]);
+}
+
+#[tokio::test]
+async fn a_failing_peer_keeps_no_pod_from_its_hooks() {
+    let mut bench = bench(true);
+    let failing = Op::PutRoute(peer(2).subnet);
+    bench.reconciler.kernel.state().failing.push((failing, libc::ENETUNREACH));
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(bench.datapath.state().veths.len(), 1);
+    assert!(bench.datapath.state().config.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn rules_that_cannot_be_set_are_tried_again() {
+    let mut bench = bench(true);
+    bench.reconciler.firewall.state().failing = Some("no nft here".to_owned());
+    let outcome = bench.pass(&[], Wake::ALL).await;
+    assert_eq!(bench.complaints(), ["firewall"]);
+    bench.reconciler.firewall.state().failing = None;
+    tokio::time::sleep_until(outcome.retry_at.unwrap()).await;
+    assert_eq!(bench.pass(&[], Wake::default()).await.retry_at, None);
+    assert_eq!(bench.complaints(), [""; 0]);
+}

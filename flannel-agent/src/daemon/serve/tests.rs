@@ -92,7 +92,7 @@ fn options(dir: &std::path::Path) -> Options {
         format!("--state-dir={}", dir.join("state").display()),
         format!("--subnet-file={}", dir.join("subnet.env").display()),
     ];
-    crate::cli::parse(words.map(OsString::from)).unwrap().0.daemon
+    crate::cli::parse(words.map(OsString::from), |_| None).unwrap().0.daemon
 }
 
 impl Bench {

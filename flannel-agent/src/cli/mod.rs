@@ -1,0 +1,287 @@
+//! The command line: flannel's flags and our own, in Go's style and in the
+//! usual one, and `FLANNELD_*` from the environment.
+
+mod go_style;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::ffi::{OsStr, OsString};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use regex::Regex;
+use serde::Serialize;
+
+pub use self::values::Secret;
+use crate::bpf::{AttachMode, VerifySource};
+
+const STATE_DIR: &str = "/var/lib/flannel-ebpf";
+const PIN_DIR: &str = "/sys/fs/bpf/flannel";
+const SUBNET_FILE: &str = "/run/flannel/subnet.env";
+
+/// Bounds of `--subnet-lease-renew-margin` in minutes: below the lease's 24 h.
+const RENEW_MARGIN: std::ops::RangeInclusive<i64> = 1..=1439;
+
+/// flannel's daemon for etcd clusters, with an eBPF VXLAN data plane.
+#[derive(Debug, Parser)]
+#[command(
+    name = "flannel-agent",
+    args_conflicts_with_subcommands = true,
+    args_override_self = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = "Without a command it runs as the daemon. Flags may have one dash or two. Every flag of \
+                  the daemon can also be given in the environment: FLANNELD_ and its name in capitals \
+                  with _ for -, such as FLANNELD_ETCD_ENDPOINTS. The command line goes first. An empty \
+                  value means that the flag is not set."
+)]
+pub struct Cli {
+    /// What to do; `None`: run the daemon.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The daemon's flags.
+    #[command(flatten)]
+    pub daemon: Options,
+}
+
+/// Everything but running the daemon.
+#[derive(Debug, Subcommand)]
+#[command(args_override_self = true)]
+pub enum Command {
+    /// Show the state of this node's agent
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Directory with the agent's state
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+    },
+    /// Show the other nodes and their traffic
+    Peers {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Directory with the agent's state
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+    },
+    /// Remove everything from this node that the agent made
+    Cleanup {
+        /// Directory with the agent's state
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+        /// Directory in bpffs with the pinned maps and links
+        #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+        pin_dir: PathBuf,
+        /// The file with the node's subnet
+        #[arg(long, value_name = "FILE", default_value = SUBNET_FILE)]
+        subnet_file: PathBuf,
+        /// Go on even if an agent is running
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// The daemon's flags.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// etcd endpoints, separated by commas
+    #[arg(
+        long,
+        value_name = "URL,...",
+        value_delimiter = ',',
+        num_args = 1,
+        action = ArgAction::Set,
+        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+    )]
+    pub etcd_endpoints: Vec<String>,
+    /// Prefix of flannel's keys in etcd
+    #[arg(long, value_name = "KEY", default_value = "/coreos.com/network")]
+    pub etcd_prefix: String,
+    /// Certificate authority that etcd's certificate is checked with
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Client certificate for etcd
+    #[arg(long, value_name = "FILE")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of the client certificate
+    #[arg(long, value_name = "FILE")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// User name for etcd
+    #[arg(long, value_name = "NAME")]
+    pub etcd_username: Option<String>,
+    /// Password for etcd; better given in the environment
+    #[arg(long, value_name = "PASSWORD")]
+    pub etcd_password: Option<Secret>,
+    /// Interface of the underlay, by name or address; repeatable, the first
+    /// that exists is taken [default: the default route's]
+    #[arg(long, value_name = "NAME|IP", action = ArgAction::Append)]
+    pub iface: Vec<String>,
+    /// Address that the other nodes reach this one at [default: the
+    /// interface's]
+    #[arg(long, value_name = "IP")]
+    pub public_ip: Option<Ipv4Addr>,
+    /// File to write the node's subnet and MTU to
+    #[arg(long, value_name = "FILE", default_value = SUBNET_FILE)]
+    pub subnet_file: PathBuf,
+    /// Masquerade traffic that leaves the overlay
+    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", default_value = "false",
+          action = ArgAction::Set)]
+    pub ip_masq: bool,
+    /// Minutes before a lease's end at which it is renewed (1 to 1439)
+    #[arg(long, value_name = "MINUTES", default_value_t = 60, allow_negative_numbers = true)]
+    subnet_lease_renew_margin: i64,
+    /// What carries the packets
+    #[arg(long, value_enum, value_name = "PATH", default_value_t)]
+    pub datapath: DatapathMode,
+    /// When the eBPF programs bypass the kernel's path
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub fast_path: FastPath,
+    /// How long a flow stays on the fast path before the kernel sees a packet
+    /// of it again: seconds, or with a unit (5s, 500ms)
+    #[arg(long, value_name = "TIME", default_value = "5s",
+          value_parser = values::fast_path_window)]
+    pub fast_path_window: Duration,
+    /// What happens to packets from the overlay with a source that is not
+    /// their sender's
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = VerifySource::default())]
+    pub verify_source: VerifySource,
+    /// How the programs are attached
+    #[arg(long, value_enum, value_name = "HOOK", default_value_t = AttachMode::default())]
+    pub attach: AttachMode,
+    /// Attach only to pods' interfaces whose names match
+    #[arg(long, value_name = "REGEX", value_parser = Regex::new)]
+    pub attach_iface: Option<Regex>,
+    /// Directory in bpffs to pin maps and links in
+    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// Directory for what has to outlive the agent
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Seconds between full comparisons with the kernel's state
+    #[arg(long, value_name = "SECONDS", default_value = "60",
+          value_parser = values::resync_interval)]
+    pub resync_interval: Duration,
+    /// Print the version and exit
+    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", default_value = "false",
+          hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
+    version: bool,
+}
+
+/// `--datapath`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DatapathMode {
+    /// eBPF where it works, else the kernel's path with the reason in the log
+    /// and in the status
+    #[default]
+    Auto,
+    /// eBPF, or fail to start
+    Ebpf,
+    /// The kernel's VXLAN device alone
+    Kernel,
+}
+
+/// `--fast-path`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FastPath {
+    /// For flows that the kernel was seen to forward unchanged
+    #[default]
+    Confirmed,
+    /// Never: the programs only count and check
+    Off,
+}
+
+impl Options {
+    /// How long before its end a lease is renewed.
+    pub fn renew_margin(&self) -> Duration {
+        let minutes =
+            self.subnet_lease_renew_margin.clamp(*RENEW_MARGIN.start(), *RENEW_MARGIN.end());
+        Duration::from_secs(60 * minutes.unsigned_abs())
+    }
+}
+
+/// Where an [`Exit`]'s text goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+/// The process has to end without doing anything else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// What to print, with its newline.
+    pub text: String,
+    /// Where to print it.
+    pub stream: Stream,
+    /// Exit code.
+    pub code: u8,
+}
+
+/// Reads the command line (`argv[0]` first) and, for the flags that are not
+/// on it, the environment by way of `env`.
+///
+/// The second part of the result are the flags of flannel's logging that were
+/// accepted and have no effect, as they were written.
+pub fn parse(
+    argv: impl IntoIterator<Item = OsString>,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Result<(Cli, Vec<String>), Exit> {
+    let mut command = Cli::command();
+    command.build();
+    let line = go_style::normalise(&command, argv, env).map_err(|text| usage(&command, &text))?;
+    let cli = command
+        .try_get_matches_from(&line.argv)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| Exit::from_clap(&error, &line.from_env))?;
+    if cli.daemon.version {
+        let text = format!("v{}\n", env!("CARGO_PKG_VERSION"));
+        return Err(Exit { text, stream: Stream::Err, code: 0 });
+    }
+    if cli.command.is_none() && !RENEW_MARGIN.contains(&cli.daemon.subnet_lease_renew_margin) {
+        let text = format!(
+            "Invalid subnet-lease-renew-margin option, out of acceptable range \
+             ({} is not in {} to {} minutes)\n",
+            cli.daemon.subnet_lease_renew_margin,
+            RENEW_MARGIN.start(),
+            RENEW_MARGIN.end()
+        );
+        return Err(Exit { text, stream: Stream::Err, code: 1 });
+    }
+    Ok((cli, line.ignored))
+}
+
+fn usage(command: &clap::Command, text: &str) -> Exit {
+    let error = clap::Error::raw(ErrorKind::ValueValidation, format!("{text}\n")).with_cmd(command);
+    Exit::from_clap(&error, &[])
+}
+
+impl Exit {
+    fn from_clap(error: &clap::Error, from_env: &[String]) -> Self {
+        let mut text = error.to_string();
+        for name in from_env {
+            if text.contains(&format!("--{name} ")) || text.contains(&format!("--{name}=")) {
+                let variable = go_style::variable(name);
+                text.push_str(&format!("\n--{name} was taken from {variable}.\n"));
+            }
+        }
+        let stream = if error.use_stderr() { Stream::Err } else { Stream::Out };
+        Self { text, stream, code: u8::try_from(error.exit_code()).unwrap_or(2) }
+    }
+}
+
+/// The process's own environment, for [`parse`].
+pub fn process_env(name: &str) -> Option<OsString> {
+    std::env::var_os(OsStr::new(name))
+}

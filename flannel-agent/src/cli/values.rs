@@ -1,0 +1,76 @@
+//! The values of flags.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Text that does not appear in debug output.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A boolean in one of the spellings of Go's `strconv.ParseBool`.
+pub(super) fn go_bool(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false"),
+    }
+}
+
+/// `--fast-path-window`.
+pub(super) fn fast_path_window(text: &str) -> Result<Duration, String> {
+    let window = duration(text)?;
+    if (Duration::from_millis(100)..=Duration::from_secs(20)).contains(&window) {
+        Ok(window)
+    } else {
+        Err("expected 100ms to 20s: it must stay below conntrack's UDP timeout of 30 s, \
+             or the kernel forgets flows that are still in use"
+            .to_owned())
+    }
+}
+
+/// `--resync-interval`.
+pub(super) fn resync_interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    if (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("expected 1 to 86400 seconds".to_owned())
+    }
+}
+
+/// Whole seconds, or a whole number with `s` or `ms` behind it.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (digits, unit): (&str, fn(u64) -> Duration) = if let Some(digits) = text.strip_suffix("ms")
+    {
+        (digits, Duration::from_millis)
+    } else {
+        (text.strip_suffix('s').unwrap_or(text), Duration::from_secs)
+    };
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("expected whole seconds, or a number with its unit such as 5s or 500ms".into());
+    }
+    digits.parse().map(unit).map_err(|_| "too long".to_owned())
+}
