@@ -1,5 +1,6 @@
 //! `flannel-agent cleanup`: removes everything that is ours from this node.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -41,34 +42,40 @@ pub async fn run(places: Places<'_>, force: bool) -> u8 {
     let state = state::load(places.state_dir).state;
     let mut steps = Steps::default();
     // Programs first: what follows is the kernel path's.
-    match bpf::cleanup(places.pin_dir) {
-        Ok(removed) if removed.is_empty() => {}
-        Ok(removed) => steps.did(format!("detached the programs ({} pins)", removed.len())),
-        Err(error) => steps.failed(error),
+    let pinned = state.as_ref().and_then(|state| state.pin_dir.as_deref());
+    for dir in BTreeSet::from([places.pin_dir, pinned.unwrap_or(places.pin_dir)]) {
+        match bpf::cleanup(dir) {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => steps.did(format!("detached the programs ({} pins)", removed.len())),
+            Err(error) => steps.failed(error),
+        }
     }
     match Nft::default().remove().await {
         Ok(()) => {}
         Err(error) => steps.failed(error),
     }
-    let device = state.as_ref().map_or("flannel.1", |state| state.device.as_str());
-    match delete_device(device).await {
-        Ok(true) => steps.did(format!("deleted {device} with its routes")),
-        Ok(false) => {}
-        Err(error) => steps.failed(error),
-    }
-    restore_sysctls(state.as_ref(), &mut steps);
-    let files = [
-        places.subnet_file.to_owned(),
-        state::path(places.state_dir),
-        control::path(places.state_dir),
-        places.state_dir.join("lock"),
-    ];
-    for path in files {
-        match fs::remove_file(&path) {
-            Ok(()) => steps.did(format!("removed {}", path.display())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => steps.failed(format!("remove {}: {error}", path.display())),
+    if let Some(state) = &state {
+        let device = state.device.as_str();
+        match delete_device(device).await {
+            Ok(true) => steps.did(format!("deleted {device} with its routes")),
+            Ok(false) => {}
+            Err(error) => steps.failed(error),
         }
+        restore_sysctls(state, &mut steps);
+        let written = state.subnet_file.as_deref().unwrap_or(places.subnet_file);
+        steps.remove_file(written);
+    } else {
+        // They may be flanneld's.
+        print(&format!(
+            "no state file in {}: a flannel device and subnet.env, if there, are left alone",
+            places.state_dir.display()
+        ));
+    }
+    steps.remove_file(&control::path(places.state_dir));
+    // What is left to do stays known.
+    if steps.failed == 0 {
+        steps.remove_file(&state::path(places.state_dir));
+        let _ = fs::remove_file(places.state_dir.join("lock"));
     }
     // Kept if somebody else has put something there.
     let _ = fs::remove_dir(places.state_dir);
@@ -86,9 +93,9 @@ async fn delete_device(name: &str) -> Result<bool, KernelError> {
     kernel.apply(name, &[op]).await.into_iter().collect::<Result<(), _>>().map(|()| true)
 }
 
-fn restore_sysctls(state: Option<&NodeState>, steps: &mut Steps) {
+fn restore_sysctls(state: &NodeState, steps: &mut Steps) {
     let sysctl = Sysctl::default();
-    for (name, before) in state.iter().flat_map(|state| &state.sysctls) {
+    for (name, before) in &state.sysctls {
         match sysctl.write(&name.replace('.', "/"), before) {
             Ok(()) => steps.did(format!("set {name} back to {before}")),
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
@@ -107,6 +114,14 @@ impl Steps {
     fn did(&mut self, what: String) {
         self.done += 1;
         print(&what);
+    }
+
+    fn remove_file(&mut self, path: &Path) {
+        match fs::remove_file(path) {
+            Ok(()) => self.did(format!("removed {}", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.failed(format!("remove {}: {error}", path.display())),
+        }
     }
 
     fn failed(&mut self, error: impl std::fmt::Display) {

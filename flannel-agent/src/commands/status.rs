@@ -101,7 +101,10 @@ fn table(status: &Value) -> String {
 }
 
 fn datapath(datapath: &Value) -> String {
-    let mut text = plain(&datapath["mode"]);
+    let mut text = match datapath["mode"].as_str() {
+        Some("") => "not chosen yet".to_owned(),
+        _ => plain(&datapath["mode"]),
+    };
     if let Some(attach) = datapath["attach"].as_str() {
         let _ = write!(text, ", {attach}");
     }

@@ -118,6 +118,7 @@ async fn start_and_serve(
         expires: lease.expires,
     });
 
+    start::retire_device(&kernel, &before, &device).await;
     let load = LoadOptions { pin_dir: options.pin_dir.clone(), attach: options.attach };
     let opened = datapath::open(options.datapath, &load, &underlay)?;
     match opened {

@@ -359,6 +359,8 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             device: self.reconciler.device().to_owned(),
             vni: identity.vxlan.vni,
             attach: self.shared.lock().datapath.attach.clone(),
+            subnet_file: std::path::absolute(&self.options.subnet_file).ok(),
+            pin_dir: std::path::absolute(&self.options.pin_dir).ok(),
             sysctls,
         };
         if self.last_state.as_ref() != Some(&node) {

@@ -17,6 +17,7 @@ use crate::lease::attrs::LeaseAttrs;
 use crate::lease::table::Lease;
 use crate::mac::MacAddr;
 use crate::notify;
+use crate::plan::Op;
 use crate::source::etcd3::{Etcd3, Etcd3Options};
 use crate::source::{Claim, LeaseSource, SourceError};
 use crate::status::Shared;
@@ -109,6 +110,26 @@ pub(super) async fn choose_underlay<K: Kernel>(
     Ok(underlay::choose(&links, wish, route)?)
 }
 
+/// Deletes the device of an earlier run that has another name than ours: the
+/// VNI in the config was changed, and two devices would route the same subnets.
+pub(super) async fn retire_device<K: Kernel>(kernel: &K, before: &Before, ours: &str) {
+    let Some(old) = before.state.as_ref().map(|state| state.device.as_str()) else { return };
+    if old == ours {
+        return;
+    }
+    let observed = kernel.observe(old).await;
+    if observed.is_ok_and(|observed| observed.device.is_none_or(|device| device.vxlan.is_none())) {
+        return;
+    }
+    let op = Op::DeleteDevice { name: old.to_owned(), why: format!("it is {ours} now") };
+    for result in kernel.apply(old, &[op]).await {
+        match result {
+            Ok(()) => tracing::info!(device = old, "deleted the device of an earlier VNI"),
+            Err(error) => tracing::warn!(%error, "the device of an earlier VNI stays"),
+        }
+    }
+}
+
 /// What an earlier run left.
 pub(super) struct Before {
     /// The state file.
@@ -181,5 +202,52 @@ pub(super) async fn acquire<S: LeaseSource>(
             }
             Err(error) => waiting.because(&error).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::fake::FakeKernel;
+    use crate::plan::{Observed, ObservedDevice, ObservedVxlan};
+
+    fn before(device: &str) -> Before {
+        let text = format!(
+            r#"{{"version":1,"public_ip":"192.0.2.1","subnet":"10.5.1.0/24",
+                "vtep_mac":"02:00:00:00:00:01","device":"{device}","vni":1}}"#
+        );
+        Before { state: serde_json::from_str(&text).ok(), subnet: None, device_mac: None }
+    }
+
+    #[tokio::test]
+    async fn only_the_device_of_another_vni_goes() {
+        let vxlan = ObservedVxlan {
+            vni: 1,
+            port: 8472,
+            local: None,
+            underlay: 2,
+            gbp: false,
+            learning: false,
+        };
+        let device = ObservedDevice {
+            ifindex: 3,
+            vxlan: Some(vxlan),
+            mac: MacAddr([2; 6]),
+            mtu: 1450,
+            up: true,
+            addresses: Default::default(),
+        };
+        let kernel = FakeKernel::default();
+        let observed = Observed { device: Some(device.clone()), ..Observed::default() };
+        kernel.state().devices.insert("flannel.1".to_owned(), observed);
+        let foreign = ObservedDevice { vxlan: None, ..device };
+        let foreign = Observed { device: Some(foreign), ..Observed::default() };
+        kernel.state().devices.insert("flannel.2".to_owned(), foreign);
+        retire_device(&kernel, &before("flannel.1"), "flannel.1").await;
+        retire_device(&kernel, &before("flannel.2"), "flannel.1").await;
+        assert_eq!(kernel.state().applied, []);
+        retire_device(&kernel, &before("flannel.1"), "flannel.7").await;
+        assert_eq!(kernel.state().applied.len(), 1);
+        assert_eq!(kernel.state().devices["flannel.1"].device, None);
     }
 }

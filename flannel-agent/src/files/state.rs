@@ -39,6 +39,12 @@ pub struct NodeState {
     /// How the programs were attached; `None` on the kernel path.
     #[serde(default)]
     pub attach: Option<String>,
+    /// Where subnet.env was written, absolute.
+    #[serde(default)]
+    pub subnet_file: Option<PathBuf>,
+    /// Where maps and links were pinned, absolute.
+    #[serde(default)]
+    pub pin_dir: Option<PathBuf>,
     /// Sysctls that the agent changed, with the values they had before.
     #[serde(default)]
     pub sysctls: BTreeMap<String, String>,
@@ -132,6 +138,8 @@ mod tests {
             device: "flannel.1".to_owned(),
             vni: 1,
             attach: Some("tcx".to_owned()),
+            subnet_file: Some("/run/flannel/subnet.env".into()),
+            pin_dir: Some("/sys/fs/bpf/flannel".into()),
             sysctls: BTreeMap::from([(
                 "net.netfilter.nf_conntrack_tcp_be_liberal".to_owned(),
                 "0".to_owned(),
@@ -147,6 +155,8 @@ mod tests {
   "device": "flannel.1",
   "vni": 1,
   "attach": "tcx",
+  "subnet_file": "/run/flannel/subnet.env",
+  "pin_dir": "/sys/fs/bpf/flannel",
   "sysctls": {
     "net.netfilter.nf_conntrack_tcp_be_liberal": "0"
   }
@@ -187,7 +197,13 @@ mod tests {
     fn absent_options_and_unknown_members_are_fine() {
         let text = r#"{"version":1,"public_ip":"10.99.0.11","subnet":"10.5.27.0/24",
             "vtep_mac":"72:35:2e:f2:e7:c9","device":"flannel.1","vni":1,"later":[]}"#;
-        let expected = NodeState { attach: None, sysctls: BTreeMap::new(), ..state() };
+        let expected = NodeState {
+            attach: None,
+            subnet_file: None,
+            pin_dir: None,
+            sysctls: BTreeMap::new(),
+            ..state()
+        };
         assert_eq!(loaded(text), Loaded { state: Some(expected), warning: None });
     }
 
