@@ -59,7 +59,10 @@ fn try_open(load: &LoadOptions, underlay: &Underlay) -> Result<Loaded, String> {
     }
     Loaded::open(load).map_err(|error| {
         log_verifier(&error);
-        error.to_string()
+        match error.verifier_log.as_deref().map(last_lines) {
+            Some(log) => format!("{error}; verifier: {log}"),
+            None => error.to_string(),
+        }
     })
 }
 
@@ -72,6 +75,13 @@ fn missing_capability() -> Option<&'static str> {
         return Some("CAP_NET_ADMIN");
     }
     None
+}
+
+/// What status shows of the verifier's log: its refusal, and the instruction
+/// before it.
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(4)..].join(" | ")
 }
 
 fn log_verifier(error: &BpfError) {

@@ -16,9 +16,9 @@ use super::{AttachMode, BpfError};
 
 /// Priority of our clsact filters: the same for all, so that they are found
 /// again, and not one that people choose.
-const CLSACT_PRIORITY: u16 = 0xf1a0;
+pub const CLSACT_PRIORITY: u16 = 0xf1a0;
 /// Handle of our clsact filters.
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0xf1a0);
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, CLSACT_PRIORITY);
 
 /// One place where a program runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

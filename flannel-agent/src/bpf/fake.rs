@@ -95,4 +95,8 @@ impl Datapath for FakeDatapath {
     fn describe(&self) -> String {
         "fake".to_owned()
     }
+
+    fn unpinned(&self) -> Option<String> {
+        None
+    }
 }

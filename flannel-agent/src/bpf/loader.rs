@@ -23,7 +23,8 @@ pub struct Loaded {
     ebpf: Ebpf,
     maps: Maps,
     attacher: Attacher,
-    pins: Option<PinDir>,
+    /// The pins, or why there are none.
+    pins: Result<PinDir, String>,
     /// Other ABI versions' programs run until ours do.
     others_remain: bool,
 }
@@ -39,17 +40,11 @@ impl Loaded {
         let bytes = object::bytes()?;
         let pins = PinDir::new(&options.pin_dir);
         let pins = match pins.create().and_then(|()| pins.discard_unfit_maps(&bytes)) {
-            Ok(()) => Some(pins),
-            Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "running without pins: a stop of the agent takes the fast path away"
-                );
-                None
-            }
+            Ok(()) => Ok(pins),
+            Err(error) => Err(error.to_string()),
         };
         let mut loader = EbpfLoader::new();
-        if let Some(pins) = &pins {
+        if let Ok(pins) = &pins {
             for name in abi::map::ALL {
                 loader.map_pin_path(name, pins.map(name));
             }
@@ -67,8 +62,8 @@ impl Loaded {
         Ok(Self {
             ebpf,
             maps,
-            attacher: Attacher::new(options.attach, pins.clone()),
-            others_remain: pins.is_some(),
+            attacher: Attacher::new(options.attach, pins.clone().ok()),
+            others_remain: pins.is_ok(),
             pins,
         })
     }
@@ -225,7 +220,7 @@ impl Datapath for Loaded {
         }
         if self.others_remain && report.failed.is_empty() {
             self.others_remain = false;
-            if let Some(Err(error)) = self.pins.as_ref().map(PinDir::remove_other_versions) {
+            if let Ok(Err(error)) = self.pins.as_ref().map(PinDir::remove_other_versions) {
                 tracing::warn!(%error, "programs of another version stay attached");
             }
         }
@@ -246,6 +241,10 @@ impl Datapath for Loaded {
             Some(Form::Clsact) => "clsact".to_owned(),
             None => "not attached".to_owned(),
         }
+    }
+
+    fn unpinned(&self) -> Option<String> {
+        self.pins.as_ref().err().cloned()
     }
 }
 

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
+pub use self::attach::CLSACT_PRIORITY;
 pub use self::error::BpfError;
 pub use self::loader::cleanup;
 pub use self::object::{OBJECT_ENV, bytes as object};
@@ -153,8 +154,11 @@ pub trait Datapath: Send + 'static {
     /// Counters of each peer in the maps.
     fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError>;
 
-    /// `tcx` or `clsact`, and whether pins are used: for status.
+    /// `tcx` or `clsact`: for status.
     fn describe(&self) -> String;
+
+    /// Why the programs run without pins, if they do: they go with the agent.
+    fn unpinned(&self) -> Option<String>;
 }
 
 /// What [`Datapath::ensure_hooks`] did.

@@ -8,13 +8,13 @@ use std::path::Path;
 use super::{complain, print};
 use crate::bpf;
 use crate::control;
-use crate::files::lock::StateLock;
+use crate::files::lock::{LockError, StateLock};
 use crate::files::state::{self, NodeState};
 use crate::firewall::Firewall as _;
 use crate::firewall::nft::Nft;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Kernel as _, KernelError};
+use crate::kernel::{Kernel as _, KernelError, clsact};
 use crate::plan::Op;
 
 /// What to clean up.
@@ -36,11 +36,21 @@ pub async fn run(places: Places<'_>, force: bool) -> u8 {
     if let Err(error) = &lock
         && !force
     {
-        complain(&format!("{error}\nstop the agent first, or use --force"));
+        complain(&match error {
+            LockError::Taken(path) => format!(
+                "an agent runs with state directory {}: stop it first, or use --force",
+                path.display()
+            ),
+            LockError::Unusable { .. } => error.to_string(),
+        });
         return 1;
     }
     let state = state::load(places.state_dir).state;
     let mut steps = Steps::default();
+    let qdiscs = clsact::with_our_filter().unwrap_or_else(|error| {
+        steps.failed(error);
+        Vec::new()
+    });
     // Programs first: what follows is the kernel path's.
     let pinned = state.as_ref().and_then(|state| state.pin_dir.as_deref());
     for dir in BTreeSet::from([places.pin_dir, pinned.unwrap_or(places.pin_dir)]) {
@@ -48,6 +58,11 @@ pub async fn run(places: Places<'_>, force: bool) -> u8 {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => steps.did(format!("detached the programs ({} pins)", removed.len())),
             Err(error) => steps.failed(error),
+        }
+    }
+    for ifindex in qdiscs {
+        if let Err(error) = clsact::remove_if_unused(ifindex) {
+            steps.failed(error);
         }
     }
     match Nft::default().remove().await {

@@ -1,6 +1,7 @@
 //! The kernel's network state through rtnetlink and /proc/sys. Only this
 //! module speaks netlink.
 
+pub mod clsact;
 mod device;
 pub mod events;
 pub mod fake;

@@ -1,0 +1,91 @@
+//! The clsact qdiscs under our filters: made for them where there is no tcx,
+//! and removed when nobody's filter is left.
+
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::tc::{TcHandle, TcMessage};
+
+use super::KernelError;
+use super::socket::{Refused, Request, RouteSocket};
+use crate::bpf::CLSACT_PRIORITY;
+
+/// TC_H_CLSACT: parent of the qdisc; its filters hang at minor 0xfff2 (ingress)
+/// and 0xfff3 (egress), `linux/pkt_sched.h`.
+const CLSACT: TcHandle = TcHandle { major: 0xffff, minor: 0xfff1 };
+const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff2 };
+const EGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff3 };
+/// Handle of a clsact qdisc.
+const HANDLE: TcHandle = TcHandle { major: 0xffff, minor: 0 };
+
+/// Interfaces with a clsact filter of ours.
+///
+/// # Errors
+/// Netlink cannot be used.
+pub fn with_our_filter() -> Result<Vec<i32>, KernelError> {
+    let failed = |refused| error("list clsact filters", "of all interfaces".to_owned(), refused);
+    let mut socket = RouteSocket::open().map_err(|source| failed(source.into()))?;
+    let qdiscs = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+    let mut found = Vec::new();
+    for message in socket.dump(&qdiscs).map_err(failed)? {
+        let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message else { continue };
+        let ifindex = qdisc.header.index;
+        if qdisc.header.parent == CLSACT
+            && priorities(&mut socket, ifindex)?.contains(&CLSACT_PRIORITY)
+        {
+            found.push(ifindex);
+        }
+    }
+    Ok(found)
+}
+
+/// Removes the interface's clsact qdisc, unless a filter hangs on it.
+///
+/// # Errors
+/// The kernel refuses; not if it has gone already.
+pub fn remove_if_unused(ifindex: i32) -> Result<(), KernelError> {
+    let failed = |refused| error("delete clsact qdisc", format!("of interface {ifindex}"), refused);
+    let mut socket = RouteSocket::open().map_err(|source| failed(source.into()))?;
+    if !priorities(&mut socket, ifindex)?.is_empty() {
+        return Ok(());
+    }
+    let message = RouteNetlinkMessage::DelQueueDiscipline(message_for(ifindex, CLSACT, HANDLE));
+    let request = Request { message, flags: 0 };
+    match socket.batch(&[request]).pop() {
+        Some(Err(refused))
+            if !matches!(refused.errno(), libc::ENOENT | libc::EINVAL | libc::ENODEV) =>
+        {
+            Err(failed(refused))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Priorities of all filters on an interface's clsact qdisc.
+fn priorities(socket: &mut RouteSocket, ifindex: i32) -> Result<Vec<u16>, KernelError> {
+    let mut found = Vec::new();
+    for parent in [INGRESS, EGRESS] {
+        let message = message_for(ifindex, parent, TcHandle::default());
+        let filters =
+            socket.dump(&RouteNetlinkMessage::GetTrafficFilter(message)).map_err(|refused| {
+                error("list clsact filters", format!("of interface {ifindex}"), refused)
+            })?;
+        found.extend(filters.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewTrafficFilter(filter) => {
+                Some((filter.header.info >> 16) as u16)
+            }
+            _ => None,
+        }));
+    }
+    Ok(found)
+}
+
+fn message_for(ifindex: i32, parent: TcHandle, handle: TcHandle) -> TcMessage {
+    let mut message = TcMessage::default();
+    message.header.index = ifindex;
+    message.header.parent = parent;
+    message.header.handle = handle;
+    message
+}
+
+fn error(call: &'static str, object: String, refused: Refused) -> KernelError {
+    KernelError { detail: refused.detail, ..KernelError::new(call, object, refused.source) }
+}
