@@ -15,10 +15,12 @@ use crate::source::{LeaseSource, SourceError};
 const RETRY_LIMIT: Duration = Duration::from_secs(60);
 /// A lease that lasts longer is not renewed before this, whatever the margin.
 const MINIMUM: Duration = Duration::from_secs(60);
-/// Somebody who writes our lease again and again is answered more and more
-/// slowly: two nodes with one PublicIP would wear the store out otherwise.
+/// Somebody who writes or removes our lease again and again is answered more
+/// and more slowly after so many times: two nodes with one PublicIP would wear
+/// the store out otherwise.
+const AT_ONCE: u32 = 3;
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
-/// After so long without such a write the next is answered at once.
+/// After so long without that the next is answered at once again.
 const QUIET: Duration = Duration::from_secs(5 * 60);
 
 /// What became of a renewal.
@@ -40,7 +42,8 @@ pub struct Keeper<S> {
     margin: Duration,
     due: Option<Instant>,
     backoff: Backoff,
-    answers: Backoff,
+    answers: u32,
+    slower: Backoff,
     answered: Option<Instant>,
     running: Option<JoinHandle<Result<Lease, SourceError>>>,
     lost: bool,
@@ -55,7 +58,8 @@ impl<S: LeaseSource> Keeper<S> {
             margin,
             due: None,
             backoff: Backoff::new(Duration::from_secs(1), RETRY_LIMIT),
-            answers: Backoff::new(FIRST_ANSWER, RETRY_LIMIT),
+            answers: 0,
+            slower: Backoff::new(FIRST_ANSWER, RETRY_LIMIT),
             answered: None,
             running: None,
             lost: false,
@@ -74,23 +78,30 @@ impl<S: LeaseSource> Keeper<S> {
         self.lost
     }
 
-    /// Writes the lease anew, soon: it has gone, or says something else, or
-    /// another node may hold it (then the store refuses).
-    pub fn republish(&mut self, attrs: LeaseAttrs) {
+    /// Writes the lease with these attributes now: they are ours and new.
+    pub fn publish(&mut self, attrs: LeaseAttrs) {
         self.lease.attrs = attrs;
-        if self.lost {
-            return;
-        }
+        self.due_by(Instant::now());
+    }
+
+    /// Writes the lease anew: it has gone, or says something else, or another
+    /// node may hold it (then the store refuses).
+    pub fn answer(&mut self) {
         let now = Instant::now();
-        let quiet = self.answered.is_none_or(|answered| now - answered >= QUIET);
-        let due = if quiet {
-            self.answers.reset();
-            now
-        } else {
-            now + self.answers.fail()
-        };
+        if self.answered.is_none_or(|answered| now >= answered + QUIET) {
+            self.answers = 0;
+            self.slower.reset();
+        }
+        self.answers += 1;
+        let due = if self.answers <= AT_ONCE { now } else { now + self.slower.fail() };
         self.answered = Some(due);
-        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+        self.due_by(due);
+    }
+
+    fn due_by(&mut self, due: Instant) {
+        if !self.lost {
+            self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+        }
     }
 
     /// The store's revision of our key, from a write that was ours.
@@ -129,7 +140,7 @@ impl<S: LeaseSource> Keeper<S> {
                 let attrs = std::mem::replace(&mut self.lease, lease).attrs;
                 self.backoff.reset();
                 if attrs != self.lease.attrs {
-                    self.republish(attrs);
+                    self.publish(attrs);
                 } else if self.due.is_none() {
                     self.schedule();
                 }
@@ -231,7 +242,8 @@ mod tests {
         source.put(Lease { attrs, ..keeper.lease().clone() });
         let (kept, _) = next(&mut keeper).await;
         assert!(matches!(kept, Kept::Lost(_)), "{kept:?}");
-        keeper.republish(keeper.lease().attrs.clone());
+        keeper.publish(keeper.lease().attrs.clone());
+        keeper.answer();
         assert!(tokio::time::timeout(48 * HOUR, keeper.next()).await.is_err());
         assert!(!source.writes().iter().any(|write| matches!(write, Write::Renewed(_))));
     }
@@ -239,13 +251,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_changes_during_a_renewal_is_published_after_it() {
         let (source, mut keeper) = keeper(HOUR).await;
-        keeper.republish(keeper.lease().attrs.clone());
+        keeper.publish(keeper.lease().attrs.clone());
         // Starts the call, and is dropped before its end.
         let started = tokio::time::timeout(Duration::ZERO, keeper.next()).await;
         assert!(started.is_err());
         let moved =
             LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 9), ..keeper.lease().attrs.clone() };
-        keeper.republish(moved.clone());
+        keeper.publish(moved.clone());
         while source.lease(keeper.lease().subnet).unwrap().attrs != moved {
             let (_, after) = next(&mut keeper).await;
             assert!(after <= RETRY_LIMIT);

@@ -264,7 +264,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         };
         tracing::warn!(subnet = %ours.subnet, "our lease: {what}; writing it again");
         self.shared.lock().health.complain("own lease", what);
-        self.keeper.republish(ours.attrs);
+        self.keeper.answer();
     }
 
     fn take_kept(&mut self, kept: &Kept) {
@@ -339,7 +339,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let mut attrs = self.keeper.lease().attrs.clone();
         if attrs.public_ip != public_ip {
             attrs.public_ip = public_ip;
-            self.keeper.republish(attrs);
+            self.keeper.publish(attrs);
         }
         self.wake(Wake { look: true, ..Wake::default() });
     }
