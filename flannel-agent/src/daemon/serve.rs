@@ -262,7 +262,6 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             // The store knows best: the renewal is refused if that is so.
             OwnChange::Taken { lease } => format!("{} claims it", lease.attrs.public_ip),
         };
-        tracing::warn!(subnet = %ours.subnet, "our lease: {what}; writing it again");
         self.shared.lock().health.complain("own lease", what);
         self.keeper.answer();
     }
@@ -302,7 +301,9 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             "the lease is lost; restart the agent for another subnet (pods here keep the old \
              addresses until they are recreated)"
         );
-        self.shared.lock().health.complain("lease lost", why);
+        let mut state = self.shared.lock();
+        state.health.well("own lease");
+        state.health.complain("lease lost", why);
     }
 
     async fn pass(&mut self) {
