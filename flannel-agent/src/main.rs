@@ -1,7 +1,7 @@
 //! `flannel-agent`: the daemon and its subcommands.
 #![forbid(unsafe_code)]
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use flannel_agent::cli::{self, Cli, Command};
@@ -52,7 +52,11 @@ async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {
             let filter = EnvFilter::try_from_env("FLANNELD_LOG")
                 .or_else(|_| EnvFilter::try_from_default_env())
                 .unwrap_or_else(|_| "info".into());
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+            tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_writer(std::io::stderr)
+                .with_ansi(std::io::stderr().is_terminal())
+                .init();
             if !ignored.is_empty() {
                 tracing::info!(flags = ?ignored, "flags of flanneld's logger are accepted and ignored");
             }
