@@ -114,6 +114,11 @@ impl Bench {
             }
             pin_server(&pair.server.netns);
         }
+        // Without TIME_WAIT: the connections of one round would leave the next
+        // without ports.
+        for netns in [&kernel.client.netns, &ebpf.client.netns, &kernel.left.netns] {
+            netns.sh("sysctl -qw net.ipv4.tcp_max_tw_buckets=0");
+        }
         let log = kernel.lab.dir().join("host-server.log");
         servers.push(serve(&kernel.right.netns, &log, &["--cpu", "1"]));
         Self { _servers: servers, kernel, ebpf }
