@@ -38,7 +38,7 @@ pub async fn run(places: Places<'_>, force: bool) -> u8 {
     {
         complain(&match error {
             LockError::Taken(path) => format!(
-                "an agent runs with state directory {}: stop it first, or use --force",
+                "an agent runs with state directory {}: stop the agent first, or use --force",
                 path.display()
             ),
             LockError::Unusable { .. } => error.to_string(),

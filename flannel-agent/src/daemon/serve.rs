@@ -73,6 +73,7 @@ pub(super) struct Loop<'a, S, K, F> {
     peers: Vec<Peer>,
     peers_changed: bool,
     oddities_due: Option<Instant>,
+    oddities_told: Option<Instant>,
     reconciler: Reconciler<K, F>,
     shared: Shared,
     /// Sysctls that an earlier run had changed, with the values before.
@@ -111,6 +112,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             peers: Vec::new(),
             peers_changed: false,
             oddities_due: None,
+            oddities_told: None,
             reconciler,
             shared,
             remembered,
@@ -209,7 +211,13 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
 
     fn tell_oddities(&mut self) {
         self.oddities_due = None;
-        self.shared.lock().ignored = self.table.oddities();
+        self.oddities_told = Some(Instant::now());
+        let oddities = self.table.oddities();
+        let mut state = self.shared.lock();
+        for oddity in oddities.iter().filter(|oddity| !state.ignored.contains(oddity)) {
+            tracing::warn!("{oddity}");
+        }
+        state.ignored = oddities;
     }
 
     fn take_update(&mut self, update: LeaseUpdate) {
@@ -230,7 +238,9 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         if let Some(own) = changes.own {
             self.take_own(own);
         }
-        self.oddities_due.get_or_insert_with(|| Instant::now() + ODDITIES);
+        let soon = Instant::now() + DEBOUNCE;
+        let due = self.oddities_told.map_or(soon, |told| soon.max(told + ODDITIES));
+        self.oddities_due.get_or_insert(due);
         if !changes.peers.is_empty() {
             self.peers_may_have_changed();
         }

@@ -151,7 +151,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         failures
             .extend(report.failed.into_iter().map(|(hook, error)| (format!("hook {hook}"), error)));
         let attach = datapath.describe();
+        let unpinned = datapath.unpinned();
         drop(guard);
+        self.shared.lock().health.report("pins", unpinned);
         self.judge(&failures, attach, tcp, &veths);
     }
 

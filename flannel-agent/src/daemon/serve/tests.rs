@@ -432,3 +432,17 @@ async fn a_pod_that_comes_is_served_and_ends_confirmations() {
     bench.tell(KernelEvent::Link { ifindex: 9 }).await;
     assert_eq!(bench.generation(), generation + 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn leases_that_are_left_out_are_told() {
+    let bench = Bench::start(&[]).await;
+    assert_eq!(bench.shared.lock().ignored, [""; 0]);
+    let outside = Ipv4Network::new(Ipv4Addr::new(10, 9, 1, 0), 24).unwrap();
+    bench.source.put(Lease { subnet: outside, ..lease(2) });
+    bench.settle().await;
+    assert!(bench.shared.lock().ignored[0].contains("10.9.1.0-24"));
+    assert_eq!(bench.subnets(), []);
+    bench.source.remove(outside);
+    bench.settle().await;
+    assert_eq!(bench.shared.lock().ignored, [""; 0]);
+}
