@@ -57,6 +57,19 @@ fn no_capability() {
 }
 
 #[test]
+fn the_units_capabilities_are_enough() {
+    // CapabilityBoundingSet of packaging/flannel-agent.service.
+    let wrapper = ["setpriv", "--bounding-set", "-all,+net_admin,+bpf,+perfmon"].map(String::from);
+    let pair = Pair::agents(&Options { wrapper: wrapper.to_vec(), ..Options::ebpf() });
+    pair.traffic("requests", "--seconds 2 --patience 2");
+    // Hooks have been looked after a few times by now.
+    let status = pair.left.status();
+    assert_eq!(status["datapath"]["mode"], "ebpf", "{status}");
+    assert_eq!(status["health"].as_array().map(Vec::len), Some(0), "{status}");
+    assert!(pair.left.outcomes().fast() > 100, "{status}");
+}
+
+#[test]
 fn a_program_that_the_verifier_refuses() {
     let lab = Lab::new();
     let options = object(&lab, |bytes| {

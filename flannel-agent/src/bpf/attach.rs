@@ -12,6 +12,7 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use flannel_ebpf::abi::program;
 
 use super::pin::{self, PinDir};
+use super::sys::{TcxHook, tcx_programs};
 use super::{AttachMode, BpfError};
 
 /// Priority of our clsact filters: the same for all, so that they are found
@@ -38,6 +39,13 @@ impl Hook {
         match self.program {
             program::TO_OVERLAY | program::TO_POD => TcAttachType::Egress,
             _ => TcAttachType::Ingress,
+        }
+    }
+
+    fn tcx(&self) -> TcxHook {
+        match self.direction() {
+            TcAttachType::Egress => TcxHook::Egress,
+            _ => TcxHook::Ingress,
         }
     }
 }
@@ -111,9 +119,9 @@ impl Attacher {
             BpfError::new(step, hook.name(), error)
         };
         let id = program.info().map_err(|error| failed("inspect program", &error))?.id();
-        let (_, running) = SchedClassifier::query_tcx(&hook.interface, hook.direction())
+        let running = tcx_programs(hook.ifindex, hook.tcx())
             .map_err(|error| failed("query tcx hook", &error))?;
-        if running.iter().any(|info| info.id() == id) {
+        if running.contains(&id) {
             return Ok(false);
         }
         self.ours.remove(hook);
@@ -257,8 +265,7 @@ fn take_over(
 }
 
 fn is_running(hook: &Hook, id: u32) -> bool {
-    SchedClassifier::query_tcx(&hook.interface, hook.direction())
-        .is_ok_and(|(_, running)| running.iter().any(|info| info.id() == id))
+    tcx_programs(hook.ifindex, hook.tcx()).is_ok_and(|running| running.contains(&id))
 }
 
 fn has_errno(error: &(dyn std::error::Error + 'static), errno: i32) -> bool {

@@ -10,7 +10,7 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues
 use flannel_ebpf::abi::{self, Config, MAX_PEER_STATS, Outcome, PeerStats, Subnet, Veth};
 use ipnetwork::Ipv4Network;
 
-use super::{BpfError, PeerCounters, batch};
+use super::{BpfError, PeerCounters, sys};
 use crate::desired::Peer;
 use crate::mac::MacAddr;
 
@@ -133,7 +133,7 @@ impl Maps {
         let keys: Vec<[u8; 4]> = chunk.iter().map(|(_, subnet)| subnet.public_ip).collect();
         let values: Vec<abi::Peer> =
             chunk.iter().map(|(_, subnet)| abi::Peer { peer_id: subnet.peer_id }).collect();
-        if batch::update(self.peers_fd.as_fd(), &keys, &values).is_ok() {
+        if sys::update_batch(self.peers_fd.as_fd(), &keys, &values).is_ok() {
             return Ok(());
         }
         for (key, value) in keys.iter().zip(&values) {
@@ -154,7 +154,7 @@ impl Maps {
             })
             .collect();
         let values: Vec<Subnet> = chunk.iter().map(|(_, subnet)| *subnet).collect();
-        if batch::update(self.subnets_fd.as_fd(), &keys, &values).is_ok() {
+        if sys::update_batch(self.subnets_fd.as_fd(), &keys, &values).is_ok() {
             return Ok(());
         }
         for (network, subnet) in chunk {

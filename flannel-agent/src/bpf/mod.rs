@@ -1,13 +1,13 @@
 //! The eBPF data path. Only this module speaks bpf(2).
 
 mod attach;
-mod batch;
 mod error;
 pub mod fake;
 pub mod loader;
 mod maps;
 mod object;
 pub mod pin;
+mod sys;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
