@@ -1,5 +1,5 @@
 //! `cargo xtask setup`: installs what is missing, from the distribution's
-//! packages and crates.io only.
+//! packages and `cargo install` only.
 
 use std::path::Path;
 use std::process::Command;
