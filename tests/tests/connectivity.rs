@@ -118,6 +118,10 @@ fn pods_of_before_and_after_the_start_use_the_fast_path() {
     // A pod that goes takes its hooks along; the next one of the same name
     // works like the first.
     drop(after);
+    // The kernel takes a namespace, and the veth into it, apart in its own time.
+    wait::holds("the old veth's end", Duration::from_secs(10), || {
+        !pair.left.netns.ip("-oneline link show").contains(" veth4@")
+    });
     let again = pair.left.pod(4);
     wait::holds("fast path of a pod made again", limit + Duration::from_secs(1), || {
         let start = pair.left.outcomes();
