@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(300);
 /// What is odd about the leases is told at most this often.
 const ODDITIES: Duration = Duration::from_secs(1);
 /// Hooks are looked after this often: no event tells of a detached program.
-const HOOKS: Duration = Duration::from_millis(700);
+const HOOKS: Duration = Duration::from_millis(400);
 /// Other people's rule sets may change all the time: ours are compared at most
 /// this often.
 const FIREWALL: Duration = Duration::from_millis(500);
