@@ -20,7 +20,7 @@ use crate::netns::Netns;
 use crate::pair::Pair;
 use crate::pod::{PORT, serve, traffic};
 use crate::process::Process;
-use crate::rules;
+use crate::rules::Rules;
 
 /// One figure of the table.
 #[derive(Clone, Copy)]
@@ -99,18 +99,18 @@ pub struct Bench {
 pub struct Figures(BTreeMap<(&'static str, &'static str), Vec<f64>>);
 
 impl Bench {
-    /// Makes two labs, with rules as on a cluster's nodes: one on the kernel
-    /// path, one on the eBPF path.
+    /// Makes two labs whose nodes are joined by a cable, with rules as on a
+    /// cluster's nodes: one on the kernel path, one on the eBPF path.
     ///
     /// # Panics
     /// They do not come up.
-    pub fn new() -> Self {
-        let kernel = Pair::agents(&Options::kernel());
-        let ebpf = Pair::agents(&Options::ebpf());
+    pub fn new(rules: Rules) -> Self {
+        let kernel = Pair::cabled(&Options::kernel());
+        let ebpf = Pair::cabled(&Options::ebpf());
         let mut servers = Vec::new();
         for pair in [&kernel, &ebpf] {
             for node in [&pair.left, &pair.right] {
-                rules::as_on_a_cluster(&node.netns);
+                rules.load(&node.netns);
             }
             pin_server(&pair.server.netns);
         }
@@ -137,9 +137,13 @@ impl Bench {
     ///
     /// # Panics
     /// A load fails.
-    pub fn run(&self, effort: Effort, mut progress: impl FnMut(&str)) -> Figures {
+    pub fn run(&self, effort: Effort, only: &str, mut progress: impl FnMut(&str)) -> Figures {
         let mut figures = Figures::default();
-        let mut loads: Vec<_> = COLUMNS.iter().map(|column| column.load).collect();
+        let mut loads: Vec<_> = COLUMNS
+            .iter()
+            .filter(|column| column.title.contains(only))
+            .map(|column| column.load)
+            .collect();
         loads.dedup();
         for round in 0..effort.rounds {
             for load in &loads {
@@ -182,12 +186,6 @@ fn awake() -> Option<File> {
     let mut file = File::options().write(true).open("/dev/cpu_dma_latency").ok()?;
     file.write_all(&0_i32.to_ne_bytes()).ok()?;
     Some(file)
-}
-
-impl Default for Bench {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 /// Moves the pod's server, which runs already, to CPU 1 with all its threads.

@@ -71,6 +71,21 @@ impl Lab {
         Node::new(number, netns, address, dir, self.pins.join(format!("n{number}")))
     }
 
+    /// Joins two nodes by a veth of their own, `eth1`, which becomes their
+    /// underlay: nothing stands between them. Agents need `--iface=eth1`.
+    pub fn cable(&self, left: &mut Node, right: &mut Node) {
+        let (one, other) = (left.netns.name(), right.netns.name());
+        self.underlay
+            .ip(&format!("link add eth1 netns {one} type veth peer name eth1 netns {other}"));
+        for node in [left, right] {
+            node.address = Ipv4Addr::new(198, 18, 0, 10 + node.number);
+            node.netns.ip_batch(&[
+                format!("address add {}/24 dev eth1", node.address),
+                "link set eth1 up".into(),
+            ]);
+        }
+    }
+
     /// Makes the host 198.51.100.2 behind the gateway. It has no route to the
     /// overlay: what is not masqueraded gets no answer.
     pub fn outside(&self) -> Netns {

@@ -161,6 +161,15 @@ impl Netns {
         self.feed(&["nft", "-f", "-"], rules);
     }
 
+    /// Adds `iptables-save`'s kind of rules to what is there.
+    ///
+    /// # Panics
+    /// iptables refuses them.
+    #[track_caller]
+    pub fn iptables(&self, rules: &str) {
+        self.feed(&["iptables-restore", "--noflush"], rules);
+    }
+
     #[track_caller]
     fn feed(&self, words: &[&str], input: &str) {
         use std::io::Write;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use flannel_tests::bench::{Bench, Effort};
 use flannel_tests::interrupt;
+use flannel_tests::rules::Rules;
 
 #[derive(Parser)]
 #[command(about = "Measure host to host, kernel path and eBPF path side by side")]
@@ -19,6 +20,12 @@ struct Cli {
     /// Seconds of each load in each round
     #[arg(long)]
     seconds: Option<f64>,
+    /// Netfilter rules on the nodes besides the agent's own
+    #[arg(long, value_enum, default_value_t)]
+    rules: Rules,
+    /// Only the loads of columns whose title contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
     /// File for the numbers of every round
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
@@ -31,8 +38,8 @@ fn main() -> Result<()> {
     effort.rounds = cli.rounds.unwrap_or(effort.rounds);
     effort.seconds = cli.seconds.unwrap_or(effort.seconds);
     eprintln!("bench: two nodes on the kernel path, two on the eBPF path");
-    let bench = Bench::new();
-    let figures = bench.run(effort, |what| eprintln!("bench: {what}"));
+    let bench = Bench::new(cli.rules);
+    let figures = bench.run(effort, &cli.only, |what| eprintln!("bench: {what}"));
     println!("{}", figures.table());
     println!(
         "Medians of {} interleaved rounds of {} s; ratios are medians of the ratios within a round, \

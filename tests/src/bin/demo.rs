@@ -13,6 +13,7 @@ use flannel_tests::lab::Lab;
 use flannel_tests::node::Node;
 use flannel_tests::pod::Pod;
 use flannel_tests::process::run;
+use flannel_tests::rules::Rules;
 
 #[derive(Parser)]
 #[command(about = "Show three nodes in network namespaces whose pods talk through eBPF")]
@@ -117,8 +118,8 @@ fn checked(from: &Pod, to: &Pod) {
 
 fn side_by_side() {
     step("Kernel path against eBPF path, one short round (figures: cargo xtask bench)");
-    let bench = Bench::new();
-    let figures = bench.run(Effort::GLANCE, |_| {});
+    let bench = Bench::new(Rules::default());
+    let figures = bench.run(Effort::GLANCE, "", |_| {});
     show(&figures.table());
     println!("  The fast path carried {:.1} % of the packets.", bench.fast_share() * 100.0);
 }
