@@ -33,7 +33,7 @@ pub mod map {
     pub const ALL: [&str; 7] = [CFG, SUBNETS4, PEERS4, FLOWS4, VETHS, STATS, PEER_STATS];
 }
 
-/// Program names: the functions of the object file, and the five hooks.
+/// Program names: the functions of the object file, and the six hooks.
 pub mod program {
     /// TC ingress of the host side of a pod's veth.
     pub const FROM_POD: &str = "from_pod";
@@ -45,8 +45,11 @@ pub mod program {
     pub const TO_POD: &str = "to_pod";
     /// TC ingress of `flannel.<VNI>`.
     pub const FROM_OVERLAY: &str = "from_overlay";
+    /// TC egress of the underlay device, where peers are reached without a tunnel.
+    pub const TO_UNDERLAY: &str = "to_underlay";
     /// All of them.
-    pub const ALL: [&str; 5] = [FROM_POD, TO_OVERLAY, FROM_UNDERLAY, TO_POD, FROM_OVERLAY];
+    pub const ALL: [&str; 6] =
+        [FROM_POD, TO_OVERLAY, FROM_UNDERLAY, TO_POD, FROM_OVERLAY, TO_UNDERLAY];
 }
 
 /// Flows that the table holds before the oldest gives way.
@@ -88,7 +91,7 @@ pub struct Config {
     pub subnet: [u8; 4],
     /// Netmask of our own subnet.
     pub subnet_mask: [u8; 4],
-    /// UDP destination port of the tunnel.
+    /// UDP destination port of the tunnel; 0: there is none.
     pub port: [u8; 2],
     /// Largest inner IP packet in bytes (MTU of `flannel.<VNI>`).
     pub mtu: u16,
@@ -98,8 +101,10 @@ pub struct Config {
     pub sport_min: u16,
     /// Highest UDP source port.
     pub sport_max: u16,
+    /// Largest IP packet to a direct peer in bytes (MTU of the underlay device).
+    pub direct_mtu: u16,
     /// Always zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 4],
 }
 
 /// Bits of [`Config::flags`].
@@ -115,10 +120,18 @@ pub mod flag {
     /// Decapsulate TCP GSO aggregates directly instead of through the kernel
     /// device (only where `bpf_skb_adjust_room` clears the tunnel's GSO type).
     pub const GSO_DIRECT: u32 = 16;
+    /// Some peers are reached without a tunnel ([`super::subnet_flag::DIRECT`]).
+    pub const DIRECT: u32 = 32;
 }
 
 /// Key of [`map::SUBNETS4`]: what follows the prefix length in an LPM key.
 pub type SubnetKey = [u8; 4];
+
+/// Bits of [`Subnet::flags`].
+pub mod subnet_flag {
+    /// Routed over the underlay as it is (host-gw, DirectRouting).
+    pub const DIRECT: u16 = 1;
+}
 
 /// One overlay subnet: where it is reached.
 #[repr(C)]
@@ -126,9 +139,9 @@ pub type SubnetKey = [u8; 4];
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct Subnet {
-    /// MAC of the peer's VTEP, the inner destination MAC.
+    /// MAC of the peer's VTEP, the inner destination MAC; zero if it has none.
     pub vtep_mac: [u8; 6],
-    /// Always zero.
+    /// Bits of [`subnet_flag`].
     pub flags: u16,
     /// The peer's underlay address (`PublicIP`), the outer destination.
     pub public_ip: [u8; 4],
@@ -193,6 +206,8 @@ pub mod action {
     /// Decapsulate and send out of the host side of the veth, so that its
     /// qdisc and the pod's ingress hooks are honoured (`bpf_redirect`).
     pub const EGRESS: u8 = 3;
+    /// Send to the next hop as it is.
+    pub const ROUTE: u8 = 4;
 }
 
 /// What is known of a flow.
@@ -217,7 +232,8 @@ pub struct Flow {
     pub out_ifindex: u32,
     /// Index into [`map::PEER_STATS`].
     pub peer_id: u32,
-    /// Outwards the peer's underlay address; inwards the outer source.
+    /// Outwards the peer's underlay address; inwards the outer source, zero if
+    /// the packet came without a tunnel.
     pub peer_ip: [u8; 4],
     /// Outwards the underlay's next hop.
     pub next_hop: [u8; 4],
@@ -308,6 +324,10 @@ outcomes! {
     /// GSO aggregate (or its flow's packets), stripped by the kernel device
     /// and handed to the pod by `from_overlay`.
     FastAggregate = "fast_aggregate",
+    /// Sent to a direct peer by `from_pod`, without a tunnel.
+    FastRoutedOut = "fast_routed_out",
+    /// Came from a direct peer, handed to the pod by `from_underlay`.
+    FastRoutedIn = "fast_routed_in",
     /// A flow was confirmed, outwards.
     ConfirmedOut = "confirmed_out",
     /// A flow was confirmed, inwards.

@@ -37,7 +37,7 @@ impl Hook {
 
     fn direction(&self) -> TcAttachType {
         match self.program {
-            program::TO_OVERLAY | program::TO_POD => TcAttachType::Egress,
+            program::TO_OVERLAY | program::TO_POD | program::TO_UNDERLAY => TcAttachType::Egress,
             _ => TcAttachType::Ingress,
         }
     }

@@ -137,7 +137,8 @@ fn contents(config: &DatapathConfig) -> Config {
         vtep_mac: config.vtep_mac.0,
         sport_min: config.source_ports.0,
         sport_max: config.source_ports.1,
-        reserved: [0; 6],
+        direct_mtu: 0,
+        reserved: [0; 4],
     }
 }
 

@@ -31,8 +31,8 @@ use flannel_ebpf::abi::{
     Config, Flow, FlowKey, MAX_FLOWS, MAX_PEER_STATS, MAX_PEERS, MAX_VETHS, OUTCOMES, Outcome,
     Peer, PeerStats, Subnet, Veth,
 };
-use flannel_ebpf::path::{Frame, Tables, Traffic, Verdict, inbound, outbound};
-use flannel_ebpf::wire::{ENCAP_LEN, ETH_LEN, UDP};
+use flannel_ebpf::path::{Frame, Tables, Traffic, Trip, Verdict, direct, inbound, outbound};
+use flannel_ebpf::wire::{ENCAP_LEN, ETH_LEN};
 
 #[btf_map(name = "fl_cfg")]
 static CFG: Array<Config, 1> = Array::new();
@@ -56,6 +56,9 @@ const DROP: i32 = 2;
 /// PACKET_HOST (`linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
 const AF_INET: u8 = 2;
+/// `skb->tc_index` between two programs of this node. What it was made for
+/// (dsmark, the tcindex classifier) is gone from the kernel.
+const FAST: u32 = 0xf1a;
 /// BPF_FIB_LKUP_RET_SUCCESS.
 const FIB_SUCCESS: i64 = 0;
 
@@ -135,6 +138,24 @@ impl Frame for Skb {
     fn hash(&mut self) -> u32 {
         // SAFETY: `raw` is the program's context.
         unsafe { bpf_get_hash_recalc(self.raw) }
+    }
+
+    #[inline(always)]
+    fn mark_fast(&mut self) {
+        // SAFETY: as in `at`; TC programs may write this field.
+        unsafe { (*self.raw).tc_index = FAST };
+    }
+
+    #[inline(always)]
+    fn take_fast(&mut self) -> bool {
+        // SAFETY: as in `mark_fast`.
+        unsafe {
+            let fast = (*self.raw).tc_index == FAST;
+            if fast {
+                (*self.raw).tc_index = 0;
+            }
+            fast
+        }
     }
 
     #[inline(always)]
@@ -239,23 +260,17 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn next_hop(
-        &self,
-        config: &Config,
-        destination: [u8; 4],
-        sport: u16,
-        len: u16,
-    ) -> Option<[u8; 4]> {
+    fn next_hop(&self, config: &Config, trip: &Trip) -> Option<[u8; 4]> {
         // SAFETY: all of its fields are integers, for which zero is valid.
         let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
         params.family = AF_INET;
-        params.l4_protocol = UDP;
-        params.sport = sport.to_be();
-        params.dport = u16::from_ne_bytes(config.port);
-        params.__bindgen_anon_1.tot_len = len;
+        params.l4_protocol = trip.proto;
+        params.sport = u16::from_ne_bytes(trip.sport);
+        params.dport = u16::from_ne_bytes(trip.dport);
+        params.__bindgen_anon_1.tot_len = trip.len;
         params.ifindex = config.underlay_ifindex;
-        params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(config.local_ip);
-        params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination);
+        params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(trip.source);
+        params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(trip.destination);
         // SAFETY: `raw` is the program's context, `params` lives on the stack.
         let found = unsafe {
             fib_lookup(
@@ -359,6 +374,12 @@ pub fn to_pod(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn from_overlay(ctx: TcContext) -> i32 {
     run(&ctx, inbound::from_overlay)
+}
+
+/// TC egress of the underlay device.
+#[classifier]
+pub fn to_underlay(ctx: TcContext) -> i32 {
+    run(&ctx, direct::to_underlay)
 }
 
 // Helpers that GPL-only programs may call are among those used above.

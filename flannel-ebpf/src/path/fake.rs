@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use etherparse::PacketBuilder;
 
-use super::{Frame, Tables, Traffic, Verdict};
+use super::{Frame, Tables, Traffic, Trip, Verdict};
 use crate::abi::{Config, Flow, FlowKey, Outcome, Subnet, Veth, flag};
 use crate::wire::{self, ENCAP_LEN, ETH_LEN, Outer};
 
@@ -41,11 +41,12 @@ pub(crate) struct Packet {
     pub(crate) to_us: bool,
     /// `bpf_skb_adjust_room` refuses.
     pub(crate) rigid: bool,
+    pub(crate) fast: bool,
 }
 
 impl Packet {
     pub(crate) fn new(bytes: Vec<u8>, ifindex: u32) -> Self {
-        Self { bytes, ifindex, gso_size: 0, tagged: false, to_us: true, rigid: false }
+        Self { bytes, ifindex, gso_size: 0, tagged: false, to_us: true, rigid: false, fast: false }
     }
 
     /// UDP as the pod of one node sends it to the pod of another.
@@ -158,6 +159,12 @@ impl Frame for Packet {
     fn hash(&mut self) -> u32 {
         0x1234_5678
     }
+    fn mark_fast(&mut self) {
+        self.fast = true;
+    }
+    fn take_fast(&mut self) -> bool {
+        std::mem::take(&mut self.fast)
+    }
     fn grow(&mut self) -> bool {
         if self.rigid {
             return false;
@@ -220,7 +227,8 @@ impl Node {
                 vtep_mac: vtep(me),
                 sport_min: 32_768,
                 sport_max: 60_999,
-                reserved: [0; 6],
+                direct_mtu: 1500,
+                reserved: [0; 4],
             },
             now: Cell::new(SECOND),
             flows: RefCell::default(),
@@ -290,7 +298,9 @@ impl Tables for Node {
     fn veth(&self, ifindex: u32) -> Option<Veth> {
         self.veths.get(&ifindex).copied()
     }
-    fn next_hop(&self, _: &Config, destination: [u8; 4], _: u16, _: u16) -> Option<[u8; 4]> {
+    fn next_hop(&self, _: &Config, trip: &Trip) -> Option<[u8; 4]> {
+        // A route to a pod leads by its node.
+        let destination = self.subnet(trip.destination).map_or(trip.destination, |to| to.public_ip);
         self.resolved.get().then_some(destination)
     }
     fn count(&self, outcome: Outcome) {

@@ -5,7 +5,7 @@ use network_types::ip::Ipv4Hdr;
 
 use super::flow::{self, Entry};
 use super::segment::{Segment, ipv4_at, plain_ipv4};
-use super::{Frame, Tables, Traffic, Verdict, source, to_kernel};
+use super::{Frame, Tables, Traffic, Verdict, direct, source, to_kernel};
 use crate::abi::{Config, Flow, Outcome, action, direction, flag, state};
 use crate::wire::{self, ENCAP_LEN, ETH_LEN, IPV4_LEN, UDP_LEN, VXLAN_LEN};
 
@@ -17,8 +17,14 @@ pub fn from_underlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict 
         return Verdict::Pass;
     }
     let Some(outer) = plain_ipv4(frame) else { return Verdict::Pass };
+    if config.flags & flag::DIRECT != 0
+        && wire::within(outer.dst_addr, config.subnet, config.subnet_mask)
+    {
+        return direct::arrive(frame, tables, config, &outer);
+    }
     if outer.proto != wire::UDP
         || outer.dst_addr != config.local_ip
+        || config.port == direct::NO_TUNNEL
         || wire::is_later_fragment(&outer)
     {
         return Verdict::Pass;
@@ -282,14 +288,26 @@ pub fn from_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     {
         return Verdict::Pass;
     }
-    let written = segment.forward(frame, ETH_LEN).and_then(|()| frame.store(0, &pod_macs(&flow)));
+    deliver(frame, tables, &segment, &flow, Outcome::FastAggregate)
+}
+
+/// Hands a packet that carries no tunnel header (any more) to the pod.
+#[inline(always)]
+pub(super) fn deliver<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    segment: &Segment,
+    flow: &Flow,
+    outcome: Outcome,
+) -> Verdict {
+    let written = segment.forward(frame, ETH_LEN).and_then(|()| frame.store(0, &pod_macs(flow)));
     if written.is_none() {
         tables.count(Outcome::DropBroken);
         return Verdict::Drop;
     }
-    tables.count(Outcome::FastAggregate);
+    tables.count(outcome);
     tables.count_peer(flow.peer_id, Traffic::RxFast, u32::from(segment.total_len));
-    hand_over(&flow)
+    hand_over(flow)
 }
 
 /// TC egress of the host side of a pod's veth: what comes here, the kernel
@@ -325,17 +343,22 @@ pub fn to_pod<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             if d0 & 1 != 0 {
                 return Verdict::Pass;
             }
+            let (peer_id, max_len) = if noted.peer_ip == direct::NO_OUTER_SOURCE {
+                (tables.subnet(ip.src_addr).map(|subnet| subnet.peer_id), u16::MAX)
+            } else {
+                (tables.peer(noted.peer_ip), config.mtu)
+            };
             Some(Flow {
                 time_ns: now + config.window_ns,
                 sticky_ns: noted.sticky_ns,
                 generation: config.generation,
                 entry_ifindex: noted.entry_ifindex,
                 out_ifindex: frame.ifindex(),
-                peer_id: tables.peer(noted.peer_ip).unwrap_or(u32::MAX),
+                peer_id: peer_id.unwrap_or(u32::MAX),
                 peer_ip: noted.peer_ip,
                 state: state::CONFIRMED,
                 action: veth.action as u8,
-                max_len: config.mtu.min(veth.mtu as u16),
+                max_len: max_len.min(veth.mtu as u16),
                 dst_mac: [d0, d1, d2, d3, d4, d5],
                 src_mac: [s0, s1, s2, s3, s4, s5],
                 ..Flow::default()

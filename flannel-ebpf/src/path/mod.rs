@@ -4,6 +4,7 @@
 //! The kernel's path decides first; the fast path repeats its decision for a
 //! short time (see [`flow`]). Whatever is not fully understood passes.
 
+pub mod direct;
 #[cfg(test)]
 mod fake;
 pub mod flow;
@@ -44,6 +45,10 @@ pub trait Frame {
     /// Makes room for [`crate::wire::ENCAP_LEN`] bytes behind the Ethernet
     /// header, and declares them to be a tunnel. `false`: refused, unchanged.
     fn grow(&mut self) -> bool;
+    /// Leaves a sign on the packet that this node's fast path sends it.
+    fn mark_fast(&mut self);
+    /// Whether that sign is there; takes it away.
+    fn take_fast(&mut self) -> bool;
     /// Takes [`crate::wire::ENCAP_LEN`] bytes out behind the Ethernet header.
     /// `false`: refused, unchanged.
     fn shrink(&mut self) -> bool;
@@ -89,20 +94,30 @@ pub trait Tables {
     fn peer(&self, addr: [u8; 4]) -> Option<u32>;
     /// How packets are handed to this host-side veth.
     fn veth(&self, ifindex: u32) -> Option<Veth>;
-    /// Next hop on the underlay for an outer packet of `len` bytes to
-    /// `destination`, if it leaves by the underlay device and its neighbour is
-    /// resolved.
-    fn next_hop(
-        &self,
-        config: &Config,
-        destination: [u8; 4],
-        sport: u16,
-        len: u16,
-    ) -> Option<[u8; 4]>;
+    /// Next hop on the underlay for a packet, if it leaves by the underlay
+    /// device and its neighbour is resolved.
+    fn next_hop(&self, config: &Config, trip: &Trip) -> Option<[u8; 4]>;
     /// Counts a packet.
     fn count(&self, outcome: Outcome);
     /// Counts a packet of `bytes` for a peer.
     fn count_peer(&self, peer_id: u32, traffic: Traffic, bytes: u32);
+}
+
+/// A packet whose route is looked up.
+#[derive(Clone, Copy, Debug)]
+pub struct Trip {
+    /// Source address.
+    pub source: [u8; 4],
+    /// Destination address.
+    pub destination: [u8; 4],
+    /// IP protocol.
+    pub proto: u8,
+    /// Source port.
+    pub sport: [u8; 2],
+    /// Destination port.
+    pub dport: [u8; 2],
+    /// Length in bytes.
+    pub len: u16,
 }
 
 /// What the hook does with the packet.

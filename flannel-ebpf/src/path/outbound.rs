@@ -2,7 +2,7 @@
 
 use super::flow::{self, Entry};
 use super::segment::{Segment, plain_ipv4};
-use super::{Frame, Tables, Traffic, Verdict, source, to_kernel};
+use super::{Frame, Tables, Traffic, Trip, Verdict, direct, source, to_kernel};
 use crate::abi::{Config, Flow, Outcome, action, direction, flag, state};
 use crate::wire::{self, ENCAP_LEN, ETH_LEN, Outer};
 
@@ -51,6 +51,9 @@ fn repeat<F: Frame, T: Tables>(
             }
             Ok(()) if segment.wire_len(frame.gso_size()) > u32::from(flow.max_len) => {
                 return Err(Outcome::KernelTooBig);
+            }
+            Ok(()) if flow.action == action::ROUTE => {
+                return Ok(direct::depart(frame, tables, &segment, &flow));
             }
             Ok(()) => return encap(frame, tables, config, &segment, &flow),
             Err(reason) => reason,
@@ -133,8 +136,15 @@ pub fn to_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             return Verdict::Pass;
         }
         let sport = wire::source_port(frame.hash(), config.sport_min, config.sport_max);
-        let outer_len = config.mtu.saturating_add(ENCAP_LEN as u16);
-        let Some(next_hop) = tables.next_hop(config, subnet.public_ip, sport, outer_len) else {
+        let trip = Trip {
+            source: config.local_ip,
+            destination: subnet.public_ip,
+            proto: wire::UDP,
+            sport: sport.to_be_bytes(),
+            dport: config.port,
+            len: config.mtu.saturating_add(ENCAP_LEN as u16),
+        };
+        let Some(next_hop) = tables.next_hop(config, &trip) else {
             tables.count(Outcome::UnresolvedNextHop);
             return Verdict::Pass;
         };

@@ -2,6 +2,7 @@
 
 use network_types::ip::Ipv4Hdr;
 
+use super::direct::NO_TUNNEL;
 use super::{Frame, Tables, Verdict};
 use crate::abi::{Config, Outcome, flag};
 use crate::wire::{self, ETH_LEN};
@@ -53,7 +54,7 @@ pub fn aims_at_tunnel<T: Tables, F: Frame>(
     frame: &mut F,
     ip: &Ipv4Hdr,
 ) -> bool {
-    if ip.proto != wire::UDP || wire::is_later_fragment(ip) {
+    if ip.proto != wire::UDP || wire::is_later_fragment(ip) || config.port == NO_TUNNEL {
         return false;
     }
     let l4 = ETH_LEN + usize::from(ip.vihl & 0x0f) * 4;
