@@ -67,7 +67,8 @@ impl Programs {
             vtep_mac: VTEP,
             sport_min: 32_768,
             sport_max: 60_999,
-            reserved: [0; 6],
+            direct_mtu: 1500,
+            reserved: [0; 4],
         };
         let mut cfg: Array<_, Config> = self.map(map::CFG);
         cfg.set(0, config, 0).unwrap();
