@@ -140,6 +140,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         self.first_snapshot(&mut updates).await;
         self.pass().await;
         self.check_start()?;
+        self.shared.lock().ready = true;
         notify::ready();
         let lease = self.keeper.lease();
         tracing::info!(subnet = %lease.subnet, peers = self.peers.len(), "ready");

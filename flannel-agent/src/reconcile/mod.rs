@@ -45,12 +45,16 @@ pub struct Identity {
 /// What the user asked for.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `--iface`.
-    pub iface: Vec<String>,
-    /// `--public-ip`.
-    pub public_ip: Option<std::net::Ipv4Addr>,
+    /// Which interface is to be the underlay.
+    pub underlay: Wish,
     /// `--ip-masq`.
     pub masquerade: bool,
+    /// `--iptables-forward-rules`.
+    pub forward: bool,
+    /// Not `--ip-masq-fully-random-disable`.
+    pub fully_random: bool,
+    /// `--ip-blackhole-route`.
+    pub blackhole: bool,
     /// `--fast-path` is not `off`.
     pub fast_path: bool,
     /// `--fast-path-window`.
@@ -305,13 +309,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if self.links.is_empty() {
             return false;
         }
-        let wish = Wish { iface: &self.settings.iface, public_ip: self.settings.public_ip };
-        let route = if wish.iface.is_empty() && wish.public_ip.is_none() {
-            self.kernel.route_to(None).await.ok().flatten()
-        } else {
-            None
+        let wish = &self.settings.underlay;
+        let routes = match underlay::routes_for(&self.kernel, wish).await {
+            Ok(routes) => routes,
+            Err(error) => {
+                self.shared.lock().health.complain("underlay", error.to_string());
+                return false;
+            }
         };
-        let chosen = underlay::choose(&self.links, wish, route);
+        let chosen = underlay::choose(&self.links, wish, routes);
         let mut state = self.shared.lock();
         match chosen {
             Ok(chosen) => {
@@ -365,6 +371,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             network: self.identity.network,
             subnet: self.identity.subnet,
             masquerade: self.settings.masquerade,
+            forward: self.settings.forward,
+            fully_random: self.settings.fully_random,
             vxlan_port: self.identity.vxlan.port,
         };
         let reason = self.firewall.ensure(&rules).await.err().map(|error| error.to_string());

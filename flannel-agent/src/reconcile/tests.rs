@@ -90,9 +90,11 @@ fn bench(with_datapath: bool) -> Bench {
         vxlan: VxlanConfig { vni: 1, port: 8472, gbp: false, learning: false, mtu: None },
     };
     let settings = Settings {
-        iface: Vec::new(),
-        public_ip: None,
+        underlay: crate::underlay::Wish::default(),
         masquerade: true,
+        forward: true,
+        fully_random: true,
+        blackhole: false,
         fast_path: true,
         window: Duration::from_secs(5),
         verify_source: VerifySource::Drop,
