@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
+use crate::daemon::SUBNET_FILE;
 use crate::status::{Shared, State};
 
 /// Connections at a time: a probe is short, and nobody may take all files.
@@ -108,12 +109,13 @@ fn response(code: StatusCode, text: String) -> Response<Full<Bytes>> {
 /// The answer to a path, for any method.
 ///
 /// A node that is ready stays ready with complaints, as its pods have a
-/// network; the complaints follow the first line, one a line.
+/// network; the complaints follow the first line, one a line. Only subnet.env
+/// must be written: without it no pod can be made.
 fn answer(path: &str, state: &State) -> (StatusCode, String) {
     match path {
         "/healthz" => (StatusCode::OK, "flanneld is running".to_owned()),
         "/readyz" => {
-            let (code, text) = if state.ready {
+            let (code, text) = if state.ready && state.health.reason(SUBNET_FILE).is_none() {
                 (StatusCode::OK, "flanneld is ready")
             } else {
                 (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet")
@@ -179,6 +181,10 @@ mod tests {
             "flanneld is ready\nfirewall: nft: not found\n\
              data path: kernel: bpf(BPF_PROG_LOAD): EPERM line 2"
         );
+        state.health.complain(SUBNET_FILE, "no space left");
+        let (code, text) = answer("/readyz", &state);
+        assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.starts_with("flanneld is not ready yet\nfirewall: "), "{text}");
         let waiting = "waiting for the network config: connection refused";
         let state = State { store_detail: Some(waiting.to_owned()), ..State::default() };
         let (code, text) = answer("/readyz", &state);

@@ -25,6 +25,9 @@ use crate::status::{LeaseStatus, Shared, SharedDatapath, lock};
 use crate::underlay::UnderlayError;
 use crate::{control, healthz, notify};
 
+/// Subject of the complaint that subnet.env cannot be written.
+pub const SUBNET_FILE: &str = "subnet file";
+
 /// Why the daemon did not start. Each ends it with exit code 1.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -396,7 +396,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             let reason = subnet_env::write(&self.options.subnet_file, &env).err();
             let written = reason.is_none();
             let reason = reason.map(|error| error.to_string());
-            self.shared.lock().health.report("subnet file", reason);
+            self.shared.lock().health.report(super::SUBNET_FILE, reason);
             if written {
                 self.last_env = Some(env);
             }

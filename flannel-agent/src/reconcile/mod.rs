@@ -222,6 +222,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             outcome.underlay_changed = self.follow_underlay().await;
         }
         let Some(desired) = self.desire(peers) else { return outcome };
+        let seal = wake.look || self.observed.is_none();
         let mut changed = false;
         // A new device has to be looked at again: its index is new, and what
         // hung on the old one has gone with it.
@@ -244,6 +245,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 break;
             }
             wake.look = true;
+        }
+        if seal {
+            self.seal().await;
         }
         self.retries.report(&self.shared);
         self.mtu = desired.device.mtu;

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::bpf::fake::FakeDatapath;
 use crate::firewall::fake::FakeFirewall;
+use crate::kernel::blackhole::Blackhole;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::{LinkAddress, RouteTo};
 
@@ -350,4 +351,25 @@ async fn rules_that_cannot_be_set_are_tried_again() {
     tokio::time::sleep_until(outcome.retry_at.unwrap()).await;
     assert_eq!(bench.pass(&[], Wake::default()).await.retry_at, None);
     assert_eq!(bench.complaints(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_blackhole_route_is_kept_and_goes_with_the_flag() {
+    let ours = Blackhole::ours(peer(NODE).subnet);
+    let foreign = Blackhole { metric: 5, ..ours };
+    let mut bench = bench(false);
+    let kernel = bench.reconciler.kernel.clone();
+    kernel.state().blackholes.push(foreign);
+    bench.reconciler.settings.blackhole = true;
+    bench.pass(&[], Wake::ALL).await;
+    assert_eq!(kernel.state().blackholes, [foreign, ours]);
+    kernel.state().blackholes.clear();
+    bench.pass(&[], Wake::default()).await;
+    assert_eq!(kernel.state().blackholes, [], "nothing asked for a look");
+    let event = bench.reconciler.wake_for(KernelEvent::Route { ifindex: 0 });
+    bench.pass(&[], event).await;
+    assert_eq!(kernel.state().blackholes, [ours]);
+    bench.reconciler.settings.blackhole = false;
+    bench.pass(&[], Wake::ALL).await;
+    assert_eq!(kernel.state().blackholes, []);
 }
