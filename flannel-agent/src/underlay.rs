@@ -123,6 +123,12 @@ pub enum UnderlayError {
         /// What could have been chosen.
         candidates: Candidates,
     },
+    /// The interface that we use cannot be used at the moment.
+    #[error("the underlay's interface cannot be used: {reason}")]
+    Present {
+        /// Why not.
+        reason: String,
+    },
     /// `--public-ip` is an address that peers cannot send to.
     #[error("--public-ip {0} is no unicast address")]
     BadPublicIp(Ipv4Addr),
@@ -180,6 +186,29 @@ pub fn choose(links: &[Link], wish: &Wish, routes: Routes) -> Result<Underlay, U
     };
     by_route(links, route, None, wish.public_ip)
         .map_err(|reason| UnderlayError::DefaultRoute { reason, candidates: candidates() })
+}
+
+/// Chooses again while running, from `current`.
+///
+/// What `--iface-regex` or `--iface-can-reach` has chosen stays as long as the
+/// interface has the address: another one that fits while it is down, or
+/// before its routes are back, must not take the lease away.
+///
+/// # Errors
+/// As [`choose`], and when the interface that stays is down.
+pub fn follow(
+    current: &Underlay,
+    links: &[Link],
+    wish: &Wish,
+    routes: Routes,
+) -> Result<Underlay, UnderlayError> {
+    let sought = !wish.iface_regex.is_empty() || wish.can_reach.is_some();
+    let stays = |link: &&Link| link.ifindex == current.ifindex && has(link, current.address);
+    match links.iter().find(stays).filter(|_| sought) {
+        Some(link) => usable(link, Some(current.address), wish.public_ip)
+            .map_err(|reason| UnderlayError::Present { reason }),
+        None => choose(links, wish, routes),
+    }
 }
 
 /// The first of the flags that fits, else why each does not.

@@ -321,7 +321,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 return false;
             }
         };
-        let chosen = underlay::choose(&self.links, wish, routes);
+        let chosen = underlay::follow(&self.identity.underlay, &self.links, wish, routes);
         let mut state = self.shared.lock();
         match chosen {
             Ok(chosen) => {

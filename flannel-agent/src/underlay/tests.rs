@@ -268,3 +268,23 @@ async fn only_the_routes_that_matter_are_asked_for() {
     assert_eq!(ask(reach).await, Routes { default: None, reach: Some(to(3)) });
     assert_eq!(ask(pattern(&["eth0"])).await, Routes::default());
 }
+
+#[test]
+fn what_was_sought_stays_while_it_has_its_address() {
+    let reach = |ifindex| Routes {
+        reach: Some(RouteTo { ifindex, source: None, gateway: None }),
+        ..route(ifindex)
+    };
+    let sought = Wish { can_reach: Some(ip("192.168.9.9")), ..Wish::default() };
+    let mut links = links();
+    let current = choose(&links, &sought, reach(3)).unwrap();
+    links[2].mtu = 1400;
+    let followed = follow(&current, &links, &sought, reach(2)).unwrap();
+    assert_eq!((followed.name.as_str(), followed.mtu), ("eth1", 1400));
+    links[2].up = false;
+    let error = follow(&current, &links, &sought, reach(2)).unwrap_err().to_string();
+    assert_eq!(error, "the underlay's interface cannot be used: eth1 is down");
+    assert_eq!(follow(&current, &links, &Wish::default(), route(2)).unwrap().name, "eth0");
+    links[2].addresses.remove(0);
+    assert_eq!(follow(&current, &links, &sought, reach(2)).unwrap().name, "eth0");
+}
