@@ -141,6 +141,20 @@ fn the_flags_of_earlier_versions_are_among_them() {
 }
 
 #[test]
+fn the_documentation_has_every_flag() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let given_up = ["subnet-dir", "networks", "listen", "remote", "remote-keyfile"];
+    for name in HEAD.iter().map(|(name, _)| *name).chain(given_up) {
+        assert!(text.contains(&format!("`{name}`")), "{name} is not in docs/compatibility.md");
+    }
+    for arg in Cli::command().get_arguments() {
+        let name = arg.get_long().unwrap();
+        assert!(text.contains(&format!("`{name}`")), "{name} is not in docs/compatibility.md");
+    }
+}
+
+#[test]
 fn defaults_are_flannels() {
     let options = daemon(&[]);
     assert!(options.iface_regex.is_empty());
