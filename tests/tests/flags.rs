@@ -112,7 +112,7 @@ fn an_interface_that_is_not_there_ends_with_1_and_says_what_there_is() {
     assert!(etcd.subnets().is_empty(), "no lease was taken");
 }
 
-/// A free TCP port; another process might take it, but hardly in our namespace.
+/// Nobody else listens in a node's namespace.
 const PORT: u16 = 10_250;
 
 /// Code and body of a GET in the node's namespace.

@@ -12,13 +12,13 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::KernelError;
-use super::netlink::{RealKernel, explain, main_routes, metric, table};
+use super::netlink::{RealKernel, explain, metric, table};
 use super::socket::Request;
 
 /// Metric of ours.
@@ -63,7 +63,13 @@ pub fn diff(
 
 impl RealKernel {
     pub(super) fn blackhole_routes(&self) -> Result<Vec<Blackhole>, KernelError> {
-        let routes = self.dump("RTM_GETROUTE", "blackhole", &main_routes(None))?;
+        let mut ask = RouteMessage::default();
+        ask.header.address_family = AddressFamily::Inet;
+        ask.header.table = RouteHeader::RT_TABLE_MAIN;
+        // The kernel gives these alone, not the thousands of the peers.
+        ask.header.kind = RouteType::BlackHole;
+        let ask = RouteNetlinkMessage::GetRoute(ask);
+        let routes = self.dump("RTM_GETROUTE", "blackhole", &ask)?;
         Ok(routes.iter().filter_map(read).collect())
     }
 

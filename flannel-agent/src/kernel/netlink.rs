@@ -327,7 +327,7 @@ fn entries(family: AddressFamily, ifindex: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetNeighbour(ask)
 }
 
-pub(super) fn main_routes(ifindex: Option<u32>) -> RouteNetlinkMessage {
+fn main_routes(ifindex: Option<u32>) -> RouteNetlinkMessage {
     let mut ask = RouteMessage::default();
     ask.header.address_family = AddressFamily::Inet;
     ask.header.table = RouteHeader::RT_TABLE_MAIN;

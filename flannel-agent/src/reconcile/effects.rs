@@ -31,6 +31,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             Ok::<_, KernelError>(())
         };
         let reason = sealed.await.err().map(|error| error.to_string());
+        self.sealed = reason.is_none();
         self.unfinished.wake.look |= reason.is_some();
         self.shared.lock().health.report("blackhole route", reason);
     }

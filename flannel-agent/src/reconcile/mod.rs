@@ -124,6 +124,8 @@ pub struct Reconciler<K, F> {
     overlay: Option<u32>,
     retries: Retries,
     unfinished: Unfinished,
+    /// The blackhole route is what it should be.
+    sealed: bool,
     /// MTU of the device as it should be; 0 before the first pass.
     mtu: u32,
     /// Remembered for `cleanup`: the value of conntrack's switch before us.
@@ -162,6 +164,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             overlay: None,
             retries: Retries::default(),
             unfinished: Unfinished::default(),
+            sealed: false,
             mtu: 0,
             liberal_before: None,
         }
@@ -222,7 +225,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             outcome.underlay_changed = self.follow_underlay().await;
         }
         let Some(desired) = self.desire(peers) else { return outcome };
-        let seal = wake.look || self.observed.is_none();
+        // Without the flag there is only an earlier run's route to remove.
+        let seal = !self.sealed || (self.settings.blackhole && wake.look);
         let mut changed = false;
         // A new device has to be looked at again: its index is new, and what
         // hung on the old one has gone with it.

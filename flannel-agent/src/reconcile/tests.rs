@@ -354,7 +354,7 @@ async fn rules_that_cannot_be_set_are_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_blackhole_route_is_kept_and_goes_with_the_flag() {
+async fn the_blackhole_route_is_kept() {
     let ours = Blackhole::ours(peer(NODE).subnet);
     let foreign = Blackhole { metric: 5, ..ours };
     let mut bench = bench(false);
@@ -369,7 +369,16 @@ async fn the_blackhole_route_is_kept_and_goes_with_the_flag() {
     let event = bench.reconciler.wake_for(KernelEvent::Route { ifindex: 0 });
     bench.pass(&[], event).await;
     assert_eq!(kernel.state().blackholes, [ours]);
-    bench.reconciler.settings.blackhole = false;
     bench.pass(&[], Wake::ALL).await;
-    assert_eq!(kernel.state().blackholes, []);
+    assert_eq!(kernel.state().blackholes, [ours]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_runs_blackhole_route_goes_without_the_flag() {
+    let ours = Blackhole::ours(peer(NODE).subnet);
+    let mut bench = bench(false);
+    let kernel = bench.reconciler.kernel.clone();
+    kernel.state().blackholes = vec![ours, Blackhole { metric: 0, ..ours }];
+    bench.pass(&[], Wake::ALL).await;
+    assert_eq!(kernel.state().blackholes, [Blackhole { metric: 0, ..ours }]);
 }
