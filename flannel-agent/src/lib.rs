@@ -13,6 +13,7 @@ pub mod desired;
 pub mod files;
 pub mod firewall;
 pub mod health;
+pub mod healthz;
 pub mod kernel;
 pub mod lease;
 pub mod mac;

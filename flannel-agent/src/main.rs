@@ -60,6 +60,10 @@ async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {
             if !ignored.is_empty() {
                 tracing::info!(flags = ?ignored, "flags of flanneld's logger are accepted and ignored");
             }
+            let without_effect = cli.daemon.without_effect.given();
+            if !without_effect.is_empty() {
+                tracing::info!(flags = without_effect.join("; "), "accepted without effect");
+            }
             match daemon::run(cli.daemon).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {

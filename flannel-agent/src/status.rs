@@ -55,6 +55,8 @@ pub struct DeviceStatus {
 /// Everything that the loop tells.
 #[derive(Debug, Default)]
 pub struct State {
+    /// Lease held, data plane programmed, files written: pods have a network.
+    pub ready: bool,
     /// Present complaints.
     pub health: Health,
     /// The data path.

@@ -1,9 +1,13 @@
-//! Choosing the external interface and the address that peers send to. Pure.
+//! Choosing the external interface and the address that peers send to. The
+//! choice is pure; [`routes_for`] asks the kernel what it needs beside links.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use crate::kernel::{Link, LinkAddress, RouteTo};
+use ipnetwork::Ipv4Network;
+use regex::Regex;
+
+use crate::kernel::{Kernel, KernelError, Link, LinkAddress, RouteTo};
 
 /// The chosen external interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,22 +39,66 @@ impl Underlay {
 }
 
 /// What the user asked for.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Wish<'a> {
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
     /// `--iface`, each a name or an IPv4 address; the first that fits is taken.
-    pub iface: &'a [String],
+    pub iface: Vec<String>,
+    /// `--iface-regex`, tried after all of `iface`: each on the addresses of
+    /// all interfaces, then on their names.
+    pub iface_regex: Vec<Regex>,
+    /// `--iface-can-reach`, tried last: the interface and the source address
+    /// of the route there.
+    pub can_reach: Option<Ipv4Addr>,
     /// `--public-ip`.
     pub public_ip: Option<Ipv4Addr>,
+    /// The overlay network. What is in it, such as the pods' bridge, fits no
+    /// pattern: the underlay must not become the overlay when its own
+    /// interface is away for a moment.
+    pub overlay: Option<Ipv4Network>,
+}
+
+impl Wish {
+    fn names_an_interface(&self) -> bool {
+        !self.iface.is_empty() || !self.iface_regex.is_empty() || self.can_reach.is_some()
+    }
+
+    fn is_overlay(&self, ip: Ipv4Addr) -> bool {
+        self.overlay.is_some_and(|overlay| overlay.contains(ip))
+    }
+}
+
+/// What the routing tables say about a [`Wish`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Routes {
+    /// The default route, if the choice may depend on it.
+    pub default: Option<RouteTo>,
+    /// The route to `--iface-can-reach`.
+    pub reach: Option<RouteTo>,
+}
+
+/// Asks for the routes that [`choose`] needs.
+///
+/// # Errors
+/// The kernel's.
+pub async fn routes_for<K: Kernel>(kernel: &K, wish: &Wish) -> Result<Routes, KernelError> {
+    let mut routes = Routes::default();
+    if wish.can_reach.is_some() {
+        routes.reach = kernel.route_to(wish.can_reach).await?;
+    }
+    if !wish.names_an_interface() {
+        routes.default = kernel.route_to(None).await?;
+    }
+    Ok(routes)
 }
 
 /// No interface could be chosen.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnderlayError {
-    /// None of `--iface` fits.
-    #[error("no interface fits --iface: {}; there are: {candidates}", tried.join("; "))]
+    /// None of `--iface`, `--iface-regex` and `--iface-can-reach` fits.
+    #[error("no interface fits {}; there are: {candidates}", tried.join("; "))]
     NoneFits {
-        /// Each value with the reason.
+        /// Each flag with its value and the reason.
         tried: Vec<String>,
         /// What could have been chosen.
         candidates: Candidates,
@@ -74,6 +122,12 @@ pub enum UnderlayError {
         reason: String,
         /// What could have been chosen.
         candidates: Candidates,
+    },
+    /// The interface that we use cannot be used at the moment.
+    #[error("the underlay's interface cannot be used: {reason}")]
+    Present {
+        /// Why not.
+        reason: String,
     },
     /// `--public-ip` is an address that peers cannot send to.
     #[error("--public-ip {0} is no unicast address")]
@@ -104,30 +158,21 @@ impl fmt::Display for Candidates {
 }
 
 /// Chooses the external interface as flannel does: the first `--iface` that
-/// fits; else the interface that has `--public-ip`; else the default route's.
+/// fits, the first `--iface-regex`, `--iface-can-reach`; if none of them is
+/// given, the interface that has `--public-ip`; else the default route's.
 ///
 /// # Errors
 /// When nothing fits; the text lists every interface and why a named one does not.
-pub fn choose(
-    links: &[Link],
-    wish: Wish<'_>,
-    default_route: Option<RouteTo>,
-) -> Result<Underlay, UnderlayError> {
+pub fn choose(links: &[Link], wish: &Wish, routes: Routes) -> Result<Underlay, UnderlayError> {
     if let Some(ip) = wish.public_ip
         && (ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast())
     {
         return Err(UnderlayError::BadPublicIp(ip));
     }
     let candidates = || candidates(links);
-    if !wish.iface.is_empty() {
-        let mut tried = Vec::new();
-        for name in wish.iface {
-            match named(links, name, wish.public_ip) {
-                Ok(underlay) => return Ok(underlay),
-                Err(reason) => tried.push(reason),
-            }
-        }
-        return Err(UnderlayError::NoneFits { tried, candidates: candidates() });
+    if wish.names_an_interface() {
+        return asked_for(links, wish, routes.reach)
+            .map_err(|tried| UnderlayError::NoneFits { tried, candidates: candidates() });
     }
     if let Some(public_ip) = wish.public_ip
         && let Some(link) = holder(links, public_ip)
@@ -136,13 +181,107 @@ pub fn choose(
             UnderlayError::PublicIp { public_ip, reason, candidates: candidates() }
         });
     }
-    let Some(route) = default_route else {
+    let Some(route) = routes.default else {
         return Err(UnderlayError::NoDefaultRoute { candidates: candidates() });
     };
+    by_route(links, route, None, wish.public_ip)
+        .map_err(|reason| UnderlayError::DefaultRoute { reason, candidates: candidates() })
+}
+
+/// Chooses again while running, from `current`.
+///
+/// What `--iface-regex` or `--iface-can-reach` has chosen stays as long as the
+/// interface has the address: another one that fits while it is down, or
+/// before its routes are back, must not take the lease away.
+///
+/// # Errors
+/// As [`choose`], and when the interface that stays is down.
+pub fn follow(
+    current: &Underlay,
+    links: &[Link],
+    wish: &Wish,
+    routes: Routes,
+) -> Result<Underlay, UnderlayError> {
+    let sought = !wish.iface_regex.is_empty() || wish.can_reach.is_some();
+    let stays = |link: &&Link| link.ifindex == current.ifindex && has(link, current.address);
+    match links.iter().find(stays).filter(|_| sought) {
+        Some(link) => usable(link, Some(current.address), wish.public_ip)
+            .map_err(|reason| UnderlayError::Present { reason }),
+        None => choose(links, wish, routes),
+    }
+}
+
+/// The first of the flags that fits, else why each does not.
+fn asked_for(links: &[Link], wish: &Wish, reach: Option<RouteTo>) -> Result<Underlay, Vec<String>> {
+    let mut tried = Vec::new();
+    for name in &wish.iface {
+        match named(links, name, wish.public_ip) {
+            Ok(underlay) => return Ok(underlay),
+            Err(reason) => tried.push(format!("--iface={name}: {reason}")),
+        }
+    }
+    for regex in &wish.iface_regex {
+        match matched(links, regex, wish) {
+            Ok(underlay) => return Ok(underlay),
+            Err(reason) => tried.push(format!("--iface-regex={regex}: {reason}")),
+        }
+    }
+    if let Some(destination) = wish.can_reach {
+        match reaching(links, destination, reach, wish) {
+            Ok(underlay) => return Ok(underlay),
+            Err(reason) => tried.push(format!("--iface-can-reach={destination}: {reason}")),
+        }
+    }
+    Err(tried)
+}
+
+fn by_route(
+    links: &[Link],
+    route: RouteTo,
+    address: Option<Ipv4Addr>,
+    public_ip: Option<Ipv4Addr>,
+) -> Result<Underlay, String> {
     let link = links.iter().find(|link| link.ifindex == route.ifindex);
     link.ok_or_else(|| format!("interface {} is gone", route.ifindex))
-        .and_then(|link| usable(link, None, wish.public_ip))
-        .map_err(|reason| UnderlayError::DefaultRoute { reason, candidates: candidates() })
+        .and_then(|link| usable(link, address, public_ip))
+}
+
+/// The first usable interface with an address that the pattern matches, else
+/// the first whose name it matches.
+fn matched(links: &[Link], regex: &Regex, wish: &Wish) -> Result<Underlay, String> {
+    let mut reason = None;
+    let mut take = |link: &Link, address: Option<Ipv4Addr>| {
+        usable(link, address, wish.public_ip).map_err(|unusable| reason = Some(unusable)).ok()
+    };
+    let outside =
+        |link: &&Link| !link.addresses.iter().any(|address| wish.is_overlay(address.network.ip()));
+    let links = || links.iter().filter(|link| !link.loopback).filter(outside);
+    let by_address = links().find_map(|link| {
+        let best = ranked(&link.addresses);
+        let address = best.into_iter().find(|ip| regex.is_match(&ip.to_string()))?;
+        take(link, Some(address))
+    });
+    let chosen = by_address.or_else(|| {
+        links()
+            .filter(|link| regex.is_match(&link.name))
+            .find_map(|link| take(link, wish.public_ip.filter(|ip| has(link, *ip))))
+    });
+    chosen.ok_or_else(|| {
+        reason.unwrap_or_else(|| "matches no interface's address or name".to_owned())
+    })
+}
+
+fn reaching(
+    links: &[Link],
+    destination: Ipv4Addr,
+    route: Option<RouteTo>,
+    wish: &Wish,
+) -> Result<Underlay, String> {
+    if wish.is_overlay(destination) {
+        return Err(format!("{destination} is in the overlay network"));
+    }
+    let route = route.ok_or_else(|| format!("there is no route to {destination}"))?;
+    by_route(links, route, route.source, wish.public_ip)
 }
 
 fn named(links: &[Link], name: &str, public_ip: Option<Ipv4Addr>) -> Result<Underlay, String> {
@@ -176,7 +315,7 @@ fn usable(
         return Err(format!("failed to determine MTU for {name} interface"));
     }
     let address = address
-        .or_else(|| best_address(&link.addresses))
+        .or_else(|| ranked(&link.addresses).first().copied())
         .ok_or_else(|| format!("{name} has no usable IPv4 address"))?;
     Ok(Underlay {
         ifindex: link.ifindex,
@@ -190,16 +329,17 @@ fn usable(
 
 /// Global before link-local, permanent before dynamic, then the kernel's order
 /// (which has secondary addresses last). Deprecated ones are no choice.
-fn best_address(addresses: &[LinkAddress]) -> Option<Ipv4Addr> {
+fn ranked(addresses: &[LinkAddress]) -> Vec<Ipv4Addr> {
     let rank = |address: &&LinkAddress| {
         let local = address.network.ip().is_link_local() || !address.global;
         (local, !address.permanent)
     };
-    addresses
+    let mut usable: Vec<&LinkAddress> = addresses
         .iter()
         .filter(|address| !address.deprecated && !address.network.ip().is_loopback())
-        .min_by_key(rank)
-        .map(|address| address.network.ip())
+        .collect();
+    usable.sort_by_key(rank);
+    usable.into_iter().map(|address| address.network.ip()).collect()
 }
 
 fn has(link: &Link, ip: Ipv4Addr) -> bool {
@@ -227,165 +367,4 @@ fn candidates(links: &[Link]) -> Candidates {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn address(text: &str) -> LinkAddress {
-        LinkAddress {
-            network: text.parse().unwrap(),
-            permanent: true,
-            deprecated: false,
-            global: true,
-        }
-    }
-
-    fn link(ifindex: u32, name: &str, addresses: &[LinkAddress]) -> Link {
-        Link {
-            ifindex,
-            name: name.to_owned(),
-            mac: None,
-            mtu: 1500,
-            up: true,
-            ethernet: true,
-            loopback: name == "lo",
-            kind: String::new(),
-            master: None,
-            peer_in_other_netns: false,
-            qdisc: String::new(),
-            addresses: addresses.to_vec(),
-        }
-    }
-
-    fn links() -> Vec<Link> {
-        vec![
-            link(1, "lo", &[address("127.0.0.1/8"), address("10.9.9.9/32")]),
-            link(2, "eth0", &[address("10.0.2.15/24")]),
-            link(3, "eth1", &[address("192.168.7.4/24"), address("192.168.7.5/24")]),
-        ]
-    }
-
-    fn route(ifindex: u32) -> Option<RouteTo> {
-        Some(RouteTo { ifindex, source: None, gateway: None })
-    }
-
-    fn by_iface(links: &[Link], iface: &[&str]) -> Result<Underlay, UnderlayError> {
-        let iface: Vec<String> = iface.iter().map(|name| (*name).to_owned()).collect();
-        choose(links, Wish { iface: &iface, public_ip: None }, route(2))
-    }
-
-    fn ip(text: &str) -> Ipv4Addr {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn the_default_route_decides_when_nothing_is_asked_for() {
-        let chosen = choose(&links(), Wish::default(), route(2)).unwrap();
-        assert_eq!((chosen.name.as_str(), chosen.address), ("eth0", ip("10.0.2.15")));
-        assert_eq!(chosen.public_ip, chosen.address);
-    }
-
-    #[test]
-    fn iface_takes_names_and_addresses_and_the_first_that_fits() {
-        assert_eq!(by_iface(&links(), &["eth1"]).unwrap().address, ip("192.168.7.4"));
-        assert_eq!(by_iface(&links(), &["192.168.7.5"]).unwrap().address, ip("192.168.7.5"));
-        assert_eq!(by_iface(&links(), &["wlan0", "10.1.1.1", "eth1"]).unwrap().name, "eth1");
-    }
-
-    #[test]
-    fn iface_that_fits_nothing_tells_why_and_what_there_is() {
-        let error = by_iface(&links(), &["wlan0", "10.1.1.1", "lo"]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "no interface fits --iface: there is no interface wlan0; \
-             no interface has the address 10.1.1.1; lo is a loopback interface; \
-             there are: eth0 (10.0.2.15), eth1 (192.168.7.4 192.168.7.5)"
-        );
-    }
-
-    #[test]
-    fn loopback_is_never_chosen() {
-        assert!(by_iface(&links(), &["127.0.0.1"]).is_err());
-        assert!(by_iface(&links(), &["10.9.9.9"]).is_err());
-        assert!(choose(&links(), Wish::default(), route(1)).is_err());
-    }
-
-    #[test]
-    fn a_local_public_ip_picks_its_interface() {
-        let wish = Wish { iface: &[], public_ip: Some(ip("192.168.7.5")) };
-        let chosen = choose(&links(), wish, route(2)).unwrap();
-        assert_eq!((chosen.name.as_str(), chosen.address), ("eth1", ip("192.168.7.5")));
-    }
-
-    #[test]
-    fn a_foreign_public_ip_is_published_but_not_bound() {
-        let wish = Wish { iface: &[], public_ip: Some(ip("203.0.113.9")) };
-        let chosen = choose(&links(), wish, route(2)).unwrap();
-        assert_eq!((chosen.address, chosen.public_ip), (ip("10.0.2.15"), ip("203.0.113.9")));
-    }
-
-    #[test]
-    fn iface_goes_before_public_ip() {
-        let iface = ["eth0".to_owned()];
-        let wish = Wish { iface: &iface, public_ip: Some(ip("192.168.7.5")) };
-        let chosen = choose(&links(), wish, route(3)).unwrap();
-        assert_eq!((chosen.name.as_str(), chosen.address), ("eth0", ip("10.0.2.15")));
-        assert_eq!(chosen.public_ip, ip("192.168.7.5"));
-        let iface = ["eth1".to_owned()];
-        let wish = Wish { iface: &iface, public_ip: Some(ip("192.168.7.5")) };
-        assert_eq!(choose(&links(), wish, None).unwrap().address, ip("192.168.7.5"));
-    }
-
-    #[test]
-    fn a_public_ip_that_nobody_can_send_to_is_refused() {
-        for text in ["0.0.0.0", "127.0.0.1", "224.0.0.9", "255.255.255.255"] {
-            let wish = Wish { iface: &[], public_ip: Some(ip(text)) };
-            let error = choose(&links(), wish, route(2)).unwrap_err();
-            assert_eq!(error, UnderlayError::BadPublicIp(ip(text)));
-        }
-    }
-
-    #[test]
-    fn no_default_route_lists_the_candidates() {
-        let error = choose(&links(), Wish::default(), None).unwrap_err().to_string();
-        assert!(error.contains("--iface") && error.contains("eth1 (192.168.7.4"), "{error}");
-        let error = choose(&[], Wish::default(), None).unwrap_err().to_string();
-        assert!(error.ends_with("none with an IPv4 address"), "{error}");
-    }
-
-    #[test]
-    fn a_link_that_is_down_or_without_mtu_or_address_is_refused() {
-        let change = |change: fn(&mut Link)| {
-            let mut links = links();
-            change(&mut links[1]);
-            by_iface(&links, &["eth0"]).unwrap_err().to_string()
-        };
-        assert!(change(|link| link.up = false).contains("eth0 is down"));
-        let text = change(|link| link.mtu = 0);
-        assert!(text.contains("failed to determine MTU for eth0 interface"), "{text}");
-        assert!(change(|link| link.addresses.clear()).contains("eth0 has no usable IPv4"));
-    }
-
-    #[test]
-    fn addresses_are_taken_in_flannels_order() {
-        let link_local = LinkAddress { global: false, ..address("169.254.3.4/16") };
-        let dynamic = LinkAddress { permanent: false, ..address("10.0.0.7/24") };
-        let deprecated = LinkAddress { deprecated: true, ..address("10.0.0.8/24") };
-        let permanent = address("10.0.0.9/24");
-        let best = |addresses: &[LinkAddress]| best_address(addresses).map(|ip| ip.to_string());
-        let all = [deprecated, link_local, dynamic, permanent, address("10.0.0.10/24")];
-        assert_eq!(best(&all).as_deref(), Some("10.0.0.9"));
-        assert_eq!(best(&all[..3]).as_deref(), Some("10.0.0.7"));
-        assert_eq!(best(&all[..2]).as_deref(), Some("169.254.3.4"));
-        assert_eq!(best(&all[..1]), None);
-    }
-
-    #[test]
-    fn an_interface_without_ethernet_is_taken_but_not_for_ebpf() {
-        let mut links = links();
-        links[1].ethernet = false;
-        let chosen = by_iface(&links, &["eth0"]).unwrap();
-        assert!(chosen.ebpf_refusal().unwrap().contains("eth0 is not an Ethernet interface"));
-        links[1].ethernet = true;
-        assert_eq!(by_iface(&links, &["eth0"]).unwrap().ebpf_refusal(), None);
-    }
-}
+mod tests;

@@ -17,6 +17,8 @@ fn rules() -> Rules {
         network: "10.5.0.0/16".parse().unwrap(),
         subnet: "10.5.1.0/24".parse().unwrap(),
         masquerade: true,
+        forward: true,
+        fully_random: true,
         vxlan_port: 8472,
     }
 }

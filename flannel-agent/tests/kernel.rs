@@ -12,7 +12,7 @@ use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel, KernelError};
 use flannel_agent::mac::MacAddr;
 use flannel_agent::plan::{self, Op};
-use flannel_agent::underlay::{self, Wish};
+use flannel_agent::underlay::{self, Routes, Wish};
 use netns::vxlan::{OWN_MAC, desired, ifindex, peer, reconcile, settled, underlay};
 use netns::{Namespace, in_netns, json, run, try_run};
 
@@ -368,12 +368,17 @@ fn the_underlay_is_chosen_from_real_links() {
         assert_eq!(kernel.route_to(None).await.unwrap(), None);
         assert_eq!(kernel.route_to(Some(Ipv4Addr::new(203, 0, 113, 1))).await.unwrap(), None);
         let links = kernel.links().await.unwrap();
-        assert!(underlay::choose(&links, Wish::default(), None).is_err());
+        assert!(underlay::choose(&links, &Wish::default(), Routes::default()).is_err());
         run("ip route add default via 192.0.2.254 metric 100");
         run("ip route add default dev wire metric 200");
         let default = kernel.route_to(None).await.unwrap().unwrap();
         assert_eq!((default.ifindex, default.gateway), (eth0, Some(Ipv4Addr::new(192, 0, 2, 254))));
-        let chosen = underlay::choose(&links, Wish::default(), Some(default)).unwrap();
+        let chosen = underlay::choose(
+            &links,
+            &Wish::default(),
+            Routes { default: Some(default), reach: None },
+        )
+        .unwrap();
         assert_eq!((chosen.ifindex, chosen.address), (eth0, Ipv4Addr::new(192, 0, 2, 1)));
         let reached = kernel.route_to(Some(Ipv4Addr::new(203, 0, 113, 1))).await.unwrap().unwrap();
         assert_eq!((reached.ifindex, reached.source), (eth0, Some(Ipv4Addr::new(192, 0, 2, 1))));

@@ -188,6 +188,17 @@ impl Node {
         self.running().process.ended()
     }
 
+    /// Waits until the agent ends by itself; another may be started then.
+    ///
+    /// # Panics
+    /// It does not within `limit`.
+    #[track_caller]
+    pub fn wait_end(&mut self, limit: Duration) -> ExitStatus {
+        let status = self.running().process.wait(limit);
+        self.agent = None;
+        status
+    }
+
     /// Process id of the agent.
     #[track_caller]
     pub fn agent_pid(&mut self) -> u32 {

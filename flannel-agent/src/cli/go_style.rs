@@ -87,6 +87,11 @@ pub(super) fn normalise(
             line.ignored.push(text);
             continue;
         }
+        if subcommand.is_none()
+            && let Some(refusal) = super::flannel::given_up(&flag.name)
+        {
+            return Err(refusal);
+        }
         given.insert(flag.name.clone());
         let value = match (flags.get(&flag.name), flag.value) {
             (Some(true), None) => argv.next_if(|next| {

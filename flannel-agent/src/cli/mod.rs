@@ -1,6 +1,7 @@
 //! The command line: flannel's flags and our own, in Go's style and in the
 //! usual one, and `FLANNELD_*` from the environment.
 
+mod flannel;
 mod go_style;
 #[cfg(test)]
 mod tests;
@@ -13,11 +14,14 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use ipnetwork::Ipv4Network;
 use regex::Regex;
 use serde::Serialize;
 
+pub use self::flannel::WithoutEffect;
 pub use self::values::Secret;
 use crate::bpf::{AttachMode, VerifySource};
+use crate::underlay::Wish;
 
 const STATE_DIR: &str = "/var/lib/flannel-ebpf";
 const PIN_DIR: &str = "/sys/fs/bpf/flannel";
@@ -122,8 +126,16 @@ pub struct Options {
     /// that exists is taken [default: the default route's]
     #[arg(long, value_name = "NAME|IP", action = ArgAction::Append)]
     pub iface: Vec<String>,
-    /// Address that the other nodes reach this one at [default: the
-    /// interface's]
+    /// Interface of the underlay by a regular expression, tried on all
+    /// addresses, then on all names; repeatable, after every --iface
+    #[arg(long, value_name = "REGEX", action = ArgAction::Append, value_parser = Regex::new)]
+    pub iface_regex: Vec<Regex>,
+    /// Interface and source address of the route to this address are the
+    /// underlay's, if no --iface and no --iface-regex fits
+    #[arg(long, value_name = "IP")]
+    pub iface_can_reach: Option<Ipv4Addr>,
+    /// Address that the other nodes reach this one at; need not be a local one
+    /// [default: the interface's]
     #[arg(long, value_name = "IP")]
     pub public_ip: Option<Ipv4Addr>,
     /// File to write the node's subnet and MTU to
@@ -134,6 +146,29 @@ pub struct Options {
           require_equals = true, default_missing_value = "true", default_value = "false",
           action = ArgAction::Set)]
     pub ip_masq: bool,
+    /// Masquerade without random source ports
+    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", default_value = "false",
+          action = ArgAction::Set)]
+    pub ip_masq_fully_random_disable: bool,
+    /// Accept forwarded packets of the overlay in the firewall
+    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", default_value = "true",
+          action = ArgAction::Set)]
+    pub iptables_forward_rules: bool,
+    /// Drop packets to addresses of our subnet that nothing more specific
+    /// leads to, with a blackhole route
+    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", default_value = "false",
+          action = ArgAction::Set)]
+    pub ip_blackhole_route: bool,
+    /// Address to serve /healthz and /readyz on
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
+    pub healthz_ip: String,
+    /// TCP port to serve /healthz and /readyz on; 0: do not
+    #[arg(long, value_name = "PORT", default_value_t = 0, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(i32).range(..=65535))]
+    healthz_port: i32,
     /// Minutes before a lease's end at which it is renewed (1 to 1439)
     #[arg(long, value_name = "MINUTES", default_value_t = 60, allow_negative_numbers = true)]
     subnet_lease_renew_margin: i64,
@@ -173,6 +208,9 @@ pub struct Options {
           require_equals = true, default_missing_value = "true", default_value = "false",
           hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
     version: bool,
+    /// What flanneld has and we have no use for.
+    #[command(flatten)]
+    pub without_effect: WithoutEffect,
 }
 
 /// `--datapath`.
@@ -201,6 +239,22 @@ pub enum FastPath {
 }
 
 impl Options {
+    /// Which interface is to be the underlay of this overlay network.
+    pub fn underlay(&self, overlay: Ipv4Network) -> Wish {
+        Wish {
+            iface: self.iface.clone(),
+            iface_regex: self.iface_regex.clone(),
+            can_reach: self.iface_can_reach,
+            public_ip: self.public_ip,
+            overlay: Some(overlay),
+        }
+    }
+
+    /// Port of the health server; `None`: there is none.
+    pub fn healthz_port(&self) -> Option<u16> {
+        u16::try_from(self.healthz_port).ok().filter(|port| *port != 0)
+    }
+
     /// How long before its end a lease is renewed.
     pub fn renew_margin(&self) -> Duration {
         let minutes =
@@ -258,6 +312,9 @@ pub fn parse(
             RENEW_MARGIN.end()
         );
         return Err(Exit { text, stream: Stream::Err, code: 1 });
+    }
+    if cli.command.is_none() {
+        cli.daemon.without_effect.check().map_err(|text| usage(&Cli::command(), &text))?;
     }
     Ok((cli, line.ignored))
 }

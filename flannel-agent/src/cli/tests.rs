@@ -1,3 +1,5 @@
+mod flannel;
+
 use std::path::Path;
 
 use super::*;
@@ -205,7 +207,16 @@ fn the_environment_sets_what_the_command_line_does_not() {
 fn every_flag_of_the_daemon_has_a_variable() {
     let values = [
         ("ip-masq", "true"),
+        ("ip-masq-fully-random-disable", "true"),
+        ("ip-blackhole-route", "true"),
+        ("iptables-forward-rules", "false"),
+        ("iptables-resync", "9"),
+        ("healthz-port", "9"),
+        ("kube-subnet-mgr", "false"),
+        ("set-node-network-unavailable", "true"),
+        ("iface-can-reach", "192.0.2.1"),
         ("public-ip", "192.0.2.1"),
+        ("public-ipv6", "2001:db8::1"),
         ("datapath", "ebpf"),
         ("fast-path", "off"),
         ("fast-path-window", "1"),

@@ -14,7 +14,7 @@ use crate::firewall::Firewall as _;
 use crate::firewall::nft::Nft;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Kernel as _, KernelError, clsact};
+use crate::kernel::{Kernel as _, KernelError, blackhole, clsact};
 use crate::plan::Op;
 
 /// What to clean up.
@@ -69,6 +69,11 @@ pub async fn run(places: Places<'_>, force: bool) -> u8 {
         Ok(()) => {}
         Err(error) => steps.failed(error),
     }
+    match remove_blackholes().await {
+        Ok(0) => {}
+        Ok(_) => steps.did("removed the blackhole route of the node's subnet".to_owned()),
+        Err(error) => steps.failed(error),
+    }
     if let Some(state) = &state {
         let device = state.device.as_str();
         match delete_device(device).await {
@@ -95,6 +100,16 @@ pub async fn run(places: Places<'_>, force: bool) -> u8 {
     // Kept if somebody else has put something there.
     let _ = fs::remove_dir(places.state_dir);
     steps.end()
+}
+
+/// How many there were.
+async fn remove_blackholes() -> Result<usize, KernelError> {
+    let kernel = RealKernel::open()?;
+    let (ours, _) = blackhole::diff(None, &kernel.blackholes().await?);
+    for route in &ours {
+        kernel.remove_blackhole(*route).await?;
+    }
+    Ok(ours.len())
 }
 
 async fn delete_device(name: &str) -> Result<bool, KernelError> {

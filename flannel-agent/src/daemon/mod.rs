@@ -15,6 +15,7 @@ use crate::desired;
 use crate::files::lock::{LockError, StateLock};
 use crate::files::state;
 use crate::firewall::nft::Nft;
+use crate::healthz::HealthzError;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{KernelError, events};
@@ -22,7 +23,10 @@ use crate::reconcile::{Identity, Reconciler, Settings};
 use crate::source::SourceError;
 use crate::status::{LeaseStatus, Shared, SharedDatapath, lock};
 use crate::underlay::UnderlayError;
-use crate::{control, notify};
+use crate::{control, healthz, notify};
+
+/// Subject of the complaint that subnet.env cannot be written.
+pub const SUBNET_FILE: &str = "subnet file";
 
 /// Why the daemon did not start. Each ends it with exit code 1.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +43,9 @@ pub enum StartError {
         /// The kernel's answer.
         source: std::io::Error,
     },
+    /// Nobody can ask for our health.
+    #[error(transparent)]
+    Healthz(#[from] HealthzError),
     /// Netlink cannot be used.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -80,6 +87,10 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     control::serve(&options.state_dir, shared.clone(), SharedDatapath::clone(&datapath)).map_err(
         |source| StartError::Control { path: control::path(&options.state_dir), source },
     )?;
+    let _healthz = match options.healthz_port() {
+        Some(port) => Some(healthz::serve(&options.healthz_ip, port, shared.clone()).await?),
+        None => None,
+    };
     tokio::select! {
         served = start_and_serve(&options, &shared, &datapath) => served,
         () = shutdown.requested() => {
@@ -99,7 +110,8 @@ async fn start_and_serve(
     let config = start::wait_for_config(&*source, shared).await;
     let crate::config::Backend::Vxlan(vxlan) = &config.backend;
     let kernel = RealKernel::open()?;
-    let underlay = start::choose_underlay(&kernel, options).await?;
+    let wish = options.underlay(config.network);
+    let underlay = start::choose_underlay(&kernel, &wish).await?;
     tracing::info!(
         interface = underlay.name,
         address = %underlay.address,
@@ -142,9 +154,11 @@ async fn start_and_serve(
         vxlan: vxlan.clone(),
     };
     let settings = Settings {
-        iface: options.iface.clone(),
-        public_ip: options.public_ip,
+        underlay: wish,
         masquerade: options.ip_masq,
+        forward: options.iptables_forward_rules,
+        fully_random: !options.ip_masq_fully_random_disable,
+        blackhole: options.ip_blackhole_route,
         fast_path: options.fast_path == crate::cli::FastPath::Confirmed,
         window: options.fast_path_window,
         verify_source: options.verify_source,

@@ -140,6 +140,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         self.first_snapshot(&mut updates).await;
         self.pass().await;
         self.check_start()?;
+        self.shared.lock().ready = true;
         notify::ready();
         let lease = self.keeper.lease();
         tracing::info!(subnet = %lease.subnet, peers = self.peers.len(), "ready");
@@ -395,7 +396,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             let reason = subnet_env::write(&self.options.subnet_file, &env).err();
             let written = reason.is_none();
             let reason = reason.map(|error| error.to_string());
-            self.shared.lock().health.report("subnet file", reason);
+            self.shared.lock().health.report(super::SUBNET_FILE, reason);
             if written {
                 self.last_env = Some(env);
             }

@@ -102,12 +102,11 @@ pub(super) async fn wait_for_config<S: LeaseSource>(source: &S, shared: &Shared)
 
 pub(super) async fn choose_underlay<K: Kernel>(
     kernel: &K,
-    options: &Options,
+    wish: &Wish,
 ) -> Result<Underlay, StartError> {
     let links = kernel.links().await?;
-    let wish = Wish { iface: &options.iface, public_ip: options.public_ip };
-    let route = kernel.route_to(None).await?;
-    Ok(underlay::choose(&links, wish, route)?)
+    let routes = underlay::routes_for(kernel, wish).await?;
+    Ok(underlay::choose(&links, wish, routes)?)
 }
 
 /// Deletes the device of an earlier run that has another name than ours: the

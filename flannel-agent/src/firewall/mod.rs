@@ -20,6 +20,10 @@ pub struct Rules {
     pub subnet: Ipv4Network,
     /// Masquerade traffic that leaves the overlay (`--ip-masq`).
     pub masquerade: bool,
+    /// Accept forwarded packets of the overlay (`--iptables-forward-rules`).
+    pub forward: bool,
+    /// Masquerade from random source ports (not `--ip-masq-fully-random-disable`).
+    pub fully_random: bool,
     /// UDP port of the tunnel: masquerade must not use it as a source port,
     /// since answers to it would be taken for VXLAN.
     pub vxlan_port: u16,

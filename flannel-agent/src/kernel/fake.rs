@@ -5,6 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::blackhole::Blackhole;
 use super::{Kernel, KernelError, Link, RouteTo};
 use crate::plan::{self, Observed, Op};
 
@@ -17,6 +18,8 @@ pub struct State {
     pub links: Vec<Link>,
     /// What [`Kernel::route_to`] gives; `None` is the default route's.
     pub routes: HashMap<Option<Ipv4Addr>, RouteTo>,
+    /// What [`Kernel::blackholes`] gives.
+    pub blackholes: Vec<Blackhole>,
     /// Every operation that was carried out, in order.
     pub applied: Vec<Op>,
     /// Operations that fail, with this errno.
@@ -92,6 +95,20 @@ impl Kernel for FakeKernel {
         destination: Option<Ipv4Addr>,
     ) -> Result<Option<RouteTo>, KernelError> {
         Ok(self.reading("route_to")?.routes.get(&destination).copied())
+    }
+
+    async fn blackholes(&self) -> Result<Vec<Blackhole>, KernelError> {
+        Ok(self.state().blackholes.clone())
+    }
+
+    async fn add_blackhole(&self, route: Blackhole) -> Result<(), KernelError> {
+        self.reading("add_blackhole")?.blackholes.push(route);
+        Ok(())
+    }
+
+    async fn remove_blackhole(&self, route: Blackhole) -> Result<(), KernelError> {
+        self.reading("remove_blackhole")?.blackholes.retain(|present| *present != route);
+        Ok(())
     }
 }
 

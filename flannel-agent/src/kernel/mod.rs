@@ -1,6 +1,7 @@
 //! The kernel's network state through rtnetlink and /proc/sys. Only this
 //! module speaks netlink.
 
+pub mod blackhole;
 pub mod clsact;
 mod device;
 pub mod events;
@@ -17,6 +18,7 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
+use self::blackhole::Blackhole;
 use crate::mac::MacAddr;
 use crate::plan::{Observed, Op};
 
@@ -116,6 +118,21 @@ pub trait Kernel: Send + Sync + 'static {
         &self,
         destination: Option<Ipv4Addr>,
     ) -> impl Future<Output = Result<Option<RouteTo>, KernelError>> + Send;
+
+    /// All IPv4 blackhole routes of the main table.
+    fn blackholes(&self) -> impl Future<Output = Result<Vec<Blackhole>, KernelError>> + Send;
+
+    /// Adds a blackhole route; one that is there already is no error.
+    fn add_blackhole(
+        &self,
+        route: Blackhole,
+    ) -> impl Future<Output = Result<(), KernelError>> + Send;
+
+    /// Removes a blackhole route; one that is gone is no error.
+    fn remove_blackhole(
+        &self,
+        route: Blackhole,
+    ) -> impl Future<Output = Result<(), KernelError>> + Send;
 }
 
 /// An answer to [`Kernel::route_to`].

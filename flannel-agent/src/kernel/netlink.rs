@@ -16,6 +16,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::blackhole::Blackhole;
 use super::socket::{BATCH, Refused, Request, RouteSocket};
 use super::sysctl::Sysctl;
 use super::{Kernel, KernelError, Link, RouteTo, device, links, message};
@@ -54,7 +55,7 @@ impl RealKernel {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn dump(
+    pub(super) fn dump(
         &self,
         call: &'static str,
         object: &str,
@@ -121,7 +122,7 @@ impl RealKernel {
         }
     }
 
-    fn one(&self, request: &Request) -> Result<(), Refused> {
+    pub(super) fn one(&self, request: &Request) -> Result<(), Refused> {
         let results = self.socket().batch(std::slice::from_ref(request));
         results.into_iter().next().unwrap_or(Ok(()))
     }
@@ -286,6 +287,18 @@ impl Kernel for RealKernel {
             Err(refused) => Err(explain("RTM_GETROUTE", destination.to_string(), refused)),
         }
     }
+
+    async fn blackholes(&self) -> Result<Vec<Blackhole>, KernelError> {
+        self.blackhole_routes()
+    }
+
+    async fn add_blackhole(&self, route: Blackhole) -> Result<(), KernelError> {
+        self.put_blackhole(route)
+    }
+
+    async fn remove_blackhole(&self, route: Blackhole) -> Result<(), KernelError> {
+        self.delete_blackhole(route)
+    }
 }
 
 fn all_links() -> RouteNetlinkMessage {
@@ -387,7 +400,7 @@ fn route(ifindex: u32, message: &RouteNetlinkMessage) -> Option<ObservedRoute> {
     })
 }
 
-fn table(message: &RouteMessage) -> u32 {
+pub(super) fn table(message: &RouteMessage) -> u32 {
     let attribute = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
@@ -409,7 +422,7 @@ fn gateway(attributes: &[RouteAttribute]) -> Option<Ipv4Addr> {
     })
 }
 
-fn metric(message: &RouteMessage) -> u32 {
+pub(super) fn metric(message: &RouteMessage) -> u32 {
     let metric = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Priority(metric) => Some(*metric),
         _ => None,
@@ -479,7 +492,7 @@ fn not_ours(device: &str, op: &Op) -> KernelError {
     KernelError::new(message::call(op), message::object(device, op), error)
 }
 
-fn explain(call: &'static str, object: String, refused: Refused) -> KernelError {
+pub(super) fn explain(call: &'static str, object: String, refused: Refused) -> KernelError {
     let hint = match refused.errno() {
         libc::EPERM => Some(NEEDS_CAPABILITY.into()),
         _ if refused.source.kind() == std::io::ErrorKind::TimedOut => {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::{Reconciler, is_device, is_ground};
 use crate::bpf::{BpfError, DatapathConfig, PodVeth};
 use crate::firewall::Firewall;
-use crate::kernel::Kernel;
 use crate::kernel::sysctl::TcpConntrack;
+use crate::kernel::{Kernel, KernelError, blackhole};
 use crate::plan::{self, Op};
 use crate::status::lock;
 use crate::veths::{self, Choice};
@@ -15,6 +15,27 @@ use crate::veths::{self, Choice};
 pub const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
+    /// Makes the blackhole route of our subnet what `--ip-blackhole-route` says.
+    pub(super) async fn seal(&mut self) {
+        let wanted = Some(self.identity.subnet).filter(|_| self.settings.blackhole);
+        let sealed = async {
+            let (removed, added) = blackhole::diff(wanted, &self.kernel.blackholes().await?);
+            for route in removed {
+                self.kernel.remove_blackhole(route).await?;
+                tracing::info!(destination = %route.destination, "removed a blackhole route");
+            }
+            if let Some(route) = added {
+                self.kernel.add_blackhole(route).await?;
+                tracing::info!(destination = %route.destination, "added the blackhole route");
+            }
+            Ok::<_, KernelError>(())
+        };
+        let reason = sealed.await.err().map(|error| error.to_string());
+        self.sealed = reason.is_none();
+        self.unfinished.wake.look |= reason.is_some();
+        self.shared.lock().health.report("blackhole route", reason);
+    }
+
     /// Carries out a plan in its order: neighbouring operations of one kind go
     /// together. Returns whether the device was created or deleted.
     pub(super) async fn carry_out(&mut self, ops: &[Op]) -> bool {

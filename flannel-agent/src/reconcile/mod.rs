@@ -45,12 +45,16 @@ pub struct Identity {
 /// What the user asked for.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `--iface`.
-    pub iface: Vec<String>,
-    /// `--public-ip`.
-    pub public_ip: Option<std::net::Ipv4Addr>,
+    /// Which interface is to be the underlay.
+    pub underlay: Wish,
     /// `--ip-masq`.
     pub masquerade: bool,
+    /// `--iptables-forward-rules`.
+    pub forward: bool,
+    /// Not `--ip-masq-fully-random-disable`.
+    pub fully_random: bool,
+    /// `--ip-blackhole-route`.
+    pub blackhole: bool,
     /// `--fast-path` is not `off`.
     pub fast_path: bool,
     /// `--fast-path-window`.
@@ -120,6 +124,8 @@ pub struct Reconciler<K, F> {
     overlay: Option<u32>,
     retries: Retries,
     unfinished: Unfinished,
+    /// The blackhole route is what it should be.
+    sealed: bool,
     /// MTU of the device as it should be; 0 before the first pass.
     mtu: u32,
     /// Remembered for `cleanup`: the value of conntrack's switch before us.
@@ -158,6 +164,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             overlay: None,
             retries: Retries::default(),
             unfinished: Unfinished::default(),
+            sealed: false,
             mtu: 0,
             liberal_before: None,
         }
@@ -218,6 +225,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             outcome.underlay_changed = self.follow_underlay().await;
         }
         let Some(desired) = self.desire(peers) else { return outcome };
+        // Without the flag there is only an earlier run's route to remove.
+        let seal = !self.sealed || (self.settings.blackhole && wake.look);
         let mut changed = false;
         // A new device has to be looked at again: its index is new, and what
         // hung on the old one has gone with it.
@@ -240,6 +249,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 break;
             }
             wake.look = true;
+        }
+        if seal {
+            self.seal().await;
         }
         self.retries.report(&self.shared);
         self.mtu = desired.device.mtu;
@@ -305,13 +317,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if self.links.is_empty() {
             return false;
         }
-        let wish = Wish { iface: &self.settings.iface, public_ip: self.settings.public_ip };
-        let route = if wish.iface.is_empty() && wish.public_ip.is_none() {
-            self.kernel.route_to(None).await.ok().flatten()
-        } else {
-            None
+        let wish = &self.settings.underlay;
+        let routes = match underlay::routes_for(&self.kernel, wish).await {
+            Ok(routes) => routes,
+            Err(error) => {
+                self.shared.lock().health.complain("underlay", error.to_string());
+                return false;
+            }
         };
-        let chosen = underlay::choose(&self.links, wish, route);
+        let chosen = underlay::follow(&self.identity.underlay, &self.links, wish, routes);
         let mut state = self.shared.lock();
         match chosen {
             Ok(chosen) => {
@@ -365,6 +379,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             network: self.identity.network,
             subnet: self.identity.subnet,
             masquerade: self.settings.masquerade,
+            forward: self.settings.forward,
+            fully_random: self.settings.fully_random,
             vxlan_port: self.identity.vxlan.port,
         };
         let reason = self.firewall.ensure(&rules).await.err().map(|error| error.to_string());

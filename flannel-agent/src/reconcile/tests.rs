@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::bpf::fake::FakeDatapath;
 use crate::firewall::fake::FakeFirewall;
+use crate::kernel::blackhole::Blackhole;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::{LinkAddress, RouteTo};
 
@@ -90,9 +91,11 @@ fn bench(with_datapath: bool) -> Bench {
         vxlan: VxlanConfig { vni: 1, port: 8472, gbp: false, learning: false, mtu: None },
     };
     let settings = Settings {
-        iface: Vec::new(),
-        public_ip: None,
+        underlay: crate::underlay::Wish::default(),
         masquerade: true,
+        forward: true,
+        fully_random: true,
+        blackhole: false,
         fast_path: true,
         window: Duration::from_secs(5),
         verify_source: VerifySource::Drop,
@@ -348,4 +351,34 @@ async fn rules_that_cannot_be_set_are_tried_again() {
     tokio::time::sleep_until(outcome.retry_at.unwrap()).await;
     assert_eq!(bench.pass(&[], Wake::default()).await.retry_at, None);
     assert_eq!(bench.complaints(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_blackhole_route_is_kept() {
+    let ours = Blackhole::ours(peer(NODE).subnet);
+    let foreign = Blackhole { metric: 5, ..ours };
+    let mut bench = bench(false);
+    let kernel = bench.reconciler.kernel.clone();
+    kernel.state().blackholes.push(foreign);
+    bench.reconciler.settings.blackhole = true;
+    bench.pass(&[], Wake::ALL).await;
+    assert_eq!(kernel.state().blackholes, [foreign, ours]);
+    kernel.state().blackholes.clear();
+    bench.pass(&[], Wake::default()).await;
+    assert_eq!(kernel.state().blackholes, [], "nothing asked for a look");
+    let event = bench.reconciler.wake_for(KernelEvent::Route { ifindex: 0 });
+    bench.pass(&[], event).await;
+    assert_eq!(kernel.state().blackholes, [ours]);
+    bench.pass(&[], Wake::ALL).await;
+    assert_eq!(kernel.state().blackholes, [ours]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_runs_blackhole_route_goes_without_the_flag() {
+    let ours = Blackhole::ours(peer(NODE).subnet);
+    let mut bench = bench(false);
+    let kernel = bench.reconciler.kernel.clone();
+    kernel.state().blackholes = vec![ours, Blackhole { metric: 0, ..ours }];
+    bench.pass(&[], Wake::ALL).await;
+    assert_eq!(kernel.state().blackholes, [Blackhole { metric: 0, ..ours }]);
 }

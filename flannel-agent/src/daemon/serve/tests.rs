@@ -129,9 +129,11 @@ impl Bench {
             vxlan,
         };
         let settings = Settings {
-            iface: Vec::new(),
-            public_ip: None,
+            underlay: crate::underlay::Wish::default(),
             masquerade: false,
+            forward: true,
+            fully_random: true,
+            blackhole: false,
             fast_path: true,
             window: Duration::from_secs(5),
             verify_source: crate::bpf::VerifySource::Drop,

@@ -1,0 +1,229 @@
+//! `/healthz` and `/readyz` over HTTP, for probes. Codes and first lines are
+//! flanneld's.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+
+use crate::daemon::SUBNET_FILE;
+use crate::status::{Shared, State};
+
+/// Connections at a time: a probe is short, and nobody may take all files.
+const CONNECTIONS: usize = 32;
+/// How long a client may take for a request's head, and how long a connection
+/// may last.
+const HEAD: Duration = Duration::from_secs(5);
+const CONNECTION: Duration = Duration::from_secs(60);
+/// Pause after a connection could not be accepted, such as without free files.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "health server: listen on {host} port {port}: {source}; see --healthz-ip and --healthz-port"
+)]
+pub struct HealthzError {
+    host: String,
+    port: u16,
+    source: std::io::Error,
+}
+
+/// A health server; dropping this ends it.
+#[derive(Debug)]
+pub struct Healthz(AbortHandle);
+
+impl Drop for Healthz {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Listens on `host` (an address or a name) and TCP `port`, and answers from
+/// `shared` from then on.
+///
+/// # Errors
+/// The name cannot be resolved, or the address cannot be had.
+pub async fn serve(host: &str, port: u16, shared: Shared) -> Result<Healthz, HealthzError> {
+    let listener = TcpListener::bind((host, port)).await.map_err(|source| HealthzError {
+        host: host.to_owned(),
+        port,
+        source,
+    })?;
+    tracing::info!(host, port, "serving /healthz and /readyz");
+    Ok(Healthz(tokio::spawn(accept(listener, shared)).abort_handle()))
+}
+
+async fn accept(listener: TcpListener, shared: Shared) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(CONNECTION, converse(stream, shared)).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no connection to the health server");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, shared: Shared) {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let (code, text) = answer(request.uri().path(), &shared.lock());
+        async move { Ok::<_, Infallible>(response(code, text)) }
+    });
+    let conversation = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(TokioIo::new(stream), answer);
+    if let Err(error) = conversation.await {
+        tracing::debug!(%error, "a client of the health server");
+    }
+}
+
+fn response(code: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = code;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+/// The answer to a path, for any method.
+///
+/// A node that is ready stays ready with complaints, as its pods have a
+/// network; the complaints follow the first line, one a line. Only subnet.env
+/// must be written: without it no pod can be made.
+fn answer(path: &str, state: &State) -> (StatusCode, String) {
+    match path {
+        "/healthz" => (StatusCode::OK, "flanneld is running".to_owned()),
+        "/readyz" => {
+            let (code, text) = if state.ready && state.health.reason(SUBNET_FILE).is_none() {
+                (StatusCode::OK, "flanneld is ready")
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet")
+            };
+            let mut lines = vec![text.to_owned()];
+            lines.extend(reasons(state));
+            (code, lines.join("\n"))
+        }
+        _ => (StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
+    }
+}
+
+fn reasons(state: &State) -> Vec<String> {
+    let line = |what: &str, reason: &str| format!("{what}: {reason}").replace(['\r', '\n'], " ");
+    let mut lines: Vec<String> = state
+        .health
+        .lines()
+        .iter()
+        .map(|complaint| line(&complaint.what, &complaint.reason))
+        .collect();
+    if let Some(reason) = &state.store_detail
+        && state.health.reason("store").is_none()
+    {
+        lines.insert(0, line("store", reason));
+    }
+    if let Some(reason) = &state.datapath.reason {
+        lines.push(line("data path: kernel", reason));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[test]
+    fn the_words_are_flannelds() {
+        let mut state = State::default();
+        let is = |state: &State, path: &str| {
+            let (code, text) = answer(path, state);
+            (code.as_u16(), text)
+        };
+        assert_eq!(is(&state, "/healthz"), (200, "flanneld is running".to_owned()));
+        assert_eq!(is(&state, "/readyz"), (503, "flanneld is not ready yet".to_owned()));
+        state.ready = true;
+        assert_eq!(is(&state, "/readyz"), (200, "flanneld is ready".to_owned()));
+        assert_eq!(is(&state, "/healthz"), (200, "flanneld is running".to_owned()));
+        assert_eq!(is(&state, "/metrics").0, 404);
+        assert_eq!(is(&state, "/healthz/").0, 404);
+    }
+
+    #[test]
+    fn reasons_follow_the_first_line() {
+        let mut state = State { ready: true, ..State::default() };
+        state.datapath.reason = Some("bpf(BPF_PROG_LOAD): EPERM\nline 2".to_owned());
+        state.health.complain("firewall", "nft: not found");
+        let (code, text) = answer("/readyz", &state);
+        assert_eq!(code, StatusCode::OK);
+        assert_eq!(
+            text,
+            "flanneld is ready\nfirewall: nft: not found\n\
+             data path: kernel: bpf(BPF_PROG_LOAD): EPERM line 2"
+        );
+        state.health.complain(SUBNET_FILE, "no space left");
+        let (code, text) = answer("/readyz", &state);
+        assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.starts_with("flanneld is not ready yet\nfirewall: "), "{text}");
+        let waiting = "waiting for the network config: connection refused";
+        let state = State { store_detail: Some(waiting.to_owned()), ..State::default() };
+        let (code, text) = answer("/readyz", &state);
+        assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(text, format!("flanneld is not ready yet\nstore: {waiting}"));
+    }
+
+    async fn ask(port: u16, request: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_stops_nobody() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        let taken = serve("127.0.0.1", port, Shared::default()).await.unwrap_err().to_string();
+        assert!(taken.contains("--healthz-port") && taken.contains(&port.to_string()), "{taken}");
+        drop(free);
+        let shared = Shared::default();
+        let server = serve("localhost", port, shared.clone()).await.unwrap();
+        let silent = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        for head in ["GET /healthz HTTP/1.1", "HEAD /healthz HTTP/1.0", "POST /healthz HTTP/1.1"] {
+            let text = ask(port, &format!("{head}\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
+            assert!(text.contains(" 200 OK\r\n"), "{head}: {text}");
+        }
+        let text = ask(port, "GET /readyz?x HTTP/1.0\r\n\r\n").await;
+        assert!(
+            text.contains(" 503 ") && text.ends_with("\r\n\r\nflanneld is not ready yet"),
+            "{text}"
+        );
+        let text = ask(port, "what?\r\n\r\n").await;
+        assert!(text.contains(" 400 "), "{text}");
+        drop(silent);
+        drop(server);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
+    }
+}
