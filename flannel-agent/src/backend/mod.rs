@@ -1,0 +1,3 @@
+//! Backends that need more than routes in the kernel.
+
+pub mod udp;

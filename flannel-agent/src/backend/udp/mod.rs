@@ -1,0 +1,5 @@
+//! flannel's `udp` backend: IPv4 packets of the overlay, as they are, in UDP
+//! datagrams. A TUN device takes them from and gives them to the kernel.
+
+pub mod packet;
+pub mod routes;
