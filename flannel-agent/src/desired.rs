@@ -248,7 +248,14 @@ mod tests {
     }
 
     fn vxlan() -> VxlanConfig {
-        VxlanConfig { vni: 7, port: 8472, gbp: false, learning: false, mtu: None }
+        VxlanConfig {
+            vni: 7,
+            port: 8472,
+            gbp: false,
+            learning: false,
+            mtu: None,
+            direct_routing: false,
+        }
     }
 
     fn build(vxlan: &VxlanConfig, peers: &[Peer]) -> Result<(Desired, Vec<Rejected>), MtuTooSmall> {

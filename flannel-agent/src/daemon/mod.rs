@@ -10,6 +10,7 @@ use ipnetwork::Ipv4Network;
 
 use crate::bpf::LoadOptions;
 use crate::cli::Options;
+use crate::config::Backend;
 use crate::datapath::{self, Opened};
 use crate::desired;
 use crate::files::lock::{LockError, StateLock};
@@ -62,6 +63,9 @@ pub enum StartError {
     /// The device could not be made.
     #[error("the VXLAN device could not be set up: {0}")]
     Device(String),
+    /// The config asks for a backend that cannot be run.
+    #[error("backend {0} cannot be run yet; use vxlan")]
+    Backend(&'static str),
     /// A signal handler could not be installed.
     #[error("signal handler: {0}")]
     Signal(std::io::Error),
@@ -97,7 +101,11 @@ async fn start_and_serve(
 ) -> Result<(), StartError> {
     let source = start::connect(options).await?;
     let config = start::wait_for_config(&*source, shared).await;
-    let crate::config::Backend::Vxlan(vxlan) = &config.backend;
+    let vxlan = match &config.backend {
+        Backend::Vxlan(vxlan) if !vxlan.direct_routing => vxlan,
+        Backend::Vxlan(_) => return Err(StartError::Backend("vxlan with DirectRouting")),
+        other => return Err(StartError::Backend(other.name())),
+    };
     let kernel = RealKernel::open()?;
     let underlay = start::choose_underlay(&kernel, options).await?;
     tracing::info!(

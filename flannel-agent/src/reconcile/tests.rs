@@ -87,7 +87,14 @@ fn bench(with_datapath: bool) -> Bench {
             mtu: 1500,
             ethernet: true,
         },
-        vxlan: VxlanConfig { vni: 1, port: 8472, gbp: false, learning: false, mtu: None },
+        vxlan: VxlanConfig {
+            vni: 1,
+            port: 8472,
+            gbp: false,
+            learning: false,
+            mtu: None,
+            direct_routing: false,
+        },
     };
     let settings = Settings {
         iface: Vec::new(),

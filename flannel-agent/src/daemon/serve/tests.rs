@@ -99,7 +99,7 @@ impl Bench {
     /// A node 192.0.2.1 with these peers, after its first pass.
     async fn start(peers: &[u8]) -> Self {
         let config = NetworkConfig::parse(CONFIG).unwrap();
-        let Backend::Vxlan(vxlan) = config.backend.clone();
+        let Backend::Vxlan(vxlan) = config.backend.clone() else { panic!("{config:?}") };
         let source = FakeSource::new(config.clone());
         let claim = Claim { attrs: attrs(1), previous: None };
         let own = source.acquire(&config, &claim).await.unwrap();
