@@ -14,20 +14,20 @@ const IP: usize = packet::IPV4;
 /// Headers of an aggregate: IPv4 without options, TCP with any options.
 const HEADERS: usize = IP + 60;
 /// Most segments of one aggregate.
-pub const MOST: usize = 64;
+pub(super) const MOST: usize = 64;
 
 /// What stands before the payloads of an aggregate on the TUN device.
 #[derive(Clone, Copy, Debug)]
-pub struct Head {
+pub(super) struct Head {
     bytes: [u8; VNET + HEADERS],
     len: usize,
     /// Where the payload begins in each of the joined packets.
-    pub payload_at: usize,
+    pub(super) payload_at: usize,
 }
 
 impl Head {
     /// The bytes.
-    pub fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 }
@@ -99,7 +99,7 @@ impl<'a> Segment<'a> {
 
 /// How many packets from the first on can be one aggregate: 1 if it stands
 /// alone, 0 if there is none.
-pub fn joined<'a>(packets: impl IntoIterator<Item = &'a [u8]>) -> usize {
+pub(super) fn joined<'a>(packets: impl IntoIterator<Item = &'a [u8]>) -> usize {
     let mut packets = packets.into_iter();
     let Some(first) = packets.next() else { return 0 };
     let Some(first) = Segment::read(first) else { return 1 };
@@ -119,11 +119,12 @@ pub fn joined<'a>(packets: impl IntoIterator<Item = &'a [u8]>) -> usize {
     count
 }
 
-/// What stands before the payloads of these packets, of which
-/// [`joined`] said that they can be one aggregate.
-pub fn head(first: &[u8], last: &[u8], payloads_len: usize) -> Option<Head> {
+/// What stands before the payloads of `count` packets, `all` bytes together,
+/// of which [`joined`] said that they can be one aggregate.
+pub(super) fn head(first: &[u8], last: &[u8], count: usize, all: usize) -> Option<Head> {
     let (first, last) = (Segment::read(first)?, Segment::read(last)?);
     let payload_at = first.payload_at;
+    let payloads_len = all.checked_sub(payload_at * count)?;
     let mut head = Head { bytes: [0; VNET + HEADERS], len: VNET + payload_at, payload_at };
     let segment = u16::try_from(first.payload_len()).ok()?;
     let vnet = Vnet::tcp(u16::try_from(payload_at).ok()?, segment);
@@ -194,7 +195,8 @@ mod tests {
             assert!(right(last));
             assert_eq!(count(&packets), packets.len());
             let payloads: Vec<u8> = packets.iter().flat_map(|p| p[52..].to_vec()).collect();
-            let head = head(&packets[0], packets.last().unwrap(), payloads.len()).unwrap();
+            let all = packets.iter().map(Vec::len).sum();
+            let head = head(&packets[0], packets.last().unwrap(), packets.len(), all).unwrap();
             let vnet = Vnet::read(head.bytes().first_chunk().unwrap());
             let mut whole = [&head.bytes()[VNET..], &payloads].concat();
             assert_eq!(cut(vnet, &mut whole).unwrap(), packets);
@@ -261,8 +263,8 @@ mod tests {
             packets[1][at] = value;
             packets[1].truncate(len);
             count(&packets);
-            let _ = head(&packets[0], &packets[1], 100);
-            let _ = head(&packets[1], &bytes, 70_000);
+            let _ = head(&packets[0], &packets[1], 2, 204);
+            let _ = head(&packets[1], &bytes, 2, 70_000);
             count(&[bytes.clone(), bytes]);
         }
     }

@@ -1,8 +1,17 @@
 //! flannel's `udp` backend: IPv4 packets of the overlay, as they are, in UDP
 //! datagrams. A TUN device takes them from and gives them to the kernel.
 
-pub mod coalesce;
-pub mod outbox;
-pub mod packet;
+mod coalesce;
+mod counters;
+mod inward;
+mod outbox;
+mod outward;
+mod packet;
+pub mod proxy;
 pub mod routes;
-pub mod segment;
+mod segment;
+mod shared;
+mod socket;
+mod tun;
+
+pub use self::proxy::Proxy;

@@ -15,22 +15,22 @@ const RUNS: usize = 64;
 
 /// Datagrams for one node, one behind the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
+pub(super) struct Run {
     /// The node.
-    pub to: Ipv4Addr,
+    pub(super) to: Ipv4Addr,
     start: usize,
     /// All bytes.
-    pub len: usize,
+    pub(super) len: usize,
     /// Bytes of each datagram; the last may have fewer.
-    pub segment: usize,
+    pub(super) segment: usize,
     /// Datagrams.
-    pub count: usize,
+    pub(super) count: usize,
     closed: bool,
 }
 
 /// The gathered packets.
 #[derive(Debug)]
-pub struct Outbox {
+pub(super) struct Outbox {
     arena: Vec<u8>,
     used: usize,
     runs: Vec<Run>,
@@ -39,22 +39,22 @@ pub struct Outbox {
 
 impl Outbox {
     /// An empty one; a run has at most `most` datagrams.
-    pub fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize) -> Self {
         Self { arena: vec![0; ROOM], used: 0, runs: Vec::with_capacity(RUNS), most }
     }
 
     /// Whether a packet of `len` bytes has to wait until [`clear`](Self::clear).
-    pub fn is_full(&self, len: usize) -> bool {
+    pub(super) fn is_full(&self, len: usize) -> bool {
         self.arena.len() - self.used < len || self.runs.len() == RUNS
     }
 
     /// Where the next packet is to be written.
-    pub fn space(&mut self) -> &mut [u8] {
+    pub(super) fn space(&mut self) -> &mut [u8] {
         self.arena.get_mut(self.used..).unwrap_or_default()
     }
 
     /// The next `len` bytes of [`space`](Self::space) are a packet for `to`.
-    pub fn commit(&mut self, len: usize, to: Ipv4Addr) {
+    pub(super) fn commit(&mut self, len: usize, to: Ipv4Addr) {
         let len = len.min(self.arena.len() - self.used);
         let most = self.most;
         let fits = |run: &&mut Run| {
@@ -83,17 +83,17 @@ impl Outbox {
     }
 
     /// What is to be sent, in order.
-    pub fn runs(&self) -> &[Run] {
+    pub(super) fn runs(&self) -> &[Run] {
         &self.runs
     }
 
     /// The bytes of a run.
-    pub fn bytes(&self, run: &Run) -> &[u8] {
+    pub(super) fn bytes(&self, run: &Run) -> &[u8] {
         self.arena.get(run.start..run.start + run.len).unwrap_or_default()
     }
 
     /// All is sent.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.used = 0;
         self.runs.clear();
     }

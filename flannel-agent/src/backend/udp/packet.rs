@@ -4,42 +4,42 @@
 use std::net::Ipv4Addr;
 
 /// Length of an IPv4 header without options.
-pub const IPV4: usize = 20;
+pub(super) const IPV4: usize = 20;
 /// IPv4 protocol numbers.
-pub const ICMP: u8 = 1;
+pub(super) const ICMP: u8 = 1;
 /// TCP.
-pub const TCP: u8 = 6;
+pub(super) const TCP: u8 = 6;
 /// UDP.
-pub const UDP: u8 = 17;
+pub(super) const UDP: u8 = 17;
 
 /// Bytes of the offending packet's payload that an ICMP error quotes (RFC 792).
 const QUOTED: usize = 8;
 /// Longest ICMP error that we write: headers, and the longest quoted header.
-pub const ICMP_ERROR_MAX: usize = IPV4 + 8 + 60 + QUOTED;
+pub(super) const ICMP_ERROR_MAX: usize = IPV4 + 8 + 60 + QUOTED;
 
 /// The fields of an IPv4 header that the proxy needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub(super) struct Header {
     /// Length of the header in bytes: 20 to 60.
-    pub header_len: usize,
+    pub(super) header_len: usize,
     /// Length of the packet in bytes, as its header says.
-    pub total_len: usize,
+    pub(super) total_len: usize,
     /// Source.
-    pub source: Ipv4Addr,
+    pub(super) source: Ipv4Addr,
     /// Destination.
-    pub destination: Ipv4Addr,
+    pub(super) destination: Ipv4Addr,
     /// Protocol number.
-    pub protocol: u8,
+    pub(super) protocol: u8,
     /// Not the first fragment.
-    pub later_fragment: bool,
+    pub(super) later_fragment: bool,
     /// First fragment of several, or a later one.
-    pub fragment: bool,
+    pub(super) fragment: bool,
 }
 
 /// Why bytes are no packet that can be forwarded.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Malformed {
+pub(super) enum Malformed {
     /// Shorter than a header, or than the length in its header.
     #[error("shorter than its headers say")]
     Short,
@@ -57,7 +57,7 @@ impl Header {
     ///
     /// # Errors
     /// It is no whole IPv4 packet.
-    pub fn read(packet: &[u8]) -> Result<Self, Malformed> {
+    pub(super) fn read(packet: &[u8]) -> Result<Self, Malformed> {
         let header: &[u8; IPV4] = packet.first_chunk().ok_or(Malformed::Short)?;
         if header[0] >> 4 != 4 {
             return Err(Malformed::NotIpv4);
@@ -89,7 +89,7 @@ fn address(header: &[u8; IPV4], at: usize) -> Ipv4Addr {
 
 /// One's complement sum of 16-bit words in network order, added to `sum`; an
 /// odd last byte counts as if a zero followed.
-pub fn sum(bytes: &[u8], sum: u64) -> u64 {
+pub(super) fn sum(bytes: &[u8], sum: u64) -> u64 {
     // The sum does not depend on the width of the words (RFC 1071).
     let (words, rest) = bytes.as_chunks::<4>();
     let mut total = sum;
@@ -102,7 +102,7 @@ pub fn sum(bytes: &[u8], sum: u64) -> u64 {
 }
 
 /// A [`sum`] as 16 bits.
-pub fn fold(mut sum: u64) -> u16 {
+pub(super) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -111,7 +111,7 @@ pub fn fold(mut sum: u64) -> u16 {
 }
 
 /// Sum of the pseudo header of TCP and UDP, for [`sum`].
-pub fn pseudo(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, len: usize) -> u64 {
+pub(super) fn pseudo(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, len: usize) -> u64 {
     let addresses = sum(&source.octets(), sum(&destination.octets(), 0));
     addresses + u64::from(protocol) + len as u64
 }
@@ -119,7 +119,7 @@ pub fn pseudo(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, len: usize)
 /// Counts the packet's hops down by one and puts its checksum right by the
 /// difference alone (RFC 1624), so that a wrong checksum stays wrong. `false`:
 /// the packet has reached its last hop and is as it was.
-pub fn decrement_ttl(packet: &mut [u8]) -> bool {
+pub(super) fn decrement_ttl(packet: &mut [u8]) -> bool {
     let Some(header) = packet.first_chunk_mut::<IPV4>() else { return false };
     if header[8] <= 1 {
         return false;
@@ -133,7 +133,7 @@ pub fn decrement_ttl(packet: &mut [u8]) -> bool {
 }
 
 /// Writes the header's checksum anew.
-pub fn write_checksum(header: &mut [u8]) {
+pub(super) fn write_checksum(header: &mut [u8]) {
     if let Some(field) = header.get_mut(10..12) {
         field.fill(0);
     }
@@ -145,7 +145,7 @@ pub fn write_checksum(header: &mut [u8]) {
 
 /// What an ICMP error says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IcmpError {
+pub(super) enum IcmpError {
     /// Nobody has the destination's subnet: type 3, code 0.
     NetUnreachable,
     /// The last hop is reached: type 11, code 0.
@@ -156,7 +156,7 @@ pub enum IcmpError {
 ///
 /// None about what RFC 1122 (3.2.2) forbids to answer: ICMP errors, later
 /// fragments, packets from or to more than one host.
-pub fn icmp_error(
+pub(super) fn icmp_error(
     error: IcmpError,
     own: Ipv4Addr,
     packet: &[u8],

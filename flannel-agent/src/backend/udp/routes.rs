@@ -51,6 +51,18 @@ pub struct Route {
 pub struct Routes {
     routes: Vec<Route>,
     by_length: Vec<(u32, HashMap<u32, usize>)>,
+    by_node: HashMap<Ipv4Addr, usize>,
+}
+
+/// Whether a packet from a node may have its overlay source.
+#[derive(Clone, Copy, Debug)]
+pub enum Sender<'a> {
+    /// It may: counted for this peer.
+    Right(&'a Route),
+    /// The source is another node's, or nobody's.
+    Forged(&'a Route),
+    /// The node is no peer.
+    Foreign,
 }
 
 impl Routes {
@@ -59,6 +71,7 @@ impl Routes {
     pub fn new(peers: &BTreeMap<Ipv4Network, Ipv4Addr>, before: &Self) -> Self {
         let mut routes = Vec::with_capacity(peers.len());
         let mut by_length: BTreeMap<u32, HashMap<u32, usize>> = BTreeMap::new();
+        let mut by_node = HashMap::with_capacity(peers.len());
         for (subnet, public_ip) in peers {
             let known = before.exact(*subnet).filter(|known| known.public_ip == *public_ip);
             let stats = known.map(|known| Arc::clone(&known.stats)).unwrap_or_default();
@@ -67,9 +80,10 @@ impl Routes {
                 .entry(mask)
                 .or_default()
                 .insert(u32::from(subnet.network()) & mask, routes.len());
+            by_node.entry(*public_ip).or_insert(routes.len());
             routes.push(Route { subnet: *subnet, public_ip: *public_ip, stats });
         }
-        Self { routes, by_length: by_length.into_iter().rev().collect() }
+        Self { routes, by_length: by_length.into_iter().rev().collect(), by_node }
     }
 
     /// The peer with the longest subnet that contains `address`.
@@ -81,12 +95,18 @@ impl Routes {
             .and_then(|index| self.routes.get(*index))
     }
 
-    /// Whether what comes from the node `public_ip` may have the overlay source
+    /// Judges a packet from the node `public_ip` with the overlay source
     /// `source`: an address outside the overlay network may be anybody's, one
     /// inside only that node's.
-    pub fn may_send(&self, network: Ipv4Network, public_ip: Ipv4Addr, source: Ipv4Addr) -> bool {
-        !network.contains(source)
-            || self.find(source).is_some_and(|route| route.public_ip == public_ip)
+    pub fn judge(&self, network: Ipv4Network, public_ip: Ipv4Addr, source: Ipv4Addr) -> Sender<'_> {
+        if let Some(route) = self.find(source).filter(|route| route.public_ip == public_ip) {
+            return Sender::Right(route);
+        }
+        match self.by_node.get(&public_ip).and_then(|index| self.routes.get(*index)) {
+            None => Sender::Foreign,
+            Some(route) if network.contains(source) => Sender::Forged(route),
+            Some(route) => Sender::Right(route),
+        }
     }
 
     /// All peers, by subnet.
@@ -135,13 +155,21 @@ mod tests {
     fn an_overlay_source_is_its_nodes_alone() {
         let network = "10.2.0.0/16".parse().unwrap();
         let routes = routes(&[("10.2.1.0/24", 1), ("10.2.2.0/24", 2)]);
-        let may =
-            |node: u8, source: [u8; 4]| routes.may_send(network, ip([10, 99, 0, node]), ip(source));
-        assert!(may(1, [10, 2, 1, 5]));
-        assert!(!may(1, [10, 2, 2, 5]));
-        assert!(!may(1, [10, 2, 9, 5]), "nobody's");
-        assert!(may(1, [192, 0, 2, 1]), "from outside the overlay");
-        assert!(!may(9, [10, 2, 1, 5]), "no peer");
+        let judged = |node: u8, source: [u8; 4]| match routes.judge(
+            network,
+            ip([10, 99, 0, node]),
+            ip(source),
+        ) {
+            Sender::Right(_) => "right",
+            Sender::Forged(_) => "forged",
+            Sender::Foreign => "foreign",
+        };
+        assert_eq!(judged(1, [10, 2, 1, 5]), "right");
+        assert_eq!(judged(1, [10, 2, 2, 5]), "forged");
+        assert_eq!(judged(1, [10, 2, 9, 5]), "forged", "nobody's");
+        assert_eq!(judged(1, [192, 0, 2, 1]), "right", "from outside the overlay");
+        assert_eq!(judged(9, [10, 2, 1, 5]), "foreign");
+        assert_eq!(judged(9, [192, 0, 2, 1]), "foreign");
     }
 
     #[test]

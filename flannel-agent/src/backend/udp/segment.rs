@@ -5,7 +5,7 @@ use super::packet::{self, Header, TCP, UDP, fold, pseudo, sum, write_checksum};
 
 /// Length of `struct virtio_net_hdr`, which stands before each packet on the
 /// TUN device.
-pub const VNET: usize = 10;
+pub(super) const VNET: usize = 10;
 
 const NEEDS_CHECKSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
@@ -26,7 +26,7 @@ const UDP_CHECKSUM: usize = 6;
 /// The kernel's header of a packet on the TUN device, in the machine's byte
 /// order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Vnet {
+pub(super) struct Vnet {
     flags: u8,
     gso: u8,
     header_len: u16,
@@ -37,7 +37,7 @@ pub struct Vnet {
 
 impl Vnet {
     /// From the device.
-    pub fn read(bytes: &[u8; VNET]) -> Self {
+    pub(super) fn read(bytes: &[u8; VNET]) -> Self {
         let word = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
         Self {
             flags: bytes[0],
@@ -50,7 +50,7 @@ impl Vnet {
     }
 
     /// For the device.
-    pub fn bytes(&self) -> [u8; VNET] {
+    pub(super) fn bytes(&self) -> [u8; VNET] {
         let mut bytes = [0; VNET];
         bytes[0] = self.flags;
         bytes[1] = self.gso;
@@ -79,11 +79,11 @@ impl Vnet {
 /// offered to it.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the header of an aggregate does not fit its packet")]
-pub struct BadAggregate;
+pub(super) struct BadAggregate;
 
 /// The packets that one read from the TUN device stands for.
 #[derive(Debug)]
-pub struct Segments<'a> {
+pub(super) struct Segments<'a> {
     packet: &'a [u8],
     header_len: usize,
     payload_at: usize,
@@ -101,7 +101,7 @@ impl<'a> Segments<'a> {
     ///
     /// # Errors
     /// Header and packet contradict each other.
-    pub fn new(
+    pub(super) fn new(
         vnet: Vnet,
         header: &Header,
         packet: &'a mut [u8],
@@ -147,7 +147,7 @@ impl<'a> Segments<'a> {
     }
 
     /// Length of the longest packet that [`next_into`](Self::next_into) writes.
-    pub fn longest(&self) -> usize {
+    pub(super) fn longest(&self) -> usize {
         if self.segment == 0 {
             self.packet.len()
         } else {
@@ -157,7 +157,7 @@ impl<'a> Segments<'a> {
 
     /// Writes the next packet; its length. `None` after the last, or if `out`
     /// is shorter than [`longest`](Self::longest).
-    pub fn next_into(&mut self, out: &mut [u8]) -> Option<usize> {
+    pub(super) fn next_into(&mut self, out: &mut [u8]) -> Option<usize> {
         if self.over || out.len() < self.longest() {
             return None;
         }
