@@ -70,6 +70,11 @@ impl ObservedRoute {
     pub fn to_peer(subnet: Ipv4Network) -> Self {
         Self { destination: subnet, gateway: Some(subnet.network()), onlink: true, metric: 0 }
     }
+
+    /// The route as [`Op::PutLinkRoute`] makes it.
+    pub fn to_link(network: Ipv4Network) -> Self {
+        Self { destination: network, gateway: None, onlink: false, metric: 0 }
+    }
 }
 
 /// What is really there.
@@ -124,6 +129,8 @@ pub enum Op {
     RemoveMaps(Ipv4Network),
     /// Route: `<subnet> via <subnet.0> onlink`, replacing.
     PutRoute(Ipv4Network),
+    /// Route: `<network> dev <device>`, for a device without neighbours.
+    PutLinkRoute(Ipv4Network),
     /// Remove a route.
     RemoveRoute(ObservedRoute),
 }
@@ -369,6 +376,9 @@ pub fn apply(observed: &mut Observed, op: &Op) {
                 }
                 observed.routes.insert(route);
             }
+        }
+        Op::PutLinkRoute(network) => {
+            observed.routes.insert(ObservedRoute::to_link(*network));
         }
         Op::RemoveRoute(route) => {
             observed.routes.remove(route);

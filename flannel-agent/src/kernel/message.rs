@@ -55,6 +55,10 @@ pub(super) fn request(ifindex: u32, op: &Op) -> Option<Request> {
             let route = ObservedRoute::to_peer(*subnet);
             (RouteNetlinkMessage::NewRoute(new_route(ifindex, &route)), PUT)
         }
+        Op::PutLinkRoute(network) => {
+            let route = ObservedRoute::to_link(*network);
+            (RouteNetlinkMessage::NewRoute(new_route(ifindex, &route)), PUT)
+        }
         Op::RemoveRoute(route) => (RouteNetlinkMessage::DelRoute(old_route(ifindex, route)), 0),
         Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::PutMaps(_) | Op::RemoveMaps(_) => {
             return None;
@@ -147,7 +151,7 @@ pub(super) fn call(op: &Op) -> &'static str {
         Op::RemoveAddress(_) => "RTM_DELADDR",
         Op::PutNeighbour(..) | Op::PutFdb(..) => "RTM_NEWNEIGH",
         Op::RemoveNeighbour(..) | Op::RemoveFdb(..) => "RTM_DELNEIGH",
-        Op::PutRoute(_) => "RTM_NEWROUTE",
+        Op::PutRoute(_) | Op::PutLinkRoute(_) => "RTM_NEWROUTE",
         Op::RemoveRoute(_) => "RTM_DELROUTE",
         Op::PutMaps(_) | Op::RemoveMaps(_) => "map operation",
     }
@@ -171,6 +175,7 @@ pub(super) fn object(device: &str, op: &Op) -> String {
         }
         Op::PutFdb(mac, ip) | Op::RemoveFdb(mac, ip) => format!("{mac} dst {ip} dev {device}"),
         Op::PutRoute(subnet) => format!("{subnet} via {} dev {device} onlink", subnet.network()),
+        Op::PutLinkRoute(network) => format!("{network} dev {device}"),
         Op::RemoveRoute(route) => match route.gateway {
             Some(gateway) => format!("{} via {gateway} dev {device}", route.destination),
             None => format!("{} dev {device}", route.destination),

@@ -192,18 +192,18 @@ impl Kernel for RealKernel {
             .map(|(_, address)| address.network)
             .collect();
         let mut observed = Observed { device: Some(found), ..Observed::default() };
+        let routes = self.dump("RTM_GETROUTE", name, &main_routes(Some(ifindex)))?;
+        observed.routes = routes.iter().filter_map(|message| route(ifindex, message)).collect();
         if observed.device.as_ref().is_none_or(|device| device.vxlan.is_none()) {
             return Ok(observed);
         }
+        tokio::task::yield_now().await;
         let neighbours = self.dump("RTM_GETNEIGH", name, &entries(AddressFamily::Inet, ifindex))?;
         observed.neighbours =
             neighbours.iter().filter_map(|message| neighbour(ifindex, message)).collect();
         tokio::task::yield_now().await;
         let fdb = self.dump("RTM_GETNEIGH", name, &entries(AddressFamily::Bridge, ifindex))?;
         observed.fdb = fdb.iter().filter_map(|message| fdb_entry(ifindex, message)).collect();
-        tokio::task::yield_now().await;
-        let routes = self.dump("RTM_GETROUTE", name, &main_routes(Some(ifindex)))?;
-        observed.routes = routes.iter().filter_map(|message| route(ifindex, message)).collect();
         Ok(observed)
     }
 

@@ -6,6 +6,7 @@ mod counters;
 mod inward;
 mod outbox;
 mod outward;
+pub mod overlay;
 mod packet;
 pub mod proxy;
 pub mod routes;
@@ -14,4 +15,5 @@ mod shared;
 mod socket;
 mod tun;
 
+pub use self::overlay::{DEVICE, Overlay, SharedProxy, UdpCounters};
 pub use self::proxy::Proxy;

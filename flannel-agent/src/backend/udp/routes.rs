@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnetwork::Ipv4Network;
 
+use super::overlay::UdpCounters;
+
 /// Packets and bytes (of IPv4 packets, headers included) of one peer.
 #[derive(Debug, Default)]
 pub struct PeerStats {
@@ -21,6 +23,16 @@ pub struct PeerStats {
 }
 
 impl PeerStats {
+    pub(super) fn read(&self) -> UdpCounters {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        UdpCounters {
+            tx_udp_packets: read(&self.tx_packets),
+            tx_udp_bytes: read(&self.tx_bytes),
+            rx_udp_packets: read(&self.rx_packets),
+            rx_udp_bytes: read(&self.rx_bytes),
+        }
+    }
+
     pub(super) fn sent(&self, packets: u64, bytes: u64) {
         self.tx_packets.fetch_add(packets, Ordering::Relaxed);
         self.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
