@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod lease;
 pub mod mac;
 pub mod notify;
+pub mod path;
 pub mod plan;
 pub mod reconcile;
 pub mod source;

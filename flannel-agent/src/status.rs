@@ -1,7 +1,7 @@
 //! The agent's state as others see it: filled by the loop, read by the control
 //! socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -67,8 +67,12 @@ pub struct State {
     pub connected: bool,
     /// Why it is not.
     pub store_detail: Option<String>,
+    /// The backend's type; empty before the first pass.
+    pub backend: &'static str,
     /// Programmed peers.
     pub peers: Arc<BTreeMap<Ipv4Network, Peer>>,
+    /// Those of them that are reached without encapsulation.
+    pub direct: Arc<BTreeSet<Ipv4Network>>,
     /// Leases and keys that are left out, with the reason.
     pub ignored: Vec<String>,
 }
@@ -98,6 +102,8 @@ pub struct Status {
     pub pid: u32,
     /// The data path.
     pub datapath: DatapathStatus,
+    /// The backend's type; empty before the first pass.
+    pub backend: &'static str,
     /// Our lease.
     pub lease: Option<LeaseLine>,
     /// The device.
@@ -141,8 +147,10 @@ pub struct PeerLine {
     pub subnet: Ipv4Network,
     /// Its underlay address.
     pub public_ip: std::net::Ipv4Addr,
-    /// MAC of its VTEP.
-    pub vtep_mac: MacAddr,
+    /// MAC of its VTEP; `null` with the backends that have none.
+    pub vtep_mac: Option<MacAddr>,
+    /// `direct` (a route through the underlay), or the backend's type.
+    pub path: &'static str,
     /// `ok`, or what is wrong.
     pub state: String,
     /// Packets and bytes; zero on the kernel path.
@@ -165,6 +173,7 @@ pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
         datapath: state.datapath.clone(),
+        backend: state.backend,
         lease: state.lease.as_ref().map(|lease| LeaseLine {
             subnet: lease.subnet,
             public_ip: lease.public_ip,
@@ -194,7 +203,8 @@ pub fn peers(shared: &Shared, datapath: &SharedDatapath) -> Vec<PeerLine> {
         .map(|peer| PeerLine {
             subnet: peer.subnet,
             public_ip: peer.public_ip,
-            vtep_mac: peer.vtep_mac,
+            vtep_mac: Some(peer.vtep_mac).filter(|mac| *mac != MacAddr::default()),
+            path: if state.direct.contains(&peer.subnet) { "direct" } else { state.backend },
             state: state
                 .health
                 .reason(&crate::reconcile::subject_of_peer(peer.subnet))

@@ -8,10 +8,11 @@ use serde_json::Value;
 
 use super::{NOT_RUNNING, ask, could_not_ask, plain, print};
 
-const COLUMNS: [(&str, &str); 8] = [
+const COLUMNS: [(&str, &str); 9] = [
     ("SUBNET", "subnet"),
     ("PUBLIC IP", "public_ip"),
     ("VTEP MAC", "vtep_mac"),
+    ("PATH", "path"),
     ("TX FAST", "tx_fast_packets"),
     ("TX KERNEL", "tx_kernel_packets"),
     ("RX FAST", "rx_fast_packets"),

@@ -24,9 +24,13 @@ pub fn run(state_dir: &Path, as_json: bool) -> u8 {
             } else {
                 print("the agent is not running; what it set up goes on forwarding");
                 if let Some(known) = known {
+                    let device =
+                        known.device.map(|name| format!(", device {name} ({})", known.vtep_mac));
                     print(&format!(
-                        "last lease {} of {}, device {} ({})",
-                        known.subnet, known.public_ip, known.device, known.vtep_mac
+                        "last lease {} of {}{}",
+                        known.subnet,
+                        known.public_ip,
+                        device.unwrap_or_default()
                     ));
                 }
             }

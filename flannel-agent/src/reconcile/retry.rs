@@ -35,6 +35,7 @@ fn subject(op: &Op) -> String {
         Op::RemoveMaps(subnet) => format!("map entry {subnet}"),
         Op::PutRoute(subnet) => subject_of_peer(*subnet),
         Op::RemoveRoute(route) => subject_of_peer(route.destination),
+        Op::PutDirect(route) | Op::RemoveDirect(route) => subject_of_peer(route.destination),
         Op::PutNeighbour(address, _) | Op::RemoveNeighbour(address, _) => {
             format!("neighbour {address}")
         }
