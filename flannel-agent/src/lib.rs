@@ -18,6 +18,7 @@ pub mod kernel;
 pub mod lease;
 pub mod mac;
 pub mod notify;
+pub mod path;
 pub mod plan;
 pub mod reconcile;
 pub mod source;

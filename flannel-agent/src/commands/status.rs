@@ -24,9 +24,13 @@ pub fn run(state_dir: &Path, as_json: bool) -> u8 {
             } else {
                 print("the agent is not running; what it set up goes on forwarding");
                 if let Some(known) = known {
+                    let device =
+                        known.device.map(|name| format!(", device {name} ({})", known.vtep_mac));
                     print(&format!(
-                        "last lease {} of {}, device {} ({})",
-                        known.subnet, known.public_ip, known.device, known.vtep_mac
+                        "last lease {} of {}{}",
+                        known.subnet,
+                        known.public_ip,
+                        device.unwrap_or_default()
                     ));
                 }
             }
@@ -61,12 +65,12 @@ fn table(status: &Value) -> String {
     if !device.is_null() {
         row(
             "device",
-            format!(
-                "{}, MAC {}, MTU {}",
-                plain(&device["name"]),
-                plain(&device["mac"]),
-                device["mtu"]
-            ),
+            match device["mac"].as_str() {
+                Some(mac) => {
+                    format!("{}, MAC {mac}, MTU {}", plain(&device["name"]), device["mtu"])
+                }
+                None => format!("{}, MTU {}", plain(&device["name"]), device["mtu"]),
+            },
         );
     }
     let store = &status["store"];

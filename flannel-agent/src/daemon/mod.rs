@@ -4,10 +4,12 @@ pub mod keeper;
 mod serve;
 mod start;
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
 
+use crate::backend::udp;
 use crate::bpf::LoadOptions;
 use crate::cli::Options;
 use crate::config::Backend;
@@ -18,7 +20,7 @@ use crate::files::state;
 use crate::firewall::nft::Nft;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{KernelError, events};
+use crate::kernel::{Kernel as _, KernelError, events};
 use crate::reconcile::{Identity, Reconciler, Settings};
 use crate::source::SourceError;
 use crate::status::{LeaseStatus, Shared, SharedDatapath, lock};
@@ -61,11 +63,21 @@ pub enum StartError {
     #[error(transparent)]
     Datapath(#[from] datapath::Demanded),
     /// The device could not be made.
-    #[error("the VXLAN device could not be set up: {0}")]
+    #[error("the device could not be set up: {0}")]
     Device(String),
-    /// The config asks for a backend that cannot be run.
-    #[error("backend {0} cannot be run yet; use vxlan")]
-    Backend(&'static str),
+    /// The backend host-gw, and peers could not send to us.
+    #[error(
+        "your PublicIP differs from interface IP, meaning that probably you're on a NAT, which \
+         breaks host-gw: {public_ip} is no address of {interface}, which has {address}"
+    )]
+    PublicIp {
+        /// What the lease would say.
+        public_ip: Ipv4Addr,
+        /// Name of the interface.
+        interface: String,
+        /// Its address.
+        address: Ipv4Addr,
+    },
     /// A signal handler could not be installed.
     #[error("signal handler: {0}")]
     Signal(std::io::Error),
@@ -101,11 +113,6 @@ async fn start_and_serve(
 ) -> Result<(), StartError> {
     let source = start::connect(options).await?;
     let config = start::wait_for_config(&*source, shared).await;
-    let vxlan = match &config.backend {
-        Backend::Vxlan(vxlan) if !vxlan.direct_routing => vxlan,
-        Backend::Vxlan(_) => return Err(StartError::Backend("vxlan with DirectRouting")),
-        other => return Err(StartError::Backend(other.name())),
-    };
     let kernel = RealKernel::open()?;
     let underlay = start::choose_underlay(&kernel, options).await?;
     tracing::info!(
@@ -115,10 +122,17 @@ async fn start_and_serve(
         mtu = underlay.mtu,
         "using this underlay"
     );
-    let device = format!("flannel.{}", vxlan.vni);
-    let before = start::Before::read(options, &kernel, &device).await;
+    if config.backend == Backend::HostGw {
+        start::check_public_ip(&kernel.links().await?, &underlay)?;
+    }
+    let device = match &config.backend {
+        Backend::Vxlan(vxlan) => Some(format!("flannel.{}", vxlan.vni)),
+        Backend::Udp(_) => Some(udp::DEVICE.to_owned()),
+        _ => None,
+    };
+    let before = start::Before::read(options, &kernel, device.as_deref()).await;
     let (lease, vtep_mac) =
-        start::acquire(&*source, shared, &config, vxlan.vni, underlay.public_ip, &before).await?;
+        start::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
     tracing::info!(subnet = %lease.subnet, public_ip = %lease.attrs.public_ip, mac = %vtep_mac, "lease acquired");
     shared.lock().lease = Some(LeaseStatus {
         subnet: lease.subnet,
@@ -126,9 +140,12 @@ async fn start_and_serve(
         expires: lease.expires,
     });
 
-    start::retire_device(&kernel, &before, &device).await;
+    start::retire_device(&kernel, &before, device.as_deref()).await;
     let load = LoadOptions { pin_dir: options.pin_dir.clone(), attach: options.attach };
-    let opened = datapath::open(options.datapath, &load, &underlay)?;
+    let opened = match &config.backend {
+        Backend::Vxlan(_) => datapath::open(options.datapath, &load, &underlay)?,
+        other => datapath::without(options.datapath, &load, other.name())?,
+    };
     match opened {
         Opened::Ebpf(loaded) => {
             *lock(datapath) = Some(loaded);
@@ -136,8 +153,9 @@ async fn start_and_serve(
         }
         Opened::Kernel(reason) => {
             let mut state = shared.lock();
-            state.datapath.mode = "kernel";
-            state.datapath.reason = reason;
+            let udp = matches!(config.backend, Backend::Udp(_));
+            state.datapath.mode = if udp { udp::SUBJECT } else { "kernel" };
+            state.datapath.reason = reason.filter(|_| !udp);
         }
     }
     // Subscribed before the first look, so that no change falls between.
@@ -147,7 +165,7 @@ async fn start_and_serve(
         network: config.network,
         vtep_mac,
         underlay,
-        vxlan: vxlan.clone(),
+        backend: config.backend.clone(),
     };
     let settings = Settings {
         iface: options.iface.clone(),
@@ -157,6 +175,7 @@ async fn start_and_serve(
         window: options.fast_path_window,
         verify_source: options.verify_source,
         attach_iface: options.attach_iface.clone(),
+        take_over: before.state.is_none(),
     };
     let reconciler = Reconciler::new(
         kernel,
@@ -168,7 +187,7 @@ async fn start_and_serve(
         identity,
     );
     let remembered = before.state.as_ref().map(|state| state.sysctls.clone()).unwrap_or_default();
-    serve::Loop::new(options, source, config.network, lease, reconciler, shared.clone(), remembered)
+    serve::Loop::new(options, source, lease, reconciler, shared.clone(), remembered)
         .run(events)
         .await
 }

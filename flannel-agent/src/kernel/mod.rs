@@ -12,13 +12,21 @@ mod socket;
 pub mod sysctl;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
 use crate::mac::MacAddr;
-use crate::plan::{Observed, Op};
+use crate::plan::{DirectRoute, Observed, Op};
+
+/// Protocol number (rtm_protocol) of our direct routes: by it they are known
+/// after a restart. Free in iproute2's `rt_protos`.
+pub const PROTOCOL: u8 = 241;
+
+/// Protocol number of routes that nobody marked (RTPROT_BOOT), flannel's too.
+pub const UNMARKED: u8 = 3;
 
 /// A link, reduced to what choosing an underlay and finding pods' veths needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +114,13 @@ pub trait Kernel: Send + Sync + 'static {
         device: &str,
         ops: &[Op],
     ) -> impl Future<Output = Vec<Result<(), KernelError>>> + Send;
+
+    /// Unicast routes of the main table with a gateway, metric 0 and this
+    /// protocol number, through any interface.
+    fn direct_routes(
+        &self,
+        protocol: u8,
+    ) -> impl Future<Output = Result<BTreeSet<DirectRoute>, KernelError>> + Send;
 
     /// All links with their IPv4 addresses.
     fn links(&self) -> impl Future<Output = Result<Vec<Link>, KernelError>> + Send;

@@ -36,6 +36,7 @@ fn subject(op: &Op) -> String {
         Op::PutLinkRoute(_) => "device route".to_owned(),
         Op::PutRoute(subnet) => subject_of_peer(*subnet),
         Op::RemoveRoute(route) => subject_of_peer(route.destination),
+        Op::PutDirect(route) | Op::RemoveDirect(route) => subject_of_peer(route.destination),
         Op::PutNeighbour(address, _) | Op::RemoveNeighbour(address, _) => {
             format!("neighbour {address}")
         }

@@ -15,5 +15,8 @@ mod shared;
 mod socket;
 mod tun;
 
+/// Subject of the complaints about proxy and device.
+pub const SUBJECT: &str = "udp proxy";
+
 pub use self::overlay::{DEVICE, Overlay, SharedProxy, UdpCounters};
 pub use self::proxy::Proxy;

@@ -4,11 +4,12 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use ipnetwork::Ipv4Network;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::bpf::fake::FakeDatapath;
-use crate::config::{Backend, NetworkConfig};
+use crate::config::NetworkConfig;
 use crate::firewall::fake::FakeFirewall;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::sysctl::Sysctl;
@@ -99,7 +100,6 @@ impl Bench {
     /// A node 192.0.2.1 with these peers, after its first pass.
     async fn start(peers: &[u8]) -> Self {
         let config = NetworkConfig::parse(CONFIG).unwrap();
-        let Backend::Vxlan(vxlan) = config.backend.clone() else { panic!("{config:?}") };
         let source = FakeSource::new(config.clone());
         let claim = Claim { attrs: attrs(1), previous: None };
         let own = source.acquire(&config, &claim).await.unwrap();
@@ -126,7 +126,7 @@ impl Bench {
                 mtu: 1500,
                 ethernet: true,
             },
-            vxlan,
+            backend: config.backend.clone(),
         };
         let settings = Settings {
             iface: Vec::new(),
@@ -136,6 +136,7 @@ impl Bench {
             window: Duration::from_secs(5),
             verify_source: crate::bpf::VerifySource::Drop,
             attach_iface: None,
+            take_over: false,
         };
         let reconciler = Reconciler::new(
             kernel.clone(),
@@ -151,9 +152,7 @@ impl Bench {
         let (store, lease, told) = (Arc::new(source.clone()), own.clone(), shared.clone());
         let task = tokio::spawn(async move {
             let remembered = BTreeMap::new();
-            Loop::new(&options, store, config.network, lease, reconciler, told, remembered)
-                .run(events_end)
-                .await
+            Loop::new(&options, store, lease, reconciler, told, remembered).run(events_end).await
         });
         let bench = Self { source, kernel, datapath, shared, events, own, task, dir };
         bench.settle().await;
