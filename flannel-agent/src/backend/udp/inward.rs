@@ -70,6 +70,9 @@ impl Inward {
         for ((index, part), meta) in parts.zip(&self.metas).take(count) {
             let IpAddr::V4(from) = meta.addr.ip() else { continue };
             let train = part.get_mut(..meta.len).unwrap_or_default();
+            if train.is_empty() {
+                self.shared.counters.add(Outcome::Malformed, 1);
+            }
             let stride = meta.stride.max(1);
             let mut at = index * TRAIN;
             for packet in train.chunks_mut(stride) {
