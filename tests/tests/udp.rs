@@ -128,7 +128,9 @@ fn pods_speak_both_ways_and_counters_tell() {
     assert!(peer["rx_udp_bytes"].as_u64() > Some(1_000_000), "{peer}");
     let outcomes = left.outcomes();
     assert!(outcomes.get("udp_encap") > 100 && outcomes.get("udp_decap") > 100, "{outcomes:?}");
-    for name in ["drop_malformed", "forged_source", "foreign_sender", "drop_delivery_failed"] {
+    for name in
+        ["drop_malformed", "forged_inner_source", "forged_outer_source", "drop_delivery_failed"]
+    {
         assert_eq!(outcomes.get(name), 0, "{name}: {outcomes:?}");
     }
 }
@@ -197,8 +199,8 @@ fn forged_datagrams_are_dropped_and_counted() {
     ];
     assert_eq!(arrived(server, || send(&simple.netns, ours.address, &packets)), 0);
     let since = ours.outcomes().since(&before);
-    assert_eq!(since.get("foreign_sender"), 2, "{since:?}");
-    assert_eq!(since.get("forged_source"), 2, "{since:?}");
+    assert_eq!(since.get("forged_outer_source"), 2, "{since:?}");
+    assert_eq!(since.get("forged_inner_source"), 2, "{since:?}");
     assert_eq!(since.get("drop_malformed"), 3, "{since:?}");
     // And with its own.
     let own = [datagram([10, 2, 202, 9], server.address)];
@@ -214,7 +216,7 @@ fn the_source_check_can_only_count() {
     let forged = [datagram([10, 2, 203, 9], server.address)];
     // Its way back is nobody's, so a strict reverse path filter must be off.
     assert_eq!(arrived(server, || send(&simple.netns, ours.address, &forged)), 1);
-    assert_eq!(ours.outcomes().since(&before).get("forged_source"), 1);
+    assert_eq!(ours.outcomes().since(&before).get("forged_inner_source"), 1);
 }
 
 #[test]

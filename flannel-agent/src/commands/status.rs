@@ -8,6 +8,7 @@ use comfy_table::presets;
 use serde_json::{Value, json};
 
 use super::{NOT_RUNNING, ask, could_not_ask, plain, print};
+use crate::backend::udp;
 use crate::files::state;
 
 /// Prints the agent's status; what the state file says if no agent runs.
@@ -22,7 +23,13 @@ pub fn run(state_dir: &Path, as_json: bool) -> u8 {
             if as_json {
                 print(&json!({ "running": false, "state_file": known }).to_string());
             } else {
-                print("the agent is not running; what it set up goes on forwarding");
+                let udp = known
+                    .as_ref()
+                    .is_some_and(|known| known.device.as_deref() == Some(udp::DEVICE));
+                print(match udp {
+                    true => "the agent is not running; the udp backend forwards nothing meanwhile",
+                    false => "the agent is not running; what it set up goes on forwarding",
+                });
                 if let Some(known) = known {
                     let device =
                         known.device.map(|name| format!(", device {name} ({})", known.vtep_mac));
