@@ -262,11 +262,16 @@ fn what_is_removed_comes_back_within_a_second() {
 #[test]
 fn a_killed_agent_leaves_device_address_and_route() {
     let mut two = two(&Options::default());
-    let ifindex = |node: &Node| node.netns.sh("cat /proc/net/dev").contains("flannel0");
+    let stream = two.client.start_traffic(&format!(
+        "requests {} --seconds 4 --pause-us 1000 --patience 10",
+        two.server.target()
+    ));
     two.left.kill_agent();
-    assert!(ifindex(&two.left) && complete(&two.left));
+    assert!(complete(&two.left));
     two.left.start(&two.etcd, &Options::default());
     assert!(two.client.netns.ping(two.server.address, "-c 1 -W 1").0, "at once");
+    // The connection has waited.
+    assert!(stream.finish()["rate"].as_f64() > Some(10.0));
     two.left.stop_agent();
     assert!(complete(&two.left));
     two.left.start(&two.etcd, &Options::default());

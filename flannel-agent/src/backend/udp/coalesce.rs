@@ -1,17 +1,17 @@
-//! Consecutive TCP segments of one flow, joined to one aggregate for the
-//! kernel: one write to the TUN device and one walk through the stack instead
-//! of many. Pure.
+//! Consecutive TCP segments or UDP datagrams of one flow, joined to one
+//! aggregate for the kernel: one write to the TUN device and one walk through
+//! the stack instead of many. Pure.
 //!
 //! Only what the kernel would cut into the very same packets again is joined,
 //! and only after the checksums of all parts were found right: the kernel
 //! computes them anew.
 
-use super::packet::{self, Header, TCP, fold, pseudo, sum, write_checksum};
-use super::segment::{PSH, VNET, Vnet};
+use super::packet::{self, Header, TCP, UDP, fold, pseudo, sum, write_checksum};
+use super::segment::{PSH, TCP_CHECKSUM, UDP_CHECKSUM, VNET, Vnet};
 
 const ACK: u8 = 0x10;
 const IP: usize = packet::IPV4;
-/// Headers of an aggregate: IPv4 without options, TCP with any options.
+/// Headers of an aggregate: IPv4 without options, TCP with any options or UDP.
 const HEADERS: usize = IP + 60;
 /// Most segments of one aggregate.
 pub(super) const MOST: usize = 64;
@@ -32,10 +32,11 @@ impl Head {
     }
 }
 
-/// A TCP segment that may be joined.
+/// A segment or datagram that may be joined.
 #[derive(Clone, Copy)]
 struct Segment<'a> {
     packet: &'a [u8],
+    protocol: u8,
     payload_at: usize,
     seq: u32,
     flags: u8,
@@ -45,17 +46,38 @@ impl<'a> Segment<'a> {
     fn read(packet: &'a [u8]) -> Option<Self> {
         let header = Header::read(packet).ok()?;
         let packet = packet.get(..header.total_len)?;
-        if header.protocol != TCP || header.fragment || header.header_len != IP {
+        if header.fragment || header.header_len != IP {
             return None;
         }
-        let tcp: &[u8; 20] = packet.get(IP..)?.first_chunk()?;
-        let payload_at = IP + usize::from(tcp[12] >> 4) * 4;
-        let flags = tcp[13];
-        if payload_at < IP + 20 || payload_at >= packet.len() || flags & !PSH != ACK {
-            return None;
-        }
-        let seq = u32::from_be_bytes(*tcp[4..].first_chunk()?);
-        Some(Self { packet, payload_at, seq, flags })
+        let (payload_at, seq, flags) = match header.protocol {
+            TCP => {
+                let tcp: &[u8; 20] = packet.get(IP..)?.first_chunk()?;
+                let payload_at = IP + usize::from(tcp[12] >> 4) * 4;
+                let flags = tcp[13];
+                if payload_at < IP + 20 || flags & !PSH != ACK {
+                    return None;
+                }
+                (payload_at, u32::from_be_bytes(*tcp[4..].first_chunk()?), flags)
+            }
+            UDP => {
+                let udp: &[u8; 8] = packet.get(IP..)?.first_chunk()?;
+                let len = usize::from(u16::from_be_bytes([udp[4], udp[5]]));
+                // Zero: the sender computed none, and none must be made up.
+                let unchecked = udp[6..8] == [0, 0];
+                if unchecked || len != packet.len() - IP {
+                    return None;
+                }
+                (IP + 8, 0, 0)
+            }
+            _ => return None,
+        };
+        (payload_at < packet.len()).then_some(Self {
+            packet,
+            protocol: header.protocol,
+            payload_at,
+            seq,
+            flags,
+        })
     }
 
     fn payload_len(&self) -> usize {
@@ -64,11 +86,11 @@ impl<'a> Segment<'a> {
 
     fn checksums_are_right(&self) -> bool {
         let Ok(header) = Header::read(self.packet) else { return false };
-        let (Some(ip), Some(tcp)) = (self.packet.get(..IP), self.packet.get(IP..)) else {
+        let (Some(ip), Some(rest)) = (self.packet.get(..IP), self.packet.get(IP..)) else {
             return false;
         };
-        let pseudo = pseudo(header.source, header.destination, TCP, tcp.len());
-        fold(sum(ip, 0)) == 0xffff && fold(sum(tcp, pseudo)) == 0xffff
+        let pseudo = pseudo(header.source, header.destination, self.protocol, rest.len());
+        fold(sum(ip, 0)) == 0xffff && fold(sum(rest, pseudo)) == 0xffff
     }
 
     /// Whether this is the segment after `last`, in a flow with `first`.
@@ -89,20 +111,25 @@ impl<'a> Segment<'a> {
             && self.payload_len() <= first.payload_len()
             && last.payload_len() == first.payload_len()
             && last.flags & PSH == 0
-            && self.seq == last.seq.wrapping_add(last.payload_len() as u32)
             && SAME_IP.iter().all(|(from, to)| same(*from, *to))
-            && SAME_TCP.iter().all(|(from, to)| same(IP + from, IP + to))
-            && same(IP + 20, first.payload_at)
             && (unfragmented || in_order)
+            && if self.protocol == UDP {
+                same(IP, IP + 4)
+            } else {
+                self.seq == last.seq.wrapping_add(last.payload_len() as u32)
+                    && SAME_TCP.iter().all(|(from, to)| same(IP + from, IP + to))
+                    && same(IP + 20, first.payload_at)
+            }
     }
 }
 
 /// How many packets from the first on can be one aggregate: 1 if it stands
-/// alone, 0 if there is none.
-pub(super) fn joined<'a>(packets: impl IntoIterator<Item = &'a [u8]>) -> usize {
+/// alone, 0 if there is none. `uso`: the kernel takes aggregates of UDP.
+pub(super) fn joined<'a>(packets: impl IntoIterator<Item = &'a [u8]>, uso: bool) -> usize {
     let mut packets = packets.into_iter();
     let Some(first) = packets.next() else { return 0 };
-    let Some(first) = Segment::read(first) else { return 1 };
+    let first = Segment::read(first).filter(|first| uso || first.protocol == TCP);
+    let Some(first) = first else { return 1 };
     let (mut last, mut count, mut len) = (first, 1, first.packet.len());
     for next in packets.take(MOST - 1) {
         let Some(next) = Segment::read(next).filter(|next| next.continues(&first, &last)) else {
@@ -127,7 +154,11 @@ pub(super) fn head(first: &[u8], last: &[u8], count: usize, all: usize) -> Optio
     let payloads_len = all.checked_sub(payload_at * count)?;
     let mut head = Head { bytes: [0; VNET + HEADERS], len: VNET + payload_at, payload_at };
     let segment = u16::try_from(first.payload_len()).ok()?;
-    let vnet = Vnet::tcp(u16::try_from(payload_at).ok()?, segment);
+    let header_len = u16::try_from(payload_at).ok()?;
+    let vnet = match first.protocol {
+        UDP => Vnet::udp(header_len, segment),
+        _ => Vnet::tcp(header_len, segment),
+    };
     let (before, headers) = head.bytes.split_first_chunk_mut::<VNET>()?;
     *before = vnet.bytes();
     let headers = headers.get_mut(..payload_at)?;
@@ -135,12 +166,19 @@ pub(super) fn head(first: &[u8], last: &[u8], count: usize, all: usize) -> Optio
     let total = payload_at + payloads_len;
     headers.get_mut(2..4)?.copy_from_slice(&u16::try_from(total).ok()?.to_be_bytes());
     let header = Header::read(first.packet).ok()?;
-    let (ip, tcp) = headers.split_at_mut_checked(IP)?;
+    let (ip, transport) = headers.split_at_mut_checked(IP)?;
     write_checksum(ip);
-    *tcp.get_mut(13)? |= last.flags & PSH;
     // The kernel adds the rest.
-    let partial = fold(pseudo(header.source, header.destination, TCP, total - IP));
-    tcp.get_mut(16..18)?.copy_from_slice(&partial.to_be_bytes());
+    let partial = fold(pseudo(header.source, header.destination, first.protocol, total - IP));
+    let at = if first.protocol == UDP {
+        let len = u16::try_from(total - IP).ok()?;
+        transport.get_mut(4..6)?.copy_from_slice(&len.to_be_bytes());
+        UDP_CHECKSUM
+    } else {
+        *transport.get_mut(13)? |= last.flags & PSH;
+        TCP_CHECKSUM
+    };
+    transport.get_mut(at..at + 2)?.copy_from_slice(&partial.to_be_bytes());
     Some(head)
 }
 
@@ -169,7 +207,7 @@ mod tests {
     }
 
     fn count(packets: &[Vec<u8>]) -> usize {
-        joined(packets.iter().map(Vec::as_slice))
+        joined(packets.iter().map(Vec::as_slice), true)
     }
 
     #[test]
@@ -244,6 +282,41 @@ mod tests {
             packets[which][at] ^= 1;
             assert_eq!(count(&packets), 1, "packet {which}, byte {at}");
         }
+    }
+
+    fn udp(payload: &[u8], id: u16) -> Vec<u8> {
+        let mut udp = vec![0x0f, 0xa0, 0, 53];
+        udp.extend_from_slice(&((8 + payload.len()) as u16).to_be_bytes());
+        udp.extend_from_slice(&[0, 0]);
+        udp.extend_from_slice(payload);
+        let (from, to) = ([10, 2, 1, 5], [10, 2, 2, 6]);
+        let checksum = !fold(sum(&udp, pseudo(from.into(), to.into(), UDP, udp.len())));
+        udp[6..8].copy_from_slice(&checksum.to_be_bytes());
+        numbered(super::super::packet::tests::packet(UDP, from, to, &udp), id)
+    }
+
+    #[test]
+    fn datagrams_are_joined_where_the_kernel_takes_them() {
+        let packets = [udp(&[1; 40], 7), udp(&[2; 40], 8), udp(&[3; 9], 9)];
+        assert_eq!(count(&packets), 3);
+        assert_eq!(joined(packets.iter().map(Vec::as_slice), false), 1);
+        let all = packets.iter().map(Vec::len).sum();
+        let payloads: Vec<u8> = packets.iter().flat_map(|p| p[28..].to_vec()).collect();
+        let head = head(&packets[0], &packets[2], 3, all).unwrap();
+        let vnet = Vnet::read(head.bytes().first_chunk().unwrap());
+        let mut whole = [&head.bytes()[VNET..], &payloads].concat();
+        assert_eq!(cut(vnet, &mut whole).unwrap(), packets);
+
+        let mut other = udp(&[2; 40], 8);
+        other[21] ^= 1;
+        assert_eq!(count(&[udp(&[1; 40], 7), other]), 1, "another port");
+        let mut unchecked = udp(&[2; 40], 8);
+        unchecked[26..28].fill(0);
+        assert_eq!(count(&[udp(&[1; 40], 7), unchecked]), 1, "without a checksum");
+        let mut padded = udp(&[2; 40], 8);
+        padded[25] -= 1;
+        assert_eq!(count(&[udp(&[1; 40], 7), padded]), 1, "a length of its own");
+        assert_eq!(count(&[udp(&[1; 40], 7), train(&[40])[0].clone()]), 1, "another protocol");
     }
 
     #[test]

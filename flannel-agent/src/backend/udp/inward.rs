@@ -88,11 +88,18 @@ impl Inward {
     fn deliver(&mut self) -> io::Result<()> {
         let mut rest = self.passed.as_slice();
         let bytes = |range: &Range<usize>| self.buffer.get(range.clone()).unwrap_or_default();
+        let uso = self.queue.takes_udp();
         let (mut delivered, mut lost) = (0, 0);
         while !rest.is_empty() {
-            let count = coalesce::joined(rest.iter().map(bytes)).max(1);
+            let count = coalesce::joined(rest.iter().map(bytes), uso).max(1);
             let (now, later) = rest.split_at_checked(count).unwrap_or((rest, &[]));
-            match write(&self.queue, now, bytes) {
+            let written = match write_joined(&self.queue, now, bytes) {
+                Err(error) if now.len() > 1 && !is_gone(&error) => {
+                    write_singly(&self.queue, now, bytes)
+                }
+                written => written,
+            };
+            match written {
                 Ok(()) => delivered += now.len() as u64,
                 Err(error) if is_gone(&error) => return Err(error),
                 Err(error) => {
@@ -110,22 +117,28 @@ impl Inward {
     }
 }
 
-fn write<'a>(
+fn write_joined<'a>(
     queue: &Queue,
     packets: &[Range<usize>],
     bytes: impl Fn(&Range<usize>) -> &'a [u8],
 ) -> io::Result<()> {
-    if let [first, .., last] = packets {
-        let all = packets.iter().map(ExactSizeIterator::len).sum();
-        if let Some(head) = coalesce::head(bytes(first), bytes(last), packets.len(), all) {
-            let mut parts = [IoSlice::new(&[]); MOST + 1];
-            parts[0] = IoSlice::new(head.bytes());
-            for (part, range) in parts.iter_mut().skip(1).zip(packets) {
-                *part = IoSlice::new(bytes(range).get(head.payload_at..).unwrap_or_default());
-            }
-            return queue.write(parts.get(..=packets.len()).unwrap_or_default());
-        }
+    let [first, .., last] = packets else { return write_singly(queue, packets, bytes) };
+    let all = packets.iter().map(ExactSizeIterator::len).sum();
+    let head = coalesce::head(bytes(first), bytes(last), packets.len(), all);
+    let Some(head) = head else { return write_singly(queue, packets, bytes) };
+    let mut parts = [IoSlice::new(&[]); MOST + 1];
+    parts[0] = IoSlice::new(head.bytes());
+    for (part, range) in parts.iter_mut().skip(1).zip(packets) {
+        *part = IoSlice::new(bytes(range).get(head.payload_at..).unwrap_or_default());
     }
+    queue.write(parts.get(..=packets.len()).unwrap_or_default())
+}
+
+fn write_singly<'a>(
+    queue: &Queue,
+    packets: &[Range<usize>],
+    bytes: impl Fn(&Range<usize>) -> &'a [u8],
+) -> io::Result<()> {
     let vnet = Vnet::default().bytes();
     packets
         .iter()

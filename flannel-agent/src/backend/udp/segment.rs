@@ -19,9 +19,9 @@ pub(super) const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
 
 /// Where the TCP checksum is in its header.
-const TCP_CHECKSUM: usize = 16;
+pub(super) const TCP_CHECKSUM: usize = 16;
 /// Where the UDP checksum is in its header.
-const UDP_CHECKSUM: usize = 6;
+pub(super) const UDP_CHECKSUM: usize = 6;
 
 /// The kernel's header of a packet on the TUN device, in the machine's byte
 /// order.
@@ -72,6 +72,12 @@ impl Vnet {
             checksum_start: packet::IPV4 as u16,
             checksum_offset: TCP_CHECKSUM as u16,
         }
+    }
+
+    /// The same of UDP datagrams.
+    pub(super) fn udp(header_len: u16, segment: u16) -> Self {
+        let checksum_offset = UDP_CHECKSUM as u16;
+        Self { gso: GSO_UDP, checksum_offset, ..Self::tcp(header_len, segment) }
     }
 }
 

@@ -38,6 +38,11 @@ impl Queue {
         Ok(queues.into_iter().map(Self).collect())
     }
 
+    /// The kernel takes aggregates of UDP datagrams (Linux 6.2).
+    pub(super) fn takes_udp(&self) -> bool {
+        self.0.udp_gso()
+    }
+
     /// Reads one packet or aggregate; its length.
     ///
     /// # Errors
