@@ -130,10 +130,7 @@ async fn start_and_serve(
     if config.backend == Backend::HostGw {
         start::check_public_ip(&kernel.links().await?, &underlay)?;
     }
-    let device = match &config.backend {
-        Backend::Vxlan(vxlan) => Some(format!("flannel.{}", vxlan.vni)),
-        _ => None,
-    };
+    let device = config.backend.vxlan_device();
     let before = start::Before::read(options, &kernel, device.as_deref()).await;
     let (lease, vtep_mac) =
         start::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
