@@ -218,6 +218,14 @@ impl Backend {
             Self::Alloc => "alloc",
         }
     }
+
+    /// Name of the VXLAN device, with the backend that has one.
+    pub fn vxlan_device(&self) -> Option<String> {
+        match self {
+            Self::Vxlan(vxlan) => Some(vxlan.device()),
+            Self::HostGw | Self::Udp(_) | Self::Alloc => None,
+        }
+    }
 }
 
 impl Default for UdpConfig {
@@ -245,6 +253,11 @@ impl UdpConfig {
 }
 
 impl VxlanConfig {
+    /// Name of the device.
+    pub fn device(&self) -> String {
+        format!("flannel.{}", self.vni)
+    }
+
     fn read(members: &[(String, Value<'_>)]) -> Result<Self, ConfigError> {
         let (mut vni, mut port, mut mtu) = (1, 0, 0);
         let (mut gbp, mut learning, mut direct_routing) = (false, false, false);

@@ -179,7 +179,7 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Op> {
     let mut ops = Vec::new();
     let mut base = observed.clone();
     if let Some(device) = &desired.device {
-        device_ops(device, observed.device.as_ref(), &mut ops);
+        device_ops(device, desired.network, observed.device.as_ref(), &mut ops);
     }
     for op in &ops {
         apply(&mut base, op);
@@ -206,7 +206,12 @@ impl Wanted {
     }
 }
 
-fn device_ops(want: &Device, have: Option<&ObservedDevice>, ops: &mut Vec<Op>) {
+fn device_ops(
+    want: &Device,
+    network: Ipv4Network,
+    have: Option<&ObservedDevice>,
+    ops: &mut Vec<Op>,
+) {
     let misfit = have.and_then(|have| misfit(want, have));
     let kept = match (have, misfit) {
         (None, _) => None,
@@ -237,7 +242,7 @@ fn device_ops(want: &Device, have: Option<&ObservedDevice>, ops: &mut Vec<Op>) {
     let others = kept.into_iter().flat_map(|have| &have.addresses);
     ops.extend(
         others
-            .filter(|address| **address != own && want.network.contains(address.ip()))
+            .filter(|address| **address != own && network.contains(address.ip()))
             .map(|address| Op::RemoveAddress(*address)),
     );
 }

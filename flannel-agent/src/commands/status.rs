@@ -54,6 +54,7 @@ fn table(status: &Value) -> String {
         table.add_row([name.to_owned(), text]);
     };
     row("agent", format!("{}, pid {}", plain(&status["version"]), status["pid"]));
+    row("backend", plain(&status["backend"]));
     row("data path", datapath(&status["datapath"]));
     let lease = &status["lease"];
     if lease.is_null() {
@@ -135,7 +136,7 @@ mod tests {
     #[test]
     fn the_table_says_what_counts() {
         let text = table(&json!({
-            "version": "0.1.0", "pid": 7,
+            "version": "0.1.0", "pid": 7, "backend": "vxlan",
             "datapath": {"mode": "kernel", "reason": "CAP_BPF is missing", "attach": null, "tcp": false},
             "lease": {"subnet": "10.5.1.0/24", "public_ip": "192.0.2.1", "expires_in_seconds": 86000},
             "device": {"name": "flannel.1", "mac": "72:35:2e:f2:e7:c9", "mtu": 1450},

@@ -126,9 +126,8 @@ async fn start_and_serve(
         start::check_public_ip(&kernel.links().await?, &underlay)?;
     }
     let device = match &config.backend {
-        Backend::Vxlan(vxlan) => Some(format!("flannel.{}", vxlan.vni)),
         Backend::Udp(_) => Some(udp::DEVICE.to_owned()),
-        _ => None,
+        other => other.vxlan_device(),
     };
     let before = start::Before::read(options, &kernel, device.as_deref()).await;
     let (lease, vtep_mac) =

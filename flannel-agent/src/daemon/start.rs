@@ -114,12 +114,8 @@ pub(super) async fn choose_underlay<K: Kernel>(
 /// host-gw sends to the PublicIPs themselves, so ours has to be on the
 /// interface.
 pub(super) fn check_public_ip(links: &[Link], underlay: &Underlay) -> Result<(), StartError> {
-    let on_it = links
-        .iter()
-        .filter(|link| link.ifindex == underlay.ifindex)
-        .flat_map(|link| &link.addresses)
-        .any(|address| address.network.ip() == underlay.public_ip);
-    if on_it {
+    let on_it = |link: &Link| link.ifindex == underlay.ifindex && link.has(underlay.public_ip);
+    if links.iter().any(on_it) {
         return Ok(());
     }
     Err(StartError::PublicIp {

@@ -57,6 +57,13 @@ pub struct Link {
     pub addresses: Vec<LinkAddress>,
 }
 
+impl Link {
+    /// Whether it has this address.
+    pub fn has(&self, address: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|own| own.network.ip() == address)
+    }
+}
+
 /// An IPv4 address on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkAddress {

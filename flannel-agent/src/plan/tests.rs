@@ -27,7 +27,6 @@ fn device() -> Device {
         gbp: false,
         learning: false,
         address: Ipv4Addr::new(10, 5, 0, 0),
-        network: net("10.5.0.0/16"),
     }
 }
 
@@ -37,7 +36,7 @@ fn peer(subnet: &str, mac_byte: u8, ip_byte: u8) -> Peer {
 
 fn desired(peers: &[Peer]) -> Desired {
     Desired {
-        network: device().network,
+        network: net("10.5.0.0/16"),
         mtu: device().mtu,
         underlay: device().underlay,
         device: Some(device()),

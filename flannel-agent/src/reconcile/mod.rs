@@ -2,8 +2,8 @@
 //! apply -> hooks -> firewall. Start, a new peer, a lost device and the slow
 //! timer are the same pass with different things to look at.
 
+mod direct;
 pub mod effects;
-mod paths;
 mod retry;
 #[cfg(test)]
 mod tests;
@@ -17,7 +17,7 @@ use ipnetwork::Ipv4Network;
 use regex::Regex;
 use tokio::time::Instant;
 
-use self::paths::Paths;
+use self::direct::Paths;
 use self::retry::{Retries, Unfinished};
 use crate::backend::udp::{self as udp_backend, Overlay};
 use crate::bpf::VerifySource;
@@ -25,9 +25,9 @@ use crate::config::Backend;
 use crate::desired::{self, Desired, Node, Peer, routes_directly};
 use crate::firewall::{Firewall, Rules};
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Kernel, KernelError, KernelEvent, Link, PROTOCOL, UNMARKED};
+use crate::kernel::{Kernel, KernelEvent, Link};
 use crate::mac::MacAddr;
-use crate::plan::{self, DirectRoute, Observed, Op};
+use crate::plan::{self, Observed, Op};
 use crate::status::{DeviceStatus, Shared, SharedDatapath, lock};
 use crate::underlay::{self, Underlay, Wish};
 
@@ -44,16 +44,6 @@ pub struct Identity {
     pub underlay: Underlay,
     /// The backend with its settings.
     pub backend: Backend,
-}
-
-impl Identity {
-    /// Name of the VXLAN device, with the backend that has one.
-    pub fn device(&self) -> Option<String> {
-        match &self.backend {
-            Backend::Vxlan(vxlan) => Some(format!("flannel.{}", vxlan.vni)),
-            Backend::HostGw | Backend::Udp(_) | Backend::Alloc => None,
-        }
-    }
 }
 
 /// What the user asked for.
@@ -165,7 +155,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         settings: Settings,
         identity: Identity,
     ) -> Self {
-        let device = identity.device();
+        let device = identity.backend.vxlan_device();
         Self {
             kernel,
             firewall,
@@ -365,6 +355,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         match chosen {
             Ok(chosen) => {
                 state.health.well("underlay");
+                let unfit = match &self.identity.backend {
+                    Backend::HostGw => self.links.as_slice(),
+                    _ => &[],
+                };
+                let unfit = unfit.iter().find(|link| link.ifindex == chosen.ifindex);
+                let unfit = unfit.filter(|link| !link.has(chosen.public_ip)).map(|link| {
+                    format!("PublicIP {} is no address of {} any more", chosen.public_ip, link.name)
+                });
+                state.health.report("host-gw", unfit);
                 if chosen == self.identity.underlay {
                     return false;
                 }
@@ -407,40 +406,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.observed = Some(observed);
         }
         self.shared.lock().health.report("observation", reason);
-    }
-
-    async fn look_at_kernel(&mut self, desired: &Desired) -> Result<Observed, KernelError> {
-        let observed = match &self.device {
-            Some(device) => self.kernel.observe(device).await?,
-            None => Observed::default(),
-        };
-        let mut direct = self.kernel.direct_routes(PROTOCOL).await?;
-        if self.settings.take_over && routes_directly(&self.identity.backend) {
-            let unmarked = self.kernel.direct_routes(UNMARKED).await?;
-            let left = unmarked.into_iter().filter(|route| self.is_left_over(desired, route));
-            direct.extend(left);
-        }
-        self.settings.take_over = false;
-        Ok(Observed { direct, ..observed })
-    }
-
-    /// Whether flannel made this unmarked route for a peer that has gone. One
-    /// to a present peer is replaced by ours in any case.
-    fn is_left_over(&self, desired: &Desired, route: &DirectRoute) -> bool {
-        let subnet = self.identity.subnet;
-        let left = route.ifindex == desired.underlay
-            && route.destination.prefix() == subnet.prefix()
-            && route.destination != subnet
-            && plan::within(desired.network, route.destination)
-            && !desired.peers.contains_key(&route.destination);
-        if left {
-            tracing::info!(
-                subnet = %route.destination,
-                gateway = %route.gateway,
-                "a direct route without a lease was left here; it goes"
-            );
-        }
-        left
     }
 
     async fn guard(&mut self) {

@@ -38,7 +38,6 @@ pub(crate) fn device(underlay: u32) -> Device {
         gbp: false,
         learning: false,
         address: Ipv4Addr::new(10, 5, 0, 0),
-        network: "10.5.0.0/16".parse().unwrap(),
     }
 }
 
@@ -55,7 +54,7 @@ pub(crate) fn peer(n: u16) -> Peer {
 pub(crate) fn desired(underlay: u32, peers: impl IntoIterator<Item = Peer>) -> Desired {
     let device = device(underlay);
     Desired {
-        network: device.network,
+        network: "10.5.0.0/16".parse().unwrap(),
         mtu: device.mtu,
         device: Some(device),
         underlay,

@@ -2,7 +2,7 @@
 //! one that reaches none.
 
 use super::*;
-use crate::kernel::KernelEvent;
+use crate::plan::DirectRoute;
 
 impl Bench {
     /// The kernel's way to a peer from now on.
@@ -84,6 +84,18 @@ async fn host_gw_puts_routes_repairs_them_and_says_who_is_not_on_the_link() {
     assert_eq!(bench.take_applied(), [Op::PutDirect(direct(2))]);
     bench.pass(&peers[1..], RENEWED).await;
     assert_eq!(bench.take_applied(), [Op::RemoveDirect(direct(2))]);
+}
+
+#[tokio::test]
+async fn host_gw_complains_when_public_ip_is_no_address_of_the_interface() {
+    let mut bench = bench_of(Backend::HostGw, false);
+    bench.reconciler.settings.iface = vec!["eth0".to_owned()];
+    bench.reconciler.settings.public_ip = Some(peer(NODE).public_ip);
+    bench.pass(&[], Wake::ALL).await;
+    assert_eq!(bench.complaints(), [""; 0]);
+    bench.reconciler.kernel.state().links[0] = link(2, "eth0", "", Some("192.0.2.77/24"));
+    bench.pass(&[], Wake::ALL).await;
+    assert_eq!(bench.complaints(), ["host-gw"]);
 }
 
 #[tokio::test]
