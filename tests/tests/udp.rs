@@ -150,25 +150,34 @@ fn nodes_that_carry_one_packet_at_a_time_are_peers() {
     assert!(two.lab.dir().exists() && !two.proxy.log().contains("Error"));
 }
 
-/// A packet to `server` that says it comes from `source`.
-fn datagram(source: [u8; 4], server: Ipv4Addr) -> Vec<u8> {
-    let builder = PacketBuilder::ipv4(source, server.octets(), 60).udp(4000, 4001);
-    let mut bytes = Vec::new();
-    builder.write(&mut bytes, b"forged").unwrap();
-    bytes
+/// A socket in a pod that others send to.
+struct Target {
+    socket: UdpSocket,
+    address: SocketAddrV4,
 }
 
-/// Datagrams of the agent's port that reach the pod, of those that `send`
-/// sends.
-fn arrived(server: &Pod, send: impl FnOnce()) -> usize {
-    let socket = server.netns.inside(|| {
-        let socket = UdpSocket::bind("0.0.0.0:4001").unwrap();
+impl Target {
+    fn new(pod: &Pod) -> Self {
+        let socket = pod.netns.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap());
         socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-        socket
-    });
-    send();
-    let mut buffer = [0; 100];
-    std::iter::from_fn(|| socket.recv(&mut buffer).ok()).count()
+        let port = socket.local_addr().unwrap().port();
+        Self { socket, address: SocketAddrV4::new(pod.address, port) }
+    }
+
+    /// A packet to it that says it comes from `source`.
+    fn packet(&self, source: [u8; 4]) -> Vec<u8> {
+        let builder = PacketBuilder::ipv4(source, self.address.ip().octets(), 60)
+            .udp(4000, self.address.port());
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, b"forged").unwrap();
+        bytes
+    }
+
+    /// How many packets have arrived.
+    fn arrived(&self) -> usize {
+        let mut buffer = [0; 100];
+        std::iter::from_fn(|| self.socket.recv(&mut buffer).ok()).count()
+    }
 }
 
 fn send(from: &flannel_tests::netns::Netns, to: Ipv4Addr, packets: &[Vec<u8>]) {
@@ -185,26 +194,29 @@ fn forged_datagrams_are_dropped_and_counted() {
     let mixed = mixed(&Options::default());
     let Mixed { server, ours, simple, lab, .. } = &mixed;
     let stranger = lab.stranger(Ipv4Addr::new(192, 0, 2, 99));
+    let target = Target::new(server);
     let before = ours.outcomes();
     // From a host that is no node, whatever it says.
-    let packets = [datagram([10, 2, 202, 9], server.address), datagram([8; 4], server.address)];
-    assert_eq!(arrived(server, || send(&stranger, ours.address, &packets)), 0);
+    let packets = [target.packet([10, 2, 202, 9]), target.packet([8; 4])];
+    send(&stranger, ours.address, &packets);
+    assert_eq!(target.arrived(), 0);
     // From a node, with sources that are not its own.
     let packets = [
-        datagram([10, 2, 203, 9], server.address),
-        datagram(ours.subnet().nth(9).unwrap().octets(), server.address),
+        target.packet([10, 2, 203, 9]),
+        target.packet(ours.subnet().nth(9).unwrap().octets()),
         vec![],
         vec![0x45; 7],
         vec![0x65; 100],
     ];
-    assert_eq!(arrived(server, || send(&simple.netns, ours.address, &packets)), 0);
+    send(&simple.netns, ours.address, &packets);
+    assert_eq!(target.arrived(), 0);
     let since = ours.outcomes().since(&before);
     assert_eq!(since.get("forged_outer_source"), 2, "{since:?}");
     assert_eq!(since.get("forged_inner_source"), 2, "{since:?}");
     assert_eq!(since.get("drop_malformed"), 3, "{since:?}");
     // And with its own.
-    let own = [datagram([10, 2, 202, 9], server.address)];
-    assert_eq!(arrived(server, || send(&simple.netns, ours.address, &own)), 1);
+    send(&simple.netns, ours.address, &[target.packet([10, 2, 202, 9])]);
+    assert_eq!(target.arrived(), 1);
 }
 
 #[test]
@@ -212,10 +224,11 @@ fn the_source_check_can_only_count() {
     let options = Options { verify_source: Some("count"), ..Options::default() };
     let mixed = mixed(&options);
     let Mixed { server, ours, simple, .. } = &mixed;
+    let target = Target::new(server);
     let before = ours.outcomes();
-    let forged = [datagram([10, 2, 203, 9], server.address)];
     // Its way back is nobody's, so a strict reverse path filter must be off.
-    assert_eq!(arrived(server, || send(&simple.netns, ours.address, &forged)), 1);
+    send(&simple.netns, ours.address, &[target.packet([10, 2, 203, 9])]);
+    assert_eq!(target.arrived(), 1);
     assert_eq!(ours.outcomes().since(&before).get("forged_inner_source"), 1);
 }
 
