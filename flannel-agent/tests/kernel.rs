@@ -11,6 +11,7 @@ use flannel_agent::desired::{Desired, Device, Peer};
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel, KernelError, PROTOCOL, UNMARKED};
 use flannel_agent::mac::MacAddr;
+use flannel_agent::path::Path;
 use flannel_agent::plan::{self, DirectRoute, Op};
 use flannel_agent::underlay::{self, Wish};
 use netns::vxlan::{OWN_MAC, desired, device_name, ifindex, peer, reconcile, settled, underlay};
@@ -383,6 +384,26 @@ fn a_direct_route_to_nowhere_is_refused_with_its_object() {
         let refused = kernel.apply("", &[Op::PutDirect(route)]).await.remove(0).unwrap_err();
         let text = refused.to_string();
         assert!(text.contains("RTM_NEWROUTE 10.5.1.0/24 via 198.18.0.1 dev"), "{text}");
+    });
+}
+
+#[test]
+fn five_thousand_ways_are_asked_for_fast() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let underlay = underlay();
+        run("ip route add 198.18.0.0/15 via 192.0.2.254");
+        let start = Instant::now();
+        for n in 1..=5000 {
+            let route = kernel.route_to(Some(peer(n).public_ip)).await.unwrap();
+            let path = Path::of(route, underlay);
+            assert_eq!(path, Path::Gateway(Ipv4Addr::new(192, 0, 2, 254)));
+        }
+        let asked = start.elapsed();
+        let near = kernel.route_to(Some(neighbour_peer(1).public_ip)).await.unwrap();
+        assert_eq!(Path::of(near, underlay), Path::OnLink);
+        assert!(asked < Duration::from_secs(2), "{asked:?}");
+        println!("5000 ways: {asked:?}");
     });
 }
 

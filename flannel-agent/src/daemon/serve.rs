@@ -321,15 +321,18 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let mut wake = std::mem::take(&mut self.wake);
         self.due = None;
         let now = Instant::now();
+        let later = (wake.look || wake.paths) && postpone(&mut self.looked, LOOK, now);
         let postponed = Wake {
-            look: wake.look && postpone(&mut self.looked, LOOK, now),
+            look: wake.look && later,
+            paths: wake.paths && later,
             firewall: wake.firewall && postpone(&mut self.firewall_checked, FIREWALL, now),
             ..Wake::default()
         };
-        wake.look &= !postponed.look;
+        wake.look &= !later;
+        wake.paths &= !later;
         wake.firewall &= !postponed.firewall;
         self.wake = postponed;
-        let look_at = self.looked.filter(|_| postponed.look).map(|looked| looked + LOOK);
+        let look_at = self.looked.filter(|_| later).map(|looked| looked + LOOK);
         let check_at =
             self.firewall_checked.filter(|_| postponed.firewall).map(|checked| checked + FIREWALL);
         self.due = earliest(look_at, check_at);

@@ -99,7 +99,12 @@ fn options(dir: &std::path::Path) -> Options {
 impl Bench {
     /// A node 192.0.2.1 with these peers, after its first pass.
     async fn start(peers: &[u8]) -> Self {
-        let config = NetworkConfig::parse(CONFIG).unwrap();
+        Self::start_with(CONFIG, peers).await
+    }
+
+    /// The same with another network config; nobody is on the link.
+    async fn start_with(config: &str, peers: &[u8]) -> Self {
+        let config = NetworkConfig::parse(config).unwrap();
         let source = FakeSource::new(config.clone());
         let claim = Claim { attrs: attrs(1), previous: None };
         let own = source.acquire(&config, &claim).await.unwrap();
@@ -217,6 +222,28 @@ async fn the_start_programs_the_peers_and_writes_the_files() {
     assert_eq!(state.sysctls[effects::LIBERAL], "0", "for cleanup");
     assert_eq!(bench.shared.lock().health.lines(), []);
     assert_eq!(bench.renewals(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_event_moves_a_peer_out_of_the_tunnel_and_back() {
+    let config = CONFIG.replace(r#""vxlan""#, r#""vxlan","DirectRouting":true"#);
+    let bench = Bench::start_with(&config, &[2, 3]).await;
+    assert_eq!(bench.subnets(), [lease(2).subnet, lease(3).subnet]);
+    let on_link = RouteTo { ifindex: 2, source: None, gateway: None };
+    let before = bench.generation();
+    bench.kernel.state().routes.insert(Some(address(2)), on_link);
+    bench.tell(KernelEvent::Route { ifindex: 9 }).await;
+    assert_eq!(bench.subnets(), [lease(3).subnet]);
+    let direct: Vec<_> = bench.kernel.state().direct.iter().map(|r| r.destination).collect();
+    assert_eq!(direct, [lease(2).subnet]);
+    assert!(bench.generation() > before, "confirmed flows go through the kernel anew");
+    bench.take_applied();
+    bench.tell(KernelEvent::Route { ifindex: 2 }).await;
+    assert_eq!(bench.take_applied(), [], "events of our own changes settle");
+    bench.kernel.state().routes.remove(&Some(address(2)));
+    bench.tell(KernelEvent::Link { ifindex: 2 }).await;
+    assert_eq!(bench.subnets(), [lease(2).subnet, lease(3).subnet]);
+    assert!(bench.kernel.state().direct.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
