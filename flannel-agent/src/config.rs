@@ -17,24 +17,26 @@ pub use self::error::ConfigError;
 use self::go_json::{Kind, Value, excerpt, names};
 
 /// The backend types that [`NetworkConfig::parse`] accepts, for messages.
-pub const SUPPORTED_BACKENDS: &str = "vxlan";
+pub const SUPPORTED_BACKENDS: &str = "vxlan, host-gw, udp, alloc";
 
 /// UDP port of the kernel's VXLAN devices when none is given.
 pub const DEFAULT_VXLAN_PORT: u16 = 8472;
 
+/// UDP port of the udp backend when none is given.
+pub const DEFAULT_UDP_PORT: u16 = 8285;
+
 /// Largest VXLAN network identifier (24 bits).
 pub const MAX_VNI: u32 = (1 << 24) - 1;
 
-/// Backend types of flannel that are not there (yet).
-const FLANNELS_OTHER_BACKENDS: [&str; 10] = [
-    "udp",
-    "host-gw",
+/// Backend types of flannel, of now and of earlier, that are not there.
+const FLANNELS_OTHER_BACKENDS: [&str; 9] = [
     "ipip",
     "wireguard",
     "ipsec",
     "extension",
-    "alloc",
+    "tencent-vpc",
     "ali-vpc",
+    "aliyun-vpc",
     "aws-vpc",
     "gce",
 ];
@@ -63,6 +65,12 @@ pub struct NetworkConfig {
 pub enum Backend {
     /// `"Type": "vxlan"`.
     Vxlan(VxlanConfig),
+    /// `"Type": "host-gw"`: a route to each peer through the underlay.
+    HostGw,
+    /// `"Type": "udp"`, and what no `Backend` at all means.
+    Udp(UdpConfig),
+    /// `"Type": "alloc"`: a lease and subnet.env, and nothing else.
+    Alloc,
 }
 
 /// Settings of the VXLAN backend.
@@ -78,6 +86,16 @@ pub struct VxlanConfig {
     pub learning: bool,
     /// MTU of the underlay to assume in bytes; `None`: the interface's.
     pub mtu: Option<u32>,
+    /// Peers that are reached without a gateway get a route through the
+    /// underlay in place of the tunnel.
+    pub direct_routing: bool,
+}
+
+/// Settings of the udp backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpConfig {
+    /// UDP port of every node (8285).
+    pub port: u16,
 }
 
 /// The top-level keys as they stand in the document.
@@ -160,7 +178,7 @@ impl<'a> Document<'a> {
 
 impl Backend {
     fn read(value: Option<Value<'_>>) -> Result<Self, ConfigError> {
-        let value = value.ok_or(ConfigError::NoBackend)?;
+        let Some(value) = value else { return Ok(Self::Udp(UdpConfig::default())) };
         let members = match value.kind() {
             Kind::Null => Vec::new(),
             kind => value.members().ok_or_else(|| ConfigError::BadBackend {
@@ -181,15 +199,65 @@ impl Backend {
         }
         match backend_type.to_lowercase().as_str() {
             "vxlan" => VxlanConfig::read(&members).map(Backend::Vxlan),
+            "host-gw" => Ok(Backend::HostGw),
+            "udp" => UdpConfig::read(&members).map(Backend::Udp),
+            "alloc" => Ok(Backend::Alloc),
             other if FLANNELS_OTHER_BACKENDS.contains(&other) => {
                 Err(ConfigError::UnsupportedBackend(other.to_owned()))
             }
             _ => Err(ConfigError::UnknownBackend(excerpt(&backend_type))),
         }
     }
+
+    /// The type as flannel spells it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Vxlan(_) => "vxlan",
+            Self::HostGw => "host-gw",
+            Self::Udp(_) => "udp",
+            Self::Alloc => "alloc",
+        }
+    }
+
+    /// Name of the VXLAN device, with the backend that has one.
+    pub fn vxlan_device(&self) -> Option<String> {
+        match self {
+            Self::Vxlan(vxlan) => Some(vxlan.device()),
+            Self::HostGw | Self::Udp(_) | Self::Alloc => None,
+        }
+    }
+}
+
+impl Default for UdpConfig {
+    fn default() -> Self {
+        Self { port: DEFAULT_UDP_PORT }
+    }
+}
+
+impl UdpConfig {
+    fn read(members: &[(String, Value<'_>)]) -> Result<Self, ConfigError> {
+        let mut port = i64::from(DEFAULT_UDP_PORT);
+        for (key, value) in members {
+            if names(key, "Port") {
+                set(&mut port, *value, Value::integer).map_err(|value| {
+                    ConfigError::UdpWrongType { key: "Port", value, expected: "int" }
+                })?;
+            }
+        }
+        let port = u16::try_from(port)
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or(ConfigError::OutOfRange { key: "Port", value: port, range: "1 to 65535" })?;
+        Ok(Self { port })
+    }
 }
 
 impl VxlanConfig {
+    /// Name of the device.
+    pub fn device(&self) -> String {
+        format!("flannel.{}", self.vni)
+    }
+
     fn read(members: &[(String, Value<'_>)]) -> Result<Self, ConfigError> {
         let (mut vni, mut port, mut mtu) = (1, 0, 0);
         let (mut gbp, mut learning, mut direct_routing) = (false, false, false);
@@ -213,7 +281,7 @@ impl VxlanConfig {
                 }
             }
         }
-        let out_of_range = |key, value, range| ConfigError::VxlanOutOfRange { key, value, range };
+        let out_of_range = |key, value, range| ConfigError::OutOfRange { key, value, range };
         let vni = u32::try_from(vni)
             .ok()
             .filter(|vni| *vni <= MAX_VNI)
@@ -234,15 +302,7 @@ impl VxlanConfig {
                     })?,
             ),
         };
-        if direct_routing {
-            let hint = "remove it: peers of the same link are reached through VXLAN too";
-            return Err(ConfigError::NotSupported {
-                key: "Backend.DirectRouting",
-                value: true,
-                hint,
-            });
-        }
-        Ok(Self { vni, port, gbp, learning, mtu })
+        Ok(Self { vni, port, gbp, learning, mtu, direct_routing })
     }
 }
 

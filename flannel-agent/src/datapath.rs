@@ -47,6 +47,19 @@ pub fn open(
     }
 }
 
+/// The kernel's data path for a backend that has no programs.
+///
+/// # Errors
+/// `mode` is `ebpf`.
+pub fn without(mode: DatapathMode, load: &LoadOptions, backend: &str) -> Result<Opened, Demanded> {
+    let reason = format!("the backend {backend} has no eBPF data path");
+    if mode == DatapathMode::Ebpf {
+        return Err(Demanded(reason));
+    }
+    retire(&load.pin_dir);
+    Ok(Opened::Kernel(Some(reason).filter(|_| mode != DatapathMode::Kernel)))
+}
+
 fn try_open(load: &LoadOptions, underlay: &Underlay) -> Result<Loaded, String> {
     if let Some(reason) = underlay.ebpf_refusal() {
         return Err(reason);

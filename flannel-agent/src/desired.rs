@@ -1,18 +1,22 @@
 //! What the node should look like, from leases, underlay and config. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
-use crate::config::VxlanConfig;
+use crate::config::{Backend, VxlanConfig};
 use crate::mac::MacAddr;
+use crate::path::Path;
 use crate::plan::within;
 use crate::underlay::Underlay;
 
 /// Bytes that VXLAN adds to an IPv4 underlay's packets: 20 IPv4 + 8 UDP +
 /// 8 VXLAN + 14 inner Ethernet.
 pub const VXLAN_OVERHEAD: u32 = 50;
+
+/// Bytes that the udp backend adds: 20 IPv4 + 8 UDP.
+pub const UDP_OVERHEAD: u32 = 28;
 
 /// Smallest MTU that IPv4 allows for a link (RFC 791).
 const MIN_MTU: u32 = 68;
@@ -40,8 +44,6 @@ pub struct Device {
     pub learning: bool,
     /// First address of our subnet; the device carries it as a /32.
     pub address: Ipv4Addr,
-    /// The overlay network; other addresses within it on the device are not wanted.
-    pub network: Ipv4Network,
 }
 
 /// A lease that is not ours, reduced to what the data plane needs.
@@ -49,7 +51,7 @@ pub struct Device {
 pub struct Peer {
     /// The peer's overlay subnet.
     pub subnet: Ipv4Network,
-    /// MAC of its VTEP.
+    /// MAC of its VTEP; zero with the backends that have none.
     pub vtep_mac: MacAddr,
     /// Its underlay address.
     pub public_ip: Ipv4Addr,
@@ -58,10 +60,40 @@ pub struct Peer {
 /// Everything that the node should have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
-    /// The VXLAN device.
-    pub device: Device,
+    /// The overlay network, host bits zero; routes and addresses on our device
+    /// within it that are not wanted here are removed.
+    pub network: Ipv4Network,
+    /// MTU for pods in bytes.
+    pub mtu: u32,
+    /// The VXLAN device; `None` with the backends that have none.
+    pub device: Option<Device>,
+    /// Interface index of the underlay, which direct routes lead through.
+    pub underlay: u32,
     /// All peers by subnet.
     pub peers: BTreeMap<Ipv4Network, Peer>,
+    /// Subnets of those peers that are reached without encapsulation.
+    pub direct: BTreeSet<Ipv4Network>,
+}
+
+/// How packets get to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Encapsulated, through the device.
+    Tunnel,
+    /// As they are, by a route through the underlay.
+    Direct,
+}
+
+impl Desired {
+    /// How packets get to the peer with this subnet.
+    pub fn reach(&self, subnet: &Ipv4Network) -> Reach {
+        if self.direct.contains(subnet) { Reach::Direct } else { Reach::Tunnel }
+    }
+
+    /// The peers that are reached through the device.
+    pub fn tunnelled(&self) -> impl Iterator<Item = &Peer> + Clone {
+        self.peers.values().filter(|peer| !self.direct.contains(&peer.subnet))
+    }
 }
 
 /// What this node is, apart from its peers.
@@ -75,8 +107,10 @@ pub struct Node<'a> {
     pub vtep_mac: MacAddr,
     /// The external interface.
     pub underlay: &'a Underlay,
-    /// The backend's settings.
-    pub vxlan: &'a VxlanConfig,
+    /// The backend with its settings.
+    pub backend: &'a Backend,
+    /// The way to each PublicIP, where the backend asks for it.
+    pub paths: &'a BTreeMap<Ipv4Addr, Path>,
 }
 
 /// A peer that cannot be programmed, for logs and status.
@@ -113,20 +147,27 @@ pub enum Rejection {
     /// A later lease says that this MAC is elsewhere.
     #[error("a newer lease, of {0}, has the same VTEP MAC with another PublicIP")]
     MacMoved(Ipv4Network),
+    /// host-gw, and the peer is not on the underlay's link.
+    #[error(
+        "host-gw needs its PublicIP {0} on the link of {1}, but {2}; use vxlan with DirectRouting"
+    )]
+    NotOnLink(Ipv4Addr, u32, Path),
     /// Both need the same gateway address; the more specific subnet keeps it.
     #[error("{0} begins at the same address and is more specific")]
     SameFirstAddress(Ipv4Network),
 }
 
-/// The node cannot have a VXLAN device with these settings.
+/// The pods' packets cannot be wrapped with these settings.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "MTU {mtu} of {source_of} leaves {} bytes inside VXLAN, fewer than the 68 that IPv4 needs",
-    mtu.saturating_sub(VXLAN_OVERHEAD)
+    "MTU {mtu} of {source_of} leaves {} bytes inside the tunnel, fewer than the 68 that IPv4 needs",
+    mtu.saturating_sub(*overhead)
 )]
 pub struct MtuTooSmall {
-    /// The MTU, without VXLAN's overhead taken off.
+    /// The MTU, without the overhead taken off.
     pub mtu: u32,
+    /// Bytes that the backend adds.
+    pub overhead: u32,
     /// `Backend.MTU`, or the interface.
     pub source_of: String,
 }
@@ -146,7 +187,11 @@ pub fn desired(
     node: Node<'_>,
     peers: impl IntoIterator<Item = Peer>,
 ) -> Result<(Desired, Vec<Rejected>), MtuTooSmall> {
-    let device = device(node)?;
+    let mtu = mtu(node)?;
+    let device = match node.backend {
+        Backend::Vxlan(vxlan) => Some(device(node, vxlan, mtu)),
+        Backend::HostGw | Backend::Udp(_) | Backend::Alloc => None,
+    };
     let mut rejected = Vec::new();
     let mut accepted = BTreeMap::new();
     let mut by_mac: BTreeMap<MacAddr, Peer> = BTreeMap::new();
@@ -161,6 +206,10 @@ pub fn desired(
         }
     }
     for peer in candidates {
+        if device.is_none() {
+            accepted.insert(peer.subnet, peer);
+            continue;
+        }
         let newest = by_mac[&peer.vtep_mac];
         if newest.public_ip == peer.public_ip {
             accepted.insert(peer.subnet, peer);
@@ -168,9 +217,15 @@ pub fn desired(
             rejected.push(Rejected { peer, reason: Rejection::MacMoved(newest.subnet) });
         }
     }
+    let mut direct = BTreeSet::new();
+    if routes_directly(node.backend) {
+        let on_link = |peer: &&Peer| node.paths.get(&peer.public_ip) == Some(&Path::OnLink);
+        direct.extend(accepted.values().filter(on_link).map(|peer| peer.subnet));
+    }
     let mut previous: Option<Ipv4Network> = None;
     let mut wider = Vec::new();
-    for subnet in accepted.keys() {
+    // Routes through the device need a neighbour entry at this address each.
+    for subnet in accepted.keys().filter(|subnet| device.is_some() && !direct.contains(subnet)) {
         if let Some(before) = previous.filter(|before| before.network() == subnet.network()) {
             wider.push((before, *subnet));
         }
@@ -180,21 +235,48 @@ pub fn desired(
         let reason = Rejection::SameFirstAddress(specific);
         rejected.extend(accepted.remove(&subnet).map(|peer| Rejected { peer, reason }));
     }
-    Ok((Desired { device, peers: accepted }, rejected))
+    let desired = Desired {
+        network: node.network,
+        mtu,
+        device,
+        underlay: node.underlay.ifindex,
+        peers: accepted,
+        direct,
+    };
+    Ok((desired, rejected))
 }
 
-fn device(node: Node<'_>) -> Result<Device, MtuTooSmall> {
-    let Node { underlay, vxlan, .. } = node;
-    let (outer, source_of) = match vxlan.mtu {
-        Some(mtu) => (mtu, "Backend.MTU".to_owned()),
-        None => (underlay.mtu, underlay.name.clone()),
-    };
-    let mtu = outer.saturating_sub(VXLAN_OVERHEAD);
-    if mtu < MIN_MTU {
-        return Err(MtuTooSmall { mtu: outer, source_of });
+/// Whether the backend reaches peers by routes through the underlay, if they
+/// are on its link.
+pub fn routes_directly(backend: &Backend) -> bool {
+    match backend {
+        Backend::Vxlan(vxlan) => vxlan.direct_routing,
+        Backend::HostGw => true,
+        Backend::Udp(_) | Backend::Alloc => false,
     }
-    Ok(Device {
-        name: format!("flannel.{}", vxlan.vni),
+}
+
+/// MTU for pods in bytes.
+fn mtu(node: Node<'_>) -> Result<u32, MtuTooSmall> {
+    let Node { underlay, backend, .. } = node;
+    let (overhead, configured) = match backend {
+        Backend::Vxlan(vxlan) => (VXLAN_OVERHEAD, vxlan.mtu),
+        Backend::Udp(_) => (UDP_OVERHEAD, None),
+        Backend::HostGw | Backend::Alloc => (0, None),
+    };
+    let outer = configured.unwrap_or(underlay.mtu);
+    let mtu = outer.saturating_sub(overhead);
+    if mtu < MIN_MTU {
+        let source_of = configured.map_or(underlay.name.as_str(), |_| "Backend.MTU").to_owned();
+        return Err(MtuTooSmall { mtu: outer, overhead, source_of });
+    }
+    Ok(mtu)
+}
+
+fn device(node: Node<'_>, vxlan: &VxlanConfig, mtu: u32) -> Device {
+    let underlay = node.underlay;
+    Device {
+        name: vxlan.device(),
         vni: vxlan.vni,
         port: vxlan.port,
         local: underlay.address,
@@ -204,164 +286,32 @@ fn device(node: Node<'_>) -> Result<Device, MtuTooSmall> {
         gbp: vxlan.gbp,
         learning: vxlan.learning,
         address: node.subnet.network(),
-        network: node.network,
-    })
+    }
 }
 
 fn unusable(node: Node<'_>, peer: Peer) -> Option<Rejection> {
     let ip = peer.public_ip;
     let own = node.underlay;
+    let has_vteps = matches!(node.backend, Backend::Vxlan(_));
     if !within(node.network, peer.subnet) {
         Some(Rejection::OutsideNetwork(node.network))
     } else if within(node.subnet, peer.subnet) || within(peer.subnet, node.subnet) {
         Some(Rejection::OverlapsOwn(node.subnet))
-    } else if !peer.vtep_mac.is_unicast() {
+    } else if has_vteps && !peer.vtep_mac.is_unicast() {
         Some(Rejection::BadMac)
-    } else if peer.vtep_mac == node.vtep_mac {
+    } else if has_vteps && peer.vtep_mac == node.vtep_mac {
         Some(Rejection::OwnMac)
     } else if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast() {
         Some(Rejection::BadPublicIp)
     } else if ip == own.public_ip || ip == own.address {
         Some(Rejection::OwnPublicIp)
+    } else if matches!(node.backend, Backend::HostGw) {
+        let path = node.paths.get(&ip).copied().unwrap_or_default();
+        (path != Path::OnLink).then_some(Rejection::NotOnLink(ip, own.ifindex, path))
     } else {
         None
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn net(text: &str) -> Ipv4Network {
-        text.parse().unwrap()
-    }
-
-    fn underlay() -> Underlay {
-        Underlay {
-            ifindex: 2,
-            name: "eth0".to_owned(),
-            address: Ipv4Addr::new(10, 99, 0, 11),
-            public_ip: Ipv4Addr::new(203, 0, 113, 11),
-            mtu: 1500,
-            ethernet: true,
-        }
-    }
-
-    fn vxlan() -> VxlanConfig {
-        VxlanConfig { vni: 7, port: 8472, gbp: false, learning: false, mtu: None }
-    }
-
-    fn build(vxlan: &VxlanConfig, peers: &[Peer]) -> Result<(Desired, Vec<Rejected>), MtuTooSmall> {
-        let node = Node {
-            subnet: net("10.5.27.0/24"),
-            network: net("10.5.0.0/16"),
-            vtep_mac: MacAddr([2, 0, 0, 0, 0, 0xff]),
-            underlay: &underlay(),
-            vxlan,
-        };
-        desired(node, peers.iter().copied())
-    }
-
-    fn peer(subnet: &str, mac: u8, ip: [u8; 4]) -> Peer {
-        Peer { subnet: net(subnet), vtep_mac: MacAddr([2, 0, 0, 0, 0, mac]), public_ip: ip.into() }
-    }
-
-    #[test]
-    fn the_device_follows_lease_underlay_and_config() {
-        let (desired, _) = build(&vxlan(), &[]).unwrap();
-        assert_eq!(
-            desired.device,
-            Device {
-                name: "flannel.7".to_owned(),
-                vni: 7,
-                port: 8472,
-                // Not the PublicIP: it may be behind NAT and not ours to bind.
-                local: Ipv4Addr::new(10, 99, 0, 11),
-                underlay: 2,
-                mac: MacAddr([2, 0, 0, 0, 0, 0xff]),
-                mtu: 1450,
-                gbp: false,
-                learning: false,
-                address: Ipv4Addr::new(10, 5, 27, 0),
-                network: net("10.5.0.0/16"),
-            }
-        );
-        let config = VxlanConfig { mtu: Some(1400), ..vxlan() };
-        assert_eq!(build(&config, &[]).unwrap().0.device.mtu, 1350);
-    }
-
-    #[test]
-    fn an_mtu_without_room_is_refused() {
-        let config = VxlanConfig { mtu: Some(117), ..vxlan() };
-        let error = build(&config, &[]).unwrap_err();
-        assert!(error.to_string().starts_with("MTU 117 of Backend.MTU leaves 67 bytes"), "{error}");
-        assert!(build(&VxlanConfig { mtu: Some(118), ..vxlan() }, &[]).is_ok());
-    }
-
-    #[test]
-    fn unusable_leases_are_left_out_with_a_reason() {
-        let good = peer("10.5.1.0/24", 1, [10, 99, 0, 12]);
-        let cases = [
-            (peer("10.6.1.0/24", 2, [10, 99, 0, 13]), "not within the overlay"),
-            (peer("10.5.0.0/15", 2, [10, 99, 0, 13]), "not within the overlay"),
-            (peer("10.5.27.0/24", 2, [10, 99, 0, 13]), "overlaps ours"),
-            (peer("10.5.27.128/25", 2, [10, 99, 0, 13]), "overlaps ours"),
-            (peer("10.5.16.0/20", 2, [10, 99, 0, 13]), "overlaps ours"),
-            (peer("10.5.2.0/24", 0xff, [10, 99, 0, 13]), "cloned"),
-            (peer("10.5.2.0/24", 2, [10, 99, 0, 11]), "is ours"),
-            (peer("10.5.2.0/24", 2, [203, 0, 113, 11]), "is ours"),
-            (peer("10.5.2.0/24", 2, [0, 0, 0, 0]), "PublicIP is no unicast"),
-            (peer("10.5.2.0/24", 2, [224, 0, 0, 1]), "PublicIP is no unicast"),
-            (Peer { vtep_mac: MacAddr([1, 0, 0, 0, 0, 1]), ..good }, "MAC is no unicast"),
-        ];
-        for (bad, reason) in cases {
-            let (desired, rejected) = build(&vxlan(), &[bad]).unwrap();
-            assert!(desired.peers.is_empty(), "{bad:?}");
-            assert!(rejected[0].reason.to_string().contains(reason), "{:?}", rejected[0].reason);
-        }
-        let (desired, rejected) = build(&vxlan(), &[good]).unwrap();
-        assert_eq!((desired.peers.len(), rejected.len()), (1, 0));
-    }
-
-    #[test]
-    fn the_newest_lease_of_a_mac_tells_where_it_is() {
-        let old = peer("10.5.1.0/24", 1, [10, 99, 0, 12]);
-        let new = peer("10.5.2.0/24", 1, [10, 99, 0, 13]);
-        let (desired, rejected) = build(&vxlan(), &[old, new]).unwrap();
-        assert_eq!(desired.peers, [(new.subnet, new)].into());
-        assert_eq!(rejected, [Rejected { peer: old, reason: Rejection::MacMoved(new.subnet) }]);
-        let (desired, _) = build(&vxlan(), &[new, old]).unwrap();
-        assert_eq!(desired.peers, [(old.subnet, old)].into());
-    }
-
-    #[test]
-    fn a_node_with_two_subnets_keeps_both() {
-        let peers =
-            [peer("10.5.1.0/24", 1, [10, 99, 0, 12]), peer("10.5.2.0/24", 1, [10, 99, 0, 12])];
-        assert_eq!(build(&vxlan(), &peers).unwrap().0.peers.len(), 2);
-    }
-
-    #[test]
-    fn a_later_lease_of_a_subnet_replaces_the_earlier() {
-        let old = peer("10.5.1.0/24", 1, [10, 99, 0, 12]);
-        let new = peer("10.5.1.0/24", 1, [10, 99, 0, 13]);
-        let (desired, rejected) = build(&vxlan(), &[old, new]).unwrap();
-        assert_eq!(desired.peers[&new.subnet], new);
-        assert_eq!(rejected, []);
-    }
-
-    #[test]
-    fn of_nested_subnets_with_one_first_address_the_specific_one_stays() {
-        let wide = peer("10.5.4.0/22", 1, [10, 99, 0, 12]);
-        let narrow = peer("10.5.4.0/24", 2, [10, 99, 0, 13]);
-        let inside = peer("10.5.5.0/24", 3, [10, 99, 0, 14]);
-        let (desired, rejected) = build(&vxlan(), &[wide, narrow]).unwrap();
-        assert_eq!(desired.peers, [(narrow.subnet, narrow)].into());
-        assert_eq!(
-            rejected,
-            [Rejected { peer: wide, reason: Rejection::SameFirstAddress(narrow.subnet) }]
-        );
-        let (desired, rejected) = build(&vxlan(), &[wide, inside]).unwrap();
-        assert_eq!((desired.peers.len(), rejected.len()), (2, 0));
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! The agent of flannel-ebpf, as a library so that tests can use its parts.
 #![deny(unsafe_code)]
 
+pub mod backend;
 pub mod backoff;
 pub mod bpf;
 pub mod cli;
@@ -18,6 +19,7 @@ pub mod kernel;
 pub mod lease;
 pub mod mac;
 pub mod notify;
+pub mod path;
 pub mod plan;
 pub mod reconcile;
 pub mod source;

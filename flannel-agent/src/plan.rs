@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
-use crate::desired::{Desired, Device, Peer};
+use crate::desired::{Desired, Device, Peer, Reach};
 use crate::mac::MacAddr;
 
 /// The device as read back from the kernel.
@@ -70,6 +70,22 @@ impl ObservedRoute {
     pub fn to_peer(subnet: Ipv4Network) -> Self {
         Self { destination: subnet, gateway: Some(subnet.network()), onlink: true, metric: 0 }
     }
+
+    /// The route as [`Op::PutLinkRoute`] makes it.
+    pub fn to_link(network: Ipv4Network) -> Self {
+        Self { destination: network, gateway: None, onlink: false, metric: 0 }
+    }
+}
+
+/// A route to a peer's subnet through the underlay, main table, metric 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DirectRoute {
+    /// The peer's subnet.
+    pub destination: Ipv4Network,
+    /// Its PublicIP.
+    pub gateway: Ipv4Addr,
+    /// Interface index of the underlay.
+    pub ifindex: u32,
 }
 
 /// What is really there.
@@ -84,6 +100,9 @@ pub struct Observed {
     pub fdb: BTreeSet<(MacAddr, Ipv4Addr)>,
     /// IPv4 routes through the device, main table.
     pub routes: BTreeSet<ObservedRoute>,
+    /// Direct routes that this agent made (told by their protocol number), or
+    /// that it takes over.
+    pub direct: BTreeSet<DirectRoute>,
     /// Subnets in the BPF maps; `None` when there are no maps.
     pub maps: Option<BTreeMap<Ipv4Network, Peer>>,
 }
@@ -124,14 +143,27 @@ pub enum Op {
     RemoveMaps(Ipv4Network),
     /// Route: `<subnet> via <subnet.0> onlink`, replacing.
     PutRoute(Ipv4Network),
+    /// Route: `<network> dev <device>`, for a device without neighbours.
+    PutLinkRoute(Ipv4Network),
     /// Remove a route.
     RemoveRoute(ObservedRoute),
+    /// Route: `<subnet> via <public ip> dev <underlay>`, replacing whatever
+    /// leads to the same subnet.
+    PutDirect(DirectRoute),
+    /// Remove a direct route.
+    RemoveDirect(DirectRoute),
 }
 
 impl Op {
     /// Whether it concerns the BPF maps and not the kernel's tables.
     pub fn is_maps(&self) -> bool {
         matches!(self, Self::PutMaps(_) | Self::RemoveMaps(_))
+    }
+
+    /// Whether it concerns a route through the underlay, and so needs no
+    /// device of ours.
+    pub fn is_direct(&self) -> bool {
+        matches!(self, Self::PutDirect(_) | Self::RemoveDirect(_))
     }
 }
 
@@ -146,7 +178,9 @@ pub(crate) fn within(outer: Ipv4Network, inner: Ipv4Network) -> bool {
 pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Op> {
     let mut ops = Vec::new();
     let mut base = observed.clone();
-    device_ops(&desired.device, observed.device.as_ref(), &mut ops);
+    if let Some(device) = &desired.device {
+        device_ops(device, desired.network, observed.device.as_ref(), &mut ops);
+    }
     for op in &ops {
         apply(&mut base, op);
     }
@@ -164,7 +198,7 @@ struct Wanted {
 
 impl Wanted {
     fn new(desired: &Desired) -> Self {
-        let peers = desired.peers.values();
+        let peers = desired.tunnelled();
         Self {
             neighbours: peers.clone().map(|peer| (peer.subnet.network(), peer.vtep_mac)).collect(),
             fdb: peers.map(|peer| (peer.vtep_mac, peer.public_ip)).collect(),
@@ -172,7 +206,12 @@ impl Wanted {
     }
 }
 
-fn device_ops(want: &Device, have: Option<&ObservedDevice>, ops: &mut Vec<Op>) {
+fn device_ops(
+    want: &Device,
+    network: Ipv4Network,
+    have: Option<&ObservedDevice>,
+    ops: &mut Vec<Op>,
+) {
     let misfit = have.and_then(|have| misfit(want, have));
     let kept = match (have, misfit) {
         (None, _) => None,
@@ -203,7 +242,7 @@ fn device_ops(want: &Device, have: Option<&ObservedDevice>, ops: &mut Vec<Op>) {
     let others = kept.into_iter().flat_map(|have| &have.addresses);
     ops.extend(
         others
-            .filter(|address| **address != own && want.network.contains(address.ip()))
+            .filter(|address| **address != own && network.contains(address.ip()))
             .map(|address| Op::RemoveAddress(*address)),
     );
 }
@@ -232,6 +271,18 @@ fn misfit(want: &Device, have: &ObservedDevice) -> Option<String> {
 fn additions(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<Op>) {
     let mut fdb_done = BTreeSet::new();
     for peer in desired.peers.values() {
+        // Direct peers, too: their packets may come through the tunnel, and
+        // the check of the source has to know them.
+        let put_maps = base.maps.as_ref().is_some_and(|maps| maps.get(&peer.subnet) != Some(peer));
+        if desired.reach(&peer.subnet) == Reach::Direct {
+            ops.extend(put_maps.then_some(Op::PutMaps(*peer)));
+            let route = direct_to(desired, peer);
+            ops.extend((!base.direct.contains(&route)).then_some(Op::PutDirect(route)));
+            continue;
+        }
+        if desired.device.is_none() {
+            continue;
+        }
         let hop = peer.subnet.network();
         let mac = wanted.neighbours[&hop];
         let have = base.neighbours.get(&hop);
@@ -250,13 +301,15 @@ fn additions(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<
             }
             ops.push(Op::PutNeighbour(hop, mac));
         }
-        if base.maps.as_ref().is_some_and(|maps| maps.get(&peer.subnet) != Some(peer)) {
-            ops.push(Op::PutMaps(*peer));
-        }
+        ops.extend(put_maps.then_some(Op::PutMaps(*peer)));
         if !base.routes.contains(&ObservedRoute::to_peer(peer.subnet)) {
             ops.push(Op::PutRoute(peer.subnet));
         }
     }
+}
+
+fn direct_to(desired: &Desired, peer: &Peer) -> DirectRoute {
+    DirectRoute { destination: peer.subnet, gateway: peer.public_ip, ifindex: desired.underlay }
 }
 
 /// A unicast MAC has one destination in the kernel's FDB, and replacing turns
@@ -281,10 +334,13 @@ fn destinations(
 }
 
 fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<Op>) {
-    let network = desired.device.network;
+    let network = desired.network;
+    let through_device = |subnet: &Ipv4Network| {
+        desired.peers.contains_key(subnet) && desired.reach(subnet) == Reach::Tunnel
+    };
     let stale_route = |route: &&ObservedRoute| {
         within(network, route.destination)
-            && match desired.peers.contains_key(&route.destination) {
+            && match through_device(&route.destination) {
                 // PutRoute replaces a route of its own metric.
                 true => {
                     **route != ObservedRoute::to_peer(route.destination) && !replaced(base, route)
@@ -293,6 +349,15 @@ fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<O
             }
     };
     ops.extend(base.routes.iter().filter(stale_route).map(|route| Op::RemoveRoute(*route)));
+    // Those that a route of the other kind has just replaced are named, too:
+    // which of several routes the kernel replaces cannot be told from here.
+    let stale_direct = |route: &&DirectRoute| {
+        let peer = desired.peers.get(&route.destination);
+        let wanted = peer.filter(|peer| desired.reach(&peer.subnet) == Reach::Direct);
+        within(network, route.destination)
+            && wanted.is_none_or(|peer| direct_to(desired, peer) != **route)
+    };
+    ops.extend(base.direct.iter().filter(stale_direct).map(|route| Op::RemoveDirect(*route)));
     if let Some(maps) = &base.maps {
         let stale = maps.keys().filter(|subnet| !desired.peers.contains_key(subnet));
         ops.extend(stale.map(|subnet| Op::RemoveMaps(*subnet)));
@@ -317,6 +382,10 @@ fn first_to(routes: &BTreeSet<ObservedRoute>, destination: Ipv4Network) -> Optio
     routes.iter().find(|route| route.destination == destination && route.metric == 0).copied()
 }
 
+fn direct_to_same(routes: &BTreeSet<DirectRoute>, destination: Ipv4Network) -> Option<DirectRoute> {
+    routes.iter().find(|route| route.destination == destination).copied()
+}
+
 fn host(address: Ipv4Addr) -> Ipv4Network {
     Ipv4Network::from(address)
 }
@@ -327,7 +396,11 @@ fn host(address: Ipv4Addr) -> Ipv4Network {
 pub fn apply(observed: &mut Observed, op: &Op) {
     match op {
         Op::DeleteDevice { .. } => {
-            *observed = Observed { maps: observed.maps.take(), ..Observed::default() };
+            *observed = Observed {
+                maps: observed.maps.take(),
+                direct: std::mem::take(&mut observed.direct),
+                ..Observed::default()
+            };
         }
         Op::CreateDevice(device) if observed.device.is_none() => {
             observed.device = Some(created(device));
@@ -341,6 +414,19 @@ pub fn apply(observed: &mut Observed, op: &Op) {
             if let Some(maps) = &mut observed.maps {
                 maps.remove(subnet);
             }
+        }
+        Op::PutDirect(route) => {
+            if !observed.direct.contains(route) {
+                if let Some(old) = direct_to_same(&observed.direct, route.destination) {
+                    observed.direct.remove(&old);
+                } else if let Some(old) = first_to(&observed.routes, route.destination) {
+                    observed.routes.remove(&old);
+                }
+                observed.direct.insert(*route);
+            }
+        }
+        Op::RemoveDirect(route) => {
+            observed.direct.remove(route);
         }
         _ if observed.device.is_none() => {}
         Op::PutNeighbour(ip, mac) => {
@@ -366,9 +452,14 @@ pub fn apply(observed: &mut Observed, op: &Op) {
             if !observed.routes.contains(&route) {
                 if let Some(old) = first_to(&observed.routes, *subnet) {
                     observed.routes.remove(&old);
+                } else if let Some(old) = direct_to_same(&observed.direct, *subnet) {
+                    observed.direct.remove(&old);
                 }
                 observed.routes.insert(route);
             }
+        }
+        Op::PutLinkRoute(network) => {
+            observed.routes.insert(ObservedRoute::to_link(*network));
         }
         Op::RemoveRoute(route) => {
             observed.routes.remove(route);

@@ -1,13 +1,14 @@
 //! The agent's state as others see it: filled by the loop, read by the control
 //! socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
+use crate::backend::udp::{SharedProxy, UdpCounters};
 use crate::bpf::{Datapath, PeerCounters};
 use crate::desired::Peer;
 use crate::health::{Health, Line};
@@ -20,7 +21,7 @@ pub type SharedDatapath = Arc<Mutex<Option<Box<dyn Datapath>>>>;
 /// Which data path carries the packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DatapathStatus {
-    /// `ebpf` or `kernel`.
+    /// `ebpf`, `kernel` or `udp proxy`.
     pub mode: &'static str,
     /// Why it is the kernel path, if it was not asked for.
     pub reason: Option<String>,
@@ -41,13 +42,13 @@ pub struct LeaseStatus {
     pub expires: Option<SystemTime>,
 }
 
-/// The VXLAN device.
+/// The overlay's device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceStatus {
-    /// `flannel.<VNI>`.
+    /// `flannel.<VNI>`, or `flannel0`.
     pub name: String,
-    /// MAC of our VTEP.
-    pub mac: MacAddr,
+    /// MAC of our VTEP; `null` with the backends that have none.
+    pub mac: Option<MacAddr>,
     /// MTU in bytes.
     pub mtu: u32,
 }
@@ -69,8 +70,14 @@ pub struct State {
     pub connected: bool,
     /// Why it is not.
     pub store_detail: Option<String>,
+    /// The backend's type; empty before the first pass.
+    pub backend: &'static str,
+    /// The udp backend's proxy.
+    pub proxy: SharedProxy,
     /// Programmed peers.
     pub peers: Arc<BTreeMap<Ipv4Network, Peer>>,
+    /// Those of them that are reached without encapsulation.
+    pub direct: Arc<BTreeSet<Ipv4Network>>,
     /// Leases and keys that are left out, with the reason.
     pub ignored: Vec<String>,
 }
@@ -100,6 +107,8 @@ pub struct Status {
     pub pid: u32,
     /// The data path.
     pub datapath: DatapathStatus,
+    /// The backend's type; empty before the first pass.
+    pub backend: &'static str,
     /// Our lease.
     pub lease: Option<LeaseLine>,
     /// The device.
@@ -143,13 +152,25 @@ pub struct PeerLine {
     pub subnet: Ipv4Network,
     /// Its underlay address.
     pub public_ip: std::net::Ipv4Addr,
-    /// MAC of its VTEP.
-    pub vtep_mac: MacAddr,
+    /// MAC of its VTEP; `null` with the backends that have none.
+    pub vtep_mac: Option<MacAddr>,
+    /// `direct` (a route through the underlay), or the backend's type.
+    pub path: &'static str,
     /// `ok`, or what is wrong.
     pub state: String,
     /// Packets and bytes; zero on the kernel path.
     #[serde(flatten)]
-    pub counters: PeerCounters,
+    pub counters: Counters,
+}
+
+/// Packets and bytes of a peer, as the backend counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Counters {
+    /// By path, of the programs.
+    Programs(PeerCounters),
+    /// Of the udp backend's proxy.
+    Udp(UdpCounters),
 }
 
 /// Builds the answer to `status`.
@@ -163,10 +184,12 @@ pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
         None => BTreeMap::new(),
     };
     let state = shared.lock();
+    let outcomes = state.proxy.outcomes().unwrap_or(outcomes);
     Status {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
         datapath: state.datapath.clone(),
+        backend: state.backend,
         lease: state.lease.as_ref().map(|lease| LeaseLine {
             subnet: lease.subnet,
             public_ip: lease.public_ip,
@@ -190,19 +213,24 @@ pub fn peers(shared: &Shared, datapath: &SharedDatapath) -> Vec<PeerLine> {
         .and_then(|datapath| datapath.peer_counters().ok())
         .unwrap_or_default();
     let state = shared.lock();
+    let through_proxy = state.proxy.peer_counters();
     state
         .peers
         .values()
         .map(|peer| PeerLine {
             subnet: peer.subnet,
             public_ip: peer.public_ip,
-            vtep_mac: peer.vtep_mac,
+            vtep_mac: Some(peer.vtep_mac).filter(|mac| *mac != MacAddr::default()),
+            path: if state.direct.contains(&peer.subnet) { "direct" } else { state.backend },
             state: state
                 .health
                 .reason(&crate::reconcile::subject_of_peer(peer.subnet))
                 .unwrap_or("ok")
                 .to_owned(),
-            counters: counters.get(&peer.subnet).copied().unwrap_or_default(),
+            counters: match &through_proxy {
+                Some(all) => Counters::Udp(all.get(&peer.subnet).copied().unwrap_or_default()),
+                None => Counters::Programs(counters.get(&peer.subnet).copied().unwrap_or_default()),
+            },
         })
         .collect()
 }

@@ -78,7 +78,7 @@ fn resolution_is_no_event_and_a_burst_is_few() {
     in_netns(async {
         let kernel = RealKernel::open().unwrap();
         let mut want = desired(underlay(), []);
-        want.device.network = "10.0.0.0/8".parse().unwrap();
+        want.network = "10.0.0.0/8".parse().unwrap();
         reconcile(&kernel, &want).await;
         let mut events = events::subscribe().unwrap();
         run("ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev eth0 nud reachable");

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use flannel_agent::desired::{Desired, Device, Peer};
 use flannel_agent::kernel::netlink::RealKernel;
-use flannel_agent::kernel::{Kernel, KernelError};
+use flannel_agent::kernel::{Kernel, KernelError, PROTOCOL, UNMARKED};
 use flannel_agent::mac::MacAddr;
-use flannel_agent::plan::{self, Op};
+use flannel_agent::path::Path;
+use flannel_agent::plan::{self, DirectRoute, Op};
 use flannel_agent::underlay::{self, Routes, Wish};
-use netns::vxlan::{OWN_MAC, desired, ifindex, peer, reconcile, settled, underlay};
+use netns::vxlan::{OWN_MAC, desired, device_name, ifindex, peer, reconcile, settled, underlay};
 use netns::{Namespace, in_netns, json, run, try_run};
 
 #[test]
@@ -62,14 +63,14 @@ fn gbp_learning_vni_and_port_are_honoured() {
     in_netns(async {
         let kernel = RealKernel::open().unwrap();
         let mut want = desired(underlay(), []);
-        want.device = Device {
+        want.device = want.device.map(|device| Device {
             name: "flannel.77".to_owned(),
             vni: 77,
             port: 4789,
             gbp: true,
             learning: true,
-            ..want.device
-        };
+            ..device
+        });
         reconcile(&kernel, &want).await;
         settled(&kernel, &want).await;
         let text = run("ip -d link show flannel.77");
@@ -251,7 +252,7 @@ fn one_failure_does_not_stop_the_others() {
         assert!(error.starts_with("RTM_SETLINK flannel.1 mtu 4000000: "), "{error}");
         // The kernel's own text came along.
         assert!(error.contains("mtu greater than device maximum"), "{error}");
-        settled(&kernel, &desired(want.device.underlay, [one])).await;
+        settled(&kernel, &desired(want.underlay, [one])).await;
         let results = kernel.apply("flannel.9", &ops[2..3]).await;
         let error = results[0].as_ref().unwrap_err().to_string();
         assert!(error.contains("there is no device flannel.9"), "{error}");
@@ -259,7 +260,7 @@ fn one_failure_does_not_stop_the_others() {
 }
 
 async fn refusal(kernel: &RealKernel, want: &Desired) -> KernelError {
-    let name = &want.device.name;
+    let name = &device_name(want);
     let ops = plan::diff(want, &kernel.observe(name).await.unwrap());
     let results = kernel.apply(name, &ops).await;
     results.into_iter().find_map(Result::err).expect("it must fail")
@@ -275,7 +276,7 @@ fn what_is_in_the_way_is_named() {
         assert!(error.contains("VXLAN device other has VNI 1 on UDP port 8472"), "{error}");
         run("ip link del other");
         reconcile(&kernel, &want).await;
-        let again = [Op::CreateDevice(want.device.clone())];
+        let again = [Op::CreateDevice(want.device.clone().unwrap())];
         let results = kernel.apply("flannel.1", &again).await;
         let error = results[0].as_ref().unwrap_err().to_string();
         assert!(error.contains("a link named flannel.1 is there"), "{error}");
@@ -309,12 +310,109 @@ fn a_missing_capability_is_named() {
     });
 }
 
+/// A peer that is on the link of the underlay 192.0.2.1/24.
+fn neighbour_peer(n: u16) -> Peer {
+    Peer { public_ip: Ipv4Addr::new(192, 0, 2, 10 + n as u8), ..peer(n) }
+}
+
+fn direct_route(underlay: u32, peer: Peer) -> DirectRoute {
+    DirectRoute { destination: peer.subnet, gateway: peer.public_ip, ifindex: underlay }
+}
+
+#[test]
+fn direct_routes_come_move_and_go_with_our_mark() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let underlay = underlay();
+        let peers = [neighbour_peer(1), neighbour_peer(2)];
+        let host_gw = |peers: &[Peer]| Desired {
+            device: None,
+            direct: peers.iter().map(|peer| peer.subnet).collect(),
+            ..desired(underlay, peers.iter().copied())
+        };
+        // As flannel makes them, the second to where the peer is no more.
+        run("ip route add 10.5.1.0/24 via 192.0.2.11 dev eth0");
+        run("ip route add 10.5.2.0/24 via 192.0.2.99 dev eth0");
+        let unmarked = kernel.direct_routes(UNMARKED).await.unwrap();
+        assert!(unmarked.contains(&direct_route(underlay, peers[0])), "{unmarked:?}");
+        assert_eq!(kernel.direct_routes(PROTOCOL).await.unwrap().len(), 0);
+        reconcile(&kernel, &host_gw(&peers)).await;
+        settled(&kernel, &host_gw(&peers)).await;
+        let shown = run("ip -4 route show root 10.5.0.0/16");
+        for line in [
+            "10.5.1.0/24 via 192.0.2.11 dev eth0 proto 241",
+            "10.5.2.0/24 via 192.0.2.12 dev eth0 proto 241",
+        ] {
+            assert!(shown.contains(line), "{shown}");
+        }
+        assert_eq!(shown.lines().count(), 2, "nothing is left beside them: {shown}");
+        reconcile(&kernel, &host_gw(&peers[..1])).await;
+        settled(&kernel, &host_gw(&peers[..1])).await;
+        reconcile(&kernel, &host_gw(&[])).await;
+        assert_eq!(run("ip -4 route show root 10.5.0.0/16"), "");
+        let gone = Op::RemoveDirect(direct_route(underlay, peers[0]));
+        assert!(kernel.apply("", &[gone]).await[0].is_ok(), "once more is no error");
+    });
+}
+
+#[test]
+fn a_peer_changes_between_tunnel_and_link_by_replacement() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let underlay = underlay();
+        let peers = [neighbour_peer(1), neighbour_peer(2)];
+        let tunnel = desired(underlay, peers);
+        let direct = Desired { direct: [peers[0].subnet].into(), ..desired(underlay, peers) };
+        for want in [&tunnel, &direct, &tunnel, &direct] {
+            reconcile(&kernel, want).await;
+            settled(&kernel, want).await;
+            let shown = run("ip -4 route show 10.5.1.0/24");
+            let through = if want.direct.is_empty() { "flannel.1" } else { "eth0" };
+            assert!(shown.contains(through) && shown.lines().count() == 1, "{shown}");
+            let fdb = run("bridge fdb show dev flannel.1");
+            assert_eq!(fdb.contains("192.0.2.11"), want.direct.is_empty(), "{fdb}");
+            assert!(fdb.contains("192.0.2.12"), "{fdb}");
+        }
+    });
+}
+
+#[test]
+fn a_direct_route_to_nowhere_is_refused_with_its_object() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let route = direct_route(underlay(), peer(1));
+        let refused = kernel.apply("", &[Op::PutDirect(route)]).await.remove(0).unwrap_err();
+        let text = refused.to_string();
+        assert!(text.contains("RTM_NEWROUTE 10.5.1.0/24 via 198.18.0.1 dev"), "{text}");
+    });
+}
+
+#[test]
+fn five_thousand_ways_are_asked_for_fast() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let underlay = underlay();
+        run("ip route add 198.18.0.0/15 via 192.0.2.254");
+        let start = Instant::now();
+        for n in 1..=5000 {
+            let route = kernel.route_to(Some(peer(n).public_ip)).await.unwrap();
+            let path = Path::of(route, underlay);
+            assert_eq!(path, Path::Gateway(Ipv4Addr::new(192, 0, 2, 254)));
+        }
+        let asked = start.elapsed();
+        let near = kernel.route_to(Some(neighbour_peer(1).public_ip)).await.unwrap();
+        assert_eq!(Path::of(near, underlay), Path::OnLink);
+        assert!(asked < Duration::from_secs(2), "{asked:?}");
+        println!("5000 ways: {asked:?}");
+    });
+}
+
 #[test]
 fn five_thousand_peers_are_programmed_fast() {
     in_netns(async {
         let kernel = RealKernel::open().unwrap();
         let mut want = desired(underlay(), []);
-        want.device.network = "10.0.0.0/8".parse().unwrap();
+        want.network = "10.0.0.0/8".parse().unwrap();
         reconcile(&kernel, &want).await;
         want.peers = (0..5000).map(|n| (peer(n + 1).subnet, peer(n + 1))).collect();
         let start = Instant::now();

@@ -22,4 +22,6 @@ pub mod process;
 pub mod rules;
 pub mod skip;
 pub mod traffic;
+pub mod udp;
+pub mod udp_bench;
 pub mod wait;

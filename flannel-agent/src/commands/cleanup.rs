@@ -5,7 +5,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use ipnetwork::Ipv4Network;
+
 use super::{complain, print};
+use crate::backend;
 use crate::bpf;
 use crate::control;
 use crate::files::lock::{LockError, StateLock};
@@ -14,8 +17,8 @@ use crate::firewall::Firewall as _;
 use crate::firewall::nft::Nft;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Kernel as _, KernelError, blackhole, clsact};
-use crate::plan::Op;
+use crate::kernel::{Kernel as _, KernelError, PROTOCOL, blackhole, clsact};
+use crate::plan::{Op, within};
 
 /// What to clean up.
 #[derive(Clone, Copy, Debug)]
@@ -75,11 +78,19 @@ pub async fn run(places: Places<'_>, force: bool) -> u8 {
         Err(error) => steps.failed(error),
     }
     if let Some(state) = &state {
-        let device = state.device.as_str();
-        match delete_device(device).await {
-            Ok(true) => steps.did(format!("deleted {device} with its routes")),
-            Ok(false) => {}
-            Err(error) => steps.failed(error),
+        if let Some(device) = state.device.as_deref() {
+            match delete_device(device).await {
+                Ok(true) => steps.did(format!("deleted {device} with its routes")),
+                Ok(false) => {}
+                Err(error) => steps.failed(error),
+            }
+        }
+        if let Some(network) = state.network {
+            match delete_direct_routes(network).await {
+                Ok(0) => {}
+                Ok(count) => steps.did(format!("deleted {count} direct routes")),
+                Err(error) => steps.failed(error),
+            }
         }
         restore_sysctls(state, &mut steps);
         let written = state.subnet_file.as_deref().unwrap_or(places.subnet_file);
@@ -114,13 +125,21 @@ async fn remove_blackholes() -> Result<usize, KernelError> {
 
 async fn delete_device(name: &str) -> Result<bool, KernelError> {
     let kernel = RealKernel::open()?;
-    let observed = kernel.observe(name).await?;
-    // A link of that name that is no VXLAN device is not ours.
-    if observed.device.is_none_or(|device| device.vxlan.is_none()) {
+    if !backend::is_ours(&kernel, name).await? {
         return Ok(false);
     }
     let op = Op::DeleteDevice { name: name.to_owned(), why: "cleanup".to_owned() };
     kernel.apply(name, &[op]).await.into_iter().collect::<Result<(), _>>().map(|()| true)
+}
+
+/// Deletes our direct routes within the overlay network; how many there were.
+async fn delete_direct_routes(network: Ipv4Network) -> Result<usize, KernelError> {
+    let kernel = RealKernel::open()?;
+    let routes = kernel.direct_routes(PROTOCOL).await?.into_iter();
+    let ops: Vec<Op> =
+        routes.filter(|route| within(network, route.destination)).map(Op::RemoveDirect).collect();
+    let results = kernel.apply("", &ops).await;
+    results.into_iter().collect::<Result<(), _>>().map(|()| ops.len())
 }
 
 fn restore_sysctls(state: &NodeState, steps: &mut Steps) {

@@ -8,6 +8,7 @@ use comfy_table::presets;
 use serde_json::{Value, json};
 
 use super::{NOT_RUNNING, ask, could_not_ask, plain, print};
+use crate::backend::udp;
 use crate::files::state;
 
 /// Prints the agent's status; what the state file says if no agent runs.
@@ -22,11 +23,21 @@ pub fn run(state_dir: &Path, as_json: bool) -> u8 {
             if as_json {
                 print(&json!({ "running": false, "state_file": known }).to_string());
             } else {
-                print("the agent is not running; what it set up goes on forwarding");
+                let udp = known
+                    .as_ref()
+                    .is_some_and(|known| known.device.as_deref() == Some(udp::DEVICE));
+                print(match udp {
+                    true => "the agent is not running; the udp backend forwards nothing meanwhile",
+                    false => "the agent is not running; what it set up goes on forwarding",
+                });
                 if let Some(known) = known {
+                    let device =
+                        known.device.map(|name| format!(", device {name} ({})", known.vtep_mac));
                     print(&format!(
-                        "last lease {} of {}, device {} ({})",
-                        known.subnet, known.public_ip, known.device, known.vtep_mac
+                        "last lease {} of {}{}",
+                        known.subnet,
+                        known.public_ip,
+                        device.unwrap_or_default()
                     ));
                 }
             }
@@ -43,6 +54,7 @@ fn table(status: &Value) -> String {
         table.add_row([name.to_owned(), text]);
     };
     row("agent", format!("{}, pid {}", plain(&status["version"]), status["pid"]));
+    row("backend", plain(&status["backend"]));
     row("data path", datapath(&status["datapath"]));
     let lease = &status["lease"];
     if lease.is_null() {
@@ -61,12 +73,12 @@ fn table(status: &Value) -> String {
     if !device.is_null() {
         row(
             "device",
-            format!(
-                "{}, MAC {}, MTU {}",
-                plain(&device["name"]),
-                plain(&device["mac"]),
-                device["mtu"]
-            ),
+            match device["mac"].as_str() {
+                Some(mac) => {
+                    format!("{}, MAC {mac}, MTU {}", plain(&device["name"]), device["mtu"])
+                }
+                None => format!("{}, MTU {}", plain(&device["name"]), device["mtu"]),
+            },
         );
     }
     let store = &status["store"];
@@ -124,7 +136,7 @@ mod tests {
     #[test]
     fn the_table_says_what_counts() {
         let text = table(&json!({
-            "version": "0.1.0", "pid": 7,
+            "version": "0.1.0", "pid": 7, "backend": "vxlan",
             "datapath": {"mode": "kernel", "reason": "CAP_BPF is missing", "attach": null, "tcp": false},
             "lease": {"subnet": "10.5.1.0/24", "public_ip": "192.0.2.1", "expires_in_seconds": 86000},
             "device": {"name": "flannel.1", "mac": "72:35:2e:f2:e7:c9", "mtu": 1450},

@@ -99,11 +99,6 @@ pub enum ConfigError {
         /// Go's name of what it should become.
         into: &'static str,
     },
-    /// No `Backend`: flannel then means `udp`.
-    #[error(
-        "the config has no Backend, which means type udp: not supported; supported: {SUPPORTED_BACKENDS}"
-    )]
-    NoBackend,
     /// A backend type that flannel has and we do not.
     #[error("Backend.Type {0} is not supported yet; supported: {SUPPORTED_BACKENDS}")]
     UnsupportedBackend(String),
@@ -123,9 +118,22 @@ pub enum ConfigError {
         /// Go's name of the type it should have.
         expected: &'static str,
     },
-    /// A setting of the VXLAN backend is out of range.
+    /// A setting of the udp backend has a value of the wrong type.
+    #[error(
+        "error decoding UDP backend config: json: cannot unmarshal {value} \
+         into Go struct field .{key} of type {expected}"
+    )]
+    UdpWrongType {
+        /// The key within `Backend`.
+        key: &'static str,
+        /// Kind of the value found, for numbers with the number.
+        value: String,
+        /// Go's name of the type it should have.
+        expected: &'static str,
+    },
+    /// A setting of the backend is out of range.
     #[error("Backend.{key} {value} is out of range: {range}")]
-    VxlanOutOfRange {
+    OutOfRange {
         /// The key within `Backend`.
         key: &'static str,
         /// Its value.
@@ -160,9 +168,11 @@ impl ConfigError {
             | Self::NotSupported { key, .. } => key,
             Self::NoNetwork | Self::NetworkTooSmall(_) => "Network",
             Self::SubnetLenTooLong(_) | Self::TooFewSubnets { .. } => "SubnetLen",
-            Self::BadBackend { .. } | Self::NoBackend => "Backend",
+            Self::BadBackend { .. } => "Backend",
             Self::UnsupportedBackend(_) | Self::UnknownBackend(_) => "Backend.Type",
-            Self::VxlanWrongType { key, .. } | Self::VxlanOutOfRange { key, .. } => {
+            Self::VxlanWrongType { key, .. }
+            | Self::UdpWrongType { key, .. }
+            | Self::OutOfRange { key, .. } => {
                 return Some(format!("Backend.{key}"));
             }
         };

@@ -12,6 +12,7 @@ fn vxlan(settings: &str) -> Result<VxlanConfig, ConfigError> {
     let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"vxlan"{settings}}}}}"#);
     NetworkConfig::parse(&text).map(|config| match config.backend {
         Backend::Vxlan(vxlan) => vxlan,
+        other => panic!("{other:?}"),
     })
 }
 
@@ -36,7 +37,8 @@ fn defaults() {
                 port: 8472,
                 gbp: false,
                 learning: false,
-                mtu: None
+                mtu: None,
+                direct_routing: false,
             }),
         }
     );
@@ -47,15 +49,21 @@ fn every_setting_is_read() {
     let text = r#"{"Network":"10.0.0.0/8","SubnetLen":20,"SubnetMin":"10.10.0.0",
         "SubnetMax":"10.99.0.0","EnableIPv4":true,"EnableIPv6":false,"EnableNFTables":true,
         "Backend":{"Type":"vxlan","VNI":77,"Port":4789,"GBP":true,"Learning":true,"MTU":1400,
-        "DirectRouting":false,"MacPrefix":"0E-2A"}}"#;
+        "DirectRouting":true,"MacPrefix":"0E-2A"}}"#;
     let config = NetworkConfig::parse(text).unwrap();
     assert_eq!(config.subnet_len, 20);
     assert_eq!(config.subnet_min, Ipv4Addr::new(10, 10, 0, 0));
     assert_eq!(config.subnet_max, Ipv4Addr::new(10, 99, 0, 0));
-    let Backend::Vxlan(vxlan) = config.backend;
     assert_eq!(
-        vxlan,
-        VxlanConfig { vni: 77, port: 4789, gbp: true, learning: true, mtu: Some(1400) }
+        config.backend,
+        Backend::Vxlan(VxlanConfig {
+            vni: 77,
+            port: 4789,
+            gbp: true,
+            learning: true,
+            mtu: Some(1400),
+            direct_routing: true,
+        })
     );
 }
 
@@ -64,8 +72,7 @@ fn keys_and_types_match_in_any_case() {
     let text = r#"{"nEtWoRk":"10.5.0.0/16","SUBNETLEN":25,"backend":{"tYPE":"VXLAN","vni":3}}"#;
     let config = NetworkConfig::parse(text).unwrap();
     assert_eq!(config.subnet_len, 25);
-    let Backend::Vxlan(vxlan) = config.backend;
-    assert_eq!(vxlan.vni, 3);
+    assert!(matches!(config.backend, Backend::Vxlan(VxlanConfig { vni: 3, .. })));
     // Go's folding reaches the long s and the Kelvin sign too.
     let config = parse("\"Networ\u{212a}\":\"10.5.0.0/16\",\"\u{17f}ubnetLen\":26").unwrap();
     assert_eq!(config.subnet_len, 26);
@@ -82,8 +89,9 @@ fn the_last_duplicate_wins_and_null_changes_nothing() {
     assert_eq!(config.subnet_len, 26);
     let text = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"nope","VNI":9},
         "Backend":{"Type":"nope","type":"vxlan"}}"#;
-    let Backend::Vxlan(vxlan) = NetworkConfig::parse(text).unwrap().backend;
-    assert_eq!(vxlan.vni, 1, "the first Backend is replaced as a whole");
+    let backend = NetworkConfig::parse(text).unwrap().backend;
+    let replaced = matches!(backend, Backend::Vxlan(VxlanConfig { vni: 1, .. }));
+    assert!(replaced, "the first Backend is replaced as a whole");
 }
 
 #[test]
@@ -243,16 +251,16 @@ fn malformed_documents() {
 #[test]
 fn backend_refusals() {
     let cases = [
-        ("", "the config has no Backend, which means type udp", "Backend"),
         (r#","Backend":{"Type":"nope"}"#, "unknown backend type: nope", "Backend.Type"),
         (r#","Backend":{}"#, "unknown backend type: ", "Backend.Type"),
         (r#","Backend":null"#, "unknown backend type: ", "Backend.Type"),
-        (r#","Backend":{"Type":"UDP"}"#, "Backend.Type udp is not supported", "Backend.Type"),
+        (r#","Backend":{"Type":"IPIP"}"#, "Backend.Type ipip is not supported", "Backend.Type"),
         (
-            r#","Backend":{"Type":"host-gw"}"#,
-            "Backend.Type host-gw is not supported",
+            r#","Backend":{"Type":"wireguard"}"#,
+            "Backend.Type wireguard is not supported",
             "Backend.Type",
         ),
+        (r#","Backend":{"Type":"gce"}"#, "Backend.Type gce is not supported", "Backend.Type"),
         (
             r#","Backend":"vxlan""#,
             "error decoding Backend property of config: json: cannot unmarshal string into \
@@ -271,8 +279,8 @@ fn backend_refusals() {
         let (shown, filed) = refusal(NetworkConfig::parse(&text));
         assert!(shown.starts_with(message), "{backend}: {shown}");
         assert_eq!(filed, key, "{backend}");
-        if filed == "Backend.Type" || backend.is_empty() {
-            assert!(shown.contains("supported: vxlan"), "{shown}");
+        if filed == "Backend.Type" {
+            assert!(shown.contains("supported: vxlan, host-gw, udp, alloc"), "{shown}");
         }
     }
 }
@@ -317,9 +325,35 @@ fn vxlan_refusals() {
     ] {
         assert_eq!(refusal(vxlan(setting)).0, format!("{prefix} {message}"));
     }
-    let (shown, key) = refusal(vxlan(r#","DirectRouting":true"#));
-    assert!(shown.starts_with("Backend.DirectRouting=true is not supported yet"), "{shown}");
-    assert_eq!(key, "Backend.DirectRouting");
+}
+
+#[test]
+fn the_other_backends() {
+    let backend = |backend: &str| {
+        let text = format!(r#"{{"Network":"10.5.0.0/16"{backend}}}"#);
+        NetworkConfig::parse(&text).map(|config| config.backend)
+    };
+    let of = |settings: &str| backend(&format!(r#","Backend":{{{settings}}}"#));
+    let udp = |port| Ok(Backend::Udp(UdpConfig { port }));
+    assert_eq!(backend(""), udp(8285), "as flannel has it");
+    assert_eq!(of(r#""Type":"UDP""#), udp(8285));
+    assert_eq!(of(r#""Type":"udp","pOrT":9000"#), udp(9000));
+    assert_eq!(of(r#""Type":"udp","Port":null"#), udp(8285));
+    assert_eq!(of(r#""Type":"Host-GW","VNI":"of no meaning here""#), Ok(Backend::HostGw));
+    assert_eq!(of(r#""Type":"alloc""#), Ok(Backend::Alloc));
+    for kind in ["vxlan", "host-gw", "udp", "alloc"] {
+        assert_eq!(of(&format!(r#""Type":"{kind}""#)).unwrap().name(), kind);
+        assert!(SUPPORTED_BACKENDS.split(", ").any(|supported| supported == kind));
+    }
+    let (shown, key) = refusal(of(r#""Type":"udp","Port":"8285""#));
+    let wanted = "error decoding UDP backend config: json: cannot unmarshal string into \
+                  Go struct field .Port of type int";
+    assert_eq!((shown.as_str(), key.as_str()), (wanted, "Backend.Port"));
+    for port in [0, -1, 65536] {
+        let (shown, key) = refusal(of(&format!(r#""Type":"udp","Port":{port}"#)));
+        assert!(shown.contains("is out of range: 1 to 65535"), "{shown}");
+        assert_eq!(key, "Backend.Port");
+    }
 }
 
 #[test]

@@ -4,12 +4,15 @@ pub mod keeper;
 mod serve;
 mod start;
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
 
+use crate::backend::udp;
 use crate::bpf::LoadOptions;
 use crate::cli::Options;
+use crate::config::Backend;
 use crate::datapath::{self, Opened};
 use crate::desired;
 use crate::files::lock::{LockError, StateLock};
@@ -18,7 +21,7 @@ use crate::firewall::nft::Nft;
 use crate::healthz::HealthzError;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{KernelError, events};
+use crate::kernel::{Kernel as _, KernelError, events};
 use crate::reconcile::{Identity, Reconciler, Settings};
 use crate::source::SourceError;
 use crate::status::{LeaseStatus, Shared, SharedDatapath, lock};
@@ -67,8 +70,21 @@ pub enum StartError {
     #[error(transparent)]
     Datapath(#[from] datapath::Demanded),
     /// The device could not be made.
-    #[error("the VXLAN device could not be set up: {0}")]
+    #[error("the device could not be set up: {0}")]
     Device(String),
+    /// The backend host-gw, and peers could not send to us.
+    #[error(
+        "your PublicIP differs from interface IP, meaning that probably you're on a NAT, which \
+         breaks host-gw: {public_ip} is no address of {interface}, which has {address}"
+    )]
+    PublicIp {
+        /// What the lease would say.
+        public_ip: Ipv4Addr,
+        /// Name of the interface.
+        interface: String,
+        /// Its address.
+        address: Ipv4Addr,
+    },
     /// A signal handler could not be installed.
     #[error("signal handler: {0}")]
     Signal(std::io::Error),
@@ -108,7 +124,6 @@ async fn start_and_serve(
 ) -> Result<(), StartError> {
     let source = start::connect(options).await?;
     let config = start::wait_for_config(&*source, shared).await;
-    let crate::config::Backend::Vxlan(vxlan) = &config.backend;
     let kernel = RealKernel::open()?;
     let wish = options.underlay(config.network);
     let underlay = start::choose_underlay(&kernel, &wish).await?;
@@ -119,10 +134,16 @@ async fn start_and_serve(
         mtu = underlay.mtu,
         "using this underlay"
     );
-    let device = format!("flannel.{}", vxlan.vni);
-    let before = start::Before::read(options, &kernel, &device).await;
+    if config.backend == Backend::HostGw {
+        start::check_public_ip(&kernel.links().await?, &underlay)?;
+    }
+    let device = match &config.backend {
+        Backend::Udp(_) => Some(udp::DEVICE.to_owned()),
+        other => other.vxlan_device(),
+    };
+    let before = start::Before::read(options, &kernel, device.as_deref()).await;
     let (lease, vtep_mac) =
-        start::acquire(&*source, shared, &config, vxlan.vni, underlay.public_ip, &before).await?;
+        start::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
     tracing::info!(subnet = %lease.subnet, public_ip = %lease.attrs.public_ip, mac = %vtep_mac, "lease acquired");
     shared.lock().lease = Some(LeaseStatus {
         subnet: lease.subnet,
@@ -130,9 +151,12 @@ async fn start_and_serve(
         expires: lease.expires,
     });
 
-    start::retire_device(&kernel, &before, &device).await;
+    start::retire_device(&kernel, &before, device.as_deref()).await;
     let load = LoadOptions { pin_dir: options.pin_dir.clone(), attach: options.attach };
-    let opened = datapath::open(options.datapath, &load, &underlay)?;
+    let opened = match &config.backend {
+        Backend::Vxlan(_) => datapath::open(options.datapath, &load, &underlay)?,
+        other => datapath::without(options.datapath, &load, other.name())?,
+    };
     match opened {
         Opened::Ebpf(loaded) => {
             *lock(datapath) = Some(loaded);
@@ -140,8 +164,9 @@ async fn start_and_serve(
         }
         Opened::Kernel(reason) => {
             let mut state = shared.lock();
-            state.datapath.mode = "kernel";
-            state.datapath.reason = reason;
+            let udp = matches!(config.backend, Backend::Udp(_));
+            state.datapath.mode = if udp { udp::SUBJECT } else { "kernel" };
+            state.datapath.reason = reason.filter(|_| !udp);
         }
     }
     // Subscribed before the first look, so that no change falls between.
@@ -151,7 +176,7 @@ async fn start_and_serve(
         network: config.network,
         vtep_mac,
         underlay,
-        vxlan: vxlan.clone(),
+        backend: config.backend.clone(),
     };
     let settings = Settings {
         underlay: wish,
@@ -163,6 +188,7 @@ async fn start_and_serve(
         window: options.fast_path_window,
         verify_source: options.verify_source,
         attach_iface: options.attach_iface.clone(),
+        take_over: before.state.is_none(),
     };
     let reconciler = Reconciler::new(
         kernel,
@@ -174,7 +200,7 @@ async fn start_and_serve(
         identity,
     );
     let remembered = before.state.as_ref().map(|state| state.sysctls.clone()).unwrap_or_default();
-    serve::Loop::new(options, source, config.network, lease, reconciler, shared.clone(), remembered)
+    serve::Loop::new(options, source, lease, reconciler, shared.clone(), remembered)
         .run(events)
         .await
 }

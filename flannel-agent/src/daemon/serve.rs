@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnetwork::Ipv4Network;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -13,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::StartError;
 use super::keeper::{Keeper, Kept};
+use crate::backend::udp;
 use crate::cli::{DatapathMode, Options};
+use crate::config::Backend;
 use crate::datapath::Demanded;
 use crate::desired::Peer;
 use crate::files::{state, subnet_env};
@@ -93,13 +94,13 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
     pub(super) fn new(
         options: &'a Options,
         source: Arc<S>,
-        network: Ipv4Network,
         lease: Lease,
         reconciler: Reconciler<K, F>,
         shared: Shared,
         remembered: BTreeMap<String, String>,
     ) -> Self {
-        let mut table = LeaseTable::new(network);
+        let identity = reconciler.identity();
+        let mut table = LeaseTable::new(identity.network, identity.backend.clone());
         let public_ip = lease.attrs.public_ip;
         table.set_own(Some(lease.subnet), public_ip);
         let keeper = Keeper::new(Arc::clone(&source), lease, options.renew_margin());
@@ -161,7 +162,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
 
     fn check_start(&self) -> Result<(), StartError> {
         let state = self.shared.lock();
-        for group in ["device", "MTU"] {
+        for group in ["device", "MTU", udp::SUBJECT] {
             if let Some(reason) = state.health.first_of_group(group) {
                 return Err(StartError::Device(reason));
             }
@@ -321,15 +322,18 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let mut wake = std::mem::take(&mut self.wake);
         self.due = None;
         let now = Instant::now();
+        let later = (wake.look || wake.paths) && postpone(&mut self.looked, LOOK, now);
         let postponed = Wake {
-            look: wake.look && postpone(&mut self.looked, LOOK, now),
+            look: wake.look && later,
+            paths: wake.paths && later,
             firewall: wake.firewall && postpone(&mut self.firewall_checked, FIREWALL, now),
             ..Wake::default()
         };
-        wake.look &= !postponed.look;
+        wake.look &= !later;
+        wake.paths &= !later;
         wake.firewall &= !postponed.firewall;
         self.wake = postponed;
-        let look_at = self.looked.filter(|_| postponed.look).map(|looked| looked + LOOK);
+        let look_at = self.looked.filter(|_| later).map(|looked| looked + LOOK);
         let check_at =
             self.firewall_checked.filter(|_| postponed.firewall).map(|checked| checked + FIREWALL);
         self.due = earliest(look_at, check_at);
@@ -368,8 +372,12 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             public_ip: lease.attrs.public_ip,
             subnet: lease.subnet,
             vtep_mac: identity.vtep_mac,
-            device: self.reconciler.device().to_owned(),
-            vni: identity.vxlan.vni,
+            device: self.reconciler.device().map(str::to_owned),
+            vni: match &identity.backend {
+                Backend::Vxlan(vxlan) => Some(vxlan.vni),
+                _ => None,
+            },
+            network: Some(identity.network),
             attach: self.shared.lock().datapath.attach.clone(),
             subnet_file: std::path::absolute(&self.options.subnet_file).ok(),
             pin_dir: std::path::absolute(&self.options.pin_dir).ok(),
@@ -385,7 +393,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             }
         }
         // The pods' MTU is known once the device is.
-        let Some(mtu) = self.shared.lock().device.as_ref().map(|device| device.mtu) else { return };
+        let Some(mtu) = self.reconciler.mtu() else { return };
         let env = subnet_env::SubnetEnv {
             network: identity.network,
             subnet: lease.subnet,

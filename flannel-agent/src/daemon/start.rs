@@ -8,11 +8,12 @@ use ipnetwork::Ipv4Network;
 use tokio::time::Instant;
 
 use super::StartError;
+use crate::backend;
 use crate::backoff::Backoff;
 use crate::cli::Options;
-use crate::config::NetworkConfig;
+use crate::config::{Backend, NetworkConfig};
 use crate::files::{state, subnet_env};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Link};
 use crate::lease::attrs::LeaseAttrs;
 use crate::lease::table::Lease;
 use crate::mac::MacAddr;
@@ -109,22 +110,41 @@ pub(super) async fn choose_underlay<K: Kernel>(
     Ok(underlay::choose(&links, wish, routes)?)
 }
 
+/// host-gw sends to the PublicIPs themselves, so ours has to be on the
+/// interface.
+pub(super) fn check_public_ip(links: &[Link], underlay: &Underlay) -> Result<(), StartError> {
+    let on_it = |link: &Link| link.ifindex == underlay.ifindex && link.has(underlay.public_ip);
+    if links.iter().any(on_it) {
+        return Ok(());
+    }
+    Err(StartError::PublicIp {
+        public_ip: underlay.public_ip,
+        interface: underlay.name.clone(),
+        address: underlay.address,
+    })
+}
+
 /// Deletes the device of an earlier run that has another name than ours: the
-/// VNI in the config was changed, and two devices would route the same subnets.
-pub(super) async fn retire_device<K: Kernel>(kernel: &K, before: &Before, ours: &str) {
-    let Some(old) = before.state.as_ref().map(|state| state.device.as_str()) else { return };
-    if old == ours {
+/// VNI or the backend in the config was changed, and both would route the same
+/// subnets.
+pub(super) async fn retire_device<K: Kernel>(kernel: &K, before: &Before, ours: Option<&str>) {
+    let old = before.state.as_ref().and_then(|state| state.device.as_deref());
+    let Some(old) = old else { return };
+    if Some(old) == ours {
         return;
     }
-    let observed = kernel.observe(old).await;
-    if observed.is_ok_and(|observed| observed.device.is_none_or(|device| device.vxlan.is_none())) {
+    if backend::is_ours(kernel, old).await.is_ok_and(|ours| !ours) {
         return;
     }
-    let op = Op::DeleteDevice { name: old.to_owned(), why: format!("it is {ours} now") };
+    let why = match ours {
+        Some(ours) => format!("it is {ours} now"),
+        None => "the backend has no device now".to_owned(),
+    };
+    let op = Op::DeleteDevice { name: old.to_owned(), why };
     for result in kernel.apply(old, &[op]).await {
         match result {
-            Ok(()) => tracing::info!(device = old, "deleted the device of an earlier VNI"),
-            Err(error) => tracing::warn!(%error, "the device of an earlier VNI stays"),
+            Ok(()) => tracing::info!(device = old, "deleted the device of an earlier config"),
+            Err(error) => tracing::warn!(%error, "the device of an earlier config stays"),
         }
     }
 }
@@ -140,14 +160,22 @@ pub(super) struct Before {
 }
 
 impl Before {
-    pub(super) async fn read<K: Kernel>(options: &Options, kernel: &K, device: &str) -> Self {
+    pub(super) async fn read<K: Kernel>(
+        options: &Options,
+        kernel: &K,
+        device: Option<&str>,
+    ) -> Self {
         let loaded = state::load(&options.state_dir);
         if let Some(warning) = loaded.warning {
             tracing::warn!(warning, "the state file is not used");
         }
         let env = subnet_env::read(&options.subnet_file).map(|env| env.subnet);
-        let observed = kernel.observe(device).await.ok().and_then(|observed| observed.device);
+        let observed = match device {
+            Some(device) => kernel.observe(device).await.ok(),
+            None => None,
+        };
         let device_mac = observed
+            .and_then(|observed| observed.device)
             .filter(|device| device.vxlan.is_some() && device.mac.is_unicast())
             .map(|device| device.mac);
         Self {
@@ -178,7 +206,6 @@ pub(super) async fn acquire<S: LeaseSource>(
     source: &S,
     shared: &Shared,
     config: &NetworkConfig,
-    vni: u32,
     public_ip: Ipv4Addr,
     before: &Before,
 ) -> Result<(Lease, MacAddr), StartError> {
@@ -187,7 +214,11 @@ pub(super) async fn acquire<S: LeaseSource>(
         let acquired = async {
             let (leases, _) = source.list().await?;
             let mac = before.mac(&leases, public_ip);
-            let attrs = LeaseAttrs::vxlan(public_ip, vni, mac);
+            let attrs = match &config.backend {
+                Backend::Vxlan(vxlan) => LeaseAttrs::vxlan(public_ip, vxlan.vni, mac),
+                Backend::HostGw => LeaseAttrs::host_gw(public_ip),
+                Backend::Udp(_) | Backend::Alloc => LeaseAttrs::untyped(public_ip),
+            };
             let claim = Claim { attrs, previous: before.subnet };
             source.acquire(config, &claim).await.map(|lease| (lease, mac))
         };
@@ -218,6 +249,49 @@ mod tests {
         Before { state: serde_json::from_str(&text).ok(), subnet: None, device_mac: None }
     }
 
+    #[test]
+    fn host_gw_needs_an_address_of_the_interface_as_public_ip() {
+        let public_ip = Ipv4Addr::new(192, 0, 2, 1);
+        let underlay = |address, public_ip| Underlay {
+            ifindex: 2,
+            name: "eth0".to_owned(),
+            address,
+            public_ip,
+            mtu: 1500,
+            ethernet: true,
+        };
+        let links = |addresses: &[&str]| {
+            vec![crate::kernel::Link {
+                ifindex: 2,
+                name: "eth0".to_owned(),
+                mac: None,
+                mtu: 1500,
+                up: true,
+                ethernet: true,
+                loopback: false,
+                kind: String::new(),
+                master: None,
+                peer_in_other_netns: false,
+                qdisc: String::new(),
+                addresses: addresses
+                    .iter()
+                    .map(|address| crate::kernel::LinkAddress {
+                        network: address.parse().unwrap(),
+                        permanent: true,
+                        deprecated: false,
+                        global: true,
+                    })
+                    .collect(),
+            }]
+        };
+        let other = Ipv4Addr::new(192, 0, 2, 7);
+        let both = links(&["192.0.2.7/24", "192.0.2.1/24"]);
+        assert!(check_public_ip(&both, &underlay(other, public_ip)).is_ok());
+        let error = check_public_ip(&links(&["192.0.2.7/24"]), &underlay(other, public_ip));
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains("192.0.2.1 is no address of eth0"), "{text}");
+    }
+
     #[tokio::test]
     async fn only_the_device_of_another_vni_goes() {
         let vxlan = ObservedVxlan {
@@ -239,14 +313,19 @@ mod tests {
         let kernel = FakeKernel::default();
         let observed = Observed { device: Some(device.clone()), ..Observed::default() };
         kernel.state().devices.insert("flannel.1".to_owned(), observed);
-        let foreign = ObservedDevice { vxlan: None, ..device };
+        let foreign = ObservedDevice { vxlan: None, ..device.clone() };
         let foreign = Observed { device: Some(foreign), ..Observed::default() };
         kernel.state().devices.insert("flannel.2".to_owned(), foreign);
-        retire_device(&kernel, &before("flannel.1"), "flannel.1").await;
-        retire_device(&kernel, &before("flannel.2"), "flannel.1").await;
+        retire_device(&kernel, &before("flannel.1"), Some("flannel.1")).await;
+        retire_device(&kernel, &before("flannel.2"), Some("flannel.1")).await;
         assert_eq!(kernel.state().applied, []);
-        retire_device(&kernel, &before("flannel.1"), "flannel.7").await;
-        assert_eq!(kernel.state().applied.len(), 1);
-        assert_eq!(kernel.state().devices["flannel.1"].device, None);
+        for ours in [Some("flannel.7"), None] {
+            let observed = Observed { device: Some(device.clone()), ..Observed::default() };
+            kernel.state().devices.insert("flannel.1".to_owned(), observed);
+            kernel.state().applied.clear();
+            retire_device(&kernel, &before("flannel.1"), ours).await;
+            assert_eq!(kernel.state().applied.len(), 1);
+            assert_eq!(kernel.state().devices["flannel.1"].device, None);
+        }
     }
 }

@@ -32,10 +32,15 @@ pub struct NodeState {
     pub subnet: Ipv4Network,
     /// MAC of the VTEP.
     pub vtep_mac: MacAddr,
-    /// Name of the VXLAN device.
-    pub device: String,
-    /// VXLAN network identifier.
-    pub vni: u32,
+    /// Name of the VXLAN device, with the backend that has one.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// VXLAN network identifier, with the backend that has one.
+    #[serde(default)]
+    pub vni: Option<u32>,
+    /// The overlay network; absent in files of early versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Ipv4Network>,
     /// How the programs were attached; `None` on the kernel path.
     #[serde(default)]
     pub attach: Option<String>,
@@ -135,8 +140,9 @@ mod tests {
             public_ip: Ipv4Addr::new(10, 99, 0, 11),
             subnet: "10.5.27.0/24".parse().unwrap(),
             vtep_mac: "72:35:2e:f2:e7:c9".parse().unwrap(),
-            device: "flannel.1".to_owned(),
-            vni: 1,
+            device: Some("flannel.1".to_owned()),
+            vni: Some(1),
+            network: None,
             attach: Some("tcx".to_owned()),
             subnet_file: Some("/run/flannel/subnet.env".into()),
             pin_dir: Some("/sys/fs/bpf/flannel".into()),

@@ -1,19 +1,23 @@
 //! [`FakeKernel`]: a kernel in memory, for tests of what drives one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blackhole::Blackhole;
-use super::{Kernel, KernelError, Link, RouteTo};
-use crate::plan::{self, Observed, Op};
+use super::{Kernel, KernelError, Link, PROTOCOL, RouteTo};
+use crate::plan::{self, DirectRoute, Observed, Op};
 
 /// State of a [`FakeKernel`], open to tests.
 #[derive(Debug, Default)]
 pub struct State {
     /// What [`Kernel::observe`] gives for each device.
     pub devices: HashMap<String, Observed>,
+    /// Direct routes of ours.
+    pub direct: BTreeSet<DirectRoute>,
+    /// Direct routes that somebody else made.
+    pub unmarked: BTreeSet<DirectRoute>,
     /// What [`Kernel::links`] gives.
     pub links: Vec<Link>,
     /// What [`Kernel::route_to`] gives; `None` is the default route's.
@@ -75,15 +79,29 @@ impl Kernel for FakeKernel {
                     let error = io::Error::from_raw_os_error(errno);
                     return Err(KernelError::new("apply", format!("{op:?}"), error));
                 }
+                let direct = std::mem::take(&mut state.direct);
                 let observed = state.devices.entry(device.to_owned()).or_default();
+                observed.direct = direct;
                 plan::apply(observed, op);
+                let direct = std::mem::take(&mut observed.direct);
                 if let Some(device) = &mut observed.device {
                     device.ifindex = device.ifindex.max(IFINDEX);
+                }
+                state.direct = direct;
+                if let Op::PutDirect(route) = op {
+                    state.unmarked.retain(|other| other.destination != route.destination);
+                } else if let Op::RemoveDirect(route) = op {
+                    state.unmarked.remove(route);
                 }
                 state.applied.push(op.clone());
                 Ok(())
             })
             .collect()
+    }
+
+    async fn direct_routes(&self, protocol: u8) -> Result<BTreeSet<DirectRoute>, KernelError> {
+        let state = self.reading("direct_routes")?;
+        Ok(if protocol == PROTOCOL { state.direct.clone() } else { state.unmarked.clone() })
     }
 
     async fn links(&self) -> Result<Vec<Link>, KernelError> {

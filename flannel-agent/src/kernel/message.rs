@@ -14,7 +14,9 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::socket::Request;
 use crate::mac::MacAddr;
-use crate::plan::{ObservedRoute, Op};
+use crate::plan::{DirectRoute, ObservedRoute, Op};
+
+use super::PROTOCOL;
 
 const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 
@@ -55,7 +57,18 @@ pub(super) fn request(ifindex: u32, op: &Op) -> Option<Request> {
             let route = ObservedRoute::to_peer(*subnet);
             (RouteNetlinkMessage::NewRoute(new_route(ifindex, &route)), PUT)
         }
+        Op::PutLinkRoute(network) => {
+            let route = ObservedRoute::to_link(*network);
+            (RouteNetlinkMessage::NewRoute(new_route(ifindex, &route)), PUT)
+        }
         Op::RemoveRoute(route) => (RouteNetlinkMessage::DelRoute(old_route(ifindex, route)), 0),
+        Op::PutDirect(route) => {
+            (RouteNetlinkMessage::NewRoute(direct(route, RouteProtocol::Other(PROTOCOL))), PUT)
+        }
+        Op::RemoveDirect(route) => {
+            let scoped = direct(route, RouteProtocol::Unspec);
+            (RouteNetlinkMessage::DelRoute(scoped), 0)
+        }
         Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::PutMaps(_) | Op::RemoveMaps(_) => {
             return None;
         }
@@ -137,6 +150,15 @@ fn old_route(ifindex: u32, route: &ObservedRoute) -> RouteMessage {
     route_base(ifindex, route).protocol(RouteProtocol::Unspec).scope(scope).build()
 }
 
+fn direct(route: &DirectRoute, protocol: RouteProtocol) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(route.destination.network(), route.destination.prefix())
+        .gateway(route.gateway)
+        .output_interface(route.ifindex)
+        .protocol(protocol)
+        .build()
+}
+
 /// Name of the netlink message of an operation.
 pub(super) fn call(op: &Op) -> &'static str {
     match op {
@@ -147,8 +169,8 @@ pub(super) fn call(op: &Op) -> &'static str {
         Op::RemoveAddress(_) => "RTM_DELADDR",
         Op::PutNeighbour(..) | Op::PutFdb(..) => "RTM_NEWNEIGH",
         Op::RemoveNeighbour(..) | Op::RemoveFdb(..) => "RTM_DELNEIGH",
-        Op::PutRoute(_) => "RTM_NEWROUTE",
-        Op::RemoveRoute(_) => "RTM_DELROUTE",
+        Op::PutRoute(_) | Op::PutLinkRoute(_) | Op::PutDirect(_) => "RTM_NEWROUTE",
+        Op::RemoveRoute(_) | Op::RemoveDirect(_) => "RTM_DELROUTE",
         Op::PutMaps(_) | Op::RemoveMaps(_) => "map operation",
     }
 }
@@ -171,10 +193,14 @@ pub(super) fn object(device: &str, op: &Op) -> String {
         }
         Op::PutFdb(mac, ip) | Op::RemoveFdb(mac, ip) => format!("{mac} dst {ip} dev {device}"),
         Op::PutRoute(subnet) => format!("{subnet} via {} dev {device} onlink", subnet.network()),
+        Op::PutLinkRoute(network) => format!("{network} dev {device}"),
         Op::RemoveRoute(route) => match route.gateway {
             Some(gateway) => format!("{} via {gateway} dev {device}", route.destination),
             None => format!("{} dev {device}", route.destination),
         },
+        Op::PutDirect(route) | Op::RemoveDirect(route) => {
+            format!("{} via {} dev {}", route.destination, route.gateway, route.ifindex)
+        }
         Op::PutMaps(peer) => peer.subnet.to_string(),
         Op::RemoveMaps(subnet) => subnet.to_string(),
     }

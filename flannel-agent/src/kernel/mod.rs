@@ -13,6 +13,7 @@ mod socket;
 pub mod sysctl;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::Ipv4Addr;
 
@@ -20,7 +21,14 @@ use ipnetwork::Ipv4Network;
 
 use self::blackhole::Blackhole;
 use crate::mac::MacAddr;
-use crate::plan::{Observed, Op};
+use crate::plan::{DirectRoute, Observed, Op};
+
+/// Protocol number (rtm_protocol) of our direct routes: by it they are known
+/// after a restart. Free in iproute2's `rt_protos`.
+pub const PROTOCOL: u8 = 241;
+
+/// Protocol number of routes that nobody marked (RTPROT_BOOT), flannel's too.
+pub const UNMARKED: u8 = 3;
 
 /// A link, reduced to what choosing an underlay and finding pods' veths needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +57,13 @@ pub struct Link {
     pub qdisc: String,
     /// IPv4 addresses, host bits kept, in the kernel's order.
     pub addresses: Vec<LinkAddress>,
+}
+
+impl Link {
+    /// Whether it has this address.
+    pub fn has(&self, address: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|own| own.network.ip() == address)
+    }
 }
 
 /// An IPv4 address on a link.
@@ -108,6 +123,13 @@ pub trait Kernel: Send + Sync + 'static {
         device: &str,
         ops: &[Op],
     ) -> impl Future<Output = Vec<Result<(), KernelError>>> + Send;
+
+    /// Unicast routes of the main table with a gateway, metric 0 and this
+    /// protocol number, through any interface.
+    fn direct_routes(
+        &self,
+        protocol: u8,
+    ) -> impl Future<Output = Result<BTreeSet<DirectRoute>, KernelError>> + Send;
 
     /// All links with their IPv4 addresses.
     fn links(&self) -> impl Future<Output = Result<Vec<Link>, KernelError>> + Send;

@@ -1,6 +1,7 @@
 //! [`RealKernel`]: the kernel of the calling thread's network namespace.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +23,7 @@ use super::sysctl::Sysctl;
 use super::{Kernel, KernelError, Link, RouteTo, device, links, message};
 use crate::desired::Device;
 use crate::mac::MacAddr;
-use crate::plan::{Observed, ObservedRoute, Op};
+use crate::plan::{DirectRoute, Observed, ObservedRoute, Op};
 
 /// NUD_PERMANENT.
 const PERMANENT: u16 = 0x80;
@@ -193,18 +194,18 @@ impl Kernel for RealKernel {
             .map(|(_, address)| address.network)
             .collect();
         let mut observed = Observed { device: Some(found), ..Observed::default() };
+        let routes = self.dump("RTM_GETROUTE", name, &main_routes(Some(ifindex)))?;
+        observed.routes = routes.iter().filter_map(|message| route(ifindex, message)).collect();
         if observed.device.as_ref().is_none_or(|device| device.vxlan.is_none()) {
             return Ok(observed);
         }
+        tokio::task::yield_now().await;
         let neighbours = self.dump("RTM_GETNEIGH", name, &entries(AddressFamily::Inet, ifindex))?;
         observed.neighbours =
             neighbours.iter().filter_map(|message| neighbour(ifindex, message)).collect();
         tokio::task::yield_now().await;
         let fdb = self.dump("RTM_GETNEIGH", name, &entries(AddressFamily::Bridge, ifindex))?;
         observed.fdb = fdb.iter().filter_map(|message| fdb_entry(ifindex, message)).collect();
-        tokio::task::yield_now().await;
-        let routes = self.dump("RTM_GETROUTE", name, &main_routes(Some(ifindex)))?;
-        observed.routes = routes.iter().filter_map(|message| route(ifindex, message)).collect();
         Ok(observed)
     }
 
@@ -224,6 +225,12 @@ impl Kernel for RealKernel {
                     ifindex = None;
                     1
                 }
+                Op::PutDirect(_) | Op::RemoveDirect(_) => {
+                    let batch: Vec<&Op> =
+                        rest.iter().take(BATCH).take_while(|op| op.is_direct()).collect();
+                    results.extend(self.send(name, 0, &batch));
+                    batch.len()
+                }
                 Op::PutMaps(_) | Op::RemoveMaps(_) => {
                     results.push(Err(not_ours(name, first)));
                     1
@@ -232,7 +239,7 @@ impl Kernel for RealKernel {
                     let batch: Vec<&Op> = rest
                         .iter()
                         .take(BATCH)
-                        .take_while(|op| message::request(0, op).is_some())
+                        .take_while(|op| !op.is_direct() && message::request(0, op).is_some())
                         .collect();
                     if ifindex.is_none() {
                         ifindex = match self.link(name) {
@@ -254,6 +261,16 @@ impl Kernel for RealKernel {
             tokio::task::yield_now().await;
         }
         results
+    }
+
+    async fn direct_routes(&self, protocol: u8) -> Result<BTreeSet<DirectRoute>, KernelError> {
+        let mut ask = RouteMessage::default();
+        ask.header.address_family = AddressFamily::Inet;
+        ask.header.table = RouteHeader::RT_TABLE_MAIN;
+        ask.header.protocol = protocol.into();
+        let object = format!("proto {protocol}");
+        let routes = self.dump("RTM_GETROUTE", &object, &RouteNetlinkMessage::GetRoute(ask))?;
+        Ok(routes.iter().filter_map(|message| direct_route(protocol, message)).collect())
     }
 
     async fn links(&self) -> Result<Vec<Link>, KernelError> {
@@ -400,6 +417,16 @@ fn route(ifindex: u32, message: &RouteNetlinkMessage) -> Option<ObservedRoute> {
     })
 }
 
+fn direct_route(protocol: u8, message: &RouteNetlinkMessage) -> Option<DirectRoute> {
+    let RouteNetlinkMessage::NewRoute(wanted) = message else { return None };
+    if u8::from(wanted.header.protocol) != protocol {
+        return None;
+    }
+    let ifindex = output(wanted)?;
+    let route = route(ifindex, message).filter(|route| route.metric == 0 && !route.onlink)?;
+    Some(DirectRoute { destination: route.destination, gateway: route.gateway?, ifindex })
+}
+
 pub(super) fn table(message: &RouteMessage) -> u32 {
     let attribute = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
@@ -468,7 +495,11 @@ fn hop(route: &RouteMessage) -> Option<RouteTo> {
 fn is_gone(op: &Op, refused: &Refused) -> bool {
     let removal = matches!(
         op,
-        Op::RemoveAddress(_) | Op::RemoveNeighbour(..) | Op::RemoveFdb(..) | Op::RemoveRoute(_)
+        Op::RemoveAddress(_)
+            | Op::RemoveNeighbour(..)
+            | Op::RemoveFdb(..)
+            | Op::RemoveRoute(_)
+            | Op::RemoveDirect(_)
     );
     removal
         && [libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV].contains(&refused.errno())

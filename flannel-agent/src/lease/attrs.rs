@@ -10,6 +10,9 @@ use crate::mac::MacAddr;
 /// `BackendType` of the VXLAN backend.
 pub const VXLAN: &str = "vxlan";
 
+/// `BackendType` of the host-gw backend.
+pub const HOST_GW: &str = "host-gw";
+
 /// What a node publishes about itself (flannel's `lease.LeaseAttrs`).
 ///
 /// The order of the fields is the order of flannel's JSON.
@@ -88,6 +91,22 @@ impl LeaseAttrs {
         }
     }
 
+    /// What a node with the host-gw backend publishes.
+    pub fn host_gw(public_ip: Ipv4Addr) -> Self {
+        Self { backend_type: HOST_GW.to_owned(), ..Self::untyped(public_ip) }
+    }
+
+    /// What a node with the udp or the alloc backend publishes.
+    pub fn untyped(public_ip: Ipv4Addr) -> Self {
+        Self {
+            public_ip,
+            public_ipv6: None,
+            backend_type: String::new(),
+            backend_data: None,
+            backend_v6_data: None,
+        }
+    }
+
     /// The VTEP that a VXLAN lease tells of.
     ///
     /// # Errors
@@ -128,6 +147,14 @@ mod tests {
         let ours = LeaseAttrs::vxlan(Ipv4Addr::new(10, 99, 0, 11), 1, mac("72:35:2e:f2:e7:c9"));
         assert_eq!(serde_json::to_string(&ours).unwrap(), VXLAN_VALUE);
         assert_eq!(attrs(VXLAN_VALUE), ours);
+    }
+
+    #[test]
+    fn the_other_backends_leases_are_written_as_flannel_writes_them() {
+        let public_ip = Ipv4Addr::new(10, 99, 0, 11);
+        let text = |attrs: &LeaseAttrs| serde_json::to_string(attrs).unwrap();
+        assert_eq!(text(&LeaseAttrs::host_gw(public_ip)), HOST_GW_VALUE);
+        assert_eq!(text(&LeaseAttrs::untyped(public_ip)), UDP_VALUE);
     }
 
     #[test]

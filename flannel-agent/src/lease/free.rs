@@ -111,6 +111,7 @@ mod tests {
                 gbp: false,
                 learning: false,
                 mtu: None,
+                direct_routing: false,
             }),
         }
     }

@@ -6,9 +6,11 @@ use std::time::SystemTime;
 
 use ipnetwork::Ipv4Network;
 
-use super::attrs::{LeaseAttrs, NotVxlan};
+use super::attrs::{HOST_GW, LeaseAttrs, NotVxlan};
 use super::key::SubnetKey;
+use crate::config::Backend;
 use crate::desired::Peer;
+use crate::mac::MacAddr;
 use crate::plan::within;
 use crate::source::LeaseUpdate;
 
@@ -34,6 +36,7 @@ pub struct Lease {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LeaseTable {
     network: Ipv4Network,
+    backend: Backend,
     own: Option<Own>,
     leases: BTreeMap<Ipv4Network, Lease>,
 }
@@ -89,18 +92,25 @@ pub enum NoPeer {
     /// Another backend's lease, or no VTEP in it.
     #[error(transparent)]
     NotVxlan(#[from] NotVxlan),
+    /// Another backend's lease, where host-gw's are wanted.
+    #[error("BackendType is `{0}`, not `host-gw`")]
+    NotHostGw(String),
+    /// The alloc backend has no peers.
+    #[error("the alloc backend has no peers")]
+    NoPeers,
     /// A zero or group MAC.
     #[error("VtepMAC {0} is no unicast address")]
-    BadMac(crate::mac::MacAddr),
+    BadMac(MacAddr),
     /// PublicIP cannot be an underlay destination.
     #[error("PublicIP {0} is no unicast address")]
     BadPublicIp(Ipv4Addr),
 }
 
 impl LeaseTable {
-    /// A table without leases, of the overlay network `network`.
-    pub fn new(network: Ipv4Network) -> Self {
-        Self { network, own: None, leases: BTreeMap::new() }
+    /// A table without leases, of the overlay network `network`; peers are the
+    /// leases of this backend.
+    pub fn new(network: Ipv4Network, backend: Backend) -> Self {
+        Self { network, backend, own: None, leases: BTreeMap::new() }
     }
 
     /// Tells which subnet (if any yet) and PublicIP are ours.
@@ -141,7 +151,7 @@ impl LeaseTable {
         self.leases.values()
     }
 
-    /// The leases that VXLAN peers stand behind, the least recently written
+    /// The leases that peers of our backend stand behind, the least recently written
     /// first.
     pub fn peers(&self) -> impl Iterator<Item = Peer> {
         let mut peers: Vec<_> = self
@@ -220,17 +230,33 @@ impl LeaseTable {
         if !within(self.network, lease.subnet) {
             return Err(NoPeer::OutsideNetwork(self.network));
         }
-        let vtep_mac = lease.attrs.vtep()?.vtep_mac;
-        if !vtep_mac.is_unicast() {
-            return Err(NoPeer::BadMac(vtep_mac));
-        }
+        let vtep_mac = self.vtep_mac(&lease.attrs)?;
         if !is_usable(public_ip) {
             return Err(NoPeer::BadPublicIp(public_ip));
         }
         Ok(Peer { subnet: lease.subnet, vtep_mac, public_ip })
     }
 
+    /// The peer's VTEP MAC, zero where there are none.
+    fn vtep_mac(&self, attrs: &LeaseAttrs) -> Result<MacAddr, NoPeer> {
+        match &self.backend {
+            Backend::Vxlan(_) => {
+                let mac = attrs.vtep()?.vtep_mac;
+                if mac.is_unicast() { Ok(mac) } else { Err(NoPeer::BadMac(mac)) }
+            }
+            Backend::HostGw if attrs.backend_type != HOST_GW => {
+                Err(NoPeer::NotHostGw(attrs.backend_type.chars().take(32).collect()))
+            }
+            // udp takes leases of every type, as flannel does.
+            Backend::HostGw | Backend::Udp(_) => Ok(MacAddr::default()),
+            Backend::Alloc => Err(NoPeer::NoPeers),
+        }
+    }
+
     fn unused(&self) -> Vec<String> {
+        if self.backend == Backend::Alloc {
+            return Vec::new();
+        }
         let own = self.own;
         let ours = |lease: &Lease| {
             own.is_some_and(|own| {

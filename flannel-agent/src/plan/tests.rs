@@ -27,7 +27,6 @@ fn device() -> Device {
         gbp: false,
         learning: false,
         address: Ipv4Addr::new(10, 5, 0, 0),
-        network: net("10.5.0.0/16"),
     }
 }
 
@@ -36,7 +35,23 @@ fn peer(subnet: &str, mac_byte: u8, ip_byte: u8) -> Peer {
 }
 
 fn desired(peers: &[Peer]) -> Desired {
-    Desired { device: device(), peers: peers.iter().map(|peer| (peer.subnet, *peer)).collect() }
+    Desired {
+        network: net("10.5.0.0/16"),
+        mtu: device().mtu,
+        underlay: device().underlay,
+        device: Some(device()),
+        peers: peers.iter().map(|peer| (peer.subnet, *peer)).collect(),
+        direct: BTreeSet::new(),
+    }
+}
+
+/// The same with these peers on the link.
+fn directly(peers: &[Peer], direct: &[Peer]) -> Desired {
+    Desired { direct: direct.iter().map(|peer| peer.subnet).collect(), ..desired(peers) }
+}
+
+fn host_gw(peers: &[Peer]) -> Desired {
+    Desired { device: None, ..directly(peers, peers) }
 }
 
 fn settle(observed: &mut Observed, ops: &[Op]) {
@@ -84,6 +99,59 @@ fn a_peer_that_left_goes_in_the_opposite_order() {
             Op::RemoveNeighbour(one.subnet.network(), one.vtep_mac),
         ]
     );
+}
+
+#[test]
+fn a_peer_that_turns_up_on_the_link_gets_its_route_before_the_tunnel_goes() {
+    let one = peer("10.5.1.0/24", 1, 2);
+    let mut observed = converged(&desired(&[one]), true);
+    let on_link = directly(&[one], &[one]);
+    let ops = diff(&on_link, &observed);
+    assert_eq!(
+        ops,
+        [
+            Op::PutDirect(direct_to(&on_link, &one)),
+            Op::RemoveRoute(ObservedRoute::to_peer(one.subnet)),
+            Op::RemoveFdb(one.vtep_mac, one.public_ip),
+            Op::RemoveNeighbour(one.subnet.network(), one.vtep_mac),
+        ]
+    );
+    settle(&mut observed, &ops);
+    assert_eq!(observed.maps.as_ref().unwrap()[&one.subnet], one, "still a known sender");
+    assert_eq!(
+        diff(&desired(&[one]), &observed),
+        [
+            Op::PutNeighbour(one.subnet.network(), one.vtep_mac),
+            Op::PutFdb(one.vtep_mac, one.public_ip),
+            Op::PutRoute(one.subnet),
+            Op::RemoveDirect(direct_to(&on_link, &one)),
+        ]
+    );
+}
+
+#[test]
+fn host_gw_has_routes_and_nothing_else() {
+    let (one, two) = (peer("10.5.1.0/24", 0, 2), peer("10.5.2.0/24", 0, 3));
+    let both = host_gw(&[one, two]);
+    let routes = [&one, &two].map(|peer| direct_to(&both, peer));
+    assert_eq!(diff(&both, &Observed::default()), routes.map(Op::PutDirect));
+    let observed = converged(&both, false);
+    assert_eq!(diff(&host_gw(&[two]), &observed), [Op::RemoveDirect(routes[0])]);
+    let moved = host_gw(&[one, peer("10.5.2.0/24", 0, 9)]);
+    let put = DirectRoute { gateway: ip(9), ..routes[1] };
+    assert_eq!(diff(&moved, &observed), [Op::PutDirect(put), Op::RemoveDirect(routes[1])]);
+}
+
+#[test]
+fn direct_routes_of_an_earlier_backend_are_replaced_or_go() {
+    let (one, two) = (peer("10.5.1.0/24", 1, 2), peer("10.5.2.0/24", 2, 3));
+    let outside = DirectRoute { destination: net("10.9.1.0/24"), gateway: ip(3), ifindex: 2 };
+    let mut observed = converged(&host_gw(&[one, two]), false);
+    observed.direct.insert(outside);
+    let ops = diff(&desired(&[one]), &observed);
+    settle(&mut observed, &ops);
+    assert_eq!(observed.direct, [outside].into());
+    assert!(observed.routes.contains(&ObservedRoute::to_peer(one.subnet)));
 }
 
 #[test]
@@ -217,10 +285,18 @@ fn some_network() -> impl Strategy<Value = Ipv4Network> {
 }
 
 prop_compose! {
-    fn some_desired()(peers in vec((some_subnet(), some_mac(), some_ip()), 0..7)) -> Desired {
-        desired(&peers.into_iter().map(|(subnet, vtep_mac, public_ip)| {
+    fn some_desired()(
+        peers in vec((some_subnet(), some_mac(), some_ip(), prop::bool::weighted(0.3)), 0..7),
+        device in prop::bool::weighted(0.8),
+    ) -> Desired {
+        let direct: Vec<bool> = peers.iter().map(|(.., direct)| *direct || !device).collect();
+        let peers: Vec<_> = peers.into_iter().map(|(subnet, vtep_mac, public_ip, _)| {
             Peer { subnet, vtep_mac, public_ip }
-        }).collect::<Vec<_>>())
+        }).collect();
+        let chosen: Vec<_> =
+            peers.iter().zip(direct).filter(|(_, direct)| *direct).map(|(peer, _)| *peer).collect();
+        let desired = directly(&peers, &chosen);
+        if device { desired } else { Desired { device: None, ..desired } }
     }
 }
 
@@ -234,6 +310,16 @@ prop_compose! {
     ) -> ObservedRoute {
         let gateway = if own_gateway { Some(destination.network()) } else { gateway };
         ObservedRoute { destination, gateway, onlink, metric }
+    }
+}
+
+prop_compose! {
+    fn some_direct()(
+        destination in some_network(),
+        gateway in some_ip(),
+        ifindex in prop_oneof![4 => Just(2_u32), 1 => Just(3)],
+    ) -> DirectRoute {
+        DirectRoute { destination, gateway, ifindex }
     }
 }
 
@@ -260,6 +346,7 @@ prop_compose! {
         neighbours in btree_map(some_network().prop_map(|net| net.network()), some_mac(), 0..7),
         fdb in btree_set((some_mac(), some_ip()), 0..7),
         routes in btree_set(some_route(), 0..7),
+        direct in btree_set(some_direct(), 0..5),
         maps in proptest::option::of(
             btree_map(some_subnet(), (some_mac(), some_ip()), 0..7)
         ),
@@ -268,15 +355,20 @@ prop_compose! {
             (subnet, Peer { subnet, vtep_mac, public_ip })
         }).collect());
         if device.is_none() {
-            return Observed { maps, ..Observed::default() };
+            return Observed { maps, direct, ..Observed::default() };
         }
-        Observed { device, neighbours, fdb, routes, maps }
+        Observed { device, neighbours, fdb, routes, direct, maps }
     }
 }
 
 /// Peers' subnets whose packets find a route, a MAC and a destination.
 fn reachable(desired: &Desired, observed: &Observed) -> BTreeSet<Ipv4Network> {
     let works = |subnet: &Ipv4Network| {
+        if desired.direct.contains(subnet)
+            && observed.direct.contains(&direct_to(desired, &desired.peers[subnet]))
+        {
+            return true;
+        }
         let hop = subnet.network();
         observed.routes.iter().any(|r| r.destination == *subnet && r.gateway == Some(hop))
             && observed
@@ -294,7 +386,7 @@ fn kept(observed: &Observed, ops: &[Op]) -> bool {
 
 fn rank_of_removal(op: &Op) -> Option<u8> {
     match op {
-        Op::RemoveRoute(_) => Some(1),
+        Op::RemoveRoute(_) | Op::RemoveDirect(_) => Some(1),
         Op::RemoveMaps(_) => Some(2),
         Op::RemoveFdb(..) => Some(3),
         Op::RemoveNeighbour(..) => Some(4),
@@ -311,7 +403,11 @@ proptest! {
         settle(&mut after, &diff(&desired, &observed));
         prop_assert_eq!(diff(&desired, &after), []);
         let hop = |subnet: &Ipv4Network| subnet.network();
-        for subnet in desired.peers.keys() {
+        let direct: BTreeSet<_> =
+            desired.direct.iter().map(|s| direct_to(&desired, &desired.peers[s])).collect();
+        let inside = |route: &&DirectRoute| within(desired.network, route.destination);
+        prop_assert_eq!(after.direct.iter().filter(inside).copied().collect::<BTreeSet<_>>(), direct);
+        for subnet in desired.tunnelled().map(|peer| &peer.subnet) {
             prop_assert!(after.routes.contains(&ObservedRoute::to_peer(*subnet)));
             prop_assert!(after.neighbours.contains_key(&hop(subnet)));
         }
@@ -319,7 +415,7 @@ proptest! {
             prop_assert_eq!(maps, &desired.peers);
         }
         for (mac, _) in &after.fdb {
-            prop_assert!(desired.peers.values().any(|peer| peer.vtep_mac == *mac));
+            prop_assert!(desired.tunnelled().any(|peer| peer.vtep_mac == *mac));
             prop_assert_eq!(destinations(&after.fdb, *mac).count(), 1);
         }
     }
@@ -339,7 +435,7 @@ proptest! {
     #[test]
     fn foreign_entries_stay(desired in some_desired(), observed in some_observed()) {
         let ops = diff(&desired, &observed);
-        let network = desired.device.network;
+        let network = desired.network;
         let mut after = observed.clone();
         settle(&mut after, &ops);
         if observed.device.is_some() && !ops.iter().any(|op| matches!(op, Op::DeleteDevice { .. })) {
@@ -363,7 +459,12 @@ proptest! {
 
     #[test]
     fn nothing_that_works_is_interrupted(desired in some_desired(), observed in some_observed()) {
-        let observed = Observed { device: Some(created(&device())), ..observed };
+        // Without a device of ours nothing was reached through it.
+        let device = desired.device.is_some().then(|| created(&device()));
+        let observed = match device {
+            Some(_) => Observed { device, ..observed },
+            None => Observed { direct: observed.direct, ..Observed::default() },
+        };
         let ops = diff(&desired, &observed);
         let mut state = observed.clone();
         let mut works = reachable(&desired, &state);
@@ -395,7 +496,7 @@ proptest! {
         }
         // A second destination of a MAC that is put goes at once; all other
         // removals come last, by rank.
-        let put: BTreeSet<MacAddr> = desired.peers.values().map(|peer| peer.vtep_mac).collect();
+        let put: BTreeSet<MacAddr> = desired.tunnelled().map(|peer| peer.vtep_mac).collect();
         let late: Vec<Option<u8>> = ops
             .iter()
             .filter(|op| !matches!(op, Op::RemoveFdb(mac, _) if put.contains(mac)))

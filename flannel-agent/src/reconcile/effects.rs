@@ -1,9 +1,12 @@
 //! The parts of a pass that carry something out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnetwork::Ipv4Network;
 
 use super::{Reconciler, is_device, is_ground};
 use crate::bpf::{BpfError, DatapathConfig, PodVeth};
+use crate::config::Backend;
 use crate::firewall::Firewall;
 use crate::kernel::sysctl::TcpConntrack;
 use crate::kernel::{Kernel, KernelError, blackhole};
@@ -41,15 +44,23 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub(super) async fn carry_out(&mut self, ops: &[Op]) -> bool {
         let mut device_changed = false;
         let mut grounded = true;
+        let mut unreached: BTreeSet<Ipv4Network> = BTreeSet::new();
         for group in ops.chunk_by(|a, b| kind(a) == kind(b)) {
             if !grounded && kind(&group[0]) == Kind::Entries {
                 continue;
             }
+            // What a peer was reached by stays until the new way is there.
+            let group: Vec<Op> =
+                group.iter().filter(|op| !needed(&unreached, op)).cloned().collect();
+            let group = group.as_slice();
+            if group.is_empty() {
+                continue;
+            }
             let results = match kind(&group[0]) {
                 Kind::Maps => self.write_maps(group),
-                Kind::Device | Kind::Entries => self
+                Kind::Device | Kind::Entries | Kind::Direct => self
                     .kernel
-                    .apply(&self.device, group)
+                    .apply(self.device.as_deref().unwrap_or_default(), group)
                     .await
                     .into_iter()
                     .map(|result| result.map_err(|error| error.to_string()))
@@ -74,6 +85,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                         }
                     }
                     Err(reason) => {
+                        match op {
+                            Op::PutRoute(subnet) => unreached.insert(*subnet),
+                            Op::PutDirect(route) => unreached.insert(route.destination),
+                            _ => false,
+                        };
                         self.retries.failed(op, reason);
                         grounded &= !is_ground(op);
                         self.stale = true;
@@ -97,9 +113,16 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             }
             Op::SetMac(mac) => tracing::warn!(%mac, "gave the device its MAC back"),
             Op::SetMtu(mtu) => tracing::info!(mtu, "set the device's MTU"),
+            Op::PutLinkRoute(network) => tracing::debug!(%network, "put the overlay's route"),
             Op::PutRoute(subnet) => tracing::debug!(%subnet, "put a peer's route"),
             Op::RemoveRoute(route) => {
                 tracing::debug!(subnet = %route.destination, "removed a route");
+            }
+            Op::PutDirect(route) => {
+                tracing::debug!(subnet = %route.destination, "put a peer's direct route");
+            }
+            Op::RemoveDirect(route) => {
+                tracing::debug!(subnet = %route.destination, "removed a direct route");
             }
             _ => {}
         }
@@ -132,7 +155,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if lock(&self.datapath).is_none() || self.links.is_empty() {
             return;
         }
-        let Some(overlay) = self.overlay else { return };
+        let (Some(overlay), Some(device)) = (self.overlay, self.device.clone()) else { return };
+        let Backend::Vxlan(vxlan) = self.identity.backend.clone() else { return };
         let tcp = self.tcp_allowed();
         let underlay = &self.identity.underlay;
         let source_ports = match self.sysctl.local_port_range() {
@@ -147,8 +171,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             verify_source: self.settings.verify_source,
             fast_path: self.settings.fast_path && underlay.ethernet,
             tcp,
-            vni: self.identity.vxlan.vni,
-            port: self.identity.vxlan.port,
+            vni: vxlan.vni,
+            port: vxlan.port,
             underlay: underlay.ifindex,
             overlay,
             local: underlay.address,
@@ -165,7 +189,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if let Err(error) = datapath.configure(&config) {
             failures.insert("hook settings".to_owned(), error);
         }
-        let report = datapath.ensure_hooks(&underlay.name, &self.device, &veths);
+        let report = datapath.ensure_hooks(&underlay.name, &device, &veths);
         if !report.attached.is_empty() {
             tracing::info!(hooks = ?report.attached, "attached programs");
         }
@@ -250,12 +274,29 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 enum Kind {
     Device,
     Entries,
+    Direct,
     Maps,
+}
+
+/// Whether this removal would take the present way to a peer for which no new
+/// one could be put.
+fn needed(unreached: &BTreeSet<Ipv4Network>, op: &Op) -> bool {
+    match op {
+        Op::RemoveRoute(route) => unreached.contains(&route.destination),
+        Op::RemoveDirect(route) => unreached.contains(&route.destination),
+        Op::RemoveNeighbour(address, _) => {
+            unreached.iter().any(|subnet| subnet.network() == *address)
+        }
+        Op::RemoveFdb(..) => !unreached.is_empty(),
+        _ => false,
+    }
 }
 
 fn kind(op: &Op) -> Kind {
     if op.is_maps() {
         Kind::Maps
+    } else if op.is_direct() {
+        Kind::Direct
     } else if is_device(op) {
         Kind::Device
     } else {

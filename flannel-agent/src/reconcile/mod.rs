@@ -2,10 +2,12 @@
 //! apply -> hooks -> firewall. Start, a new peer, a lost device and the slow
 //! timer are the same pass with different things to look at.
 
+mod direct;
 pub mod effects;
 mod retry;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +17,12 @@ use ipnetwork::Ipv4Network;
 use regex::Regex;
 use tokio::time::Instant;
 
+use self::direct::Paths;
 use self::retry::{Retries, Unfinished};
+use crate::backend::udp::{self as udp_backend, Overlay};
 use crate::bpf::VerifySource;
-use crate::config::VxlanConfig;
-use crate::desired::{self, Desired, Node, Peer};
+use crate::config::Backend;
+use crate::desired::{self, Desired, Node, Peer, routes_directly};
 use crate::firewall::{Firewall, Rules};
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Kernel, KernelEvent, Link};
@@ -34,12 +38,12 @@ pub struct Identity {
     pub subnet: Ipv4Network,
     /// The overlay network.
     pub network: Ipv4Network,
-    /// Our VTEP's MAC.
+    /// Our VTEP's MAC; kept for later with the backends that have none.
     pub vtep_mac: MacAddr,
     /// The external interface.
     pub underlay: Underlay,
-    /// The backend's settings.
-    pub vxlan: VxlanConfig,
+    /// The backend with its settings.
+    pub backend: Backend,
 }
 
 /// What the user asked for.
@@ -63,6 +67,9 @@ pub struct Settings {
     pub verify_source: VerifySource,
     /// `--attach-iface`.
     pub attach_iface: Option<Regex>,
+    /// Take over the direct routes that are there without a mark: nothing of
+    /// ours was on this node before.
+    pub take_over: bool,
 }
 
 /// What a pass has to look at anew.
@@ -72,6 +79,8 @@ pub struct Wake {
     pub look: bool,
     /// Links: underlay and veths.
     pub links: bool,
+    /// The ways to the peers' PublicIPs.
+    pub paths: bool,
     /// The kernel's decisions may have changed: end all confirmations.
     pub generation: bool,
     /// The firewall rules.
@@ -80,12 +89,14 @@ pub struct Wake {
 
 impl Wake {
     /// Look at everything; confirmations stay.
-    pub const ALL: Self = Self { look: true, links: true, generation: false, firewall: true };
+    pub const ALL: Self =
+        Self { look: true, links: true, paths: true, generation: false, firewall: true };
 
     /// Both.
     pub fn merge(&mut self, other: Self) {
         self.look |= other.look;
         self.links |= other.links;
+        self.paths |= other.paths;
         self.generation |= other.generation;
         self.firewall |= other.firewall;
     }
@@ -114,7 +125,9 @@ pub struct Reconciler<K, F> {
     sysctl: Sysctl,
     settings: Settings,
     identity: Identity,
-    device: String,
+    device: Option<String>,
+    paths: Paths,
+    udp: Overlay,
     links: Vec<Link>,
     /// What is there, as last seen and changed by us since.
     observed: Option<Observed>,
@@ -148,7 +161,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         settings: Settings,
         identity: Identity,
     ) -> Self {
-        let device = format!("flannel.{}", identity.vxlan.vni);
+        let device = identity.backend.vxlan_device();
         Self {
             kernel,
             firewall,
@@ -158,6 +171,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             settings,
             identity,
             device,
+            paths: Paths::default(),
+            udp: Overlay::default(),
             links: Vec::new(),
             observed: None,
             stale: false,
@@ -175,9 +190,17 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         &self.identity
     }
 
-    /// Name of the VXLAN device.
-    pub fn device(&self) -> &str {
-        &self.device
+    /// Name of the overlay's device, if the backend has one.
+    pub fn device(&self) -> Option<&str> {
+        match &self.identity.backend {
+            Backend::Udp(_) => Some(udp_backend::DEVICE),
+            _ => self.device.as_deref(),
+        }
+    }
+
+    /// MTU for pods in bytes, once known.
+    pub fn mtu(&self) -> Option<u32> {
+        Some(self.mtu).filter(|mtu| *mtu != 0)
     }
 
     /// Conntrack's switch before we set it, if we did.
@@ -188,20 +211,28 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// What a kernel event asks to look at; nothing for those that do not
     /// matter.
     pub fn wake_for(&self, event: KernelEvent) -> Wake {
-        let overlay = self.overlay;
+        let overlay = self.overlay.or(self.udp.ifindex());
+        // Their routes hang on other people's links, and the ways to the peers
+        // on other people's routes.
+        let direct = routes_directly(&self.identity.backend);
         match event {
             // A pass that finds its own work done changes nothing, so the
             // events of our own changes settle.
             KernelEvent::Link { ifindex } => Wake {
-                look: overlay.is_none_or(|overlay| overlay == ifindex),
+                look: direct || overlay.is_none_or(|overlay| overlay == ifindex),
                 links: true,
+                paths: direct,
                 ..Wake::default()
             },
-            KernelEvent::Address { ifindex } => {
-                Wake { look: overlay == Some(ifindex), links: true, ..Wake::default() }
-            }
+            KernelEvent::Address { ifindex } => Wake {
+                look: direct || overlay == Some(ifindex),
+                links: true,
+                paths: direct,
+                ..Wake::default()
+            },
             KernelEvent::Route { ifindex } => Wake {
-                look: ifindex == 0 || overlay == Some(ifindex),
+                look: direct || ifindex == 0 || overlay == Some(ifindex),
+                paths: direct,
                 generation: true,
                 ..Wake::default()
             },
@@ -224,15 +255,19 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             wake.generation |= self.look_at_links().await;
             outcome.underlay_changed = self.follow_underlay().await;
         }
+        if routes_directly(&self.identity.backend) {
+            self.look_at_paths(peers, wake.paths).await;
+        }
         let Some(desired) = self.desire(peers) else { return outcome };
         // Without the flag there is only an earlier run's route to remove.
         let seal = !self.sealed || (self.settings.blackhole && wake.look);
         let mut changed = false;
+        let look = wake.look || self.observed.is_none();
         // A new device has to be looked at again: its index is new, and what
         // hung on the old one has gone with it.
         for _ in 0..3 {
             if wake.look || self.stale || self.observed.is_none() {
-                self.look().await;
+                self.look(&desired).await;
             }
             wake.look = false;
             let Some(observed) = self.observed.as_ref().filter(|_| !self.stale) else { break };
@@ -240,7 +275,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.retries.forget_all_but(&ops);
             // Nothing hangs on a device that cannot be made yet.
             let grounded = ops.iter().all(|op| !is_ground(op) || self.retries.is_due(op));
-            ops.retain(|op| self.retries.is_due(op) && (grounded || op.is_maps()));
+            ops.retain(|op| {
+                self.retries.is_due(op) && (grounded || op.is_maps() || op.is_direct())
+            });
             if ops.is_empty() {
                 break;
             }
@@ -254,7 +291,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.seal().await;
         }
         self.retries.report(&self.shared);
-        self.mtu = desired.device.mtu;
+        self.serve_udp(&desired, look).await;
+        self.mtu = desired.mtu;
         self.serve_pods();
         if (changed || wake.generation)
             && let Some(datapath) = lock(&self.datapath).as_mut()
@@ -277,7 +315,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             network: self.identity.network,
             vtep_mac: self.identity.vtep_mac,
             underlay: &self.identity.underlay,
-            vxlan: &self.identity.vxlan,
+            backend: &self.identity.backend,
+            paths: self.paths.known(),
         };
         let (desired, reason) = match desired::desired(node, peers.iter().copied()) {
             Ok((desired, rejected)) => {
@@ -330,6 +369,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         match chosen {
             Ok(chosen) => {
                 state.health.well("underlay");
+                let unfit = match &self.identity.backend {
+                    Backend::HostGw => self.links.as_slice(),
+                    _ => &[],
+                };
+                let unfit = unfit.iter().find(|link| link.ifindex == chosen.ifindex);
+                let unfit = unfit.filter(|link| !link.has(chosen.public_ip)).map(|link| {
+                    format!("PublicIP {} is no address of {} any more", chosen.public_ip, link.name)
+                });
+                state.health.report("host-gw", unfit);
                 if chosen == self.identity.underlay {
                     return false;
                 }
@@ -352,13 +400,13 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
     }
 
-    async fn look(&mut self) {
+    async fn look(&mut self, desired: &Desired) {
         let maps = match lock(&self.datapath).as_ref().map(|datapath| datapath.peers()) {
             None => Ok(None),
             Some(Ok(peers)) => Ok(Some(peers)),
             Some(Err(error)) => Err(error.to_string()),
         };
-        let observed = match (self.kernel.observe(&self.device).await, maps) {
+        let observed = match (self.look_at_kernel(desired).await, maps) {
             (Ok(observed), Ok(maps)) => Ok(Observed { maps, ..observed }),
             (Err(error), _) => Err(error.to_string()),
             (_, Err(reason)) => Err(reason),
@@ -375,13 +423,21 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     }
 
     async fn guard(&mut self) {
+        // alloc gives out the subnet and leaves the rest to others.
+        if self.identity.backend == Backend::Alloc && !self.settings.masquerade {
+            return;
+        }
         let rules = Rules {
             network: self.identity.network,
             subnet: self.identity.subnet,
             masquerade: self.settings.masquerade,
             forward: self.settings.forward,
             fully_random: self.settings.fully_random,
-            vxlan_port: self.identity.vxlan.port,
+            vxlan_port: match &self.identity.backend {
+                Backend::Vxlan(vxlan) => vxlan.port,
+                Backend::Udp(udp) => udp.port,
+                Backend::HostGw | Backend::Alloc => 0,
+            },
         };
         let reason = self.firewall.ensure(&rules).await.err().map(|error| error.to_string());
         self.unfinished.wake.firewall = reason.is_some();
@@ -403,10 +459,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if *state.peers != desired.peers {
             state.peers = Arc::new(desired.peers.clone());
         }
-        state.device = Some(DeviceStatus {
-            name: desired.device.name.clone(),
-            mac: desired.device.mac,
-            mtu: desired.device.mtu,
+        if *state.direct != desired.direct {
+            state.direct = Arc::new(desired.direct.clone());
+        }
+        state.backend = self.identity.backend.name();
+        state.device = self.device().map(|name| DeviceStatus {
+            name: name.to_owned(),
+            mac: desired.device.as_ref().map(|device| device.mac),
+            mtu: desired.mtu,
         });
     }
 }

@@ -33,8 +33,10 @@ fn subject(op: &Op) -> String {
         Op::AddAddress(_) | Op::RemoveAddress(_) => "device address".to_owned(),
         Op::PutMaps(peer) => format!("map entry {}", peer.subnet),
         Op::RemoveMaps(subnet) => format!("map entry {subnet}"),
+        Op::PutLinkRoute(_) => "device route".to_owned(),
         Op::PutRoute(subnet) => subject_of_peer(*subnet),
         Op::RemoveRoute(route) => subject_of_peer(route.destination),
+        Op::PutDirect(route) | Op::RemoveDirect(route) => subject_of_peer(route.destination),
         Op::PutNeighbour(address, _) | Op::RemoveNeighbour(address, _) => {
             format!("neighbour {address}")
         }

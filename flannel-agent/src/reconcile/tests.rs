@@ -1,9 +1,12 @@
 //! Passes over fakes: what is done, what is left alone, what is tried again.
 
+mod direct;
+
 use std::net::Ipv4Addr;
 
 use super::*;
 use crate::bpf::fake::FakeDatapath;
+use crate::config::VxlanConfig;
 use crate::firewall::fake::FakeFirewall;
 use crate::kernel::blackhole::Blackhole;
 use crate::kernel::fake::FakeKernel;
@@ -52,6 +55,21 @@ fn link(ifindex: u32, name: &str, kind: &str, address: Option<&str>) -> Link {
 }
 
 fn bench(with_datapath: bool) -> Bench {
+    bench_of(vxlan(false), with_datapath)
+}
+
+fn vxlan(direct_routing: bool) -> Backend {
+    Backend::Vxlan(VxlanConfig {
+        vni: 1,
+        port: 8472,
+        gbp: false,
+        learning: false,
+        mtu: None,
+        direct_routing,
+    })
+}
+
+fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
     let kernel = FakeKernel::default();
     {
         let mut state = kernel.state();
@@ -88,7 +106,7 @@ fn bench(with_datapath: bool) -> Bench {
             mtu: 1500,
             ethernet: true,
         },
-        vxlan: VxlanConfig { vni: 1, port: 8472, gbp: false, learning: false, mtu: None },
+        backend,
     };
     let settings = Settings {
         underlay: crate::underlay::Wish::default(),
@@ -100,6 +118,7 @@ fn bench(with_datapath: bool) -> Bench {
         window: Duration::from_secs(5),
         verify_source: VerifySource::Drop,
         attach_iface: None,
+        take_over: false,
     };
     let reconciler = Reconciler::new(
         kernel,
@@ -131,7 +150,8 @@ impl Bench {
     }
 }
 
-const RENEWED: Wake = Wake { look: false, links: false, generation: true, firewall: false };
+const RENEWED: Wake =
+    Wake { look: false, links: false, paths: false, generation: true, firewall: false };
 
 #[tokio::test]
 async fn the_first_pass_makes_everything() {
@@ -305,7 +325,12 @@ async fn failing_maps_do_not_keep_the_kernel_path_from_a_peer() {
 async fn a_device_that_cannot_be_made_is_one_complaint() {
     let mut bench = bench(true);
     let device = bench.reconciler.desire(&[]).unwrap().device;
-    bench.reconciler.kernel.state().failing.push((Op::CreateDevice(device), libc::EADDRINUSE));
+    bench
+        .reconciler
+        .kernel
+        .state()
+        .failing
+        .push((Op::CreateDevice(device.unwrap()), libc::EADDRINUSE));
     let peers: Vec<_> = (2..250).map(peer).collect();
     for _ in 0..5 {
         let outcome = bench.pass(&peers, Wake::ALL).await;

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use flannel_agent::desired::{Desired, Device, Peer};
-use flannel_agent::kernel::Kernel;
 use flannel_agent::kernel::netlink::RealKernel;
+use flannel_agent::kernel::{Kernel, PROTOCOL};
 use flannel_agent::mac::MacAddr;
 use flannel_agent::plan::{self, Observed, Op};
 use ipnetwork::Ipv4Network;
@@ -38,7 +38,6 @@ pub(crate) fn device(underlay: u32) -> Device {
         gbp: false,
         learning: false,
         address: Ipv4Addr::new(10, 5, 0, 0),
-        network: "10.5.0.0/16".parse().unwrap(),
     }
 }
 
@@ -53,24 +52,38 @@ pub(crate) fn peer(n: u16) -> Peer {
 }
 
 pub(crate) fn desired(underlay: u32, peers: impl IntoIterator<Item = Peer>) -> Desired {
+    let device = device(underlay);
     Desired {
-        device: device(underlay),
+        network: "10.5.0.0/16".parse().unwrap(),
+        mtu: device.mtu,
+        device: Some(device),
+        underlay,
         peers: peers.into_iter().map(|peer| (peer.subnet, peer)).collect(),
+        direct: Default::default(),
     }
 }
 
 /// One round of reconciling; every operation must succeed.
 pub(crate) async fn reconcile(kernel: &RealKernel, desired: &Desired) -> Vec<Op> {
-    let name = &desired.device.name;
-    let ops = plan::diff(desired, &kernel.observe(name).await.unwrap());
+    let name = &device_name(desired);
+    let ops = plan::diff(desired, &observe(kernel, desired).await);
     for (op, result) in ops.iter().zip(kernel.apply(name, &ops).await) {
         result.unwrap_or_else(|error| panic!("{op:?}: {error}"));
     }
     ops
 }
 
+pub(crate) fn device_name(desired: &Desired) -> String {
+    desired.device.as_ref().map(|device| device.name.clone()).unwrap_or_default()
+}
+
+async fn observe(kernel: &RealKernel, desired: &Desired) -> Observed {
+    let direct = kernel.direct_routes(PROTOCOL).await.unwrap();
+    Observed { direct, ..kernel.observe(&device_name(desired)).await.unwrap() }
+}
+
 pub(crate) async fn settled(kernel: &RealKernel, desired: &Desired) -> Observed {
-    let observed = kernel.observe(&desired.device.name).await.unwrap();
+    let observed = observe(kernel, desired).await;
     assert_eq!(plan::diff(desired, &observed), []);
     observed
 }

@@ -4,11 +4,12 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use ipnetwork::Ipv4Network;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::bpf::fake::FakeDatapath;
-use crate::config::{Backend, NetworkConfig};
+use crate::config::NetworkConfig;
 use crate::firewall::fake::FakeFirewall;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::sysctl::Sysctl;
@@ -98,8 +99,12 @@ fn options(dir: &std::path::Path) -> Options {
 impl Bench {
     /// A node 192.0.2.1 with these peers, after its first pass.
     async fn start(peers: &[u8]) -> Self {
-        let config = NetworkConfig::parse(CONFIG).unwrap();
-        let Backend::Vxlan(vxlan) = config.backend.clone();
+        Self::start_with(CONFIG, peers).await
+    }
+
+    /// The same with another network config; nobody is on the link.
+    async fn start_with(config: &str, peers: &[u8]) -> Self {
+        let config = NetworkConfig::parse(config).unwrap();
         let source = FakeSource::new(config.clone());
         let claim = Claim { attrs: attrs(1), previous: None };
         let own = source.acquire(&config, &claim).await.unwrap();
@@ -126,7 +131,7 @@ impl Bench {
                 mtu: 1500,
                 ethernet: true,
             },
-            vxlan,
+            backend: config.backend.clone(),
         };
         let settings = Settings {
             underlay: crate::underlay::Wish::default(),
@@ -138,6 +143,7 @@ impl Bench {
             window: Duration::from_secs(5),
             verify_source: crate::bpf::VerifySource::Drop,
             attach_iface: None,
+            take_over: false,
         };
         let reconciler = Reconciler::new(
             kernel.clone(),
@@ -153,9 +159,7 @@ impl Bench {
         let (store, lease, told) = (Arc::new(source.clone()), own.clone(), shared.clone());
         let task = tokio::spawn(async move {
             let remembered = BTreeMap::new();
-            Loop::new(&options, store, config.network, lease, reconciler, told, remembered)
-                .run(events_end)
-                .await
+            Loop::new(&options, store, lease, reconciler, told, remembered).run(events_end).await
         });
         let bench = Self { source, kernel, datapath, shared, events, own, task, dir };
         bench.settle().await;
@@ -220,6 +224,28 @@ async fn the_start_programs_the_peers_and_writes_the_files() {
     assert_eq!(state.sysctls[effects::LIBERAL], "0", "for cleanup");
     assert_eq!(bench.shared.lock().health.lines(), []);
     assert_eq!(bench.renewals(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_event_moves_a_peer_out_of_the_tunnel_and_back() {
+    let config = CONFIG.replace(r#""vxlan""#, r#""vxlan","DirectRouting":true"#);
+    let bench = Bench::start_with(&config, &[2, 3]).await;
+    assert_eq!(bench.subnets(), [lease(2).subnet, lease(3).subnet]);
+    let on_link = RouteTo { ifindex: 2, source: None, gateway: None };
+    let before = bench.generation();
+    bench.kernel.state().routes.insert(Some(address(2)), on_link);
+    bench.tell(KernelEvent::Route { ifindex: 9 }).await;
+    assert_eq!(bench.subnets(), [lease(3).subnet]);
+    let direct: Vec<_> = bench.kernel.state().direct.iter().map(|r| r.destination).collect();
+    assert_eq!(direct, [lease(2).subnet]);
+    assert!(bench.generation() > before, "confirmed flows go through the kernel anew");
+    bench.take_applied();
+    bench.tell(KernelEvent::Route { ifindex: 2 }).await;
+    assert_eq!(bench.take_applied(), [], "events of our own changes settle");
+    bench.kernel.state().routes.remove(&Some(address(2)));
+    bench.tell(KernelEvent::Link { ifindex: 2 }).await;
+    assert_eq!(bench.subnets(), [lease(2).subnet, lease(3).subnet]);
+    assert!(bench.kernel.state().direct.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,7 +27,13 @@ fn snapshot(leases: &[Lease], revision: i64) -> LeaseUpdate {
 }
 
 fn table() -> LeaseTable {
-    let mut table = LeaseTable::new(net("10.5.0.0/16"));
+    table_of(r#"{"Type":"vxlan"}"#)
+}
+
+fn table_of(backend: &str) -> LeaseTable {
+    let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#);
+    let backend = crate::config::NetworkConfig::parse(&text).unwrap().backend;
+    let mut table = LeaseTable::new(net("10.5.0.0/16"), backend);
     table.set_own(Some(net("10.5.27.0/24")), OWN_IP);
     table
 }
@@ -49,6 +55,35 @@ fn puts_and_removals_tell_which_peers_changed() {
     assert_eq!(table.apply(put(other_mac)).peers, changed(&["10.5.1.0/24"]));
     assert_eq!(table.apply(removed("10.5.1.0/24", 9)).peers, changed(&["10.5.1.0/24"]));
     assert_eq!(table.apply(removed("10.5.1.0/24", 9)), Changes::default());
+}
+
+#[test]
+fn each_backend_takes_its_own_leases() {
+    let ip = |last| [10, 99, 0, last].into();
+    let with =
+        |subnet: &str, attrs| Lease { subnet: net(subnet), attrs, expires: None, revision: 1 };
+    let leases = [
+        lease("10.5.1.0/24", [10, 99, 0, 12], 1, 1),
+        with("10.5.2.0/24", LeaseAttrs::host_gw(ip(13))),
+        with("10.5.3.0/24", LeaseAttrs::untyped(ip(14))),
+        with("10.5.27.0/24", LeaseAttrs::untyped(OWN_IP)),
+    ];
+    for (backend, peers, oddity) in [
+        ("vxlan", &["10.5.1.0/24"] as &[&str], Some("BackendType is `host-gw`, not `vxlan`")),
+        ("host-gw", &["10.5.2.0/24"], Some("BackendType is `vxlan`, not `host-gw`")),
+        ("udp", &["10.5.1.0/24", "10.5.2.0/24", "10.5.3.0/24"], None),
+        ("alloc", &[], None),
+    ] {
+        let mut table = table_of(&format!(r#"{{"Type":"{backend}"}}"#));
+        table.apply(snapshot(&leases, 1));
+        let found: Vec<_> = table.peers().map(|peer| peer.subnet.to_string()).collect();
+        assert_eq!(found, peers, "{backend}");
+        let oddities = table.oddities();
+        assert_eq!(oddities.len(), if oddity.is_some() { 2 } else { 0 }, "{oddities:?}");
+        if let Some(oddity) = oddity {
+            assert!(oddities.iter().any(|text| text.contains(oddity)), "{oddities:?}");
+        }
+    }
 }
 
 #[test]

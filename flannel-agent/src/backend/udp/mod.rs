@@ -1,0 +1,22 @@
+//! flannel's `udp` backend: IPv4 packets of the overlay, as they are, in UDP
+//! datagrams. A TUN device takes them from and gives them to the kernel.
+
+mod coalesce;
+mod counters;
+mod inward;
+mod outbox;
+mod outward;
+pub mod overlay;
+mod packet;
+pub mod proxy;
+pub mod routes;
+mod segment;
+mod shared;
+mod socket;
+mod tun;
+
+/// Subject of the complaints about proxy and device.
+pub const SUBJECT: &str = "udp proxy";
+
+pub use self::overlay::{DEVICE, Overlay, SharedProxy, UdpCounters};
+pub use self::proxy::Proxy;

@@ -1,0 +1,98 @@
+//! For backends that reach peers without encapsulation: the kernel's ways to
+//! the peers' PublicIPs, and the routes that are there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::Reconciler;
+use crate::desired::{Desired, Peer, routes_directly};
+use crate::firewall::Firewall;
+use crate::kernel::{Kernel, KernelError, PROTOCOL, UNMARKED};
+use crate::path::Path;
+use crate::plan::{self, DirectRoute, Observed};
+
+/// Other tasks get their turn after so many questions.
+const AT_ONCE: usize = 256;
+
+/// What is known of the ways.
+#[derive(Debug, Default)]
+pub(super) struct Paths(BTreeMap<Ipv4Addr, Path>);
+
+impl Paths {
+    /// By PublicIP.
+    pub(super) fn known(&self) -> &BTreeMap<Ipv4Addr, Path> {
+        &self.0
+    }
+}
+
+impl<K: Kernel, F: Firewall> Reconciler<K, F> {
+    /// Asks for the ways that are not known, or for `all`. Where the kernel
+    /// does not answer, what was known stays.
+    pub(super) async fn look_at_paths(&mut self, peers: &[Peer], all: bool) {
+        let wanted: BTreeSet<Ipv4Addr> = peers.iter().map(|peer| peer.public_ip).collect();
+        self.paths.0.retain(|address, _| wanted.contains(address));
+        let underlay = self.identity.underlay.ifindex;
+        let (mut failed, mut changed, mut first) = (None, 0_usize, None);
+        let asked = wanted.iter().filter(|address| all || !self.paths.0.contains_key(address));
+        let asked: Vec<Ipv4Addr> = asked.copied().collect();
+        for (count, address) in asked.into_iter().enumerate() {
+            match self.kernel.route_to(Some(address)).await {
+                Ok(route) => {
+                    let path = Path::of(route, underlay);
+                    let before = self.paths.0.insert(address, path);
+                    if before.is_some_and(|before| before != path) {
+                        changed += 1;
+                        first.get_or_insert((address, path));
+                    }
+                }
+                Err(error) => failed = Some(error.to_string()),
+            }
+            if count % AT_ONCE == AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        if let Some((address, path)) = first {
+            tracing::info!(changed, first = %address, "ways to peers changed: {path}");
+        }
+        self.unfinished.wake.paths = failed.is_some();
+        self.shared.lock().health.report("paths", failed);
+    }
+
+    /// What is there, apart from the maps.
+    pub(super) async fn look_at_kernel(
+        &mut self,
+        desired: &Desired,
+    ) -> Result<Observed, KernelError> {
+        let observed = match &self.device {
+            Some(device) => self.kernel.observe(device).await?,
+            None => Observed::default(),
+        };
+        let mut direct = self.kernel.direct_routes(PROTOCOL).await?;
+        if self.settings.take_over && routes_directly(&self.identity.backend) {
+            let unmarked = self.kernel.direct_routes(UNMARKED).await?;
+            let left = unmarked.into_iter().filter(|route| self.is_left_over(desired, route));
+            direct.extend(left);
+        }
+        self.settings.take_over = false;
+        Ok(Observed { direct, ..observed })
+    }
+
+    /// Whether flannel made this unmarked route for a peer that has gone. One
+    /// to a present peer is replaced by ours in any case.
+    fn is_left_over(&self, desired: &Desired, route: &DirectRoute) -> bool {
+        let subnet = self.identity.subnet;
+        let left = route.ifindex == desired.underlay
+            && route.destination.prefix() == subnet.prefix()
+            && route.destination != subnet
+            && plan::within(desired.network, route.destination)
+            && !desired.peers.contains_key(&route.destination);
+        if left {
+            tracing::info!(
+                subnet = %route.destination,
+                gateway = %route.gateway,
+                "a direct route without a lease was left here; it goes"
+            );
+        }
+        left
+    }
+}

@@ -1,0 +1,50 @@
+//! The udp backend's part of a pass.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+
+use super::Reconciler;
+use crate::backend::udp::overlay::Wanted;
+use crate::backend::udp::proxy::{self, Settings};
+use crate::backend::udp::{DEVICE, SUBJECT};
+use crate::config::Backend;
+use crate::desired::Desired;
+use crate::firewall::Firewall;
+use crate::kernel::Kernel;
+
+impl<K: Kernel, F: Firewall> Reconciler<K, F> {
+    /// Keeps proxy, device, address and route; with `look`, looks at them.
+    pub(super) async fn serve_udp(&mut self, desired: &Desired, look: bool) {
+        let Backend::Udp(udp) = &self.identity.backend else { return };
+        let peers: BTreeMap<Ipv4Network, Ipv4Addr> =
+            desired.peers.values().map(|peer| (peer.subnet, peer.public_ip)).collect();
+        if !look && self.udp.is_alive() {
+            self.udp.set_peers(&peers);
+            return;
+        }
+        let wanted = Wanted {
+            settings: Settings {
+                device: DEVICE.to_owned(),
+                local: self.identity.underlay.address,
+                port: udp.port,
+                network: self.identity.network,
+                subnet: self.identity.subnet,
+                verify_source: self.settings.verify_source,
+                queues: proxy::default_queues(),
+            },
+            mtu: desired.mtu,
+        };
+        let result = self.udp.ensure(&self.kernel, &wanted, &peers).await;
+        self.unfinished.wake.look |= result.is_err();
+        let (reason, icmp) = match result {
+            Ok(icmp) => (None, icmp),
+            Err(reason) => (Some(reason), None),
+        };
+        let mut state = self.shared.lock();
+        state.proxy = self.udp.proxy();
+        state.health.report(SUBJECT, reason);
+        state.health.report("ICMP errors", icmp);
+    }
+}
