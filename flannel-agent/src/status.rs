@@ -61,6 +61,8 @@ pub struct State {
     pub health: Health,
     /// The data path.
     pub datapath: DatapathStatus,
+    /// The firewall in use and why it is this one, once chosen.
+    pub firewall: Option<String>,
     /// Our lease, once acquired.
     pub lease: Option<LeaseStatus>,
     /// The device, once created.
@@ -100,6 +102,8 @@ pub struct Status {
     pub pid: u32,
     /// The data path.
     pub datapath: DatapathStatus,
+    /// The firewall in use and why it is this one.
+    pub firewall: Option<String>,
     /// Our lease.
     pub lease: Option<LeaseLine>,
     /// The device.
@@ -167,6 +171,7 @@ pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
         datapath: state.datapath.clone(),
+        firewall: state.firewall.clone(),
         lease: state.lease.as_ref().map(|lease| LeaseLine {
             subnet: lease.subnet,
             public_ip: lease.public_ip,

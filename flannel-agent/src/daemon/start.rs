@@ -12,6 +12,7 @@ use crate::backoff::Backoff;
 use crate::cli::Options;
 use crate::config::NetworkConfig;
 use crate::files::{state, subnet_env};
+use crate::firewall::upstream::Node;
 use crate::kernel::Kernel;
 use crate::lease::attrs::LeaseAttrs;
 use crate::lease::table::Lease;
@@ -135,6 +136,8 @@ pub(super) struct Before {
     pub(super) state: Option<state::NodeState>,
     /// The subnet of the state file, or of subnet.env.
     subnet: Option<Ipv4Network>,
+    /// Network and subnet of subnet.env.
+    pub(super) node: Option<Node>,
     /// MAC of the VXLAN device that is there.
     device_mac: Option<MacAddr>,
 }
@@ -145,7 +148,9 @@ impl Before {
         if let Some(warning) = loaded.warning {
             tracing::warn!(warning, "the state file is not used");
         }
-        let env = subnet_env::read(&options.subnet_file).map(|env| env.subnet);
+        let env = subnet_env::read(&options.subnet_file);
+        let node = env.as_ref().map(|env| Node { network: env.network, subnet: env.subnet });
+        let env = env.map(|env| env.subnet);
         let observed = kernel.observe(device).await.ok().and_then(|observed| observed.device);
         let device_mac = observed
             .filter(|device| device.vxlan.is_some() && device.mac.is_unicast())
@@ -153,6 +158,7 @@ impl Before {
         Self {
             subnet: super::previous_subnet(loaded.state.as_ref(), env),
             state: loaded.state,
+            node,
             device_mac,
         }
     }
