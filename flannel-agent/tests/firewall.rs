@@ -4,6 +4,7 @@ mod netns;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use flannel_agent::firewall::chosen::{self, Chosen};
@@ -12,7 +13,7 @@ use flannel_agent::firewall::upstream::Node as Former;
 use flannel_agent::firewall::{Firewall, Mode, Rules};
 use netns::{Namespace, in_netns, run, try_run};
 
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_millis(800);
 
 fn rules() -> Rules {
     Rules {
@@ -62,12 +63,15 @@ impl Node {
     /// The source that `to` sees of a datagram from the pod, after an answer
     /// went back; `None` if either got lost.
     fn udp(&self, from_port: u16, to: [u8; 4]) -> Option<SocketAddr> {
-        let server = self.outside.run(move || UdpSocket::bind((Ipv4Addr::from(to), 53)).unwrap());
+        // A child between fork and exec may hold the last call's socket.
+        static PORT: AtomicU16 = AtomicU16::new(10_000);
+        let to = SocketAddr::from((to, PORT.fetch_add(1, Ordering::Relaxed)));
+        let server = self.outside.run(move || UdpSocket::bind(to).unwrap());
         let client =
             self.pod.run(move || UdpSocket::bind((Ipv4Addr::new(10, 5, 1, 2), from_port)).unwrap());
         server.set_read_timeout(Some(SHORT)).unwrap();
         client.set_read_timeout(Some(SHORT)).unwrap();
-        client.send_to(b"ask", (Ipv4Addr::from(to), 53)).unwrap();
+        client.send_to(b"ask", to).unwrap();
         let mut buffer = [0; 16];
         let (_, source) = server.recv_from(&mut buffer).ok()?;
         server.send_to(b"answer", source).unwrap();
@@ -448,9 +452,10 @@ fn without_forward_rules_forward_has_none_of_ours() {
         for mode in [Mode::Nftables, Mode::Iptables] {
             let firewall = Chosen::choose(mode, None).await.unwrap();
             firewall.ensure(&rules()).await.unwrap();
-            assert!(ruleset().contains("flanneld forward"));
+            let both = || ruleset() + &run("iptables-nft-save");
+            assert!(both().contains("flanneld forward"));
             firewall.ensure(&Rules { forward: false, ..rules() }).await.unwrap();
-            let text = ruleset();
+            let text = both();
             assert!(!text.contains("flanneld forward") && text.contains("flanneld masq"), "{text}");
         }
     });
@@ -470,7 +475,7 @@ async fn loses_nothing(iptables: &'static str, mode: Mode) {
             .spawn()
             .unwrap()
     });
-    tokio::time::sleep(SHORT).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let firewall = Chosen::choose(mode, None).await.unwrap();
     firewall.ensure(&rules()).await.unwrap();
     let output = ping.wait_with_output().unwrap();

@@ -41,6 +41,7 @@ fn defaults() {
     assert_eq!(options.subnet_file, Path::new("/run/flannel/subnet.env"));
     assert!(!options.ip_masq);
     assert_eq!(options.datapath, DatapathMode::Auto);
+    assert_eq!(options.firewall, crate::firewall::Mode::Auto);
     assert_eq!(options.fast_path, FastPath::Confirmed);
     assert_eq!(options.fast_path_window, Duration::from_secs(5));
     assert_eq!(options.verify_source, VerifySource::Drop);

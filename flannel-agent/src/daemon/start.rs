@@ -221,7 +221,12 @@ mod tests {
             r#"{{"version":1,"public_ip":"192.0.2.1","subnet":"10.5.1.0/24",
                 "vtep_mac":"02:00:00:00:00:01","device":"{device}","vni":1}}"#
         );
-        Before { state: serde_json::from_str(&text).ok(), subnet: None, device_mac: None }
+        Before {
+            state: serde_json::from_str(&text).ok(),
+            subnet: None,
+            node: None,
+            device_mac: None,
+        }
     }
 
     #[tokio::test]

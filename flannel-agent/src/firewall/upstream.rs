@@ -56,7 +56,11 @@ pub(super) fn removal(table: &Table, nodes: &[Node]) -> Vec<String> {
             }
         }
         if table.name == "nat" {
-            lines.extend(first(table, *node));
+            // Both nodes may be of one network.
+            let more = first(table, *node);
+            if !more.iter().any(|line| lines.contains(line)) {
+                lines.extend(more);
+            }
         }
     }
     lines
@@ -157,6 +161,8 @@ mod tests {
                 "-X FLANNEL",
             ]
         );
+        let moved = Node { subnet: "10.5.7.0/24".parse().unwrap(), ..node() };
+        assert_eq!(removal(&saved::parse(text)[0], &[node(), moved]).len(), 4);
         let other = text.replace("224.0.0.0/4", "225.0.0.0/8");
         assert_eq!(removal(&saved::parse(&other)[0], &[node()]), [""; 0]);
     }
