@@ -219,6 +219,7 @@ fn every_flag_of_the_daemon_has_a_variable() {
         ("public-ip", "192.0.2.1"),
         ("public-ipv6", "2001:db8::1"),
         ("datapath", "ebpf"),
+        ("firewall", "none"),
         ("fast-path", "off"),
         ("fast-path-window", "1"),
         ("verify-source", "off"),

@@ -10,6 +10,8 @@ pub struct Iptables {
     program: String,
     /// Works on the kernel's old tables instead of nftables.
     legacy: bool,
+    /// Knows `--random-fully`.
+    random: bool,
 }
 
 impl Iptables {
@@ -20,8 +22,10 @@ impl Iptables {
     /// The program does not run.
     pub async fn find(program: &str) -> Result<Option<Self>, FirewallError> {
         let Some(output) = tool::run(program, &["--version"], "").await? else { return Ok(None) };
-        let legacy = !String::from_utf8_lossy(&output.stdout).contains("nf_tables");
-        Ok(Some(Self { program: program.to_owned(), legacy }))
+        let version = String::from_utf8_lossy(&output.stdout);
+        let legacy = !version.contains("nf_tables");
+        let random = knows_random(&version);
+        Ok(Some(Self { program: program.to_owned(), legacy, random }))
     }
 
     /// Its name, and what it works on.
@@ -46,7 +50,11 @@ impl Iptables {
         rules: Option<&Rules>,
         nodes: &[Node],
     ) -> Result<bool, FirewallError> {
-        match chains::plan(&self.save().await?, rules, nodes) {
+        let rules = rules.map(|rules| Rules {
+            fully_random: rules.fully_random && self.random,
+            ..rules.clone()
+        });
+        match chains::plan(&self.save().await?, rules.as_ref(), nodes) {
             Some(text) => self.restore(&text).await.map(|()| true),
             None => Ok(false),
         }
@@ -86,5 +94,26 @@ pub(super) fn missing(program: &str) -> FirewallError {
     FirewallError {
         call: program.to_owned(),
         reason: format!("there is no program {program}; install the package iptables"),
+    }
+}
+
+/// Whether `--version` is one that has `--random-fully`: 1.6.2 and later.
+fn knows_random(version: &str) -> bool {
+    let number = version.split_whitespace().find_map(|word| word.strip_prefix('v'));
+    let parts = number.unwrap_or_default().split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    parts.collect::<Vec<_>>() >= vec![1, 6, 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_source_ports_depend_on_the_version() {
+        assert!(knows_random("iptables v1.8.9 (nf_tables)\n"));
+        assert!(knows_random("iptables v1.6.2\n"));
+        assert!(!knows_random("iptables v1.4.21\n"));
+        assert!(!knows_random("iptables v1.6.1\n"));
+        assert!(!knows_random(""));
     }
 }
