@@ -62,6 +62,8 @@ pub struct State {
     pub health: Health,
     /// The data path.
     pub datapath: DatapathStatus,
+    /// The firewall in use and why it is this one, once chosen.
+    pub firewall: Option<String>,
     /// Our lease, once acquired.
     pub lease: Option<LeaseStatus>,
     /// The device, once created.
@@ -109,6 +111,8 @@ pub struct Status {
     pub datapath: DatapathStatus,
     /// The backend's type; empty before the first pass.
     pub backend: &'static str,
+    /// The firewall in use and why it is this one.
+    pub firewall: Option<String>,
     /// Our lease.
     pub lease: Option<LeaseLine>,
     /// The device.
@@ -190,6 +194,7 @@ pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
         pid: std::process::id(),
         datapath: state.datapath.clone(),
         backend: state.backend,
+        firewall: state.firewall.clone(),
         lease: state.lease.as_ref().map(|lease| LeaseLine {
             subnet: lease.subnet,
             public_ip: lease.public_ip,

@@ -4,13 +4,16 @@ mod netns;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use flannel_agent::firewall::chosen::{self, Chosen};
 use flannel_agent::firewall::nft::Nft;
-use flannel_agent::firewall::{Firewall, Rules};
+use flannel_agent::firewall::upstream::Node as Former;
+use flannel_agent::firewall::{Firewall, Mode, Rules};
 use netns::{Namespace, in_netns, run, try_run};
 
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_millis(800);
 
 fn rules() -> Rules {
     Rules {
@@ -60,12 +63,15 @@ impl Node {
     /// The source that `to` sees of a datagram from the pod, after an answer
     /// went back; `None` if either got lost.
     fn udp(&self, from_port: u16, to: [u8; 4]) -> Option<SocketAddr> {
-        let server = self.outside.run(move || UdpSocket::bind((Ipv4Addr::from(to), 53)).unwrap());
+        // A child between fork and exec may hold the last call's socket.
+        static PORT: AtomicU16 = AtomicU16::new(10_000);
+        let to = SocketAddr::from((to, PORT.fetch_add(1, Ordering::Relaxed)));
+        let server = self.outside.run(move || UdpSocket::bind(to).unwrap());
         let client =
             self.pod.run(move || UdpSocket::bind((Ipv4Addr::new(10, 5, 1, 2), from_port)).unwrap());
         server.set_read_timeout(Some(SHORT)).unwrap();
         client.set_read_timeout(Some(SHORT)).unwrap();
-        client.send_to(b"ask", (Ipv4Addr::from(to), 53)).unwrap();
+        client.send_to(b"ask", to).unwrap();
         let mut buffer = [0; 16];
         let (_, source) = server.recv_from(&mut buffer).ok()?;
         server.send_to(b"answer", source).unwrap();
@@ -236,4 +242,252 @@ fn forwarding_works_in_spite_of_iptables_nft_dropping() {
 #[test]
 fn forwarding_works_in_spite_of_legacy_iptables_dropping() {
     in_netns(forwards_in_spite_of_drop("iptables-legacy"));
+}
+
+/// What flannel's newest version writes with iptables.
+const CHAINS: &str = "*filter
+:FLANNEL-FWD - [0:0]
+-A FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD
+-A FLANNEL-FWD -s 10.5.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT
+-A FLANNEL-FWD -d 10.5.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT
+COMMIT
+*nat
+:FLANNEL-POSTRTG - [0:0]
+-A POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG
+-A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment \"flanneld masq\" -j RETURN
+-A FLANNEL-POSTRTG -s 10.5.1.0/24 -d 10.5.0.0/16 -m comment --comment \"flanneld masq\" -j RETURN
+-A FLANNEL-POSTRTG -s 10.5.0.0/16 -d 10.5.1.0/24 -m comment --comment \"flanneld masq\" -j RETURN
+-A FLANNEL-POSTRTG ! -s 10.5.0.0/16 -d 10.5.1.0/24 -m comment --comment \"flanneld masq\" -j RETURN
+-A FLANNEL-POSTRTG -s 10.5.0.0/16 ! -d 224.0.0.0/4 -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully
+-A FLANNEL-POSTRTG ! -s 10.5.0.0/16 -d 10.5.0.0/16 -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully
+COMMIT
+";
+
+/// What 0.11 wrote for subnet 10.5.7.0/24.
+const STRAIGHT: &str = "*filter
+-A FORWARD -s 10.5.0.0/16 -j ACCEPT
+-A FORWARD -d 10.5.0.0/16 -j ACCEPT
+COMMIT
+*nat
+-A POSTROUTING -s 10.5.0.0/16 -d 10.5.0.0/16 -j RETURN
+-A POSTROUTING -s 10.5.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE
+-A POSTROUTING ! -s 10.5.0.0/16 -d 10.5.7.0/24 -j RETURN
+-A POSTROUTING ! -s 10.5.0.0/16 -d 10.5.0.0/16 -j MASQUERADE
+COMMIT
+";
+
+/// What 0.5 wrote.
+const FIRST: &str = "*nat
+:FLANNEL - [0:0]
+-A POSTROUTING -s 10.5.0.0/16 -j FLANNEL
+-A POSTROUTING ! -s 10.5.0.0/16 -d 10.5.0.0/16 -j MASQUERADE
+-A FLANNEL -d 10.5.0.0/16 -j ACCEPT
+-A FLANNEL ! -d 224.0.0.0/4 -j MASQUERADE
+COMMIT
+";
+
+/// Somebody's own rules that resemble flannel's.
+const SOMEONES: &str = "*filter
+-A FORWARD -s 10.5.0.0/16 -i eth9 -j ACCEPT
+COMMIT
+*nat
+-A POSTROUTING -s 10.5.0.0/16 -o eth9 -j MASQUERADE
+COMMIT
+";
+
+fn restore(iptables: &str, text: &str) {
+    let file = std::env::temp_dir().join(format!("rules-{}", nix::unistd::gettid()));
+    std::fs::write(&file, text).unwrap();
+    run(&format!("{iptables}-restore --noflush {}", file.display()));
+    std::fs::remove_file(file).unwrap();
+}
+
+/// The rules without what differs from call to call.
+fn saved(iptables: &str) -> Vec<String> {
+    let text = run(&format!("{iptables}-save"));
+    text.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect()
+}
+
+fn former() -> Option<Former> {
+    Some(Former { network: rules().network, subnet: "10.5.7.0/24".parse().unwrap() })
+}
+
+async fn takes_over(iptables: &'static str, mode: Mode) {
+    for old in [CHAINS, STRAIGHT, FIRST] {
+        restore(iptables, SOMEONES);
+        let before = saved(iptables);
+        restore(iptables, old);
+        run("nft add table ip6 flannel-ipv6");
+        let firewall = Chosen::choose(mode, former()).await.unwrap();
+        firewall.ensure(&rules()).await.unwrap();
+        let written = (saved("iptables-legacy"), ruleset());
+        firewall.ensure(&rules()).await.unwrap();
+        assert_eq!((saved("iptables-legacy"), ruleset()), written, "written once");
+        assert!(!written.1.contains("flannel-ipv6"), "{}", written.1);
+        firewall.remove().await.unwrap();
+        assert_eq!(saved(iptables), before, "{mode:?} after {old}");
+        run(&format!("{iptables} -F FORWARD"));
+        run(&format!("{iptables} -t nat -F POSTROUTING"));
+    }
+}
+
+#[test]
+fn nftables_takes_over_from_flannel_in_iptables_nft() {
+    in_netns(takes_over("iptables-nft", Mode::Nftables));
+}
+
+#[test]
+fn nftables_takes_over_from_flannel_in_legacy_iptables() {
+    in_netns(takes_over("iptables-legacy", Mode::Nftables));
+}
+
+#[test]
+fn iptables_takes_over_from_flannel_in_iptables_nft() {
+    in_netns(takes_over("iptables-nft", Mode::Iptables));
+}
+
+#[test]
+fn iptables_takes_over_from_flannel_in_legacy_iptables() {
+    in_netns(takes_over("iptables-legacy", Mode::Iptables));
+}
+
+#[test]
+fn legacy_iptables_takes_over_from_flannel_where_it_is_in_use() {
+    in_netns(takes_over("iptables-legacy", Mode::Auto));
+}
+
+/// Which of five kinds of packets keep their source.
+fn verdicts(node: &Node) -> [bool; 5] {
+    run("nft add table ip marks");
+    run("nft add chain ip marks pre { type filter hook prerouting priority mangle ; }");
+    run("nft flush chain ip marks pre");
+    run("nft add rule ip marks pre udp sport 4103 meta mark set 0x4000");
+    let from_pod = |port, to| node.udp(port, to).unwrap().ip() == Ipv4Addr::new(10, 5, 1, 2);
+    let server = node.outside.run(|| UdpSocket::bind("10.5.2.2:54").unwrap());
+    server.set_read_timeout(Some(SHORT)).unwrap();
+    let host = UdpSocket::bind("192.0.2.1:4104").unwrap();
+    host.send_to(b"ask", "10.5.2.2:54").unwrap();
+    let (_, source) = server.recv_from(&mut [0; 8]).unwrap();
+    let server = node.pod.run(|| UdpSocket::bind("10.5.1.2:55").unwrap());
+    server.set_read_timeout(Some(SHORT)).unwrap();
+    let outside = node.outside.run(|| UdpSocket::bind("192.0.2.2:4105").unwrap());
+    outside.send_to(b"ask", "10.5.1.2:55").unwrap();
+    let (_, inward) = server.recv_from(&mut [0; 8]).unwrap();
+    let verdicts = [
+        from_pod(4101, [192, 0, 2, 2]),
+        from_pod(4102, [10, 5, 2, 2]),
+        from_pod(4103, [192, 0, 2, 2]),
+        source.port() == 4104,
+        inward.to_string() == "192.0.2.2:4105",
+    ];
+    run("nft delete table ip marks");
+    verdicts
+}
+
+async fn treats_packets_as_flannel(mode: Mode, before: Option<&str>) {
+    let node = Node::new();
+    if let Some(iptables) = before {
+        restore(iptables, SOMEONES);
+    }
+    let firewall = Chosen::choose(mode, None).await.unwrap();
+    firewall.ensure(&rules()).await.unwrap();
+    // Masquerading takes a random port, seldom the same one.
+    assert_eq!(verdicts(&node), [false, true, true, false, true], "{:?}", firewall.describe());
+    // The tunnel's port is never taken, even where the pod itself has it.
+    for port in [8472, 4200, 60000] {
+        let source = node.udp(port, [192, 0, 2, 2]).unwrap();
+        assert!(source.port() > 8472, "{source}");
+    }
+}
+
+#[test]
+fn every_mode_treats_packets_as_flannel_does() {
+    in_netns(async {
+        let node = Node::new();
+        restore("iptables-nft", CHAINS);
+        assert_eq!(verdicts(&node), [false, true, true, false, true]);
+    });
+    in_netns(treats_packets_as_flannel(Mode::Nftables, None));
+    in_netns(treats_packets_as_flannel(Mode::Iptables, None));
+    in_netns(treats_packets_as_flannel(Mode::Auto, Some("iptables-legacy")));
+}
+
+#[test]
+fn auto_uses_what_the_nodes_other_rules_use() {
+    in_netns(async {
+        let name = async || Chosen::choose(Mode::Auto, None).await.unwrap().describe().0;
+        assert_eq!(name().await, "nftables");
+        restore("iptables-nft", SOMEONES);
+        assert_eq!(name().await, "nftables");
+        // Empty tables are nobody's.
+        run("iptables-legacy -S");
+        assert_eq!(name().await, "nftables");
+        restore("iptables-legacy", SOMEONES);
+        assert_eq!(name().await, "iptables-legacy (legacy)");
+    });
+}
+
+#[test]
+fn a_change_of_mode_and_cleanup_leave_nothing() {
+    in_netns(async {
+        for mode in [Mode::Nftables, Mode::Iptables, Mode::Nftables] {
+            let firewall = Chosen::choose(mode, None).await.unwrap();
+            firewall.ensure(&rules()).await.unwrap();
+            let text = ruleset();
+            assert_eq!(text.contains("flannel-ipv4"), mode == Mode::Nftables, "{text}");
+            assert_eq!(text.contains("FLANNEL-FWD"), mode == Mode::Iptables, "{text}");
+        }
+        for mode in [Mode::Nftables, Mode::Iptables] {
+            Chosen::choose(mode, None).await.unwrap().ensure(&rules()).await.unwrap();
+            chosen::remove_all().await.unwrap();
+            assert!(!ruleset().to_lowercase().contains("flannel"), "{}", ruleset());
+        }
+    });
+}
+
+#[test]
+fn without_forward_rules_forward_has_none_of_ours() {
+    in_netns(async {
+        run("iptables-nft -P FORWARD DROP");
+        for mode in [Mode::Nftables, Mode::Iptables] {
+            let firewall = Chosen::choose(mode, None).await.unwrap();
+            firewall.ensure(&rules()).await.unwrap();
+            let both = || ruleset() + &run("iptables-nft-save");
+            assert!(both().contains("flanneld forward"));
+            firewall.ensure(&Rules { forward: false, ..rules() }).await.unwrap();
+            let text = both();
+            assert!(!text.contains("flanneld forward") && text.contains("flanneld masq"), "{text}");
+        }
+    });
+}
+
+/// A ping every millisecond to the outside, which has no route back to pods,
+/// while flannel's rules give way to ours.
+async fn loses_nothing(iptables: &'static str, mode: Mode) {
+    let node = Node::new();
+    node.outside.sh("ip route del 10.5.1.0/24");
+    run(&format!("{iptables} -P FORWARD DROP"));
+    restore(iptables, CHAINS);
+    let ping = node.pod.run(|| {
+        std::process::Command::new("ping")
+            .args(["-q", "-i", "0.001", "-c", "1500", "-W", "1", "192.0.2.2"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let firewall = Chosen::choose(mode, None).await.unwrap();
+    firewall.ensure(&rules()).await.unwrap();
+    let output = ping.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("1500 received"), "{iptables} {mode:?}: {text}");
+    assert!(node.udp(6000, [192, 0, 2, 2]).is_some());
+}
+
+#[test]
+fn no_packet_is_lost_when_flannels_rules_give_way() {
+    in_netns(loses_nothing("iptables-nft", Mode::Nftables));
+    in_netns(loses_nothing("iptables-nft", Mode::Iptables));
+    in_netns(loses_nothing("iptables-legacy", Mode::Auto));
+    in_netns(loses_nothing("iptables-legacy", Mode::Nftables));
 }

@@ -175,6 +175,9 @@ pub struct Options {
     /// What carries the packets
     #[arg(long, value_enum, value_name = "PATH", default_value_t)]
     pub datapath: DatapathMode,
+    /// Where the firewall's rules go
+    #[arg(long, value_enum, value_name = "KIND", default_value_t)]
+    pub firewall: crate::firewall::Mode,
     /// When the eBPF programs bypass the kernel's path
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     pub fast_path: FastPath,

@@ -41,6 +41,7 @@ fn defaults() {
     assert_eq!(options.subnet_file, Path::new("/run/flannel/subnet.env"));
     assert!(!options.ip_masq);
     assert_eq!(options.datapath, DatapathMode::Auto);
+    assert_eq!(options.firewall, crate::firewall::Mode::Auto);
     assert_eq!(options.fast_path, FastPath::Confirmed);
     assert_eq!(options.fast_path_window, Duration::from_secs(5));
     assert_eq!(options.verify_source, VerifySource::Drop);
@@ -218,6 +219,7 @@ fn every_flag_of_the_daemon_has_a_variable() {
         ("public-ip", "192.0.2.1"),
         ("public-ipv6", "2001:db8::1"),
         ("datapath", "ebpf"),
+        ("firewall", "none"),
         ("fast-path", "off"),
         ("fast-path-window", "1"),
         ("verify-source", "off"),

@@ -13,8 +13,7 @@ use crate::bpf;
 use crate::control;
 use crate::files::lock::{LockError, StateLock};
 use crate::files::state::{self, NodeState};
-use crate::firewall::Firewall as _;
-use crate::firewall::nft::Nft;
+use crate::firewall::chosen;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Kernel as _, KernelError, PROTOCOL, blackhole, clsact};
@@ -68,7 +67,7 @@ pub async fn run(places: Places<'_>, force: bool) -> u8 {
             steps.failed(error);
         }
     }
-    match Nft::default().remove().await {
+    match chosen::remove_all().await {
         Ok(()) => {}
         Err(error) => steps.failed(error),
     }

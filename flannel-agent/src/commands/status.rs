@@ -56,6 +56,9 @@ fn table(status: &Value) -> String {
     row("agent", format!("{}, pid {}", plain(&status["version"]), status["pid"]));
     row("backend", plain(&status["backend"]));
     row("data path", datapath(&status["datapath"]));
+    if let Some(firewall) = status["firewall"].as_str() {
+        row("firewall", firewall.to_owned());
+    }
     let lease = &status["lease"];
     if lease.is_null() {
         row("lease", "none yet".to_owned());

@@ -17,7 +17,8 @@ use crate::datapath::{self, Opened};
 use crate::desired;
 use crate::files::lock::{LockError, StateLock};
 use crate::files::state;
-use crate::firewall::nft::Nft;
+use crate::firewall::FirewallError;
+use crate::firewall::chosen::Chosen;
 use crate::healthz::HealthzError;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
@@ -49,6 +50,9 @@ pub enum StartError {
     /// Nobody can ask for our health.
     #[error(transparent)]
     Healthz(#[from] HealthzError),
+    /// The firewall that was asked for cannot be used.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
     /// Netlink cannot be used.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -178,6 +182,10 @@ async fn start_and_serve(
         underlay,
         backend: config.backend.clone(),
     };
+    let firewall = Chosen::choose(options.firewall, before.node).await?;
+    let (name, reason) = firewall.describe();
+    tracing::info!(firewall = %name, reason, "firewall chosen");
+    shared.lock().firewall = Some(format!("{name}: {reason}"));
     let settings = Settings {
         underlay: wish,
         masquerade: options.ip_masq,
@@ -192,7 +200,7 @@ async fn start_and_serve(
     };
     let reconciler = Reconciler::new(
         kernel,
-        Nft::default(),
+        firewall,
         SharedDatapath::clone(datapath),
         shared.clone(),
         Sysctl::default(),

@@ -13,6 +13,7 @@ use crate::backoff::Backoff;
 use crate::cli::Options;
 use crate::config::{Backend, NetworkConfig};
 use crate::files::{state, subnet_env};
+use crate::firewall::upstream::Node;
 use crate::kernel::{Kernel, Link};
 use crate::lease::attrs::LeaseAttrs;
 use crate::lease::table::Lease;
@@ -155,6 +156,8 @@ pub(super) struct Before {
     pub(super) state: Option<state::NodeState>,
     /// The subnet of the state file, or of subnet.env.
     subnet: Option<Ipv4Network>,
+    /// Network and subnet of subnet.env.
+    pub(super) node: Option<Node>,
     /// MAC of the VXLAN device that is there.
     device_mac: Option<MacAddr>,
 }
@@ -169,7 +172,9 @@ impl Before {
         if let Some(warning) = loaded.warning {
             tracing::warn!(warning, "the state file is not used");
         }
-        let env = subnet_env::read(&options.subnet_file).map(|env| env.subnet);
+        let env = subnet_env::read(&options.subnet_file);
+        let node = env.as_ref().map(|env| Node { network: env.network, subnet: env.subnet });
+        let env = env.map(|env| env.subnet);
         let observed = match device {
             Some(device) => kernel.observe(device).await.ok(),
             None => None,
@@ -181,6 +186,7 @@ impl Before {
         Self {
             subnet: super::previous_subnet(loaded.state.as_ref(), env),
             state: loaded.state,
+            node,
             device_mac,
         }
     }
@@ -246,7 +252,12 @@ mod tests {
             r#"{{"version":1,"public_ip":"192.0.2.1","subnet":"10.5.1.0/24",
                 "vtep_mac":"02:00:00:00:00:01","device":"{device}","vni":1}}"#
         );
-        Before { state: serde_json::from_str(&text).ok(), subnet: None, device_mac: None }
+        Before {
+            state: serde_json::from_str(&text).ok(),
+            subnet: None,
+            node: None,
+            device_mac: None,
+        }
     }
 
     #[test]

@@ -10,10 +10,16 @@ const TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 
 const LIST: [&str; 4] = ["-w", "5", "-S", "FORWARD"];
 
+/// Whether this network namespace has any of the old tables.
+pub(super) fn has_tables() -> bool {
+    std::fs::read_to_string(TABLES).is_ok_and(|tables| !tables.trim().is_empty())
+}
+
 /// Adds or removes our rules so that a policy of DROP does not stop the overlay.
 pub(super) async fn ensure(rules: &Rules) -> Result<(), FirewallError> {
     let Some((program, chain)) = chain().await? else { return Ok(()) };
-    let wanted = if chain.drops { rules::legacy_forward(rules) } else { Vec::new() };
+    let wanted =
+        if chain.drops && rules.forward { rules::legacy_forward(rules) } else { Vec::new() };
     let in_place = chain.ours.iter().map(|rule| rule.comment.as_str());
     if in_place.eq(wanted.iter().map(|(_, comment)| comment.as_str())) {
         return Ok(());

@@ -1,15 +1,33 @@
 //! Masquerade and forward rules of the overlay.
 
+mod chains;
+pub mod chosen;
 pub mod fake;
+pub mod iptables;
 mod legacy;
 pub mod nft;
-pub mod none;
 pub mod rules;
+mod saved;
 mod tool;
+pub mod upstream;
 
 use std::future::Future;
 
 use ipnetwork::Ipv4Network;
+
+/// `--firewall`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// iptables where the node has rules of legacy iptables, else nftables
+    #[default]
+    Auto,
+    /// A table of our own in nftables
+    Nftables,
+    /// Chains of our own, by the iptables programs in PATH
+    Iptables,
+    /// No rules: somebody else takes care of them
+    None,
+}
 
 /// What the rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]

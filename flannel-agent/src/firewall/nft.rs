@@ -21,6 +21,23 @@ impl Nft {
         Self { program: program.into() }
     }
 
+    /// Whether the program is there and runs.
+    pub(super) async fn check(&self) -> Result<(), FirewallError> {
+        self.run(&["--version"], "").await.map(drop)
+    }
+
+    /// Removes flannel's table of IPv6, and where the rules are in iptables
+    /// now, ours as well. Without nft there is nothing to be seen.
+    pub(super) async fn sweep(&self, ours: bool) -> Result<(), FirewallError> {
+        if self.check().await.is_err() {
+            return Ok(());
+        }
+        if self.list(&["table", "ip6", rules::TABLE_V6]).await?.is_some() {
+            self.commit(&format!("delete table ip6 {}\n", rules::TABLE_V6)).await?;
+        }
+        if ours { self.remove().await } else { Ok(()) }
+    }
+
     async fn run(
         &self,
         arguments: &[&str],

@@ -20,12 +20,14 @@ use super::Rules;
 
 /// Our table, as flannel calls it.
 pub const TABLE: &str = "flannel-ipv4";
+/// Flannel's table for IPv6.
+pub(super) const TABLE_V6: &str = "flannel-ipv6";
 /// Comment of rules that masquerade, as flannel's.
-const MASQUERADE: &str = "flanneld masq";
+pub(super) const MASQUERADE: &str = "flanneld masq";
 /// Comment of rules that accept forwarding, as flannel's.
 pub(super) const FORWARD: &str = "flanneld forward";
 /// kube-proxy's and others' mark of "do not masquerade again".
-const MARK: &str = "0x4000";
+pub(super) const MARK: &str = "0x4000";
 
 /// A base chain of our table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +40,7 @@ struct Chain {
     rules: Vec<(String, String)>,
 }
 
-fn commented(tag: &str, rule: String) -> (String, String) {
+pub(super) fn commented(tag: &str, rule: String) -> (String, String) {
     let mut hasher = DefaultHasher::new();
     rule.hash(&mut hasher);
     let comment = format!("{tag} {:08x}", hasher.finish() >> 32);
@@ -56,19 +58,22 @@ fn chains(rules: &Rules) -> Vec<Chain> {
             rules: masquerade(rules),
         });
     }
-    chains.push(Chain {
-        name: "forward",
-        kind: "filter",
-        hook: "forward",
-        priority: 0,
-        rules: forward(rules),
-    });
+    if rules.forward {
+        chains.push(Chain {
+            name: "forward",
+            kind: "filter",
+            hook: "forward",
+            priority: 0,
+            rules: forward(rules),
+        });
+    }
     chains
 }
 
 fn masquerade(rules: &Rules) -> Vec<(String, String)> {
     let Rules { network, subnet, .. } = rules;
     let (low, high) = source_ports(rules.vxlan_port);
+    let random = if rules.fully_random { " fully-random" } else { "" };
     let outwards = format!("ip saddr {network} ip daddr != 224.0.0.0/4");
     let inwards = format!("ip saddr != {network} ip daddr {network}");
     [
@@ -76,10 +81,10 @@ fn masquerade(rules: &Rules) -> Vec<(String, String)> {
         format!("ip saddr {subnet} ip daddr {network} return"),
         format!("ip saddr {network} ip daddr {subnet} return"),
         format!("ip saddr != {network} ip daddr {subnet} return"),
-        format!("{outwards} meta l4proto udp masquerade to :{low}-{high} fully-random"),
-        format!("{outwards} masquerade fully-random"),
-        format!("{inwards} meta l4proto udp masquerade to :{low}-{high} fully-random"),
-        format!("{inwards} masquerade fully-random"),
+        format!("{outwards} meta l4proto udp masquerade to :{low}-{high}{random}"),
+        format!("{outwards} masquerade{random}"),
+        format!("{inwards} meta l4proto udp masquerade to :{low}-{high}{random}"),
+        format!("{inwards} masquerade{random}"),
     ]
     .into_iter()
     .map(|rule| commented(MASQUERADE, rule))
@@ -88,7 +93,7 @@ fn masquerade(rules: &Rules) -> Vec<(String, String)> {
 
 /// The longer of the two ranges of unprivileged ports beside the tunnel's (a
 /// NAT statement takes one range).
-fn source_ports(vxlan_port: u16) -> (u16, u16) {
+pub(super) fn source_ports(vxlan_port: u16) -> (u16, u16) {
     const LOWEST: u16 = 1024;
     match vxlan_port {
         port if port < LOWEST => (LOWEST, u16::MAX),
@@ -225,7 +230,7 @@ pub fn script(rules: &Rules, found: &Found) -> Option<String> {
         write_table(&mut text, &chains);
     }
     if let Some(have) = &found.forward {
-        let want = if have.drops { forward(rules) } else { Vec::new() };
+        let want = if have.drops && rules.forward { forward(rules) } else { Vec::new() };
         let in_place = have.ours.iter().map(|(_, comment)| comment);
         if !in_place.eq(want.iter().map(|(_, comment)| comment)) {
             delete_ours(&mut text, have);
@@ -356,6 +361,16 @@ mod tests {
                 "ip saddr != 10.5.0.0/16 ip daddr 10.5.0.0/16 masquerade fully-random",
             ]
         );
+    }
+
+    #[test]
+    fn flags_leave_rules_and_words_out() {
+        let plain = Rules { forward: false, fully_random: false, ..rules() };
+        let text = script(&plain, &Found::default()).unwrap();
+        assert!(!text.contains("random") && !text.contains("chain forward"), "{text}");
+        let found = Found::parse(None, Some(&forward_listing("drop", &[]))).unwrap();
+        let text = script(&plain, &found).unwrap();
+        assert!(!text.contains("FORWARD"), "{text}");
     }
 
     #[test]

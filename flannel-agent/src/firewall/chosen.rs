@@ -1,0 +1,176 @@
+//! [`Chosen`]: the firewall that `--firewall` or the node's other rules ask for,
+//! and the end of rules that are elsewhere.
+
+use tokio::sync::Mutex;
+
+use super::iptables::{self, Iptables};
+use super::nft::Nft;
+use super::upstream::Node;
+use super::{Firewall, FirewallError, Mode, Rules};
+
+#[derive(Debug)]
+enum Kind {
+    Nftables(Nft),
+    Iptables(Iptables),
+    None,
+}
+
+/// The firewall in use. Its first [`Firewall::ensure`] takes the rules of
+/// flannel and of our other modes away, after its own are there.
+#[derive(Debug)]
+pub struct Chosen {
+    kind: Kind,
+    reason: String,
+    /// The node as subnet.env had it: flannel's old rules have these values.
+    previous: Option<Node>,
+    /// The rules for which the others were removed.
+    swept: Mutex<Option<Rules>>,
+}
+
+impl Chosen {
+    /// Decides by the mode and, for [`Mode::Auto`], by what is on this node.
+    ///
+    /// # Errors
+    /// A tool that was asked for is missing or does not run.
+    pub async fn choose(mode: Mode, previous: Option<Node>) -> Result<Self, FirewallError> {
+        let (kind, reason) = match mode {
+            Mode::Nftables => (Kind::Nftables(nft().await?), "--firewall".to_owned()),
+            Mode::Iptables => {
+                let found = Iptables::find("iptables").await?;
+                let found = found.ok_or_else(|| iptables::missing("iptables"))?;
+                (Kind::Iptables(found), "--firewall".to_owned())
+            }
+            Mode::None => (Kind::None, "--firewall".to_owned()),
+            Mode::Auto => auto().await?,
+        };
+        Ok(Self { kind, reason, previous, swept: Mutex::default() })
+    }
+
+    /// Name of the firewall and why it is this one.
+    pub fn describe(&self) -> (String, &str) {
+        let name = match &self.kind {
+            Kind::Nftables(_) => "nftables".to_owned(),
+            Kind::Iptables(found) => found.describe(),
+            Kind::None => "none".to_owned(),
+        };
+        (name, &self.reason)
+    }
+
+    fn nodes(&self, rules: &Rules) -> Vec<Node> {
+        let now = Node { network: rules.network, subnet: rules.subnet };
+        std::iter::once(now).chain(self.previous.filter(|before| *before != now)).collect()
+    }
+
+    /// Removes what flannel and our other modes have left.
+    async fn sweep(&self, rules: &Rules) -> Result<(), FirewallError> {
+        let mut swept = self.swept.lock().await;
+        if swept.as_ref() == Some(rules) {
+            return Ok(());
+        }
+        let kept = match &self.kind {
+            Kind::Iptables(found) => Some(found.is_legacy()),
+            _ => None,
+        };
+        sweep_iptables(kept, &self.nodes(rules)).await?;
+        let nft = Nft::default();
+        if matches!(self.kind, Kind::Iptables(_)) {
+            nft.sweep(true).await?;
+        } else {
+            nft.sweep(false).await?;
+        }
+        *swept = Some(rules.clone());
+        Ok(())
+    }
+}
+
+impl Firewall for Chosen {
+    async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
+        match &self.kind {
+            Kind::Nftables(nft) => nft.ensure(rules).await?,
+            Kind::Iptables(found) => {
+                if found.sync(Some(rules), &self.nodes(rules)).await? {
+                    tracing::info!(
+                        network = %rules.network,
+                        subnet = %rules.subnet,
+                        program = %found.describe(),
+                        "firewall rules written"
+                    );
+                }
+            }
+            Kind::None => return Ok(()),
+        }
+        self.sweep(rules).await
+    }
+
+    async fn remove(&self) -> Result<(), FirewallError> {
+        match &self.kind {
+            Kind::Nftables(nft) => nft.remove().await,
+            Kind::Iptables(found) => found.sync(None, &[]).await.map(drop),
+            Kind::None => Ok(()),
+        }
+    }
+}
+
+/// Removes the rules of every mode from this node.
+///
+/// # Errors
+/// A tool that is there does not run. All are tried.
+pub async fn remove_all() -> Result<(), FirewallError> {
+    let nft = match nft().await {
+        Ok(nft) => nft.remove().await,
+        Err(_) => Ok(()),
+    };
+    sweep_iptables(None, &[]).await.and(nft)
+}
+
+/// Removes our rules and flannel's from both kinds of iptables but the kept one
+/// (`Some(true)`: legacy). A kind without a program has no rules to be seen.
+async fn sweep_iptables(kept: Option<bool>, nodes: &[Node]) -> Result<(), FirewallError> {
+    for legacy in [false, true] {
+        if kept == Some(legacy) {
+            continue;
+        }
+        if let Some(found) = of_kind(legacy).await?
+            && found.sync(None, nodes).await?
+        {
+            tracing::info!(program = %found.describe(), "former firewall rules removed");
+        }
+    }
+    Ok(())
+}
+
+async fn of_kind(legacy: bool) -> Result<Option<Iptables>, FirewallError> {
+    let own = if legacy { "iptables-legacy" } else { "iptables-nft" };
+    for program in [own, "iptables"] {
+        if let Some(found) = Iptables::find(program).await?
+            && found.is_legacy() == legacy
+        {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+async fn nft() -> Result<Nft, FirewallError> {
+    let nft = Nft::default();
+    nft.check().await.map(|()| nft)
+}
+
+async fn auto() -> Result<(Kind, String), FirewallError> {
+    if let Some(found) = of_kind(true).await?
+        && found.in_use().await?
+    {
+        return Ok((Kind::Iptables(found), "the node has rules of legacy iptables".to_owned()));
+    }
+    let missing = match nft().await {
+        Ok(nft) => {
+            let reason = "the node has no rules of legacy iptables".to_owned();
+            return Ok((Kind::Nftables(nft), reason));
+        }
+        Err(error) => error,
+    };
+    match Iptables::find("iptables").await? {
+        Some(found) => Ok((Kind::Iptables(found), missing.to_string())),
+        None => Err(missing),
+    }
+}
