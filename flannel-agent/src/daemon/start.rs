@@ -18,7 +18,8 @@ use crate::lease::table::Lease;
 use crate::mac::MacAddr;
 use crate::notify;
 use crate::plan::Op;
-use crate::source::etcd3::{Etcd3, Etcd3Options};
+use crate::source::etcd3::Etcd3;
+use crate::source::options::EtcdOptions;
 use crate::source::{Claim, LeaseSource, SourceError};
 use crate::status::Shared;
 use crate::underlay::{self, Underlay, Wish};
@@ -30,7 +31,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 const REMIND: Duration = Duration::from_secs(60);
 
 pub(super) async fn connect(options: &Options) -> Result<Arc<Etcd3>, StartError> {
-    Etcd3::connect(Etcd3Options {
+    Etcd3::connect(EtcdOptions {
         endpoints: options.etcd_endpoints.clone(),
         prefix: options.etcd_prefix.clone(),
         ca_file: options.etcd_cafile.clone(),

@@ -3,8 +3,14 @@
 //! [`LeaseSource`] holds the verbs, no policy; `etcd3` is the real one,
 //! `fake` keeps its leases in memory.
 
+mod choice;
+pub mod etcd2;
 pub mod etcd3;
 pub mod fake;
+mod follow;
+mod hint;
+pub mod options;
+mod warned;
 
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -133,6 +139,14 @@ pub enum SourceError {
          (no key {key} at {endpoints})"
     )]
     NoConfig {
+        /// `<prefix>/config`.
+        key: String,
+        /// The store's endpoints.
+        endpoints: String,
+    },
+    /// There is no network config where the v2 API looks.
+    #[error("flannel config not found in etcd by the v2 API (no key {key} at {endpoints})")]
+    NoConfigV2 {
         /// `<prefix>/config`.
         key: String,
         /// The store's endpoints.

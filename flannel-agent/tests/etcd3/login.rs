@@ -191,12 +191,12 @@ async fn a_client_certificate_is_shown() {
     let mut options = options(&etcd.url());
     options.ca_file = Some(ca_file);
     let (ours, our_key) = files.issue("node", &authority);
-    let shown = Etcd3Options { cert_file: Some(ours), key_file: Some(our_key), ..options.clone() };
+    let shown = EtcdOptions { cert_file: Some(ours), key_file: Some(our_key), ..options.clone() };
     eventually(&Etcd3::connect(shown).await.unwrap()).await;
 
     let (foreign, foreign_key) = files.issue("foreign", &other);
     let unknown =
-        Etcd3Options { cert_file: Some(foreign), key_file: Some(foreign_key), ..options.clone() };
+        EtcdOptions { cert_file: Some(foreign), key_file: Some(foreign_key), ..options.clone() };
     for refused in [options, unknown] {
         let error = Etcd3::connect(refused).await.unwrap().list().await.unwrap_err().to_string();
         assert!(error.contains("--etcd-certfile"), "{error}");
@@ -209,7 +209,7 @@ async fn unusable_settings_are_named() {
     let empty = files.write("empty.pem", "");
     let good = files.write("ca.pem", &ca("any").pem());
     let missing = files.0.path().join("missing.pem");
-    let with = |edit: &dyn Fn(&mut Etcd3Options)| {
+    let with = |edit: &dyn Fn(&mut EtcdOptions)| {
         let mut options = options("https://127.0.0.1:1");
         options.ca_file = Some(good.clone());
         edit(&mut options);

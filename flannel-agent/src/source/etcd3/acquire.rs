@@ -13,17 +13,11 @@ use super::failure::{is_lease_exists, is_no_lease};
 use super::{Entry, Etcd3, Listing};
 use crate::config::NetworkConfig;
 use crate::lease::attrs::LeaseAttrs;
-use crate::lease::free::{fits, is_free, pick};
+use crate::lease::free::fits;
 use crate::lease::key::SubnetKey;
 use crate::lease::table::Lease;
+use crate::source::choice::{ACQUIRE_ROUNDS, Choice, RENEW_ROUNDS, choose, pause};
 use crate::source::{Claim, LEASE_TTL, SourceError};
-
-/// Tries of an acquisition. Each lost one means that another node acquired,
-/// so that even large fleets starting at once are done before.
-const ACQUIRE_ROUNDS: u32 = 500;
-
-/// Tries of a renewal: nobody else should write our key.
-const RENEW_ROUNDS: u32 = 5;
 
 /// Most etcd leases that are remembered for a later revocation.
 const UNSETTLED: usize = 64;
@@ -46,15 +40,17 @@ impl<'a> From<&'a Entry> for Stands<'a> {
 }
 
 impl Etcd3 {
-    pub(super) async fn acquire_subnet(
+    /// Acquires, but none of the subnets in `avoid` unless it is ours already.
+    pub(in crate::source) async fn acquire_avoiding(
         &self,
         config: &NetworkConfig,
         claim: &Claim,
+        avoid: &[Ipv4Network],
     ) -> Result<Lease, SourceError> {
         for round in 0..ACQUIRE_ROUNDS {
             pause(round).await;
             let listing = self.listing().await?;
-            if let Some(lease) = self.try_acquire(config, claim, listing).await? {
+            if let Some(lease) = self.try_acquire(config, claim, avoid, listing).await? {
                 return Ok(lease);
             }
         }
@@ -66,6 +62,7 @@ impl Etcd3 {
         &self,
         config: &NetworkConfig,
         claim: &Claim,
+        avoid: &[Ipv4Network],
         listing: Listing,
     ) -> Result<Option<Lease>, SourceError> {
         let (ours, others): (Vec<_>, Vec<_>) = listing
@@ -80,29 +77,19 @@ impl Etcd3 {
                 return Ok(None);
             }
         }
-        let previous = claim.previous.map(|previous| SubnetKey::new(previous).subnet());
-        let own = fitting
+        let own: Vec<_> = fitting.iter().map(|entry| (entry.subnet, entry.revision)).collect();
+        let taken: Vec<_> = others
             .iter()
-            .find(|entry| Some(entry.subnet) == previous)
-            .or_else(|| fitting.iter().max_by_key(|entry| entry.revision));
-        if let Some(own) = own {
-            return self.write(own.subnet, &claim.attrs, own.into()).await;
-        }
-        let taken: Vec<_> =
-            others.iter().map(|entry| entry.subnet).chain(listing.unreadable).collect();
-        let free = previous
-            .filter(|subnet| fits(config, *subnet) && is_free(*subnet, taken.iter().copied()))
-            .or_else(|| {
-                pick(config, taken.iter().copied(), |free| rand::rng().random_range(0..free))
-            });
-        match free {
-            Some(subnet) => self.write(subnet, &claim.attrs, Stands::Nothing).await,
-            None => Err(SourceError::OutOfSubnets {
-                leases: taken.len(),
-                min: config.subnet_min,
-                max: config.subnet_max,
-                key: self.config_key(),
-            }),
+            .map(|entry| entry.subnet)
+            .chain(listing.unreadable)
+            .chain(avoid.iter().copied())
+            .collect();
+        match choose(config, claim, &own, &taken, || self.config_key())? {
+            Choice::Own(at) => {
+                let own = &fitting[at];
+                self.write(own.subnet, &claim.attrs, own.into()).await
+            }
+            Choice::Free(subnet) => self.write(subnet, &claim.attrs, Stands::Nothing).await,
         }
     }
 
@@ -320,13 +307,4 @@ enum Written {
         /// etcd lease and revision of what stands under the key.
         stands: Option<(i64, i64)>,
     },
-}
-
-/// Lets others go first after a lost race.
-async fn pause(round: u32) {
-    if round > 0 {
-        let most = 20 * u64::from(round.min(10));
-        let pause = rand::rng().random_range(5..=most);
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-    }
 }
