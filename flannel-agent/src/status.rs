@@ -67,6 +67,8 @@ pub struct State {
     pub connected: bool,
     /// Why it is not.
     pub store_detail: Option<String>,
+    /// By which of etcd's APIs, and why if it was not asked for.
+    pub store_api: Option<String>,
     /// Programmed peers.
     pub peers: Arc<BTreeMap<Ipv4Network, Peer>>,
     /// Leases and keys that are left out, with the reason.
@@ -132,6 +134,8 @@ pub struct StoreLine {
     pub connected: bool,
     /// Why it is not.
     pub detail: Option<String>,
+    /// By which of etcd's APIs, and why if it was not asked for.
+    pub api: Option<String>,
 }
 
 /// One line of the answer to `peers`.
@@ -173,7 +177,11 @@ pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
             }),
         }),
         device: state.device.clone(),
-        store: StoreLine { connected: state.connected, detail: state.store_detail.clone() },
+        store: StoreLine {
+            connected: state.connected,
+            detail: state.store_detail.clone(),
+            api: state.store_api.clone(),
+        },
         peers: state.peers.len(),
         outcomes,
         health: state.health.lines(),

@@ -97,6 +97,7 @@ async fn start_and_serve(
 ) -> Result<(), StartError> {
     let source = start::connect(options).await?;
     let config = start::wait_for_config(&*source, shared).await;
+    shared.lock().store_api = source.api();
     let crate::config::Backend::Vxlan(vxlan) = &config.backend;
     let kernel = RealKernel::open()?;
     let underlay = start::choose_underlay(&kernel, options).await?;

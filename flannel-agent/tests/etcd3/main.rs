@@ -1,6 +1,7 @@
 //! [`Etcd3`] against a real etcd on loopback.
 
 mod acquire;
+mod certificates;
 mod login;
 mod server;
 mod watch;

@@ -1,7 +1,5 @@
 //! Writes: acquiring and renewing. Each compares first.
 
-use ipnetwork::Ipv4Network;
-
 use super::{Etcd2, Listing, Node, Stands};
 use crate::config::NetworkConfig;
 use crate::lease::free::fits;
@@ -93,14 +91,5 @@ impl Etcd2 {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Gives up a lease of ours that nobody wrote since.
-    pub(in crate::source) async fn release(
-        &self,
-        subnet: Ipv4Network,
-        revision: i64,
-    ) -> Result<bool, SourceError> {
-        self.delete(&self.key(subnet), revision).await
     }
 }

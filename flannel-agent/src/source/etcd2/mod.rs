@@ -6,6 +6,7 @@
 mod acquire;
 mod connect;
 mod failure;
+mod holdings;
 mod watch;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -151,11 +152,14 @@ impl Etcd2 {
         }
     }
 
+    /// All leases, the subnets of unreadable keys, and the index.
+    pub(super) async fn survey(&self) -> Result<(Vec<Lease>, Vec<Ipv4Network>, i64), SourceError> {
+        let Listing { entries, unreadable, revision } = self.listing().await?;
+        Ok((entries, unreadable, revision))
+    }
+
     async fn listing(&self) -> Result<Listing, SourceError> {
-        let subnets = self.subnets();
-        let key = subnets.trim_end_matches('/');
-        let (node, revision) = self.read_key("list", key, "recursive=true&quorum=true").await?;
-        let nodes = node.map(|node| node.nodes).unwrap_or_default();
+        let (nodes, revision) = self.nodes().await?;
         let mut listing =
             Listing { entries: Vec::with_capacity(nodes.len()), unreadable: Vec::new(), revision };
         for node in &nodes {
@@ -165,6 +169,14 @@ impl Etcd2 {
             }
         }
         Ok(listing)
+    }
+
+    /// All subnet keys as they are, and the index.
+    async fn nodes(&self) -> Result<(Vec<Node>, i64), SourceError> {
+        let subnets = self.subnets();
+        let key = subnets.trim_end_matches('/');
+        let (node, revision) = self.read_key("list", key, "recursive=true&quorum=true").await?;
+        Ok((node.map(|node| node.nodes).unwrap_or_default(), revision))
     }
 
     /// Reads a subnet key; warns once of one that cannot be read.

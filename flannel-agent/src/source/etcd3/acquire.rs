@@ -149,7 +149,7 @@ impl Etcd3 {
         // A reservation has no etcd lease, and is not given one.
         let grant = match stands {
             Stands::Key { etcd_lease: 0, .. } => None,
-            _ => Some(self.grant(key).await?),
+            _ => Some(self.grant(key, LEASE_TTL).await?),
         };
         let id = grant.map_or(0, |(id, _)| id);
         let put = TxnOp::put(key, value.as_str(), Some(PutOptions::new().with_lease(id)));
@@ -198,6 +198,17 @@ impl Etcd3 {
         Ok(Some(Lease { subnet, attrs: attrs.clone(), expires, revision }))
     }
 
+    /// Gives up a lease of ours, unless somebody wrote it since.
+    pub(in crate::source) async fn release(&self, lease: &Lease) -> Result<(), SourceError> {
+        let key = self.key(lease.subnet);
+        let (kvs, _) = self.get(&key, None).await?;
+        let entry = kvs.first().and_then(|kv| self.entry(kv));
+        if let Some(entry) = entry.filter(|entry| entry.revision == lease.revision) {
+            self.delete(&entry).await?;
+        }
+        Ok(())
+    }
+
     /// Deletes `entry` if nobody wrote it since it was read.
     async fn delete(&self, entry: &Entry) -> Result<bool, SourceError> {
         let key = entry.key.as_str();
@@ -211,7 +222,11 @@ impl Etcd3 {
         Ok(done)
     }
 
-    async fn transact(&self, key: &str, transaction: Txn) -> Result<Written, SourceError> {
+    pub(super) async fn transact(
+        &self,
+        key: &str,
+        transaction: Txn,
+    ) -> Result<Written, SourceError> {
         let transaction = &transaction;
         let answer = self
             .endpoints()
@@ -231,12 +246,16 @@ impl Etcd3 {
         Ok(Written::Refused { stands })
     }
 
-    /// Grants an etcd lease of [`LEASE_TTL`]; returns its id and its end.
-    async fn grant(&self, key: &str) -> Result<(i64, SystemTime), SourceError> {
+    /// Grants an etcd lease of this length; returns its id and its end.
+    pub(super) async fn grant(
+        &self,
+        key: &str,
+        ttl: Duration,
+    ) -> Result<(i64, SystemTime), SourceError> {
         // With an id of our choice, a try whose answer got lost leaves no
         // etcd lease that we would not know of.
         let id = rand::rng().random_range(1..=i64::MAX);
-        let ttl = LEASE_TTL.as_secs().cast_signed();
+        let ttl = ttl.as_secs().max(1).cast_signed();
         let granted = self
             .endpoints()
             .call("lease grant for", key, |client| async move {
@@ -254,7 +273,7 @@ impl Etcd3 {
     }
 
     /// Revokes the etcd lease `id` unless a key carries it; 0 is none.
-    async fn revoke_unused(&self, id: i64) {
+    pub(super) async fn revoke_unused(&self, id: i64) {
         if id == 0 {
             return;
         }
@@ -298,7 +317,7 @@ impl Etcd3 {
 }
 
 /// What became of a transaction.
-enum Written {
+pub(super) enum Written {
     Done {
         revision: i64,
     },

@@ -6,6 +6,7 @@
 
 mod acquire;
 mod connect;
+mod create;
 mod failure;
 mod watch;
 
