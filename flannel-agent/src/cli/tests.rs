@@ -212,6 +212,7 @@ fn every_flag_of_the_daemon_has_a_variable() {
         ("verify-source", "off"),
         ("attach", "tcx"),
         ("resync-interval", "9"),
+        ("etcd-api", "v2"),
         ("subnet-lease-renew-margin", "9"),
     ];
     for arg in Cli::command().get_arguments().filter(|arg| arg.get_id() != "version") {
