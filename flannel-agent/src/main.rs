@@ -4,8 +4,8 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use flannel_agent::cli::{self, Cli, Command};
-use flannel_agent::commands::{cleanup, peers, status};
+use flannel_agent::cli::{self, Cli, Command, MigrateFrom, MigrateTo};
+use flannel_agent::commands::{cleanup, migrate, peers, status};
 use flannel_agent::daemon;
 use tracing_subscriber::EnvFilter;
 
@@ -48,6 +48,13 @@ async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {
             };
             cleanup::run(places, force).await.into()
         }
+        Some(Command::Migrate {
+            from: MigrateFrom::V2,
+            to: MigrateTo::V3,
+            dry_run,
+            json,
+            etcd,
+        }) => migrate::run(etcd.options(), dry_run, json).await.into(),
         None => {
             let filter = EnvFilter::try_from_env("FLANNELD_LOG")
                 .or_else(|_| EnvFilter::try_from_default_env())

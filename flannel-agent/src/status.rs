@@ -76,6 +76,8 @@ pub struct State {
     pub backend: &'static str,
     /// The udp backend's proxy.
     pub proxy: SharedProxy,
+    /// By which of etcd's APIs, and why if it was not asked for.
+    pub store_api: Option<String>,
     /// Programmed peers.
     pub peers: Arc<BTreeMap<Ipv4Network, Peer>>,
     /// Those of them that are reached without encapsulation.
@@ -147,6 +149,8 @@ pub struct StoreLine {
     pub connected: bool,
     /// Why it is not.
     pub detail: Option<String>,
+    /// By which of etcd's APIs, and why if it was not asked for.
+    pub api: Option<String>,
 }
 
 /// One line of the answer to `peers`.
@@ -203,7 +207,11 @@ pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
             }),
         }),
         device: state.device.clone(),
-        store: StoreLine { connected: state.connected, detail: state.store_detail.clone() },
+        store: StoreLine {
+            connected: state.connected,
+            detail: state.store_detail.clone(),
+            api: state.store_api.clone(),
+        },
         peers: state.peers.len(),
         outcomes,
         health: state.health.lines(),

@@ -55,6 +55,7 @@ impl Etcd {
         let client = self.endpoint();
         let mut command = self.command("etcd");
         command.arg("--data-dir").arg(&self.dir);
+        command.arg("--enable-v2");
         command.args(["--name", "lab", "--listen-client-urls", &client]);
         command.args(["--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
@@ -117,6 +118,38 @@ impl Etcd {
     /// Deletes a key below `<prefix>/subnets/`.
     pub fn delete_subnet(&self, key: &str) {
         self.ctl(&["del", &format!("{PREFIX}/subnets/{key}")]);
+    }
+
+    /// Calls the v2 API with `curl`; `key` is whole, and may have a query.
+    ///
+    /// # Panics
+    /// The answer is no JSON.
+    #[track_caller]
+    pub fn curl(&self, key: &str, arguments: &[&str]) -> serde_json::Value {
+        let url = format!("{}/v2/keys{key}", self.endpoint());
+        let text = run(self.command("curl").args(["-sS", &url]).args(arguments));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// Writes a key by the v2 API; flannel's leases have a TTL.
+    ///
+    /// # Panics
+    /// etcd refuses.
+    #[track_caller]
+    pub fn put_v2(&self, key: &str, value: &str, ttl: Option<u32>) {
+        let value = format!("value={value}");
+        let ttl = ttl.map_or("ttl=".to_owned(), |ttl| format!("ttl={ttl}"));
+        let answer = self.curl(key, &["-XPUT", "--data-urlencode", &value, "-d", &ttl]);
+        assert!(answer["node"].is_object(), "{answer}");
+    }
+
+    /// As [`Etcd::subnets`], by the v2 API.
+    pub fn subnets_v2(&self) -> Vec<(String, String)> {
+        let answer = self.curl(&format!("{PREFIX}/subnets"), &[]);
+        let nodes = answer["node"]["nodes"].as_array().cloned().unwrap_or_default();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let last = |key: String| key.rsplit('/').next().unwrap_or_default().to_owned();
+        nodes.iter().map(|node| (last(text(&node["key"])), text(&node["value"]))).collect()
     }
 
     /// Keys (without prefix) and values below `<prefix>/subnets/`.

@@ -14,6 +14,31 @@ impl Node {
     /// # Panics
     /// A command fails.
     pub fn make_plain(&mut self, etcd: &Etcd, subnet: &str) {
+        let (subnet, mac) = self.make_tunnel(subnet);
+        let value = format!(
+            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#,
+            self.address
+        );
+        let granted = etcd.ctl(&["lease", "grant", "86400"]);
+        let lease = granted.split_whitespace().nth(1).expect("`lease <id> granted`").to_owned();
+        let key = format!("{PREFIX}/subnets/{}", key(subnet));
+        etcd.ctl(&["put", &format!("--lease={lease}"), &key, &value]);
+    }
+
+    /// As [`Node::make_plain`], with the lease in etcd v2 as flannel 0.11 has it.
+    ///
+    /// # Panics
+    /// A command fails.
+    pub fn make_old(&mut self, etcd: &Etcd, subnet: &str) {
+        let (subnet, mac) = self.make_tunnel(subnet);
+        let value = format!(
+            r#"{{"PublicIP":"{}","BackendType":"vxlan","BackendData":{{"VtepMAC":"{mac}"}}}}"#,
+            self.address
+        );
+        etcd.put_v2(&format!("{PREFIX}/subnets/{}", key(subnet)), &value, Some(86400));
+    }
+
+    fn make_tunnel(&mut self, subnet: &str) -> (Ipv4Network, String) {
         let subnet: Ipv4Network = subnet.parse().expect("a subnet");
         let mac = format!("02:00:5e:00:53:{:02x}", self.number);
         self.netns.ip_batch(&[
@@ -26,14 +51,7 @@ impl Node {
             "link set flannel.1 up".into(),
         ]);
         self.plain = Some(subnet);
-        let value = format!(
-            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#,
-            self.address
-        );
-        let granted = etcd.ctl(&["lease", "grant", "86400"]);
-        let lease = granted.split_whitespace().nth(1).expect("`lease <id> granted`").to_owned();
-        let key = format!("{PREFIX}/subnets/{}", key(subnet));
-        etcd.ctl(&["put", &format!("--lease={lease}"), &key, &value]);
+        (subnet, mac)
     }
 
     /// Programs every other node's lease as it stands in etcd now.
@@ -41,7 +59,19 @@ impl Node {
     /// # Panics
     /// A command fails.
     pub fn sync_plain(&self, etcd: &Etcd) {
-        for (key, value) in etcd.subnets() {
+        self.program(etcd.subnets());
+    }
+
+    /// As [`Node::sync_plain`], by what stands in etcd v2.
+    ///
+    /// # Panics
+    /// A command fails.
+    pub fn sync_old(&self, etcd: &Etcd) {
+        self.program(etcd.subnets_v2());
+    }
+
+    fn program(&self, leases: Vec<(String, String)>) {
+        for (key, value) in leases {
             let subnet: Ipv4Network = key.replace('-', "/").parse().expect("a subnet key");
             let attrs: LeaseAttrs = serde_json::from_str(&value).expect("a lease");
             if attrs.public_ip == self.address {

@@ -1,6 +1,7 @@
 //! The command line: flannel's flags and our own, in Go's style and in the
 //! usual one, and `FLANNELD_*` from the environment.
 
+mod etcd;
 mod flannel;
 mod go_style;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use ipnetwork::Ipv4Network;
 use regex::Regex;
 use serde::Serialize;
 
+pub use self::etcd::{EtcdApi, EtcdArgs, MigrateFrom, MigrateTo};
 pub use self::flannel::WithoutEffect;
 pub use self::values::Secret;
 use crate::bpf::{AttachMode, VerifySource};
@@ -89,39 +91,35 @@ pub enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Copy the network config and the leases from one API of etcd to the other
+    Migrate {
+        /// API to copy from
+        #[arg(long, value_enum, value_name = "API")]
+        from: MigrateFrom,
+        /// API to copy to
+        #[arg(long, value_enum, value_name = "API")]
+        to: MigrateTo,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// How etcd is reached
+        #[command(flatten)]
+        etcd: EtcdArgs,
+    },
 }
 
 /// The daemon's flags.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// etcd endpoints, separated by commas
-    #[arg(
-        long,
-        value_name = "URL,...",
-        value_delimiter = ',',
-        num_args = 1,
-        action = ArgAction::Set,
-        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379"
-    )]
-    pub etcd_endpoints: Vec<String>,
-    /// Prefix of flannel's keys in etcd
-    #[arg(long, value_name = "KEY", default_value = "/coreos.com/network")]
-    pub etcd_prefix: String,
-    /// Certificate authority that etcd's certificate is checked with
-    #[arg(long, value_name = "FILE")]
-    pub etcd_cafile: Option<PathBuf>,
-    /// Client certificate for etcd
-    #[arg(long, value_name = "FILE")]
-    pub etcd_certfile: Option<PathBuf>,
-    /// Key of the client certificate
-    #[arg(long, value_name = "FILE")]
-    pub etcd_keyfile: Option<PathBuf>,
-    /// User name for etcd
-    #[arg(long, value_name = "NAME")]
-    pub etcd_username: Option<String>,
-    /// Password for etcd; better given in the environment
-    #[arg(long, value_name = "PASSWORD")]
-    pub etcd_password: Option<Secret>,
+    /// How etcd is reached.
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+    /// API of etcd that the leases are in
+    #[arg(long, value_enum, value_name = "API", default_value_t)]
+    pub etcd_api: EtcdApi,
     /// Interface of the underlay, by name or address; repeatable, the first
     /// that exists is taken [default: the default route's]
     #[arg(long, value_name = "NAME|IP", action = ArgAction::Append)]

@@ -29,13 +29,13 @@ fn the_definition_is_sound() {
 #[test]
 fn defaults() {
     let options = daemon(&[]);
-    assert_eq!(options.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
-    assert_eq!(options.etcd_prefix, "/coreos.com/network");
-    for file in [&options.etcd_cafile, &options.etcd_certfile, &options.etcd_keyfile] {
+    assert_eq!(options.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+    assert_eq!(options.etcd.prefix, "/coreos.com/network");
+    for file in [&options.etcd.cafile, &options.etcd.certfile, &options.etcd.keyfile] {
         assert_eq!(*file, None);
     }
-    assert_eq!(options.etcd_username, None);
-    assert_eq!(options.etcd_password, None);
+    assert_eq!(options.etcd.username, None);
+    assert_eq!(options.etcd.password, None);
     assert!(options.iface.is_empty());
     assert_eq!(options.public_ip, None);
     assert_eq!(options.subnet_file, Path::new("/run/flannel/subnet.env"));
@@ -61,7 +61,7 @@ fn all_four_forms_of_a_flag() {
         &["-etcd-prefix", "/a"],
         &["--etcd-prefix", "/a"],
     ] {
-        assert_eq!(daemon(args).etcd_prefix, "/a", "{args:?}");
+        assert_eq!(daemon(args).etcd.prefix, "/a", "{args:?}");
     }
 }
 
@@ -91,12 +91,12 @@ fn every_flag_is_read() {
         "-resync-interval=7",
         "-subnet-lease-renew-margin=1439",
     ]);
-    assert_eq!(options.etcd_endpoints, ["https://a:2379", "https://b:2379"]);
-    assert_eq!(options.etcd_cafile.as_deref(), Some(Path::new("/ca")));
-    assert_eq!(options.etcd_certfile.as_deref(), Some(Path::new("/cert")));
-    assert_eq!(options.etcd_keyfile.as_deref(), Some(Path::new("/key")));
-    assert_eq!(options.etcd_username.as_deref(), Some("u"));
-    assert_eq!(options.etcd_password.as_ref().map(Secret::expose), Some("p=q"));
+    assert_eq!(options.etcd.endpoints, ["https://a:2379", "https://b:2379"]);
+    assert_eq!(options.etcd.cafile.as_deref(), Some(Path::new("/ca")));
+    assert_eq!(options.etcd.certfile.as_deref(), Some(Path::new("/cert")));
+    assert_eq!(options.etcd.keyfile.as_deref(), Some(Path::new("/key")));
+    assert_eq!(options.etcd.username.as_deref(), Some("u"));
+    assert_eq!(options.etcd.password.as_ref().map(Secret::expose), Some("p=q"));
     assert_eq!(options.iface, ["eth1", "10.0.0.9"]);
     assert_eq!(options.public_ip, Some(Ipv4Addr::new(192, 0, 2, 7)));
     assert_eq!(options.subnet_file, Path::new("/tmp/s"));
@@ -136,8 +136,8 @@ fn booleans_as_in_go() {
 #[test]
 fn values_may_begin_with_a_dash() {
     let options = daemon(&["-etcd-password", "-secret", "-etcd-username", "-1"]);
-    assert_eq!(options.etcd_password.as_ref().map(Secret::expose), Some("-secret"));
-    assert_eq!(options.etcd_username.as_deref(), Some("-1"));
+    assert_eq!(options.etcd.password.as_ref().map(Secret::expose), Some("-secret"));
+    assert_eq!(options.etcd.username.as_deref(), Some("-1"));
     let exit = refused(&["-etcd-prefix", "-ip-masq"]);
     assert_eq!(exit.code, 2);
     assert!(exit.text.contains("--etcd-prefix"), "{}", exit.text);
@@ -152,8 +152,8 @@ fn the_last_of_several_wins() {
         "-etcd-endpoints=a,b",
         "-etcd-endpoints=c",
     ]);
-    assert_eq!(options.etcd_prefix, "/b");
-    assert_eq!(options.etcd_endpoints, ["c"]);
+    assert_eq!(options.etcd.prefix, "/b");
+    assert_eq!(options.etcd.endpoints, ["c"]);
 }
 
 #[test]
@@ -168,11 +168,11 @@ fn an_empty_value_means_not_set() {
         "-etcd-prefix=/a",
         "-etcd-prefix=",
     ]);
-    assert_eq!((options.etcd_cafile, options.etcd_keyfile), (None, None));
+    assert_eq!((options.etcd.cafile, options.etcd.keyfile), (None, None));
     assert!(options.iface.is_empty());
     assert_eq!(options.public_ip, None);
     assert_eq!(options.subnet_file, Path::new("/run/flannel/subnet.env"));
-    assert_eq!(options.etcd_prefix, "/coreos.com/network");
+    assert_eq!(options.etcd.prefix, "/coreos.com/network");
 }
 
 #[test]
@@ -189,19 +189,19 @@ fn the_environment_sets_what_the_command_line_does_not() {
         ("FLANNELD_V", "4"),
     ];
     let (cli, ignored) = run(&["--etcd-prefix=/line"], &env).unwrap();
-    assert_eq!(cli.daemon.etcd_endpoints, ["http://a:1", "http://b:2"]);
-    assert_eq!(cli.daemon.etcd_prefix, "/line");
+    assert_eq!(cli.daemon.etcd.endpoints, ["http://a:1", "http://b:2"]);
+    assert_eq!(cli.daemon.etcd.prefix, "/line");
     assert!(cli.daemon.ip_masq);
     assert_eq!(cli.daemon.iface, ["eth1"]);
-    assert_eq!(cli.daemon.etcd_cafile, None);
-    assert_eq!(cli.daemon.etcd_password.as_ref().map(Secret::expose), Some("-x"));
+    assert_eq!(cli.daemon.etcd.cafile, None);
+    assert_eq!(cli.daemon.etcd.password.as_ref().map(Secret::expose), Some("-x"));
     assert_eq!(cli.daemon.fast_path_window, Duration::from_secs(7));
     assert!(ignored.is_empty());
     let (cli, _) = run(&["-ip-masq=false", "-iface", "eth2", "-etcd-endpoints="], &env).unwrap();
     assert!(!cli.daemon.ip_masq);
     assert_eq!(cli.daemon.iface, ["eth2"]);
-    assert_eq!(cli.daemon.etcd_endpoints.len(), 2, "set to nothing: the default");
-    assert_eq!(cli.daemon.etcd_endpoints[0], "http://127.0.0.1:4001");
+    assert_eq!(cli.daemon.etcd.endpoints.len(), 2, "set to nothing: the default");
+    assert_eq!(cli.daemon.etcd.endpoints[0], "http://127.0.0.1:4001");
 }
 
 #[test]
@@ -225,6 +225,7 @@ fn every_flag_of_the_daemon_has_a_variable() {
         ("verify-source", "off"),
         ("attach", "tcx"),
         ("resync-interval", "9"),
+        ("etcd-api", "v2"),
         ("subnet-lease-renew-margin", "9"),
     ];
     for arg in Cli::command().get_arguments().filter(|arg| arg.get_id() != "version") {

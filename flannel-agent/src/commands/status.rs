@@ -87,6 +87,9 @@ fn table(status: &Value) -> String {
     let store = &status["store"];
     let connected = store["connected"].as_bool() == Some(true);
     row("store", if connected { "connected".to_owned() } else { plain(&store["detail"]) });
+    if !store["api"].is_null() {
+        row("etcd API", plain(&store["api"]));
+    }
     row("peers", plain(&status["peers"]));
     let mut text = table.to_string();
     if let Some(outcomes) = status["outcomes"].as_object().filter(|all| !all.is_empty()) {

@@ -128,6 +128,7 @@ async fn start_and_serve(
 ) -> Result<(), StartError> {
     let source = start::connect(options).await?;
     let config = start::wait_for_config(&*source, shared).await;
+    shared.lock().store_api = source.api();
     let kernel = RealKernel::open()?;
     let wish = options.underlay(config.network);
     let underlay = start::choose_underlay(&kernel, &wish).await?;

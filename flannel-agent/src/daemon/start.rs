@@ -20,7 +20,7 @@ use crate::lease::table::Lease;
 use crate::mac::MacAddr;
 use crate::notify;
 use crate::plan::Op;
-use crate::source::etcd3::{Etcd3, Etcd3Options};
+use crate::source::store::Store;
 use crate::source::{Claim, LeaseSource, SourceError};
 use crate::status::Shared;
 use crate::underlay::{self, Underlay, Wish};
@@ -31,19 +31,11 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// While waiting, the same reason is logged again after this.
 const REMIND: Duration = Duration::from_secs(60);
 
-pub(super) async fn connect(options: &Options) -> Result<Arc<Etcd3>, StartError> {
-    Etcd3::connect(Etcd3Options {
-        endpoints: options.etcd_endpoints.clone(),
-        prefix: options.etcd_prefix.clone(),
-        ca_file: options.etcd_cafile.clone(),
-        cert_file: options.etcd_certfile.clone(),
-        key_file: options.etcd_keyfile.clone(),
-        username: options.etcd_username.clone(),
-        password: options.etcd_password.as_ref().map(|password| password.expose().to_owned()),
-    })
-    .await
-    .map(Arc::new)
-    .map_err(|source| StartError::Source { call: "set up the etcd client", source })
+pub(super) async fn connect(options: &Options) -> Result<Arc<Store>, StartError> {
+    Store::connect(options.etcd.options(), options.etcd_api)
+        .await
+        .map(Arc::new)
+        .map_err(|source| StartError::Source { call: "set up the etcd client", source })
 }
 
 /// Says once, and then now and again, what the start waits for.

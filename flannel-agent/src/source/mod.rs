@@ -1,10 +1,19 @@
 //! Where leases live. Only this module speaks to a store.
 //!
-//! [`LeaseSource`] holds the verbs, no policy; `etcd3` is the real one,
-//! `fake` keeps its leases in memory.
+//! [`LeaseSource`] holds the verbs, no policy; [`store::Store`] is the real one,
+//! over `etcd3` and `etcd2`; `fake` keeps its leases in memory.
 
+mod choice;
+pub mod etcd2;
 pub mod etcd3;
 pub mod fake;
+mod follow;
+mod hint;
+mod merged;
+pub mod migration;
+pub mod options;
+pub mod store;
+mod warned;
 
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -137,6 +146,22 @@ pub enum SourceError {
         key: String,
         /// The store's endpoints.
         endpoints: String,
+    },
+    /// There is no network config where the v2 API looks.
+    #[error("flannel config not found in etcd by the v2 API (no key {key} at {endpoints})")]
+    NoConfigV2 {
+        /// `<prefix>/config`.
+        key: String,
+        /// The store's endpoints.
+        endpoints: String,
+    },
+    /// There is no network config by either API.
+    #[error("no network config yet, neither by etcd's v3 API ({v3}) nor by v2 ({v2})")]
+    NoConfigAnywhere {
+        /// What v3 answered.
+        v3: Box<SourceError>,
+        /// What v2 answered.
+        v2: Box<SourceError>,
     },
     /// The network config cannot be used.
     #[error("the config under {key} is unusable: {error}")]

@@ -1,13 +1,12 @@
 //! Users and TLS.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use etcd_client::{ConnectOptions, Permission};
 use flannel_agent::source::{LeaseSource, LeaseUpdate, SourceError};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio_util::sync::CancellationToken;
 
+use super::certificates::{Files, ca, flag};
 use super::server::Etcd;
 use super::*;
 
@@ -92,46 +91,6 @@ async fn a_refused_login_says_what_to_look_at() {
     assert!(error.contains("permission denied") && error.contains("--etcd-prefix"), "{error}");
 }
 
-type Issuer = CertifiedIssuer<'static, KeyPair>;
-
-fn ca(name: &str) -> Issuer {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// PEM files in a directory that goes when this is dropped.
-struct Files(tempfile::TempDir);
-
-impl Files {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn write(&self, name: &str, pem: &str) -> PathBuf {
-        let path = self.0.path().join(name);
-        std::fs::write(&path, pem).unwrap();
-        path
-    }
-
-    /// A certificate of `issuer` for 127.0.0.1, and its key.
-    fn issue(&self, name: &str, issuer: &Issuer) -> (PathBuf, PathBuf) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let cert = params.signed_by(&key, issuer).unwrap();
-        (
-            self.write(&format!("{name}.crt"), &cert.pem()),
-            self.write(&format!("{name}.key"), &key.serialize_pem()),
-        )
-    }
-}
-
-fn flag(name: &str, file: &Path) -> String {
-    format!("--{name}={}", file.display())
-}
-
 /// Waits for the listener that takes connections a bit before it serves.
 async fn eventually(source: &Etcd3) {
     for _ in 0..100 {
@@ -191,12 +150,12 @@ async fn a_client_certificate_is_shown() {
     let mut options = options(&etcd.url());
     options.ca_file = Some(ca_file);
     let (ours, our_key) = files.issue("node", &authority);
-    let shown = Etcd3Options { cert_file: Some(ours), key_file: Some(our_key), ..options.clone() };
+    let shown = EtcdOptions { cert_file: Some(ours), key_file: Some(our_key), ..options.clone() };
     eventually(&Etcd3::connect(shown).await.unwrap()).await;
 
     let (foreign, foreign_key) = files.issue("foreign", &other);
     let unknown =
-        Etcd3Options { cert_file: Some(foreign), key_file: Some(foreign_key), ..options.clone() };
+        EtcdOptions { cert_file: Some(foreign), key_file: Some(foreign_key), ..options.clone() };
     for refused in [options, unknown] {
         let error = Etcd3::connect(refused).await.unwrap().list().await.unwrap_err().to_string();
         assert!(error.contains("--etcd-certfile"), "{error}");
@@ -208,8 +167,8 @@ async fn unusable_settings_are_named() {
     let files = Files::new();
     let empty = files.write("empty.pem", "");
     let good = files.write("ca.pem", &ca("any").pem());
-    let missing = files.0.path().join("missing.pem");
-    let with = |edit: &dyn Fn(&mut Etcd3Options)| {
+    let missing = files.missing("missing.pem");
+    let with = |edit: &dyn Fn(&mut EtcdOptions)| {
         let mut options = options("https://127.0.0.1:1");
         options.ca_file = Some(good.clone());
         edit(&mut options);

@@ -1,6 +1,7 @@
 //! [`Etcd3`] against a real etcd on loopback.
 
 mod acquire;
+mod certificates;
 mod login;
 mod server;
 mod watch;
@@ -11,7 +12,8 @@ use etcd_client::{Client, GetOptions, KeyValue, PutOptions};
 use flannel_agent::config::NetworkConfig;
 use flannel_agent::lease::attrs::LeaseAttrs;
 use flannel_agent::mac::MacAddr;
-use flannel_agent::source::etcd3::{Etcd3, Etcd3Options};
+use flannel_agent::source::etcd3::Etcd3;
+use flannel_agent::source::options::EtcdOptions;
 use flannel_agent::source::{Claim, LeaseSource};
 use ipnetwork::Ipv4Network;
 
@@ -42,11 +44,11 @@ fn claim(n: u8) -> Claim {
     Claim { attrs: attrs(n), previous: None }
 }
 
-fn options(url: &str) -> Etcd3Options {
-    Etcd3Options {
+fn options(url: &str) -> EtcdOptions {
+    EtcdOptions {
         endpoints: vec![url.to_owned()],
         prefix: PREFIX.to_owned(),
-        ..Etcd3Options::default()
+        ..EtcdOptions::default()
     }
 }
 

@@ -33,10 +33,21 @@ impl Etcd {
         etcd
     }
 
+    /// Starts one without the v2 API.
+    #[allow(dead_code, reason = "v3 alone is what the tests of v2 need it for")]
+    pub(crate) async fn start_without_v2() -> Self {
+        let mut etcd = Self::new("http", &[]);
+        etcd.more.clear();
+        etcd.spawn().await;
+        etcd
+    }
+
     fn new(scheme: &'static str, more: &[String]) -> Self {
         let (port, peer_port) = (free_port(), free_port());
         let data = tempfile::tempdir().unwrap();
-        Self { child: None, data, scheme, port, peer_port, more: more.to_vec() }
+        let mut more = more.to_vec();
+        more.push("--enable-v2".to_owned());
+        Self { child: None, data, scheme, port, peer_port, more }
     }
 
     /// Starts it (again), on the same port and data.

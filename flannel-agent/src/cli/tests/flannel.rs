@@ -99,7 +99,7 @@ const BOOLEAN: [&str; 6] = [
 ];
 
 fn shown(options: &Options) -> String {
-    let password = options.etcd_password.as_ref().map(Secret::expose);
+    let password = options.etcd.password.as_ref().map(Secret::expose);
     format!("{options:?} {password:?}")
 }
 

@@ -13,17 +13,11 @@ use super::failure::{is_lease_exists, is_no_lease};
 use super::{Entry, Etcd3, Listing};
 use crate::config::NetworkConfig;
 use crate::lease::attrs::LeaseAttrs;
-use crate::lease::free::{fits, is_free, pick};
+use crate::lease::free::fits;
 use crate::lease::key::SubnetKey;
 use crate::lease::table::Lease;
+use crate::source::choice::{ACQUIRE_ROUNDS, Choice, RENEW_ROUNDS, choose, pause};
 use crate::source::{Claim, LEASE_TTL, SourceError};
-
-/// Tries of an acquisition. Each lost one means that another node acquired,
-/// so that even large fleets starting at once are done before.
-const ACQUIRE_ROUNDS: u32 = 500;
-
-/// Tries of a renewal: nobody else should write our key.
-const RENEW_ROUNDS: u32 = 5;
 
 /// Most etcd leases that are remembered for a later revocation.
 const UNSETTLED: usize = 64;
@@ -46,15 +40,17 @@ impl<'a> From<&'a Entry> for Stands<'a> {
 }
 
 impl Etcd3 {
-    pub(super) async fn acquire_subnet(
+    /// Acquires, but none of the subnets in `avoid` unless it is ours already.
+    pub(in crate::source) async fn acquire_avoiding(
         &self,
         config: &NetworkConfig,
         claim: &Claim,
+        avoid: &[Ipv4Network],
     ) -> Result<Lease, SourceError> {
         for round in 0..ACQUIRE_ROUNDS {
             pause(round).await;
             let listing = self.listing().await?;
-            if let Some(lease) = self.try_acquire(config, claim, listing).await? {
+            if let Some(lease) = self.try_acquire(config, claim, avoid, listing).await? {
                 return Ok(lease);
             }
         }
@@ -66,6 +62,7 @@ impl Etcd3 {
         &self,
         config: &NetworkConfig,
         claim: &Claim,
+        avoid: &[Ipv4Network],
         listing: Listing,
     ) -> Result<Option<Lease>, SourceError> {
         let (ours, others): (Vec<_>, Vec<_>) = listing
@@ -80,29 +77,19 @@ impl Etcd3 {
                 return Ok(None);
             }
         }
-        let previous = claim.previous.map(|previous| SubnetKey::new(previous).subnet());
-        let own = fitting
+        let own: Vec<_> = fitting.iter().map(|entry| (entry.subnet, entry.revision)).collect();
+        let taken: Vec<_> = others
             .iter()
-            .find(|entry| Some(entry.subnet) == previous)
-            .or_else(|| fitting.iter().max_by_key(|entry| entry.revision));
-        if let Some(own) = own {
-            return self.write(own.subnet, &claim.attrs, own.into()).await;
-        }
-        let taken: Vec<_> =
-            others.iter().map(|entry| entry.subnet).chain(listing.unreadable).collect();
-        let free = previous
-            .filter(|subnet| fits(config, *subnet) && is_free(*subnet, taken.iter().copied()))
-            .or_else(|| {
-                pick(config, taken.iter().copied(), |free| rand::rng().random_range(0..free))
-            });
-        match free {
-            Some(subnet) => self.write(subnet, &claim.attrs, Stands::Nothing).await,
-            None => Err(SourceError::OutOfSubnets {
-                leases: taken.len(),
-                min: config.subnet_min,
-                max: config.subnet_max,
-                key: self.config_key(),
-            }),
+            .map(|entry| entry.subnet)
+            .chain(listing.unreadable)
+            .chain(avoid.iter().copied())
+            .collect();
+        match choose(config, claim, &own, &taken, || self.config_key())? {
+            Choice::Own(at) => {
+                let own = &fitting[at];
+                self.write(own.subnet, &claim.attrs, own.into()).await
+            }
+            Choice::Free(subnet) => self.write(subnet, &claim.attrs, Stands::Nothing).await,
         }
     }
 
@@ -162,7 +149,7 @@ impl Etcd3 {
         // A reservation has no etcd lease, and is not given one.
         let grant = match stands {
             Stands::Key { etcd_lease: 0, .. } => None,
-            _ => Some(self.grant(key).await?),
+            _ => Some(self.grant(key, LEASE_TTL).await?),
         };
         let id = grant.map_or(0, |(id, _)| id);
         let put = TxnOp::put(key, value.as_str(), Some(PutOptions::new().with_lease(id)));
@@ -211,6 +198,17 @@ impl Etcd3 {
         Ok(Some(Lease { subnet, attrs: attrs.clone(), expires, revision }))
     }
 
+    /// Gives up a lease of ours, unless somebody wrote it since.
+    pub(in crate::source) async fn release(&self, lease: &Lease) -> Result<(), SourceError> {
+        let key = self.key(lease.subnet);
+        let (kvs, _) = self.get(&key, None).await?;
+        let entry = kvs.first().and_then(|kv| self.entry(kv));
+        if let Some(entry) = entry.filter(|entry| entry.revision == lease.revision) {
+            self.delete(&entry).await?;
+        }
+        Ok(())
+    }
+
     /// Deletes `entry` if nobody wrote it since it was read.
     async fn delete(&self, entry: &Entry) -> Result<bool, SourceError> {
         let key = entry.key.as_str();
@@ -224,7 +222,11 @@ impl Etcd3 {
         Ok(done)
     }
 
-    async fn transact(&self, key: &str, transaction: Txn) -> Result<Written, SourceError> {
+    pub(super) async fn transact(
+        &self,
+        key: &str,
+        transaction: Txn,
+    ) -> Result<Written, SourceError> {
         let transaction = &transaction;
         let answer = self
             .endpoints()
@@ -244,12 +246,16 @@ impl Etcd3 {
         Ok(Written::Refused { stands })
     }
 
-    /// Grants an etcd lease of [`LEASE_TTL`]; returns its id and its end.
-    async fn grant(&self, key: &str) -> Result<(i64, SystemTime), SourceError> {
+    /// Grants an etcd lease of this length; returns its id and its end.
+    pub(super) async fn grant(
+        &self,
+        key: &str,
+        ttl: Duration,
+    ) -> Result<(i64, SystemTime), SourceError> {
         // With an id of our choice, a try whose answer got lost leaves no
         // etcd lease that we would not know of.
         let id = rand::rng().random_range(1..=i64::MAX);
-        let ttl = LEASE_TTL.as_secs().cast_signed();
+        let ttl = ttl.as_secs().max(1).cast_signed();
         let granted = self
             .endpoints()
             .call("lease grant for", key, |client| async move {
@@ -267,7 +273,7 @@ impl Etcd3 {
     }
 
     /// Revokes the etcd lease `id` unless a key carries it; 0 is none.
-    async fn revoke_unused(&self, id: i64) {
+    pub(super) async fn revoke_unused(&self, id: i64) {
         if id == 0 {
             return;
         }
@@ -311,7 +317,7 @@ impl Etcd3 {
 }
 
 /// What became of a transaction.
-enum Written {
+pub(super) enum Written {
     Done {
         revision: i64,
     },
@@ -320,13 +326,4 @@ enum Written {
         /// etcd lease and revision of what stands under the key.
         stands: Option<(i64, i64)>,
     },
-}
-
-/// Lets others go first after a lost race.
-async fn pause(round: u32) {
-    if round > 0 {
-        let most = 20 * u64::from(round.min(10));
-        let pause = rand::rng().random_range(5..=most);
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-    }
 }

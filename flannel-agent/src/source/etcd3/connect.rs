@@ -1,7 +1,6 @@
 //! Endpoints: TLS, login, timeouts, and the next endpoint when one fails.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -9,9 +8,10 @@ use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptio
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::Etcd3Options;
-use super::failure::{Remedy, cause, hint, remedy};
+use super::failure::{Remedy, cause, remedy};
 use crate::source::SourceError;
+use crate::source::hint::hint;
+use crate::source::options::{EtcdOptions, TlsFiles, bad_endpoint};
 
 /// Most time that one call at one endpoint may take, connecting included.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,15 +25,6 @@ const PROBE_AFTER: Duration = Duration::from_secs(10);
 
 /// How long the answer to a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Where systems keep the CAs that they trust, as Go's crypto/x509 has them.
-const SYSTEM_CAS: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// The endpoints of one store. Calls go to the one that answered last.
 pub(super) struct Endpoints {
@@ -49,17 +40,12 @@ struct Endpoint {
 
 impl Endpoints {
     /// Reads the files that `options` name; connects to nothing yet.
-    pub(super) async fn new(options: &Etcd3Options) -> Result<Self, SourceError> {
-        let tls = tls(options).await?;
+    pub(super) async fn new(options: &EtcdOptions) -> Result<Self, SourceError> {
+        let files = TlsFiles::read(options).await?;
+        let tls = files.as_ref().map(tls_options);
         let mut endpoints = Vec::new();
-        for endpoint in &options.endpoints {
-            let endpoint = endpoint.trim().trim_end_matches('/');
-            if !endpoint.is_empty() {
-                endpoints.push(Endpoint::new(endpoint, options, tls.as_ref()).await?);
-            }
-        }
-        if endpoints.is_empty() {
-            return Err(bad("--etcd-endpoints", "names no endpoint"));
+        for url in options.urls(files.as_ref())? {
+            endpoints.push(Endpoint::new(url, options, tls.as_ref()).await?);
         }
         Ok(Self { endpoints, current: AtomicUsize::new(0) })
     }
@@ -120,27 +106,17 @@ impl Endpoints {
 
 impl Endpoint {
     async fn new(
-        endpoint: &str,
-        options: &Etcd3Options,
+        url: String,
+        options: &EtcdOptions,
         tls: Option<&TlsOptions>,
     ) -> Result<Self, SourceError> {
-        let url = match (endpoint.contains("://"), tls) {
-            (true, _) => endpoint.to_owned(),
-            (false, Some(_)) => format!("https://{endpoint}"),
-            (false, None) => format!("http://{endpoint}"),
-        };
-        let name = format!("--etcd-endpoints {url}");
         let mut connect = ConnectOptions::new()
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_keep_alive(PROBE_AFTER, PROBE_TIMEOUT)
             // etcd takes probes of an idle connection for an attack.
             .with_keep_alive_while_idle(false)
             .with_require_leader(true);
-        if let Some(rest) = url.strip_prefix("https://") {
-            let tls = tls.ok_or_else(|| {
-                let cause = "no --etcd-cafile, and no CA bundle in the system's usual places";
-                bad(&name, cause)
-            })?;
+        if let (Some(rest), Some(tls)) = (url.strip_prefix("https://"), tls) {
             // A certificate names an IPv6 address without the URL's brackets.
             let bare = rest.strip_prefix('[').and_then(|rest| rest.split_once(']'));
             let tls = match bare {
@@ -148,14 +124,11 @@ impl Endpoint {
                 None => tls.clone(),
             };
             connect = connect.with_tls(tls);
-        } else if !url.starts_with("http://") {
-            return Err(bad(&name, "is no http:// or https:// URL"));
         }
         // Without a user this connects to nothing, and only checks the settings.
         let check = Client::connect([&url], Some(connect.clone())).await;
-        check.map_err(|error| bad(&name, cause(&error)))?;
-        if let Some(user) = options.username.as_deref().filter(|user| !user.is_empty()) {
-            let password = options.password.as_deref().unwrap_or_default();
+        check.map_err(|error| bad_endpoint(&url, cause(&error)))?;
+        if let Some((user, password)) = options.user() {
             connect = connect.with_user(user, password).with_auto_token_refresh(true);
         }
         Ok(Self { url, options: connect, client: Mutex::new(None) })
@@ -202,55 +175,11 @@ impl Endpoint {
     }
 }
 
-fn bad(option: &str, cause: impl ToString) -> SourceError {
-    SourceError::Options { option: option.to_owned(), cause: cause.to_string() }
-}
-
-/// The TLS settings: `None` without files, unless an endpoint is https.
-async fn tls(options: &Etcd3Options) -> Result<Option<TlsOptions>, SourceError> {
-    let wanted = options.endpoints.iter().any(|endpoint| endpoint.trim().starts_with("https://"));
-    let files = [&options.ca_file, &options.cert_file, &options.key_file];
-    if !wanted && files.iter().all(|file| file.is_none()) {
-        return Ok(None);
-    }
-    let ca = match &options.ca_file {
-        Some(file) => read("--etcd-cafile", file).await?,
-        None => match system_cas().await {
-            Some(pem) => pem,
-            None => return Ok(None),
-        },
-    };
-    let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(ca));
-    match (&options.cert_file, &options.key_file) {
-        (Some(cert), Some(key)) => {
-            let cert = read("--etcd-certfile", cert).await?;
-            let key = read("--etcd-keyfile", key).await?;
-            Ok(Some(tls.identity(Identity::from_pem(cert, key))))
-        }
-        (None, None) => Ok(Some(tls)),
-        (Some(_), None) => Err(bad("--etcd-certfile", "needs --etcd-keyfile too")),
-        (None, Some(_)) => Err(bad("--etcd-keyfile", "needs --etcd-certfile too")),
-    }
-}
-
-async fn system_cas() -> Option<Vec<u8>> {
-    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    for file in named.into_iter().chain(SYSTEM_CAS.map(PathBuf::from)) {
-        if let Ok(pem) = tokio::fs::read(&file).await {
-            return Some(pem);
-        }
-    }
-    None
-}
-
-/// Reads a PEM file.
-async fn read(option: &str, file: &Path) -> Result<Vec<u8>, SourceError> {
-    let option = format!("{option} {}", file.display());
-    let pem = tokio::fs::read(file).await.map_err(|error| bad(&option, error))?;
-    // Without this, an empty CA file would show as an untrusted server later.
-    if pem.windows(11).any(|window| window == b"-----BEGIN ") {
-        Ok(pem)
-    } else {
-        Err(bad(&option, "has no PEM block in it"))
+/// The files in the form of the client.
+fn tls_options(files: &TlsFiles) -> TlsOptions {
+    let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(&files.ca));
+    match &files.identity {
+        Some(own) => tls.identity(Identity::from_pem(&own.cert, &own.key)),
+        None => tls,
     }
 }

@@ -6,11 +6,10 @@
 
 mod acquire;
 mod connect;
+mod create;
 mod failure;
 mod watch;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +19,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::connect::Endpoints;
+use super::follow::follow;
+use super::options::EtcdOptions;
+use super::warned::Warned;
 use super::{Claim, LeaseSource, LeaseUpdate, SourceError};
 use crate::config::NetworkConfig;
 use crate::lease::attrs::LeaseAttrs;
@@ -28,44 +30,6 @@ use crate::lease::table::Lease;
 
 /// Most bytes that a list of leases may have; 250 bytes are one lease.
 const LIST_LIMIT: usize = 64 << 20;
-
-/// Updates that may wait for the reader.
-const UPDATES: usize = 256;
-
-/// Most keys whose warning is remembered.
-const WARNINGS: usize = 1024;
-
-/// How to reach etcd.
-#[derive(Clone, Default)]
-pub struct Etcd3Options {
-    /// URLs, or `host:port`.
-    pub endpoints: Vec<String>,
-    /// Prefix of all keys, e.g. `/coreos.com/network`.
-    pub prefix: String,
-    /// CA of etcd's certificate (PEM); the system's CAs if `None`.
-    pub ca_file: Option<PathBuf>,
-    /// Our certificate (PEM).
-    pub cert_file: Option<PathBuf>,
-    /// The key of our certificate (PEM).
-    pub key_file: Option<PathBuf>,
-    /// User to log in as; none or empty: no login.
-    pub username: Option<String>,
-    /// The user's password.
-    pub password: Option<String>,
-}
-
-impl std::fmt::Debug for Etcd3Options {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Etcd3Options")
-            .field("endpoints", &self.endpoints)
-            .field("prefix", &self.prefix)
-            .field("ca_file", &self.ca_file)
-            .field("cert_file", &self.cert_file)
-            .field("key_file", &self.key_file)
-            .field("username", &self.username)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Leases in etcd. Clones share their connections.
 #[derive(Clone)]
@@ -86,8 +50,8 @@ struct Memory {
     own: Option<Ipv4Network>,
     /// etcd leases of ours whose use or revocation got no answer.
     unsettled: Vec<i64>,
-    /// Keys that were warned of, with the revision they had.
-    warned: BTreeMap<Vec<u8>, i64>,
+    /// Keys that were warned of.
+    warned: Warned,
 }
 
 /// A subnet key that could be read.
@@ -117,7 +81,7 @@ impl Etcd3 {
     ///
     /// # Errors
     /// [`SourceError::Options`] names the unusable setting.
-    pub async fn connect(options: Etcd3Options) -> Result<Self, SourceError> {
+    pub async fn connect(options: EtcdOptions) -> Result<Self, SourceError> {
         let endpoints = Endpoints::new(&options).await?;
         let prefix = options.prefix.trim_end_matches('/').to_owned();
         Ok(Self { inner: Arc::new(Inner { endpoints, prefix, memory: Mutex::default() }) })
@@ -182,7 +146,7 @@ impl Etcd3 {
         match self.decode(kv) {
             Ok(entry) => Some(entry),
             Err(cause) => {
-                self.warn_once(kv, &cause);
+                self.memory().warned.once(kv.key(), kv.mod_revision(), &cause);
                 None
             }
         }
@@ -207,19 +171,6 @@ impl Etcd3 {
     fn claimed_by(&self, kv: &KeyValue) -> Option<Ipv4Network> {
         let name = kv.key_str().ok()?.strip_prefix(&self.subnets())?;
         Some(name.split('&').next()?.parse::<SubnetKey>().ok()?.subnet())
-    }
-
-    fn warn_once(&self, kv: &KeyValue, cause: &str) {
-        let mut memory = self.memory();
-        if memory.warned.len() >= WARNINGS {
-            memory.warned.clear();
-        }
-        let before = memory.warned.insert(kv.key().to_vec(), kv.mod_revision());
-        drop(memory);
-        if before != Some(kv.mod_revision()) {
-            let key = String::from_utf8_lossy(kv.key());
-            tracing::warn!(%key, cause, "ignoring a subnet key that cannot be read");
-        }
     }
 
     /// `entry` as a lease; asks when it ends if it is ours.
@@ -271,7 +222,7 @@ impl LeaseSource for Etcd3 {
     }
 
     async fn acquire(&self, config: &NetworkConfig, claim: &Claim) -> Result<Lease, SourceError> {
-        self.acquire_subnet(config, claim).await
+        self.acquire_avoiding(config, claim, &[]).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Lease, SourceError> {
@@ -279,8 +230,6 @@ impl LeaseSource for Etcd3 {
     }
 
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {
-        let (updates, receiver) = mpsc::channel(UPDATES);
-        tokio::spawn(watch::run(self.clone(), updates, stop));
-        receiver
+        follow(self.clone(), stop)
     }
 }

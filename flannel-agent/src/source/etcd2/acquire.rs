@@ -1,0 +1,95 @@
+//! Writes: acquiring and renewing. Each compares first.
+
+use super::{Etcd2, Listing, Node, Stands};
+use crate::config::NetworkConfig;
+use crate::lease::free::fits;
+use crate::lease::table::Lease;
+use crate::source::choice::{ACQUIRE_ROUNDS, Choice, RENEW_ROUNDS, choose, pause};
+use crate::source::{Claim, SourceError};
+
+impl Etcd2 {
+    pub(super) async fn acquire_subnet(
+        &self,
+        config: &NetworkConfig,
+        claim: &Claim,
+    ) -> Result<Lease, SourceError> {
+        for round in 0..ACQUIRE_ROUNDS {
+            pause(round).await;
+            let listing = self.listing().await?;
+            if let Some(lease) = self.try_acquire(config, claim, listing).await? {
+                return Ok(lease);
+            }
+        }
+        Err(SourceError::Contended { call: "acquire", key: self.subnets(), rounds: ACQUIRE_ROUNDS })
+    }
+
+    /// One try; `None` if another node was faster.
+    async fn try_acquire(
+        &self,
+        config: &NetworkConfig,
+        claim: &Claim,
+        listing: Listing,
+    ) -> Result<Option<Lease>, SourceError> {
+        let (ours, others): (Vec<_>, Vec<_>) = listing
+            .entries
+            .into_iter()
+            .partition(|entry| entry.attrs.public_ip == claim.attrs.public_ip);
+        let (fitting, unfit): (Vec<_>, Vec<_>) =
+            ours.into_iter().partition(|entry| fits(config, entry.subnet));
+        for entry in unfit {
+            let key = self.key(entry.subnet);
+            tracing::info!(key, "deleting our lease, which the config does not allow");
+            if !self.delete(&key, entry.revision).await? {
+                return Ok(None);
+            }
+        }
+        let own: Vec<_> = fitting.iter().map(|entry| (entry.subnet, entry.revision)).collect();
+        let taken: Vec<_> =
+            others.iter().map(|entry| entry.subnet).chain(listing.unreadable).collect();
+        let (subnet, stands) = match choose(config, claim, &own, &taken, || self.config_key())? {
+            Choice::Own(at) => {
+                let own = &fitting[at];
+                let reserved = own.expires.is_none();
+                (own.subnet, Stands::Key { revision: own.revision, reserved })
+            }
+            Choice::Free(subnet) => (subnet, Stands::Nothing),
+        };
+        self.write(subnet, &claim.attrs, stands).await
+    }
+
+    /// Renews, or claims the subnet of `lease`, whatever its revision is, if
+    /// nobody else holds it.
+    pub(in crate::source) async fn renew_lease(&self, lease: &Lease) -> Result<Lease, SourceError> {
+        let subnet = lease.subnet;
+        let key = self.key(subnet);
+        for round in 0..RENEW_ROUNDS {
+            pause(round).await;
+            let node = self.get(&key).await?;
+            let stands = match node {
+                None => Stands::Nothing,
+                Some(node) => {
+                    self.refuse_if_taken(&node, lease)?;
+                    Stands::Key { revision: node.revision(), reserved: node.expires().is_none() }
+                }
+            };
+            if let Some(lease) = self.write(subnet, &lease.attrs, stands).await? {
+                return Ok(lease);
+            }
+        }
+        Err(SourceError::Contended { call: "renew", key, rounds: RENEW_ROUNDS })
+    }
+
+    /// What cannot be read tells of no other node: the subnet still is ours.
+    fn refuse_if_taken(&self, node: &Node, lease: &Lease) -> Result<(), SourceError> {
+        match self.entry(node) {
+            Some(entry)
+                if entry.revision != lease.revision
+                    && entry.attrs.public_ip != lease.attrs.public_ip =>
+            {
+                let holder = entry.attrs.public_ip;
+                Err(SourceError::LeaseLost { subnet: lease.subnet, holder })
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Everything below the prefix, for a migration.
+
+use super::{Etcd2, Node};
+use crate::source::SourceError;
+use crate::source::migration::{Holdings, Item};
+
+impl Etcd2 {
+    /// The config and all subnet keys, with what is left of their TTLs.
+    ///
+    /// # Errors
+    /// etcd does not answer, or there is no config.
+    pub(in crate::source) async fn holdings(&self) -> Result<Holdings, SourceError> {
+        let key = self.config_key();
+        let config = self.get(&key).await?.and_then(|node| node.value);
+        let Some(value) = config else {
+            return Err(SourceError::NoConfigV2 { key, endpoints: self.endpoints().names() });
+        };
+        let config = Item { key: "config".to_owned(), value, seconds_left: None };
+        let mut holds = Holdings { items: vec![config], unreadable: Vec::new() };
+        let mut nodes = self.nodes().await?.0;
+        nodes.sort_by(|a, b| a.key.cmp(&b.key));
+        for node in nodes {
+            let key = self.name(&node).unwrap_or(&node.key);
+            let key = format!("subnets/{key}");
+            match (self.decode(&node), node) {
+                (Ok(_), Node { value: Some(value), ttl, .. }) => {
+                    let seconds_left = ttl.map(|left| u64::try_from(left).unwrap_or(0));
+                    holds.items.push(Item { key, value, seconds_left });
+                }
+                (Ok(_), _) => {}
+                (Err(cause), _) => holds.unreadable.push((key, cause)),
+            }
+        }
+        Ok(holds)
+    }
+}

@@ -1,0 +1,325 @@
+//! [`Etcd2`]: leases in etcd, by its v2 API, as flannel up to 0.17 has them.
+//!
+//! Keys and values are those of v3. A key's own TTL is its lease; one without
+//! (a reservation) keeps having none. Every write compares first.
+
+mod acquire;
+mod connect;
+mod failure;
+mod holdings;
+mod watch;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use hyper::Method;
+use ipnetwork::Ipv4Network;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::connect::{Endpoints, Outcome, Request, field};
+use self::failure::Refusal;
+use super::follow::follow;
+use super::options::EtcdOptions;
+use super::warned::Warned;
+use super::{Claim, LEASE_TTL, LeaseSource, LeaseUpdate, SourceError};
+use crate::config::NetworkConfig;
+use crate::lease::attrs::LeaseAttrs;
+use crate::lease::key::SubnetKey;
+use crate::lease::table::Lease;
+
+/// Leases in etcd. Clones share their connections.
+#[derive(Clone)]
+pub struct Etcd2 {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoints: Endpoints,
+    prefix: String,
+    warned: Mutex<Warned>,
+}
+
+/// A key as the API shows it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Node {
+    key: String,
+    dir: bool,
+    value: Option<String>,
+    /// Seconds left; absent for a reservation.
+    ttl: Option<i64>,
+    modified_index: i64,
+    nodes: Vec<Node>,
+}
+
+impl Node {
+    fn revision(&self) -> i64 {
+        self.modified_index
+    }
+
+    fn expires(&self) -> Option<SystemTime> {
+        let left = u64::try_from(self.ttl?).unwrap_or(0);
+        Some(SystemTime::now() + Duration::from_secs(left))
+    }
+}
+
+/// An answer about a key, and an event of a watch.
+#[derive(Debug, Deserialize)]
+struct Change {
+    action: String,
+    node: Node,
+}
+
+/// All subnet keys at one index.
+struct Listing {
+    entries: Vec<Lease>,
+    /// Subnets whose keys are there but could not be read.
+    unreadable: Vec<Ipv4Network>,
+    revision: i64,
+}
+
+/// What stands where we want to write.
+#[derive(Clone, Copy)]
+enum Stands {
+    Nothing,
+    /// A key with this `modifiedIndex`; a reservation has no TTL.
+    Key {
+        revision: i64,
+        reserved: bool,
+    },
+}
+
+impl Etcd2 {
+    /// Checks `options` and reads the files they name. etcd itself is reached
+    /// with the first call, and need not be up now.
+    ///
+    /// # Errors
+    /// [`SourceError::Options`] names the unusable setting.
+    pub async fn connect(options: EtcdOptions) -> Result<Self, SourceError> {
+        let endpoints = Endpoints::new(&options).await?;
+        let prefix = format!("/{}", options.prefix.trim_matches('/'));
+        Ok(Self { inner: Arc::new(Inner { endpoints, prefix, warned: Mutex::default() }) })
+    }
+
+    /// Whether the server is of a release that has no other API than v2.
+    /// `None` if it did not say.
+    pub(super) async fn is_v2_only(&self) -> Option<bool> {
+        let text = self.endpoints().version().await?;
+        let version: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let server = version.get("etcdserver")?.as_str()?;
+        Some(server.starts_with("2.") || server.starts_with("0."))
+    }
+
+    fn endpoints(&self) -> &Endpoints {
+        &self.inner.endpoints
+    }
+
+    fn config_key(&self) -> String {
+        format!("{}/config", self.inner.prefix)
+    }
+
+    /// The prefix of all subnet keys.
+    fn subnets(&self) -> String {
+        format!("{}/subnets/", self.inner.prefix)
+    }
+
+    fn key(&self, subnet: Ipv4Network) -> String {
+        format!("{}{}", self.subnets(), SubnetKey::new(subnet))
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Node>, SourceError> {
+        Ok(self.read_key("get", key, "quorum=true").await?.0)
+    }
+
+    /// A key, and the index that this is the state of.
+    async fn read_key(
+        &self,
+        call: &'static str,
+        key: &str,
+        query: &str,
+    ) -> Result<(Option<Node>, i64), SourceError> {
+        let request =
+            Request { call, method: Method::GET, key, query: query.to_owned(), form: None };
+        match self.endpoints().call(&request).await? {
+            Ok(answer) => {
+                let change = decode(call, key, &answer.body)?;
+                Ok((Some(change.node), answer.index))
+            }
+            Err(Refusal::NoKey { index }) => Ok((None, index)),
+            Err(refusal) => Err(unexpected(call, key, refusal)),
+        }
+    }
+
+    /// All leases, the subnets of unreadable keys, and the index.
+    pub(super) async fn survey(&self) -> Result<(Vec<Lease>, Vec<Ipv4Network>, i64), SourceError> {
+        let Listing { entries, unreadable, revision } = self.listing().await?;
+        Ok((entries, unreadable, revision))
+    }
+
+    async fn listing(&self) -> Result<Listing, SourceError> {
+        let (nodes, revision) = self.nodes().await?;
+        let mut listing =
+            Listing { entries: Vec::with_capacity(nodes.len()), unreadable: Vec::new(), revision };
+        for node in &nodes {
+            match self.entry(node) {
+                Some(entry) => listing.entries.push(entry),
+                None => listing.unreadable.extend(self.claimed_by(node)),
+            }
+        }
+        Ok(listing)
+    }
+
+    /// All subnet keys as they are, and the index.
+    async fn nodes(&self) -> Result<(Vec<Node>, i64), SourceError> {
+        let subnets = self.subnets();
+        let key = subnets.trim_end_matches('/');
+        let (node, revision) = self.read_key("list", key, "recursive=true&quorum=true").await?;
+        Ok((node.map(|node| node.nodes).unwrap_or_default(), revision))
+    }
+
+    /// Reads a subnet key; warns once of one that cannot be read.
+    fn entry(&self, node: &Node) -> Option<Lease> {
+        match self.decode(node) {
+            Ok(entry) => Some(entry),
+            Err(cause) => {
+                let mut warned = self.inner.warned.lock().unwrap_or_else(PoisonError::into_inner);
+                warned.once(node.key.as_bytes(), node.revision(), &cause);
+                None
+            }
+        }
+    }
+
+    fn decode(&self, node: &Node) -> Result<Lease, String> {
+        let name = self.name(node).ok_or("the key is not below the prefix")?;
+        if name.contains('&') {
+            return Err("a dual-stack key has no place in etcd v2".to_owned());
+        }
+        let subnet = name.parse::<SubnetKey>().map_err(|error| error.to_string())?.subnet();
+        let value = match &node.value {
+            Some(value) if !node.dir => value,
+            _ => return Err("it is a directory".to_owned()),
+        };
+        let attrs = serde_json::from_str(value).map_err(|error| error.to_string())?;
+        Ok(Lease { subnet, attrs, expires: node.expires(), revision: node.revision() })
+    }
+
+    /// The last part of a subnet key.
+    fn name<'a>(&self, node: &'a Node) -> Option<&'a str> {
+        node.key.strip_prefix(&self.subnets())
+    }
+
+    /// The subnet that a key of ours names.
+    fn subnet_of(&self, node: &Node) -> Option<Ipv4Network> {
+        let name = self.name(node).filter(|name| !name.contains('&'))?;
+        Some(name.parse::<SubnetKey>().ok()?.subnet())
+    }
+
+    /// The subnet that a key claims, be the rest of it as it may.
+    fn claimed_by(&self, node: &Node) -> Option<Ipv4Network> {
+        Some(self.name(node)?.split('&').next()?.parse::<SubnetKey>().ok()?.subnet())
+    }
+
+    /// Puts `attrs` under the subnet's key if that still is what `stands`
+    /// tells; `None` if not.
+    async fn write(
+        &self,
+        subnet: Ipv4Network,
+        attrs: &LeaseAttrs,
+        stands: Stands,
+    ) -> Result<Option<Lease>, SourceError> {
+        let key = self.key(subnet);
+        let value = serde_json::to_string(attrs).map_err(|error| SourceError::Options {
+            option: format!("lease {}", SubnetKey::new(subnet)),
+            cause: error.to_string(),
+        })?;
+        let (query, reserved) = match stands {
+            Stands::Nothing => ("prevExist=false".to_owned(), false),
+            Stands::Key { revision, reserved } => (format!("prevIndex={revision}"), reserved),
+        };
+        let mut form = field("value", &value);
+        if !reserved {
+            form.push_str(&format!("&ttl={}", LEASE_TTL.as_secs()));
+        }
+        let asked = SystemTime::now();
+        let answer = match self.change("write of", Method::PUT, &key, query, Some(form)).await? {
+            Ok(answer) => answer,
+            Err(Refusal::Differs | Refusal::NoKey { .. }) => return Ok(None),
+            Err(refusal) => return Err(unexpected("write of", &key, refusal)),
+        };
+        let written = decode("write of", &key, &answer.body)?;
+        Ok(Some(Lease {
+            subnet,
+            attrs: attrs.clone(),
+            expires: (!reserved).then(|| asked + LEASE_TTL),
+            revision: written.node.revision(),
+        }))
+    }
+
+    /// Deletes a key if nobody wrote it since it had this index.
+    async fn delete(&self, key: &str, revision: i64) -> Result<bool, SourceError> {
+        let query = format!("prevIndex={revision}");
+        match self.change("deletion of", Method::DELETE, key, query, None).await? {
+            Ok(_) => Ok(true),
+            Err(Refusal::Differs | Refusal::NoKey { .. }) => Ok(false),
+            Err(refusal) => Err(unexpected("deletion of", key, refusal)),
+        }
+    }
+
+    async fn change(
+        &self,
+        call: &'static str,
+        method: Method,
+        key: &str,
+        query: String,
+        form: Option<String>,
+    ) -> Result<Outcome, SourceError> {
+        self.endpoints().call(&Request { call, method, key, query, form }).await
+    }
+}
+
+fn decode(call: &'static str, key: &str, body: &[u8]) -> Result<Change, SourceError> {
+    serde_json::from_slice(body).map_err(|error| SourceError::Call {
+        call,
+        key: key.to_owned(),
+        cause: format!("the answer is none of etcd's: {error}"),
+        hint: "is it an etcd with the v2 API that listens at --etcd-endpoints?",
+    })
+}
+
+fn unexpected(call: &'static str, key: &str, refusal: Refusal) -> SourceError {
+    SourceError::Call {
+        call,
+        key: key.to_owned(),
+        cause: format!("etcd answered {refusal:?}"),
+        hint: "does a proxy answer at --etcd-endpoints?",
+    }
+}
+
+impl LeaseSource for Etcd2 {
+    async fn config(&self) -> Result<NetworkConfig, SourceError> {
+        let key = self.config_key();
+        let Some(text) = self.get(&key).await?.and_then(|node| node.value) else {
+            return Err(SourceError::NoConfigV2 { key, endpoints: self.endpoints().names() });
+        };
+        NetworkConfig::parse(&text).map_err(|error| SourceError::Config { key, error })
+    }
+
+    async fn list(&self) -> Result<(Vec<Lease>, i64), SourceError> {
+        let listing = self.listing().await?;
+        Ok((listing.entries, listing.revision))
+    }
+
+    async fn acquire(&self, config: &NetworkConfig, claim: &Claim) -> Result<Lease, SourceError> {
+        self.acquire_subnet(config, claim).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Lease, SourceError> {
+        self.renew_lease(lease).await
+    }
+
+    fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {
+        follow(self.clone(), stop)
+    }
+}

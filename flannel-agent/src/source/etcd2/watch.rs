@@ -1,0 +1,110 @@
+//! Following the leases by long polls: each brings one change.
+
+use std::time::Duration;
+
+use hyper::Method;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::connect::{CALL_TIMEOUT, Request, index, read};
+use super::failure::Refusal;
+use super::{Change, Etcd2};
+use crate::lease::table::Lease;
+use crate::source::follow::{End, Followed, Updates};
+use crate::source::{LeaseUpdate, SourceError};
+
+/// After so long without a change the poll is made anew: an etcd that has gone
+/// is noticed by this, and the index moves on with the changes of other keys,
+/// so that it stays within the 1000 changes that etcd keeps.
+const POLL: Duration = Duration::from_secs(15);
+
+impl Followed for Etcd2 {
+    async fn snapshot(&self) -> Result<(Vec<Lease>, i64), SourceError> {
+        let listing = self.listing().await?;
+        Ok((listing.entries, listing.revision))
+    }
+
+    async fn changes(&self, revision: i64, updates: &Updates) -> End {
+        let mut after = revision;
+        loop {
+            match self.poll(after).await {
+                Ok(Polled::Quiet { upto }) => after = after.max(upto),
+                Ok(Polled::Change(change)) => {
+                    after = after.max(change.node.revision());
+                    if let Some(update) = self.update(&change)
+                        && let Err(end) = updates.send(update).await
+                    {
+                        return end;
+                    }
+                }
+                Err(end) => return end,
+            }
+        }
+    }
+
+    async fn leave(&self) {
+        self.endpoints().leave();
+    }
+}
+
+/// What one poll brought.
+enum Polled {
+    /// Nothing; there was no change up to this index.
+    Quiet {
+        upto: i64,
+    },
+    Change(Box<Change>),
+}
+
+impl Etcd2 {
+    async fn poll(&self, after: i64) -> Result<Polled, End> {
+        let endpoint = self.endpoints().current();
+        let failed = |what: String| End::Failed { reason: format!("{endpoint}: watch: {what}") };
+        let subnets = self.subnets();
+        let request = Request {
+            call: "watch",
+            method: Method::GET,
+            key: subnets.trim_end_matches('/'),
+            query: format!("wait=true&recursive=true&waitIndex={}", after + 1),
+            form: None,
+        };
+        let until = Instant::now() + POLL;
+        // etcd sends the head of its answer at once.
+        let answer = match timeout(CALL_TIMEOUT, self.endpoints().send(endpoint, &request)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(failure)) => return Err(failed(failure.cause)),
+            Err(_) => return Err(failed(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
+        };
+        let upto = index(answer.headers());
+        let outcome = match timeout_at(until, read(answer)).await {
+            Err(_) => return Ok(Polled::Quiet { upto }),
+            Ok(Err(failure)) => return Err(failed(failure.cause)),
+            Ok(Ok(outcome)) => outcome,
+        };
+        match outcome {
+            // etcd ends polls without a word after a while, and when it stops.
+            Ok(answer) if answer.body.is_empty() => Ok(Polled::Quiet { upto }),
+            Ok(answer) => match serde_json::from_slice(&answer.body) {
+                Ok(change) => Ok(Polled::Change(Box::new(change))),
+                Err(error) => Err(failed(error.to_string())),
+            },
+            Err(Refusal::Cleared { index }) => Err(End::Compacted { revision: index }),
+            Err(refusal) => Err(failed(format!("{refusal:?}"))),
+        }
+    }
+
+    /// The change as a reader of leases sees it.
+    fn update(&self, change: &Change) -> Option<LeaseUpdate> {
+        let removed = || {
+            let subnet = self.subnet_of(&change.node)?;
+            Some(LeaseUpdate::Removed { subnet, revision: change.node.revision() })
+        };
+        match change.action.as_str() {
+            "delete" | "expire" | "compareAndDelete" => removed(),
+            // What cannot be read is no lease; a list would lack it.
+            _ => match self.entry(&change.node) {
+                Some(lease) => Some(LeaseUpdate::Put { lease }),
+                None => removed(),
+            },
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Following the leases of a store: a list, then each change, again after
+//! every break.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio_util::sync::CancellationToken;
+
+use super::{LeaseUpdate, SourceError};
+use crate::backoff::Backoff;
+use crate::lease::table::Lease;
+
+/// First pause after a break.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+
+/// Longest pause between tries.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// A watch that lasted so long was a good one.
+const GOOD_WATCH: Duration = Duration::from_secs(10);
+
+/// Updates that may wait for the reader.
+const UPDATES: usize = 256;
+
+/// Why following ended.
+pub(super) enum End {
+    /// Nobody reads the updates any more.
+    NoReader,
+    /// The changes since the list are not kept any more.
+    Compacted {
+        /// As far as they are gone.
+        revision: i64,
+    },
+    /// The store could not be followed.
+    Failed {
+        /// Why, with the endpoint.
+        reason: String,
+    },
+}
+
+/// A store that can be followed.
+pub(super) trait Followed: Send + Sync + 'static {
+    /// All leases, and the revision that they are of.
+    fn snapshot(&self) -> impl Future<Output = Result<(Vec<Lease>, i64), SourceError>> + Send;
+
+    /// Hands over each change after `revision` until that ends.
+    fn changes(&self, revision: i64, updates: &Updates) -> impl Future<Output = End> + Send;
+
+    /// Leaves the endpoint that failed to the others.
+    fn leave(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// Where changes go.
+pub(super) struct Updates(Sender<LeaseUpdate>);
+
+impl Updates {
+    /// Hands one over; waits for a slow reader.
+    pub(super) async fn send(&self, update: LeaseUpdate) -> Result<(), End> {
+        self.0.send(update).await.map_err(|_| End::NoReader)
+    }
+}
+
+/// Follows the leases until `stop`, or until nobody reads.
+pub(super) fn follow<S: Followed>(source: S, stop: CancellationToken) -> Receiver<LeaseUpdate> {
+    let (updates, receiver) = channel(UPDATES);
+    tokio::spawn(async move {
+        let mut follower = Follower { source, updates: Updates(updates.clone()), connected: true };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = updates.closed() => {}
+            () = follower.run() => {}
+        }
+    });
+    receiver
+}
+
+struct Follower<S> {
+    source: S,
+    updates: Updates,
+    /// Whether the reader was told that the store can be followed.
+    connected: bool,
+}
+
+impl<S: Followed> Follower<S> {
+    async fn run(&mut self) {
+        let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+        loop {
+            let began = Instant::now();
+            match self.follow().await {
+                End::NoReader => return,
+                End::Compacted { revision } => {
+                    tracing::info!(revision, "etcd dropped changes not seen yet; listing again");
+                }
+                End::Failed { reason } => {
+                    if self.disconnected(reason).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            if began.elapsed() >= GOOD_WATCH {
+                backoff.reset();
+            }
+            tokio::time::sleep(backoff.fail()).await;
+        }
+    }
+
+    /// Tells of a break, once.
+    async fn disconnected(&mut self, reason: String) -> Result<(), End> {
+        self.source.leave().await;
+        if !std::mem::replace(&mut self.connected, false) {
+            tracing::debug!(reason, "etcd still cannot be followed");
+            return Ok(());
+        }
+        tracing::warn!(reason, "etcd cannot be followed; trying again");
+        self.updates.send(LeaseUpdate::Disconnected { reason }).await
+    }
+
+    /// Lists, then watches until that ends.
+    async fn follow(&mut self) -> End {
+        let (leases, revision) = match self.source.snapshot().await {
+            Ok(listed) => listed,
+            Err(error) => return End::Failed { reason: error.to_string() },
+        };
+        if !self.connected {
+            tracing::info!(revision, leases = leases.len(), "etcd can be followed again");
+            self.connected = true;
+        }
+        match self.updates.send(LeaseUpdate::Snapshot { leases, revision }).await {
+            Ok(()) => self.source.changes(revision, &self.updates).await,
+            Err(end) => end,
+        }
+    }
+}

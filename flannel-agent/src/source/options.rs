@@ -1,0 +1,157 @@
+//! How etcd is reached, by either API: endpoints, TLS files, user.
+
+use std::path::{Path, PathBuf};
+
+use super::SourceError;
+
+/// Where systems keep the CAs that they trust, as Go's crypto/x509 has them.
+const SYSTEM_CAS: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// How to reach etcd.
+#[derive(Clone, Default)]
+pub struct EtcdOptions {
+    /// URLs, or `host:port`.
+    pub endpoints: Vec<String>,
+    /// Prefix of all keys, e.g. `/coreos.com/network`.
+    pub prefix: String,
+    /// CA of etcd's certificate (PEM); the system's CAs if `None`.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate (PEM).
+    pub cert_file: Option<PathBuf>,
+    /// The key of our certificate (PEM).
+    pub key_file: Option<PathBuf>,
+    /// User to log in as; none or empty: no login.
+    pub username: Option<String>,
+    /// The user's password.
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for EtcdOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdOptions")
+            .field("endpoints", &self.endpoints)
+            .field("prefix", &self.prefix)
+            .field("ca_file", &self.ca_file)
+            .field("cert_file", &self.cert_file)
+            .field("key_file", &self.key_file)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EtcdOptions {
+    /// The user and the password, if there is a user.
+    pub(super) fn user(&self) -> Option<(&str, &str)> {
+        let user = self.username.as_deref().filter(|user| !user.is_empty())?;
+        Some((user, self.password.as_deref().unwrap_or_default()))
+    }
+
+    /// The endpoints as URLs: those without a scheme get that of `tls`.
+    pub(super) fn urls(&self, tls: Option<&TlsFiles>) -> Result<Vec<String>, SourceError> {
+        let mut urls = Vec::new();
+        for endpoint in &self.endpoints {
+            let endpoint = endpoint.trim().trim_end_matches('/');
+            if endpoint.is_empty() {
+                continue;
+            }
+            let url = match (endpoint.contains("://"), tls) {
+                (true, _) => endpoint.to_owned(),
+                (false, Some(_)) => format!("https://{endpoint}"),
+                (false, None) => format!("http://{endpoint}"),
+            };
+            if url.starts_with("https://") {
+                if tls.is_none() {
+                    let cause = "no --etcd-cafile, and no CA bundle in the system's usual places";
+                    return Err(bad_endpoint(&url, cause));
+                }
+            } else if !url.starts_with("http://") {
+                return Err(bad_endpoint(&url, "is no http:// or https:// URL"));
+            }
+            urls.push(url);
+        }
+        if urls.is_empty() {
+            return Err(bad("--etcd-endpoints", "names no endpoint"));
+        }
+        Ok(urls)
+    }
+}
+
+/// The PEM files of TLS, as read.
+pub(super) struct TlsFiles {
+    pub(super) ca: Vec<u8>,
+    pub(super) identity: Option<Identity>,
+}
+
+/// Our certificate and its key (PEM).
+pub(super) struct Identity {
+    pub(super) cert: Vec<u8>,
+    pub(super) key: Vec<u8>,
+}
+
+impl TlsFiles {
+    /// `None` without files, unless an endpoint is https.
+    pub(super) async fn read(options: &EtcdOptions) -> Result<Option<Self>, SourceError> {
+        let wanted =
+            options.endpoints.iter().any(|endpoint| endpoint.trim().starts_with("https://"));
+        let files = [&options.ca_file, &options.cert_file, &options.key_file];
+        if !wanted && files.iter().all(|file| file.is_none()) {
+            return Ok(None);
+        }
+        let ca = match &options.ca_file {
+            Some(file) => read("--etcd-cafile", file).await?,
+            None => match system_cas().await {
+                Some(pem) => pem,
+                None => return Ok(None),
+            },
+        };
+        let identity = match (&options.cert_file, &options.key_file) {
+            (Some(cert), Some(key)) => {
+                let cert = read("--etcd-certfile", cert).await?;
+                let key = read("--etcd-keyfile", key).await?;
+                Some(Identity { cert, key })
+            }
+            (None, None) => None,
+            (Some(_), None) => return Err(bad("--etcd-certfile", "needs --etcd-keyfile too")),
+            (None, Some(_)) => return Err(bad("--etcd-keyfile", "needs --etcd-certfile too")),
+        };
+        Ok(Some(Self { ca, identity }))
+    }
+}
+
+/// The setting `option` is unusable.
+pub(super) fn bad(option: &str, cause: impl ToString) -> SourceError {
+    SourceError::Options { option: option.to_owned(), cause: cause.to_string() }
+}
+
+/// One of the endpoints is unusable.
+pub(super) fn bad_endpoint(url: &str, cause: impl ToString) -> SourceError {
+    bad(&format!("--etcd-endpoints {url}"), cause)
+}
+
+async fn system_cas() -> Option<Vec<u8>> {
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    for file in named.into_iter().chain(SYSTEM_CAS.map(PathBuf::from)) {
+        if let Ok(pem) = tokio::fs::read(&file).await {
+            return Some(pem);
+        }
+    }
+    None
+}
+
+/// Reads a PEM file.
+async fn read(option: &str, file: &Path) -> Result<Vec<u8>, SourceError> {
+    let option = format!("{option} {}", file.display());
+    let pem = tokio::fs::read(file).await.map_err(|error| bad(&option, error))?;
+    // Without this, an empty CA file would show as an untrusted server later.
+    if pem.windows(11).any(|window| window == b"-----BEGIN ") {
+        Ok(pem)
+    } else {
+        Err(bad(&option, "has no PEM block in it"))
+    }
+}
