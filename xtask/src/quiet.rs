@@ -2,7 +2,6 @@
 //! installation starts would change the machine's network and firewall.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::Result;
 
