@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::node::Node;
 use crate::process::{Process, output, run};
 use crate::unit::Unit;
@@ -112,7 +115,23 @@ impl Docker {
 
 impl Drop for Docker {
     fn drop(&mut self) {
-        self.process = None;
+        if let Some(mut process) = self.process.take() {
+            // dockerd first, so that unshare sees it end and nobody inherits it.
+            let pid = process.pid();
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+            for child in children.unwrap_or_default().split_whitespace() {
+                if let Ok(child) = child.parse() {
+                    // Gone already if dockerd has failed.
+                    let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+                }
+            }
+            for _ in 0..250 {
+                if process.ended().is_some() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
         // What was started in it ends with the process namespace; a cgroup can
         // be removed as soon as it is empty.
         for controller in fs::read_dir(CGROUPS).into_iter().flatten().flatten() {

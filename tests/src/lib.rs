@@ -24,6 +24,7 @@ pub mod root;
 pub mod rules;
 pub mod service;
 pub mod skip;
+pub mod tls;
 pub mod traffic;
 pub mod unit;
 pub mod wait;

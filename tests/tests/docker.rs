@@ -35,6 +35,8 @@ fn start(node: &mut Node, etcd: &Etcd) -> Docker {
              DOCKER_NETWORK_OPTIONS=\" --bip={gateway}/24 --ip-masq=false --mtu=1450\"\n"
         )
     );
+    // docker sets the policy DROP where it has to switch forwarding on.
+    node.netns.sysctl("net.ipv4.ip_forward=0");
     let docker = node.start_docker();
     let rules = node.netns.sh("iptables -S FORWARD");
     assert!(rules.contains("-P FORWARD DROP") && rules.contains("DOCKER-USER"), "{rules}");
