@@ -193,3 +193,50 @@ fn tls_and_a_second_interface() {
     let device = left.netns.ip("-d link show flannel.1");
     assert!(device.contains("local 192.0.2.11 dev eth2"), "{device}");
 }
+
+#[test]
+fn switched_in_place_and_back() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let (mut node, mut other) = (lab.node(1), lab.node(2));
+    // As flanneld leaves them: device, lease, routes, neighbours, FDB entries.
+    node.make_plain(&etcd, "10.244.101.0/24");
+    other.make_plain(&etcd, "10.244.102.0/24");
+    node.sync_plain(&etcd);
+    other.sync_plain(&etcd);
+    let (pod, far) = (node.pod(2), other.pod(2));
+    pod.ping(far.address, "-c 2 -i 0.1 -W 2");
+    let (subnet, mac) = (node.subnet(), node.vtep_mac());
+
+    let root = node.install();
+    let endpoint = etcd.endpoint();
+    root.write(
+        "/etc/sysconfig/flanneld",
+        &format!("FLANNEL_ETCD={endpoint}\nFLANNEL_ETCD_KEY=/coreos.com/network\n"),
+    );
+    root.write(
+        "/run/flannel/subnet.env",
+        "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.101.1/24\nFLANNEL_MTU=1450\n\
+         FLANNEL_IPMASQ=false\n",
+    );
+    let (answered, text) = std::thread::scope(|scope| {
+        let stream = scope.spawn(|| pod.netns.ping(far.address, "-c 300 -i 0.01 -W 2"));
+        node.start_service(&packaged("flanneld.service"));
+        stream.join().expect("ping")
+    });
+    assert!(answered, "lost while it was switched:\n{text}");
+    let status = node.status();
+    assert_eq!(status["lease"]["subnet"], subnet.to_string(), "{status}");
+    assert_eq!(node.vtep_mac(), mac);
+
+    // And back: what the agent made goes, what flanneld needs stays.
+    assert!(node.stop_agent().success());
+    let cleanup = node.cleanup();
+    assert!(cleanup.status.success(), "{cleanup:?}");
+    assert!(!node.netns.try_sh("ip link show flannel.1"));
+    let kept = etcd.subnets().into_iter().any(|(key, value)| {
+        key == "10.244.101.0-24" && value.contains(r#""PublicIP":"192.0.2.11""#)
+    });
+    assert!(kept, "the lease stays: {:?}", etcd.subnets());
+    assert!(flannel_tests::hooks::pins(node.pin_dir()).is_empty());
+}

@@ -89,7 +89,8 @@ fn flanneld_start_hands_on_what_is_set() {
         [("FLANNEL_ETCD_ENDPOINTS", "http://a:1,http://b:1"), ("FLANNEL_ETCD_PREFIX", "/new")];
     let old = [("FLANNEL_ETCD", "http://old:1"), ("FLANNEL_ETCD_KEY", "/old")];
     let both = [new, old].concat();
-    let cases: [(&[(&str, &str)], &[&str]); 5] = [
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Variables<'_>, &[&str]); 5] = [
         (&new, &["-etcd-endpoints=http://a:1,http://b:1", "-etcd-prefix=/new"]),
         (&old, &["-etcd-endpoints=http://old:1", "-etcd-prefix=/old"]),
         (&both, &["-etcd-endpoints=http://a:1,http://b:1", "-etcd-prefix=/new"]),

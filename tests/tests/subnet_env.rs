@@ -23,7 +23,7 @@ fn started(lab: &Lab, options: &Options) -> Node {
     etcd.put_config(CONFIG);
     let mut node = lab.node(1);
     node.start(&etcd, options);
-    // The store may go: what is looked at here is on the node.
+    // The store goes with its handle: what is looked at here is on the node.
     node
 }
 
