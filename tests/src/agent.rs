@@ -60,8 +60,8 @@ impl Options {
 
 /// An agent that was started.
 pub(crate) struct Running {
-    process: Process,
-    notify: UnixDatagram,
+    pub(crate) process: Process,
+    pub(crate) notify: UnixDatagram,
 }
 
 impl Node {

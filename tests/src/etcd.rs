@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use crate::lab::GATEWAY;
 use crate::netns::Netns;
 use crate::process::{Process, output, run};
+use crate::tls::Certificates;
 use crate::wait;
 
 /// Prefix of the keys, as flannel's default.
@@ -21,11 +22,20 @@ pub struct Etcd {
     netns: PathBuf,
     dir: PathBuf,
     process: Option<Process>,
+    certificates: Option<Certificates>,
 }
 
 impl Etcd {
     pub(crate) fn new(netns: &Netns, dir: &Path) -> Self {
-        Self { netns: netns.path(), dir: dir.join("etcd"), process: None }
+        Self { netns: netns.path(), dir: dir.join("etcd"), process: None, certificates: None }
+    }
+
+    /// With TLS, for clients with a certificate of the same authority.
+    pub(crate) fn start_tls(netns: &Netns, dir: &Path, certificates: Certificates) -> Self {
+        let mut etcd = Self::new(netns, dir);
+        etcd.certificates = Some(certificates);
+        etcd.restart();
+        etcd
     }
 
     pub(crate) fn start(netns: &Netns, dir: &Path) -> Self {
@@ -36,7 +46,8 @@ impl Etcd {
 
     /// Its address, for `--etcd-endpoints`.
     pub fn endpoint(&self) -> String {
-        format!("http://{GATEWAY}:2379")
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://{GATEWAY}:2379")
     }
 
     fn command(&self, program: &str) -> Command {
@@ -61,6 +72,10 @@ impl Etcd {
         command.args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
         command.args(["--initial-advertise-peer-urls", "http://127.0.0.1:2380"]);
         command.args(["--initial-cluster", "lab=http://127.0.0.1:2380"]);
+        if let Some(files) = &self.certificates {
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&files.ca);
+            command.arg("--cert-file").arg(&files.certificate).arg("--key-file").arg(&files.key);
+        }
         let log = self.dir.with_extension("log");
         self.process = Some(Process::start("etcd", &mut command, &log));
         wait::holds("etcd to answer", Duration::from_secs(20), || {
@@ -93,6 +108,10 @@ impl Etcd {
     pub fn etcdctl(&self) -> Command {
         let mut command = self.command("etcdctl");
         command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.endpoint()));
+        if let Some(files) = &self.certificates {
+            command.arg("--cacert").arg(&files.ca);
+            command.arg("--cert").arg(&files.certificate).arg("--key").arg(&files.key);
+        }
         command
     }
 

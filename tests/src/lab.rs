@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::etcd::Etcd;
 use crate::netns::{self, Netns};
 use crate::node::Node;
+use crate::tls::Certificates;
 
 /// The switch's own address on the underlay; etcd listens there, and it is the
 /// nodes' default gateway.
@@ -122,6 +123,13 @@ impl Lab {
     /// Starts an etcd that holds nothing.
     pub fn empty_etcd(&self) -> Etcd {
         Etcd::start(&self.underlay, self.dir())
+    }
+
+    /// Starts an etcd with TLS that holds nothing, and makes certificates for
+    /// it and its clients.
+    pub fn tls_etcd(&self) -> (Etcd, Certificates) {
+        let files = Certificates::new(self.dir());
+        (Etcd::start_tls(&self.underlay, self.dir(), files.clone()), files)
     }
 
     /// An etcd that is not started yet.

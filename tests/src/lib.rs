@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod docker;
 pub mod etcd;
 pub mod forge;
 pub mod hooks;
@@ -19,9 +20,13 @@ pub mod pair;
 pub mod plain;
 pub mod pod;
 pub mod process;
+pub mod root;
 pub mod rules;
+pub mod service;
 pub mod skip;
+pub mod tls;
 pub mod traffic;
 pub mod udp;
 pub mod udp_bench;
+pub mod unit;
 pub mod wait;

@@ -8,6 +8,7 @@ use ipnetwork::Ipv4Network;
 
 use crate::agent::Running;
 use crate::netns::Netns;
+use crate::root::Root;
 
 /// A node: a namespace with an address on the underlay, and an agent or a
 /// hand-made tunnel in it.
@@ -22,6 +23,7 @@ pub struct Node {
     pub(crate) dir: PathBuf,
     pub(crate) pin_dir: PathBuf,
     pub(crate) plain: Option<Ipv4Network>,
+    pub(crate) root: Option<Root>,
 }
 
 impl Node {
@@ -32,17 +34,19 @@ impl Node {
         dir: PathBuf,
         pin_dir: PathBuf,
     ) -> Self {
-        Self { agent: None, netns, address, number, dir, pin_dir, plain: None }
+        Self { agent: None, netns, address, number, dir, pin_dir, plain: None, root: None }
     }
 
     /// `--subnet-file`.
     pub fn subnet_file(&self) -> PathBuf {
-        self.dir.join("subnet.env")
+        let own = self.root.as_ref().map(|root| root.at("/run/flannel/subnet.env"));
+        own.unwrap_or_else(|| self.dir.join("subnet.env"))
     }
 
     /// `--state-dir`.
     pub fn state_dir(&self) -> PathBuf {
-        self.dir.join("state")
+        let own = self.root.as_ref().map(|root| root.at("/var/lib/flannel-ebpf"));
+        own.unwrap_or_else(|| self.dir.join("state"))
     }
 
     /// `--pin-dir`.

@@ -1,6 +1,5 @@
 //! What operators and other programs read.
 
-use std::fs;
 use std::process::Command;
 
 use flannel_tests::agent::Options;
@@ -8,27 +7,6 @@ use flannel_tests::lab::Lab;
 use flannel_tests::pair::Pair;
 use flannel_tests::plain::key;
 use flannel_tests::process::{output, run};
-
-#[test]
-fn subnet_env_byte_for_byte() {
-    for (ip_masq, word) in [(false, "false"), (true, "true")] {
-        let lab = Lab::new();
-        let etcd = lab.etcd();
-        let mut node = lab.node(1);
-        node.start(&etcd, &Options { ip_masq, ..Options::kernel() });
-        let text = fs::read_to_string(node.subnet_file()).expect("subnet.env");
-        let gateway = node.subnet().nth(1).expect("an address");
-        assert_eq!(
-            text,
-            format!(
-                "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET={gateway}/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ={word}\n"
-            )
-        );
-        use std::os::unix::fs::PermissionsExt;
-        let mode = fs::metadata(node.subnet_file()).expect("subnet.env").permissions().mode();
-        assert_eq!(mode & 0o777, 0o644);
-    }
-}
 
 #[test]
 fn lease_byte_for_byte() {
@@ -158,21 +136,4 @@ fn several_endpoints_of_which_one_answers() {
     let mut node = lab.node(1);
     let endpoints = Some(format!("http://192.0.2.1:1,{}", etcd.endpoint()));
     node.start(&etcd, &Options { endpoints, ..Options::kernel() });
-}
-
-#[test]
-fn unit_file_is_valid() {
-    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/flannel-agent.service");
-    // systemd looks whether the programs exist: where packages put them is
-    // where this machine has none.
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let text = fs::read_to_string(unit).expect("the unit file");
-    let program = flannel_tests::agent::program().display().to_string();
-    assert!(text.contains("/usr/bin/flannel-agent"), "{text}");
-    let copy = dir.path().join("flannel-agent.service");
-    fs::write(&copy, text.replace("/usr/bin/flannel-agent", &program)).expect("write the unit");
-    let output = output(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let ours: Vec<_> = said.lines().filter(|line| line.contains("flannel-agent")).collect();
-    assert!(output.status.success() && ours.is_empty(), "{said}");
 }

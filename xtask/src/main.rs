@@ -5,6 +5,7 @@
 
 mod build_ebpf;
 mod harness;
+mod quiet;
 mod setup;
 mod test;
 mod tidy;

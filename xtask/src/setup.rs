@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::build_ebpf::toolchain;
+use crate::quiet;
 use crate::workspace::{as_root, cargo, is_root, output, run as run_command, which};
 
 #[derive(clap::Args)]
@@ -63,7 +64,12 @@ const TOOLS: &[Need] = &[
     program("sysctl", "procps", "kernel settings of nodes"),
     program("nsenter", "util-linux", "runs programs in namespaces"),
     program("mount", "mount", "mounts the BPF file system"),
-    program("systemd-analyze", "systemd", "checks the unit file"),
+    program("systemd-analyze", "systemd", "checks the unit files"),
+    program("dash", "dash", "runs the packaged scripts"),
+    program("busybox", "busybox-static", "runs the packaged scripts; the image of containers"),
+    // By path: another docker in PATH is not the one that goes with dockerd.
+    file("/usr/sbin/dockerd", "docker.io", "containers on nodes"),
+    file("/usr/bin/docker", "docker.io", "containers on nodes"),
 ];
 
 /// Packages that build the TC programs where rustup has no nightly with
@@ -155,7 +161,7 @@ fn packages<'a>(needs: impl Iterator<Item = &'a Need> + Clone, check: bool) -> R
     }
     let mut names: Vec<_> = absent.iter().map(|need| need.package).collect();
     names.dedup();
-    install(&names)?;
+    quiet::without_services(|| install(&names))?;
     let still = missing(needs);
     if let Some(need) = still.first() {
         bail!("{} is installed and did not bring what is needed ({})", need.package, need.purpose);

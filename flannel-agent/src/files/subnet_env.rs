@@ -130,6 +130,20 @@ mod tests {
     }
 
     #[test]
+    fn every_backend_has_its_golden_file() {
+        for (name, mtu, ip_masq) in [
+            ("vxlan", 1450, false),
+            ("vxlan-ip-masq", 1450, true),
+            ("host-gw", 1500, false),
+            ("udp", 1472, false),
+        ] {
+            let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden");
+            let golden = std::fs::read_to_string(format!("{directory}/subnet.env.{name}")).unwrap();
+            assert_eq!(SubnetEnv { mtu, ip_masq, ..env() }.to_text(), golden, "{name}");
+        }
+    }
+
+    #[test]
     fn host_bits_do_not_reach_the_file() {
         let odd = SubnetEnv {
             network: net("10.5.3.4/16"),
