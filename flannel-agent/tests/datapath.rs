@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    self, AttachMode, Datapath as _, DatapathConfig, LoadOptions, PodVeth, VerifySource,
+    self, AttachMode, Datapath as _, DatapathConfig, LoadOptions, Places, PodVeth, VerifySource,
 };
 use flannel_agent::desired::Peer;
 use flannel_agent::mac::MacAddr;
@@ -68,7 +68,7 @@ fn veth(name: &str) -> PodVeth {
 
 /// Ensures the hooks; what had to be attached.
 fn ensure(datapath: &mut Loaded, veths: &[PodVeth]) -> Vec<String> {
-    let report = datapath.ensure_hooks("eth0", "flannel.1", veths);
+    let report = datapath.ensure_hooks(places("flannel.1", veths));
     assert!(report.failed.is_empty(), "{:?}", report.failed);
     report.attached
 }
@@ -79,6 +79,10 @@ fn peer(third: u8) -> Peer {
         vtep_mac: MacAddr([2, 0, 0, 0, 0, third]),
         public_ip: Ipv4Addr::new(192, 0, 2, third),
     }
+}
+
+fn places<'a>(overlay: &'a str, veths: &'a [PodVeth]) -> Places<'a> {
+    Places { underlay: "eth0", overlay: Some(overlay), direct: false, veths }
 }
 
 fn settings() -> DatapathConfig {
@@ -95,6 +99,7 @@ fn settings() -> DatapathConfig {
         network: "10.5.0.0/16".parse().unwrap(),
         subnet: "10.5.1.0/24".parse().unwrap(),
         mtu: 1450,
+        direct_mtu: None,
         vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
         source_ports: (32_768, 60_999),
     }
@@ -188,7 +193,7 @@ fn hooks_follow_the_veths() {
 fn a_missing_device_is_reported() {
     isolated(|pins| {
         let mut datapath = open(pins, AttachMode::Auto);
-        let report = datapath.ensure_hooks("eth0", "flannel.9", &[]);
+        let report = datapath.ensure_hooks(places("flannel.9", &[]));
         assert_eq!(report.failed.len(), 1);
         assert!(report.failed[0].1.to_string().contains("flannel.9"));
     });

@@ -9,7 +9,7 @@ use flannel_tests::agent::Options;
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::{GATEWAY, Lab, NETWORK};
 use flannel_tests::node::Node;
-use flannel_tests::pair::Pair;
+use flannel_tests::pair::{Pair, fast_share};
 use flannel_tests::plain::key;
 use flannel_tests::wait;
 
@@ -60,6 +60,20 @@ fn through_tunnel(node: &Node, to: &Node) -> bool {
     route(node, to).contains("dev flannel.1")
 }
 
+/// The programs carry more than 99 % of a running TCP flow, without a tunnel.
+fn carries_an_established_flow(pair: &Pair) {
+    let read = || (pair.left.peer(&pair.right), pair.left.outcomes());
+    let (peer, outcomes) = read();
+    let result = pair.traffic("requests", "--seconds 1");
+    assert!(result["rate"].as_f64().is_some_and(|rate| rate > 500.0), "{result}");
+    let (peer_after, outcomes_after) = read();
+    let share = fast_share(&peer, &peer_after);
+    let since = outcomes_after.since(&outcomes);
+    assert!(share > 0.99, "{share}: {since:?}");
+    assert!(since.get("fast_routed_out") > 400 && since.get("fast_routed_in") > 400, "{since:?}");
+    assert_eq!(since.get("fast_encap") + since.get("fast_decap"), 0, "{since:?}");
+}
+
 #[test]
 fn host_gw() {
     let pair = pair(r#"{"Type":"host-gw"}"#, &Options::default());
@@ -84,7 +98,8 @@ fn host_gw() {
     );
     let status = left.status();
     assert_eq!(status["backend"], "host-gw");
-    assert!(status["datapath"]["reason"].as_str().is_some_and(|text| text.contains("host-gw")));
+    assert_eq!(status["datapath"]["mode"], "ebpf");
+    carries_an_established_flow(&pair);
 
     // Taken away, or led elsewhere by somebody else.
     for damage in [

@@ -49,13 +49,23 @@ fn repairs(options: &Options, damage: &[&str]) {
             pair.client.netns.ping(pair.server.address, "-c 1 -W 1").0
         });
         println!("{line}: {repaired:?}");
-        assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0, "after {line}");
-        let outcomes = pair.left.outcomes();
-        if options.datapath == Some("ebpf") {
+        let fast_again = || {
+            let outcomes = pair.left.outcomes();
             wait::holds("the fast path again", LIMIT, || {
                 pair.traffic("spaced", "--seconds 0.2");
-                pair.left.outcomes().since(&outcomes).get("fast_encap") > 100
+                let since = pair.left.outcomes().since(&outcomes);
+                since.get("fast_encap") > 100 && since.get("fast_decap") > 100
             });
+        };
+        // A clsact qdisc that is put on a device that is up takes the device's
+        // queues away for a moment (qdisc_graft calls dev_deactivate): what is
+        // sent then is lost, whoever puts it there.
+        if options.attach == Some("clsact") {
+            fast_again();
+        }
+        assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0, "after {line}");
+        if options.datapath == Some("ebpf") {
+            fast_again();
         }
     }
 }

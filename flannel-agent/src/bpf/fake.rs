@@ -1,11 +1,11 @@
 //! A data path in memory, for tests of what drives one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnetwork::Ipv4Network;
 
-use super::{BpfError, Datapath, DatapathConfig, HookReport, PeerCounters, PodVeth};
+use super::{BpfError, Datapath, DatapathConfig, HookReport, PeerCounters, Places, PodVeth};
 use crate::desired::Peer;
 
 /// State of a [`FakeDatapath`], open to tests.
@@ -17,6 +17,10 @@ pub struct State {
     pub generation: u32,
     /// The maps.
     pub peers: BTreeMap<Ipv4Network, Peer>,
+    /// Peers that are reached without a tunnel.
+    pub direct: BTreeSet<Ipv4Network>,
+    /// Overlay device of the last [`Datapath::ensure_hooks`].
+    pub overlay: Option<String>,
     /// Veths of the last [`Datapath::ensure_hooks`].
     pub veths: Vec<PodVeth>,
     /// How often hooks were ensured.
@@ -72,9 +76,15 @@ impl Datapath for FakeDatapath {
         Ok(())
     }
 
-    fn ensure_hooks(&mut self, _: &str, _: &str, veths: &[PodVeth]) -> HookReport {
+    fn set_direct(&mut self, subnets: &BTreeSet<Ipv4Network>) -> Result<(), BpfError> {
+        self.writing()?.direct = subnets.clone();
+        Ok(())
+    }
+
+    fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport {
         let mut state = self.state();
-        state.veths = veths.to_vec();
+        state.overlay = places.overlay.map(str::to_owned);
+        state.veths = places.veths.to_vec();
         state.ensured += 1;
         let failed = state
             .failing_hooks

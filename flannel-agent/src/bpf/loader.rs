@@ -13,7 +13,7 @@ use super::attach::{Attacher, Form, Hook};
 use super::maps::Maps;
 use super::pin::PinDir;
 use super::{
-    BpfError, Datapath, DatapathConfig, HookReport, LoadOptions, PeerCounters, PodVeth,
+    BpfError, Datapath, DatapathConfig, HookReport, LoadOptions, PeerCounters, Places,
     VerifySource, attach, object,
 };
 use crate::desired::Peer;
@@ -119,6 +119,7 @@ fn contents(config: &DatapathConfig) -> Config {
     set(config.tcp, flag::TCP);
     set(config.verify_source == VerifySource::Drop, flag::VERIFY_DROP);
     set(config.verify_source == VerifySource::Count, flag::VERIFY_COUNT);
+    set(config.direct_mtu.is_some(), flag::DIRECT);
     Config {
         abi_version: ABI_VERSION,
         generation: 0,
@@ -137,7 +138,7 @@ fn contents(config: &DatapathConfig) -> Config {
         vtep_mac: config.vtep_mac.0,
         sport_min: config.source_ports.0,
         sport_max: config.source_ports.1,
-        direct_mtu: 0,
+        direct_mtu: config.direct_mtu.unwrap_or(0),
         reserved: [0; 4],
     }
 }
@@ -177,7 +178,12 @@ impl Datapath for Loaded {
         self.maps.remove_peers(subnets)
     }
 
-    fn ensure_hooks(&mut self, underlay: &str, overlay: &str, veths: &[PodVeth]) -> HookReport {
+    fn set_direct(&mut self, subnets: &BTreeSet<Ipv4Network>) -> Result<(), BpfError> {
+        self.maps.set_direct(subnets)
+    }
+
+    fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport {
+        let Places { underlay, overlay, direct, veths } = places;
         let mut report = HookReport::default();
         let ifindex = |name: &str, report: &mut HookReport| match if_nametoindex(name) {
             Ok(ifindex) => Some(ifindex),
@@ -187,10 +193,11 @@ impl Datapath for Loaded {
                 None
             }
         };
-        let (Some(underlay_index), Some(overlay_index)) =
-            (ifindex(underlay, &mut report), ifindex(overlay, &mut report))
-        else {
-            return report;
+        let Some(underlay_index) = ifindex(underlay, &mut report) else { return report };
+        let overlay = match overlay.map(|name| (ifindex(name, &mut report), name)) {
+            Some((Some(index), name)) => Some((index, name)),
+            Some((None, _)) => return report,
+            None => None,
         };
         let hook = |ifindex, interface: &str, program| Hook {
             ifindex,
@@ -199,9 +206,11 @@ impl Datapath for Loaded {
         };
         // Exit hooks first: a packet noted at an entry hook finds its exit hook
         // in place.
-        let mut hooks = vec![hook(overlay_index, overlay, program::TO_OVERLAY)];
+        let mut hooks = Vec::new();
+        hooks.extend(overlay.map(|(index, name)| hook(index, name, program::TO_OVERLAY)));
+        hooks.extend(direct.then(|| hook(underlay_index, underlay, program::TO_UNDERLAY)));
         hooks.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::TO_POD)));
-        hooks.push(hook(overlay_index, overlay, program::FROM_OVERLAY));
+        hooks.extend(overlay.map(|(index, name)| hook(index, name, program::FROM_OVERLAY)));
         hooks.push(hook(underlay_index, underlay, program::FROM_UNDERLAY));
         hooks.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::FROM_POD)));
         for veth in veths {

@@ -7,7 +7,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
-use flannel_ebpf::abi::{self, Config, MAX_PEER_STATS, Outcome, PeerStats, Subnet, Veth};
+use flannel_ebpf::abi::{
+    self, Config, MAX_PEER_STATS, Outcome, PeerStats, Subnet, Veth, subnet_flag,
+};
 use ipnetwork::Ipv4Network;
 
 use super::{BpfError, PeerCounters, sys};
@@ -29,6 +31,8 @@ pub(super) struct Maps {
     peers_fd: OwnedFd,
     /// What stands in `subnets`.
     known: BTreeMap<Ipv4Network, Subnet>,
+    /// Subnets that are reached without a tunnel.
+    direct: BTreeSet<Ipv4Network>,
     /// Ids that no peer has.
     free_ids: BTreeSet<u32>,
     next_id: u32,
@@ -49,6 +53,7 @@ impl Maps {
             stats: typed(ebpf, abi::map::STATS)?,
             peer_stats: typed(ebpf, abi::map::PEER_STATS)?,
             known: BTreeMap::new(),
+            direct: BTreeSet::new(),
             free_ids: BTreeSet::new(),
             next_id: 0,
         };
@@ -110,7 +115,7 @@ impl Maps {
                 peer.subnet,
                 Subnet {
                     vtep_mac: peer.vtep_mac.0,
-                    flags: 0,
+                    flags: self.flags(&peer.subnet),
                     public_ip: peer.public_ip.octets(),
                     peer_id,
                 },
@@ -127,6 +132,27 @@ impl Maps {
             self.write_subnets(chunk)?;
         }
         self.drop_unused_addresses(&replaced)
+    }
+
+    fn flags(&self, subnet: &Ipv4Network) -> u16 {
+        if self.direct.contains(subnet) { subnet_flag::DIRECT } else { 0 }
+    }
+
+    pub(super) fn set_direct(&mut self, subnets: &BTreeSet<Ipv4Network>) -> Result<(), BpfError> {
+        if self.direct != *subnets {
+            self.direct.clone_from(subnets);
+        }
+        let changed: Vec<(Ipv4Network, Subnet)> = self
+            .known
+            .iter()
+            .map(|(network, subnet)| (*network, Subnet { flags: self.flags(network), ..*subnet }))
+            .filter(|(network, subnet)| self.known[network] != *subnet)
+            .collect();
+        for chunk in changed.chunks(BATCH) {
+            self.write_subnets(chunk)?;
+            self.known.extend(chunk.iter().copied());
+        }
+        Ok(())
     }
 
     fn write_addresses(&mut self, chunk: &[(Ipv4Network, Subnet)]) -> Result<(), BpfError> {

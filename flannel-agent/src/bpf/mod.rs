@@ -9,7 +9,7 @@ mod object;
 pub mod pin;
 mod sys;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
@@ -34,11 +34,11 @@ pub struct DatapathConfig {
     pub tcp: bool,
     /// VXLAN network identifier.
     pub vni: u32,
-    /// UDP destination port.
+    /// UDP destination port; 0 where there is no tunnel.
     pub port: u16,
     /// Interface index of the underlay device.
     pub underlay: u32,
-    /// Interface index of `flannel.<VNI>`.
+    /// Interface index of `flannel.<VNI>`; 0 where there is no tunnel.
     pub overlay: u32,
     /// Underlay address of this node.
     pub local: std::net::Ipv4Addr,
@@ -48,6 +48,9 @@ pub struct DatapathConfig {
     pub subnet: Ipv4Network,
     /// MTU of `flannel.<VNI>` in bytes.
     pub mtu: u16,
+    /// MTU of the underlay device in bytes, if peers may be reached without a
+    /// tunnel.
+    pub direct_mtu: Option<u16>,
     /// Own VTEP MAC.
     pub vtep_mac: crate::mac::MacAddr,
     /// `net.ipv4.ip_local_port_range`.
@@ -92,6 +95,19 @@ pub struct PodVeth {
     /// `bpf_redirect_peer` would skip something (a qdisc): deliver through the
     /// veth's egress.
     pub through_egress: bool,
+}
+
+/// Where the programs have to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Places<'a> {
+    /// Name of the underlay device.
+    pub underlay: &'a str,
+    /// `flannel.<VNI>`, if there is a tunnel.
+    pub overlay: Option<&'a str>,
+    /// Peers may be reached without a tunnel: the underlay device's egress too.
+    pub direct: bool,
+    /// The pods' veths, all of them.
+    pub veths: &'a [PodVeth],
 }
 
 /// Packets and bytes of one peer, see [`flannel_ebpf::abi::PeerStats`].
@@ -143,10 +159,14 @@ pub trait Datapath: Send + 'static {
     /// Removes peers from the maps.
     fn remove_peers(&mut self, subnets: &[Ipv4Network]) -> Result<(), BpfError>;
 
-    /// Makes the hooks on underlay, overlay device and exactly these veths be
-    /// there, exit hooks first; hooks that somebody removed come back. Returns
-    /// the hooks that had to be (re-)attached and the failures.
-    fn ensure_hooks(&mut self, underlay: &str, overlay: &str, veths: &[PodVeth]) -> HookReport;
+    /// Says which of the peers, present and future, are reached without a
+    /// tunnel.
+    fn set_direct(&mut self, subnets: &BTreeSet<Ipv4Network>) -> Result<(), BpfError>;
+
+    /// Makes the hooks at exactly these places be there, exit hooks first; hooks
+    /// that somebody removed come back. Returns the hooks that had to be
+    /// (re-)attached and the failures.
+    fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport;
 
     /// Packets by outcome: all names, summed over CPUs.
     fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError>;

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnetwork::Ipv4Network;
 
 use super::{Reconciler, is_device, is_ground};
-use crate::bpf::{BpfError, DatapathConfig, PodVeth};
+use crate::bpf::{BpfError, DatapathConfig, Places, PodVeth};
 use crate::config::Backend;
+use crate::desired::routes_directly;
 use crate::firewall::Firewall;
 use crate::kernel::sysctl::TcpConntrack;
 use crate::kernel::{Kernel, KernelError, blackhole};
@@ -155,8 +156,17 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if lock(&self.datapath).is_none() || self.links.is_empty() {
             return;
         }
-        let (Some(overlay), Some(device)) = (self.overlay, self.device.clone()) else { return };
-        let Backend::Vxlan(vxlan) = self.identity.backend.clone() else { return };
+        // The tunnel's VNI, port, interface index and name; none with host-gw.
+        let (vni, port, overlay) = match &self.identity.backend {
+            Backend::Vxlan(vxlan) => {
+                let (Some(overlay), Some(device)) = (self.overlay, self.device.clone()) else {
+                    return;
+                };
+                (vxlan.vni, vxlan.port, Some((overlay, device)))
+            }
+            _ => (0, 0, None),
+        };
+        let direct = routes_directly(&self.identity.backend);
         let tcp = self.tcp_allowed();
         let underlay = &self.identity.underlay;
         let source_ports = match self.sysctl.local_port_range() {
@@ -171,14 +181,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             verify_source: self.settings.verify_source,
             fast_path: self.settings.fast_path && underlay.ethernet,
             tcp,
-            vni: vxlan.vni,
-            port: vxlan.port,
+            vni,
+            port,
             underlay: underlay.ifindex,
-            overlay,
+            overlay: overlay.as_ref().map_or(0, |(ifindex, _)| *ifindex),
             local: underlay.address,
             network: self.identity.network,
             subnet: self.identity.subnet,
             mtu: u16::try_from(self.mtu).unwrap_or(u16::MAX),
+            direct_mtu: direct.then(|| u16::try_from(underlay.mtu).unwrap_or(u16::MAX)),
             vtep_mac: self.identity.vtep_mac,
             source_ports,
         };
@@ -186,10 +197,18 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let mut guard = lock(&self.datapath);
         let Some(datapath) = guard.as_mut() else { return };
         let mut failures = BTreeMap::new();
+        if let Err(error) = datapath.set_direct(&self.direct) {
+            failures.insert("hook peers".to_owned(), error);
+        }
         if let Err(error) = datapath.configure(&config) {
             failures.insert("hook settings".to_owned(), error);
         }
-        let report = datapath.ensure_hooks(&underlay.name, &device, &veths);
+        let report = datapath.ensure_hooks(Places {
+            underlay: &underlay.name,
+            overlay: overlay.as_ref().map(|(_, name)| name.as_str()),
+            direct,
+            veths: &veths,
+        });
         if !report.attached.is_empty() {
             tracing::info!(hooks = ?report.attached, "attached programs");
         }

@@ -9,7 +9,7 @@ mod retry;
 mod tests;
 mod udp;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,6 +135,8 @@ pub struct Reconciler<K, F> {
     stale: bool,
     /// Index of the device, as read back.
     overlay: Option<u32>,
+    /// Peers that are reached without a tunnel.
+    direct: BTreeSet<Ipv4Network>,
     retries: Retries,
     unfinished: Unfinished,
     /// The blackhole route is what it should be.
@@ -177,6 +179,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             observed: None,
             stale: false,
             overlay: None,
+            direct: BTreeSet::new(),
             retries: Retries::default(),
             unfinished: Unfinished::default(),
             sealed: false,
@@ -293,6 +296,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.retries.report(&self.shared);
         self.serve_udp(&desired, look).await;
         self.mtu = desired.mtu;
+        self.direct.clone_from(&desired.direct);
         self.serve_pods();
         if (changed || wake.generation)
             && let Some(datapath) = lock(&self.datapath).as_mut()
