@@ -32,3 +32,13 @@ pub mod datagram {
     /// Send back the count (u64) of a stream id.
     pub const QUERY: u8 = b'Q';
 }
+
+/// Cubic, the kernel's default, where this system prefers another: BBR would
+/// pace by its own estimate of the path, and a measurement would measure that
+/// estimate. A namespace of its own may not choose for all of its connections.
+fn default_congestion_control(stream: &std::net::TcpStream) {
+    use nix::sys::socket::{setsockopt, sockopt::TcpCongestion};
+    if let Err(error) = setsockopt(stream, TcpCongestion, &std::ffi::OsString::from("cubic")) {
+        eprintln!("congestion control cubic: {error}");
+    }
+}

@@ -11,7 +11,13 @@ use flannel_tests::node::Node;
 use flannel_tests::wait;
 
 /// Leaves one subnet to choose.
-const CONFIG: &str = r#"{"Network":"10.5.0.0/16","SubnetLen":24,"SubnetMin":"10.5.27.0","SubnetMax":"10.5.27.0","Backend":{"Type":"vxlan"}}"#;
+fn config(backend: &str) -> String {
+    format!(
+        r#"{{"Network":"10.5.0.0/16","SubnetLen":24,"SubnetMin":"10.5.27.0","SubnetMax":"10.5.27.0"{backend}}}"#
+    )
+}
+
+const VXLAN: &str = r#","Backend":{"Type":"vxlan"}"#;
 
 fn golden(name: &str) -> String {
     let path = format!("{}/golden/subnet.env.{name}", env!("CARGO_MANIFEST_DIR"));
@@ -19,8 +25,12 @@ fn golden(name: &str) -> String {
 }
 
 fn started(lab: &Lab, options: &Options) -> Node {
+    started_with(lab, VXLAN, options)
+}
+
+fn started_with(lab: &Lab, backend: &str, options: &Options) -> Node {
     let etcd = lab.empty_etcd();
-    etcd.put_config(CONFIG);
+    etcd.put_config(&config(backend));
     let mut node = lab.node(1);
     node.start(&etcd, options);
     // The store goes with its handle: what is looked at here is on the node.
@@ -38,6 +48,16 @@ fn vxlan_byte_for_byte() {
         let node = started(&lab, &Options { ip_masq, ..Options::kernel() });
         assert_eq!(fs::read_to_string(node.subnet_file()).expect("subnet.env"), golden(name));
         assert_eq!(mode(&node.subnet_file()), 0o644);
+    }
+}
+
+#[test]
+fn other_backends_byte_for_byte() {
+    // Without a Backend it is udp.
+    for (backend, name) in [(r#","Backend":{"Type":"host-gw"}"#, "host-gw"), ("", "udp")] {
+        let lab = Lab::new();
+        let node = started_with(&lab, backend, &Options::default());
+        assert_eq!(fs::read_to_string(node.subnet_file()).expect("subnet.env"), golden(name));
     }
 }
 

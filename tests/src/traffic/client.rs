@@ -118,6 +118,7 @@ pub fn connects(to: SocketAddrV4, duration: Duration) -> Result<Rate> {
 fn connect(to: SocketAddrV4) -> Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&to.into(), Duration::from_secs(10))?;
     stream.set_nodelay(true)?;
+    super::default_congestion_control(&stream);
     Ok(stream)
 }
 

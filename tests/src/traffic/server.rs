@@ -29,6 +29,7 @@ pub fn run(port: u16) -> Result<()> {
 
 fn connection(mut stream: TcpStream) -> Result<()> {
     stream.set_nodelay(true)?;
+    super::default_congestion_control(&stream);
     let mut want = [0];
     stream.read_exact(&mut want)?;
     match want[0] {
