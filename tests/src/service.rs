@@ -23,6 +23,8 @@ impl Node {
     pub fn install(&mut self) -> Root {
         let root = Root::new(&self.dir, &self.pin_dir);
         self.root = Some(root.clone());
+        // What the node sees as /sys/fs/bpf/flannel.
+        self.pin_dir.push("flannel");
         root
     }
 

@@ -53,6 +53,8 @@ const TOOLS: &[Need] = &[
         "builds the etcd client",
     ),
     program("etcd", "etcd-server", "the store of the tests"),
+    program("curl", "curl", "writes etcd's v2 keys by hand"),
+    program("python3", "python3-minimal", "reads JSON as the guides do"),
     program("etcdctl", "etcd-client", "writes leases by hand"),
     program("ip", "iproute2", "namespaces, links, routes"),
     program("nft", "nftables", "rules of nodes"),
