@@ -45,7 +45,8 @@ impl Pair {
     /// Two agents with the same options, whose underlay is a cable.
     pub fn cabled(options: &Options) -> Self {
         let mut options = options.clone();
-        options.extra.push("--iface=eth1".into());
+        // An empty value takes back what the harness names.
+        options.extra.extend(["--iface=".into(), "--iface=eth1".into()]);
         let kind = Kind::Agent(options);
         Self::start(&kind, &kind, Lab::cable)
     }
