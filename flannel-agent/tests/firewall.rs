@@ -430,7 +430,15 @@ fn auto_uses_what_the_nodes_other_rules_use() {
 #[test]
 fn a_change_of_mode_and_cleanup_leave_nothing() {
     in_netns(async {
-        for mode in [Mode::Nftables, Mode::Iptables, Mode::Nftables] {
+        let modes = [
+            Mode::Nftables,
+            Mode::Iptables,
+            Mode::Nftables,
+            Mode::None,
+            Mode::Iptables,
+            Mode::None,
+        ];
+        for mode in modes {
             let firewall = Chosen::choose(mode, None).await.unwrap();
             firewall.ensure(&rules()).await.unwrap();
             let text = ruleset();

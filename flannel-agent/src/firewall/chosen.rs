@@ -81,6 +81,16 @@ impl Chosen {
         *swept = Some(rules.clone());
         Ok(())
     }
+
+    /// Removes once what an earlier run with rules has left.
+    async fn withdraw(&self, rules: &Rules) -> Result<(), FirewallError> {
+        let mut swept = self.swept.lock().await;
+        if swept.is_none() {
+            remove_all().await?;
+            *swept = Some(rules.clone());
+        }
+        Ok(())
+    }
 }
 
 impl Firewall for Chosen {
@@ -97,7 +107,7 @@ impl Firewall for Chosen {
                     );
                 }
             }
-            Kind::None => return Ok(()),
+            Kind::None => return self.withdraw(rules).await,
         }
         self.sweep(rules).await
     }
