@@ -53,6 +53,7 @@ fn take_over(rules: &str, mtu: u32, old_value: bool) {
     }
     let netns = &pair.left.netns;
     netns.iptables(rules);
+    assert!(netns.sh("iptables-save").contains("10.244.201.0/24"));
     netns.ip(&format!("link set flannel.1 mtu {mtu}"));
     // A peer that left, and what is somebody else's.
     pair.left.plain_peer(
@@ -92,6 +93,8 @@ fn take_over(rules: &str, mtu: u32, old_value: bool) {
     assert!(!entries.contains("53:77"), "{entries}");
     assert!(entries.contains("53:99"), "{entries}");
     assert!(!netns.ip("neighbour show").contains("10.244.77.0"));
+    let saved = netns.sh("iptables-save");
+    assert!(!saved.contains("FLANNEL") && !saved.contains("10.244."), "{saved}");
     let counters = pair.left.outcomes();
     pair.traffic("spaced", "--seconds 1");
     let fast = pair.left.outcomes().since(&counters).fast();
