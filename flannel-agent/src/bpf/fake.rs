@@ -77,7 +77,9 @@ impl Datapath for FakeDatapath {
     }
 
     fn set_direct(&mut self, subnets: &BTreeSet<Ipv4Network>) -> Result<(), BpfError> {
-        self.writing()?.direct = subnets.clone();
+        if self.state().direct != *subnets {
+            self.writing()?.direct.clone_from(subnets);
+        }
         Ok(())
     }
 

@@ -78,6 +78,12 @@ impl<S: LeaseSource> Keeper<S> {
         self.lost
     }
 
+    /// Somebody else writes or removes our lease again and again.
+    pub fn is_contested(&self) -> bool {
+        self.answers > AT_ONCE
+            && self.answered.is_some_and(|answered| Instant::now() < answered + QUIET)
+    }
+
     /// Writes the lease with these attributes now: they are ours and new.
     pub fn publish(&mut self, attrs: LeaseAttrs) {
         self.lease.attrs = attrs;

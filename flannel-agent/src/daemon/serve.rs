@@ -67,6 +67,8 @@ pub(super) struct Loop<'a, S, K, F> {
     options: &'a Options,
     source: Arc<S>,
     keeper: Keeper<S>,
+    /// Told that our lease is contested.
+    contested: bool,
     /// PublicIP of our lease, as last written.
     public_ip: Ipv4Addr,
     table: LeaseTable,
@@ -108,6 +110,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             options,
             source,
             keeper,
+            contested: false,
             public_ip,
             table,
             peers: Vec::new(),
@@ -276,6 +279,25 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         };
         self.shared.lock().health.complain("own lease", what);
         self.keeper.answer();
+        if self.keeper.is_contested() && !self.contested {
+            self.contested = true;
+            let why = format!(
+                "something else writes or removes this node's lease again and again: most likely \
+                 another node has the PublicIP {} too (a cloned machine, or the same --public-ip); \
+                 give each node its own and delete {}'s key",
+                ours.attrs.public_ip, ours.subnet
+            );
+            tracing::error!(why, "the lease is contested");
+            self.shared.lock().health.complain("contested lease", why);
+        }
+    }
+
+    /// The quarrel may have ended without a word.
+    fn watch_contest(&mut self) {
+        if self.contested && !self.keeper.is_contested() {
+            self.contested = false;
+            self.shared.lock().health.well("contested lease");
+        }
     }
 
     fn take_kept(&mut self, kept: &Kept) {
@@ -292,7 +314,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                     public_ip: lease.attrs.public_ip,
                     expires: lease.expires,
                 });
-                state.health.well("lease renewal");
+                state.health.well("renewal of the lease");
                 state.health.well("own lease");
                 drop(state);
                 self.write_files();
@@ -301,7 +323,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                 }
             }
             Kept::Failed(error) => {
-                self.shared.lock().health.complain("lease renewal", error.to_string());
+                self.shared.lock().health.complain("renewal of the lease", error.to_string());
             }
             Kept::Lost(error) => self.say_lost(&error.to_string()),
         }
@@ -315,10 +337,11 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         );
         let mut state = self.shared.lock();
         state.health.well("own lease");
-        state.health.complain("lease lost", why);
+        state.health.complain("lost lease", why);
     }
 
     async fn pass(&mut self) {
+        self.watch_contest();
         let mut wake = std::mem::take(&mut self.wake);
         self.due = None;
         let now = Instant::now();

@@ -309,7 +309,7 @@ async fn our_lease_is_claimed_again_when_it_goes() {
     bench.source.fail(Call::Renew, 3);
     bench.source.remove(bench.own.subnet);
     bench.settle().await;
-    assert!(bench.complaint("lease renewal").is_some());
+    assert!(bench.complaint("renewal of the lease").is_some());
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bench.stands(), Some(attrs(1)));
     assert_eq!(bench.shared.lock().health.lines(), []);
@@ -331,7 +331,7 @@ async fn a_subnet_that_another_node_holds_is_not_taken_back() {
     bench.take_applied();
     bench.source.put(Lease { attrs: attrs(9), ..bench.own.clone() });
     bench.settle().await;
-    let reason = bench.complaint("lease lost").unwrap();
+    let reason = bench.complaint("lost lease").unwrap();
     assert!(reason.contains("192.0.2.9"), "{reason}");
     // Nothing is written, whatever comes; pods here are not cut off.
     bench.source.put(Lease { attrs: attrs(8), ..bench.own.clone() });
@@ -364,6 +364,12 @@ async fn what_others_write_into_our_lease_is_corrected_but_not_in_a_hurry() {
     }
     let renewals = bench.renewals();
     assert!((5..=30).contains(&renewals), "{renewals} in ten minutes");
+    let told = bench.complaint("contested lease").expect("a complaint that stays");
+    assert!(told.contains(&address(1).to_string()), "{told}");
+    // The other one has gone.
+    tokio::time::sleep(Duration::from_secs(15 * 60)).await;
+    bench.settle().await;
+    assert_eq!(bench.complaint("contested lease"), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -371,7 +377,7 @@ async fn the_lease_follows_the_address_of_the_underlay() {
     let bench = Bench::start(&[2]).await;
     bench.kernel.state().links[0].addresses = link(2, "eth0", "", &[address(50)]).addresses;
     bench.tell(KernelEvent::Address { ifindex: 2 }).await;
-    assert_eq!(bench.complaint("lease lost"), None);
+    assert_eq!(bench.complaint("lost lease"), None);
     assert_eq!(bench.stands().unwrap().public_ip, address(50));
     assert_eq!(bench.shared.lock().lease.as_ref().unwrap().public_ip, address(50));
     let device = bench.kernel.state().devices["flannel.1"].device.clone().unwrap();
