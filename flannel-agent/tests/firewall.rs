@@ -57,6 +57,10 @@ impl Node {
         node.outside.sh("ip address add 192.0.2.2/24 dev peer");
         node.outside.sh("ip address add 10.5.2.2/32 dev peer");
         node.outside.sh("ip route add 10.5.1.0/24 via 192.0.2.1");
+        // A link that is up may get its queues only with the next round of the
+        // kernel's linkwatch, a second later; ARP asks again after another.
+        let way = (0..10).find_map(|_| node.udp(3999, [192, 0, 2, 2]));
+        assert!(way.is_some(), "the pod does not reach the outside");
         node
     }
 
