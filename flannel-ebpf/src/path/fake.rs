@@ -60,14 +60,16 @@ impl Packet {
         Self::new(bytes, VETH)
     }
 
-    /// TCP likewise; `flags` are those of [`wire`], ACK is always set.
+    /// TCP likewise; `flags` are those of [`wire`]. ACK is set on all but a SYN.
     pub(crate) fn tcp(from: u8, to: u8, flags: u8, payload: &[u8]) -> Self {
         let mut builder = PacketBuilder::ethernet2(POD_MAC, GATEWAY_MAC)
             .ipv4(pod(from), pod(to), 64)
-            .tcp(4000, 5000, 1, 1000)
-            .ack(1);
+            .tcp(4000, 5000, 1, 1000);
         if flags & wire::TCP_SYN != 0 {
             builder = builder.syn();
+        }
+        if flags & wire::TCP_SYN == 0 || flags & wire::TCP_ACK != 0 {
+            builder = builder.ack(1);
         }
         if flags & wire::TCP_FIN != 0 {
             builder = builder.fin();
