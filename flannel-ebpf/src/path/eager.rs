@@ -16,6 +16,9 @@
 //! the answer to a translated SYN, and connections that are older than the
 //! programs, are flows like any other.
 
+#[cfg(test)]
+mod tests;
+
 use super::flow;
 use super::segment::Segment;
 use super::{Frame, Tables};

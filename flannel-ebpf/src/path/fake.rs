@@ -313,6 +313,22 @@ impl Tables for Node {
     }
 }
 
+/// The packet, whoever carried it through the tunnel, if the kernel routed it.
+pub(crate) fn kernel(way: Way) -> Packet {
+    match way {
+        Way::Kernel(packet) | Way::Shortcut(packet) => packet,
+        other => panic!("not the kernel path: {other:?}"),
+    }
+}
+
+/// The packet that the fast path carried.
+pub(crate) fn fast(way: Way) -> (Packet, Verdict) {
+    match way {
+        Way::Fast(packet, verdict) => (packet, verdict),
+        other => panic!("not the fast path: {other:?}"),
+    }
+}
+
 /// The way of a packet through a node, and where it came out.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Way {
