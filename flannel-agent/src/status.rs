@@ -29,6 +29,18 @@ pub struct DatapathStatus {
     pub attach: Option<String>,
     /// TCP flows are confirmed too.
     pub tcp: bool,
+    /// The flow table; `null` on the kernel path.
+    pub flows: Option<FlowTableStatus>,
+}
+
+/// Room for flows, and how fast it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct FlowTableStatus {
+    /// Entries that the table holds.
+    pub size: u32,
+    /// New entries within `--fast-path-window`, lately. More than `size`: flows
+    /// are evicted before their time.
+    pub new_per_window: Option<u64>,
 }
 
 /// Our lease.

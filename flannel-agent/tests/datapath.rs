@@ -55,7 +55,7 @@ fn ip(arguments: &str) {
 }
 
 fn open(pins: &Path, attach: AttachMode) -> Loaded {
-    Loaded::open(&LoadOptions { pin_dir: pins.to_owned(), attach }).unwrap()
+    Loaded::open(&LoadOptions { pin_dir: pins.to_owned(), attach, flow_table: 4096 }).unwrap()
 }
 
 fn veth(name: &str) -> PodVeth {

@@ -7,6 +7,7 @@ pub mod bulk;
 pub mod client;
 pub mod cpu;
 pub mod random;
+pub mod scatter;
 pub mod server;
 
 /// First byte of a TCP connection.

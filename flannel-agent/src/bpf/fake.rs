@@ -27,6 +27,8 @@ pub struct State {
     pub ensured: u32,
     /// `<interface>/<program>` or interface names whose hooks fail.
     pub failing_hooks: Vec<String>,
+    /// Entries made in the flow table.
+    pub flows_entered: u64,
     /// Map writes fail.
     pub maps_fail: bool,
 }
@@ -98,6 +100,10 @@ impl Datapath for FakeDatapath {
 
     fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {
         Ok(BTreeMap::new())
+    }
+
+    fn flows_entered(&self) -> Result<u64, BpfError> {
+        Ok(self.state().flows_entered)
     }
 
     fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError> {

@@ -222,6 +222,7 @@ fn every_flag_of_the_daemon_has_a_variable() {
         ("firewall", "none"),
         ("fast-path", "off"),
         ("fast-path-window", "1"),
+        ("flow-table-size", "4096"),
         ("verify-source", "off"),
         ("attach", "tcx"),
         ("resync-interval", "9"),

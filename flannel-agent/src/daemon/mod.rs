@@ -157,7 +157,11 @@ async fn start_and_serve(
     });
 
     start::retire_device(&kernel, &before, device.as_deref()).await;
-    let load = LoadOptions { pin_dir: options.pin_dir.clone(), attach: options.attach };
+    let load = LoadOptions {
+        pin_dir: options.pin_dir.clone(),
+        attach: options.attach,
+        flow_table: options.flow_table_size,
+    };
     let opened = match &config.backend {
         Backend::Vxlan(_) | Backend::HostGw => datapath::open(options.datapath, &load, &underlay)?,
         other => datapath::without(options.datapath, &load, other.name())?,
@@ -194,6 +198,7 @@ async fn start_and_serve(
         fully_random: !options.ip_masq_fully_random_disable,
         blackhole: options.ip_blackhole_route,
         fast_path: options.fast_path,
+        flow_table: options.flow_table_size,
         window: options.fast_path_window,
         verify_source: options.verify_source,
         attach_iface: options.attach_iface.clone(),

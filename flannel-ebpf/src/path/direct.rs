@@ -110,6 +110,7 @@ pub(super) fn arrive<F: Frame, T: Tables>(
     if subnet.flags & subnet_flag::DIRECT == 0 || config.flags & flag::FAST_PATH == 0 {
         return Verdict::Pass;
     }
+    tables.count(Outcome::SeenFromUnderlay);
     match repeat(frame, tables, config, ip) {
         Ok(verdict) => verdict,
         Err(reason) => {

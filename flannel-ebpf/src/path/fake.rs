@@ -246,6 +246,17 @@ impl Node {
         self.counters.borrow().get(outcome.name()).copied().unwrap_or(0)
     }
 
+    /// Packets that the entry hooks have seen, and the sum of what they did.
+    pub(crate) fn balance(&self) -> (u64, u64) {
+        let sum = |outcomes: &mut dyn Iterator<Item = &Outcome>| {
+            outcomes.map(|&outcome| self.counted(outcome)).sum()
+        };
+        (
+            sum(&mut [Outcome::SeenFromPod, Outcome::SeenFromUnderlay].iter()),
+            sum(&mut Outcome::ALL.iter().filter(|outcome| outcome.ends_entry())),
+        )
+    }
+
     pub(crate) fn peer_counted(&self, peer: u32, traffic: Traffic) -> u64 {
         let name = traffic_name(traffic);
         self.peer_counters.borrow().get(&(peer, name)).copied().unwrap_or(0)

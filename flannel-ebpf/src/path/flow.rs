@@ -130,6 +130,8 @@ pub fn note<T: Tables, F: Frame>(
             return;
         }
         sticky_ns = old.sticky_ns;
+    } else {
+        tables.count(Outcome::FlowNew);
     }
     tables.put_flow(
         key,

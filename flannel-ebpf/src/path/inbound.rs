@@ -52,6 +52,7 @@ fn tunnel<F: Frame, T: Tables>(
     if udp.dst != config.port {
         return Verdict::Pass;
     }
+    tables.count(Outcome::SeenFromUnderlay);
     let inner_eth = l4 + UDP_LEN + VXLAN_LEN;
     let inner_l3 = inner_eth + ETH_LEN;
     frame.linearize((inner_l3 + IPV4_LEN) as u32);

@@ -28,6 +28,7 @@ pub fn from_pod<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     if config.flags & flag::FAST_PATH == 0 {
         return Verdict::Pass;
     }
+    tables.count(Outcome::SeenFromPod);
     match repeat(frame, tables, config, &ip) {
         Ok(verdict) => verdict,
         Err(reason) => to_kernel(tables, reason),
@@ -101,7 +102,7 @@ fn finish<F: Frame, T: Tables>(
     {
         return Err(reason);
     }
-    let next_hop = next_hop(frame, tables, config, &subnet).ok_or(Outcome::UnresolvedNextHop)?;
+    let next_hop = next_hop(frame, tables, config, &subnet).ok_or(reason)?;
     let flow = Flow {
         out_ifindex: config.underlay_ifindex,
         peer_id: subnet.peer_id,

@@ -156,10 +156,10 @@ fn tunnel(config: &Config, peer_ip: [u8; 4]) -> FlowKey {
 
 #[inline(always)]
 fn note<T: Tables>(tables: &T, config: &Config, segment: &Segment, key: &FlowKey, now: u64) {
-    if let Some(old) = tables.flow(key)
-        && flow::is_young(&old, config, now)
-    {
-        return;
+    match tables.flow(key) {
+        Some(old) if flow::is_young(&old, config, now) => return,
+        Some(_) => {}
+        None => tables.count(Outcome::FlowNew),
     }
     tables.put_flow(
         key,

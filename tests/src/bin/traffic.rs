@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use flannel_tests::traffic::{client, cpu, server};
+use flannel_tests::traffic::{client, cpu, scatter, server};
 
 #[derive(Parser)]
 #[command(about = "Load between two namespaces, with checks and counts")]
@@ -73,6 +73,14 @@ enum Command {
         #[arg(long, default_value_t = 64)]
         size: usize,
     },
+    /// UDP, each datagram from another address or port
+    Scatter {
+        #[command(flatten)]
+        load: Load,
+        /// Addresses and ports before they are used again
+        #[arg(long, default_value_t = 1_000_000)]
+        flows: u32,
+    },
     /// TCP in one direction
     Stream {
         #[command(flatten)]
@@ -127,6 +135,9 @@ fn main() -> Result<()> {
         )?),
         Command::Connects(load) => show(&client::connects(load.to, load.duration())?),
         Command::Flood { load, size } => show(&client::flood(load.to, load.duration(), size)?),
+        Command::Scatter { load, flows } => {
+            show(&scatter::scatter(load.to, load.duration(), flows)?)
+        }
         Command::Stream { load, connections } => {
             show(&client::stream(load.to, load.duration(), connections)?)
         }

@@ -148,10 +148,10 @@ pub struct Flood {
 /// The server cannot be asked for its count.
 pub fn flood(to: SocketAddrV4, duration: Duration, size: usize) -> Result<Flood> {
     let socket = datagram_socket(to)?;
-    let id: u32 = rand::random();
+    let id = stream_id();
     let mut packet = vec![0; size.max(5)];
     packet[0] = datagram::COUNT;
-    packet[1..5].copy_from_slice(&id.to_be_bytes());
+    packet[1..5].copy_from_slice(&id);
     let (busy, start) = (busy_seconds(), Instant::now());
     let mut sent = 0;
     while start.elapsed() < duration {
@@ -160,19 +160,34 @@ pub fn flood(to: SocketAddrV4, duration: Duration, size: usize) -> Result<Flood>
             sent += u64::from(socket.send(&packet).is_ok());
         }
     }
-    let (elapsed, busy) = (start.elapsed().as_secs_f64(), busy_seconds() - busy);
-    let received = count(&socket, id)?;
+    counted(&socket, id, sent, start.elapsed(), busy_seconds() - busy)
+}
+
+/// By which the server tells one client's datagrams from another's.
+pub(super) fn stream_id() -> [u8; 4] {
+    rand::random()
+}
+
+/// The result of `sent` datagrams, of which the server is asked how many it has.
+pub(super) fn counted(
+    socket: &UdpSocket,
+    id: [u8; 4],
+    sent: u64,
+    elapsed: Duration,
+    busy: f64,
+) -> Result<Flood> {
+    let received = count(socket, id)?;
     Ok(Flood {
         sent,
         received,
-        rate: received as f64 / elapsed,
+        rate: received as f64 / elapsed.as_secs_f64(),
         cpu_us: busy * 1e6 / (received.max(1) as f64),
     })
 }
 
-fn count(socket: &UdpSocket, id: u32) -> Result<u64> {
+fn count(socket: &UdpSocket, id: [u8; 4]) -> Result<u64> {
     let mut query = vec![datagram::QUERY];
-    query.extend(id.to_be_bytes());
+    query.extend(id);
     thread::sleep(Duration::from_millis(100));
     let mut answer = [0; 8];
     for _ in 0..10 {

@@ -141,6 +141,7 @@ impl Bench {
             fully_random: true,
             blackhole: false,
             fast_path: FastPath::Confirmed,
+            flow_table: 65_536,
             window: Duration::from_secs(5),
             verify_source: crate::bpf::VerifySource::Drop,
             attach_iface: None,
