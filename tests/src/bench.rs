@@ -44,7 +44,7 @@ pub struct Effort {
 
 impl Effort {
     /// On one wire, under two minutes.
-    pub const QUICK: Self = Self { rounds: 3, seconds: 0.4 };
+    pub const QUICK: Self = Self { rounds: 3, seconds: 0.3 };
     /// What figures are taken from: about 35 minutes on two wires.
     pub const FULL: Self = Self { rounds: 7, seconds: 2.0 };
     /// For the demo: an impression.

@@ -148,7 +148,9 @@ impl About {
 
 fn said(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Option<String> {
     let output = output(Command::new(program).args(arguments));
-    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    // flannel's --version writes to standard error.
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).trim().to_owned();
     (output.status.success() && !text.is_empty()).then_some(text)
 }
 

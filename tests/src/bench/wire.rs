@@ -41,10 +41,11 @@ impl Wire {
     /// # Panics
     /// ethtool fails.
     pub fn set(self, netns: &Netns, device: &str) {
-        let (cut, join) = match self {
-            Self::Gso => ("on", "off"),
-            Self::Mtu => ("off", "on"),
+        let (cut, join, queue) = match self {
+            Self::Gso => ("on", "off", "noqueue"),
+            Self::Mtu => ("off", "on", "pfifo_fast"),
         };
+        netns.sh(&format!("tc qdisc replace dev {device} root {queue}"));
         // Tunnels' aggregates and those of UDP have features of their own.
         netns.sh(&format!(
             "ethtool -K {device} tso {cut} gso {cut} tx-udp-segmentation {cut} \

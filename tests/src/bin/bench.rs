@@ -135,7 +135,8 @@ fn list() {
 fn measure(cli: &Cli) -> Result<Report> {
     let plan = cli.plan()?;
     interrupt::clean_up();
-    let words = std::env::args().skip(1);
+    let quoted = |word: String| if word.contains(' ') { format!("'{word}'") } else { word };
+    let words = std::env::args().skip(1).map(quoted);
     let command: Vec<_> =
         ["cargo", "xtask", "bench"].map(str::to_owned).into_iter().chain(words).collect();
     let report = plan.run(&command.join(" "), |what| eprintln!("bench: {what}"));
