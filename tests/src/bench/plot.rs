@@ -52,18 +52,14 @@ pub fn svg(report: &Report, wired: &Wired) -> String {
         escaped(wired.wire.title())
     );
     legend(&mut text, &rows);
-    let mut tick = 0.0;
+    // 0.5 as long as the numbers do not touch each other; then the line that
+    // bars are compared with.
+    let (mut tick, step) = (0.0, (top / 5.0).ceil() / 2.0);
     while tick <= top {
-        let (colour, at) = (if tick == 1.0 { "#000" } else { "#ddd" }, y(tick));
-        let _ = writeln!(
-            text,
-            "<line x1=\"{LEFT}\" x2=\"{width}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"{colour}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{tick:.1}</text>",
-            LEFT - 5.0,
-            at + 4.0
-        );
-        tick += 0.5;
+        rule(&mut text, y(tick), width, "#ddd", tick);
+        tick += step;
     }
+    rule(&mut text, y(1.0), width, "#000", 1.0);
     for (index, column) in columns.iter().enumerate() {
         let start = LEFT + GAP + group * index as f64;
         for (number, row) in rows.iter().enumerate() {
@@ -106,6 +102,17 @@ fn legend(text: &mut String, rows: &[&str]) {
         // About the width of the text.
         x += 30.0 + 6.0 * row.len() as f64;
     }
+}
+
+/// A line across the plot at height `at`, with its value.
+fn rule(text: &mut String, at: f64, width: f64, colour: &str, value: f64) {
+    let _ = writeln!(
+        text,
+        "<line x1=\"{LEFT}\" x2=\"{width}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"{colour}\"/>\
+         <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{value:.1}</text>",
+        LEFT - 5.0,
+        at + 4.0
+    );
 }
 
 /// Opens a group with the bar and the line of its ends.
