@@ -23,15 +23,19 @@ pub mod wire;
 
 use std::fs::File;
 use std::io::Write as _;
+use std::time::Duration;
 
 use crate::pod::traffic;
 use crate::rules::Rules;
 use columns::Column;
 use figures::Figures;
-use report::{About, Heading, Line, Report, Wired};
+use report::{About, Heading, Line, Others, Report, Wired};
 use rows::Row;
 use sites::Sites;
 use wire::Wire;
+
+/// Before each load, to see what else the machine does.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -73,19 +77,26 @@ impl Plan {
     /// The nodes do not come up, or a load fails.
     pub fn run(&self, command: &str, mut progress: impl FnMut(&str)) -> Report {
         let Effort { rounds, seconds } = self.effort;
-        let about = About::now(command.to_owned(), self.rules.to_string(), rounds, seconds);
+        let mut about = About::now(command.to_owned(), self.rules.to_string(), rounds, seconds);
         let setups = rows::setups(&self.rows);
         progress(&format!("starting {} nodes", 2 * setups.len()));
         let sites = Sites::start(&setups, self.rules);
-        let mut wires = Vec::new();
+        let (mut wires, mut others) = (Vec::new(), Others::default());
         for wire in &self.wires {
             sites.set(*wire);
-            wires.push(self.measure(&sites, *wire, &mut progress));
+            wires.push(self.measure(&sites, *wire, &mut others, &mut progress));
         }
+        about.busy_meanwhile = others.share();
         Report { about, columns: self.columns.iter().map(Heading::from).collect(), wires }
     }
 
-    fn measure(&self, sites: &Sites, wire: Wire, progress: &mut impl FnMut(&str)) -> Wired {
+    fn measure(
+        &self,
+        sites: &Sites,
+        wire: Wire,
+        others: &mut Others,
+        progress: &mut impl FnMut(&str),
+    ) -> Wired {
         let before: Vec<_> = self.rows.iter().map(|row| sites.of(&row.setup).counters()).collect();
         let mut figures = Figures::default();
         let rounds = self.effort.rounds;
@@ -93,6 +104,7 @@ impl Plan {
             for load in columns::loads(&self.columns) {
                 let (name, number) = (wire.name(), round + 1);
                 progress(&format!("{name} wire, round {number} of {rounds}: {load}"));
+                others.look(PAUSE);
                 let _awake = load.starts_with("requests").then(awake);
                 // Another order in each round: no row is always the first.
                 let mut rows = self.rows.clone();

@@ -1,7 +1,7 @@
 //! Results as Markdown, alone or within a document. Pure.
 
 use super::report::Report;
-use super::table::{circumstances, details, rows, summary};
+use super::table::{circumstances, details, rows, summaries};
 use super::wire::Wire;
 
 const BEGIN: &str = "<!-- results of cargo xtask bench --markdown -->";
@@ -14,7 +14,9 @@ pub fn results(report: &Report, plot: impl Fn(Wire) -> String) -> String {
     for wired in &report.wires {
         let title = wired.wire.title();
         text += &format!("\n### {title}\n\n![{title}]({})\n\n", plot(wired.wire));
-        text += &format!("{}\n{}\n", summary(report, wired).markdown(), rows(wired).markdown());
+        for grid in summaries(report, wired).iter().chain([&rows(wired)]) {
+            text += &format!("{}\n", grid.markdown());
+        }
         let details = details(report, wired).markdown();
         text += &format!("<details><summary>All figures</summary>\n\n{details}\n</details>\n");
     }

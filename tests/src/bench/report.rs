@@ -2,7 +2,7 @@
 //! plots are made of.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,10 @@ pub struct About {
     /// Share (0..=1) of its CPUs that the machine used for other things, in the
     /// second before the run.
     pub busy_before: f64,
+    /// The same in pauses between the loads: how much the figures were
+    /// disturbed.
+    #[serde(default)]
+    pub busy_meanwhile: Option<f64>,
     /// Netfilter rules on the nodes besides the agent's own.
     pub rules: String,
     /// Interleaved rounds.
@@ -126,9 +130,8 @@ impl About {
             std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
         };
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let busy = busy_seconds();
-        std::thread::sleep(Duration::from_secs(1));
-        let busy_before = (busy_seconds() - busy) / cpus as f64;
+        let mut others = Others::default();
+        others.look(Duration::from_secs(1));
         Self {
             command,
             date: said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).unwrap_or_default(),
@@ -138,11 +141,37 @@ impl About {
             processor: after(&read("/proc/cpuinfo"), "model name").unwrap_or_default(),
             cpus,
             memory_gib: memory_gib(&read("/proc/meminfo")).unwrap_or_default(),
-            busy_before,
+            busy_before: others.share().unwrap_or_default(),
+            busy_meanwhile: None,
             rules,
             rounds,
             seconds,
         }
+    }
+}
+
+/// What else the machine does.
+#[derive(Default)]
+pub(super) struct Others {
+    /// CPU seconds.
+    busy: f64,
+    /// Seconds.
+    time: f64,
+}
+
+impl Others {
+    /// Looks on for a while; nothing of ours may run.
+    pub(super) fn look(&mut self, time: Duration) {
+        let (busy, start) = (busy_seconds(), Instant::now());
+        std::thread::sleep(time);
+        self.busy += busy_seconds() - busy;
+        self.time += start.elapsed().as_secs_f64();
+    }
+
+    /// Share (0..=1) of all CPUs; `None` before the first look.
+    pub(super) fn share(&self) -> Option<f64> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        (self.time > 0.0).then(|| self.busy / self.time / cpus as f64)
     }
 }
 
@@ -210,6 +239,7 @@ pub(super) mod tests {
                 cpus: 2,
                 memory_gib: 24.0,
                 busy_before: 0.5,
+                busy_meanwhile: Some(0.25),
                 rules: "iptables".into(),
                 rounds: 2,
                 seconds: 0.5,

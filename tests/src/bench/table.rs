@@ -3,6 +3,11 @@
 use super::columns::Sense;
 use super::figures::{Cell, Spread};
 use super::report::{Report, Wired};
+use super::rows::{HOST, KERNEL};
+
+/// Share of the CPUs that other things may use; agents and etcd that wait use
+/// about a hundredth.
+const DISTURBED: f64 = 0.05;
 
 /// Lines of words; the first column is on the left, the others are numbers.
 pub(super) struct Grid {
@@ -42,17 +47,30 @@ impl Grid {
     }
 }
 
-/// Ratios to the kernel path: columns downwards, rows across.
-pub(super) fn summary(report: &Report, wired: &Wired) -> Grid {
+/// Median ratios to one row: columns downwards, rows across. `None` where that
+/// row was not measured.
+fn ratios(
+    report: &Report,
+    wired: &Wired,
+    against: &str,
+    pick: fn(&Cell) -> Option<&Spread>,
+) -> Option<Grid> {
     let titles: Vec<_> = wired.rows.iter().map(|row| row.title.clone()).collect();
-    let head = std::iter::once("times better than kernel path".to_owned()).chain(titles.clone());
+    titles.iter().find(|title| *title == against)?;
+    let head = std::iter::once(format!("times better than {against}")).chain(titles.clone());
     let lines = report.columns.iter().filter(|column| column.sense != Sense::Fault).map(|column| {
-        let ratio = |row: &String| {
-            times(wired.cell(row, &column.title).and_then(|cell| cell.times_kernel.as_ref()))
-        };
+        let ratio = |row: &String| times(wired.cell(row, &column.title).and_then(pick));
         std::iter::once(column.title.clone()).chain(titles.iter().map(ratio)).collect()
     });
-    Grid { head: head.collect(), lines: lines.collect() }
+    Some(Grid { head: head.collect(), lines: lines.collect() })
+}
+
+/// Ratios to the kernel path, then to host to host, as far as they were
+/// measured.
+pub(super) fn summaries(report: &Report, wired: &Wired) -> Vec<Grid> {
+    let kernel = ratios(report, wired, KERNEL, |cell| cell.times_kernel.as_ref());
+    let host = ratios(report, wired, HOST, |cell| cell.times_host.as_ref());
+    kernel.into_iter().chain(host).collect()
 }
 
 /// Every number: medians, ends, ratios.
@@ -109,7 +127,10 @@ pub fn text(report: &Report) -> String {
     let mut text = String::new();
     for wired in &report.wires {
         text += &format!("\n== {}\n\n", wired.wire.title());
-        for grid in [details(report, wired), summary(report, wired), rows(wired)] {
+        let mut grids = vec![details(report, wired)];
+        grids.extend(summaries(report, wired));
+        grids.push(rows(wired));
+        for grid in grids {
             text += &grid.text();
             text.push('\n');
         }
@@ -121,9 +142,13 @@ pub fn text(report: &Report) -> String {
 pub(super) fn circumstances(report: &Report) -> String {
     let about = &report.about;
     let commit = about.commit.as_ref().map_or(String::new(), |commit| format!(" ({commit})"));
+    let meanwhile = about.busy_meanwhile.map_or(String::new(), |share| {
+        let warning = if share > DISTURBED { " (the figures are disturbed)" } else { "" };
+        format!(", in pauses between the loads {:.0} %{warning}", share * 100.0)
+    });
     format!(
         "`{}`, {}, {}{commit}, kernel {}, {} CPUs ({}), {} GiB, busy with other things before the \
-         run: {:.0} %. Netfilter rules: the agent's and {}. Medians of {} interleaved rounds of {} \
+         run: {:.0} %{meanwhile}. Netfilter rules: the agent's and {}. Medians of {} interleaved rounds of {} \
          s; ratios are medians of the ratios within a round, turned over for costs.\n",
         about.command,
         about.date,
@@ -184,7 +209,19 @@ mod tests {
         let first = resent.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>();
         assert_eq!(first, ["·", "host", "to", "host", "0.00", "0.00", "0.00", "-", "-"]);
         assert!(text.contains("2 interleaved rounds of 0.5 s"), "{text}");
-        assert!(text.contains("before the run: 50 %"), "{text}");
+        let busy = "before the run: 50 %, in pauses between the loads 25 % (the figures are";
+        assert!(text.contains(busy), "{text}");
+    }
+
+    #[test]
+    fn ratios_need_the_row_they_are_to() {
+        let mut report = example();
+        let grids = |report: &Report| summaries(report, &report.wires[0]);
+        let [kernel, host] = &grids(&report)[..] else { panic!("two tables") };
+        assert!(kernel.text().contains("times better than kernel path"), "{}", kernel.text());
+        assert_eq!(host.lines[0], ["TCP RR", "1.00", "0.50", "1.50"]);
+        report.wires[0].rows.retain(|row| row.title == KERNEL);
+        assert_eq!(grids(&report).len(), 1);
     }
 
     #[test]
