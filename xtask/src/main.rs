@@ -30,7 +30,7 @@ enum Command {
     Test(test::Args),
     /// Show three nodes whose pods talk, step by step
     Demo(harness::Args),
-    /// Measure kernel path against eBPF path
+    /// Measure host to host, kernel path, eBPF path and variants side by side
     Bench(harness::Args),
     /// Check the rules of the source tree
     Tidy,
