@@ -1,0 +1,208 @@
+//! The same packets over both paths, and what differs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::thread;
+use std::time::Duration;
+
+use super::compare::{Seen, Tap, without_checksum};
+use super::generate::{Generator, Oddities, Sender, Step};
+use super::lane::Lane;
+use crate::agent::{Options, Outcomes};
+use crate::rules::Rules;
+
+/// Packets that are under way at a time: fewer than the kernel queues for a CPU
+/// (`net.core.netdev_max_backlog`).
+const BATCH: usize = 400;
+/// What is waited for stragglers before a difference counts.
+const STRAGGLERS: Duration = Duration::from_millis(200);
+/// Differences that are kept; the rest is counted.
+const KEPT: usize = 2000;
+
+/// How much is compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Packets.
+    pub packets: usize,
+    /// Of the sequence.
+    pub seed: u64,
+    /// Netfilter rules on the nodes besides the agent's.
+    pub rules: Rules,
+}
+
+/// A packet of which the paths made something different.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// Its place in the sequence.
+    pub place: usize,
+    /// The packet.
+    pub step: Step,
+    /// What the kernel path made of it.
+    pub kernel: Vec<(Tap, Vec<u8>)>,
+    /// What the eBPF path made of it.
+    pub ebpf: Vec<(Tap, Vec<u8>)>,
+}
+
+/// What came of a run.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Seed of the sequence.
+    pub seed: u64,
+    /// Packets sent on each path.
+    pub packets: usize,
+    /// Plain packets of pods.
+    pub plain: usize,
+    /// Those of them that our programs encapsulated.
+    pub plain_fast: usize,
+    /// Counters of the eBPF path.
+    pub outcomes: Outcomes,
+    /// What differed and is no exception.
+    pub differences: Vec<Difference>,
+    /// Their number.
+    pub differing: usize,
+}
+
+/// Both paths, ready.
+pub struct Differential {
+    kernel: Lane,
+    ebpf: Lane,
+    rules: Rules,
+}
+
+impl Differential {
+    /// Makes four nodes.
+    ///
+    /// # Panics
+    /// They do not come up.
+    pub fn new(rules: Rules) -> Self {
+        let off =
+            |options: Options| Options { verify_source: Some("off"), ip_masq: true, ..options };
+        Self {
+            kernel: Lane::new(&off(Options::kernel()), rules, 0),
+            ebpf: Lane::new(&off(Options::ebpf()), rules, 1),
+            rules,
+        }
+    }
+
+    /// Sends the same packets over both; `progress` hears of each batch.
+    ///
+    /// # Panics
+    /// Plain packets do not arrive any more.
+    pub fn run(&self, packets: usize, seed: u64, mut progress: impl FnMut(&Report)) -> Report {
+        let _ = self.rules;
+        let before = self.ebpf.outcomes();
+        let mut report = Report { seed, ..Report::default() };
+        let mut generator = Generator::new(seed);
+        while report.packets < packets {
+            let batch = BATCH.min(packets - report.packets);
+            let steps: Vec<_> = generator.by_ref().take(batch).collect();
+            self.batch(&steps, &mut report);
+            progress(&report);
+        }
+        report.outcomes = self.ebpf.outcomes().since(&before);
+        report
+    }
+
+    fn batch(&self, steps: &[Step], report: &mut Report) {
+        let mut fast: Vec<u16> = Vec::new();
+        let mut note = |frame: &[u8]| {
+            if without_checksum(frame) {
+                fast.extend(super::compare::key(frame));
+            }
+        };
+        let (mut kernel, mut ebpf) = thread::scope(|scope| {
+            let kernel = scope.spawn(|| self.kernel.send(steps, &mut |_| ()));
+            let ebpf = scope.spawn(|| self.ebpf.send(steps, &mut note));
+            let join = |lane: thread::ScopedJoinHandle<'_, Seen>| {
+                lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            (join(kernel), join(ebpf))
+        });
+        if steps.iter().any(|step| kernel.of(step.key) != ebpf.of(step.key)) {
+            thread::sleep(STRAGGLERS);
+            self.kernel.collect(&mut kernel, &mut |_| ());
+            self.ebpf.collect(&mut ebpf, &mut note);
+        }
+        fast.sort_unstable();
+        for (index, step) in steps.iter().enumerate() {
+            if matches!(step.sender, Sender::Pod(_)) && step.oddities.none() {
+                report.plain += 1;
+                report.plain_fast += usize::from(fast.binary_search(&step.key).is_ok());
+            }
+            let (kernel, ebpf) = (kernel.of(step.key), ebpf.of(step.key));
+            if kernel != ebpf {
+                report.differing += 1;
+                if report.differences.len() < KEPT {
+                    report.differences.push(Difference {
+                        place: report.packets + index,
+                        step: step.clone(),
+                        kernel: kernel.to_vec(),
+                        ebpf: ebpf.to_vec(),
+                    });
+                }
+            }
+        }
+        report.packets += steps.len();
+    }
+}
+
+impl Report {
+    /// Share (0..=1) of the pods' plain packets that our programs encapsulated.
+    pub fn fast_share(&self) -> f64 {
+        self.plain_fast as f64 / self.plain.max(1) as f64
+    }
+
+    /// For people: counts, and the shortest packet that differs.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "seed {}: {} packets on each path, {} plain ones of pods, {:.1} % of them on the fast \
+             path; {} differ\n",
+            self.seed,
+            self.packets,
+            self.plain,
+            100.0 * self.fast_share(),
+            self.differing
+        );
+        let mut kinds: BTreeMap<&Oddities, usize> = BTreeMap::new();
+        for difference in &self.differences {
+            *kinds.entry(&difference.step.oddities).or_default() += 1;
+        }
+        for (oddities, count) in kinds {
+            let _ = writeln!(text, "{count:8} x {oddities:?}");
+        }
+        let shortest = self.differences.iter().min_by_key(|difference| {
+            let frames = &difference.step.frames;
+            (frames.len(), frames.iter().map(Vec::len).sum::<usize>())
+        });
+        if let Some(difference) = shortest {
+            let _ = writeln!(text, "the shortest:\n{}", difference.text());
+        }
+        text
+    }
+}
+
+impl Difference {
+    /// The packet and what came of it, in hex.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "packet {} of the sequence, from {:?}, {:?}\n",
+            self.place, self.step.sender, self.step.oddities
+        );
+        for frame in &self.step.frames {
+            let _ = writeln!(text, "  sent            {}", hex(frame));
+        }
+        for (path, frames) in [("kernel", &self.kernel), ("eBPF", &self.ebpf)] {
+            for (tap, frame) in frames {
+                let _ = writeln!(text, "  {path:6} {tap:8?} {}", hex(frame));
+            }
+            if frames.is_empty() {
+                let _ = writeln!(text, "  {path:6} nothing");
+            }
+        }
+        text
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
