@@ -20,6 +20,9 @@ struct Cli {
     /// Shows this many differing packets, the shortest ones
     #[arg(long, default_value_t = 5)]
     show: usize,
+    /// Shows none that is odd in one of these ways
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    hide: Vec<String>,
 }
 
 fn main() {
@@ -40,6 +43,10 @@ fn main() {
     println!("{:?}", start.elapsed());
     println!("{:?}", report.outcomes);
     let mut differences = report.differences.clone();
+    differences.retain(|difference| {
+        let kind = format!("{:?}", difference.step.oddities);
+        !cli.hide.iter().any(|name| kind.contains(name.as_str()))
+    });
     differences.sort_by_key(|difference| difference.step.frames.concat().len());
     for difference in differences.iter().take(cli.show) {
         println!("{}", difference.text());

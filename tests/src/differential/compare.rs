@@ -117,22 +117,23 @@ impl<'a> Packet<'a> {
             (_, Some(ECHO_REPLY)) => self.word(self.l4 + 4),
             (_, Some(_)) => Packet::new(self.bytes.get(self.l4 + 8..)?)?.word(4),
             (IGMP, None) => None,
-            // A node's answer to a segment that it got. Nothing in it is known.
-            (TCP, None) if [LEFT, RIGHT].iter().any(|side| side.owns_source(self)) => None,
             _ => self.word(4),
         }
+    }
+
+    /// Sent under a node's address: masqueraded, with a port of the kernel's
+    /// choice.
+    fn is_masqueraded(&self) -> bool {
+        let first = self.word(6).is_some_and(|flags| flags & 0x1fff == 0);
+        let node =
+            self.source().is_some_and(|source| [LEFT, RIGHT].iter().any(|side| side.owns(source)));
+        first && node && matches!(self.proto(), Some(TCP | UDP))
     }
 
     fn has_right_checksum(&self) -> bool {
         let header = self.bytes.get(..self.l4).unwrap_or(&[]);
         let sum = etherparse::checksum::Sum16BitWords::new().add_slice(header);
         header.len() >= 20 && sum.ones_complement() == 0
-    }
-}
-
-impl super::world::Side {
-    fn owns_source(self, packet: &Packet<'_>) -> bool {
-        packet.source().is_some_and(|source| self.owns(source))
     }
 }
 
@@ -154,10 +155,16 @@ fn blank(frame: &mut [u8]) {
     let l4 = l3 + packet.l4;
     let tunnel = packet.is_tunnel();
     let right = packet.has_right_checksum();
+    let masqueraded = !tunnel && packet.is_masqueraded();
+    let checksum = l4 + if packet.proto() == Some(TCP) { 16 } else { 6 };
     let chosen = tunnel || packet.answer().is_some();
     if chosen && right {
         zero(frame, l3 + 4..l3 + 6);
         zero(frame, l3 + 10..l3 + 12);
+    }
+    if masqueraded {
+        zero(frame, l4..l4 + 2);
+        zero(frame, checksum..checksum + 2);
     }
     if tunnel {
         if source_port(frame).is_some_and(|port| SOURCE_PORTS.contains(&port)) {
