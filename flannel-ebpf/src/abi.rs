@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Version of every layout in this module. The agent keeps the maps of each
 /// version in a directory of its own, so that two versions never share a map.
 /// Raise it whenever a name, a size or an offset below changes.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Map names. The kernel keeps 15 characters of a name.
 pub mod map {
@@ -187,6 +187,9 @@ pub mod direction {
     pub const OUT: u8 = 1;
     /// Peer -> pod.
     pub const IN: u8 = 2;
+    /// Peer -> node: the tunnel itself, whatever it carries. The ports are 0
+    /// and the tunnel's.
+    pub const TUNNEL: u8 = 3;
 }
 
 /// Values of [`Flow::state`].
@@ -328,10 +331,16 @@ outcomes! {
     FastRoutedOut = "fast_routed_out",
     /// Came from a direct peer, handed to the pod by `from_underlay`.
     FastRoutedIn = "fast_routed_in",
+    /// Routed by the kernel, encapsulated by `to_overlay`.
+    ShortcutEncap = "shortcut_encap",
+    /// Decapsulated by `from_underlay`, routed by the kernel.
+    ShortcutDecap = "shortcut_decap",
     /// A flow was confirmed, outwards.
     ConfirmedOut = "confirmed_out",
     /// A flow was confirmed, inwards.
     ConfirmedIn = "confirmed_in",
+    /// A peer's tunnel was confirmed: the kernel takes what comes through it.
+    ConfirmedTunnel = "confirmed_tunnel",
     /// To the kernel: not confirmed (first packet, or changed on its way).
     KernelUnconfirmed = "kernel_unconfirmed",
     /// To the kernel: the confirmation's time was over.
@@ -366,7 +375,8 @@ outcomes! {
     KernelAggregate = "kernel_aggregate",
     /// To the kernel: `bpf_skb_adjust_room` refused.
     KernelNoRoom = "kernel_no_room",
-    /// Not confirmed: no route, or no resolved neighbour on the underlay.
+    /// To the kernel device, and not confirmed: no route, or no resolved
+    /// neighbour on the underlay.
     UnresolvedNextHop = "unresolved_next_hop",
     /// Failed the source check: the outer source is no peer.
     ForgedOuterSource = "forged_outer_source",

@@ -14,10 +14,12 @@ const PACKAGING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging");
 /// Makes the mounts and runs the rest of the arguments. `$1` is the node's
 /// directory, `$2` its part of the BPF file system.
 ///
+/// In a chroot, `/` is no mount whose propagation could be changed.
 /// The layers are read-only, so that several commands may have them at once.
 const ENTER: &str = r#"set -e
 root=$1 pins=$2
 shift 2
+mount --make-rprivate / 2>/dev/null || :
 mount -t overlay overlay -o ro,lowerdir="$root/usr:/usr" /usr
 mount -t overlay overlay -o ro,lowerdir="$root/etc:/etc" /etc
 mount --bind "$root/etc-docker" /etc/docker
@@ -99,7 +101,10 @@ impl Root {
     /// arguments for unshare(1).
     pub(crate) fn command(&self, netns: &Netns, unshare: &[&str]) -> Command {
         let mut command = netns.command("unshare");
-        command.arg("--mount").args(unshare).args(["sh", "-c", ENTER, "enter"]);
+        command
+            .args(["--mount", "--propagation", "unchanged"])
+            .args(unshare)
+            .args(["sh", "-c", ENTER, "enter"]);
         command.arg(&self.dir).arg(&self.pins);
         command
     }

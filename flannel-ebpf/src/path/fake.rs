@@ -315,6 +315,8 @@ impl Tables for Node {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     Fast(Packet, Verdict),
+    /// The kernel routed it; its VXLAN device had no part in it.
+    Shortcut(Packet),
     Kernel(Packet),
     Dropped,
 }
@@ -327,20 +329,32 @@ pub(crate) fn send(node: &Node, packet: Packet, me: u8, to: u8) -> Way {
         Verdict::Drop => return Way::Dropped,
         verdict => return Way::Fast(packet.at(UNDERLAY), verdict),
     }
-    let mut packet = packet.forwarded(vtep(to), vtep(me)).at(OVERLAY);
-    assert_eq!(super::outbound::to_overlay(&mut packet, node), Verdict::Pass);
-    Way::Kernel(packet.encapsulated(me, to))
+    leave(node, packet.forwarded(vtep(to), vtep(me)), me, to)
+}
+
+/// Sends a packet that the kernel has routed through `flannel.<VNI>`.
+pub(crate) fn leave(node: &Node, packet: Packet, me: u8, to: u8) -> Way {
+    let mut packet = packet.at(OVERLAY);
+    match super::outbound::to_overlay(&mut packet, node) {
+        Verdict::Pass => Way::Kernel(packet.encapsulated(me, to)),
+        Verdict::NextHop { ifindex, next_hop } => {
+            assert_eq!((ifindex, next_hop), (UNDERLAY, underlay(to)));
+            Way::Shortcut(packet.at(UNDERLAY))
+        }
+        other => panic!("at the exit: {other:?}"),
+    }
 }
 
 /// Receives a tunnel packet at a node, for its pod.
 pub(crate) fn receive(node: &Node, packet: Packet) -> Way {
     let mut packet = packet.at(UNDERLAY);
-    match super::inbound::from_underlay(&mut packet, node) {
-        Verdict::Pass => {}
-        Verdict::Drop => return Way::Dropped,
-        verdict => return Way::Fast(packet.at(VETH), verdict),
-    }
-    let mut packet = packet.decapsulated();
+    let (mut packet, way): (_, fn(Packet) -> Way) =
+        match super::inbound::from_underlay(&mut packet, node) {
+            Verdict::Pass => (packet.decapsulated(), Way::Kernel),
+            Verdict::Ingress { ifindex } => (packet.at(ifindex), Way::Shortcut),
+            Verdict::Drop => return Way::Dropped,
+            verdict => return Way::Fast(packet.at(VETH), verdict),
+        };
     match super::inbound::from_overlay(&mut packet, node) {
         Verdict::Pass => {}
         Verdict::Drop => return Way::Dropped,
@@ -348,5 +362,5 @@ pub(crate) fn receive(node: &Node, packet: Packet) -> Way {
     }
     let mut packet = packet.forwarded(POD_MAC, GATEWAY_MAC).at(VETH);
     assert_eq!(super::inbound::to_pod(&mut packet, node), Verdict::Pass);
-    Way::Kernel(packet)
+    way(packet)
 }

@@ -92,10 +92,7 @@ pub fn note<T: Tables, F: Frame>(
 ) {
     let mut sticky_ns = 0;
     if let Some(old) = tables.flow(key) {
-        let young = old.state == state::NOTED
-            && old.generation == config.generation
-            && now.wrapping_sub(old.time_ns) < NOTE_HOLD_NS;
-        if young {
+        if is_young(&old, config, now) {
             return;
         }
         sticky_ns = old.sticky_ns;
@@ -116,6 +113,14 @@ pub fn note<T: Tables, F: Frame>(
             ..Flow::default()
         },
     );
+}
+
+/// Whether this is a note that later packets leave alone.
+#[inline(always)]
+pub(super) fn is_young(flow: &Flow, config: &Config, now: u64) -> bool {
+    flow.state == state::NOTED
+        && flow.generation == config.generation
+        && now.wrapping_sub(flow.time_ns) < NOTE_HOLD_NS
 }
 
 /// Whether the packet at the exit hook is the one that was noted, unchanged

@@ -5,7 +5,7 @@ use network_types::ip::Ipv4Hdr;
 
 use super::flow::{self, Entry};
 use super::segment::{Segment, ipv4_at, plain_ipv4};
-use super::{Frame, Tables, Traffic, Verdict, direct, source, to_kernel};
+use super::{Frame, Tables, Traffic, Verdict, direct, shortcut, source, to_kernel};
 use crate::abi::{Config, Flow, Outcome, action, direction, flag, state};
 use crate::wire::{self, ENCAP_LEN, ETH_LEN, IPV4_LEN, UDP_LEN, VXLAN_LEN};
 
@@ -70,17 +70,22 @@ fn tunnel<F: Frame, T: Tables>(
     } else {
         None
     };
-    match repeat(frame, tables, config, outer, inner.as_ref(), l4) {
+    let candidate = match &inner {
+        Some(inner) => candidate(frame, config, outer, inner, l4, inner_l3),
+        None => Err(Outcome::KernelNotIpv4),
+    };
+    match repeat(frame, tables, config, outer, inner.as_ref(), candidate) {
         Ok(verdict) => verdict,
         Err((reason, peer)) => {
-            if let Some(peer_id) = peer {
-                tables.count_peer(
-                    peer_id,
-                    Traffic::RxKernel,
-                    frame.len().wrapping_sub(inner_l3 as u32),
-                );
-            }
-            to_kernel(tables, reason)
+            tables.count(reason);
+            let Some(peer_id) = peer else { return Verdict::Pass };
+            tables.count_peer(
+                peer_id,
+                Traffic::RxKernel,
+                frame.len().wrapping_sub(inner_l3 as u32),
+            );
+            let Ok(segment) = candidate else { return Verdict::Pass };
+            shortcut::decap(frame, tables, config, outer, &segment, reason)
         }
     }
 }
@@ -106,14 +111,9 @@ fn repeat<F: Frame, T: Tables>(
     config: &Config,
     outer: &Ipv4Hdr,
     inner: Option<&Ipv4Hdr>,
-    l4: usize,
+    candidate: Result<Segment, Outcome>,
 ) -> Result<Verdict, (Outcome, Option<u32>)> {
     let now = tables.now();
-    let inner_l3 = l4 + ENCAP_LEN - IPV4_LEN;
-    let candidate = match inner {
-        Some(inner) => candidate(frame, config, outer, inner, l4, inner_l3),
-        None => Err(Outcome::KernelNotIpv4),
-    };
     // A fresh confirmation by this very peer stands for the source check: it
     // was made for the same outer source and the same inner source.
     if let Ok(segment) = candidate {
@@ -271,16 +271,19 @@ fn hand_over(flow: &Flow) -> Verdict {
 pub fn from_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::Pass };
     // A wrong inner MAC arrives here too, marked as somebody else's.
-    if config.flags & flag::FAST_PATH == 0 || !frame.to_us() {
+    if frame.take_fast() || config.flags & flag::FAST_PATH == 0 || !frame.to_us() {
         return Verdict::Pass;
     }
     let Some(ip) = plain_ipv4(frame) else { return Verdict::Pass };
     let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
+    let now = tables.now();
+    if frame.gso_size() == 0 {
+        shortcut::confirm(tables, config, &segment, now);
+    }
     if segment.ttl <= 1 || segment.tcp_flags & (wire::TCP_SYN | wire::TCP_FIN | wire::TCP_RST) != 0
     {
         return Verdict::Pass;
     }
-    let now = tables.now();
     let Some(flow) = tables.flow(&segment.key(direction::IN)) else { return Verdict::Pass };
     if flow.sticky_ns <= now
         || flow::fresh(&flow, config, now).is_err()

@@ -11,6 +11,7 @@ pub mod flow;
 pub mod inbound;
 pub mod outbound;
 pub mod segment;
+pub mod shortcut;
 pub mod source;
 #[cfg(test)]
 mod tests;
@@ -141,6 +142,11 @@ pub enum Verdict {
     },
     /// Send it out of an interface (`bpf_redirect`).
     Egress {
+        /// The interface.
+        ifindex: u32,
+    },
+    /// Let an interface receive it (`bpf_redirect` with `BPF_F_INGRESS`).
+    Ingress {
         /// The interface.
         ifindex: u32,
     },

@@ -2,8 +2,8 @@
 
 use super::flow::{self, Entry};
 use super::segment::{Segment, plain_ipv4};
-use super::{Frame, Tables, Traffic, Trip, Verdict, direct, source, to_kernel};
-use crate::abi::{Config, Flow, Outcome, action, direction, flag, state};
+use super::{Frame, Tables, Traffic, Trip, Verdict, direct, shortcut, source, to_kernel};
+use crate::abi::{Config, Flow, Outcome, Subnet, action, direction, flag, state};
 use crate::wire::{self, ENCAP_LEN, ETH_LEN, Outer};
 
 /// TC ingress of the host side of a pod's veth.
@@ -73,30 +73,10 @@ fn encap<F: Frame, T: Tables>(
     segment: &Segment,
     flow: &Flow,
 ) -> Result<Verdict, Outcome> {
-    // An aggregate so large that the outer length would not fit is left alone.
-    if segment.total_len > u16::MAX - ENCAP_LEN as u16 {
-        return Err(Outcome::KernelTooBig);
-    }
-    let hash = frame.hash();
-    let headers = wire::encap_headers(&Outer {
-        source: config.local_ip,
-        destination: flow.peer_ip,
-        source_port: wire::source_port(hash, config.sport_min, config.sport_max),
-        port: config.port,
-        vni: config.vni,
-        id: tables.random() as u16,
-        inner_tos: segment.tos,
-        inner_len: segment.total_len,
-        vtep_dst: flow.dst_mac,
-        vtep_src: config.vtep_mac,
-    });
     let verdict = Verdict::NextHop { ifindex: flow.out_ifindex, next_hop: flow.next_hop };
     let peer_id = flow.peer_id;
-    if !frame.grow() {
-        return Err(Outcome::KernelNoRoom);
-    }
-    let written =
-        frame.store(ETH_LEN, &headers).and_then(|()| segment.forward(frame, ETH_LEN + ENCAP_LEN));
+    let written = wrap(frame, tables, config, segment, flow.peer_ip, flow.dst_mac)?
+        .and_then(|()| segment.forward(frame, ETH_LEN + ENCAP_LEN));
     if written.is_none() {
         tables.count(Outcome::DropBroken);
         return Ok(Verdict::Drop);
@@ -106,8 +86,44 @@ fn encap<F: Frame, T: Tables>(
     Ok(verdict)
 }
 
+/// Puts the outer headers in front of a packet. `None`: it is broken.
+///
+/// # Errors
+/// The reason why it is the kernel's; it is as it was.
+#[inline(always)]
+pub(super) fn wrap<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    peer_ip: [u8; 4],
+    vtep_mac: [u8; 6],
+) -> Result<Option<()>, Outcome> {
+    // An aggregate so large that the outer length would not fit is left alone.
+    if segment.total_len > u16::MAX - ENCAP_LEN as u16 {
+        return Err(Outcome::KernelTooBig);
+    }
+    let hash = frame.hash();
+    let headers = wire::encap_headers(&Outer {
+        source: config.local_ip,
+        destination: peer_ip,
+        source_port: wire::source_port(hash, config.sport_min, config.sport_max),
+        port: config.port,
+        vni: config.vni,
+        id: tables.random() as u16,
+        inner_tos: segment.tos,
+        inner_len: segment.total_len,
+        vtep_dst: vtep_mac,
+        vtep_src: config.vtep_mac,
+    });
+    if !frame.grow() {
+        return Err(Outcome::KernelNoRoom);
+    }
+    Ok(frame.store(ETH_LEN, &headers))
+}
+
 /// TC egress of `flannel.<VNI>`: what comes here, the kernel has routed to a
-/// peer. Only looks on.
+/// peer. Confirms its flow, and carries it past the kernel's device.
 #[inline(always)]
 pub fn to_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::Pass };
@@ -118,36 +134,48 @@ pub fn to_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
         return Verdict::Pass;
     }
     let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
+    // The kernel's choice of VTEP has to be the one that we would make.
+    let macs: Option<[u8; 12]> = frame.load(0);
+    let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else {
+        return Verdict::Pass;
+    };
+    if [d0, d1, d2, d3, d4, d5] != subnet.vtep_mac || [s0, s1, s2, s3, s4, s5] != config.vtep_mac {
+        return Verdict::Pass;
+    }
+    let sport = wire::source_port(frame.hash(), config.sport_min, config.sport_max);
+    let trip = Trip {
+        source: config.local_ip,
+        destination: subnet.public_ip,
+        proto: wire::UDP,
+        sport: sport.to_be_bytes(),
+        dport: config.port,
+        len: config.mtu.saturating_add(ENCAP_LEN as u16),
+    };
+    let Some(next_hop) = tables.next_hop(config, &trip) else {
+        tables.count(Outcome::UnresolvedNextHop);
+        return Verdict::Pass;
+    };
+    confirm(tables, config, &segment, &subnet, next_hop);
+    shortcut::encap(frame, tables, config, &segment, &subnet, next_hop)
+}
+
+/// Confirms the flow of a packet that the kernel has routed, if it is the one
+/// that was noted.
+#[inline(always)]
+fn confirm<T: Tables>(
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    subnet: &Subnet,
+    next_hop: [u8; 4],
+) {
     let key = segment.key(direction::OUT);
     let now = tables.now();
     let confirmed = {
-        let Some(noted) = tables.flow(&key) else { return Verdict::Pass };
-        if !flow::proves(&noted, config, &segment, now) {
-            return Verdict::Pass;
+        let Some(noted) = tables.flow(&key) else { return };
+        if !flow::proves(&noted, config, segment, now) {
+            return;
         }
-        // The kernel's choice of VTEP has to be the one that we would make.
-        let macs: Option<[u8; 12]> = frame.load(0);
-        let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else {
-            return Verdict::Pass;
-        };
-        if [d0, d1, d2, d3, d4, d5] != subnet.vtep_mac
-            || [s0, s1, s2, s3, s4, s5] != config.vtep_mac
-        {
-            return Verdict::Pass;
-        }
-        let sport = wire::source_port(frame.hash(), config.sport_min, config.sport_max);
-        let trip = Trip {
-            source: config.local_ip,
-            destination: subnet.public_ip,
-            proto: wire::UDP,
-            sport: sport.to_be_bytes(),
-            dport: config.port,
-            len: config.mtu.saturating_add(ENCAP_LEN as u16),
-        };
-        let Some(next_hop) = tables.next_hop(config, &trip) else {
-            tables.count(Outcome::UnresolvedNextHop);
-            return Verdict::Pass;
-        };
         Flow {
             time_ns: now + config.window_ns,
             sticky_ns: 0,
@@ -167,5 +195,4 @@ pub fn to_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     };
     tables.put_flow(&key, &confirmed);
     tables.count(Outcome::ConfirmedOut);
-    Verdict::Pass
 }

@@ -12,7 +12,7 @@ const INNER: usize = ETH_LEN + ENCAP_LEN;
 
 fn kernel(way: Way) -> Packet {
     match way {
-        Way::Kernel(packet) => packet,
+        Way::Kernel(packet) | Way::Shortcut(packet) => packet,
         other => panic!("not the kernel path: {other:?}"),
     }
 }
@@ -107,8 +107,7 @@ fn nothing_is_confirmed_that_the_kernel_changed() {
         let a = Node::new(1);
         let mut packet = Packet::udp(1, 2, b"x");
         assert_eq!(outbound::from_pod(&mut packet, &a), Verdict::Pass);
-        let mut packet = packet.forwarded(vtep(2), vtep(1)).at(OVERLAY).edit(ETH_LEN, edit);
-        assert_eq!(outbound::to_overlay(&mut packet, &a), Verdict::Pass);
+        leave(&a, packet.forwarded(vtep(2), vtep(1)).edit(ETH_LEN, edit), 1, 2);
         assert_eq!(a.counted(Outcome::ConfirmedOut), 0, "{name}");
 
         let b = Node::new(2);
@@ -127,8 +126,7 @@ fn an_old_note_confirms_nothing() {
     let mut packet = Packet::udp(1, 2, b"x");
     assert_eq!(outbound::from_pod(&mut packet, &a), Verdict::Pass);
     a.pass_time(super::flow::NOTE_LIFE_NS);
-    let mut packet = packet.forwarded(vtep(2), vtep(1)).at(OVERLAY);
-    assert_eq!(outbound::to_overlay(&mut packet, &a), Verdict::Pass);
+    leave(&a, packet.forwarded(vtep(2), vtep(1)), 1, 2);
     assert_eq!(a.counted(Outcome::ConfirmedOut), 0);
 }
 

@@ -57,7 +57,7 @@ fn come(node: &Node, packet: Packet) -> Way {
 
 fn kernel(way: Way) -> Packet {
     match way {
-        Way::Kernel(packet) => packet,
+        Way::Kernel(packet) | Way::Shortcut(packet) => packet,
         other => panic!("not the kernel path: {other:?}"),
     }
 }
