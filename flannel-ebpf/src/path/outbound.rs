@@ -42,7 +42,13 @@ fn repeat<F: Frame, T: Tables>(
     let segment = Segment::parse(frame, ETH_LEN, ip)?;
     let key = segment.key(direction::OUT);
     flow::admit(tables, config, &segment, &key)?;
-    let entry_mac: [u8; 6] = frame.load(0).ok_or(Outcome::KernelMalformed)?;
+    let macs: [u8; 12] = frame.load(0).ok_or(Outcome::KernelMalformed)?;
+    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = macs;
+    let entry_mac = [d0, d1, d2, d3, d4, d5];
+    // A bridge takes no frame that comes from nobody.
+    if !wire::is_station([s0, s1, s2, s3, s4, s5]) {
+        return Err(Outcome::KernelForeignMac);
+    }
     let now = tables.now();
     let unconfirmed = match tables.flow(&key) {
         Some(flow) => match flow::fresh(&flow, config, now) {

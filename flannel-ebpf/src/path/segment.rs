@@ -80,6 +80,10 @@ impl Segment {
         if !exact || l4_len < 8 || total_len < IPV4_LEN as u16 + l4_len {
             return Err(Outcome::KernelMalformed);
         }
+        // The kernel drops a packet with a wrong one; we would mend nothing.
+        if wire::ipv4_checksum(ip) != ip.check {
+            return Err(Outcome::KernelMalformed);
+        }
         Ok(Self {
             saddr: ip.src_addr,
             daddr: ip.dst_addr,
