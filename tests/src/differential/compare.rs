@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::draft::ETH;
+use super::generate::Sender;
 use super::world::{LEFT, PORT, RIGHT};
 
 /// Where frames are watched.
@@ -31,7 +32,20 @@ impl Seen {
         }
     }
 
-    /// What was seen of a packet.
+    /// What was seen of a packet that `sender` sent. Its own frames on the
+    /// underlay are left out: the receiver strips them in the very buffers that
+    /// the socket holds.
+    pub fn made_of(&self, key: u16, sender: Sender) -> Vec<(Tap, Vec<u8>)> {
+        let made = |tap: Tap, frame: &[u8]| match sender {
+            Sender::Wire(side) if tap == Tap::Cable => {
+                frame.get(6..12) == Some(&side.other().node_mac())
+            }
+            _ => true,
+        };
+        self.of(key).iter().filter(|(tap, frame)| made(*tap, frame)).cloned().collect()
+    }
+
+    /// All that was seen under a key.
     pub fn of(&self, key: u16) -> &[(Tap, Vec<u8>)] {
         self.0.get(&key).map_or(&[], Vec::as_slice)
     }
@@ -121,13 +135,16 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Sent under a node's address: masqueraded, with a port of the kernel's
-    /// choice.
-    fn is_masqueraded(&self) -> bool {
+    /// Whether conntrack may have given it another source port, at random: not
+    /// sent under a pod's address, or not any more.
+    fn may_be_translated(&self) -> bool {
         let first = self.word(6).is_some_and(|flags| flags & 0x1fff == 0);
-        let node =
-            self.source().is_some_and(|source| [LEFT, RIGHT].iter().any(|side| side.owns(source)));
-        first && node && matches!(self.proto(), Some(TCP | UDP))
+        first && self.by_node() && matches!(self.proto(), Some(TCP | UDP))
+    }
+
+    /// Where the checksum of TCP or UDP stands.
+    fn checksum(&self) -> usize {
+        self.l4 + if self.proto() == Some(TCP) { 16 } else { 6 }
     }
 
     fn has_right_checksum(&self) -> bool {
@@ -152,18 +169,25 @@ pub fn normal(frame: &[u8]) -> Vec<u8> {
 
 fn blank(frame: &mut [u8]) {
     let Some((l3, packet)) = Packet::in_frame(frame) else { return };
-    let l4 = l3 + packet.l4;
+    let (l4, checksum) = (l3 + packet.l4, l3 + packet.checksum());
     let tunnel = packet.is_tunnel();
-    let right = packet.has_right_checksum();
-    let masqueraded = !tunnel && packet.is_masqueraded();
-    let checksum = l4 + if packet.proto() == Some(TCP) { 16 } else { 6 };
-    let chosen = tunnel || packet.answer().is_some();
-    if chosen && right {
+    let answer = packet.answer();
+    let translated = !tunnel && packet.may_be_translated();
+    if (tunnel || answer.is_some()) && packet.has_right_checksum() {
         zero(frame, l3 + 4..l3 + 6);
         zero(frame, l3 + 10..l3 + 12);
     }
-    if masqueraded {
+    if translated {
         zero(frame, l4..l4 + 2);
+        zero(frame, checksum..checksum + 2);
+    }
+    if answer.is_some_and(|kind| kind != ECHO_REPLY)
+        && let Some(quote) = frame.get(l4 + 8..).and_then(Packet::new)
+        && quote.may_be_translated()
+    {
+        let (ports, checksum) = (l4 + 8 + quote.l4, l4 + 8 + quote.checksum());
+        zero(frame, l4 + 2..l4 + 4);
+        zero(frame, ports..ports + 2);
         zero(frame, checksum..checksum + 2);
     }
     if tunnel {
@@ -174,6 +198,19 @@ fn blank(frame: &mut [u8]) {
         if let Some(inner) = frame.get_mut(l4 + TUNNEL..) {
             blank(inner);
         }
+        blank_shared(frame, l4 + TUNNEL);
+    }
+}
+
+/// What conntrack put together, the kernel forwards in the buffers of the
+/// fragments, which it rewrites while a socket still holds them: MACs (written
+/// with two bytes before them), TTL and checksum are those of some later time.
+fn blank_shared(frame: &mut [u8], eth: usize) {
+    let Some((l3, packet)) = frame.get(eth..).and_then(Packet::in_frame) else { return };
+    if packet.word(6).is_some_and(|flags| flags & 0x3fff != 0) {
+        zero(frame, eth - 2..eth + ETH - 2);
+        zero(frame, eth + l3 + 8..eth + l3 + 9);
+        zero(frame, eth + l3 + 10..eth + l3 + 12);
     }
 }
 
@@ -194,4 +231,18 @@ pub fn source_port(frame: &[u8]) -> Option<u16> {
 pub fn without_checksum(frame: &[u8]) -> bool {
     Packet::in_frame(frame)
         .is_some_and(|(_, packet)| packet.is_tunnel() && packet.word(packet.l4 + 6) == Some(0))
+}
+
+/// Addresses, protocol and ports of the unfragmented TCP or UDP packet in a
+/// tunnel packet that a node made.
+pub fn inner_flow(frame: &[u8]) -> Option<Vec<u8>> {
+    let (l3, outer) = Packet::in_frame(frame)?;
+    let eth = frame.get(l3 + outer.l4 + TUNNEL..).filter(|_| outer.is_tunnel())?;
+    let (_, inner) = Packet::in_frame(eth)?;
+    // Ours, put on the underlay, have the same identification twice.
+    let ours = outer.word(4) == inner.word(4);
+    let whole = inner.word(6)? & 0x3fff == 0 && inner.l4 == 20;
+    let ports = inner.bytes.get(inner.l4..inner.l4 + 4)?;
+    (!ours && whole && matches!(inner.proto()?, TCP | UDP))
+        .then(|| [&inner.bytes[9..10], &inner.bytes[12..20], ports].concat())
 }

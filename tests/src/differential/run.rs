@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use std::thread;
 use std::time::Duration;
 
-use super::compare::{Seen, Tap, without_checksum};
+use super::compare::{Seen, Tap, key, without_checksum};
+use super::exceptions::Exception;
 use super::generate::{Generator, Oddities, Sender, Step};
 use super::lane::Lane;
+use super::ports::Ports;
 use crate::agent::{Options, Outcomes};
 use crate::rules::Rules;
 
@@ -18,17 +20,6 @@ const BATCH: usize = 400;
 const STRAGGLERS: Duration = Duration::from_millis(200);
 /// Differences that are kept; the rest is counted.
 const KEPT: usize = 2000;
-
-/// How much is compared.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Packets.
-    pub packets: usize,
-    /// Of the sequence.
-    pub seed: u64,
-    /// Netfilter rules on the nodes besides the agent's.
-    pub rules: Rules,
-}
 
 /// A packet of which the paths made something different.
 #[derive(Clone, Debug)]
@@ -60,13 +51,18 @@ pub struct Report {
     pub differences: Vec<Difference>,
     /// Their number.
     pub differing: usize,
+    /// What differed and may.
+    pub excepted: BTreeMap<Exception, usize>,
+    /// Source ports of tunnels on the kernel path.
+    pub kernel_ports: Ports,
+    /// Source ports of tunnels on the eBPF path.
+    pub ebpf_ports: Ports,
 }
 
 /// Both paths, ready.
 pub struct Differential {
     kernel: Lane,
     ebpf: Lane,
-    rules: Rules,
 }
 
 impl Differential {
@@ -80,7 +76,6 @@ impl Differential {
         Self {
             kernel: Lane::new(&off(Options::kernel()), rules, 0),
             ebpf: Lane::new(&off(Options::ebpf()), rules, 1),
-            rules,
         }
     }
 
@@ -89,7 +84,6 @@ impl Differential {
     /// # Panics
     /// Plain packets do not arrive any more.
     pub fn run(&self, packets: usize, seed: u64, mut progress: impl FnMut(&Report)) -> Report {
-        let _ = self.rules;
         let before = self.ebpf.outcomes();
         let mut report = Report { seed, ..Report::default() };
         let mut generator = Generator::new(seed);
@@ -105,23 +99,29 @@ impl Differential {
 
     fn batch(&self, steps: &[Step], report: &mut Report) {
         let mut fast: Vec<u16> = Vec::new();
-        let mut note = |frame: &[u8]| {
+        let Report { kernel_ports, ebpf_ports, .. } = report;
+        let mut kernel_frame = |frame: &[u8]| kernel_ports.add(frame);
+        let mut ebpf_frame = |frame: &[u8]| {
+            ebpf_ports.add(frame);
             if without_checksum(frame) {
-                fast.extend(super::compare::key(frame));
+                fast.extend(key(frame));
             }
         };
         let (mut kernel, mut ebpf) = thread::scope(|scope| {
-            let kernel = scope.spawn(|| self.kernel.send(steps, &mut |_| ()));
-            let ebpf = scope.spawn(|| self.ebpf.send(steps, &mut note));
+            let kernel = scope.spawn(|| self.kernel.send(steps, &mut kernel_frame));
+            let ebpf = scope.spawn(|| self.ebpf.send(steps, &mut ebpf_frame));
             let join = |lane: thread::ScopedJoinHandle<'_, Seen>| {
                 lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
             (join(kernel), join(ebpf))
         });
-        if steps.iter().any(|step| kernel.of(step.key) != ebpf.of(step.key)) {
+        let equal = |kernel: &Seen, ebpf: &Seen, step: &Step| {
+            kernel.made_of(step.key, step.sender) == ebpf.made_of(step.key, step.sender)
+        };
+        if !steps.iter().all(|step| equal(&kernel, &ebpf, step)) {
             thread::sleep(STRAGGLERS);
-            self.kernel.collect(&mut kernel, &mut |_| ());
-            self.ebpf.collect(&mut ebpf, &mut note);
+            self.kernel.collect(&mut kernel, &mut kernel_frame);
+            self.ebpf.collect(&mut ebpf, &mut ebpf_frame);
         }
         fast.sort_unstable();
         for (index, step) in steps.iter().enumerate() {
@@ -129,24 +129,40 @@ impl Differential {
                 report.plain += 1;
                 report.plain_fast += usize::from(fast.binary_search(&step.key).is_ok());
             }
-            let (kernel, ebpf) = (kernel.of(step.key), ebpf.of(step.key));
-            if kernel != ebpf {
-                report.differing += 1;
-                if report.differences.len() < KEPT {
-                    report.differences.push(Difference {
-                        place: report.packets + index,
-                        step: step.clone(),
-                        kernel: kernel.to_vec(),
-                        ebpf: ebpf.to_vec(),
-                    });
-                }
-            }
+            report.judge(
+                index,
+                step,
+                kernel.made_of(step.key, step.sender),
+                ebpf.made_of(step.key, step.sender),
+            );
         }
         report.packets += steps.len();
     }
 }
 
 impl Report {
+    fn judge(
+        &mut self,
+        index: usize,
+        step: &Step,
+        kernel: Vec<(Tap, Vec<u8>)>,
+        ebpf: Vec<(Tap, Vec<u8>)>,
+    ) {
+        if kernel == ebpf {
+            return;
+        }
+        let reason = Exception::ALL.iter().find(|reason| reason.covers(step, &kernel, &ebpf));
+        if let Some(reason) = reason {
+            *self.excepted.entry(*reason).or_default() += 1;
+            return;
+        }
+        self.differing += 1;
+        if self.differences.len() < KEPT {
+            let place = self.packets + index;
+            self.differences.push(Difference { place, step: step.clone(), kernel, ebpf });
+        }
+    }
+
     /// Share (0..=1) of the pods' plain packets that our programs encapsulated.
     pub fn fast_share(&self) -> f64 {
         self.plain_fast as f64 / self.plain.max(1) as f64
@@ -162,6 +178,17 @@ impl Report {
             self.plain,
             100.0 * self.fast_share(),
             self.differing
+        );
+        for (exception, count) in &self.excepted {
+            let _ = writeln!(text, "{count:8} x excepted: {}", exception.text());
+        }
+        let (flows, other) = self.kernel_ports.compare(&self.ebpf_ports);
+        let _ = writeln!(
+            text,
+            "{flows} flows on the underlay, {other} with another source port than on the kernel path, \
+             {} with more than one, {} on the kernel path",
+            self.ebpf_ports.unsteady(),
+            self.kernel_ports.unsteady()
         );
         let mut kinds: BTreeMap<&Oddities, usize> = BTreeMap::new();
         for difference in &self.differences {
@@ -188,7 +215,7 @@ impl Difference {
             "packet {} of the sequence, from {:?}, {:?}\n",
             self.place, self.step.sender, self.step.oddities
         );
-        for frame in &self.step.frames {
+        for frame in self.step.frames.iter().take(3) {
             let _ = writeln!(text, "  sent            {}", hex(frame));
         }
         for (path, frames) in [("kernel", &self.kernel), ("eBPF", &self.ebpf)] {
