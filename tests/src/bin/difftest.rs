@@ -40,8 +40,10 @@ fn main() {
         }
     });
     println!("{}", report.text());
-    println!("{:?}", start.elapsed());
-    println!("{:?}", report.outcomes);
+    println!("{:.1} s", start.elapsed().as_secs_f64());
+    for (name, count) in &report.outcomes.0 {
+        println!("{count:8} {name}");
+    }
     let mut differences = report.differences.clone();
     differences.retain(|difference| {
         let kind = format!("{:?}", difference.step.oddities);
@@ -52,7 +54,7 @@ fn main() {
         println!("{}", difference.text());
     }
     drop(differential);
-    if report.differing > 0 {
+    if !report.good() {
         std::process::exit(1);
     }
 }

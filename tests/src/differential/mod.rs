@@ -17,3 +17,6 @@ pub mod oddity;
 pub mod ports;
 pub mod run;
 pub mod world;
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,9 @@ use crate::rules::Rules;
 const BATCH: usize = 400;
 /// What is waited for stragglers before a difference counts.
 const STRAGGLERS: Duration = Duration::from_millis(200);
+/// Share of the packets that has to take the fast path: otherwise nothing was
+/// compared.
+const FAST_SHARE: f64 = 0.3;
 /// Differences that are kept; the rest is counted.
 const KEPT: usize = 2000;
 
@@ -41,10 +44,13 @@ pub struct Report {
     pub seed: u64,
     /// Packets sent on each path.
     pub packets: usize,
-    /// Plain packets of pods.
+    /// Those of pods.
+    pub by_pods: usize,
+    /// Those of pods that are plain.
     pub plain: usize,
-    /// Those of them that our programs encapsulated.
-    pub plain_fast: usize,
+    /// Those of them that our programs encapsulated, on the fast path or past
+    /// the kernel's device.
+    pub plain_ours: usize,
     /// Counters of the eBPF path.
     pub outcomes: Outcomes,
     /// What differed and is no exception.
@@ -98,13 +104,13 @@ impl Differential {
     }
 
     fn batch(&self, steps: &[Step], report: &mut Report) {
-        let mut fast: Vec<u16> = Vec::new();
+        let mut ours: Vec<u16> = Vec::new();
         let Report { kernel_ports, ebpf_ports, .. } = report;
         let mut kernel_frame = |frame: &[u8]| kernel_ports.add(frame);
         let mut ebpf_frame = |frame: &[u8]| {
             ebpf_ports.add(frame);
             if without_checksum(frame) {
-                fast.extend(key(frame));
+                ours.extend(key(frame));
             }
         };
         let (mut kernel, mut ebpf) = thread::scope(|scope| {
@@ -123,11 +129,14 @@ impl Differential {
             self.kernel.collect(&mut kernel, &mut kernel_frame);
             self.ebpf.collect(&mut ebpf, &mut ebpf_frame);
         }
-        fast.sort_unstable();
+        ours.sort_unstable();
         for (index, step) in steps.iter().enumerate() {
-            if matches!(step.sender, Sender::Pod(_)) && step.oddities.none() {
-                report.plain += 1;
-                report.plain_fast += usize::from(fast.binary_search(&step.key).is_ok());
+            if matches!(step.sender, Sender::Pod(_)) {
+                report.by_pods += 1;
+                if step.oddities.none() {
+                    report.plain += 1;
+                    report.plain_ours += usize::from(ours.binary_search(&step.key).is_ok());
+                }
             }
             report.judge(
                 index,
@@ -163,21 +172,39 @@ impl Report {
         }
     }
 
-    /// Share (0..=1) of the pods' plain packets that our programs encapsulated.
-    pub fn fast_share(&self) -> f64 {
-        self.plain_fast as f64 / self.plain.max(1) as f64
+    /// Share (0..=1) of all packets of pods, odd ones included, that took the
+    /// fast path outwards.
+    pub fn encap_share(&self) -> f64 {
+        self.outcomes.get("fast_encap") as f64 / self.by_pods.max(1) as f64
+    }
+
+    /// Share (0..=1) of all packets, odd ones included, that took the fast path
+    /// inwards.
+    pub fn decap_share(&self) -> f64 {
+        self.outcomes.get("fast_decap") as f64 / self.packets.max(1) as f64
+    }
+
+    /// Whether both paths did the same, on the fast path too.
+    pub fn good(&self) -> bool {
+        self.differing == 0
+            && self.ebpf_ports.unsteady() == 0
+            && self.encap_share() >= FAST_SHARE
+            && self.decap_share() >= FAST_SHARE
     }
 
     /// For people: counts, and the shortest packet that differs.
     pub fn text(&self) -> String {
         let mut text = format!(
-            "seed {}: {} packets on each path, {} plain ones of pods, {:.1} % of them on the fast \
-             path; {} differ\n",
+            "seed {}: {} packets on each path, {} differ\n{:.1} % of the pods' packets took the \
+             fast path outwards, {:.1} % of all packets inwards; of {} plain ones of pods our \
+             programs encapsulated {}\n",
             self.seed,
             self.packets,
+            self.differing,
+            100.0 * self.encap_share(),
+            100.0 * self.decap_share(),
             self.plain,
-            100.0 * self.fast_share(),
-            self.differing
+            self.plain_ours,
         );
         for (exception, count) in &self.excepted {
             let _ = writeln!(text, "{count:8} x excepted: {}", exception.text());

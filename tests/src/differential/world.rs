@@ -65,11 +65,6 @@ impl Side {
     pub const fn other(self) -> Self {
         if self.number == LEFT.number { RIGHT } else { LEFT }
     }
-
-    /// Whether the node itself, not a pod, has this address.
-    pub fn owns(self, address: Ipv4Addr) -> bool {
-        [self.address(0), self.address(1), self.node()].contains(&address)
-    }
 }
 
 /// A MAC as iproute2 writes it.
