@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    self, AttachMode, Datapath as _, DatapathConfig, LoadOptions, Places, PodVeth, VerifySource,
+    self, AttachMode, Datapath as _, DatapathConfig, FastPath, LoadOptions, Places, PodVeth,
+    VerifySource,
 };
 use flannel_agent::desired::Peer;
 use flannel_agent::mac::MacAddr;
@@ -89,7 +90,7 @@ fn settings() -> DatapathConfig {
     DatapathConfig {
         window: Duration::from_secs(5),
         verify_source: VerifySource::Drop,
-        fast_path: true,
+        fast_path: FastPath::Confirmed,
         tcp: true,
         vni: 1,
         port: 8472,

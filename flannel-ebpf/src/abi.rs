@@ -122,6 +122,9 @@ pub mod flag {
     pub const GSO_DIRECT: u32 = 16;
     /// Some peers are reached without a tunnel ([`super::subnet_flag::DIRECT`]).
     pub const DIRECT: u32 = 32;
+    /// Repeat for a new TCP connection what the kernel did with the last one
+    /// between the same client and service, from its SYN on.
+    pub const EAGER: u32 = 64;
 }
 
 /// Key of [`map::SUBNETS4`]: what follows the prefix length in an LPM key.
@@ -190,6 +193,11 @@ pub mod direction {
     /// Peer -> node: the tunnel itself, whatever it carries. The ports are 0
     /// and the tunnel's.
     pub const TUNNEL: u8 = 3;
+    /// Pod -> peer, all connections of a client's address to a service's
+    /// address and port: the client's port is 0.
+    pub const PAIR_OUT: u8 = 4;
+    /// Peer -> pod, likewise.
+    pub const PAIR_IN: u8 = 5;
 }
 
 /// Values of [`Flow::state`].
@@ -258,8 +266,12 @@ pub struct Flow {
     pub note_ttl: u8,
     /// Note: TOS byte at the entry hook.
     pub note_tos: u8,
+    /// Note of a pair: the client's port.
+    pub note_port: [u8; 2],
+    /// 1: the kernel has not seen this connection, only its pair.
+    pub eager: u8,
     /// Always zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 3],
 }
 
 /// How packets are handed to one host-side veth.
@@ -339,6 +351,10 @@ outcomes! {
     ConfirmedOut = "confirmed_out",
     /// A flow was confirmed, inwards.
     ConfirmedIn = "confirmed_in",
+    /// One direction of a pair was confirmed (`--fast-path=eager`).
+    ConfirmedPair = "confirmed_pair",
+    /// A TCP connection was opened on the word of its pair.
+    OpenedEager = "opened_eager",
     /// A peer's tunnel was confirmed: the kernel takes what comes through it.
     ConfirmedTunnel = "confirmed_tunnel",
     /// To the kernel: not confirmed (first packet, or changed on its way).

@@ -32,6 +32,10 @@ pub const TCP_FIN: u8 = 0x01;
 pub const TCP_SYN: u8 = 0x02;
 /// TCP flag RST.
 pub const TCP_RST: u8 = 0x04;
+/// TCP flag ACK.
+pub const TCP_ACK: u8 = 0x10;
+/// The TCP flags that tell what a packet is to its connection.
+pub const TCP_HANDSHAKE: u8 = TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK;
 /// TTL of the outer header, as the kernel's device sets it (`ttl auto`).
 pub const OUTER_TTL: u8 = 64;
 

@@ -148,7 +148,9 @@ impl Bench {
         for round in 0..effort.rounds {
             for load in &loads {
                 progress(&format!("round {} of {}: {load}", round + 1, effort.rounds));
-                let _awake = load.starts_with("requests").then(awake);
+                let one_at_a_time =
+                    ["requests", "connects"].iter().any(|kind| load.starts_with(kind));
+                let _awake = one_at_a_time.then(awake);
                 // Another order in each round: no row is always the first.
                 let mut rows = self.rows();
                 let length = rows.len();

@@ -13,7 +13,7 @@ use super::attach::{Attacher, Form, Hook};
 use super::maps::Maps;
 use super::pin::PinDir;
 use super::{
-    BpfError, Datapath, DatapathConfig, HookReport, LoadOptions, PeerCounters, Places,
+    BpfError, Datapath, DatapathConfig, FastPath, HookReport, LoadOptions, PeerCounters, Places,
     VerifySource, attach, object,
 };
 use crate::desired::Peer;
@@ -115,7 +115,8 @@ fn contents(config: &DatapathConfig) -> Config {
             flags |= bit;
         }
     };
-    set(config.fast_path, flag::FAST_PATH);
+    set(config.fast_path != FastPath::Off, flag::FAST_PATH);
+    set(config.fast_path == FastPath::Eager, flag::EAGER);
     set(config.tcp, flag::TCP);
     set(config.verify_source == VerifySource::Drop, flag::VERIFY_DROP);
     set(config.verify_source == VerifySource::Count, flag::VERIFY_COUNT);

@@ -28,8 +28,8 @@ pub struct DatapathConfig {
     pub window: std::time::Duration,
     /// What happens to packets that fail the source check.
     pub verify_source: VerifySource,
-    /// Use confirmed flows; without it the programs only count and guard.
-    pub fast_path: bool,
+    /// When the programs act by themselves.
+    pub fast_path: FastPath,
     /// Confirm TCP flows (conntrack is liberal, or absent).
     pub tcp: bool,
     /// VXLAN network identifier.
@@ -55,6 +55,20 @@ pub struct DatapathConfig {
     pub vtep_mac: crate::mac::MacAddr,
     /// `net.ipv4.ip_local_port_range`.
     pub source_ports: (u16, u16),
+}
+
+/// `--fast-path`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FastPath {
+    /// For flows that the kernel was seen to forward unchanged
+    #[default]
+    Confirmed,
+    /// For TCP connections from their first packet on, too, if the kernel
+    /// forwarded the last one between the same client and service unchanged
+    Eager,
+    /// Never: the programs only count and check
+    Off,
 }
 
 /// `--verify-source`.

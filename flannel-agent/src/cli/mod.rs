@@ -22,7 +22,7 @@ use serde::Serialize;
 pub use self::etcd::{EtcdApi, EtcdArgs, MigrateFrom, MigrateTo};
 pub use self::flannel::WithoutEffect;
 pub use self::values::Secret;
-use crate::bpf::{AttachMode, VerifySource};
+use crate::bpf::{AttachMode, FastPath, VerifySource};
 use crate::underlay::Wish;
 
 const STATE_DIR: &str = "/var/lib/flannel-ebpf";
@@ -226,17 +226,6 @@ pub enum DatapathMode {
     Ebpf,
     /// The kernel's VXLAN device alone
     Kernel,
-}
-
-/// `--fast-path`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FastPath {
-    /// For flows that the kernel was seen to forward unchanged
-    #[default]
-    Confirmed,
-    /// Never: the programs only count and check
-    Off,
 }
 
 impl Options {

@@ -310,7 +310,7 @@ fn mistakes_end_with_2_and_a_hint() {
         (&["-etcd-endpoint=x"][..], "--etcd-endpoints"),
         (&["--ip-mask"], "--ip-masq"),
         (&["-datapath=xdp"], "kernel"),
-        (&["-fast-path=eager"], "confirmed"),
+        (&["-fast-path=always"], "confirmed"),
         (&["-verify-source=on"], "count"),
         (&["-attach=xdp"], "clsact"),
         (&["-attach-iface=("], "unclosed group"),

@@ -193,7 +193,7 @@ async fn start_and_serve(
         forward: options.iptables_forward_rules,
         fully_random: !options.ip_masq_fully_random_disable,
         blackhole: options.ip_blackhole_route,
-        fast_path: options.fast_path == crate::cli::FastPath::Confirmed,
+        fast_path: options.fast_path,
         window: options.fast_path_window,
         verify_source: options.verify_source,
         attach_iface: options.attach_iface.clone(),

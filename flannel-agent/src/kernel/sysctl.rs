@@ -31,6 +31,7 @@ impl Default for Sysctl {
 }
 
 const LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
+const LOOSE: &str = "net/netfilter/nf_conntrack_tcp_loose";
 const PORT_RANGE: &str = "net/ipv4/ip_local_port_range";
 
 impl Sysctl {
@@ -108,6 +109,19 @@ impl Sysctl {
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
                 Ok(TcpConntrack::Absent)
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether conntrack picks up connections that it did not see begin; so it
+    /// is where there is none.
+    ///
+    /// # Errors
+    /// When the value is there but cannot be read.
+    pub fn tcp_conntrack_loose(&self) -> Result<bool, KernelError> {
+        match self.number(LOOSE) {
+            Ok(value) => Ok(value != 0),
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(error) => Err(error),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnetwork::Ipv4Network;
 
 use super::{Reconciler, is_device, is_ground};
-use crate::bpf::{BpfError, DatapathConfig, Places, PodVeth};
+use crate::bpf::{BpfError, DatapathConfig, FastPath, Places, PodVeth};
 use crate::config::Backend;
 use crate::desired::routes_directly;
 use crate::firewall::Firewall;
@@ -17,6 +17,7 @@ use crate::veths::{self, Choice};
 
 /// Name of conntrack's switch, as `sysctl` prints it.
 pub const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
+const LOOSE: &str = "net.netfilter.nf_conntrack_tcp_loose";
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Makes the blackhole route of our subnet what `--ip-blackhole-route` says.
@@ -168,6 +169,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         };
         let direct = routes_directly(&self.identity.backend);
         let tcp = self.tcp_allowed();
+        let fast_path = self.fast_path();
         let underlay = &self.identity.underlay;
         let source_ports = match self.sysctl.local_port_range() {
             Ok(range) => range,
@@ -179,7 +181,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let config = DatapathConfig {
             window: self.settings.window,
             verify_source: self.settings.verify_source,
-            fast_path: self.settings.fast_path && underlay.ethernet,
+            fast_path,
             tcp,
             vni,
             port,
@@ -278,6 +280,28 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             set.as_ref().err().map(|error| format!("{error}; TCP stays on the kernel path"));
         self.shared.lock().health.report("conntrack", reason);
         set.is_ok()
+    }
+
+    /// What `--fast-path` asks for, as far as this node has it.
+    fn fast_path(&self) -> FastPath {
+        let asked = self.settings.fast_path;
+        if !self.identity.underlay.ethernet {
+            return FastPath::Off;
+        }
+        let reason = match asked {
+            FastPath::Eager => match self.sysctl.tcp_conntrack_loose() {
+                Ok(true) => None,
+                Ok(false) => Some(format!(
+                    "{LOOSE} is 0: conntrack would take connections that it did not see begin for \
+                     invalid; --fast-path=confirmed is in force"
+                )),
+                Err(error) => Some(format!("{error}; --fast-path=confirmed is in force")),
+            },
+            FastPath::Confirmed | FastPath::Off => None,
+        };
+        let eager = reason.is_none();
+        self.shared.lock().health.report("eager", reason);
+        if eager { asked } else { FastPath::Confirmed }
     }
 
     /// Whether the hooks and conntrack are as they should be; puts them right.

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use self::direct::Paths;
 use self::retry::{Retries, Unfinished};
 use crate::backend::udp::{self as udp_backend, Overlay};
-use crate::bpf::VerifySource;
+use crate::bpf::{FastPath, VerifySource};
 use crate::config::Backend;
 use crate::desired::{self, Desired, Node, Peer, routes_directly};
 use crate::firewall::{Firewall, Rules};
@@ -59,8 +59,8 @@ pub struct Settings {
     pub fully_random: bool,
     /// `--ip-blackhole-route`.
     pub blackhole: bool,
-    /// `--fast-path` is not `off`.
-    pub fast_path: bool,
+    /// `--fast-path`.
+    pub fast_path: FastPath,
     /// `--fast-path-window`.
     pub window: Duration,
     /// `--verify-source`.

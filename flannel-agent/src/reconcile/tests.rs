@@ -5,6 +5,7 @@ mod direct;
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::bpf::FastPath;
 use crate::bpf::fake::FakeDatapath;
 use crate::config::VxlanConfig;
 use crate::firewall::fake::FakeFirewall;
@@ -114,7 +115,7 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         forward: true,
         fully_random: true,
         blackhole: false,
-        fast_path: true,
+        fast_path: FastPath::Confirmed,
         window: Duration::from_secs(5),
         verify_source: VerifySource::Drop,
         attach_iface: None,
@@ -167,7 +168,7 @@ async fn the_first_pass_makes_everything() {
     assert_eq!(state.peers.len(), 2);
     assert_eq!(state.veths.len(), 1);
     let config = state.config.clone().unwrap();
-    assert!(config.tcp && config.fast_path);
+    assert!(config.tcp && config.fast_path == FastPath::Confirmed);
     assert_eq!(config.overlay, device.ifindex);
     drop(state);
     assert_eq!(bench.complaints(), [""; 0]);

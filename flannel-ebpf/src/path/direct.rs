@@ -129,8 +129,14 @@ fn repeat<F: Frame, T: Tables>(
 ) -> Result<Verdict, Outcome> {
     let segment = Segment::parse(frame, ETH_LEN, ip)?;
     let key = segment.key(direction::IN);
-    flow::admit(tables, config, &segment, &key)?;
     let now = tables.now();
+    let entry = Entry { peer_ip: NO_OUTER_SOURCE, mac: [0; 6] };
+    if let Err(reason) = flow::admit(tables, config, &segment, &key, false) {
+        if flow::answers(&segment, reason) {
+            flow::note(tables, config, frame, &segment, &key, now, entry);
+        }
+        return Err(reason);
+    }
     let unconfirmed = match tables.flow(&key) {
         Some(flow) => match flow::fresh(&flow, config, now) {
             Ok(()) if flow.peer_ip != NO_OUTER_SOURCE => Outcome::KernelMoved,
@@ -145,7 +151,6 @@ fn repeat<F: Frame, T: Tables>(
         },
         None => Outcome::KernelUnconfirmed,
     };
-    let entry = Entry { peer_ip: NO_OUTER_SOURCE, mac: [0; 6] };
     flow::note(tables, config, frame, &segment, &key, now, entry);
     Err(unconfirmed)
 }

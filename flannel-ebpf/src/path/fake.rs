@@ -60,14 +60,16 @@ impl Packet {
         Self::new(bytes, VETH)
     }
 
-    /// TCP likewise; `flags` are those of [`wire`], ACK is always set.
+    /// TCP likewise; `flags` are those of [`wire`]. ACK is set on all but a SYN.
     pub(crate) fn tcp(from: u8, to: u8, flags: u8, payload: &[u8]) -> Self {
         let mut builder = PacketBuilder::ethernet2(POD_MAC, GATEWAY_MAC)
             .ipv4(pod(from), pod(to), 64)
-            .tcp(4000, 5000, 1, 1000)
-            .ack(1);
+            .tcp(4000, 5000, 1, 1000);
         if flags & wire::TCP_SYN != 0 {
             builder = builder.syn();
+        }
+        if flags & wire::TCP_SYN == 0 || flags & wire::TCP_ACK != 0 {
+            builder = builder.ack(1);
         }
         if flags & wire::TCP_FIN != 0 {
             builder = builder.fin();
@@ -308,6 +310,22 @@ impl Tables for Node {
     }
     fn count_peer(&self, peer_id: u32, traffic: Traffic, _: u32) {
         *self.peer_counters.borrow_mut().entry((peer_id, traffic_name(traffic))).or_default() += 1;
+    }
+}
+
+/// The packet, whoever carried it through the tunnel, if the kernel routed it.
+pub(crate) fn kernel(way: Way) -> Packet {
+    match way {
+        Way::Kernel(packet) | Way::Shortcut(packet) => packet,
+        other => panic!("not the kernel path: {other:?}"),
+    }
+}
+
+/// The packet that the fast path carried.
+pub(crate) fn fast(way: Way) -> (Packet, Verdict) {
+    match way {
+        Way::Fast(packet, verdict) => (packet, verdict),
+        other => panic!("not the fast path: {other:?}"),
     }
 }
 

@@ -6,7 +6,7 @@
 //! confirmed for a window and a generation.
 
 use super::segment::Segment;
-use super::{Frame, Tables};
+use super::{Frame, Tables, eager};
 use crate::abi::{Config, Flow, FlowKey, Outcome, flag, state};
 use crate::wire;
 
@@ -22,7 +22,8 @@ pub const NOTE_LIFE_NS: u64 = 1_000_000_000;
 /// each connection.
 ///
 /// A SYN or RST also ends the confirmation: what follows is another connection,
-/// and conntrack has to see its handshake to the end.
+/// and conntrack has to see its handshake to the end. Connections that were
+/// opened here (`eager`) are none of its business.
 ///
 /// # Errors
 /// The reason.
@@ -32,6 +33,7 @@ pub fn admit<T: Tables>(
     config: &Config,
     segment: &Segment,
     key: &FlowKey,
+    eager: bool,
 ) -> Result<(), Outcome> {
     if segment.ttl <= 1 {
         return Err(Outcome::KernelTtl);
@@ -42,14 +44,26 @@ pub fn admit<T: Tables>(
     if config.flags & flag::TCP == 0 {
         return Err(Outcome::KernelProtocol);
     }
+    if eager {
+        return Ok(());
+    }
     if segment.tcp_flags & (wire::TCP_SYN | wire::TCP_RST) != 0 {
         tables.remove_flow(key);
         return Err(Outcome::KernelTcpState);
     }
-    if segment.tcp_flags & wire::TCP_FIN != 0 {
+    // Without ACK it belongs to no connection: conntrack calls it invalid.
+    if segment.tcp_flags & (wire::TCP_FIN | wire::TCP_ACK) != wire::TCP_ACK {
         return Err(Outcome::KernelTcpState);
     }
     Ok(())
+}
+
+/// Whether this packet, refused for `reason`, may confirm its flow all the same:
+/// the answer to a SYN. Conntrack has both then, and what it still misses of the
+/// handshake comes from the other side.
+#[inline(always)]
+pub(super) fn answers(segment: &Segment, reason: Outcome) -> bool {
+    reason == Outcome::KernelTcpState && segment.is_syn_ack()
 }
 
 /// Whether the fast path may repeat the kernel's decision.
@@ -110,6 +124,7 @@ pub fn note<T: Tables, F: Frame>(
             note_id: segment.id,
             note_ttl: segment.ttl,
             note_tos: segment.tos,
+            note_port: eager::client_port(segment),
             ..Flow::default()
         },
     );
@@ -128,6 +143,7 @@ pub(super) fn is_young(flow: &Flow, config: &Config, now: u64) -> bool {
 #[inline(always)]
 pub fn proves(flow: &Flow, config: &Config, segment: &Segment, now: u64) -> bool {
     flow.state == state::NOTED
+        && flow.note_port == eager::client_port(segment)
         && flow.generation == config.generation
         && now.wrapping_sub(flow.time_ns) < NOTE_LIFE_NS
         && flow.note_id == segment.id

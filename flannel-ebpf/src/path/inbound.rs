@@ -5,8 +5,8 @@ use network_types::ip::Ipv4Hdr;
 
 use super::flow::{self, Entry};
 use super::segment::{Segment, ipv4_at, plain_ipv4};
-use super::{Frame, Tables, Traffic, Verdict, direct, shortcut, source, to_kernel};
-use crate::abi::{Config, Flow, Outcome, action, direction, flag, state};
+use super::{Frame, Tables, Traffic, Verdict, direct, eager, shortcut, source, to_kernel};
+use crate::abi::{Config, Flow, FlowKey, Outcome, action, direction, flag, state};
 use crate::wire::{self, ENCAP_LEN, ETH_LEN, IPV4_LEN, UDP_LEN, VXLAN_LEN};
 
 /// TC ingress of the underlay device.
@@ -116,28 +116,15 @@ fn repeat<F: Frame, T: Tables>(
     let now = tables.now();
     // A fresh confirmation by this very peer stands for the source check: it
     // was made for the same outer source and the same inner source.
-    if let Ok(segment) = candidate {
+    if let Ok(segment) = &candidate {
         let key = segment.key(direction::IN);
         if let Some(flow) = tables.flow(&key)
             && flow::fresh(&flow, config, now).is_ok()
             && flow.peer_ip == outer.src_addr
+            && !segment.is_syn()
         {
-            let kernel = |reason| Err((reason, Some(flow.peer_id)));
-            if let Err(reason) = flow::admit(tables, config, &segment, &key) {
-                return kernel(reason);
-            }
-            if wire::decap_changes_ecn(outer.tos, segment.tos) {
-                return kernel(Outcome::KernelEcn);
-            }
-            if segment.wire_len(frame.gso_size()) > u32::from(flow.max_len) {
-                return kernel(Outcome::KernelTooBig);
-            }
-            if aggregated(frame, tables, config, &segment, &flow, now) {
-                // `from_overlay` will count it for the peer.
-                return Err((Outcome::KernelAggregate, None));
-            }
-            return decap(frame, tables, &segment, &flow)
-                .map_err(|reason| (reason, Some(flow.peer_id)));
+            return take(frame, tables, config, outer, segment, &flow, now)
+                .map_err(|(reason, counted)| (reason, counted.then_some(flow.peer_id)));
         }
     }
     let peer = match source::verify(tables, config, outer.src_addr, inner.map(|ip| ip.src_addr)) {
@@ -149,19 +136,71 @@ fn repeat<F: Frame, T: Tables>(
     };
     let segment = candidate.map_err(|reason| (reason, peer))?;
     let key = segment.key(direction::IN);
-    flow::admit(tables, config, &segment, &key).map_err(|reason| (reason, peer))?;
-    let reason = match tables.flow(&key) {
-        Some(flow) => match flow::fresh(&flow, config, now) {
-            Ok(()) => Outcome::KernelMoved,
-            Err(reason) => reason,
-        },
+    let entry = Entry { peer_ip: outer.src_addr, mac: [0; 6] };
+    if peer.is_some() && eager::opens(config, &segment) {
+        eager::open(tables, config, frame, &segment, direction::IN, now, entry);
+    }
+    let found = tables.flow(&key);
+    let opened = found
+        .as_deref()
+        .is_some_and(|flow| eager::holds(config, &segment, flow) && flow.peer_ip == outer.src_addr);
+    if let Err(reason) = flow::admit(tables, config, &segment, &key, opened) {
+        if flow::answers(&segment, reason) && !wire::decap_changes_ecn(outer.tos, segment.tos) {
+            flow::note(tables, config, frame, &segment, &key, now, entry);
+            eager::note_answer(tables, config, frame, &segment, direction::IN, now, entry);
+        }
+        return Err((reason, peer));
+    }
+    let reason = match found {
+        Some(flow) => {
+            let ours = opened && eager::is_for_us_alone(&segment);
+            match flow::fresh(&flow, config, now) {
+                Err(reason) if !ours || tables.veth(flow.out_ifindex).is_none() => reason,
+                _ if ours => {
+                    return take(frame, tables, config, outer, &segment, &flow, now)
+                        .map_err(|(reason, counted)| (reason, peer.filter(|_| counted)));
+                }
+                _ => Outcome::KernelMoved,
+            }
+        }
         None => Outcome::KernelUnconfirmed,
     };
     if !wire::decap_changes_ecn(outer.tos, segment.tos) {
-        let entry = Entry { peer_ip: outer.src_addr, mac: [0; 6] };
         flow::note(tables, config, frame, &segment, &key, now, entry);
     }
     Err((reason, peer))
+}
+
+/// Takes a packet of a confirmed flow.
+///
+/// # Errors
+/// The reason for the kernel path, and whether the packet is to be counted for
+/// the peer there.
+#[inline(always)]
+fn take<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    config: &Config,
+    outer: &Ipv4Hdr,
+    segment: &Segment,
+    flow: &Flow,
+    now: u64,
+) -> Result<Verdict, (Outcome, bool)> {
+    let key = segment.key(direction::IN);
+    let counted = |reason| (reason, true);
+    flow::admit(tables, config, segment, &key, eager::holds(config, segment, flow))
+        .map_err(counted)?;
+    if wire::decap_changes_ecn(outer.tos, segment.tos) {
+        return Err(counted(Outcome::KernelEcn));
+    }
+    if segment.wire_len(frame.gso_size()) > u32::from(flow.max_len) {
+        return Err(counted(Outcome::KernelTooBig));
+    }
+    if aggregated(frame, tables, config, segment, flow, now) {
+        // `from_overlay` will count it for the peer.
+        return Err((Outcome::KernelAggregate, false));
+    }
+    decap(frame, tables, segment, flow).map_err(counted)
 }
 
 /// A packet that the fast path could take, were its flow confirmed.
@@ -344,24 +383,46 @@ pub fn to_pod<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
     let key = segment.key(direction::IN);
     let now = tables.now();
+    if confirm(frame, tables, config, &segment, &key, now) {
+        tables.count(Outcome::ConfirmedIn);
+    }
+    if let Some(pair) = eager::pair(config, &segment, direction::IN)
+        && confirm(frame, tables, config, &segment, &pair, now)
+    {
+        tables.count(Outcome::ConfirmedPair);
+    }
+    Verdict::Pass
+}
+
+/// Confirms what stands under `key` if this packet, which the kernel delivers to
+/// a pod, is the one that was noted there.
+#[inline(always)]
+fn confirm<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    key: &FlowKey,
+    now: u64,
+) -> bool {
     let confirmed = {
-        let Some(noted) = tables.flow(&key) else { return Verdict::Pass };
+        let Some(noted) = tables.flow(key) else { return false };
         if noted.state == state::CONFIRMED && noted.out_ifindex != frame.ifindex() {
             // The bridge floods, or the pod moved: one veth is not the answer.
             None
-        } else if !flow::proves(&noted, config, &segment, now) {
-            return Verdict::Pass;
+        } else if !flow::proves(&noted, config, segment, now) {
+            return false;
         } else {
-            let Some(veth) = tables.veth(frame.ifindex()) else { return Verdict::Pass };
+            let Some(veth) = tables.veth(frame.ifindex()) else { return false };
             let macs: Option<[u8; 12]> = frame.load(0);
             let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else {
-                return Verdict::Pass;
+                return false;
             };
             if d0 & 1 != 0 {
-                return Verdict::Pass;
+                return false;
             }
             let (peer_id, max_len) = if noted.peer_ip == direct::NO_OUTER_SOURCE {
-                (tables.subnet(ip.src_addr).map(|subnet| subnet.peer_id), u16::MAX)
+                (tables.subnet(segment.saddr).map(|subnet| subnet.peer_id), u16::MAX)
             } else {
                 (tables.peer(noted.peer_ip), config.mtu)
             };
@@ -382,12 +443,10 @@ pub fn to_pod<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             })
         }
     };
-    match confirmed {
-        Some(flow) => {
-            tables.put_flow(&key, &flow);
-            tables.count(Outcome::ConfirmedIn);
-        }
-        None => tables.remove_flow(&key),
-    }
-    Verdict::Pass
+    let Some(flow) = confirmed else {
+        tables.remove_flow(key);
+        return false;
+    };
+    tables.put_flow(key, &flow);
+    true
 }

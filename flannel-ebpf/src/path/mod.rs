@@ -5,6 +5,7 @@
 //! short time (see [`flow`]). Whatever is not fully understood passes.
 
 pub mod direct;
+pub mod eager;
 #[cfg(test)]
 mod fake;
 pub mod flow;

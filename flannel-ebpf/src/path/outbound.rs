@@ -2,8 +2,10 @@
 
 use super::flow::{self, Entry};
 use super::segment::{Segment, plain_ipv4};
-use super::{Frame, Tables, Traffic, Trip, Verdict, direct, shortcut, source, to_kernel};
-use crate::abi::{Config, Flow, Outcome, Subnet, action, direction, flag, state};
+use super::{Frame, Tables, Traffic, Trip, Verdict, direct, eager, shortcut, source, to_kernel};
+use crate::abi::{
+    Config, Flow, FlowKey, Outcome, Subnet, action, direction, flag, state, subnet_flag,
+};
 use crate::wire::{self, ENCAP_LEN, ETH_LEN, Outer};
 
 /// TC ingress of the host side of a pod's veth.
@@ -41,18 +43,30 @@ fn repeat<F: Frame, T: Tables>(
 ) -> Result<Verdict, Outcome> {
     let segment = Segment::parse(frame, ETH_LEN, ip)?;
     let key = segment.key(direction::OUT);
-    flow::admit(tables, config, &segment, &key)?;
     let macs: [u8; 12] = frame.load(0).ok_or(Outcome::KernelMalformed)?;
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = macs;
-    let entry_mac = [d0, d1, d2, d3, d4, d5];
+    let mac = [d0, d1, d2, d3, d4, d5];
     // A bridge takes no frame that comes from nobody.
     if !wire::is_station([s0, s1, s2, s3, s4, s5]) {
         return Err(Outcome::KernelForeignMac);
     }
+    let entry = Entry { peer_ip: [0; 4], mac };
     let now = tables.now();
-    let unconfirmed = match tables.flow(&key) {
+    if eager::opens(config, &segment) {
+        eager::open(tables, config, frame, &segment, direction::OUT, now, entry);
+    }
+    let found = tables.flow(&key);
+    let opened = found.as_deref().is_some_and(|flow| eager::holds(config, &segment, flow));
+    if let Err(reason) = flow::admit(tables, config, &segment, &key, opened) {
+        if flow::answers(&segment, reason) {
+            flow::note(tables, config, frame, &segment, &key, now, entry);
+            eager::note_answer(tables, config, frame, &segment, direction::OUT, now, entry);
+        }
+        return Err(reason);
+    }
+    let unconfirmed = match found {
         Some(flow) => match flow::fresh(&flow, config, now) {
-            Ok(()) if flow.entry_ifindex != frame.ifindex() || flow.entry_mac != entry_mac => {
+            Ok(()) if flow.entry_ifindex != frame.ifindex() || flow.entry_mac != mac => {
                 return Err(Outcome::KernelMoved);
             }
             Ok(()) if segment.wire_len(frame.gso_size()) > u32::from(flow.max_len) => {
@@ -62,13 +76,43 @@ fn repeat<F: Frame, T: Tables>(
                 return Ok(direct::depart(frame, tables, &segment, &flow));
             }
             Ok(()) => return encap(frame, tables, config, &segment, &flow),
+            Err(reason) if opened && eager::is_for_us_alone(&segment) => {
+                return finish(frame, tables, config, &segment, reason);
+            }
             Err(reason) => reason,
         },
         None => Outcome::KernelUnconfirmed,
     };
-    let entry = Entry { peer_ip: [0; 4], mac: entry_mac };
     flow::note(tables, config, frame, &segment, &key, now, entry);
     Err(unconfirmed)
+}
+
+/// Sends the end of a connection that the kernel does not know, and whose
+/// window is over, where its route leads now.
+#[inline(always)]
+fn finish<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    reason: Outcome,
+) -> Result<Verdict, Outcome> {
+    let subnet = tables.subnet(segment.daddr).ok_or(reason)?;
+    if subnet.flags & subnet_flag::DIRECT != 0
+        || segment.wire_len(frame.gso_size()) > u32::from(config.mtu)
+    {
+        return Err(reason);
+    }
+    let next_hop = next_hop(frame, tables, config, &subnet).ok_or(Outcome::UnresolvedNextHop)?;
+    let flow = Flow {
+        out_ifindex: config.underlay_ifindex,
+        peer_id: subnet.peer_id,
+        peer_ip: subnet.public_ip,
+        next_hop,
+        dst_mac: subnet.vtep_mac,
+        ..Flow::default()
+    };
+    encap(frame, tables, config, segment, &flow)
 }
 
 #[inline(always)]
@@ -148,6 +192,30 @@ pub fn to_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     if [d0, d1, d2, d3, d4, d5] != subnet.vtep_mac || [s0, s1, s2, s3, s4, s5] != config.vtep_mac {
         return Verdict::Pass;
     }
+    let Some(next_hop) = next_hop(frame, tables, config, &subnet) else {
+        tables.count(Outcome::UnresolvedNextHop);
+        return Verdict::Pass;
+    };
+    let key = segment.key(direction::OUT);
+    if confirm(tables, config, &segment, &key, &subnet, next_hop) {
+        tables.count(Outcome::ConfirmedOut);
+    }
+    if let Some(pair) = eager::pair(config, &segment, direction::OUT)
+        && confirm(tables, config, &segment, &pair, &subnet, next_hop)
+    {
+        tables.count(Outcome::ConfirmedPair);
+    }
+    shortcut::encap(frame, tables, config, &segment, &subnet, next_hop)
+}
+
+/// Next hop of the tunnel packet that is made of `frame`.
+#[inline(always)]
+fn next_hop<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    config: &Config,
+    subnet: &Subnet,
+) -> Option<[u8; 4]> {
     let sport = wire::source_port(frame.hash(), config.sport_min, config.sport_max);
     let trip = Trip {
         source: config.local_ip,
@@ -157,30 +225,25 @@ pub fn to_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
         dport: config.port,
         len: config.mtu.saturating_add(ENCAP_LEN as u16),
     };
-    let Some(next_hop) = tables.next_hop(config, &trip) else {
-        tables.count(Outcome::UnresolvedNextHop);
-        return Verdict::Pass;
-    };
-    confirm(tables, config, &segment, &subnet, next_hop);
-    shortcut::encap(frame, tables, config, &segment, &subnet, next_hop)
+    tables.next_hop(config, &trip)
 }
 
-/// Confirms the flow of a packet that the kernel has routed, if it is the one
-/// that was noted.
+/// Confirms what stands under `key` if this packet, which the kernel has
+/// routed, is the one that was noted there.
 #[inline(always)]
 fn confirm<T: Tables>(
     tables: &T,
     config: &Config,
     segment: &Segment,
+    key: &FlowKey,
     subnet: &Subnet,
     next_hop: [u8; 4],
-) {
-    let key = segment.key(direction::OUT);
+) -> bool {
     let now = tables.now();
     let confirmed = {
-        let Some(noted) = tables.flow(&key) else { return };
+        let Some(noted) = tables.flow(key) else { return false };
         if !flow::proves(&noted, config, segment, now) {
-            return;
+            return false;
         }
         Flow {
             time_ns: now + config.window_ns,
@@ -199,6 +262,6 @@ fn confirm<T: Tables>(
             ..Flow::default()
         }
     };
-    tables.put_flow(&key, &confirmed);
-    tables.count(Outcome::ConfirmedOut);
+    tables.put_flow(key, &confirmed);
+    true
 }

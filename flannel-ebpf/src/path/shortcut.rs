@@ -9,6 +9,9 @@
 //! flow of its own, confirmed like others: a packet noted at the underlay device
 //! has to come out of `flannel.<VNI>`.
 
+#[cfg(test)]
+mod tests;
+
 use super::flow;
 use super::outbound;
 use super::segment::Segment;

@@ -12,20 +12,6 @@ use crate::wire::{self, ENCAP_LEN, ETH_LEN};
 /// Inner IPv4 header in a tunnel packet.
 const INNER: usize = ETH_LEN + ENCAP_LEN;
 
-fn kernel(way: Way) -> Packet {
-    match way {
-        Way::Kernel(packet) | Way::Shortcut(packet) => packet,
-        other => panic!("not the kernel path: {other:?}"),
-    }
-}
-
-fn fast(way: Way) -> (Packet, Verdict) {
-    match way {
-        Way::Fast(packet, verdict) => (packet, verdict),
-        other => panic!("not the fast path: {other:?}"),
-    }
-}
-
 /// Two nodes between which the flow of `packet` is confirmed both at its
 /// sender and its receiver.
 fn confirmed(packet: &Packet) -> (Node, Node) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 use super::draft::ETH;
 use super::generate::Sender;
@@ -55,13 +56,15 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const IGMP: u8 = 2;
+const SCTP: u8 = 132;
+const UDP_LITE: u8 = 136;
 const ECHO_REPLY: u8 = 0;
 /// Unreachable, quench, redirect, time exceeded, parameter problem.
 const ICMP_ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
 /// UDP and VXLAN header.
 const TUNNEL: usize = 16;
 /// What `net.ipv4.ip_local_port_range` says unless it is changed.
-const SOURCE_PORTS: std::ops::Range<u16> = 32_768..61_000;
+const SOURCE_PORTS: Range<u16> = 32_768..61_000;
 
 /// An IPv4 packet within a frame, as far as it is there.
 struct Packet<'a> {
@@ -135,16 +138,22 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Whether conntrack may have given it another source port, at random: not
-    /// sent under a pod's address, or not any more.
-    fn may_be_translated(&self) -> bool {
+    /// Where conntrack may have written a port or identifier of its choice, and
+    /// where the checksum over it stands: in what is not sent under a pod's
+    /// address, or not any more.
+    fn translated(&self) -> Option<[Range<usize>; 2]> {
         let first = self.word(6).is_some_and(|flags| flags & 0x1fff == 0);
-        first && self.by_node() && matches!(self.proto(), Some(TCP | UDP))
-    }
-
-    /// Where the checksum of TCP or UDP stands.
-    fn checksum(&self) -> usize {
-        self.l4 + if self.proto() == Some(TCP) { 16 } else { 6 }
+        let at = |chosen: usize, checksum: Range<usize>| {
+            let from = self.l4 + chosen;
+            [from..from + 2, self.l4 + checksum.start..self.l4 + checksum.end]
+        };
+        match self.proto().filter(|_| first && self.by_node())? {
+            TCP => Some(at(0, 16..18)),
+            UDP | UDP_LITE => Some(at(0, 6..8)),
+            SCTP => Some(at(0, 8..12)),
+            ICMP if matches!(self.bytes.get(self.l4)?, 0 | 8) => Some(at(4, 2..4)),
+            _ => None,
+        }
     }
 
     fn has_right_checksum(&self) -> bool {
@@ -169,26 +178,26 @@ pub fn normal(frame: &[u8]) -> Vec<u8> {
 
 fn blank(frame: &mut [u8]) {
     let Some((l3, packet)) = Packet::in_frame(frame) else { return };
-    let (l4, checksum) = (l3 + packet.l4, l3 + packet.checksum());
+    let l4 = l3 + packet.l4;
     let tunnel = packet.is_tunnel();
     let answer = packet.answer();
-    let translated = !tunnel && packet.may_be_translated();
+    let mut free = Vec::new();
     if (tunnel || answer.is_some()) && packet.has_right_checksum() {
-        zero(frame, l3 + 4..l3 + 6);
-        zero(frame, l3 + 10..l3 + 12);
+        free.extend([l3 + 4..l3 + 6, l3 + 10..l3 + 12]);
     }
-    if translated {
-        zero(frame, l4..l4 + 2);
-        zero(frame, checksum..checksum + 2);
+    let moved = |by: usize| move |range: Range<usize>| range.start + by..range.end + by;
+    if !tunnel {
+        free.extend(packet.translated().into_iter().flatten().map(moved(l3)));
     }
     if answer.is_some_and(|kind| kind != ECHO_REPLY)
         && let Some(quote) = frame.get(l4 + 8..).and_then(Packet::new)
-        && quote.may_be_translated()
+        && let Some(ranges) = quote.translated()
     {
-        let (ports, checksum) = (l4 + 8 + quote.l4, l4 + 8 + quote.checksum());
-        zero(frame, l4 + 2..l4 + 4);
-        zero(frame, ports..ports + 2);
-        zero(frame, checksum..checksum + 2);
+        free.extend(ranges.into_iter().map(moved(l4 + 8)));
+        free.push(l4 + 2..l4 + 4);
+    }
+    for range in free {
+        zero(frame, range);
     }
     if tunnel {
         if source_port(frame).is_some_and(|port| SOURCE_PORTS.contains(&port)) {
@@ -214,7 +223,7 @@ fn blank_shared(frame: &mut [u8], eth: usize) {
     }
 }
 
-fn zero(frame: &mut [u8], range: std::ops::Range<usize>) {
+fn zero(frame: &mut [u8], range: Range<usize>) {
     if let Some(bytes) = frame.get_mut(range) {
         bytes.fill(0);
     }
@@ -243,6 +252,6 @@ pub fn inner_flow(frame: &[u8]) -> Option<Vec<u8>> {
     let ours = outer.word(4) == inner.word(4);
     let whole = inner.word(6)? & 0x3fff == 0 && inner.l4 == 20;
     let ports = inner.bytes.get(inner.l4..inner.l4 + 4)?;
-    (!ours && whole && matches!(inner.proto()?, TCP | UDP))
+    (!ours && whole && !inner.by_node() && matches!(inner.proto()?, TCP | UDP))
         .then(|| [&inner.bytes[9..10], &inner.bytes[12..20], ports].concat())
 }

@@ -55,9 +55,11 @@ impl Lane {
         lab.cable(&mut left, &mut right);
         for (node, side) in [(&left, LEFT), (&right, RIGHT)] {
             node.netns.ip(&format!("link set eth1 address {}", text(side.node_mac())));
+            // What lies outside would be masqueraded, with ports at random; and
+            // how often a missing route is reported depends on the time.
+            node.netns.ip("route replace blackhole default");
             settle(&node.netns);
         }
-        settle(lab.underlay());
         for side in [LEFT, RIGHT, ABSENT] {
             // An agent takes over the lease that it finds, with subnet and MAC.
             let subnet = format!("{}/24", side.address(0)).parse().expect("a subnet");
@@ -75,6 +77,8 @@ impl Lane {
                 ABSENT.node(),
                 text(ABSENT.node_mac())
             ));
+            // As the agent has it where it uses TCP's fast path.
+            node.netns.sysctl("net.netfilter.nf_conntrack_tcp_be_liberal=1");
         }
         pods[0].ping(pods[1].address, "-c 3 -i 0.2 -W 2");
         pods[1].ping(pods[0].address, "-c 3 -i 0.2 -W 2");
@@ -225,6 +229,12 @@ fn pod(node: &Node, side: Side) -> Pod {
         format!("link set {} mtu {POD_MTU}", pod.veth),
         format!("link set cni0 mtu {MTU}"),
         format!("link set cni0 address {}", text(side.gateway_mac())),
+        // A neighbour that does not answer would be given up at some time.
+        format!(
+            "neighbour replace {} lladdr {} dev cni0 nud permanent",
+            side.address(3),
+            text(ABSENT.pod_mac())
+        ),
     ]);
     pod
 }

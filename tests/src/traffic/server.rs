@@ -4,8 +4,12 @@ use std::collections::HashMap;
 use std::io::{Read, Result, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 use super::{bulk, datagram, want};
+
+/// How long the accepting thread waits for a client's first byte.
+const FIRST_WORD: Duration = Duration::from_millis(1);
 
 /// Serves TCP and UDP on `port` of every address, for ever.
 ///
@@ -20,6 +24,7 @@ pub fn run(port: u16) -> Result<()> {
     for stream in listener.incoming() {
         // What ends a connection is the client's to report.
         match stream {
+            Ok(mut stream) if asks_once(&stream) => drop(answer_once(&mut stream)),
             Ok(stream) => drop(thread::spawn(move || connection(stream))),
             Err(error) => eprintln!("accept: {error}"),
         }
@@ -27,7 +32,22 @@ pub fn run(port: u16) -> Result<()> {
     Ok(())
 }
 
+/// Whether the client wants one answer only. A thread for it would cost more
+/// than the connection.
+fn asks_once(stream: &TcpStream) -> bool {
+    let mut want = [0];
+    let asked = stream.set_read_timeout(Some(FIRST_WORD)).and_then(|()| stream.peek(&mut want));
+    matches!((asked, want), (Ok(1), [want::ONCE]))
+}
+
+fn answer_once(stream: &mut TcpStream) -> Result<()> {
+    let mut want = [0];
+    stream.read_exact(&mut want)?;
+    stream.write_all(&want)
+}
+
 fn connection(mut stream: TcpStream) -> Result<()> {
+    stream.set_read_timeout(None)?;
     stream.set_nodelay(true)?;
     super::default_congestion_control(&stream);
     let mut want = [0];

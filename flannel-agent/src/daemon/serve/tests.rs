@@ -8,6 +8,7 @@ use ipnetwork::Ipv4Network;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::bpf::FastPath;
 use crate::bpf::fake::FakeDatapath;
 use crate::config::NetworkConfig;
 use crate::firewall::fake::FakeFirewall;
@@ -139,7 +140,7 @@ impl Bench {
             forward: true,
             fully_random: true,
             blackhole: false,
-            fast_path: true,
+            fast_path: FastPath::Confirmed,
             window: Duration::from_secs(5),
             verify_source: crate::bpf::VerifySource::Drop,
             attach_iface: None,

@@ -55,20 +55,6 @@ fn come(node: &Node, packet: Packet) -> Way {
     Way::Kernel(packet)
 }
 
-fn kernel(way: Way) -> Packet {
-    match way {
-        Way::Kernel(packet) | Way::Shortcut(packet) => packet,
-        other => panic!("not the kernel path: {other:?}"),
-    }
-}
-
-fn fast(way: Way) -> (Packet, Verdict) {
-    match way {
-        Way::Fast(packet, verdict) => (packet, verdict),
-        other => panic!("not the fast path: {other:?}"),
-    }
-}
-
 #[test]
 fn second_packet_is_sent_and_handed_on_like_the_first() {
     let (a, b) = (node(1), node(2));

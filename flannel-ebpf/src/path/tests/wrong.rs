@@ -5,18 +5,26 @@ use super::{INNER, confirmed};
 use crate::abi::Outcome;
 use crate::path::fake::*;
 use crate::path::{Verdict, inbound, outbound};
-use crate::wire::ETH_LEN;
+use crate::wire::{self, ETH_LEN};
 
 /// Outer UDP header in a tunnel packet; VXLAN header and inner MACs follow.
 const UDP: usize = ETH_LEN + 20;
 const VXLAN: usize = UDP + 8;
 const INNER_MACS: usize = VXLAN + 8;
 
+/// Transport header in a packet of a pod, and within the tunnel.
+const L4: [usize; 2] = [ETH_LEN + 20, INNER + 20];
+
 /// Sends a packet that differs from a plain one in `edit` only, out of a pod or
 /// in from the underlay; it has to be left as it is, for `reason`.
 #[track_caller]
 fn left(reason: Outcome, inwards: bool, edit: impl FnOnce(&mut [u8])) {
-    let plain = Packet::udp(1, 2, b"x");
+    left_of(Packet::udp(1, 2, b"x"), reason, inwards, edit);
+}
+
+/// As [`left`], for a packet of another protocol.
+#[track_caller]
+fn left_of(plain: Packet, reason: Outcome, inwards: bool, edit: impl FnOnce(&mut [u8])) {
     let (a, b) = confirmed(&plain);
     let mut packet = if inwards { plain.encapsulated(1, 2) } else { plain };
     edit(&mut packet.bytes);
@@ -72,4 +80,26 @@ fn source_macs_that_no_station_has() {
     left(Outcome::KernelForeignMac, true, |bytes| {
         bytes.copy_within(INNER_MACS..INNER_MACS + 6, INNER_MACS + 6);
     });
+}
+
+#[test]
+fn what_conntrack_takes_for_invalid() {
+    for (inwards, l4) in [(false, L4[0]), (true, L4[1])] {
+        for length in [0_u16, 7, 10, 0xffff] {
+            left(Outcome::KernelMalformed, inwards, |bytes| {
+                bytes[l4 + 4..l4 + 6].copy_from_slice(&length.to_be_bytes());
+            });
+        }
+        let tcp = || Packet::tcp(1, 2, wire::TCP_ACK, b"x");
+        for words in [0, 4, 6, 15] {
+            left_of(tcp(), Outcome::KernelMalformed, inwards, |bytes| {
+                bytes[l4 + 12] = words << 4;
+            });
+        }
+    }
+    // No flags, URG, PSH with URG. Inwards the kernel gets it past its device.
+    for flags in [0, 0x20, 0x28] {
+        let tcp = Packet::tcp(1, 2, wire::TCP_ACK, b"x");
+        left_of(tcp, Outcome::KernelTcpState, false, |bytes| bytes[L4[0] + 13] = flags);
+    }
 }
