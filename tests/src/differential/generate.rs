@@ -148,7 +148,7 @@ impl Generator {
         chosen
     }
 
-    fn from_pod(&mut self, from: Side, odd: bool) -> Step {
+    fn of_pod(&mut self, from: Side, odd: bool) -> Step {
         let key = self.key();
         let mut draft = self.inner(from, key);
         let mut oddities = Oddities::default();
@@ -161,7 +161,7 @@ impl Generator {
         Step { key, sender: Sender::Pod(from), oddities, frames: draft.frames() }
     }
 
-    fn from_wire(&mut self, from: Side, odd: bool) -> Step {
+    fn of_wire(&mut self, from: Side, odd: bool) -> Step {
         let key = self.key();
         let mut inner = self.inner(from, key);
         inner.ip.destination = from.other().pod().octets();
@@ -201,7 +201,6 @@ impl Generator {
         let mut ip = Ipv4Header::new(0, 64, IpNumber::UDP, source.octets(), destination.octets())
             .expect("no payload yet");
         ip.identification = key;
-        // As the inner header says, but for what the kernel may not carry.
         let mut payload = vec![8, 0, 0, 0];
         payload.extend((VNI << 8).to_be_bytes());
         payload.extend(inner);
@@ -249,10 +248,10 @@ impl Iterator for Generator {
         // Plain packets keep flows confirmed, so that odd ones meet the fast
         // path.
         Some(match self.rng.random_range(0..100) {
-            0..50 => self.from_pod(from, false),
-            50..80 => self.from_pod(from, true),
-            80..84 => self.from_wire(from, false),
-            _ => self.from_wire(from, true),
+            0..50 => self.of_pod(from, false),
+            50..80 => self.of_pod(from, true),
+            80..84 => self.of_wire(from, false),
+            _ => self.of_wire(from, true),
         })
     }
 }
