@@ -247,7 +247,7 @@ impl Difference {
         }
         for (path, frames) in [("kernel", &self.kernel), ("eBPF", &self.ebpf)] {
             for (tap, frame) in frames {
-                let _ = writeln!(text, "  {path:6} {tap:8?} {}", hex(frame));
+                let _ = writeln!(text, "  {path:6} {tap:?} {}", hex(frame));
             }
             if frames.is_empty() {
                 let _ = writeln!(text, "  {path:6} nothing");
@@ -259,4 +259,46 @@ impl Difference {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(fast: u64) -> Report {
+        let counts = [("fast_encap".to_owned(), fast), ("fast_decap".to_owned(), fast)];
+        let outcomes = Outcomes(counts.into());
+        Report { seed: 77, packets: 100, by_pods: 100, outcomes, ..Report::default() }
+    }
+
+    #[test]
+    fn what_differs_is_told_in_hex_the_shortest_first() {
+        let mut report = report(100);
+        let mut steps: Vec<_> = Generator::new(1).take(50).collect();
+        for (index, step) in steps.iter().enumerate() {
+            let same = vec![(Tap::RightPod, vec![1])];
+            report.judge(index, step, same.clone(), same);
+        }
+        assert!(report.good(), "{}", report.text());
+        for (index, step) in steps.iter().enumerate() {
+            report.judge(index, step, Vec::new(), vec![(Tap::Cable, vec![0xab, 0xcd])]);
+        }
+        let excepted: usize = report.excepted.values().sum();
+        assert_eq!(report.differing + excepted, 50);
+        assert!(!report.good());
+        steps.retain(|step| report.differences.iter().any(|other| other.step.key == step.key));
+        let length = |step: &Step| (step.frames.len(), step.frames.concat().len());
+        let shortest = steps.iter().map(length).min().expect("some differ");
+        let text = report.text();
+        let sent = text.lines().find_map(|line| line.strip_prefix("  sent            "));
+        assert_eq!(sent.map(|hex| hex.len() / 2), Some(shortest.1), "{text}");
+        assert!(text.contains("seed 77:"), "{text}");
+        assert!(text.contains("  kernel nothing\n  eBPF   Cable abcd\n"), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_good_that_the_kernel_path_carried_alone() {
+        assert!(report(30).good());
+        assert!(!report(29).good());
+    }
 }
