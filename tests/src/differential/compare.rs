@@ -63,6 +63,8 @@ const ECHO_REPLY: u8 = 0;
 const ICMP_ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
 /// UDP and VXLAN header.
 const TUNNEL: usize = 16;
+/// TTL of tunnel packets on the cable.
+const MADE_TTL: u8 = 64;
 /// What `net.ipv4.ip_local_port_range` says unless it is changed.
 const SOURCE_PORTS: Range<u16> = 32_768..61_000;
 
@@ -151,7 +153,7 @@ impl<'a> Packet<'a> {
             TCP => Some(at(0, 16..18)),
             UDP | UDP_LITE => Some(at(0, 6..8)),
             SCTP => Some(at(0, 8..12)),
-            ICMP if matches!(self.bytes.get(self.l4)?, 0 | 8) => Some(at(4, 2..4)),
+            ICMP if matches!(self.bytes.get(self.l4)?, 0 | 8 | 13..=18) => Some(at(4, 2..4)),
             _ => None,
         }
     }
@@ -200,7 +202,9 @@ fn blank(frame: &mut [u8]) {
         zero(frame, range);
     }
     if tunnel {
-        if source_port(frame).is_some_and(|port| SOURCE_PORTS.contains(&port)) {
+        // One that a node forwards is none that it made.
+        let made = frame.get(l3 + 8) == Some(&MADE_TTL);
+        if !made || source_port(frame).is_some_and(|port| SOURCE_PORTS.contains(&port)) {
             zero(frame, l4..l4 + 2);
         }
         zero(frame, l4 + 6..l4 + 8);
@@ -254,4 +258,16 @@ pub fn inner_flow(frame: &[u8]) -> Option<Vec<u8>> {
     let ports = inner.bytes.get(inner.l4..inner.l4 + 4)?;
     (!ours && whole && !inner.by_node() && matches!(inner.proto()?, TCP | UDP))
         .then(|| [&inner.bytes[9..10], &inner.bytes[12..20], ports].concat())
+}
+
+/// Source and destination of the innermost IPv4 packet.
+pub fn addresses(frame: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    let (l3, packet) = Packet::in_frame(frame)?;
+    if packet.is_tunnel()
+        && let Some(inner) = frame.get(l3 + packet.l4 + TUNNEL..).and_then(addresses)
+    {
+        return Some(inner);
+    }
+    let destination: [u8; 4] = packet.bytes.get(16..20)?.try_into().ok()?;
+    Some((packet.source()?, destination.into()))
 }

@@ -67,6 +67,17 @@ impl Side {
     }
 }
 
+/// Whether one of the nodes, not a pod, has this address.
+pub fn is_node(address: Ipv4Addr) -> bool {
+    let own = |side: Side| [side.address(0), side.address(1), side.node()];
+    [LEFT, RIGHT].into_iter().any(|side| own(side).contains(&address))
+}
+
+/// Whether a pod sends under this address.
+pub fn is_pod(address: Ipv4Addr) -> bool {
+    [LEFT, RIGHT, ABSENT].iter().any(|side| side.pod() == address)
+}
+
 /// A MAC as iproute2 writes it.
 pub fn text(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
