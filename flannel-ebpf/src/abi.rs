@@ -206,6 +206,9 @@ pub mod state {
     pub const NOTED: u8 = 1;
     /// The kernel delivered it unchanged: the fast path may repeat that.
     pub const CONFIRMED: u8 = 2;
+    /// A tuple or pair to which the kernel has translated a connection: until
+    /// [`super::Flow::time_ns`] none is opened without the kernel.
+    pub const TRANSLATED: u8 = 3;
 }
 
 /// Values of [`Flow::action`].
@@ -270,8 +273,10 @@ pub struct Flow {
     pub note_port: [u8; 2],
     /// 1: the kernel has not seen this connection, only its pair.
     pub eager: u8,
+    /// 1: the next packet answers a FIN and goes to the kernel.
+    pub answers_fin: u8,
     /// Always zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
 }
 
 /// How packets are handed to one host-side veth.

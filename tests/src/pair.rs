@@ -9,6 +9,7 @@ use crate::etcd::Etcd;
 use crate::lab::Lab;
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::wait;
 
 /// What runs a node's tunnel.
 pub enum Kind {
@@ -85,7 +86,9 @@ impl Pair {
         server.serve();
         let pair = Self { client, server, left: first, right: second, etcd, lab };
         // Neighbour entries of pods and underlay, veths attached.
-        pair.client.ping(pair.server.address, "-c 3 -i 0.2 -W 2");
+        wait::holds("ping between the pods", Duration::from_secs(15), || {
+            pair.client.netns.ping(pair.server.address, "-c 3 -i 0.2 -W 2").0
+        });
         pair
     }
 

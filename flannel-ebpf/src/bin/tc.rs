@@ -243,6 +243,14 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn expect_answer(&self, key: &FlowKey, expected: bool) {
+        if let Some(flow) = FLOWS.get_ptr_mut(key) {
+            // SAFETY: a store of one byte into a live map element.
+            unsafe { (*flow).answers_fin = u8::from(expected) };
+        }
+    }
+
+    #[inline(always)]
     fn subnet(&self, addr: [u8; 4]) -> Option<Subnet> {
         SUBNETS.get(&Key::new(32, addr)).copied()
     }

@@ -147,6 +147,10 @@ fn repeat<F: Frame, T: Tables>(
                 let outcome = Outcome::FastRoutedIn;
                 return Ok(inbound::deliver(frame, tables, &segment, &flow, outcome));
             }
+            Err(Outcome::KernelTcpState) => {
+                tables.expect_answer(&key, false);
+                return Err(Outcome::KernelTcpState);
+            }
             Err(reason) => reason,
         },
         None => Outcome::KernelUnconfirmed,

@@ -11,10 +11,13 @@
 //! not know for invalid. A connection that outlives its window meets the kernel
 //! in the middle, which picks it up (`nf_conntrack_tcp_loose`).
 //!
-//! What is translated is safe without marks: a SYN that the kernel translates
-//! does not confirm its pair, and without a SYN of its own no flow is opened;
-//! the answer to a translated SYN, and connections that are older than the
-//! programs, are flows like any other.
+//! Without a SYN at its entry hook no flow is opened: connections that are older
+//! than the programs, and the answers to translated SYNs, are flows like any
+//! other. A SYN that comes to an exit hook with a tuple that no entry hook has
+//! seen was translated. That ends what stands for its tuple, and keeps its pair
+//! with the kernel for a while: conntrack, which gives translated connections
+//! free ports, has to know the direct ones beside them. For the same reason no
+//! direct connection is opened with the tuple of a translated one.
 
 #[cfg(test)]
 mod tests;
@@ -22,8 +25,12 @@ mod tests;
 use super::flow;
 use super::segment::Segment;
 use super::{Frame, Tables};
-use crate::abi::{Config, Flow, FlowKey, Outcome, direction, flag};
+use crate::abi::{Config, Flow, FlowKey, Outcome, direction, flag, state};
 use crate::wire;
+
+/// How long the tuple and the pair of a translated connection stay with the
+/// kernel: as long as conntrack remembers one that has ended (TIME_WAIT).
+const TRANSLATED_NS: u64 = 120_000_000_000;
 
 /// Whether a packet's flow was opened here, and not confirmed by the kernel.
 #[inline(always)]
@@ -45,16 +52,24 @@ pub(super) fn open<T: Tables, F: Frame>(
     entry: flow::Entry,
 ) {
     let there = segment.key(dir);
-    let back = answer(&there);
+    let back = flow::reverse(&there);
     let pair = to_service(&there);
+    if let Some(flow) = tables.flow(&there)
+        && flow::is_translated(&flow, now)
+    {
+        // Conntrack finds another port for this one.
+        return;
+    }
     if copy(tables, config, &from_service(&back), &back, now)
         && copy(tables, config, &pair, &there, now)
     {
         tables.count(Outcome::OpenedEager);
         return;
     }
-    tables.remove_flow(&there);
     tables.remove_flow(&back);
+    // By its note the exit hook knows that the SYN was not translated.
+    tables.remove_flow(&there);
+    flow::note(tables, config, frame, segment, &there, now, entry);
     note(tables, config, frame, segment, &pair, now, entry);
 }
 
@@ -79,6 +94,49 @@ pub(super) fn note_answer<T: Tables, F: Frame>(
     if config.flags & flag::EAGER != 0 {
         note(tables, config, frame, segment, &from_service(&segment.key(dir)), now, entry);
     }
+}
+
+/// Whether a packet at an exit hook may confirm its flow. A SYN may not.
+///
+/// What was translated is marked: the tuple of a connection (outwards, where the
+/// entry hook has noted all others), and the pair of a SYN.
+#[inline(always)]
+pub(super) fn judge<T: Tables>(
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    dir: u8,
+    now: u64,
+) -> bool {
+    let ends = segment.tcp_flags & (wire::TCP_FIN | wire::TCP_RST) != 0;
+    if config.flags & flag::EAGER == 0 || segment.proto != wire::TCP || ends {
+        return true;
+    }
+    let there = segment.key(dir);
+    let syn = segment.is_syn();
+    match tables.flow(&there) {
+        Some(flow) if flow.state == state::TRANSLATED => {
+            if flow.time_ns > now + TRANSLATED_NS / 2 {
+                return false;
+            }
+        }
+        Some(flow) if syn => {
+            if flow::proves(&flow, config, segment, now) {
+                tables.remove_flow(&there);
+                return false;
+            }
+        }
+        Some(_) => return true,
+        None if !syn && dir != direction::OUT => return true,
+        None => {}
+    }
+    let mark = Flow { time_ns: now + TRANSLATED_NS, state: state::TRANSLATED, ..Flow::default() };
+    tables.put_flow(&there, &mark);
+    if syn {
+        tables.remove_flow(&flow::reverse(&there));
+        tables.put_flow(&to_service(&there), &mark);
+    }
+    false
 }
 
 /// Notes a packet for its pair, unless that is confirmed for some time to come.
@@ -144,19 +202,6 @@ fn copy<T: Tables>(tables: &T, config: &Config, pair: &FlowKey, key: &FlowKey, n
     };
     tables.put_flow(key, &opened);
     true
-}
-
-/// The other direction of a connection.
-#[inline(always)]
-fn answer(key: &FlowKey) -> FlowKey {
-    FlowKey {
-        saddr: key.daddr,
-        daddr: key.saddr,
-        sport: key.dport,
-        dport: key.sport,
-        direction: if key.direction == direction::OUT { direction::IN } else { direction::OUT },
-        ..*key
-    }
 }
 
 #[inline(always)]

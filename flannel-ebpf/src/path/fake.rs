@@ -291,6 +291,11 @@ impl Tables for Node {
             flow.sticky_ns = until_ns;
         }
     }
+    fn expect_answer(&self, key: &FlowKey, expected: bool) {
+        if let Some(flow) = self.flows.borrow_mut().get_mut(key) {
+            flow.answers_fin = u8::from(expected);
+        }
+    }
     fn subnet(&self, [a, b, c, _]: [u8; 4]) -> Option<Subnet> {
         self.subnets.get(&[a, b, c]).copied()
     }

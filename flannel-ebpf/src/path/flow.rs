@@ -7,7 +7,7 @@
 
 use super::segment::Segment;
 use super::{Frame, Tables, eager};
-use crate::abi::{Config, Flow, FlowKey, Outcome, flag, state};
+use crate::abi::{Config, Flow, FlowKey, Outcome, direction, flag, state};
 use crate::wire;
 
 /// A note stands this long before a later packet of the flow replaces it: a
@@ -48,11 +48,19 @@ pub fn admit<T: Tables>(
         return Ok(());
     }
     if segment.tcp_flags & (wire::TCP_SYN | wire::TCP_RST) != 0 {
-        tables.remove_flow(key);
+        // `eager::open` has done so, and left a note.
+        if !eager::opens(config, segment) {
+            tables.remove_flow(key);
+        }
+        return Err(Outcome::KernelTcpState);
+    }
+    if segment.tcp_flags & wire::TCP_FIN != 0 {
+        // Without the answer conntrack would take the connection for half alive.
+        tables.expect_answer(&reverse(key), true);
         return Err(Outcome::KernelTcpState);
     }
     // Without ACK it belongs to no connection: conntrack calls it invalid.
-    if segment.tcp_flags & (wire::TCP_FIN | wire::TCP_ACK) != wire::TCP_ACK {
+    if segment.tcp_flags & wire::TCP_ACK == 0 {
         return Err(Outcome::KernelTcpState);
     }
     Ok(())
@@ -81,7 +89,23 @@ pub fn fresh(flow: &Flow, config: &Config, now: u64) -> Result<(), Outcome> {
     if now >= flow.time_ns {
         return Err(Outcome::KernelExpired);
     }
+    if flow.answers_fin != 0 {
+        return Err(Outcome::KernelTcpState);
+    }
     Ok(())
+}
+
+/// The other direction of a flow.
+#[inline(always)]
+pub(super) fn reverse(key: &FlowKey) -> FlowKey {
+    FlowKey {
+        saddr: key.daddr,
+        daddr: key.saddr,
+        sport: key.dport,
+        dport: key.sport,
+        direction: if key.direction == direction::OUT { direction::IN } else { direction::OUT },
+        ..*key
+    }
 }
 
 /// What the entry hook knows of the packet it notes.
@@ -130,12 +154,19 @@ pub fn note<T: Tables, F: Frame>(
     );
 }
 
-/// Whether this is a note that later packets leave alone.
+/// Whether this is a note or a mark that later packets leave alone.
 #[inline(always)]
 pub(super) fn is_young(flow: &Flow, config: &Config, now: u64) -> bool {
-    flow.state == state::NOTED
+    let young = flow.state == state::NOTED
         && flow.generation == config.generation
-        && now.wrapping_sub(flow.time_ns) < NOTE_HOLD_NS
+        && now.wrapping_sub(flow.time_ns) < NOTE_HOLD_NS;
+    young || is_translated(flow, now)
+}
+
+/// Whether this tuple, or pair, is one that the kernel has translated to.
+#[inline(always)]
+pub(super) fn is_translated(flow: &Flow, now: u64) -> bool {
+    flow.state == state::TRANSLATED && now < flow.time_ns
 }
 
 /// Whether the packet at the exit hook is the one that was noted, unchanged

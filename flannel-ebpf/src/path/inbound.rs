@@ -155,6 +155,13 @@ fn repeat<F: Frame, T: Tables>(
         Some(flow) => {
             let ours = opened && eager::is_for_us_alone(&segment);
             match flow::fresh(&flow, config, now) {
+                Err(Outcome::KernelTcpState) if !ours => {
+                    // If it goes through the device, `from_overlay` lets it pass.
+                    if flow.sticky_ns <= now {
+                        tables.expect_answer(&key, false);
+                    }
+                    return Err((Outcome::KernelTcpState, peer));
+                }
                 Err(reason) if !ours || tables.veth(flow.out_ifindex).is_none() => reason,
                 _ if ours => {
                     return take(frame, tables, config, outer, &segment, &flow, now)
@@ -337,7 +344,11 @@ pub fn from_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     {
         return Verdict::Pass;
     }
-    let Some(flow) = tables.flow(&segment.key(direction::IN)) else { return Verdict::Pass };
+    let key = segment.key(direction::IN);
+    let Some(flow) = tables.flow(&key) else { return Verdict::Pass };
+    if flow.answers_fin != 0 {
+        tables.expect_answer(&key, false);
+    }
     if flow.sticky_ns <= now
         || flow::fresh(&flow, config, now).is_err()
         || segment.wire_len(frame.gso_size()) > u32::from(flow.max_len)
@@ -383,7 +394,9 @@ pub fn to_pod<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
     let key = segment.key(direction::IN);
     let now = tables.now();
-    if confirm(frame, tables, config, &segment, &key, now) {
+    if eager::judge(tables, config, &segment, direction::IN, now)
+        && confirm(frame, tables, config, &segment, &key, now)
+    {
         tables.count(Outcome::ConfirmedIn);
     }
     if let Some(pair) = eager::pair(config, &segment, direction::IN)

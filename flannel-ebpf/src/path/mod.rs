@@ -90,6 +90,8 @@ pub trait Tables {
     fn remove_flow(&self, key: &FlowKey);
     /// Sets [`Flow::sticky_ns`] in place.
     fn stick_flow(&self, key: &FlowKey, until_ns: u64);
+    /// Sets [`Flow::answers_fin`] in place.
+    fn expect_answer(&self, key: &FlowKey, expected: bool);
     /// The peer's subnet that holds this address.
     fn subnet(&self, addr: [u8; 4]) -> Option<Subnet>;
     /// Id of the peer with this underlay address.

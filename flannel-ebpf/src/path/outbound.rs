@@ -79,6 +79,10 @@ fn repeat<F: Frame, T: Tables>(
             Err(reason) if opened && eager::is_for_us_alone(&segment) => {
                 return finish(frame, tables, config, &segment, reason);
             }
+            Err(Outcome::KernelTcpState) => {
+                tables.expect_answer(&key, false);
+                return Err(Outcome::KernelTcpState);
+            }
             Err(reason) => reason,
         },
         None => Outcome::KernelUnconfirmed,
@@ -197,7 +201,9 @@ pub fn to_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
         return Verdict::Pass;
     };
     let key = segment.key(direction::OUT);
-    if confirm(tables, config, &segment, &key, &subnet, next_hop) {
+    if eager::judge(tables, config, &segment, direction::OUT, tables.now())
+        && confirm(tables, config, &segment, &key, &subnet, next_hop)
+    {
         tables.count(Outcome::ConfirmedOut);
     }
     if let Some(pair) = eager::pair(config, &segment, direction::OUT)

@@ -59,6 +59,7 @@ const IGMP: u8 = 2;
 const SCTP: u8 = 132;
 const UDP_LITE: u8 = 136;
 const ECHO_REPLY: u8 = 0;
+const TIME_REPLY: u8 = 14;
 /// Unreachable, quench, redirect, time exceeded, parameter problem.
 const ICMP_ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
 /// UDP and VXLAN header.
@@ -136,6 +137,8 @@ impl<'a> Packet<'a> {
             (_, Some(ECHO_REPLY)) => self.word(self.l4 + 4),
             (_, Some(_)) => Packet::new(self.bytes.get(self.l4 + 8..)?)?.word(4),
             (IGMP, None) => None,
+            // The time of day, under an identification of the node's choice.
+            (ICMP, None) if self.by_node() && self.bytes.get(self.l4) == Some(&TIME_REPLY) => None,
             _ => self.word(4),
         }
     }

@@ -193,3 +193,26 @@ fn a_forged_syn_ends_nobodys_connection() {
     assert_eq!(receive(&b, forged), Way::Dropped);
     through(&a, &b, ask(2, 0));
 }
+
+#[test]
+fn no_connection_is_opened_with_the_tuple_of_a_translated_one() {
+    let (a, _) = known();
+    // A translated connection that is older than the programs.
+    kernel(leave(&a, ask(2, 0).forwarded(vtep(2), vtep(1)), 1, 2));
+    kernel(send(&a, ask(2, SYN), 1, 2));
+    assert_eq!(a.counted(Outcome::OpenedEager), 0);
+    fast(send(&a, ask(3, SYN), 1, 2));
+    // Forgotten when nothing has been seen of it for as long as conntrack waits.
+    a.pass_time(super::TRANSLATED_NS);
+    kernel(send(&a, ask(2, 0), 1, 2));
+    assert_eq!(a.counted(Outcome::ConfirmedOut), 1);
+}
+
+#[test]
+fn direct_connections_beside_translated_ones_begin_with_the_kernel() {
+    let (a, b) = known();
+    through(&a, &b, ask(2, SYN));
+    kernel(leave(&a, ask(9, SYN).forwarded(vtep(2), vtep(1)), 1, 2));
+    kernel(send(&a, ask(3, SYN), 1, 2));
+    assert_eq!(a.counted(Outcome::OpenedEager), 1);
+}

@@ -1,0 +1,202 @@
+//! `--fast-path=eager`: connections begin on the fast path, and address
+//! translation and policy of the node hold all the same.
+
+use std::time::Duration;
+
+use flannel_tests::agent::Options;
+use flannel_tests::lab::OUTSIDE;
+use flannel_tests::pair::Pair;
+use flannel_tests::pod::{serve, traffic};
+use serde_json::Value;
+
+fn eager() -> Options {
+    Options { extra: vec!["--fast-path=eager".into()], ..Options::ebpf() }
+}
+
+/// What kube-proxy does with packets that conntrack does not know.
+const INVALID: &str = "table inet guard {
+    chain forward {
+        type filter hook forward priority 10;
+        ct state invalid counter drop
+        ct state established,related accept
+    }
+}";
+
+fn service(pair: &Pair, hook: &str) -> String {
+    format!(
+        "table ip service {{
+            chain prerouting {{
+                type nat hook prerouting priority -100;
+                {hook} dnat to {}
+            }}
+        }}",
+        pair.server.target()
+    )
+}
+
+#[track_caller]
+fn connected(result: &Value, least: u64) {
+    assert!(result["transactions"].as_u64() > Some(least), "{result}");
+}
+
+#[test]
+fn connections_after_the_first_bypass_the_kernel_whole() {
+    let pair = Pair::agents(&eager());
+    for node in [&pair.left, &pair.right] {
+        node.netns.nft(INVALID);
+    }
+    connected(&pair.traffic("connects", "--seconds 0.5"), 50);
+    let before = [&pair.left, &pair.right].map(|node| node.outcomes());
+    let connects = pair.traffic("connects", "--seconds 2");
+    connected(&connects, 200);
+    let made = connects["transactions"].as_u64().expect("a number");
+    for (node, before) in [&pair.left, &pair.right].into_iter().zip(&before) {
+        let since = node.outcomes().since(before);
+        assert!(since.get("opened_eager") * 10 > made * 9, "{made} connections: {since:?}");
+        let rules = node.netns.sh("nft list table inet guard");
+        assert!(rules.contains("ct state invalid counter packets 0 "), "{rules}");
+    }
+}
+
+#[test]
+fn long_connections_stay_alive_over_many_windows() {
+    let options = Options { window: Some("500ms"), ..eager() };
+    let pair = Pair::agents(&options);
+    for node in [&pair.left, &pair.right] {
+        node.netns.nft(INVALID);
+    }
+    connected(&pair.traffic("connects", "--seconds 0.3"), 20);
+    let requests = pair.traffic("requests", "--seconds 5 --patience 2");
+    assert_eq!(requests["error"], Value::Null, "{requests}");
+    connected(&requests, 1000);
+    // A connection that is silent for some windows still ends as it should.
+    let target = pair.server.target();
+    let script = format!(
+        "exec 3<>/dev/tcp/{}/{}; sleep 2; exec 3>&-; sleep 1
+         ss -Htn state fin-wait-1 state last-ack state closing",
+        target.ip(),
+        target.port()
+    );
+    let idle = pair.client.netns.command("bash").args(["-c", &script]).output().expect("bash");
+    assert_eq!(String::from_utf8_lossy(&idle.stdout), "");
+    assert!(idle.status.success(), "{idle:?}");
+    for node in [&pair.left, &pair.right] {
+        let rules = node.netns.sh("nft list table inet guard");
+        assert!(rules.contains("ct state invalid counter packets 0 "), "{rules}");
+    }
+}
+
+#[test]
+fn services_are_translated_beside_direct_connections() {
+    let pair = Pair::agents(&eager());
+    pair.left.netns.nft(&service(&pair, "ip daddr 10.96.0.1 tcp dport 80"));
+    for _ in 0..4 {
+        connected(&pair.traffic("connects", "--seconds 0.4"), 30);
+        connected(&pair.client.traffic("connects 10.96.0.1:80 --seconds 0.4"), 30);
+    }
+    let requests = pair.client.traffic("requests 10.96.0.1:80 --seconds 6 --patience 2");
+    assert_eq!(requests["error"], Value::Null, "{requests}");
+    assert!(pair.left.outcomes().get("opened_eager") > 30);
+}
+
+#[test]
+fn node_ports_reach_pods_of_other_nodes() {
+    let pair = Pair::agents(&eager());
+    let outside = pair.lab.outside();
+    pair.left.netns.nft(&service(&pair, "tcp dport 30080"));
+    pair.left.netns.nft(
+        "table ip nodeport { chain post { type nat hook postrouting priority 100;
+            ip saddr 198.51.100.0/24 masquerade; }; }",
+    );
+    // Direct connections to the same pod, so that their pairs are confirmed.
+    connected(&pair.traffic("connects", "--seconds 0.5"), 30);
+    let port = format!("{}:30080", pair.left.address);
+    connected(&traffic(&outside, &format!("connects {port} --seconds 1")), 30);
+    let requests = traffic(&outside, &format!("requests {port} --seconds 6 --patience 2"));
+    assert_eq!(requests["error"], Value::Null, "{requests}");
+}
+
+#[test]
+fn what_the_node_masquerades_stays_masqueraded() {
+    let pair = Pair::agents(&Options { ip_masq: true, ..eager() });
+    let outside = pair.lab.outside();
+    let _server = serve(&outside, &pair.lab.dir().join("outside.log"), &[]);
+    connected(&traffic(&pair.client.netns, &format!("connects {OUTSIDE}:7000 --seconds 1")), 30);
+    // A rule of the administrator's for traffic between pods: the server must
+    // never see the pod's own address.
+    connected(&pair.traffic("connects", "--seconds 0.5"), 30);
+    pair.left.netns.nft(&format!(
+        "table ip moved {{ chain post {{ type nat hook postrouting priority 90;
+            ip saddr {} ip daddr {} snat to {}; }}; }}",
+        pair.client.address,
+        pair.server.address,
+        pair.left.subnet().network()
+    ));
+    // The agent hears of the rules within half a second.
+    std::thread::sleep(Duration::from_secs(1));
+    pair.server.netns.nft(&format!(
+        "table ip seen {{ chain input {{ type filter hook input priority 0;
+            ip saddr {} counter drop; }}; }}",
+        pair.client.address
+    ));
+    connected(&pair.traffic("connects", "--seconds 2"), 50);
+    let seen = pair.server.netns.sh("nft list table ip seen");
+    assert!(seen.contains("counter packets 0 "), "{seen}");
+}
+
+#[test]
+fn new_rules_hold_for_new_connections() {
+    let pair = Pair::agents(&eager());
+    pair.right
+        .netns
+        .nft("table inet late { chain forward { type filter hook forward priority 10; }; }");
+    connected(&pair.traffic("connects", "--seconds 0.5"), 30);
+    let target = pair.server.target();
+    pair.right.netns.sh(&format!("nft add rule inet late forward ip daddr {} drop", target.ip()));
+    std::thread::sleep(Duration::from_secs(1));
+    let script = format!("exec 3<>/dev/tcp/{}/{}", target.ip(), target.port());
+    let mut command = pair.client.netns.command("timeout");
+    let refused = command.args(["2", "bash", "-c", &script]).output().expect("bash");
+    assert_eq!(refused.status.code(), Some(124), "{refused:?}");
+}
+
+#[test]
+fn connections_that_run_when_the_programs_come_go_on() {
+    let mut pair = Pair::agents(&Options::kernel());
+    pair.left.netns.nft(&service(&pair, "ip daddr 10.96.0.1 tcp dport 80"));
+    for node in [&pair.left, &pair.right] {
+        node.netns.nft(INVALID);
+    }
+    let translated = pair.client.start_traffic("requests 10.96.0.1:80 --seconds 12 --patience 2");
+    let direct = pair
+        .client
+        .start_traffic(&format!("requests {} --seconds 12 --patience 2", pair.server.target()));
+    std::thread::sleep(Duration::from_secs(1));
+    for node in [&mut pair.left, &mut pair.right] {
+        node.stop_agent();
+        node.start(&pair.etcd, &eager());
+    }
+    // New ones beside them.
+    connected(&pair.traffic("connects", "--seconds 1"), 30);
+    connected(&pair.client.traffic("connects 10.96.0.1:80 --seconds 1"), 30);
+    for (name, running) in [("translated", translated), ("direct", direct)] {
+        let result = running.finish();
+        assert_eq!(result["error"], Value::Null, "{name}: {result}");
+        connected(&result, 1000);
+    }
+    assert!(pair.left.outcomes().fast() > 1000);
+}
+
+#[test]
+fn where_conntrack_is_strict_about_beginnings_it_is_not_used() {
+    let mut pair = Pair::agents(&Options::kernel());
+    // Makes conntrack's settings appear.
+    pair.left.netns.nft(INVALID);
+    pair.left.netns.sysctl("net.netfilter.nf_conntrack_tcp_loose=0");
+    pair.left.stop_agent();
+    pair.left.start(&pair.etcd, &eager());
+    connected(&pair.traffic("connects", "--seconds 0.5"), 30);
+    assert_eq!(pair.left.outcomes().get("opened_eager"), 0);
+    let status = pair.left.status();
+    assert!(status.to_string().contains("nf_conntrack_tcp_loose"), "{status}");
+}

@@ -1,0 +1,93 @@
+//! What the kernel routes goes past its VXLAN device; the node's firewall still
+//! decides about the tunnel.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flannel_tests::agent::Options;
+use flannel_tests::pair::{Kind, Pair};
+
+fn window(time: &'static str) -> Options {
+    Options { window: Some(time), ..Options::ebpf() }
+}
+
+const SERVICE: &str = "10.96.0.1:80";
+
+/// A service whose flows are translated, and so never confirmed.
+fn serve_translated(pair: &Pair) {
+    pair.left.netns.nft(&format!(
+        "table ip service {{
+            chain prerouting {{
+                type nat hook prerouting priority -100;
+                ip daddr 10.96.0.1 tcp dport 80 dnat to {0}
+                ip daddr 10.96.0.1 udp dport 80 dnat to {0}
+            }}
+        }}",
+        pair.server.target()
+    ));
+}
+
+#[test]
+fn translated_flows_bypass_the_device_both_ways() {
+    let pair = Pair::agents(&Options::ebpf());
+    serve_translated(&pair);
+    let before = pair.left.outcomes();
+    let requests = pair.client.traffic(&format!("requests {SERVICE} --seconds 2 --patience 2"));
+    let made = requests["transactions"].as_u64().expect("a number");
+    assert!(made > 500, "{requests}");
+    let since = pair.left.outcomes().since(&before);
+    assert_eq!(since.fast(), 0, "{since:?}");
+    // One packet for each window and generation confirms the tunnel.
+    for name in ["shortcut_encap", "shortcut_decap"] {
+        assert!(since.get(name) * 10 > made * 9, "{made} requests: {since:?}");
+    }
+    // Data of all sizes, checksums verified by the receiver.
+    for load in ["messages", "echoes"] {
+        let result = pair.client.traffic(&format!("{load} {SERVICE} --from 1 --upto 1450"));
+        assert!(result["lost"] == 0 && result["corrupt"] == 0, "{load}: {result}");
+    }
+    let bulk = pair.client.traffic(&format!("bulk {SERVICE} --megabytes 64"));
+    assert_eq!(bulk["corrupt"], 0, "{bulk}");
+}
+
+#[test]
+fn a_plain_node_takes_and_sends_as_ever() {
+    let pair = Pair::new(&Kind::Agent(Options::ebpf()), &Kind::Plain);
+    serve_translated(&pair);
+    let spaced = pair.client.traffic(&format!("spaced {SERVICE} --seconds 2"));
+    assert_eq!(spaced["lost"], 0, "{spaced}");
+    let outcomes = pair.left.outcomes();
+    assert!(outcomes.get("shortcut_encap") > 1500, "{outcomes:?}");
+    assert!(outcomes.get("shortcut_decap") > 1500, "{outcomes:?}");
+}
+
+#[test]
+fn the_nodes_firewall_decides_about_the_tunnel() {
+    let pair = Pair::agents(&window("2s"));
+    serve_translated(&pair);
+    pair.right.netns.nft("table ip wall { chain input { type filter hook input priority 0; }; }");
+    let start = Instant::now();
+    let running = pair.client.start_traffic(&format!("spaced {SERVICE} --seconds 8"));
+    thread::sleep(Duration::from_secs(3));
+    let inserted = start.elapsed();
+    pair.right.netns.sh(&format!(
+        "nft add rule ip wall input ip saddr {} udp dport 8472 counter drop",
+        pair.left.address
+    ));
+    // The window, and half a second for two processes to be scheduled.
+    let limit = (inserted + Duration::from_millis(2500)).as_millis();
+    let result = running.finish();
+    let last = u128::from(result["last_ms"].as_u64().expect("a time"));
+    assert!(last > 2000 && last < limit, "until {last} ms, rule at {inserted:?}: {result}");
+    let refused = pair.client.traffic(&format!("spaced {SERVICE} --seconds 1"));
+    assert_eq!(refused["lost"], refused["sent"], "{refused}");
+}
+
+#[test]
+fn switched_off_the_device_carries_all() {
+    let options = Options { extra: vec!["--fast-path=off".into()], ..Options::ebpf() };
+    let pair = Pair::agents(&options);
+    pair.traffic("requests", "--seconds 0.5");
+    let outcomes = pair.left.outcomes();
+    assert_eq!((outcomes.get("shortcut_encap"), outcomes.get("shortcut_decap")), (0, 0));
+}
