@@ -32,6 +32,8 @@ enum Command {
     Demo(harness::Args),
     /// Measure host to host, kernel path, eBPF path and variants side by side
     Bench(harness::Args),
+    /// Compare what kernel path and eBPF path make of the same packets
+    Difftest(harness::Args),
     /// Check the rules of the source tree
     Tidy,
 }
@@ -43,6 +45,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => harness::run("flannel-demo", &args),
         Command::Bench(args) => harness::run("flannel-bench", &args),
+        Command::Difftest(args) => harness::run("flannel-difftest", &args),
         Command::Tidy => tidy::run(),
     }
 }

@@ -116,12 +116,14 @@ pub(super) fn judge<T: Tables>(
     let syn = segment.is_syn();
     match tables.flow(&there) {
         Some(flow) if flow.state == state::TRANSLATED => {
-            if flow.time_ns > now + TRANSLATED_NS / 2 {
+            let lasts = flow.time_ns > now + TRANSLATED_NS / 2;
+            if lasts {
                 return false;
             }
         }
         Some(flow) if syn => {
-            if flow::proves(&flow, config, segment, now) {
+            let unchanged = flow::proves(&flow, config, segment, now);
+            if unchanged {
                 tables.remove_flow(&there);
                 return false;
             }

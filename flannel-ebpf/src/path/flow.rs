@@ -59,6 +59,10 @@ pub fn admit<T: Tables>(
         tables.expect_answer(&reverse(key), true);
         return Err(Outcome::KernelTcpState);
     }
+    // Without ACK it belongs to no connection: conntrack calls it invalid.
+    if segment.tcp_flags & wire::TCP_ACK == 0 {
+        return Err(Outcome::KernelTcpState);
+    }
     Ok(())
 }
 

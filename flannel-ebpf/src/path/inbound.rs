@@ -230,7 +230,17 @@ fn candidate<F: Frame>(
     if config.flags & flag::FAST_PATH == 0 {
         return Err(Outcome::KernelUnconfirmed);
     }
-    if frame.load::<6>(inner_l3 - ETH_LEN) != Some(config.vtep_mac) {
+    let macs: Option<[u8; 12]> = frame.load(inner_l3 - ETH_LEN);
+    let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else {
+        return Err(Outcome::KernelMalformed);
+    };
+    let source = [s0, s1, s2, s3, s4, s5];
+    // The kernel's device refuses what says that it comes from nobody, or from
+    // the device itself.
+    if [d0, d1, d2, d3, d4, d5] != config.vtep_mac
+        || source == config.vtep_mac
+        || !wire::is_station(source)
+    {
         return Err(Outcome::KernelForeignMac);
     }
     // Traffic to the node itself or beyond it never leaves by a pod's veth.
@@ -242,7 +252,11 @@ fn candidate<F: Frame>(
     // The outer lengths have to agree with the inner one; of an aggregate the
     // inner one was compared with the frame.
     let outer_len = u16::from_be_bytes(outer.tot_len);
-    if outer_len != segment.total_len.wrapping_add(ENCAP_LEN as u16) {
+    let udp_len = frame.load(l4 + 4).map_or(0, u16::from_be_bytes);
+    if outer_len != segment.total_len.wrapping_add(ENCAP_LEN as u16)
+        || udp_len != outer_len.wrapping_sub(IPV4_LEN as u16)
+        || wire::ipv4_checksum(outer) != outer.check
+    {
         return Err(Outcome::KernelMalformed);
     }
     Ok(segment)

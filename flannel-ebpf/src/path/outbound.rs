@@ -44,7 +44,13 @@ fn repeat<F: Frame, T: Tables>(
 ) -> Result<Verdict, Outcome> {
     let segment = Segment::parse(frame, ETH_LEN, ip)?;
     let key = segment.key(direction::OUT);
-    let mac: [u8; 6] = frame.load(0).ok_or(Outcome::KernelMalformed)?;
+    let macs: [u8; 12] = frame.load(0).ok_or(Outcome::KernelMalformed)?;
+    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = macs;
+    let mac = [d0, d1, d2, d3, d4, d5];
+    // A bridge takes no frame that comes from nobody.
+    if !wire::is_station([s0, s1, s2, s3, s4, s5]) {
+        return Err(Outcome::KernelForeignMac);
+    }
     let entry = Entry { peer_ip: [0; 4], mac };
     let now = tables.now();
     if eager::opens(config, &segment) {

@@ -1,5 +1,7 @@
 //! The life of flows over two nodes, and what must never be taken for one.
 
+mod wrong;
+
 use proptest::prelude::*;
 
 use super::fake::*;
