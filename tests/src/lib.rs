@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod complexity;
 pub mod docker;
 pub mod etcd;
 pub mod forge;
