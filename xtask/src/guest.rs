@@ -52,7 +52,7 @@ pub(crate) fn prepare(release: &str) -> Result<()> {
 ///
 /// # Errors
 /// Something cannot be built or fetched.
-pub(crate) fn cases(release: &str, filter: Option<&str>) -> Result<Option<Command>> {
+pub(crate) fn cases(release: &str, agent: &Path, filter: Option<&str>) -> Result<Option<Command>> {
     let mut lines = Vec::new();
     for (program, names) in CASES {
         let words = match filter {
@@ -73,7 +73,7 @@ pub(crate) fn cases(release: &str, filter: Option<&str>) -> Result<Option<Comman
     if lines.is_empty() {
         return Ok(None);
     }
-    boot(release, &lines).map(Some)
+    boot(release, Some(agent), &lines).map(Some)
 }
 
 /// A command that boots the kernel and runs one program of the tests crate.
@@ -81,20 +81,23 @@ pub(crate) fn cases(release: &str, filter: Option<&str>) -> Result<Option<Comman
 /// # Errors
 /// Something cannot be built or fetched.
 pub(crate) fn program(release: &str, name: &str) -> Result<Command> {
-    boot(release, &[name.to_owned()])
+    boot(release, None, &[name.to_owned()])
 }
 
-fn boot(release: &str, lines: &[String]) -> Result<Command> {
+fn boot(release: &str, agent: Option<&Path>, lines: &[String]) -> Result<Command> {
     let kernel = package::get(release)?;
-    let image = image::build(&kernel, &programs()?, lines)?;
+    let mut programs = programs()?;
+    programs.extend(agent.map(|path| ("flannel-agent".to_owned(), path.display().to_string())));
+    let image = image::build(&kernel, &programs, lines)?;
     Ok(machine(&kernel.image, &image, &kernel.dir.join("console.log")))
 }
 
-/// Builds the agent, the harness's programs and the test programs of
+/// Builds the harness's programs and the test programs of
 /// [`CASES`]; their paths.
 fn programs() -> Result<Vec<(String, String)>> {
+    // As the end-to-end cases are built, so that nothing is compiled twice.
     let profile = ["--locked", "--package", "flannel-tests"];
-    run_command(cargo().arg("build").args(profile).args(["--package", "flannel-agent", "--bins"]))?;
+    run_command(cargo().args(["build", "--bins"]).args(profile))?;
     let mut command = cargo();
     command.args(["test", "--no-run", "--message-format=json"]).args(profile);
     for (name, _) in CASES {

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: all runners, one count at the end.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -90,8 +91,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         runner("unit and property tests", &mut command, false)?;
     }
     if !args.unit && only.is_none() {
-        build_agent()?;
-        let agent = target_dir().join("release/flannel-agent");
+        let agent = agent()?;
         let e2e = || {
             let mut command = test_command();
             command.env("FLANNEL_AGENT", &agent).args(["--package", "flannel-tests", "--"]);
@@ -108,7 +108,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if !args.unit {
         let release = only.unwrap_or(guest::DEFAULT);
-        if let Some(mut command) = guest::cases(release, args.filter.as_deref())? {
+        if let Some(mut command) = guest::cases(release, &agent()?, args.filter.as_deref())? {
             runner(&format!("cases under Linux {release}"), &mut command, true)?;
         }
     }
@@ -140,8 +140,14 @@ fn test_command() -> Command {
     command
 }
 
-fn build_agent() -> Result<()> {
-    run_command(cargo().args(["build", "--release", "--locked", "--package", "flannel-agent"]))
+/// The agent that the cases run: the one that `FLANNEL_AGENT` names, else a
+/// fresh build.
+fn agent() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("FLANNEL_AGENT") {
+        return Ok(path.into());
+    }
+    run_command(cargo().args(["build", "--release", "--locked", "--package", "flannel-agent"]))?;
+    Ok(target_dir().join("release/flannel-agent"))
 }
 
 /// Runs a runner, shows its output as it comes and counts. Also whether it

@@ -75,12 +75,14 @@ pub(crate) fn build(
     for (name, path) in programs {
         tree.own_program(name, Path::new(path))?;
     }
-    for name in ["flannel-agent", "flannel-traffic", "flannel-complexity"] {
+    for name in ["flannel-traffic", "flannel-complexity"] {
         tree.own_program(name, &target_dir().join("debug").join(name))?;
     }
     for name in SOURCES {
         tree.copy_all(&root().join(name))?;
     }
+    // They name those files from here.
+    fs::create_dir_all(tree.at(&root().join("tests")))?;
     tree.init(lines)?;
     tree.pack(&kernel.dir.join("initramfs.cpio"))
 }
