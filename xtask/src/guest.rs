@@ -17,7 +17,7 @@ use crate::workspace::{cargo, output, run as run_command};
 pub(crate) const DEFAULT: &str = "6.1";
 
 /// What a run may take, in seconds; a guest that hangs is ended then.
-const LIMIT: u32 = 900;
+const LIMIT: u32 = 1800;
 
 /// How much longer than on bare metal everything may take, for the tests'
 /// `FLANNEL_TEST_PATIENCE`.
