@@ -55,20 +55,20 @@ pub(crate) fn prepare(release: &str) -> Result<()> {
 pub(crate) fn cases(release: &str, agent: &Path, filter: Option<&str>) -> Result<Option<Command>> {
     let mut lines = Vec::new();
     for (program, names) in CASES {
+        let whole = names.is_empty();
+        let chosen: Vec<&str> = names
+            .iter()
+            .filter(|name| filter.is_none_or(|filter| name.contains(filter)))
+            .copied()
+            .collect();
         let words = match filter {
-            None => names.iter().map(|name| format!("{name} --exact")).collect::<Vec<_>>(),
             // Programs that run whole know their cases' names themselves.
-            Some(filter) if names.is_empty() => vec![filter.to_owned()],
-            Some(filter) => {
-                let chosen = names.iter().filter(|name| name.contains(filter));
-                let chosen: Vec<_> = chosen.map(|name| format!("{name} --exact")).collect();
-                if chosen.is_empty() {
-                    continue;
-                }
-                chosen
-            }
+            Some(filter) if whole => filter.to_owned(),
+            _ if whole => String::new(),
+            _ if chosen.is_empty() => continue,
+            _ => format!("--exact {}", chosen.join(" ")),
         };
-        lines.push(format!("{program} --test-threads=1 {}", words.join(" ")));
+        lines.push(format!("{program} --test-threads=1 {words}"));
     }
     if lines.is_empty() {
         return Ok(None);
