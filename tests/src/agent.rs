@@ -133,7 +133,7 @@ impl Node {
     pub fn wait_ready(&mut self, limit: Duration) -> Duration {
         let address = self.address;
         let running = self.running();
-        let start = Instant::now();
+        let (start, limit) = (Instant::now(), limit * wait::patience());
         let mut said = String::new();
         while !said.lines().any(|line| line == "READY=1") {
             let mut bytes = [0; 4096];
