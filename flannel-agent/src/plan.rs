@@ -2,7 +2,8 @@
 //!
 //! On our own device everything under the overlay network is ours: a route, a
 //! neighbour entry or an address that belongs to no peer goes. So does an FDB
-//! entry whose MAC is no peer's. What lies outside the overlay network stays.
+//! entry whose MAC is no peer's. What lies outside the overlay network stays,
+//! with the FDB entries that its neighbours need.
 //!
 //! A MAC has one destination in the FDB, and an address one MAC in the
 //! neighbour table. Where two peers of a [`Desired`] contradict each other,
@@ -278,7 +279,14 @@ fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<O
         let stale = maps.keys().filter(|subnet| !desired.peers.contains_key(subnet));
         ops.extend(stale.map(|subnet| Op::RemoveMaps(*subnet)));
     }
-    let stale = base.fdb.iter().filter(|(mac, _)| !wanted.fdb.contains_key(mac));
+    let foreign: BTreeSet<MacAddr> = base
+        .neighbours
+        .iter()
+        .filter(|(ip, _)| !network.contains(**ip))
+        .map(|(_, mac)| *mac)
+        .collect();
+    let stale =
+        base.fdb.iter().filter(|(mac, _)| !wanted.fdb.contains_key(mac) && !foreign.contains(mac));
     ops.extend(stale.map(|(mac, ip)| Op::RemoveFdb(*mac, *ip)));
     let stale = base
         .neighbours

@@ -17,6 +17,8 @@ pub const PREFIX: &str = "/coreos.com/network";
 
 /// One etcd member.
 pub struct Etcd {
+    /// Prefix of the keys: [`PREFIX`] unless a case sets another.
+    pub prefix: String,
     // The namespace belongs to the lab, which outlives us; by path, so that an
     // etcd can be kept beside it in one structure.
     netns: PathBuf,
@@ -27,7 +29,13 @@ pub struct Etcd {
 
 impl Etcd {
     pub(crate) fn new(netns: &Netns, dir: &Path) -> Self {
-        Self { netns: netns.path(), dir: dir.join("etcd"), process: None, certificates: None }
+        Self {
+            prefix: PREFIX.to_owned(),
+            netns: netns.path(),
+            dir: dir.join("etcd"),
+            process: None,
+            certificates: None,
+        }
     }
 
     /// With TLS, for clients with a certificate of the same authority.
@@ -126,17 +134,17 @@ impl Etcd {
 
     /// Writes `<prefix>/config`.
     pub fn put_config(&self, json: &str) {
-        self.ctl(&["put", &format!("{PREFIX}/config"), json]);
+        self.ctl(&["put", &format!("{}/config", self.prefix), json]);
     }
 
     /// Writes a key below `<prefix>/subnets/`, without an etcd lease.
     pub fn put_subnet(&self, key: &str, value: &str) {
-        self.ctl(&["put", &format!("{PREFIX}/subnets/{key}"), value]);
+        self.ctl(&["put", &format!("{}/subnets/{key}", self.prefix), value]);
     }
 
     /// Deletes a key below `<prefix>/subnets/`.
     pub fn delete_subnet(&self, key: &str) {
-        self.ctl(&["del", &format!("{PREFIX}/subnets/{key}")]);
+        self.ctl(&["del", &format!("{}/subnets/{key}", self.prefix)]);
     }
 
     /// Calls the v2 API with `curl`; `key` is whole, and may have a query.
@@ -164,7 +172,7 @@ impl Etcd {
 
     /// As [`Etcd::subnets`], by the v2 API.
     pub fn subnets_v2(&self) -> Vec<(String, String)> {
-        let answer = self.curl(&format!("{PREFIX}/subnets"), &[]);
+        let answer = self.curl(&format!("{}/subnets", self.prefix), &[]);
         let nodes = answer["node"]["nodes"].as_array().cloned().unwrap_or_default();
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         let last = |key: String| key.rsplit('/').next().unwrap_or_default().to_owned();
@@ -173,7 +181,7 @@ impl Etcd {
 
     /// Keys (without prefix) and values below `<prefix>/subnets/`.
     pub fn subnets(&self) -> Vec<(String, String)> {
-        let prefix = format!("{PREFIX}/subnets/");
+        let prefix = format!("{}/subnets/", self.prefix);
         let text = self.ctl(&["get", "--prefix", &prefix]);
         let mut lines = text.lines();
         let mut found = Vec::new();

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use flannel_agent::lease::attrs::{LeaseAttrs, VxlanData};
 use ipnetwork::Ipv4Network;
 
-use crate::etcd::{Etcd, PREFIX};
+use crate::etcd::Etcd;
 use crate::node::Node;
 
 impl Node {
@@ -21,7 +21,7 @@ impl Node {
         );
         let granted = etcd.ctl(&["lease", "grant", "86400"]);
         let lease = granted.split_whitespace().nth(1).expect("`lease <id> granted`").to_owned();
-        let key = format!("{PREFIX}/subnets/{}", key(subnet));
+        let key = format!("{}/subnets/{}", etcd.prefix, key(subnet));
         etcd.ctl(&["put", &format!("--lease={lease}"), &key, &value]);
     }
 
@@ -35,7 +35,7 @@ impl Node {
             r#"{{"PublicIP":"{}","BackendType":"vxlan","BackendData":{{"VtepMAC":"{mac}"}}}}"#,
             self.address
         );
-        etcd.put_v2(&format!("{PREFIX}/subnets/{}", key(subnet)), &value, Some(86400));
+        etcd.put_v2(&format!("{}/subnets/{}", etcd.prefix, key(subnet)), &value, Some(86400));
     }
 
     fn make_tunnel(&mut self, subnet: &str) -> (Ipv4Network, String) {

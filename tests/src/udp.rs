@@ -10,7 +10,7 @@ use ipnetwork::Ipv4Network;
 use rustix::event::{PollFd, PollFlags, poll};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
-use crate::etcd::{Etcd, PREFIX};
+use crate::etcd::Etcd;
 use crate::node::Node;
 use crate::plain::key;
 use crate::process::{Process, own_program};
@@ -92,7 +92,7 @@ impl Node {
     pub fn publish_udp(&mut self, etcd: &Etcd, subnet: &str) -> String {
         let subnet: Ipv4Network = subnet.parse().expect("a subnet");
         self.plain = Some(subnet);
-        let key = format!("{PREFIX}/subnets/{}", key(subnet));
+        let key = format!("{}/subnets/{}", etcd.prefix, key(subnet));
         etcd.ctl(&[
             "put",
             &key,

@@ -322,10 +322,21 @@ fn a_port_in_use_is_named() {
 
 #[test]
 fn cleanup_removes_the_device() {
+    cleaned_up(&[], false);
+}
+
+#[test]
+fn flannel0_makes_way_for_flannelds_own() {
+    cleaned_up(&["--keep-device"], true);
+}
+
+fn cleaned_up(flags: &[&str], file_stays: bool) {
     let mut two = two(&Options::default());
-    two.left.stop_agent();
-    let output = two.left.cleanup();
+    assert!(two.left.stop_agent().success());
+    assert!(two.left.netns.try_sh("ip link show flannel0"));
+    let output = two.left.cleanup_with(flags);
     assert!(output.status.success(), "{output:?}");
     assert!(!two.left.netns.try_sh("ip link show flannel0"));
     assert!(!two.left.netns.ip("route show").contains("10.2.0.0/16"));
+    assert_eq!(two.left.subnet_file().exists(), file_stays);
 }

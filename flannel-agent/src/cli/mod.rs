@@ -90,8 +90,8 @@ pub enum Command {
         /// Go on even if an agent is running
         #[arg(long)]
         force: bool,
-        /// Leave device, routes, neighbours, FDB and subnet.env for flanneld,
-        /// which goes on with them
+        /// Leave device (but udp's), routes, neighbours, FDB and subnet.env for
+        /// flanneld, which goes on with them
         #[arg(long)]
         keep_device: bool,
     },

@@ -8,7 +8,7 @@ use std::path::Path;
 use ipnetwork::Ipv4Network;
 
 use super::{complain, print};
-use crate::backend;
+use crate::backend::{self, udp};
 use crate::bpf;
 use crate::control;
 use crate::files::lock::{LockError, StateLock};
@@ -36,7 +36,8 @@ pub struct Places<'a> {
 ///
 /// With `keep_device`, what flanneld goes on with stays: the device with its
 /// routes, neighbour and FDB entries, direct routes, `subnet.env` and the
-/// sysctls, which connections that are open rely on.
+/// sysctls, which connections that are open rely on. The TUN device of udp goes,
+/// as flanneld makes its own, and another one if ours is there.
 pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
     let lock = StateLock::take(places.state_dir);
     if let Err(error) = &lock
@@ -81,14 +82,10 @@ pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
         Err(error) => steps.failed(error),
     }
     if keep_device {
-        print("left for flanneld: the device, routes, neighbours, FDB, sysctls and subnet.env");
+        leave(state.as_ref(), &mut steps).await;
     } else if let Some(state) = &state {
         if let Some(device) = state.device.as_deref() {
-            match delete_device(device).await {
-                Ok(true) => steps.did(format!("deleted {device} with its routes")),
-                Ok(false) => {}
-                Err(error) => steps.failed(error),
-            }
+            steps.delete(device).await;
         }
         if let Some(network) = state.network {
             match delete_direct_routes(network).await {
@@ -116,6 +113,20 @@ pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
     // Kept if somebody else has put something there.
     let _ = fs::remove_dir(places.state_dir);
     steps.end()
+}
+
+/// What flanneld cannot take up goes; says what stays.
+async fn leave(state: Option<&NodeState>, steps: &mut Steps) {
+    let device = state.and_then(|state| state.device.as_deref());
+    if device == Some(udp::DEVICE) {
+        steps.delete(udp::DEVICE).await;
+        print("left for flanneld: subnet.env");
+    } else {
+        print("left for flanneld: the device, routes, neighbours, FDB and subnet.env");
+    }
+    for (name, before) in state.iter().flat_map(|state| &state.sysctls) {
+        print(&format!("left as it is, for open connections: {name}, which was {before} before"));
+    }
 }
 
 /// How many there were.
@@ -168,6 +179,14 @@ impl Steps {
     fn did(&mut self, what: String) {
         self.done += 1;
         print(&what);
+    }
+
+    async fn delete(&mut self, device: &str) {
+        match delete_device(device).await {
+            Ok(true) => self.did(format!("deleted {device} with its routes")),
+            Ok(false) => {}
+            Err(error) => self.failed(error),
+        }
     }
 
     fn remove_file(&mut self, path: &Path) {

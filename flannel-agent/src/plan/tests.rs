@@ -185,6 +185,15 @@ fn a_second_destination_of_a_mac_is_removed() {
 }
 
 #[test]
+fn a_tunnel_beside_the_overlay_keeps_its_fdb_entry() {
+    let one = peer("10.5.1.0/24", 1, 2);
+    let mut observed = converged(&desired(&[one]), false);
+    observed.fdb.extend([(mac(7), ip(7)), (mac(8), ip(8))]);
+    observed.neighbours.insert(Ipv4Addr::new(10, 99, 0, 0), mac(7));
+    assert_eq!(diff(&desired(&[one]), &observed), [Op::RemoveFdb(mac(8), ip(8))]);
+}
+
+#[test]
 fn without_maps_there_are_no_map_operations() {
     let ops = diff(&desired(&[peer("10.5.1.0/24", 1, 2)]), &Observed::default());
     assert!(ops.iter().all(|op| !op.is_maps()), "{ops:?}");
@@ -415,8 +424,10 @@ proptest! {
             prop_assert_eq!(maps, &desired.peers);
         }
         for (mac, _) in &after.fdb {
-            prop_assert!(desired.tunnelled().any(|peer| peer.vtep_mac == *mac));
-            prop_assert_eq!(destinations(&after.fdb, *mac).count(), 1);
+            let peers = desired.tunnelled().any(|peer| peer.vtep_mac == *mac);
+            let foreign = |(ip, of): (&Ipv4Addr, &MacAddr)| !desired.network.contains(*ip) && of == mac;
+            prop_assert!(peers || after.neighbours.iter().any(foreign));
+            prop_assert!(!peers || destinations(&after.fdb, *mac).count() == 1);
         }
     }
 
@@ -454,6 +465,11 @@ proptest! {
                 o.neighbours.keys().filter(|ip| !network.contains(**ip)).copied().collect()
             };
             prop_assert_eq!(foreign(&observed), foreign(&after));
+            for ip in foreign(&after) {
+                let mac = after.neighbours[&ip];
+                let before = destinations(&observed.fdb, mac).next();
+                prop_assert!(before.is_none() || destinations(&after.fdb, mac).next().is_some());
+            }
         }
     }
 
