@@ -157,7 +157,8 @@ async fn start_and_serve(
     });
 
     start::retire_device(&kernel, &before, device.as_deref()).await;
-    let load = LoadOptions { pin_dir: options.pin_dir.clone(), attach: options.attach };
+    let load =
+        LoadOptions { pin_dir: options.pin_dir.clone(), attach: options.attach, xdp: options.xdp };
     let opened = match &config.backend {
         Backend::Vxlan(_) | Backend::HostGw => datapath::open(options.datapath, &load, &underlay)?,
         other => datapath::without(options.datapath, &load, other.name())?,
