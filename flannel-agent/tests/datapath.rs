@@ -10,7 +10,7 @@ use std::time::Duration;
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
     self, AttachMode, Datapath as _, DatapathConfig, FastPath, LoadOptions, Places, PodVeth,
-    VerifySource,
+    VerifySource, XdpMode,
 };
 use flannel_agent::desired::Peer;
 use flannel_agent::mac::MacAddr;
@@ -55,7 +55,7 @@ fn ip(arguments: &str) {
 }
 
 fn open(pins: &Path, attach: AttachMode) -> Loaded {
-    Loaded::open(&LoadOptions { pin_dir: pins.to_owned(), attach }).unwrap()
+    Loaded::open(&LoadOptions { pin_dir: pins.to_owned(), attach, xdp: XdpMode::Auto }).unwrap()
 }
 
 fn veth(name: &str) -> PodVeth {
@@ -83,7 +83,7 @@ fn peer(third: u8) -> Peer {
 }
 
 fn places<'a>(overlay: &'a str, veths: &'a [PodVeth]) -> Places<'a> {
-    Places { underlay: "eth0", overlay: Some(overlay), direct: false, veths }
+    Places { underlay: "eth0", underlay_kind: "veth", overlay: Some(overlay), direct: false, veths }
 }
 
 fn settings() -> DatapathConfig {

@@ -129,10 +129,7 @@ pub mod flag {
     pub const EAGER: u32 = 64;
     /// `from_wire` runs in the underlay's driver, and `from_underlay` takes
     /// what it hands over.
-    pub const XDP_NATIVE: u32 = 128;
-    /// Likewise, but `from_wire` runs behind GRO (generic XDP), whose
-    /// aggregates it cannot tell from plain packets: it leaves TCP alone.
-    pub const XDP_GENERIC: u32 = 256;
+    pub const XDP: u32 = 128;
 }
 
 /// Key of [`map::SUBNETS4`]: what follows the prefix length in an LPM key.

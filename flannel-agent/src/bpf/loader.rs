@@ -91,7 +91,7 @@ impl Loaded {
             report.attached.push(format!("{}/{}", site.name, program::FROM_WIRE));
         }
         let told = self.maps.config().and_then(|old| {
-            let flags = old.flags & !XdpHalf::FLAGS | ensured.flags;
+            let flags = old.flags & !flag::XDP | if ensured.runs { flag::XDP } else { 0 };
             if flags == old.flags {
                 return Ok(());
             }
@@ -174,7 +174,7 @@ impl Datapath for Loaded {
         let old = self.maps.config()?;
         let mut new = Config { generation: old.generation, ..contents(config) };
         // What an earlier run set holds until the hooks have been looked at.
-        new.flags |= old.flags & XdpHalf::FLAGS;
+        new.flags |= old.flags & flag::XDP;
         if new == old {
             return Ok(());
         }

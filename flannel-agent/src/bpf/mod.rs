@@ -107,7 +107,7 @@ pub enum XdpMode {
     Auto,
     /// In the driver, whatever the underlay is
     Native,
-    /// In the kernel's stack: slower than without, for UDP only, for trying out
+    /// Refused, with the reason in the status: it does not go together with TC
     Generic,
     /// Not at all
     Off,
@@ -116,7 +116,7 @@ pub enum XdpMode {
 /// Whether the underlay's XDP program runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct XdpStatus {
-    /// `native`, `generic` or `off`.
+    /// `native` or `off`.
     pub mode: &'static str,
     /// Why it is off, if nobody switched it off.
     pub reason: Option<String>,

@@ -47,9 +47,9 @@ impl PinDir {
         self.version.join("xdp")
     }
 
-    /// Pin of an XDP link of this mode.
-    pub fn xdp_link(&self, ifindex: u32, mode: &str) -> PathBuf {
-        self.xdp_links().join(format!("{ifindex}-{mode}"))
+    /// Pin of an interface's XDP link.
+    pub fn xdp_link(&self, ifindex: u32) -> PathBuf {
+        self.xdp_links().join(ifindex.to_string())
     }
 
     /// Makes the directories, and mounts the bpf file system where it belongs

@@ -7,7 +7,7 @@ use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{self, XdpLink};
 use aya::programs::{ProgramError, Xdp};
-use flannel_ebpf::abi::{flag, program};
+use flannel_ebpf::abi::program;
 
 use super::attach::has_errno;
 use super::pin::{self, PinDir};
@@ -15,36 +15,6 @@ use super::{BpfError, XdpMode, XdpStatus};
 
 /// How long an attempt that met somebody else's program stands.
 const RETRY: Duration = Duration::from_secs(10);
-
-/// How the program runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    Native,
-    Generic,
-}
-
-impl Form {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-        }
-    }
-
-    fn flag(self) -> u32 {
-        match self {
-            Self::Native => flag::XDP_NATIVE,
-            Self::Generic => flag::XDP_GENERIC,
-        }
-    }
-
-    fn aya(self) -> xdp::XdpMode {
-        match self {
-            Self::Native => xdp::XdpMode::Driver,
-            Self::Generic => xdp::XdpMode::Skb,
-        }
-    }
-}
 
 /// What the decision hangs on.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +49,7 @@ pub(super) struct XdpHalf {
     mode: XdpMode,
     pins: Option<PinDir>,
     loaded: bool,
-    running: Option<Form>,
+    running: bool,
     /// The link, where there is no pin to keep it alive.
     open: Option<FdLink>,
     refusal: Option<Refusal>,
@@ -89,22 +59,19 @@ pub(super) struct XdpHalf {
 /// What [`XdpHalf::ensure`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ensured {
-    /// Bits of [`flag`] that have to be set.
-    pub(super) flags: u32,
-    /// The program was not there and is now.
+    /// The program runs: [`flannel_ebpf::abi::flag::XDP`] is to be set.
+    pub(super) runs: bool,
+    /// It did not, and does now.
     pub(super) attached: bool,
 }
 
 impl XdpHalf {
-    /// Bits of [`flag`] that this module decides.
-    pub(super) const FLAGS: u32 = flag::XDP_NATIVE | flag::XDP_GENERIC;
-
     pub(super) fn new(mode: XdpMode, pins: Option<PinDir>) -> Self {
         Self {
             mode,
             pins,
             loaded: false,
-            running: None,
+            running: false,
             open: None,
             refusal: None,
             status: XdpStatus::default(),
@@ -118,56 +85,53 @@ impl XdpHalf {
     /// Makes the program run at the underlay device if it may; otherwise says
     /// why not, and leaves everything to TC. Programs of ours elsewhere go.
     pub(super) fn ensure(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Ensured {
-        let wanted = wanted(self.mode, site);
-        if let Ok(form) = wanted {
-            // Of another mode or device: this one would be refused.
-            self.detach_all_but(Some((site.ifindex, form)));
-        }
-        let attached = match &wanted {
-            Ok(form) => self.attach(ebpf, site, *form),
-            Err(_) => Ok(false),
+        let mut occupied = false;
+        let attached = match refused(self.mode, site) {
+            Some(reason) => Err(reason),
+            None => self.attach(ebpf, site).map_err(|refusal| {
+                occupied = refusal.occupied;
+                Some(refusal.reason)
+            }),
         };
-        self.running = match (&wanted, &attached) {
-            (Ok(form), Ok(_)) => Some(*form),
-            _ => None,
-        };
-        let refused = match (wanted, &attached) {
-            (Err(reason), _) => reason.map(|reason| (reason, false)),
-            (Ok(_), Err(refusal)) => Some((refusal.reason.clone(), refusal.occupied)),
-            (Ok(_), Ok(_)) => None,
-        };
+        self.running = attached.is_ok();
+        let reason = attached.as_ref().err().cloned().flatten();
         let asked = matches!(self.mode, XdpMode::Native | XdpMode::Generic);
         self.status = XdpStatus {
-            mode: self.running.map_or("off", Form::name),
-            complaint: refused
+            mode: if self.running { "native" } else { "off" },
+            complaint: reason
                 .as_ref()
-                .filter(|(_, occupied)| *occupied || asked)
-                .map(|(reason, _)| format!("{reason}; TC does its work")),
-            reason: refused.map(|(reason, _)| reason),
+                .filter(|_| occupied || asked)
+                .map(|reason| format!("{reason}; TC does its work")),
+            reason,
         };
-        Ensured {
-            flags: self.running.map_or(0, Form::flag),
-            attached: matches!(attached, Ok(true)),
-        }
+        Ensured { runs: self.running, attached: attached == Ok(true) }
     }
 
     /// Detaches what must not run. To be called when the settings tell the
     /// programs so.
     pub(super) fn settle(&mut self, site: Site<'_>) {
-        if self.running.is_none() {
+        if !self.running {
             self.open = None;
         }
-        self.detach_all_but(self.running.map(|form| (site.ifindex, form)));
+        let Some(pins) = &self.pins else { return };
+        let keep = self.running.then(|| pins.xdp_link(site.ifindex));
+        let entries = fs::read_dir(pins.xdp_links()).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()).filter(|path| Some(path) != keep.as_ref()) {
+            match pin::remove(&path) {
+                Ok(()) => tracing::info!(pin = %path.display(), "detached the XDP program"),
+                Err(error) => tracing::warn!(%error, "an XDP program of ours stays"),
+            }
+        }
     }
 
-    fn attach(&mut self, ebpf: &mut Ebpf, site: Site<'_>, form: Form) -> Result<bool, Refusal> {
+    fn attach(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Result<bool, Refusal> {
         if let Some(refusal) = &self.refusal
             && refusal.ifindex == site.ifindex
             && !(refusal.occupied && refusal.since.elapsed() > RETRY)
         {
             return Err(refusal.clone());
         }
-        self.try_attach(ebpf, site, form).inspect(|_| self.refusal = None).map_err(|error| {
+        self.try_attach(ebpf, site).inspect(|_| self.refusal = None).map_err(|error| {
             let refusal = Refusal {
                 ifindex: site.ifindex,
                 reason: error.reason,
@@ -179,7 +143,7 @@ impl XdpHalf {
         })
     }
 
-    fn try_attach(&mut self, ebpf: &mut Ebpf, site: Site<'_>, form: Form) -> Result<bool, Failure> {
+    fn try_attach(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Result<bool, Failure> {
         let program: &mut Xdp = ebpf
             .program_mut(program::FROM_WIRE)
             .ok_or_else(|| Failure::plain("the object has no XDP program"))?
@@ -193,7 +157,7 @@ impl XdpHalf {
                 .map_err(|error| Failure::of("load program", program::FROM_WIRE, &error))?;
             self.loaded = true;
         }
-        let pin = self.pins.as_ref().map(|pins| pins.xdp_link(site.ifindex, form.name()));
+        let pin = self.pins.as_ref().map(|pins| pins.xdp_link(site.ifindex));
         // A link that the kernel lets run our program is a link that is attached.
         let held = match &pin {
             Some(path) if path.exists() => PinnedLink::from_pin(path).ok().map(FdLink::from),
@@ -212,9 +176,9 @@ impl XdpHalf {
         }
         let hook = format!("{}/{}", site.name, program::FROM_WIRE);
         let link = program
-            .attach_to_if_index(site.ifindex, form.aya())
+            .attach_to_if_index(site.ifindex, xdp::XdpMode::Driver)
             .and_then(|id| program.take_link(id))
-            .map_err(|error| Failure::of_attach(site.name, form, &error))?;
+            .map_err(|error| Failure::of_attach(site.name, &error))?;
         let link =
             FdLink::try_from(link).map_err(|error| Failure::of("attach XDP", &hook, &error))?;
         self.open = match pin {
@@ -226,39 +190,25 @@ impl XdpHalf {
         };
         Ok(true)
     }
-
-    fn detach_all_but(&self, keep: Option<(u32, Form)>) {
-        let Some(pins) = &self.pins else { return };
-        let keep = keep.map(|(ifindex, form)| pins.xdp_link(ifindex, form.name()));
-        let entries = fs::read_dir(pins.xdp_links()).into_iter().flatten().flatten();
-        for path in entries.map(|entry| entry.path()).filter(|path| Some(path) != keep.as_ref()) {
-            match pin::remove(&path) {
-                Ok(()) => tracing::info!(pin = %path.display(), "detached the XDP program"),
-                Err(error) => tracing::warn!(%error, "an XDP program of ours stays"),
-            }
-        }
-    }
 }
 
-/// Whether the program is to run; if not, why, unless nobody asks.
-fn wanted(mode: XdpMode, site: Site<'_>) -> Result<Form, Option<String>> {
-    let form = match mode {
-        XdpMode::Off => return Err(None),
-        XdpMode::Generic => Form::Generic,
-        XdpMode::Native | XdpMode::Auto => Form::Native,
+/// Why the program is not to run, if so; the inner `None` where nobody asks.
+fn refused(mode: XdpMode, site: Site<'_>) -> Option<Option<String>> {
+    let reason = match mode {
+        XdpMode::Off => return Some(None),
+        // GRO comes before it; and where the kernel copies a packet for it, TC
+        // (seen on Linux 6.18) does not recognise the packet any more: stripped,
+        // it would be lost.
+        XdpMode::Generic => "generic XDP does not go together with TC programs".to_owned(),
+        _ if !site.tunnel => "this backend has no tunnel".to_owned(),
+        _ if !site.fast_path => "the fast path is off".to_owned(),
+        _ if !site.tc => format!("the TC program on {} is missing", site.name),
+        XdpMode::Auto if !site.kind.is_empty() => {
+            format!("{} is a device of the kind {}, not a network card", site.name, site.kind)
+        }
+        XdpMode::Native | XdpMode::Auto => return None,
     };
-    let reason = if !site.tunnel {
-        "this backend has no tunnel".to_owned()
-    } else if !site.fast_path {
-        "the fast path is off".to_owned()
-    } else if !site.tc {
-        format!("the TC program on {} is missing", site.name)
-    } else if mode == XdpMode::Auto && !site.kind.is_empty() {
-        format!("{} is a device of the kind {}, not a network card", site.name, site.kind)
-    } else {
-        return Ok(form);
-    };
-    Err(Some(reason))
+    Some(Some(reason))
 }
 
 struct Failure {
@@ -275,7 +225,7 @@ impl Failure {
         Self::plain(BpfError::new(step, object, error).to_string())
     }
 
-    fn of_attach(name: &str, form: Form, error: &ProgramError) -> Self {
+    fn of_attach(name: &str, error: &ProgramError) -> Self {
         if has_errno(error, libc::EBUSY) || has_errno(error, libc::EEXIST) {
             return Self {
                 reason: format!("another XDP program runs on {name} and is left alone"),
@@ -283,7 +233,7 @@ impl Failure {
             };
         }
         if has_errno(error, libc::EOPNOTSUPP) {
-            return Self::plain(format!("the driver of {name} has no {} XDP", form.name()));
+            return Self::plain(format!("the driver of {name} has no native XDP"));
         }
         Self::of("attach XDP", &format!("{name}/{}", program::FROM_WIRE), error)
     }
@@ -297,16 +247,16 @@ mod tests {
         Site { ifindex: 2, name: "eth0", kind: "", tunnel: true, fast_path: true, tc: true };
 
     #[test]
-    fn auto_takes_network_cards_only_and_never_generic() {
-        assert_eq!(wanted(XdpMode::Auto, CARD), Ok(Form::Native));
+    fn auto_takes_network_cards_only() {
+        assert_eq!(refused(XdpMode::Auto, CARD), None);
         for kind in ["veth", "bridge", "bond", "vlan"] {
             let site = Site { kind, ..CARD };
-            let reason = wanted(XdpMode::Auto, site).unwrap_err().unwrap();
+            let reason = refused(XdpMode::Auto, site).unwrap().unwrap();
             assert!(reason.contains(kind), "{reason}");
-            assert_eq!(wanted(XdpMode::Native, site), Ok(Form::Native));
-            assert_eq!(wanted(XdpMode::Generic, site), Ok(Form::Generic));
+            assert_eq!(refused(XdpMode::Native, site), None);
         }
-        assert_eq!(wanted(XdpMode::Off, CARD), Err(None));
+        assert_eq!(refused(XdpMode::Off, CARD), Some(None));
+        assert!(refused(XdpMode::Generic, CARD).unwrap().is_some());
     }
 
     #[test]
@@ -316,8 +266,8 @@ mod tests {
             Site { fast_path: false, ..CARD },
             Site { tc: false, ..CARD },
         ] {
-            for mode in [XdpMode::Auto, XdpMode::Native, XdpMode::Generic] {
-                assert!(wanted(mode, site).unwrap_err().is_some());
+            for mode in [XdpMode::Auto, XdpMode::Native] {
+                assert!(refused(mode, site).unwrap().is_some());
             }
         }
     }

@@ -64,7 +64,7 @@ pub fn from_wire<W: Wire, T: Tables>(frame: &mut W, tables: &T) -> Verdict {
 
 #[inline(always)]
 fn confirmed<F: Frame, T: Tables>(frame: &mut F, tables: &T, config: &Config) -> Option<Handover> {
-    if config.flags & (flag::XDP_NATIVE | flag::XDP_GENERIC) == 0 {
+    if config.flags & flag::XDP == 0 {
         return None;
     }
     let outer = plain_ipv4(frame)?;
@@ -110,8 +110,8 @@ fn confirmed<F: Frame, T: Tables>(frame: &mut F, tables: &T, config: &Config) ->
 #[inline(always)]
 fn is_steady(config: &Config, segment: &Segment) -> bool {
     let ends = wire::TCP_SYN | wire::TCP_FIN | wire::TCP_RST;
-    let tcp = config.flags & flag::TCP != 0 && config.flags & flag::XDP_NATIVE != 0;
-    segment.ttl > 1 && (segment.proto != wire::TCP || tcp && segment.tcp_flags & ends == 0)
+    let tcp = config.flags & flag::TCP != 0 && segment.tcp_flags & ends == 0;
+    segment.ttl > 1 && (segment.proto != wire::TCP || tcp)
 }
 
 /// TC ingress of the underlay device, for what the XDP half has stripped.

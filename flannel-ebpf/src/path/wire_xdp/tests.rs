@@ -5,10 +5,10 @@ use super::super::{Traffic, Verdict, inbound};
 use super::*;
 use crate::abi::{action, state};
 
-/// Node 2 with native XDP.
+/// Node 2 with XDP.
 fn node() -> Node {
     let mut node = Node::new(2);
-    node.config.flags |= flag::XDP_NATIVE;
+    node.config.flags |= flag::XDP;
     node
 }
 
@@ -174,13 +174,11 @@ fn settings_decide() {
     let (mut node, _) = confirmed_by(&udp);
     kernel(receive(&node, tcp.clone()));
     let all = node.config.flags;
-    let generic = all & !flag::XDP_NATIVE | flag::XDP_GENERIC;
     for (flags, expected) in [
         (all, [true, true]),
         (all & !flag::TCP, [true, false]),
-        (generic, [true, false]),
         (all & !flag::FAST_PATH, [false, false]),
-        (all & !flag::XDP_NATIVE, [false, false]),
+        (all & !flag::XDP, [false, false]),
     ] {
         node.config.flags = flags;
         assert_eq!([stripped(&node, &udp), stripped(&node, &tcp)], expected, "{flags:#x}");
