@@ -8,8 +8,11 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use flannel_ebpf::abi::{self, Config, Outcome, Peer, Subnet, Veth, action, flag, map, program};
+use flannel_ebpf::abi::{
+    self, Config, Handover, Outcome, Peer, Subnet, Veth, action, flag, map, program,
+};
 use flannel_ebpf::wire::{self, ENCAP_LEN, ETH_LEN, Outer};
+use zerocopy::FromBytes as _;
 
 const PASS: i32 = -1;
 const DROP: i32 = 2;
@@ -192,8 +195,20 @@ fn a_confirmed_packet_is_stripped_before_it_has_an_skb() {
     assert_eq!(programs.counted(Outcome::ConfirmedIn), 1);
     assert_eq!(programs.run(program::FROM_WIRE, &packet), (XDP_PASS, packet.clone()), "off");
     programs.configure(flag::FAST_PATH | flag::TCP | flag::VERIFY_DROP | flag::XDP);
-    let stripped = (XDP_PASS, packet[ENCAP_LEN..].to_vec());
-    assert_eq!(programs.run(program::FROM_WIRE, &packet), stripped);
+    let (verdict, stripped) = programs.run(program::FROM_WIRE, &packet);
+    // Metadata come first.
+    let (handover, stripped) = stripped.split_at(size_of::<Handover>());
+    assert_eq!((verdict, stripped), (XDP_PASS, &packet[ENCAP_LEN..]));
+    let expected = Handover {
+        magic: abi::HANDOVER,
+        generation: 1,
+        out_ifindex: IFINDEX,
+        peer_id: 0,
+        action: u32::from(action::PEER),
+        dst_mac: [2, 0, 0, 0, 1, 2],
+        src_mac: [0; 6],
+    };
+    assert_eq!(Handover::read_from_bytes(handover).unwrap(), expected);
     for length in ETH_LEN..packet.len() {
         let cut = &packet[..length];
         assert_eq!(programs.run(program::FROM_WIRE, cut), (XDP_PASS, cut.to_vec()), "{length}");

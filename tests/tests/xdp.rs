@@ -10,6 +10,7 @@ use std::time::Duration;
 use aya::EbpfLoader;
 use aya::programs::Xdp;
 use aya::programs::xdp::{XdpLink, XdpMode};
+use flannel_ebpf::abi::{ABI_VERSION, program};
 use flannel_tests::agent::{Options, Outcomes};
 use flannel_tests::hooks;
 use flannel_tests::lab::Lab;
@@ -144,7 +145,7 @@ fn switching_it_off_and_on_again_loses_nothing() {
 #[test]
 fn a_program_that_was_detached_comes_back() {
     let pair = Pair::agents(&with("native"));
-    let pins = hooks::pins(&pair.left.pin_dir().join("v2/xdp"));
+    let pins = hooks::pins(&pair.left.pin_dir().join(format!("v{ABI_VERSION}/xdp")));
     let [pin] = pins.as_slice() else { panic!("{pins:?}") };
     pair.left.netns.sh(&format!("bpftool link detach pinned {}", pin.display()));
     wait::holds("attached again", 10 * SECOND, || attached(&pair.left).is_some());
@@ -194,7 +195,7 @@ impl Foreign {
         let object = flannel_agent::bpf::object().expect("the object");
         let mut ebpf = EbpfLoader::new().load(&object).expect("maps");
         let program: &mut Xdp = ebpf
-            .program_mut(flannel_ebpf::abi::program::FROM_WIRE)
+            .program_mut(program::FROM_WIRE)
             .expect("the program")
             .try_into()
             .expect("an XDP program");
