@@ -31,6 +31,18 @@ pub struct DatapathStatus {
     pub tcp: bool,
     /// The underlay's XDP program.
     pub xdp: XdpStatus,
+    /// The flow table; `null` on the kernel path.
+    pub flows: Option<FlowTableStatus>,
+}
+
+/// Room for flows, and how fast it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct FlowTableStatus {
+    /// Entries that the table holds.
+    pub size: u32,
+    /// New entries within `--fast-path-window`, lately. More than `size`: flows
+    /// are evicted before their time.
+    pub new_per_window: Option<u64>,
 }
 
 /// Our lease.

@@ -56,7 +56,13 @@ fn ip(arguments: &str) {
 }
 
 fn open(pins: &Path, attach: AttachMode) -> Loaded {
-    Loaded::open(&LoadOptions { pin_dir: pins.to_owned(), attach, xdp: XdpMode::Auto }).unwrap()
+    Loaded::open(&LoadOptions {
+        pin_dir: pins.to_owned(),
+        attach,
+        xdp: XdpMode::Auto,
+        flow_table: 4096,
+    })
+    .unwrap()
 }
 
 fn veth(name: &str) -> PodVeth {

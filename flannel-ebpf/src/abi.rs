@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Version of every layout in this module. The agent keeps the maps of each
 /// version in a directory of its own, so that two versions never share a map.
 /// Raise it whenever a name, a size or an offset below changes.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 1;
 
 /// Map names. The kernel keeps 15 characters of a name.
 pub mod map {
@@ -54,7 +54,8 @@ pub mod program {
         [FROM_POD, TO_OVERLAY, FROM_UNDERLAY, TO_POD, FROM_OVERLAY, TO_UNDERLAY];
 }
 
-/// Flows that the table holds before the oldest gives way.
+/// Flows that the table holds by default (`--flow-table-size`) before the oldest
+/// give way.
 pub const MAX_FLOWS: u32 = 65_536;
 /// Peers that the tables hold.
 pub const MAX_PEERS: u32 = 16_384;
@@ -371,6 +372,11 @@ macro_rules! outcomes {
 }
 
 outcomes! {
+    /// Came from a pod for a peer's pod. With `SeenFromUnderlay` this is the sum
+    /// of the outcomes that end an entry hook ([`Outcome::ends_entry`]).
+    SeenFromPod = "seen_from_pod",
+    /// Came from a peer: a packet of our tunnel port, or of a direct peer.
+    SeenFromUnderlay = "seen_from_underlay",
     /// Encapsulated by `from_pod`.
     FastEncap = "fast_encap",
     /// Decapsulated by `from_underlay`.
@@ -389,6 +395,8 @@ outcomes! {
     ShortcutEncap = "shortcut_encap",
     /// Decapsulated by `from_underlay`, routed by the kernel.
     ShortcutDecap = "shortcut_decap",
+    /// A flow, pair or tunnel was entered into the table.
+    FlowNew = "flow_new",
     /// A flow was confirmed, outwards.
     ConfirmedOut = "confirmed_out",
     /// A flow was confirmed, inwards.
@@ -427,7 +435,8 @@ outcomes! {
     KernelMalformed = "kernel_malformed",
     /// To the kernel: VXLAN of our port with another VNI, or without the I flag.
     KernelForeignVni = "kernel_foreign_vni",
-    /// To the kernel: the inner destination MAC is not our VTEP's.
+    /// To the kernel: the inner destination MAC is not our VTEP's, or a source MAC is
+    /// none that a station can have.
     KernelForeignMac = "kernel_foreign_mac",
     /// To the kernel device: a GSO aggregate, or a packet of its flow.
     KernelAggregate = "kernel_aggregate",
@@ -450,6 +459,28 @@ outcomes! {
     /// Dropped: stripped by `from_wire`, and came with a VLAN tag, which that
     /// cannot see.
     DropTagged = "drop_tagged",
+}
+
+impl Outcome {
+    /// Whether this says what an entry hook did with a packet it has seen: each
+    /// has one such outcome, if packets that fail the source check are dropped.
+    /// The others tell what else became of it.
+    pub fn ends_entry(self) -> bool {
+        let name = self.name();
+        let fast = matches!(
+            self,
+            Self::FastEncap
+                | Self::FastDecap
+                | Self::FastXdp
+                | Self::FastRoutedOut
+                | Self::FastRoutedIn
+        );
+        let forged = matches!(
+            self,
+            Self::ForgedOuterSource | Self::ForgedInnerSource | Self::ForgedFragment
+        );
+        fast || forged || name.starts_with("kernel_")
+    }
 }
 
 /// Number of counters in [`map::STATS`].

@@ -69,13 +69,21 @@ pub fn udp([s0, s1, d0, d1, l0, l1, c0, c1]: [u8; UDP_LEN]) -> UdpHdr {
     UdpHdr { src: [s0, s1], dst: [d0, d1], len: [l0, l1], check: [c0, c1] }
 }
 
-/// Whether a VXLAN header is of this VNI: the I flag set, and the 24 bits
-/// equal (RFC 7348; reserved bits are ignored, as the kernel's device does for
-/// everything but unparsed flags).
+/// Whether a VXLAN header is of this VNI: the I flag set, the 24 bits equal, and
+/// all reserved bits zero. RFC 7348 has receivers ignore these; the kernel's
+/// device drops what it does not know.
 #[inline(always)]
 pub fn is_vni(bytes: [u8; VXLAN_LEN], vni: u32) -> bool {
-    let [flags, _, _, _, a, b, c, _] = bytes;
-    flags & network_types::vxlan::VXLAN_I_FLAG_MASK != 0 && u32::from_be_bytes([0, a, b, c]) == vni
+    let [_, v0, v1, v2] = vni.to_be_bytes();
+    bytes == [network_types::vxlan::VXLAN_I_FLAG_MASK, 0, 0, 0, v0, v1, v2, 0]
+}
+
+/// Whether a source MAC is one that a station can have: not all zero, not a
+/// group's (`is_valid_ether_addr`).
+#[inline(always)]
+pub fn is_station(mac: [u8; 6]) -> bool {
+    let [first, ..] = mac;
+    mac != [0; 6] && first & 1 == 0
 }
 
 /// Whether this is any fragment: MF set, or an offset.

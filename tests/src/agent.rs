@@ -133,7 +133,7 @@ impl Node {
     pub fn wait_ready(&mut self, limit: Duration) -> Duration {
         let address = self.address;
         let running = self.running();
-        let start = Instant::now();
+        let (start, limit) = (Instant::now(), limit * wait::patience());
         let mut said = String::new();
         while !said.lines().any(|line| line == "READY=1") {
             let mut bytes = [0; 4096];
@@ -263,10 +263,15 @@ impl Node {
 
     /// `flannel-agent cleanup`.
     pub fn cleanup(&self) -> Output {
+        self.cleanup_with(&[])
+    }
+
+    /// `flannel-agent cleanup` with further flags.
+    pub fn cleanup_with(&self, flags: &[&str]) -> Output {
         let mut command = self.agent_command("cleanup");
         let pins = format!("--pin-dir={}", self.pin_dir.display());
         let file = format!("--subnet-file={}", self.subnet_file().display());
-        output(command.args([pins, file]))
+        output(command.args([pins, file]).args(flags))
     }
 
     /// Waits until the kernel has a route to every one of `nodes`' subnets.
@@ -315,6 +320,9 @@ impl Outcomes {
 
     /// Packets that the fast path carried, both directions.
     pub fn fast(&self) -> u64 {
-        ["fast_encap", "fast_decap", "fast_aggregate"].iter().map(|name| self.get(name)).sum()
+        ["fast_encap", "fast_decap", "fast_xdp", "fast_aggregate"]
+            .iter()
+            .map(|name| self.get(name))
+            .sum()
     }
 }

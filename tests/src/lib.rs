@@ -7,6 +7,8 @@
 
 pub mod agent;
 pub mod bench;
+pub mod complexity;
+pub mod differential;
 pub mod docker;
 pub mod etcd;
 pub mod forge;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto,
-    setsockopt, socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, recvfrom,
+    sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -38,7 +38,8 @@ impl Wire {
                 SockProtocol::EthAll,
             )
             .expect("an AF_PACKET socket");
-            setsockopt(&socket, sockopt::RcvBuf, &(8 << 20)).expect("a larger receive buffer");
+            setsockopt(&socket, sockopt::RcvBufForce, &(32 << 20)).expect("a larger buffer");
+            bind(socket.as_raw_fd(), &link).expect("bind to the interface");
             setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50))
                 .expect("a receive timeout");
             Self { socket, link }
@@ -52,6 +53,22 @@ impl Wire {
     pub fn send(&self, frame: &[u8]) {
         sendto(self.socket.as_raw_fd(), frame, &self.link, MsgFlags::empty())
             .unwrap_or_else(|error| panic!("send a frame of {} bytes: {error}", frame.len()));
+    }
+
+    /// Takes the frames that wait in the socket, both directions.
+    ///
+    /// # Panics
+    /// The interface is down.
+    pub fn waiting(&self, mut each: impl FnMut(&[u8])) {
+        let mut buffer = vec![0; 70_000];
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => each(&buffer[..length]),
+                Err(Errno::EAGAIN) => return,
+                Err(Errno::EINTR) => {}
+                Err(error) => panic!("receive a frame: {error}"),
+            }
+        }
     }
 
     /// Frames of this interface (both directions) until `enough` of them were

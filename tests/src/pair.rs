@@ -43,30 +43,15 @@ impl Pair {
         Self::new(&Kind::Agent(options.clone()), &Kind::Agent(options.clone()))
     }
 
-    /// Two agents with the same options, whose underlay is a cable.
-    pub fn cabled(options: &Options) -> Self {
-        let mut options = options.clone();
-        // An empty value takes back what the harness names.
-        options.extra.extend(["--iface=".into(), "--iface=eth1".into()]);
-        let kind = Kind::Agent(options);
-        Self::start(&kind, &kind, Lab::cable)
-    }
-
     /// Starts both nodes and waits until they know each other.
     ///
     /// # Panics
     /// They do not.
     #[track_caller]
     pub fn new(left: &Kind, right: &Kind) -> Self {
-        Self::start(left, right, |_, _, _| ())
-    }
-
-    #[track_caller]
-    fn start(left: &Kind, right: &Kind, join: fn(&Lab, &mut Node, &mut Node)) -> Self {
         let lab = Lab::new();
         let etcd = lab.etcd();
         let (mut first, mut second) = (lab.node(1), lab.node(2));
-        join(&lab, &mut first, &mut second);
         for (node, kind, subnet) in
             [(&mut first, left, "10.244.201.0/24"), (&mut second, right, "10.244.202.0/24")]
         {

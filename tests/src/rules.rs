@@ -35,6 +35,16 @@ impl Rules {
     }
 }
 
+impl std::fmt::Display for Rules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Iptables => "kube-proxy's in iptables",
+            Self::Nftables => "kube-proxy's in nftables",
+            Self::None => "no others",
+        })
+    }
+}
+
 const FILTER: &str = r#"*filter
 :KUBE-EXTERNAL-SERVICES - [0:0]
 :KUBE-FIREWALL - [0:0]

@@ -1,13 +1,17 @@
 //! The harness's own load: small, the same for every path that is compared.
 //!
 //! One TCP connection or UDP datagram begins with the byte that says what it
-//! wants; [`server`] answers, [`client`] measures.
+//! wants; [`server`] answers, [`client`] and
+//! [`transactions`] measure.
 
 pub mod bulk;
 pub mod client;
+pub mod counters;
 pub mod cpu;
 pub mod random;
+pub mod scatter;
 pub mod server;
+pub mod transactions;
 
 /// First byte of a TCP connection.
 pub mod want {

@@ -1,4 +1,4 @@
-//! `cargo xtask demo` and `cargo xtask bench`: build, then hand over to the
+//! `cargo xtask demo`, `bench` and `difftest`: build, then hand over to the
 //! programs of the tests crate, which share its harness.
 
 use anyhow::{Result, bail};

@@ -4,6 +4,8 @@
 //! before anything else (in particular before `protoc` is there).
 
 mod build_ebpf;
+mod complexity;
+mod guest;
 mod harness;
 mod quiet;
 mod setup;
@@ -26,12 +28,16 @@ enum Command {
     Setup(setup::Args),
     /// Compile the TC programs into flannel-ebpf/prebuilt
     BuildEbpf(build_ebpf::Args),
+    /// Write anew what the programs cost the verifiers, after build-ebpf
+    Complexity,
     /// Run unit, property and end-to-end tests
     Test(test::Args),
     /// Show three nodes whose pods talk, step by step
     Demo(harness::Args),
-    /// Measure kernel path against eBPF path
+    /// Measure host to host, kernel path, eBPF path and variants side by side
     Bench(harness::Args),
+    /// Compare what kernel path and eBPF path make of the same packets
+    Difftest(harness::Args),
     /// Check the rules of the source tree
     Tidy,
 }
@@ -40,9 +46,11 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
         Command::BuildEbpf(args) => build_ebpf::run(&args),
+        Command::Complexity => complexity::run(),
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => harness::run("flannel-demo", &args),
         Command::Bench(args) => harness::run("flannel-bench", &args),
+        Command::Difftest(args) => harness::run("flannel-difftest", &args),
         Command::Tidy => tidy::run(),
     }
 }

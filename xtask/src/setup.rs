@@ -7,8 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::build_ebpf::toolchain;
-use crate::quiet;
 use crate::workspace::{as_root, cargo, is_root, output, run as run_command, which};
+use crate::{guest, quiet};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -67,6 +67,9 @@ const TOOLS: &[Need] = &[
     program("nsenter", "util-linux", "runs programs in namespaces"),
     program("mount", "mount", "mounts the BPF file system"),
     program("systemd-analyze", "systemd", "checks the unit files"),
+    program("qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
+    program("cpio", "cpio", "packs the files of other kernels' machines"),
+    program("strip", "binutils", "packs the files of other kernels' machines"),
     program("dash", "dash", "runs the packaged scripts"),
     program("busybox", "busybox-static", "runs the packaged scripts; the image of containers"),
     // By path: another docker in PATH is not the one that goes with dockerd.
@@ -94,6 +97,9 @@ pub(crate) const BPF_LINKER: &str = "0.13.0";
 pub(crate) fn run(args: &Args) -> Result<()> {
     packages(TOOLS.iter(), args.check)?;
     components(args.check)?;
+    if !args.check {
+        guest::prepare(guest::DEFAULT)?;
+    }
     if args.ebpf { ebpf(args.check) } else { Ok(()) }
 }
 

@@ -31,6 +31,8 @@ pub struct State {
     pub failing_hooks: Vec<String>,
     /// What is said of XDP.
     pub xdp: XdpStatus,
+    /// Entries made in the flow table.
+    pub flows_entered: u64,
     /// Map writes fail.
     pub maps_fail: bool,
 }
@@ -102,6 +104,10 @@ impl Datapath for FakeDatapath {
 
     fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {
         Ok(BTreeMap::new())
+    }
+
+    fn flows_entered(&self) -> Result<u64, BpfError> {
+        Ok(self.state().flows_entered)
     }
 
     fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError> {

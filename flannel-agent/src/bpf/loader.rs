@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use flannel_ebpf::abi::{self, ABI_VERSION, Config, Veth, action, flag, program};
+use flannel_ebpf::abi::{self, ABI_VERSION, Config, Outcome, Veth, action, flag, program};
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 
@@ -41,11 +41,15 @@ impl Loaded {
     pub fn open(options: &LoadOptions) -> Result<Self, BpfError> {
         let bytes = object::bytes()?;
         let pins = PinDir::new(&options.pin_dir);
-        let pins = match pins.create().and_then(|()| pins.discard_unfit_maps(&bytes)) {
+        let pins = match pins
+            .create()
+            .and_then(|()| pins.discard_unfit_maps(&bytes, options.flow_table))
+        {
             Ok(()) => Ok(pins),
             Err(error) => Err(error.to_string()),
         };
         let mut loader = EbpfLoader::new();
+        loader.map_max_entries(abi::map::FLOWS4, options.flow_table);
         if let Ok(pins) = &pins {
             for name in abi::map::ALL {
                 loader.map_pin_path(name, pins.map(name));
@@ -276,6 +280,10 @@ impl Datapath for Loaded {
             }
         }
         report
+    }
+
+    fn flows_entered(&self) -> Result<u64, BpfError> {
+        self.maps.outcome(Outcome::FlowNew)
     }
 
     fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {

@@ -255,16 +255,16 @@ impl Maps {
     }
 
     pub(super) fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {
-        Outcome::ALL
-            .iter()
-            .map(|&outcome| {
-                let values = self
-                    .stats
-                    .get(&(outcome as u32), 0)
-                    .map_err(|error| BpfError::new("read map", abi::map::STATS, &error))?;
-                Ok((outcome.name(), values.iter().sum()))
-            })
-            .collect()
+        Outcome::ALL.iter().map(|&outcome| Ok((outcome.name(), self.outcome(outcome)?))).collect()
+    }
+
+    /// One counter, summed over CPUs.
+    pub(super) fn outcome(&self, outcome: Outcome) -> Result<u64, BpfError> {
+        let values = self
+            .stats
+            .get(&(outcome as u32), 0)
+            .map_err(|error| BpfError::new("read map", abi::map::STATS, &error))?;
+        Ok(values.iter().sum())
     }
 
     pub(super) fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError> {

@@ -190,6 +190,8 @@ pub struct LoadOptions {
     pub attach: AttachMode,
     /// `--xdp`.
     pub xdp: XdpMode,
+    /// `--flow-table-size`: entries of [`flannel_ebpf::abi::map::FLOWS4`].
+    pub flow_table: u32,
 }
 
 /// The verbs that reconciling needs of a loaded data path (synchronous:
@@ -222,6 +224,9 @@ pub trait Datapath: Send + 'static {
 
     /// Packets by outcome: all names, summed over CPUs.
     fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError>;
+
+    /// Entries made in the flow table since the counters began.
+    fn flows_entered(&self) -> Result<u64, BpfError>;
 
     /// Counters of each peer in the maps.
     fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError>;

@@ -85,12 +85,13 @@ impl PinDir {
         Ok(())
     }
 
-    /// Removes the pins of maps that are not what `object` defines: a map is
-    /// reused by name, and neither the kernel nor aya compares it.
+    /// Removes the pins of maps that are not what `object` defines, with a flow
+    /// table of `flows` entries: a map is reused by name, and neither the kernel
+    /// nor aya compares it.
     ///
     /// # Errors
     /// The object cannot be parsed, or a wrong pin cannot be removed.
-    pub fn discard_unfit_maps(&self, object: &[u8]) -> Result<(), BpfError> {
+    pub fn discard_unfit_maps(&self, object: &[u8], flows: u32) -> Result<(), BpfError> {
         let object = aya_obj::Object::parse(object)
             .map_err(|error| BpfError::new("parse object", "flannel-ebpf.bpf.o", &error))?;
         for name in abi::map::ALL {
@@ -103,7 +104,11 @@ impl PinDir {
             }
             let found = MapInfo::from_pin(&path);
             let unfit = match &found {
-                Ok(info) => differs(info, wanted),
+                Ok(info) => {
+                    let entries =
+                        if name == abi::map::FLOWS4 { flows } else { wanted.max_entries() };
+                    differs(info, wanted, entries)
+                }
                 Err(error) => Some(error.to_string()),
             };
             if let Some(why) = unfit {
@@ -193,12 +198,12 @@ fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
 }
 
-fn differs(found: &MapInfo, wanted: &aya_obj::Map) -> Option<String> {
+fn differs(found: &MapInfo, wanted: &aya_obj::Map, entries: u32) -> Option<String> {
     let is = [
         ("type", found.map_type().map_or(0, |kind| kind as u32), wanted.map_type()),
         ("key size", found.key_size(), wanted.key_size()),
         ("value size", found.value_size(), wanted.value_size()),
-        ("entries", found.max_entries(), wanted.max_entries()),
+        ("entries", found.max_entries(), entries),
         ("flags", found.map_flags(), wanted.map_flags()),
     ];
     let (what, is, should) = is.into_iter().find(|(_, is, should)| is != should)?;

@@ -90,6 +90,10 @@ pub enum Command {
         /// Go on even if an agent is running
         #[arg(long)]
         force: bool,
+        /// Leave device, routes, neighbours, FDB and subnet.env for flanneld,
+        /// which goes on with them
+        #[arg(long)]
+        keep_device: bool,
     },
     /// Copy the network config and the leases from one API of etcd to the other
     Migrate {
@@ -184,6 +188,10 @@ pub struct Options {
     #[arg(long, value_name = "TIME", default_value = "5s",
           value_parser = values::fast_path_window)]
     pub fast_path_window: Duration,
+    /// Flows that the fast path remembers at a time
+    #[arg(long, value_name = "FLOWS", default_value_t = flannel_ebpf::abi::MAX_FLOWS,
+          value_parser = clap::value_parser!(u32).range(1024..=8_388_608))]
+    pub flow_table_size: u32,
     /// What happens to packets from the overlay with a source that is not
     /// their sender's
     #[arg(long, value_enum, value_name = "MODE", default_value_t = VerifySource::default())]

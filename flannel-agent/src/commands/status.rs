@@ -75,6 +75,14 @@ fn table(status: &Value) -> String {
             format!("{} at {}, {left}", plain(&lease["subnet"]), plain(&lease["public_ip"])),
         );
     }
+    let flows = &status["datapath"]["flows"];
+    if !flows.is_null() {
+        let new = match flows["new_per_window"].as_u64() {
+            Some(new) => format!(", {new} new in a window"),
+            None => String::new(),
+        };
+        row("flow table", format!("{} entries{new}", flows["size"]));
+    }
     let device = &status["device"];
     if !device.is_null() {
         row(

@@ -193,7 +193,7 @@ mod tests {
         let config = NetworkConfig::parse(text).unwrap();
         let source = FakeSource::new(config.clone());
         let attrs = LeaseAttrs::vxlan(Ipv4Addr::new(192, 0, 2, 1), 1, MacAddr([2; 6]));
-        let lease = source.acquire(&config, &Claim { attrs, previous: None }).await.unwrap();
+        let lease = source.acquire(&config, &Claim::new(attrs, None)).await.unwrap();
         let keeper = Keeper::new(Arc::new(source.clone()), lease, margin);
         (source, keeper)
     }

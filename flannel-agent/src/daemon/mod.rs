@@ -1,5 +1,6 @@
 //! The daemon: start in order, then the loop.
 
+mod acquire;
 pub mod keeper;
 mod serve;
 mod start;
@@ -89,6 +90,18 @@ pub enum StartError {
         /// Its address.
         address: Ipv4Addr,
     },
+    /// The PublicIP is in use.
+    #[error(
+        "PublicIP {public_ip} is another node's, which runs and holds its lease ({holder}). Give \
+         this node an address of its own (-public-ip, -iface; a cloned machine may have kept the \
+         other's address), or stop flannel on the other node first if this one replaces it"
+    )]
+    Duplicate {
+        /// Ours, and the other node's.
+        public_ip: Ipv4Addr,
+        /// The other node's lease.
+        holder: String,
+    },
     /// A signal handler could not be installed.
     #[error("signal handler: {0}")]
     Signal(std::io::Error),
@@ -148,7 +161,7 @@ async fn start_and_serve(
     };
     let before = start::Before::read(options, &kernel, device.as_deref()).await;
     let (lease, vtep_mac) =
-        start::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
+        acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
     tracing::info!(subnet = %lease.subnet, public_ip = %lease.attrs.public_ip, mac = %vtep_mac, "lease acquired");
     shared.lock().lease = Some(LeaseStatus {
         subnet: lease.subnet,
@@ -157,8 +170,12 @@ async fn start_and_serve(
     });
 
     start::retire_device(&kernel, &before, device.as_deref()).await;
-    let load =
-        LoadOptions { pin_dir: options.pin_dir.clone(), attach: options.attach, xdp: options.xdp };
+    let load = LoadOptions {
+        pin_dir: options.pin_dir.clone(),
+        attach: options.attach,
+        xdp: options.xdp,
+        flow_table: options.flow_table_size,
+    };
     let opened = match &config.backend {
         Backend::Vxlan(_) | Backend::HostGw => datapath::open(options.datapath, &load, &underlay)?,
         other => datapath::without(options.datapath, &load, other.name())?,
@@ -195,6 +212,7 @@ async fn start_and_serve(
         fully_random: !options.ip_masq_fully_random_disable,
         blackhole: options.ip_blackhole_route,
         fast_path: options.fast_path,
+        flow_table: options.flow_table_size,
         window: options.fast_path_window,
         verify_source: options.verify_source,
         attach_iface: options.attach_iface.clone(),

@@ -1,5 +1,7 @@
 //! The loop: it owns the reconciler, and wakes it when something changed.
 
+mod own;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
-use super::keeper::{Keeper, Kept};
+use super::keeper::Keeper;
 use crate::backend::udp;
 use crate::cli::{DatapathMode, Options};
 use crate::config::Backend;
@@ -20,11 +22,11 @@ use crate::desired::Peer;
 use crate::files::{state, subnet_env};
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelEvent};
-use crate::lease::table::{Lease, LeaseTable, OwnChange};
+use crate::lease::table::{Lease, LeaseTable};
 use crate::notify;
 use crate::reconcile::{Reconciler, Wake, effects};
 use crate::source::{LeaseSource, LeaseUpdate};
-use crate::status::{LeaseStatus, Shared};
+use crate::status::Shared;
 
 /// Events that come together are answered together.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -69,6 +71,8 @@ pub(super) struct Loop<'a, S, K, F> {
     keeper: Keeper<S>,
     /// Told that our lease is contested.
     contested: bool,
+    /// Who asked for a sign of life, and when that was told.
+    asked: Option<(String, Instant)>,
     /// PublicIP of our lease, as last written.
     public_ip: Ipv4Addr,
     table: LeaseTable,
@@ -111,6 +115,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             source,
             keeper,
             contested: false,
+            asked: None,
             public_ip,
             table,
             peers: Vec::new(),
@@ -256,88 +261,6 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
     fn peers_may_have_changed(&mut self) {
         self.peers_changed = true;
         self.wake(Wake { generation: true, ..Wake::default() });
-    }
-
-    /// Somebody wrote or removed our lease.
-    fn take_own(&mut self, own: OwnChange) {
-        let ours = self.keeper.lease().clone();
-        if self.keeper.is_lost() {
-            return;
-        }
-        let what = match own {
-            OwnChange::Put(lease) | OwnChange::Taken { lease } if lease.attrs == ours.attrs => {
-                self.keeper.seen(&lease);
-                return;
-            }
-            OwnChange::Put(lease) => {
-                self.keeper.seen(&lease);
-                "it was written by somebody else; is our PublicIP given twice?".to_owned()
-            }
-            OwnChange::Removed { .. } => "it has gone".to_owned(),
-            // The store knows best: the renewal is refused if that is so.
-            OwnChange::Taken { lease } => format!("{} claims it", lease.attrs.public_ip),
-        };
-        self.shared.lock().health.complain("own lease", what);
-        self.keeper.answer();
-        if self.keeper.is_contested() && !self.contested {
-            self.contested = true;
-            let why = format!(
-                "something else writes or removes this node's lease again and again: most likely \
-                 another node has the PublicIP {} too (a cloned machine, or the same --public-ip); \
-                 give each node its own and delete {}'s key",
-                ours.attrs.public_ip, ours.subnet
-            );
-            tracing::error!(why, "the lease is contested");
-            self.shared.lock().health.complain("contested lease", why);
-        }
-    }
-
-    /// The quarrel may have ended without a word.
-    fn watch_contest(&mut self) {
-        if self.contested && !self.keeper.is_contested() {
-            self.contested = false;
-            self.shared.lock().health.well("contested lease");
-        }
-    }
-
-    fn take_kept(&mut self, kept: &Kept) {
-        match kept {
-            Kept::Renewed => {
-                let lease = self.keeper.lease();
-                let moved = self.public_ip != lease.attrs.public_ip;
-                self.public_ip = lease.attrs.public_ip;
-                self.table.set_own(Some(lease.subnet), lease.attrs.public_ip);
-                tracing::debug!(subnet = %lease.subnet, "lease renewed");
-                let mut state = self.shared.lock();
-                state.lease = Some(LeaseStatus {
-                    subnet: lease.subnet,
-                    public_ip: lease.attrs.public_ip,
-                    expires: lease.expires,
-                });
-                state.health.well("renewal of the lease");
-                state.health.well("own lease");
-                drop(state);
-                self.write_files();
-                if moved {
-                    self.peers_may_have_changed();
-                }
-            }
-            Kept::Failed(error) => {
-                self.shared.lock().health.complain("renewal of the lease", error.to_string());
-            }
-            Kept::Lost(error) => self.say_lost(&error.to_string()),
-        }
-    }
-
-    fn say_lost(&self, why: &str) {
-        tracing::error!(
-            why,
-            "the lease is lost; restart the agent for another subnet (pods here keep the old \
-             addresses until they are recreated)"
-        );
-        let mut state = self.shared.lock();
-        state.health.well("own lease");
-        state.health.complain("lost lease", why);
     }
 
     async fn pass(&mut self) {

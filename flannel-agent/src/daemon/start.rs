@@ -1,4 +1,4 @@
-//! What comes before the loop: store, config, underlay, lease.
+//! What comes before the loop: store, config, underlay, and what an earlier run left.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -11,17 +11,16 @@ use super::StartError;
 use crate::backend;
 use crate::backoff::Backoff;
 use crate::cli::Options;
-use crate::config::{Backend, NetworkConfig};
+use crate::config::NetworkConfig;
 use crate::files::{state, subnet_env};
 use crate::firewall::upstream::Node;
 use crate::kernel::{Kernel, Link};
-use crate::lease::attrs::LeaseAttrs;
 use crate::lease::table::Lease;
 use crate::mac::MacAddr;
 use crate::notify;
 use crate::plan::Op;
 use crate::source::store::Store;
-use crate::source::{Claim, LeaseSource, SourceError};
+use crate::source::{Former, LeaseSource, SourceError};
 use crate::status::Shared;
 use crate::underlay::{self, Underlay, Wish};
 
@@ -39,7 +38,7 @@ pub(super) async fn connect(options: &Options) -> Result<Arc<Store>, StartError>
 }
 
 /// Says once, and then now and again, what the start waits for.
-struct Waiting<'a> {
+pub(super) struct Waiting<'a> {
     shared: &'a Shared,
     what: &'static str,
     backoff: Backoff,
@@ -47,11 +46,11 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    fn new(shared: &'a Shared, what: &'static str) -> Self {
+    pub(super) fn new(shared: &'a Shared, what: &'static str) -> Self {
         Self { shared, what, backoff: Backoff::new(FIRST, LIMIT), said: None }
     }
 
-    async fn because(&mut self, error: &SourceError) {
+    pub(super) async fn because(&mut self, error: &SourceError) {
         let reason = error.to_string();
         let due = self
             .said
@@ -70,7 +69,7 @@ impl<'a> Waiting<'a> {
         tokio::time::sleep(self.backoff.fail()).await;
     }
 
-    fn over(self) {
+    pub(super) fn over(self) {
         let mut state = self.shared.lock();
         state.connected = true;
         state.store_detail = None;
@@ -147,7 +146,7 @@ pub(super) struct Before {
     /// The state file.
     pub(super) state: Option<state::NodeState>,
     /// The subnet of the state file, or of subnet.env.
-    subnet: Option<Ipv4Network>,
+    pub(super) subnet: Option<Ipv4Network>,
     /// Network and subnet of subnet.env.
     pub(super) node: Option<Node>,
     /// MAC of the VXLAN device that is there.
@@ -184,52 +183,30 @@ impl Before {
     }
 
     /// The VTEP's MAC: of the state file, else of the device that is there,
-    /// else as our lease has it, else a new one.
-    fn mac(&self, leases: &[Lease], public_ip: Ipv4Addr) -> MacAddr {
+    /// else as the lease of our previous subnet has it. No other lease's: two
+    /// nodes with one MAC could not be told apart.
+    pub(super) fn mac(&self, leases: &[Lease], public_ip: Ipv4Addr) -> Option<MacAddr> {
+        let previous = |lease: &&Lease| {
+            lease.attrs.public_ip == public_ip && Some(lease.subnet) == self.subnet
+        };
         self.state
             .as_ref()
             .map(|state| state.vtep_mac)
             .or(self.device_mac)
             .or_else(|| {
-                let own = leases.iter().find(|lease| lease.attrs.public_ip == public_ip)?;
-                own.attrs.vtep().ok().map(|data| data.vtep_mac)
+                let lease = leases.iter().find(previous)?;
+                lease.attrs.vtep().ok().map(|data| data.vtep_mac)
             })
             .filter(|mac| mac.is_unicast())
-            .unwrap_or_else(MacAddr::random)
     }
-}
 
-/// Acquires our lease, waiting for a store that is away.
-pub(super) async fn acquire<S: LeaseSource>(
-    source: &S,
-    shared: &Shared,
-    config: &NetworkConfig,
-    public_ip: Ipv4Addr,
-    before: &Before,
-) -> Result<(Lease, MacAddr), StartError> {
-    let mut waiting = Waiting::new(shared, "the lease");
-    loop {
-        let acquired = async {
-            let (leases, _) = source.list().await?;
-            let mac = before.mac(&leases, public_ip);
-            let attrs = match &config.backend {
-                Backend::Vxlan(vxlan) => LeaseAttrs::vxlan(public_ip, vxlan.vni, mac),
-                Backend::HostGw => LeaseAttrs::host_gw(public_ip),
-                Backend::Udp(_) | Backend::Alloc => LeaseAttrs::untyped(public_ip),
-            };
-            let claim = Claim { attrs, previous: before.subnet };
-            source.acquire(config, &claim).await.map(|lease| (lease, mac))
-        };
-        match acquired.await {
-            Ok(acquired) => {
-                waiting.over();
-                return Ok(acquired);
-            }
-            Err(error) if error.is_final() => {
-                return Err(StartError::Source { call: "acquire a lease", source: error });
-            }
-            Err(error) => waiting.because(&error).await,
-        }
+    /// The lease that the state file remembers.
+    pub(super) fn former(&self) -> Option<Former> {
+        self.state.as_ref().map(|state| Former {
+            subnet: state.subnet,
+            public_ip: state.public_ip,
+            vtep_mac: state.vtep_mac,
+        })
     }
 }
 

@@ -33,6 +33,11 @@ pub struct LeaseAttrs {
     /// Backend-specific for IPv6, passed through as it is.
     #[serde(rename = "BackendV6Data", default, skip_serializing_if = "Option::is_none")]
     pub backend_v6_data: Option<Box<RawValue>>,
+    /// A question to the holder, by a node that was started with the same
+    /// PublicIP: who lives writes the lease anew without it. Not flannel's,
+    /// which ignores it.
+    #[serde(rename = "AskedBy", default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<String>,
 }
 
 impl PartialEq for LeaseAttrs {
@@ -43,6 +48,7 @@ impl PartialEq for LeaseAttrs {
             && self.backend_type == other.backend_type
             && text(&self.backend_data) == text(&other.backend_data)
             && text(&self.backend_v6_data) == text(&other.backend_v6_data)
+            && self.asked_by == other.asked_by
     }
 }
 
@@ -88,6 +94,7 @@ impl LeaseAttrs {
             // A number and a text always have a JSON form.
             backend_data: data.ok(),
             backend_v6_data: None,
+            asked_by: None,
         }
     }
 
@@ -104,7 +111,13 @@ impl LeaseAttrs {
             backend_type: String::new(),
             backend_data: None,
             backend_v6_data: None,
+            asked_by: None,
         }
+    }
+
+    /// The same without a question.
+    pub fn unasked(&self) -> Self {
+        Self { asked_by: None, ..self.clone() }
     }
 
     /// The VTEP that a VXLAN lease tells of.

@@ -1,6 +1,7 @@
 //! The parts of a pass that carry something out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use ipnetwork::Ipv4Network;
 
@@ -12,7 +13,7 @@ use crate::firewall::Firewall;
 use crate::kernel::sysctl::TcpConntrack;
 use crate::kernel::{Kernel, KernelError, Link, blackhole};
 use crate::plan::{self, Op};
-use crate::status::lock;
+use crate::status::{FlowTableStatus, lock};
 use crate::veths::{self, Choice};
 
 /// Name of conntrack's switch, as `sysctl` prints it.
@@ -316,7 +317,20 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub fn check_hooks(&mut self) {
         if self.mtu != 0 {
             self.serve_pods();
+            self.check_flow_table();
         }
+    }
+
+    fn check_flow_table(&mut self) {
+        let entered = lock(&self.datapath).as_ref().map(|datapath| datapath.flows_entered());
+        let Some(Ok(entered)) = entered else { return };
+        let complaint = self.turnover.look(Instant::now(), entered);
+        let mut state = self.shared.lock();
+        state.health.report("flow table", complaint);
+        state.datapath.flows = Some(FlowTableStatus {
+            size: self.settings.flow_table,
+            new_per_window: self.turnover.per_window(),
+        });
     }
 }
 

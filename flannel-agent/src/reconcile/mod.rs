@@ -7,6 +7,7 @@ pub mod effects;
 mod retry;
 #[cfg(test)]
 mod tests;
+mod turnover;
 mod udp;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 use self::direct::Paths;
 use self::retry::{Retries, Unfinished};
+use self::turnover::Turnover;
 use crate::backend::udp::{self as udp_backend, Overlay};
 use crate::bpf::{FastPath, VerifySource};
 use crate::config::Backend;
@@ -61,6 +63,8 @@ pub struct Settings {
     pub blackhole: bool,
     /// `--fast-path`.
     pub fast_path: FastPath,
+    /// `--flow-table-size`.
+    pub flow_table: u32,
     /// `--fast-path-window`.
     pub window: Duration,
     /// `--verify-source`.
@@ -143,6 +147,7 @@ pub struct Reconciler<K, F> {
     sealed: bool,
     /// MTU of the device as it should be; 0 before the first pass.
     mtu: u32,
+    turnover: Turnover,
     /// Remembered for `cleanup`: the value of conntrack's switch before us.
     liberal_before: Option<String>,
 }
@@ -164,6 +169,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         identity: Identity,
     ) -> Self {
         let device = identity.backend.vxlan_device();
+        let turnover = Turnover::new(settings.flow_table, settings.window);
         Self {
             kernel,
             firewall,
@@ -184,6 +190,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             unfinished: Unfinished::default(),
             sealed: false,
             mtu: 0,
+            turnover,
             liberal_before: None,
         }
     }

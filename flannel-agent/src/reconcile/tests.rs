@@ -116,6 +116,7 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         fully_random: true,
         blackhole: false,
         fast_path: FastPath::Confirmed,
+        flow_table: 65_536,
         window: Duration::from_secs(5),
         verify_source: VerifySource::Drop,
         attach_iface: None,

@@ -8,7 +8,6 @@ use rand::Rng as _;
 use super::{Claim, SourceError};
 use crate::config::NetworkConfig;
 use crate::lease::free::{fits, is_free, pick};
-use crate::lease::key::SubnetKey;
 
 /// Tries of an acquisition. Each lost one means that another node acquired,
 /// so that even large fleets starting at once are done before.
@@ -38,7 +37,7 @@ pub(super) fn choose(
     taken: &[Ipv4Network],
     config_key: impl FnOnce() -> String,
 ) -> Result<Choice, SourceError> {
-    let previous = claim.previous.map(|previous| SubnetKey::new(previous).subnet());
+    let previous = claim.previous_subnet();
     let own = own
         .iter()
         .position(|(subnet, _)| Some(*subnet) == previous)

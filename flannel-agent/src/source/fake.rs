@@ -8,10 +8,10 @@ use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::claim::question;
 use super::{Claim, LEASE_TTL, LeaseSource, LeaseUpdate, SourceError};
 use crate::config::NetworkConfig;
 use crate::lease::free::{fits, is_free, pick};
-use crate::lease::key::SubnetKey;
 use crate::lease::table::Lease;
 
 /// A call of [`LeaseSource`] that can be made to fail.
@@ -169,16 +169,13 @@ impl LeaseSource for FakeSource {
     /// As the real ones, but it takes the first free subnet, not a random one.
     async fn acquire(&self, config: &NetworkConfig, claim: &Claim) -> Result<Lease, SourceError> {
         let mut state = self.enter(Call::Acquire)?;
-        let own = state
-            .leases
-            .values()
-            .find(|lease| lease.attrs.public_ip == claim.attrs.public_ip)
-            .map(|lease| lease.subnet);
+        let (own, _) = claim.split(state.leases.values().cloned().collect(), Lease::clone)?;
+        let own = own.first().map(|lease| lease.subnet);
         if let Some(unfit) = own.filter(|subnet| !fits(config, *subnet)) {
             state.remove(unfit);
         }
         let taken: Vec<_> = state.leases.keys().copied().collect();
-        let previous = claim.previous.map(|previous| SubnetKey::new(previous).subnet());
+        let previous = claim.previous_subnet();
         let subnet = own
             .filter(|subnet| fits(config, *subnet))
             .or(previous
@@ -210,6 +207,18 @@ impl LeaseSource for FakeSource {
         let lease = state.put(Lease { expires, ..lease.clone() });
         state.writes.push(Write::Renewed(lease.clone()));
         Ok(lease)
+    }
+
+    async fn ask(&self, lease: &Lease, by: &str) -> Result<Option<Lease>, SourceError> {
+        let mut state = self.state();
+        let Some(stands) = state.leases.get(&lease.subnet).cloned() else { return Ok(None) };
+        let attrs = question(&stands, by)?.0;
+        Ok(Some(state.put(Lease { attrs, ..stands })))
+    }
+
+    async fn is_unanswered(&self, asked: &Lease) -> Result<bool, SourceError> {
+        let stands = self.lease(asked.subnet);
+        Ok(stands.is_none_or(|lease| lease.attrs == asked.attrs))
     }
 
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {
@@ -254,7 +263,7 @@ mod tests {
 
     fn claim(n: u8) -> Claim {
         let attrs = LeaseAttrs::vxlan(Ipv4Addr::new(10, 99, 0, n), 1, MacAddr([2, 0, 0, 0, 0, n]));
-        Claim { attrs, previous: None }
+        Claim::new(attrs, None)
     }
 
     #[tokio::test]

@@ -20,7 +20,6 @@ use super::etcd3::Etcd3;
 use super::{Claim, LeaseSource, LeaseUpdate, SourceError};
 use crate::config::NetworkConfig;
 use crate::lease::free::fits;
-use crate::lease::key::SubnetKey;
 use crate::lease::table::Lease;
 
 /// Updates that may wait for the reader.
@@ -66,17 +65,16 @@ impl Merged {
         claim: &Claim,
     ) -> Result<Option<Lease>, SourceError> {
         let (leases, unreadable, _) = self.v2.survey().await?;
-        let (own, others): (Vec<_>, Vec<_>) =
-            leases.into_iter().partition(|lease| lease.attrs.public_ip == claim.attrs.public_ip);
-        let previous = claim.previous.map(|previous| SubnetKey::new(previous).subnet());
+        let (own, others) = claim.split(leases, Clone::clone)?;
+        let previous = claim.previous_subnet();
         let fitting = || own.iter().filter(|lease| fits(config, lease.subnet));
         let known = fitting()
             .find(|lease| Some(lease.subnet) == previous)
             .or_else(|| fitting().max_by_key(|lease| lease.revision));
-        let wanted = Claim {
-            attrs: claim.attrs.clone(),
-            previous: known.map(|lease| lease.subnet).or(previous),
-        };
+        let wanted =
+            Claim { previous: known.map(|lease| lease.subnet).or(previous), ..claim.clone() };
+        // By its revision the write knows it as ours, with an earlier PublicIP too.
+        *self.mirror() = known.cloned();
         let avoid: Vec<Ipv4Network> =
             others.iter().map(|lease| lease.subnet).chain(unreadable).collect();
         let lease = self.v3.acquire_avoiding(config, &wanted, &avoid).await?;
@@ -149,6 +147,17 @@ impl LeaseSource for Merged {
         let renewed = self.v3.renew(lease).await?;
         self.write_mirror(&renewed).await?;
         Ok(renewed)
+    }
+
+    /// Asks by both APIs: the holder may use either.
+    async fn ask(&self, lease: &Lease, by: &str) -> Result<Option<Lease>, SourceError> {
+        let v3 = self.v3.ask(lease, by).await?;
+        let v2 = self.v2.ask(lease, by).await?;
+        Ok(v3.or(v2))
+    }
+
+    async fn is_unanswered(&self, asked: &Lease) -> Result<bool, SourceError> {
+        Ok(self.v3.is_unanswered(asked).await? && self.v2.is_unanswered(asked).await?)
     }
 
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {

@@ -4,6 +4,7 @@
 //! over `etcd3` and `etcd2`; `fake` keeps its leases in memory.
 
 mod choice;
+mod claim;
 pub mod etcd2;
 pub mod etcd3;
 pub mod fake;
@@ -15,6 +16,8 @@ pub mod options;
 pub mod store;
 mod warned;
 
+pub use self::claim::{Claim, Former};
+
 use std::future::Future;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -24,20 +27,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ConfigError, NetworkConfig};
-use crate::lease::attrs::LeaseAttrs;
 use crate::lease::table::Lease;
 
 /// Life of a lease, as flannel has it.
 pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// What a node asks for.
-#[derive(Clone, Debug)]
-pub struct Claim {
-    /// What will stand under the key.
-    pub attrs: LeaseAttrs,
-    /// The subnet that the node had (state file or subnet.env), if any.
-    pub previous: Option<Ipv4Network>,
-}
 
 /// A change of the leases, in the order of the store.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,8 +72,11 @@ pub trait LeaseSource: Send + Sync + 'static {
     /// Lists all leases once, with the store's revision.
     fn list(&self) -> impl Future<Output = Result<(Vec<Lease>, i64), SourceError>> + Send;
 
-    /// Acquires a subnet: own PublicIP's lease, else `claim.previous` if free,
+    /// Acquires a subnet: the node's own lease, else `claim.previous` if free,
     /// else a random free one. Lost races are tried again.
+    ///
+    /// # Errors
+    /// [`SourceError::Held`] if a lease stands that may be another node's.
     fn acquire(
         &self,
         config: &NetworkConfig,
@@ -94,6 +90,21 @@ pub trait LeaseSource: Send + Sync + 'static {
     /// # Errors
     /// [`SourceError::LeaseLost`] if another node holds the subnet now.
     fn renew(&self, lease: &Lease) -> impl Future<Output = Result<Lease, SourceError>> + Send;
+
+    /// Asks the holder of `lease` for a sign of life: writes
+    /// `AskedBy` into it, and leaves its end and all else as they are. Returns
+    /// the lease with the question; `None` if it changed meanwhile.
+    fn ask(
+        &self,
+        lease: &Lease,
+        by: &str,
+    ) -> impl Future<Output = Result<Option<Lease>, SourceError>> + Send;
+
+    /// Whether nobody wrote the lease that [`ask`](Self::ask) returned.
+    fn is_unanswered(
+        &self,
+        asked: &Lease,
+    ) -> impl Future<Output = Result<bool, SourceError>> + Send;
 
     /// Follows the leases until `stop`: first a snapshot, then each change.
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate>;
@@ -110,6 +121,13 @@ pub enum SourceError {
         subnet: Ipv4Network,
         /// PublicIP of the node that holds it.
         holder: Ipv4Addr,
+    },
+    /// A lease with our PublicIP, or one that we had with another PublicIP, may
+    /// be a living node's.
+    #[error("lease {} of PublicIP {} may be another node's", lease.subnet, lease.attrs.public_ip)]
+    Held {
+        /// The lease.
+        lease: Box<Lease>,
     },
     /// All subnets of the network are taken.
     #[error(

@@ -170,6 +170,14 @@ impl LeaseSource for Store {
         each!(self.source().await?, it => it.renew(lease).await)
     }
 
+    async fn ask(&self, lease: &Lease, by: &str) -> Result<Option<Lease>, SourceError> {
+        each!(self.source().await?, it => it.ask(lease, by).await)
+    }
+
+    async fn is_unanswered(&self, asked: &Lease) -> Result<bool, SourceError> {
+        each!(self.source().await?, it => it.is_unanswered(asked).await)
+    }
+
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {
         if let Some(chosen) = self.inner.chosen.get() {
             return each!(&chosen.source, it => it.watch(stop));

@@ -53,7 +53,7 @@ fn old_value(n: u8) -> String {
 }
 
 fn claim(n: u8) -> Claim {
-    Claim { attrs: attrs(n), previous: None }
+    Claim::new(attrs(n), None)
 }
 
 fn options(url: &str) -> EtcdOptions {

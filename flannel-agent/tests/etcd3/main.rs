@@ -41,7 +41,7 @@ fn value(n: u8) -> String {
 }
 
 fn claim(n: u8) -> Claim {
-    Claim { attrs: attrs(n), previous: None }
+    Claim::new(attrs(n), None)
 }
 
 fn options(url: &str) -> EtcdOptions {

@@ -281,6 +281,17 @@ impl Node {
         self.counters.borrow().get(outcome.name()).copied().unwrap_or(0)
     }
 
+    /// Packets that the entry hooks have seen, and the sum of what they did.
+    pub(crate) fn balance(&self) -> (u64, u64) {
+        let sum = |outcomes: &mut dyn Iterator<Item = &Outcome>| {
+            outcomes.map(|&outcome| self.counted(outcome)).sum()
+        };
+        (
+            sum(&mut [Outcome::SeenFromPod, Outcome::SeenFromUnderlay].iter()),
+            sum(&mut Outcome::ALL.iter().filter(|outcome| outcome.ends_entry())),
+        )
+    }
+
     pub(crate) fn peer_counted(&self, peer: u32, traffic: Traffic) -> u64 {
         let name = traffic_name(traffic);
         self.peer_counters.borrow().get(&(peer, name)).copied().unwrap_or(0)
@@ -315,8 +326,10 @@ impl Tables for Node {
     fn flow(&self, key: &FlowKey) -> Option<Box<Flow>> {
         self.flows.borrow().get(key).map(|flow| Box::new(*flow))
     }
-    fn put_flow(&self, key: &FlowKey, flow: &Flow) {
-        self.flows.borrow_mut().insert(*key, *flow);
+    fn put_flow(&self, key: &FlowKey, fill: impl FnOnce(&mut Flow)) {
+        let mut flow = Flow::default();
+        fill(&mut flow);
+        self.flows.borrow_mut().insert(*key, flow);
     }
     fn remove_flow(&self, key: &FlowKey) {
         self.flows.borrow_mut().remove(key);

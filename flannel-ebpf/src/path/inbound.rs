@@ -57,6 +57,7 @@ fn tunnel<F: Frame, T: Tables>(
     if udp.dst != config.port {
         return Verdict::Pass;
     }
+    tables.count(Outcome::SeenFromUnderlay);
     let inner_eth = l4 + UDP_LEN + VXLAN_LEN;
     let inner_l3 = inner_eth + ETH_LEN;
     frame.linearize((inner_l3 + IPV4_LEN) as u32);
@@ -235,7 +236,17 @@ pub(super) fn candidate<F: Frame>(
     if config.flags & flag::FAST_PATH == 0 {
         return Err(Outcome::KernelUnconfirmed);
     }
-    if frame.load::<6>(inner_l3 - ETH_LEN) != Some(config.vtep_mac) {
+    let macs: Option<[u8; 12]> = frame.load(inner_l3 - ETH_LEN);
+    let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else {
+        return Err(Outcome::KernelMalformed);
+    };
+    let source = [s0, s1, s2, s3, s4, s5];
+    // The kernel's device refuses what says that it comes from nobody, or from
+    // the device itself.
+    if [d0, d1, d2, d3, d4, d5] != config.vtep_mac
+        || source == config.vtep_mac
+        || !wire::is_station(source)
+    {
         return Err(Outcome::KernelForeignMac);
     }
     // Traffic to the node itself or beyond it never leaves by a pod's veth.
@@ -247,7 +258,11 @@ pub(super) fn candidate<F: Frame>(
     // The outer lengths have to agree with the inner one; of an aggregate the
     // inner one was compared with the frame.
     let outer_len = u16::from_be_bytes(outer.tot_len);
-    if outer_len != segment.total_len.wrapping_add(ENCAP_LEN as u16) {
+    let udp_len = frame.load(l4 + 4).map_or(0, u16::from_be_bytes);
+    if outer_len != segment.total_len.wrapping_add(ENCAP_LEN as u16)
+        || udp_len != outer_len.wrapping_sub(IPV4_LEN as u16)
+        || wire::ipv4_checksum(outer) != outer.check
+    {
         return Err(Outcome::KernelMalformed);
     }
     Ok(segment)
@@ -412,49 +427,40 @@ fn confirm<F: Frame, T: Tables>(
     key: &FlowKey,
     now: u64,
 ) -> bool {
-    let confirmed = {
-        let Some(noted) = tables.flow(key) else { return false };
-        if noted.state == state::CONFIRMED && noted.out_ifindex != frame.ifindex() {
-            // The bridge floods, or the pod moved: one veth is not the answer.
-            None
-        } else if !flow::proves(&noted, config, segment, now) {
-            return false;
-        } else {
-            let Some(veth) = tables.veth(frame.ifindex()) else { return false };
-            let macs: Option<[u8; 12]> = frame.load(0);
-            let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else {
-                return false;
-            };
-            if d0 & 1 != 0 {
-                return false;
-            }
-            let (peer_id, max_len) = if noted.peer_ip == direct::NO_OUTER_SOURCE {
-                (tables.subnet(segment.saddr).map(|subnet| subnet.peer_id), u16::MAX)
-            } else {
-                (tables.peer(noted.peer_ip), config.mtu)
-            };
-            Some(Flow {
-                time_ns: now + config.window_ns,
-                sticky_ns: noted.sticky_ns,
-                generation: config.generation,
-                entry_ifindex: noted.entry_ifindex,
-                out_ifindex: frame.ifindex(),
-                peer_id: peer_id.unwrap_or(u32::MAX),
-                peer_ip: noted.peer_ip,
-                state: state::CONFIRMED,
-                action: veth.action as u8,
-                max_len: max_len.min(veth.mtu as u16),
-                dst_mac: [d0, d1, d2, d3, d4, d5],
-                src_mac: [s0, s1, s2, s3, s4, s5],
-                entry_mac: noted.entry_mac,
-                ..Flow::default()
-            })
-        }
-    };
-    let Some(flow) = confirmed else {
+    let Some(noted) = tables.flow(key) else { return false };
+    if noted.state == state::CONFIRMED && noted.out_ifindex != frame.ifindex() {
+        // The bridge floods, or the pod moved: one veth is not the answer.
         tables.remove_flow(key);
         return false;
+    }
+    if !flow::proves(&noted, config, segment, now) {
+        return false;
+    }
+    let Some(veth) = tables.veth(frame.ifindex()) else { return false };
+    let macs: Option<[u8; 12]> = frame.load(0);
+    let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else { return false };
+    if d0 & 1 != 0 {
+        return false;
+    }
+    let (peer_id, max_len) = if noted.peer_ip == direct::NO_OUTER_SOURCE {
+        (tables.subnet(segment.saddr).map(|subnet| subnet.peer_id), u16::MAX)
+    } else {
+        (tables.peer(noted.peer_ip), config.mtu)
     };
-    tables.put_flow(key, &flow);
+    tables.put_flow(key, |flow| {
+        flow.time_ns = now + config.window_ns;
+        flow.sticky_ns = noted.sticky_ns;
+        flow.generation = config.generation;
+        flow.entry_ifindex = noted.entry_ifindex;
+        flow.out_ifindex = frame.ifindex();
+        flow.peer_id = peer_id.unwrap_or(u32::MAX);
+        flow.peer_ip = noted.peer_ip;
+        flow.state = state::CONFIRMED;
+        flow.action = veth.action as u8;
+        flow.max_len = max_len.min(veth.mtu as u16);
+        flow.dst_mac = [d0, d1, d2, d3, d4, d5];
+        flow.src_mac = [s0, s1, s2, s3, s4, s5];
+        flow.entry_mac = noted.entry_mac;
+    });
     true
 }

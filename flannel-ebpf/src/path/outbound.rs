@@ -28,6 +28,7 @@ pub fn from_pod<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     if config.flags & flag::FAST_PATH == 0 {
         return Verdict::Pass;
     }
+    tables.count(Outcome::SeenFromPod);
     match repeat(frame, tables, config, &ip) {
         Ok(verdict) => verdict,
         Err(reason) => to_kernel(tables, reason),
@@ -43,7 +44,13 @@ fn repeat<F: Frame, T: Tables>(
 ) -> Result<Verdict, Outcome> {
     let segment = Segment::parse(frame, ETH_LEN, ip)?;
     let key = segment.key(direction::OUT);
-    let mac: [u8; 6] = frame.load(0).ok_or(Outcome::KernelMalformed)?;
+    let macs: [u8; 12] = frame.load(0).ok_or(Outcome::KernelMalformed)?;
+    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = macs;
+    let mac = [d0, d1, d2, d3, d4, d5];
+    // A bridge takes no frame that comes from nobody.
+    if !wire::is_station([s0, s1, s2, s3, s4, s5]) {
+        return Err(Outcome::KernelForeignMac);
+    }
     let entry = Entry { peer_ip: [0; 4], mac };
     let now = tables.now();
     if eager::opens(config, &segment) {
@@ -101,7 +108,7 @@ fn finish<F: Frame, T: Tables>(
     {
         return Err(reason);
     }
-    let next_hop = next_hop(frame, tables, config, &subnet).ok_or(Outcome::UnresolvedNextHop)?;
+    let next_hop = next_hop(frame, tables, config, &subnet).ok_or(reason)?;
     let flow = Flow {
         out_ifindex: config.underlay_ifindex,
         peer_id: subnet.peer_id,
@@ -240,28 +247,23 @@ fn confirm<T: Tables>(
     next_hop: [u8; 4],
 ) -> bool {
     let now = tables.now();
-    let confirmed = {
-        let Some(noted) = tables.flow(key) else { return false };
-        if !flow::proves(&noted, config, segment, now) {
-            return false;
-        }
-        Flow {
-            time_ns: now + config.window_ns,
-            sticky_ns: 0,
-            generation: config.generation,
-            entry_ifindex: noted.entry_ifindex,
-            out_ifindex: config.underlay_ifindex,
-            peer_id: subnet.peer_id,
-            peer_ip: subnet.public_ip,
-            next_hop,
-            state: state::CONFIRMED,
-            action: action::ENCAP,
-            max_len: config.mtu,
-            dst_mac: subnet.vtep_mac,
-            entry_mac: noted.entry_mac,
-            ..Flow::default()
-        }
-    };
-    tables.put_flow(key, &confirmed);
+    let Some(noted) = tables.flow(key) else { return false };
+    if !flow::proves(&noted, config, segment, now) {
+        return false;
+    }
+    tables.put_flow(key, |flow| {
+        flow.time_ns = now + config.window_ns;
+        flow.generation = config.generation;
+        flow.entry_ifindex = noted.entry_ifindex;
+        flow.out_ifindex = config.underlay_ifindex;
+        flow.peer_id = subnet.peer_id;
+        flow.peer_ip = subnet.public_ip;
+        flow.next_hop = next_hop;
+        flow.state = state::CONFIRMED;
+        flow.action = action::ENCAP;
+        flow.max_len = config.mtu;
+        flow.dst_mac = subnet.vtep_mac;
+        flow.entry_mac = noted.entry_mac;
+    });
     true
 }

@@ -59,15 +59,17 @@ impl Segment {
             return Err(Outcome::KernelFragment);
         }
         let l4 = l3 + IPV4_LEN;
-        let (tcp_flags, l4_len) = match ip.proto {
+        let (tcp_flags, l4_len, least, most) = match ip.proto {
             wire::TCP => {
                 frame.linearize((l4 + 20) as u32);
                 let [offset, flags] = frame.load(l4 + 12).ok_or(Outcome::KernelMalformed)?;
-                (flags, u16::from(offset >> 4) * 4)
+                let len = u16::from(offset >> 4) * 4;
+                (flags, len, 20, len)
             }
             wire::UDP => {
                 frame.linearize((l4 + wire::UDP_LEN) as u32);
-                (0, wire::UDP_LEN as u16)
+                let len = frame.load(l4 + 4).map_or(0, u16::from_be_bytes);
+                (0, wire::UDP_LEN as u16, wire::UDP_LEN as u16, len)
             }
             _ => return Err(Outcome::KernelProtocol),
         };
@@ -77,7 +79,15 @@ impl Segment {
         // cut padding off, and refuse a packet that is too short. An aggregate
         // beyond 64 KiB says 0.
         let exact = u32::from(total_len) + l3 as u32 == frame.len();
-        if !exact || l4_len < 8 || total_len < IPV4_LEN as u16 + l4_len {
+        // What conntrack takes for invalid it does not translate: that proves
+        // nothing about the flow.
+        let within = total_len.wrapping_sub(IPV4_LEN as u16);
+        let valid = total_len >= IPV4_LEN as u16 && most >= least && most <= within;
+        if !exact || !valid {
+            return Err(Outcome::KernelMalformed);
+        }
+        // The kernel drops a packet with a wrong one; we would mend nothing.
+        if wire::ipv4_checksum(ip) != ip.check {
             return Err(Outcome::KernelMalformed);
         }
         Ok(Self {

@@ -1,5 +1,7 @@
 //! The life of flows over two nodes, and what must never be taken for one.
 
+mod wrong;
+
 use proptest::prelude::*;
 
 use super::fake::*;
@@ -47,6 +49,8 @@ fn second_packet_takes_the_fast_path_and_arrives_like_the_first() {
     assert_eq!(b.peer_counted(1, Traffic::RxFast), 1);
     assert_eq!(a.peer_counted(2, Traffic::TxKernel), 1);
     assert_eq!(b.peer_counted(1, Traffic::RxKernel), 1);
+    assert_eq!((a.balance(), b.balance()), ((2, 2), (2, 2)));
+    assert_eq!(a.counted(Outcome::FlowNew), 1);
 }
 
 #[test]
@@ -470,6 +474,8 @@ proptest! {
                 prop_assert_eq!(&packet, &before);
             }
             packet = before.clone();
+            let (seen, ended) = node.balance();
+            prop_assert_eq!(seen, ended);
         }
     }
 

@@ -110,7 +110,8 @@ fn confirmed<F: Frame, T: Tables>(frame: &mut F, tables: &T, config: &Config) ->
 #[inline(always)]
 fn is_steady(config: &Config, segment: &Segment) -> bool {
     let ends = wire::TCP_SYN | wire::TCP_FIN | wire::TCP_RST;
-    let tcp = config.flags & flag::TCP != 0 && segment.tcp_flags & ends == 0;
+    let goes_on = segment.tcp_flags & (ends | wire::TCP_ACK) == wire::TCP_ACK;
+    let tcp = config.flags & flag::TCP != 0 && goes_on;
     segment.ttl > 1 && (segment.proto != wire::TCP || tcp)
 }
 
@@ -126,10 +127,12 @@ pub(super) fn hand_on<F: Frame, T: Tables>(
         tables.count(Outcome::DropTagged);
         return Verdict::Drop;
     }
+    tables.count(Outcome::SeenFromUnderlay);
     let bytes = frame.len().wrapping_sub(ETH_LEN as u32);
     if handover.generation != config.generation {
         // The kernel decides anew; `from_overlay` has nothing to learn from it.
         frame.mark_fast();
+        tables.count(Outcome::KernelGeneration);
         tables.count(Outcome::ShortcutDecap);
         tables.count_peer(handover.peer_id, Traffic::RxKernel, bytes);
         return Verdict::Ingress { ifindex: config.overlay_ifindex };

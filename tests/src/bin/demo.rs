@@ -5,7 +5,10 @@ use std::time::Instant;
 
 use clap::Parser;
 use flannel_tests::agent::{Options, program};
-use flannel_tests::bench::{Bench, Effort};
+use flannel_tests::bench::columns::columns;
+use flannel_tests::bench::rows::{EBPF, HOST, KERNEL, rows};
+use flannel_tests::bench::wire::Wire;
+use flannel_tests::bench::{Effort, Plan, table};
 use flannel_tests::etcd::PREFIX;
 use flannel_tests::hooks;
 use flannel_tests::interrupt;
@@ -118,8 +121,12 @@ fn checked(from: &Pod, to: &Pod) {
 
 fn side_by_side() {
     step("Kernel path against eBPF path, one short round (figures: cargo xtask bench)");
-    let bench = Bench::new(Rules::default());
-    let figures = bench.run(Effort::GLANCE, "", |_| {});
-    show(&figures.table());
-    println!("  The fast path carried {:.1} % of the packets.", bench.fast_share() * 100.0);
+    let plan = Plan {
+        rows: rows(&[HOST, KERNEL, EBPF]),
+        columns: columns(&["TCP RR", "TCP CRR", "UDP 64 B", "TCP 4"]),
+        wires: vec![Wire::Gso],
+        rules: Rules::default(),
+        effort: Effort::GLANCE,
+    };
+    show(&table::text(&plan.run("cargo xtask demo", |_| {})));
 }

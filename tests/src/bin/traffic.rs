@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use flannel_tests::traffic::{client, cpu, server};
+use flannel_tests::traffic::{client, cpu, scatter, server, transactions};
 
 #[derive(Parser)]
 #[command(about = "Load between two namespaces, with checks and counts")]
@@ -52,10 +52,13 @@ enum Command {
         #[arg(long, default_value_t = 7000)]
         port: u16,
     },
-    /// TCP, one byte there and back on one connection
+    /// TCP, one byte there and back on one connection, or on each of several
     Requests {
         #[command(flatten)]
         load: Load,
+        /// Connections, at the same time
+        #[arg(long, default_value_t = 1)]
+        flows: usize,
         /// Microseconds between two requests
         #[arg(long, default_value_t = 0)]
         pause_us: u64,
@@ -72,6 +75,14 @@ enum Command {
         /// Bytes of payload
         #[arg(long, default_value_t = 64)]
         size: usize,
+    },
+    /// UDP, each datagram from another address or port
+    Scatter {
+        #[command(flatten)]
+        load: Load,
+        /// Addresses and ports before they are used again
+        #[arg(long, default_value_t = 1_000_000)]
+        flows: u32,
     },
     /// TCP in one direction
     Stream {
@@ -119,14 +130,18 @@ fn main() -> Result<()> {
     }
     match cli.command {
         Command::Server { port } => Ok(server::run(port)?),
-        Command::Requests { load, pause_us, patience } => show(&client::requests(
+        Command::Requests { load, flows, pause_us, patience } => show(&transactions::requests(
             load.to,
             load.duration(),
+            flows,
             Duration::from_micros(pause_us),
             Duration::from_secs_f64(patience),
         )?),
-        Command::Connects(load) => show(&client::connects(load.to, load.duration())?),
+        Command::Connects(load) => show(&transactions::connects(load.to, load.duration())?),
         Command::Flood { load, size } => show(&client::flood(load.to, load.duration(), size)?),
+        Command::Scatter { load, flows } => {
+            show(&scatter::scatter(load.to, load.duration(), flows)?)
+        }
         Command::Stream { load, connections } => {
             show(&client::stream(load.to, load.duration(), connections)?)
         }

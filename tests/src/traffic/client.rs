@@ -8,114 +8,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::counters::retransmits;
 use super::cpu::busy_seconds;
 use super::random::Random;
 use super::server::number;
 use super::{bulk, datagram, want};
 
-/// Result of [`requests`] and [`connects`].
-#[derive(Debug, Serialize)]
-pub struct Rate {
-    /// Transactions.
-    pub transactions: u64,
-    /// Per second.
-    pub rate: f64,
-    /// Half of the transactions took at most this, in microseconds.
-    pub p50_us: f64,
-    /// 99 of 100 took at most this, in microseconds.
-    pub p99_us: f64,
-    /// Busy time of all CPUs per transaction, in microseconds.
-    pub cpu_us: f64,
-    /// Time of the last answer since the start, in milliseconds.
-    pub last_ms: u64,
-    /// Why it ended early.
-    pub error: Option<String>,
-}
-
-fn rate(
-    mut times: Vec<u32>,
-    start: Instant,
-    busy: f64,
-    error: Option<Error>,
-    last: Duration,
-) -> Rate {
-    let elapsed = start.elapsed().as_secs_f64();
-    times.sort_unstable();
-    let at = |part: usize| {
-        let index = (times.len() * part / 100).min(times.len().saturating_sub(1));
-        f64::from(times.get(index).copied().unwrap_or(0)) / 1000.0
-    };
-    let transactions = times.len() as u64;
-    Rate {
-        transactions,
-        rate: transactions as f64 / elapsed,
-        p50_us: at(50),
-        p99_us: at(99),
-        cpu_us: busy * 1e6 / (transactions.max(1) as f64),
-        last_ms: u64::try_from(last.as_millis()).unwrap_or(u64::MAX),
-        error: error.map(|error| error.to_string()),
-    }
-}
-
-fn nanoseconds(time: Duration) -> u32 {
-    u32::try_from(time.as_nanos()).unwrap_or(u32::MAX)
-}
-
-/// One byte there, one byte back, on one connection. `pause` after each;
-/// ends early when an answer takes longer than `patience`.
-///
-/// # Errors
-/// The connection cannot be made.
-pub fn requests(
-    to: SocketAddrV4,
-    duration: Duration,
-    pause: Duration,
-    patience: Duration,
-) -> Result<Rate> {
-    let mut stream = connect(to)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.write_all(&[want::ECHO])?;
-    let (mut times, mut byte) = (Vec::with_capacity(1 << 20), [0]);
-    let (busy, start) = (busy_seconds(), Instant::now());
-    let (mut error, mut now) = (None, start);
-    while now - start < duration {
-        if let Err(failed) = stream.write_all(&byte).and_then(|()| stream.read_exact(&mut byte)) {
-            error = Some(failed);
-            break;
-        }
-        let answered = Instant::now();
-        times.push(nanoseconds(answered - now));
-        now = answered;
-        if !pause.is_zero() {
-            thread::sleep(pause);
-            now = Instant::now();
-        }
-    }
-    let busy = busy_seconds() - busy;
-    Ok(rate(times, start, busy, error, now - start))
-}
-
-/// Connect, one byte there, one byte back, close.
-///
-/// # Errors
-/// A connection fails.
-pub fn connects(to: SocketAddrV4, duration: Duration) -> Result<Rate> {
-    let mut times = Vec::with_capacity(1 << 18);
-    let (busy, start) = (busy_seconds(), Instant::now());
-    let mut now = start;
-    while now - start < duration {
-        let mut stream = connect(to)?;
-        stream.write_all(&[want::ONCE])?;
-        stream.read_exact(&mut [0])?;
-        let answered = Instant::now();
-        times.push(nanoseconds(answered - now));
-        now = answered;
-    }
-    let busy = busy_seconds() - busy;
-    Ok(rate(times, start, busy, None, now - start))
-}
-
-fn connect(to: SocketAddrV4) -> Result<TcpStream> {
+pub(super) fn connect(to: SocketAddrV4) -> Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&to.into(), Duration::from_secs(10))?;
     stream.set_nodelay(true)?;
     super::default_congestion_control(&stream);
@@ -138,6 +37,8 @@ pub struct Flood {
     pub received: u64,
     /// Received per second.
     pub rate: f64,
+    /// Datagrams that the server's program did not receive, of 100 sent.
+    pub loss_percent: f64,
     /// Busy time of all CPUs per received datagram, in microseconds.
     pub cpu_us: f64,
 }
@@ -148,10 +49,10 @@ pub struct Flood {
 /// The server cannot be asked for its count.
 pub fn flood(to: SocketAddrV4, duration: Duration, size: usize) -> Result<Flood> {
     let socket = datagram_socket(to)?;
-    let id: u32 = rand::random();
+    let id = stream_id();
     let mut packet = vec![0; size.max(5)];
     packet[0] = datagram::COUNT;
-    packet[1..5].copy_from_slice(&id.to_be_bytes());
+    packet[1..5].copy_from_slice(&id);
     let (busy, start) = (busy_seconds(), Instant::now());
     let mut sent = 0;
     while start.elapsed() < duration {
@@ -160,19 +61,35 @@ pub fn flood(to: SocketAddrV4, duration: Duration, size: usize) -> Result<Flood>
             sent += u64::from(socket.send(&packet).is_ok());
         }
     }
-    let (elapsed, busy) = (start.elapsed().as_secs_f64(), busy_seconds() - busy);
-    let received = count(&socket, id)?;
+    counted(&socket, id, sent, start.elapsed(), busy_seconds() - busy)
+}
+
+/// By which the server tells one client's datagrams from another's.
+pub(super) fn stream_id() -> [u8; 4] {
+    rand::random()
+}
+
+/// The result of `sent` datagrams, of which the server is asked how many it has.
+pub(super) fn counted(
+    socket: &UdpSocket,
+    id: [u8; 4],
+    sent: u64,
+    elapsed: Duration,
+    busy: f64,
+) -> Result<Flood> {
+    let received = count(socket, id)?;
     Ok(Flood {
         sent,
         received,
-        rate: received as f64 / elapsed,
+        rate: received as f64 / elapsed.as_secs_f64(),
+        loss_percent: 100.0 * sent.saturating_sub(received) as f64 / (sent.max(1) as f64),
         cpu_us: busy * 1e6 / (received.max(1) as f64),
     })
 }
 
-fn count(socket: &UdpSocket, id: u32) -> Result<u64> {
+fn count(socket: &UdpSocket, id: [u8; 4]) -> Result<u64> {
     let mut query = vec![datagram::QUERY];
-    query.extend(id.to_be_bytes());
+    query.extend(id);
     thread::sleep(Duration::from_millis(100));
     let mut answer = [0; 8];
     for _ in 0..10 {
@@ -193,6 +110,8 @@ pub struct Throughput {
     pub gbits: f64,
     /// Busy time of all CPUs per Gbit, in milliseconds.
     pub cpu_ms: f64,
+    /// TCP segments that this namespace sent again, per Gbit.
+    pub retransmits: f64,
 }
 
 /// TCP data in one direction on several connections.
@@ -201,7 +120,7 @@ pub struct Throughput {
 /// A connection fails.
 pub fn stream(to: SocketAddrV4, duration: Duration, connections: usize) -> Result<Throughput> {
     let streams = (0..connections).map(|_| connect(to)).collect::<Result<Vec<_>>>()?;
-    let (busy, start) = (busy_seconds(), Instant::now());
+    let (again, busy, start) = (retransmits(), busy_seconds(), Instant::now());
     let threads: Vec<_> =
         streams.into_iter().map(|stream| thread::spawn(move || fill(stream, duration))).collect();
     let mut bytes = 0;
@@ -210,7 +129,12 @@ pub fn stream(to: SocketAddrV4, duration: Duration, connections: usize) -> Resul
     }
     let (elapsed, busy) = (start.elapsed().as_secs_f64(), busy_seconds() - busy);
     let gbit = bytes as f64 * 8.0 / 1e9;
-    Ok(Throughput { bytes, gbits: gbit / elapsed, cpu_ms: busy * 1e3 / gbit.max(1e-9) })
+    Ok(Throughput {
+        bytes,
+        gbits: gbit / elapsed,
+        cpu_ms: busy * 1e3 / gbit.max(1e-9),
+        retransmits: (retransmits() - again) as f64 / gbit.max(1e-9),
+    })
 }
 
 fn fill(mut stream: TcpStream, duration: Duration) -> Result<u64> {

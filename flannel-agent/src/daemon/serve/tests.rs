@@ -107,7 +107,7 @@ impl Bench {
     async fn start_with(config: &str, peers: &[u8]) -> Self {
         let config = NetworkConfig::parse(config).unwrap();
         let source = FakeSource::new(config.clone());
-        let claim = Claim { attrs: attrs(1), previous: None };
+        let claim = Claim::new(attrs(1), None);
         let own = source.acquire(&config, &claim).await.unwrap();
         peers.iter().for_each(|peer| source.put(lease(*peer)));
         let kernel = FakeKernel::default();
@@ -141,6 +141,7 @@ impl Bench {
             fully_random: true,
             blackhole: false,
             fast_path: FastPath::Confirmed,
+            flow_table: 65_536,
             window: Duration::from_secs(5),
             verify_source: crate::bpf::VerifySource::Drop,
             attach_iface: None,

@@ -1,10 +1,15 @@
 //! Writes: acquiring and renewing. Each compares first.
 
-use super::{Etcd2, Listing, Node, Stands};
+use hyper::Method;
+
+use super::connect::field;
+use super::failure::Refusal;
+use super::{Etcd2, Listing, Node, Stands, decode, unexpected};
 use crate::config::NetworkConfig;
 use crate::lease::free::fits;
 use crate::lease::table::Lease;
 use crate::source::choice::{ACQUIRE_ROUNDS, Choice, RENEW_ROUNDS, choose, pause};
+use crate::source::claim::question;
 use crate::source::{Claim, SourceError};
 
 impl Etcd2 {
@@ -30,10 +35,7 @@ impl Etcd2 {
         claim: &Claim,
         listing: Listing,
     ) -> Result<Option<Lease>, SourceError> {
-        let (ours, others): (Vec<_>, Vec<_>) = listing
-            .entries
-            .into_iter()
-            .partition(|entry| entry.attrs.public_ip == claim.attrs.public_ip);
+        let (ours, others) = claim.split(listing.entries, Clone::clone)?;
         let (fitting, unfit): (Vec<_>, Vec<_>) =
             ours.into_iter().partition(|entry| fits(config, entry.subnet));
         for entry in unfit {
@@ -77,6 +79,31 @@ impl Etcd2 {
             }
         }
         Err(SourceError::Contended { call: "renew", key, rounds: RENEW_ROUNDS })
+    }
+
+    pub(super) async fn ask_holder(
+        &self,
+        lease: &Lease,
+        by: &str,
+    ) -> Result<Option<Lease>, SourceError> {
+        let key = self.key(lease.subnet);
+        let Some(node) = self.get(&key).await? else { return Ok(None) };
+        let same = |stands: &Lease| stands.attrs.unasked() == lease.attrs.unasked();
+        let Some(stands) = self.entry(&node).filter(same) else { return Ok(None) };
+        let (attrs, value) = question(&stands, by)?;
+        let mut form = field("value", &value);
+        if let Some(left) = node.ttl {
+            form.push_str(&format!("&ttl={}", left.max(1)));
+        }
+        let query = format!("prevIndex={}", node.revision());
+        match self.change("write of", Method::PUT, &key, query, Some(form)).await? {
+            Ok(answer) => {
+                let revision = decode("write of", &key, &answer.body)?.node.revision();
+                Ok(Some(Lease { attrs, revision, ..stands }))
+            }
+            Err(Refusal::Differs | Refusal::NoKey { .. }) => Ok(None),
+            Err(refusal) => Err(unexpected("write of", &key, refusal)),
+        }
     }
 
     /// What cannot be read tells of no other node: the subnet still is ours.

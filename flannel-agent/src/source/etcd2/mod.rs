@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::connect::{Endpoints, Outcome, Request, field};
 use self::failure::Refusal;
+use super::claim::value;
 use super::follow::follow;
 use super::options::EtcdOptions;
 use super::warned::Warned;
@@ -230,10 +231,7 @@ impl Etcd2 {
         stands: Stands,
     ) -> Result<Option<Lease>, SourceError> {
         let key = self.key(subnet);
-        let value = serde_json::to_string(attrs).map_err(|error| SourceError::Options {
-            option: format!("lease {}", SubnetKey::new(subnet)),
-            cause: error.to_string(),
-        })?;
+        let value = value(subnet, attrs)?;
         let (query, reserved) = match stands {
             Stands::Nothing => ("prevExist=false".to_owned(), false),
             Stands::Key { revision, reserved } => (format!("prevIndex={revision}"), reserved),
@@ -317,6 +315,16 @@ impl LeaseSource for Etcd2 {
 
     async fn renew(&self, lease: &Lease) -> Result<Lease, SourceError> {
         self.renew_lease(lease).await
+    }
+
+    async fn ask(&self, lease: &Lease, by: &str) -> Result<Option<Lease>, SourceError> {
+        self.ask_holder(lease, by).await
+    }
+
+    async fn is_unanswered(&self, asked: &Lease) -> Result<bool, SourceError> {
+        let node = self.get(&self.key(asked.subnet)).await?;
+        let stands = node.and_then(|node| self.entry(&node));
+        Ok(stands.is_none_or(|lease| lease.attrs == asked.attrs))
     }
 
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {

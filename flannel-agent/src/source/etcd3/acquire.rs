@@ -14,9 +14,9 @@ use super::{Entry, Etcd3, Listing};
 use crate::config::NetworkConfig;
 use crate::lease::attrs::LeaseAttrs;
 use crate::lease::free::fits;
-use crate::lease::key::SubnetKey;
 use crate::lease::table::Lease;
 use crate::source::choice::{ACQUIRE_ROUNDS, Choice, RENEW_ROUNDS, choose, pause};
+use crate::source::claim::value;
 use crate::source::{Claim, LEASE_TTL, SourceError};
 
 /// Most etcd leases that are remembered for a later revocation.
@@ -65,10 +65,7 @@ impl Etcd3 {
         avoid: &[Ipv4Network],
         listing: Listing,
     ) -> Result<Option<Lease>, SourceError> {
-        let (ours, others): (Vec<_>, Vec<_>) = listing
-            .entries
-            .into_iter()
-            .partition(|entry| entry.attrs.public_ip == claim.attrs.public_ip);
+        let (ours, others) = claim.split(listing.entries, Entry::lease)?;
         let (fitting, unfit): (Vec<_>, Vec<_>) =
             ours.into_iter().partition(|entry| fits(config, entry.subnet));
         for entry in unfit {
@@ -142,10 +139,7 @@ impl Etcd3 {
     ) -> Result<Option<Lease>, SourceError> {
         let key = self.key(subnet);
         let key = key.as_str();
-        let value = serde_json::to_string(attrs).map_err(|error| SourceError::Options {
-            option: format!("lease {}", SubnetKey::new(subnet)),
-            cause: error.to_string(),
-        })?;
+        let value = value(subnet, attrs)?;
         // A reservation has no etcd lease, and is not given one.
         let grant = match stands {
             Stands::Key { etcd_lease: 0, .. } => None,

@@ -5,6 +5,7 @@
 //! operator put without one (a reservation) keeps having none.
 
 mod acquire;
+mod ask;
 mod connect;
 mod create;
 mod failure;
@@ -65,6 +66,14 @@ struct Entry {
     etcd_lease: i64,
     /// `mod_revision`.
     revision: i64,
+}
+
+impl Entry {
+    /// As a lease whose end was not asked for.
+    fn lease(&self) -> Lease {
+        let Self { subnet, attrs, revision, .. } = self;
+        Lease { subnet: *subnet, attrs: attrs.clone(), expires: None, revision: *revision }
+    }
 }
 
 /// All subnet keys at one revision.
@@ -180,8 +189,7 @@ impl Etcd3 {
             id if ours && id != 0 => Some(self.expiry(id, &entry.key).await?),
             _ => None,
         };
-        let Entry { subnet, attrs, revision, .. } = entry;
-        Ok(Lease { subnet, attrs, expires, revision })
+        Ok(Lease { expires, ..entry.lease() })
     }
 
     async fn leases(&self, listing: Listing) -> Result<(Vec<Lease>, i64), SourceError> {
@@ -227,6 +235,15 @@ impl LeaseSource for Etcd3 {
 
     async fn renew(&self, lease: &Lease) -> Result<Lease, SourceError> {
         self.renew_lease(lease).await
+    }
+
+    async fn ask(&self, lease: &Lease, by: &str) -> Result<Option<Lease>, SourceError> {
+        self.ask_holder(lease, by).await
+    }
+
+    async fn is_unanswered(&self, asked: &Lease) -> Result<bool, SourceError> {
+        let stands = self.at(asked.subnet).await?;
+        Ok(stands.is_none_or(|entry| entry.attrs == asked.attrs))
     }
 
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {

@@ -119,7 +119,8 @@ impl View {
             None => v2.or(v3).cloned(),
             Some((_, public_ip)) => {
                 let (v3, v2) = (v3?, v2?);
-                let tell = if v3.attrs.public_ip == public_ip { v2 } else { v3 };
+                let news = v3.attrs.public_ip != public_ip || v3.attrs.asked_by.is_some();
+                let tell = if news { v3 } else { v2 };
                 let expires = v3.expires;
                 Some(Lease { revision: v3.revision, expires, ..tell.clone() })
             }

@@ -99,6 +99,10 @@ fn what_begins_or_ends_a_connection_is_left_to_tc() {
         assert!(!stripped(&node, &arriving(Packet::tcp(1, 2, flags, b""))), "{flags:#x}");
         assert!(stripped(&node, &data), "{flags:#x}: XDP changes no table");
     }
+    let (node, _) = confirmed_by(&data);
+    let mut without_ack = data.clone();
+    without_ack.bytes[INNER_L3 + IPV4_LEN + 13] = 0;
+    assert!(!stripped(&node, &without_ack));
     // The answer to a FIN of the other side is the kernel's too.
     let (node, _) = confirmed_by(&data);
     flows(&node, |flow| flow.answers_fin = 1);
@@ -197,6 +201,7 @@ fn the_kernel_decides_anew_about_what_was_stripped_before_a_change() {
     let Way::Shortcut(delivered) = receive(&node, passed) else { panic!() };
     assert_eq!(delivered.bytes[ETH_LEN + 8], 62);
     assert_eq!(node.counted(Outcome::ShortcutDecap), 1);
+    assert_eq!(node.counted(Outcome::KernelGeneration), 1);
     assert_eq!(node.counted(Outcome::FastXdp), 0);
 }
 

@@ -1,0 +1,124 @@
+//! What becomes of our own lease.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Loop;
+use crate::daemon::keeper::Kept;
+use crate::firewall::Firewall;
+use crate::kernel::Kernel;
+use crate::lease::table::OwnChange;
+use crate::source::LeaseSource;
+use crate::status::LeaseStatus;
+
+/// Questions of the same node are told again after this.
+const REMIND: Duration = Duration::from_secs(60);
+
+impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
+    /// Somebody wrote or removed our lease.
+    pub(super) fn take_own(&mut self, own: OwnChange) {
+        let ours = self.keeper.lease().clone();
+        if self.keeper.is_lost() {
+            return;
+        }
+        let what = match own {
+            OwnChange::Put(lease) | OwnChange::Taken { lease } if lease.attrs == ours.attrs => {
+                self.keeper.seen(&lease);
+                return;
+            }
+            OwnChange::Put(lease) if lease.attrs.unasked() == ours.attrs => {
+                self.keeper.seen(&lease);
+                self.give_sign_of_life(lease.attrs.asked_by.unwrap_or_default());
+                return;
+            }
+            OwnChange::Put(lease) => {
+                self.keeper.seen(&lease);
+                "it was written by somebody else; is our PublicIP given twice?".to_owned()
+            }
+            OwnChange::Removed { .. } => "it has gone".to_owned(),
+            // The store knows best: the renewal is refused if that is so.
+            OwnChange::Taken { lease } => format!("{} claims it", lease.attrs.public_ip),
+        };
+        self.shared.lock().health.complain("own lease", what);
+        self.keeper.answer();
+        if self.keeper.is_contested() && !self.contested {
+            self.contested = true;
+            let why = format!(
+                "something else writes or removes this node's lease again and again: most likely \
+                 another node has the PublicIP {} too (a cloned machine, or the same --public-ip); \
+                 give each node its own and delete {}'s key",
+                ours.attrs.public_ip, ours.subnet
+            );
+            tracing::error!(why, "the lease is contested");
+            self.shared.lock().health.complain("contested lease", why);
+        }
+    }
+
+    /// Writes the lease anew at once, which takes the question out of it.
+    fn give_sign_of_life(&mut self, by: String) {
+        let now = Instant::now();
+        let told = |(whom, when): &(String, Instant)| *whom == by && now < *when + REMIND;
+        if !self.asked.as_ref().is_some_and(told) {
+            let ours = self.keeper.lease();
+            tracing::warn!(
+                by,
+                subnet = %ours.subnet,
+                public_ip = %ours.attrs.public_ip,
+                "another node was started with our PublicIP, or with a copy of our state \
+                 directory; it is told that this lease is in use"
+            );
+            self.asked = Some((by, now));
+        }
+        let attrs = self.keeper.lease().attrs.clone();
+        self.keeper.publish(attrs);
+    }
+
+    /// The quarrel may have ended without a word.
+    pub(super) fn watch_contest(&mut self) {
+        if self.contested && !self.keeper.is_contested() {
+            self.contested = false;
+            self.shared.lock().health.well("contested lease");
+        }
+    }
+
+    pub(super) fn take_kept(&mut self, kept: &Kept) {
+        match kept {
+            Kept::Renewed => {
+                let lease = self.keeper.lease();
+                let moved = self.public_ip != lease.attrs.public_ip;
+                self.public_ip = lease.attrs.public_ip;
+                self.table.set_own(Some(lease.subnet), lease.attrs.public_ip);
+                tracing::debug!(subnet = %lease.subnet, "lease renewed");
+                let mut state = self.shared.lock();
+                state.lease = Some(LeaseStatus {
+                    subnet: lease.subnet,
+                    public_ip: lease.attrs.public_ip,
+                    expires: lease.expires,
+                });
+                state.health.well("renewal of the lease");
+                state.health.well("own lease");
+                drop(state);
+                self.write_files();
+                if moved {
+                    self.peers_may_have_changed();
+                }
+            }
+            Kept::Failed(error) => {
+                self.shared.lock().health.complain("renewal of the lease", error.to_string());
+            }
+            Kept::Lost(error) => self.say_lost(&error.to_string()),
+        }
+    }
+
+    fn say_lost(&self, why: &str) {
+        tracing::error!(
+            why,
+            "the lease is lost; restart the agent for another subnet (pods here keep the old \
+             addresses until they are recreated)"
+        );
+        let mut state = self.shared.lock();
+        state.health.well("own lease");
+        state.health.complain("lost lease", why);
+    }
+}

@@ -1,0 +1,56 @@
+//! Results as Markdown, alone or within a document. Pure.
+
+use super::report::Report;
+use super::table::{circumstances, details, rows, summaries};
+use super::wire::Wire;
+
+const BEGIN: &str = "<!-- results of cargo xtask bench --markdown -->";
+const END: &str = "<!-- end of results -->";
+
+/// Tables of all wires; `plot` names the picture of a wire as the document
+/// sees it.
+pub fn results(report: &Report, plot: impl Fn(Wire) -> String) -> String {
+    let mut text = circumstances(report);
+    for wired in &report.wires {
+        let title = wired.wire.title();
+        text += &format!("\n### {title}\n\n![{title}]({})\n\n", plot(wired.wire));
+        for grid in summaries(report, wired).iter().chain([&rows(wired)]) {
+            text += &format!("{}\n", grid.markdown());
+        }
+        let details = details(report, wired).markdown();
+        text += &format!("<details><summary>All figures</summary>\n\n{details}\n</details>\n");
+    }
+    text
+}
+
+/// A document with its results replaced; `None` if it has no place for them.
+pub fn replace(document: &str, results: &str) -> Option<String> {
+    let (before, rest) = document.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n\n{results}\n{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::tests::example;
+    use super::*;
+
+    #[test]
+    fn results_have_plots_and_tables() {
+        let text = results(&example(), |wire| format!("plot-{}.svg", wire.name()));
+        assert!(text.contains("(plot-gso.svg)"), "{text}");
+        assert!(text.contains("| TCP RR | 2.00 | 1.00 | 3.00 |"), "{text}");
+        assert!(text.contains("| · eBPF path | 3750 | 3000 | 4500 | 3.00 | 1.50 |"), "{text}");
+        assert!(text.starts_with("`cargo xtask bench --quick`, 2026-01-02T03:04:05Z"), "{text}");
+    }
+
+    #[test]
+    fn results_of_an_earlier_run_go() {
+        let document = format!("# Title\n{BEGIN}\nold\n{END}\nend\n");
+        let once = replace(&document, "new").unwrap();
+        assert_eq!(once, format!("# Title\n{BEGIN}\n\nnew\n{END}\nend\n"));
+        assert_eq!(replace(&once, "new").unwrap(), once);
+        assert_eq!(replace("# Title\n", "new"), None);
+        assert_eq!(replace(&format!("{END}{BEGIN}"), "new"), None);
+    }
+}

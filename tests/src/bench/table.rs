@@ -1,0 +1,232 @@
+//! Tables, for people: as plain text and as Markdown. Pure.
+
+use super::columns::Sense;
+use super::figures::{Cell, Spread};
+use super::report::{Report, Wired};
+use super::rows::{HOST, KERNEL};
+
+/// Share of the CPUs that other things may use; agents and etcd that wait use
+/// about a hundredth.
+const DISTURBED: f64 = 0.05;
+
+/// Lines of words; the first column is on the left, the others are numbers.
+pub(super) struct Grid {
+    head: Vec<String>,
+    lines: Vec<Vec<String>>,
+}
+
+impl Grid {
+    /// With blanks, so that columns stand below each other.
+    pub(super) fn text(&self) -> String {
+        let all = || std::iter::once(&self.head).chain(&self.lines);
+        let width = |index: usize| {
+            all().filter_map(|line| line.get(index)).map(|word| word.chars().count()).max()
+        };
+        let mut text = String::new();
+        for line in all() {
+            let mut row = String::new();
+            for (index, word) in line.iter().enumerate() {
+                let width = width(index).unwrap_or(0);
+                row += &match index {
+                    0 => format!("{word:<width$}"),
+                    _ => format!("  {word:>width$}"),
+                };
+            }
+            text += row.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+
+    /// As a table of Markdown.
+    pub(super) fn markdown(&self) -> String {
+        let line = |words: &[String]| format!("| {} |\n", words.join(" | "));
+        let rule = format!("|---{}|\n", "|---:".repeat(self.head.len().saturating_sub(1)));
+        let lines: String = self.lines.iter().map(|words| line(words)).collect();
+        format!("{}{rule}{lines}", line(&self.head))
+    }
+}
+
+/// Median ratios to one row: columns downwards, rows across. `None` where that
+/// row was not measured.
+fn ratios(
+    report: &Report,
+    wired: &Wired,
+    against: &str,
+    pick: fn(&Cell) -> Option<&Spread>,
+) -> Option<Grid> {
+    let titles: Vec<_> = wired.rows.iter().map(|row| row.title.clone()).collect();
+    titles.iter().find(|title| *title == against)?;
+    let head = std::iter::once(format!("times better than {against}")).chain(titles.clone());
+    let lines = report.columns.iter().filter(|column| column.sense != Sense::Fault).map(|column| {
+        let ratio = |row: &String| times(wired.cell(row, &column.title).and_then(pick));
+        std::iter::once(column.title.clone()).chain(titles.iter().map(ratio)).collect()
+    });
+    Some(Grid { head: head.collect(), lines: lines.collect() })
+}
+
+/// Ratios to the kernel path, then to host to host, as far as they were
+/// measured.
+pub(super) fn summaries(report: &Report, wired: &Wired) -> Vec<Grid> {
+    let kernel = ratios(report, wired, KERNEL, |cell| cell.times_kernel.as_ref());
+    let host = ratios(report, wired, HOST, |cell| cell.times_host.as_ref());
+    kernel.into_iter().chain(host).collect()
+}
+
+/// Every number: medians, ends, ratios.
+pub(super) fn details(report: &Report, wired: &Wired) -> Grid {
+    let head = ["", "median", "min", "max", "to kernel path", "to host to host"];
+    let mut lines = Vec::new();
+    for column in &report.columns {
+        let title = format!("{}, {}", column.title, column.unit);
+        let mut section = vec![title];
+        section.resize(head.len(), String::new());
+        lines.push(section);
+        for row in &wired.rows {
+            let Some(cell) = wired.cell(&row.title, &column.title) else { continue };
+            lines.push(detail(cell));
+        }
+    }
+    Grid { head: head.map(str::to_owned).into(), lines }
+}
+
+fn detail(cell: &Cell) -> Vec<String> {
+    let of =
+        |pick: fn(&Spread) -> f64| cell.spread.as_ref().map_or("-".into(), |s| number(pick(s)));
+    vec![
+        format!("· {}", cell.row),
+        of(|spread| spread.median),
+        of(|spread| spread.min),
+        of(|spread| spread.max),
+        times(cell.times_kernel.as_ref()),
+        times(cell.times_host.as_ref()),
+    ]
+}
+
+/// What the rows are, and whether the fast path carried them.
+pub(super) fn rows(wired: &Wired) -> Grid {
+    let head =
+        ["row", "backend", "client's node", "server's node", "on the fast path", "mean frame"];
+    let lines = wired.rows.iter().map(|row| {
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        let shares = row.fast_shares;
+        vec![
+            row.title.clone(),
+            row.backend.clone(),
+            row.left.clone(),
+            row.right.clone(),
+            shares.map_or("-".into(), |[l, r]| format!("{}, {}", percent(l), percent(r))),
+            format!("{:.0} B", row.mean_frame),
+        ]
+    });
+    Grid { head: head.map(str::to_owned).into(), lines: lines.collect() }
+}
+
+/// Tables of all wires, as plain text.
+pub fn text(report: &Report) -> String {
+    let mut text = String::new();
+    for wired in &report.wires {
+        text += &format!("\n== {}\n\n", wired.wire.title());
+        let mut grids = vec![details(report, wired)];
+        grids.extend(summaries(report, wired));
+        grids.push(rows(wired));
+        for grid in grids {
+            text += &grid.text();
+            text.push('\n');
+        }
+    }
+    text + &circumstances(report)
+}
+
+/// How it was measured, in sentences.
+pub(super) fn circumstances(report: &Report) -> String {
+    let about = &report.about;
+    let commit = about.commit.as_ref().map_or(String::new(), |commit| format!(" ({commit})"));
+    let meanwhile = about.busy_meanwhile.map_or(String::new(), |share| {
+        let warning = if share > DISTURBED { " (the figures are disturbed)" } else { "" };
+        format!(", in pauses between the loads {:.0} %{warning}", share * 100.0)
+    });
+    format!(
+        "`{}`, {}, {}{commit}, kernel {}, {} CPUs ({}), {} GiB, busy with other things before the \
+         run: {:.0} %{meanwhile}. Netfilter rules: the agent's and {}. Medians of {} interleaved rounds of {} \
+         s; ratios are medians of the ratios within a round, turned over for costs.\n",
+        about.command,
+        about.date,
+        about.agent,
+        about.kernel,
+        about.cpus,
+        about.processor,
+        about.memory_gib,
+        about.busy_before * 100.0,
+        about.rules,
+        about.rounds,
+        about.seconds,
+    )
+}
+
+fn times(spread: Option<&Spread>) -> String {
+    spread.map_or("-".into(), |spread| format!("{:.2}", spread.median))
+}
+
+fn number(value: f64) -> String {
+    match value {
+        1000.0.. => format!("{value:.0}"),
+        100.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::tests::example;
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_each_other() {
+        let words = |line: &[&str]| line.iter().map(|word| (*word).to_owned()).collect();
+        let grid = Grid {
+            head: words(&["", "n"]),
+            lines: vec![words(&["µ row", "1"]), words(&["b", "100"])],
+        };
+        assert_eq!(grid.text(), "         n\nµ row    1\nb      100\n");
+        assert_eq!(grid.markdown(), "|  | n |\n|---|---:|\n| µ row | 1 |\n| b | 100 |\n");
+    }
+
+    #[test]
+    fn every_number_is_in_the_text() {
+        let text = text(&example());
+        let line = |start: &str| {
+            let found = text.lines().find(|line| line.starts_with(start));
+            let found = found.unwrap_or_else(|| panic!("{start:?} in {text}"));
+            found.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(line("· eBPF path"), "· eBPF path 3750 3000 4500 3.00 1.50");
+        assert_eq!(line("· kernel path"), "· kernel path 1250 1000 1500 1.00 0.50");
+        assert_eq!(line("RR p99  "), "RR p99 2.00 1.00 3.00");
+        assert!(line("eBPF path").ends_with("--datapath=kernel 99.9 %, 0.0 % 1400 B"));
+        assert!(line("host to host").ends_with("- 1400 B"));
+        let resent = text.split("TCP 4 resent, 1/Gbit").nth(1).unwrap();
+        let first = resent.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>();
+        assert_eq!(first, ["·", "host", "to", "host", "0.00", "0.00", "0.00", "-", "-"]);
+        assert!(text.contains("2 interleaved rounds of 0.5 s"), "{text}");
+        let busy = "before the run: 50 %, in pauses between the loads 25 % (the figures are";
+        assert!(text.contains(busy), "{text}");
+    }
+
+    #[test]
+    fn ratios_need_the_row_they_are_to() {
+        let mut report = example();
+        let grids = |report: &Report| summaries(report, &report.wires[0]);
+        let [kernel, host] = &grids(&report)[..] else { panic!("two tables") };
+        assert!(kernel.text().contains("times better than kernel path"), "{}", kernel.text());
+        assert_eq!(host.lines[0], ["TCP RR", "1.00", "0.50", "1.50"]);
+        report.wires[0].rows.retain(|row| row.title == KERNEL);
+        assert_eq!(grids(&report).len(), 1);
+    }
+
+    #[test]
+    fn digits_that_mean_something() {
+        assert_eq!([0.5, 99.994, 123.45, 45678.9].map(number), ["0.50", "99.99", "123.5", "45679"]);
+        assert_eq!(times(None), "-");
+    }
+}

@@ -1,0 +1,257 @@
+//! The sequence of packets that a seed gives. Pure.
+
+use std::net::Ipv4Addr;
+
+use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, TcpHeader};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use super::draft::{Draft, Edit, Transport};
+use super::oddity::Oddity;
+use super::world::{ABSENT, LEFT, PORT, RIGHT, Side, VNI};
+
+/// Identifications from here on are not given to packets.
+pub const KEYS: u16 = 0xfff0;
+/// Conversations that packets belong to, two flows each.
+const CONVERSATIONS: u16 = 24;
+
+/// Longest frame that the underlay carries.
+const WIRE_MOST: usize = 14 + 1500;
+
+/// Who sends a packet.
+#[derive(Clone, Copy, Debug)]
+pub enum Sender {
+    /// The pod of this node, to its gateway.
+    Pod(Side),
+    /// This node's underlay device, past everything else on the node: a tunnel
+    /// packet that nobody's kernel made.
+    Wire(Side),
+}
+
+/// What can be odd about a tunnel packet besides what can be odd about any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TunnelOddity {
+    /// Another VNI.
+    Vni,
+    /// Other flags.
+    Flags,
+    /// Reserved bits that are set.
+    Reserved,
+    /// Another port.
+    Port,
+}
+
+impl TunnelOddity {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Vni, Self::Flags, Self::Reserved, Self::Port];
+}
+
+/// What is odd about a packet; nothing: it is plain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Oddities {
+    /// About the pods' packet.
+    pub inner: Vec<Oddity>,
+    /// About the tunnel packet around it.
+    pub outer: Vec<Oddity>,
+    /// About the VXLAN header.
+    pub tunnel: Vec<TunnelOddity>,
+}
+
+impl Oddities {
+    /// Whether nothing is odd.
+    pub fn none(&self) -> bool {
+        self.inner.is_empty() && self.outer.is_empty() && self.tunnel.is_empty()
+    }
+}
+
+/// One packet: the same for both paths.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// IP identification, by which it is known again; for a tunnel packet the
+    /// outer one too.
+    pub key: u16,
+    /// Who sends it.
+    pub sender: Sender,
+    /// What is odd about it.
+    pub oddities: Oddities,
+    /// The frame, or its fragments.
+    pub frames: Vec<Vec<u8>>,
+}
+
+/// An endless sequence of packets.
+pub struct Generator {
+    rng: StdRng,
+    next: u16,
+}
+
+impl Generator {
+    /// The sequence of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self { rng: StdRng::seed_from_u64(seed), next: 0 }
+    }
+
+    fn key(&mut self) -> u16 {
+        // 0 is what kernels write where they need none.
+        self.next = self.next % (KEYS - 1) + 1;
+        self.next
+    }
+
+    fn inner(&mut self, from: Side, key: u16) -> Draft {
+        let rng = &mut self.rng;
+        let number = rng.random_range(0..CONVERSATIONS);
+        let to = if number % 8 == 7 { ABSENT } else { from.other() };
+        // Both directions are one conversation: conntrack looks at it as such.
+        let (client, server) = (20_000 + number, 30_000 + number % 5);
+        let ports = if from.pod() == LEFT.pod() { (client, server) } else { (server, client) };
+        let (transport, protocol) = if number % 2 == 0 {
+            (Transport::Udp(ports.0, ports.1), IpNumber::UDP)
+        } else {
+            let mut tcp = TcpHeader::new(ports.0, ports.1, rng.random(), rng.random());
+            (tcp.ack, tcp.psh) = (true, rng.random());
+            tcp.acknowledgment_number = rng.random();
+            (Transport::Tcp(tcp), IpNumber::TCP)
+        };
+        let length = if rng.random_bool(0.8) { 100 } else { 1400 };
+        let mut payload = vec![0; rng.random_range(0..length)];
+        rng.fill(&mut payload[..]);
+        let mut ip = Ipv4Header::new(
+            0,
+            rng.random_range(4..=255),
+            protocol,
+            from.pod().octets(),
+            to.pod().octets(),
+        )
+        .expect("no payload yet");
+        ip.identification = key;
+        ip.dont_fragment = rng.random();
+        Draft {
+            eth: ethernet(from.pod_mac(), from.gateway_mac()),
+            tags: Vec::new(),
+            ip,
+            transport,
+            payload,
+            edits: Vec::new(),
+        }
+    }
+
+    /// Zero to three of them, as odd as wanted.
+    fn oddities<T: Copy + PartialEq>(&mut self, all: &[T]) -> Vec<T> {
+        let wanted = [1, 1, 1, 2, 2, 3].choose(&mut self.rng).copied().unwrap_or(1);
+        let mut chosen: Vec<T> = Vec::new();
+        for _ in 0..wanted {
+            let one = *all.choose(&mut self.rng).expect("there are some");
+            if !chosen.contains(&one) {
+                chosen.push(one);
+            }
+        }
+        chosen
+    }
+
+    fn of_pod(&mut self, from: Side, odd: bool) -> Step {
+        let key = self.key();
+        let mut draft = self.inner(from, key);
+        let mut oddities = Oddities::default();
+        if odd {
+            oddities.inner = self.oddities(Oddity::ALL);
+        }
+        for oddity in &oddities.inner {
+            oddity.apply(&mut draft, &mut self.rng);
+        }
+        Step { key, sender: Sender::Pod(from), oddities, frames: draft.frames() }
+    }
+
+    fn of_wire(&mut self, from: Side, odd: bool) -> Step {
+        let key = self.key();
+        let mut inner = self.inner(from, key);
+        inner.ip.destination = from.other().pod().octets();
+        inner.eth = ethernet(from.vtep_mac(), from.other().vtep_mac());
+        inner.ip.time_to_live -= 1;
+        let mut oddities = Oddities::default();
+        if odd {
+            match self.rng.random_range(0..6) {
+                0 => oddities.inner = self.oddities(Oddity::ALL),
+                1 => oddities.tunnel = self.oddities(TunnelOddity::ALL),
+                // All ECN bits within all ECN bits.
+                2 => (oddities.inner, oddities.outer) = (vec![Oddity::Tos], vec![Oddity::Tos]),
+                _ => oddities.outer = self.oddities(Oddity::ALL),
+            }
+        }
+        for oddity in &oddities.inner {
+            oddity.apply(&mut inner, &mut self.rng);
+        }
+        let inner = inner.frames().swap_remove(0);
+        let mut outer = self.outer(from, key, &inner);
+        for oddity in &oddities.outer {
+            // What it carries is its length.
+            if *oddity != Oddity::Length {
+                oddity.apply(&mut outer, &mut self.rng);
+            }
+        }
+        for oddity in &oddities.tunnel {
+            self.tunnel(*oddity, &mut outer);
+        }
+        let mut frames = outer.frames();
+        frames.iter_mut().for_each(|frame| frame.truncate(WIRE_MOST));
+        Step { key, sender: Sender::Wire(from), oddities, frames }
+    }
+
+    fn outer(&mut self, from: Side, key: u16, inner: &[u8]) -> Draft {
+        let (source, destination): (Ipv4Addr, Ipv4Addr) = (from.node(), from.other().node());
+        let mut ip = Ipv4Header::new(0, 64, IpNumber::UDP, source.octets(), destination.octets())
+            .expect("no payload yet");
+        ip.identification = key;
+        let mut payload = vec![8, 0, 0, 0];
+        payload.extend((VNI << 8).to_be_bytes());
+        payload.extend(inner);
+        let edits = if self.rng.random() {
+            vec![Edit::Transport { at: 6, bytes: vec![0, 0] }]
+        } else {
+            Vec::new()
+        };
+        Draft {
+            eth: ethernet(from.node_mac(), from.other().node_mac()),
+            tags: Vec::new(),
+            ip,
+            transport: Transport::Udp(self.rng.random_range(0..=u16::MAX), PORT),
+            payload,
+            edits,
+        }
+    }
+
+    fn tunnel(&mut self, oddity: TunnelOddity, outer: &mut Draft) {
+        let rng = &mut self.rng;
+        match oddity {
+            TunnelOddity::Vni => outer.payload[4 + rng.random_range(0..3)] ^= 1,
+            TunnelOddity::Flags => outer.payload[0] = rng.random(),
+            TunnelOddity::Reserved => {
+                let at = *[1, 2, 3, 7].choose(rng).expect("four bytes");
+                outer.payload[at] = 1 << rng.random_range(0..8);
+            }
+            TunnelOddity::Port => {
+                let to = *[0, 4789, 8473, 9].choose(rng).expect("four ports");
+                outer.transport = Transport::Udp(54_321, to);
+            }
+        }
+    }
+}
+
+fn ethernet(source: [u8; 6], destination: [u8; 6]) -> Ethernet2Header {
+    Ethernet2Header { source, destination, ether_type: EtherType::IPV4 }
+}
+
+impl Iterator for Generator {
+    type Item = Step;
+
+    fn next(&mut self) -> Option<Step> {
+        let from = if self.rng.random() { LEFT } else { RIGHT };
+        // Plain packets keep flows confirmed, so that odd ones meet the fast
+        // path.
+        Some(match self.rng.random_range(0..100) {
+            0..50 => self.of_pod(from, false),
+            50..80 => self.of_pod(from, true),
+            80..84 => self.of_wire(from, false),
+            _ => self.of_wire(from, true),
+        })
+    }
+}

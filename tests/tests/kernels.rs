@@ -1,0 +1,90 @@
+//! What a kernel has to do with the programs: load them, attach them in the
+//! form that it knows, carry packets with them; and without them, if it must.
+//! `cargo xtask test` runs these under other kernels too.
+
+use std::time::Duration;
+
+use flannel_tests::agent::Options;
+use flannel_tests::complexity::release;
+use flannel_tests::hooks;
+use flannel_tests::node::Node;
+use flannel_tests::pair::Pair;
+use flannel_tests::wait;
+
+/// Whether the running kernel has tcx (since Linux 6.6).
+fn has_tcx() -> bool {
+    let release = release().expect("the running kernel's release");
+    let mut numbers = release.split('.').map(|part| part.parse::<u32>().expect("a number"));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(6))
+}
+
+#[track_caller]
+fn answers(pair: &Pair) {
+    for (from, to) in [(&pair.client, &pair.server), (&pair.server, &pair.client)] {
+        let text = from.ping(to.address, "-c 5 -i 0.2 -W 5");
+        assert_eq!(text.matches("ttl=62").count(), 5, "{text}");
+    }
+}
+
+/// The fast path carries both directions on both nodes.
+#[track_caller]
+fn fast_both_ways(pair: &Pair) {
+    let nodes = [&pair.left, &pair.right];
+    wait::holds("the fast path", Duration::from_secs(5), || {
+        let before = nodes.map(Node::outcomes);
+        let spaced = pair.traffic("spaced", "--seconds 1");
+        assert_eq!(spaced["lost"], 0, "{spaced}");
+        nodes.iter().zip(&before).all(|(node, before)| {
+            let since = node.outcomes().since(before);
+            since.get("fast_encap") > 100 && since.get("fast_decap") > 100
+        })
+    });
+}
+
+#[test]
+fn default_options_attach_in_the_kernels_best_form() {
+    let pair = Pair::agents(&Options::default());
+    let form = if has_tcx() { "tcx" } else { "clsact" };
+    for node in [&pair.left, &pair.right] {
+        let status = node.status();
+        assert_eq!(status["datapath"]["mode"], "ebpf", "{status}");
+        assert_eq!(status["datapath"]["attach"], form, "{status}");
+        assert!(!hooks::on(&node.netns, "eth0").is_empty(), "{status}");
+        let filters = node.netns.sh("tc filter show dev eth0 ingress");
+        assert_eq!(filters.contains("from_underlay"), !has_tcx(), "{filters}");
+    }
+    answers(&pair);
+    fast_both_ways(&pair);
+    pair.check_integrity(2);
+}
+
+#[test]
+fn tcx_is_refused_where_the_kernel_has_none() {
+    if has_tcx() {
+        return;
+    }
+    // Asked for by name, it is an error; the kernel path is what remains.
+    let pair = Pair::agents(&Options { attach: Some("tcx"), ..Options::default() });
+    let status = pair.left.status();
+    answers(&pair);
+    assert_eq!(pair.traffic("spaced", "--seconds 1")["lost"], 0, "{status}");
+    assert!(hooks::on(&pair.left.netns, "eth0").is_empty(), "{status}");
+    let told = status["datapath"].to_string() + &status["health"].to_string();
+    assert!(told.contains("tcx"), "{status}");
+}
+
+#[test]
+fn cleanup_leaves_nothing_of_the_programs() {
+    let mut pair = Pair::agents(&Options::default());
+    fast_both_ways(&pair);
+    pair.left.stop_agent();
+    answers(&pair);
+    let output = pair.left.cleanup();
+    assert!(output.status.success(), "{output:?}");
+    for interface in ["eth0", "veth2"] {
+        assert_eq!(hooks::on(&pair.left.netns, interface), Vec::<String>::new(), "{interface}");
+    }
+    assert!(!pair.left.netns.sh("tc qdisc show").contains("clsact"));
+    assert!(!pair.left.netns.try_sh("ip link show flannel.1"));
+    assert!(hooks::pins(pair.left.pin_dir()).is_empty());
+}

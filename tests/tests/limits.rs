@@ -1,0 +1,95 @@
+//! What the flow table and the counters promise.
+
+use flannel_tests::agent::{Options, Outcomes};
+use flannel_tests::pair::Pair;
+use flannel_tests::wait;
+use std::time::Duration;
+
+/// Packets that the entry hooks have seen, and the sum of what they did.
+fn balance(outcomes: &Outcomes) -> (u64, u64) {
+    let names = flannel_ebpf::abi::Outcome::ALL.iter();
+    let ended = names.filter(|outcome| outcome.ends_entry());
+    (
+        outcomes.get("seen_from_pod") + outcomes.get("seen_from_underlay"),
+        ended.map(|outcome| outcomes.get(outcome.name())).sum(),
+    )
+}
+
+#[test]
+fn outcomes_add_up_to_the_packets_seen() {
+    let pair = Pair::agents(&Options::ebpf());
+    pair.check_integrity(8);
+    pair.traffic("connects", "--seconds 0.5");
+    pair.traffic("scatter", "--seconds 0.5 --flows 1000");
+    pair.client.ping(pair.server.address, "-c 3 -i 0.1 -s 4000 -W 5");
+    for node in [&pair.left, &pair.right] {
+        let (seen, ended) = wait::until("still counters", Duration::from_secs(10), || {
+            let first = node.outcomes();
+            std::thread::sleep(Duration::from_millis(50));
+            (first == node.outcomes()).then(|| balance(&first))
+        })
+        .0;
+        assert!(seen > 1000);
+        assert_eq!(seen, ended, "{:?}", node.outcomes());
+    }
+}
+
+#[test]
+fn a_flood_of_new_flows_leaves_busy_ones_on_the_fast_path() {
+    // A window much longer than the test: what is lost of a flow was evicted.
+    let options = Options {
+        window: Some("20s"),
+        extra: vec!["--flow-table-size=8192".into()],
+        ..Options::ebpf()
+    };
+    let pair = Pair::agents(&options);
+    pair.traffic("requests", "--seconds 0.5");
+    let other = pair.left.pod(3);
+    let before = [&pair.left, &pair.right].map(|node| node.outcomes());
+    let target = pair.server.target();
+    let flood = other.start_traffic(&format!("scatter {target} --seconds 6"));
+    let busy = pair.traffic("requests", "--seconds 5 --patience 4");
+    let flood = flood.finish();
+    assert!(flood["sent"].as_u64() > Some(30_000), "{flood}");
+    assert_eq!(busy["error"], serde_json::Value::Null, "{busy}");
+    let requests = busy["transactions"].as_u64().expect("a number");
+    for (node, before) in [&pair.left, &pair.right].into_iter().zip(&before) {
+        let since = node.outcomes().since(before);
+        // Four times the table and more went through it.
+        assert!(since.get("flow_new") > 4 * 8192, "{since:?}");
+        let fast = since.fast();
+        assert!(fast * 100 > 2 * requests * 95, "{requests} requests, {fast} fast: {since:?}");
+    }
+}
+
+#[test]
+fn the_size_of_the_table_is_an_option_and_pressure_is_told() {
+    let options = Options {
+        window: Some("500ms"),
+        extra: vec!["--flow-table-size=2048".into()],
+        ..Options::ebpf()
+    };
+    let mut pair = Pair::agents(&options);
+    assert_eq!(pair.left.status()["datapath"]["flows"]["size"], 2048);
+    let quiet = pair.left.status()["health"].to_string();
+    assert!(!quiet.contains("flow table"), "{quiet}");
+    let running =
+        pair.client.start_traffic(&format!("scatter {} --seconds 6", pair.server.target()));
+    wait::holds("pressure in status", Duration::from_secs(6), || {
+        let health = pair.left.status()["health"].to_string();
+        health.contains("room for 2048") && health.contains("--flow-table-size")
+    });
+    running.finish();
+    wait::holds("no pressure any more", Duration::from_secs(10), || {
+        !pair.left.status()["health"].to_string().contains("flow table")
+    });
+    // Another size at the next start: nothing is lost, the old table goes.
+    let running = pair.start_spaced(Duration::from_secs(4));
+    std::thread::sleep(Duration::from_secs(1));
+    pair.left.stop_agent();
+    pair.left.start(&pair.etcd, &Options::ebpf());
+    let spaced = running.finish();
+    assert_eq!(spaced["lost"], 0, "{spaced}");
+    assert_eq!(pair.left.status()["datapath"]["flows"]["size"], 65_536);
+    assert!(pair.left.outcomes().fast() > 100);
+}
