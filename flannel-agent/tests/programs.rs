@@ -207,7 +207,7 @@ fn a_confirmed_packet_is_stripped_before_it_has_an_skb() {
         peer_id: 0,
         action: u32::from(action::PEER),
         dst_mac: [2, 0, 0, 0, 1, 2],
-        src_mac: [0; 6],
+        src_mac: [2, 0, 0, 0, 7, 7],
     };
     assert_eq!(Handover::read_from_bytes(handover).unwrap(), expected);
     for length in ETH_LEN..packet.len() {

@@ -94,6 +94,54 @@ fn a_stream_is_merged_after_it_is_stripped() {
 }
 
 #[test]
+fn connections_that_begin_on_the_fast_path_go_through_it() {
+    let mut options = with("native");
+    options.extra.push("--fast-path=eager".into());
+    let pair = Pair::agents(&options);
+    let since = counted(&pair.right, || {
+        let made = pair.traffic("connects", "--seconds 2");
+        assert!(made["transactions"].as_u64().expect("a number") > 100, "{made}");
+        pair.check_integrity(20);
+    });
+    assert!(since.get("opened_eager") > 50, "{since:?}");
+    assert!(since.get("fast_xdp") > 100, "{since:?}");
+}
+
+/// Frames of more than one page, which the driver hands over in fragments.
+#[test]
+fn jumbo_frames_are_carried_whole() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let (mut left, mut right) = (lab.node(1), lab.node(2));
+    lab.cable(&mut left, &mut right);
+    let mut options = with("native");
+    options.extra.extend(["--iface=".into(), "--iface=eth1".into()]);
+    for node in [&mut left, &mut right] {
+        node.netns.ip("link set eth1 mtu 9000");
+        node.start(&etcd, &options);
+        assert_eq!(said(node), ("native".to_owned(), String::new()));
+    }
+    left.wait_routes(&[&right]);
+    right.wait_routes(&[&left]);
+    let client = left.pod(2);
+    let mut server = right.pod(2);
+    let target = server.serve();
+    wait::holds("ping", 15 * SECOND, || {
+        client.netns.ping(server.address, "-c 3 -i 0.2 -W 2 -M do -s 8900").0
+    });
+    let since = counted(&right, || {
+        for load in ["messages", "echoes"] {
+            let result = client.traffic(&format!("{load} {target} --from 7000 --upto 8900"));
+            assert!(result["lost"] == 0 && result["corrupt"] == 0, "{load}: {result}");
+        }
+        let bulk = client.traffic(&format!("bulk {target} --megabytes 64"));
+        assert_eq!(bulk["corrupt"], 0, "{bulk}");
+    });
+    assert!(since.get("fast_xdp") > 1000, "{since:?}");
+    assert_eq!(since.get("fast_decap") / 10, 0, "{since:?}");
+}
+
+#[test]
 fn handshakes_and_ends_go_to_the_kernel() {
     let pair = Pair::agents(&with("native"));
     let since = counted(&pair.right, || {

@@ -112,7 +112,8 @@ fn what_begins_or_ends_a_connection_is_left_to_tc() {
 #[test]
 fn what_is_not_confirmed_for_this_packet_passes_untouched() {
     let packet = arriving(Packet::udp(1, 2, b"data"));
-    let changes: [(&str, fn(&mut Flow)); 7] = [
+    type Change = fn(&mut Flow);
+    let changes: [(&str, Change); 7] = [
         ("a note", |flow| flow.state = state::NOTED),
         ("its time is over", |flow| flow.time_ns = SECOND),
         ("another generation", |flow| flow.generation += 1),
