@@ -89,8 +89,9 @@ impl Lab {
     /// as its underlay `eth1`. Agents need `--iface=eth1`.
     pub fn cards(&self, left: &mut Node, right: &mut Node, cards: [&str; 2]) {
         for (node, card) in [left, right].into_iter().zip(cards) {
-            run(Command::new("ip").args(["link", "set", card, "netns", node.netns.name()]));
-            node.netns.ip(&format!("link set {card} name eth1"));
+            // In one step: there is an `eth0` already.
+            let netns = node.netns.name();
+            run(Command::new("ip").args(["link", "set", card, "netns", netns, "name", "eth1"]));
             node.underlay_on_eth1();
         }
     }
