@@ -9,7 +9,7 @@ use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::udp::{SharedProxy, UdpCounters};
-use crate::bpf::{Datapath, PeerCounters};
+use crate::bpf::{Datapath, PeerCounters, XdpStatus};
 use crate::desired::Peer;
 use crate::health::{Health, Line};
 use crate::mac::MacAddr;
@@ -29,6 +29,8 @@ pub struct DatapathStatus {
     pub attach: Option<String>,
     /// TCP flows are confirmed too.
     pub tcp: bool,
+    /// The underlay's XDP program.
+    pub xdp: XdpStatus,
     /// The flow table; `null` on the kernel path.
     pub flows: Option<FlowTableStatus>,
 }

@@ -10,10 +10,11 @@ use std::time::Duration;
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
     self, AttachMode, Datapath as _, DatapathConfig, FastPath, LoadOptions, Places, PodVeth,
-    VerifySource,
+    VerifySource, XdpMode,
 };
 use flannel_agent::desired::Peer;
 use flannel_agent::mac::MacAddr;
+use flannel_ebpf::abi::ABI_VERSION;
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
@@ -55,7 +56,13 @@ fn ip(arguments: &str) {
 }
 
 fn open(pins: &Path, attach: AttachMode) -> Loaded {
-    Loaded::open(&LoadOptions { pin_dir: pins.to_owned(), attach, flow_table: 4096 }).unwrap()
+    Loaded::open(&LoadOptions {
+        pin_dir: pins.to_owned(),
+        attach,
+        xdp: XdpMode::Auto,
+        flow_table: 4096,
+    })
+    .unwrap()
 }
 
 fn veth(name: &str) -> PodVeth {
@@ -83,7 +90,7 @@ fn peer(third: u8) -> Peer {
 }
 
 fn places<'a>(overlay: &'a str, veths: &'a [PodVeth]) -> Places<'a> {
-    Places { underlay: "eth0", overlay: Some(overlay), direct: false, veths }
+    Places { underlay: "eth0", underlay_kind: "veth", overlay: Some(overlay), direct: false, veths }
 }
 
 fn settings() -> DatapathConfig {
@@ -145,7 +152,7 @@ fn a_removed_tcx_hook_comes_back() {
         let mut datapath = open(pins, AttachMode::Tcx);
         ensure(&mut datapath, &[veth("veth0")]);
         for program in ["from_pod", "to_pod"] {
-            let pin = format!("v1/links/{}-{program}", veth("veth0").ifindex);
+            let pin = format!("v{ABI_VERSION}/links/{}-{program}", veth("veth0").ifindex);
             std::fs::remove_file(pins.join(pin)).unwrap();
         }
         // The kernel frees a link some time after its last reference.
@@ -183,7 +190,7 @@ fn hooks_follow_the_veths() {
         // Not wanted any more, and gone altogether.
         ip("link del veth1");
         ensure(&mut datapath, &[]);
-        let left: Vec<String> = std::fs::read_dir(pins.join("v1/links"))
+        let left: Vec<String> = std::fs::read_dir(pins.join(format!("v{ABI_VERSION}/links")))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
@@ -206,7 +213,7 @@ fn a_missing_device_is_reported() {
 fn a_pinned_map_of_another_shape_is_not_reused() {
     isolated(|pins| {
         drop(open(pins, AttachMode::Auto));
-        let stats = pins.join("v1/fl_stats");
+        let stats = pins.join(format!("v{ABI_VERSION}/fl_stats"));
         std::fs::remove_file(&stats).unwrap();
         let status = Command::new("bpftool")
             .args(["map", "create", stats.to_str().unwrap(), "type", "hash", "key", "4"])
@@ -250,7 +257,7 @@ fn bpftool_prints_the_names_of_the_fields() {
         datapath.put_peers(&[peer(2)]).unwrap();
         let output = Command::new("bpftool")
             .args(["map", "dump", "pinned"])
-            .arg(pins.join("v1/fl_subnets4"))
+            .arg(pins.join(format!("v{ABI_VERSION}/fl_subnets4")))
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -265,7 +272,8 @@ fn the_generation_rises_only_when_something_changed() {
     isolated(|pins| {
         let mut datapath = open(pins, AttachMode::Auto);
         let generation = || {
-            let map = aya::maps::MapData::from_pin(pins.join("v1/fl_cfg")).unwrap();
+            let map =
+                aya::maps::MapData::from_pin(pins.join(format!("v{ABI_VERSION}/fl_cfg"))).unwrap();
             let map = aya::maps::Map::Array(map);
             let array: aya::maps::Array<_, flannel_ebpf::abi::Config> = map.try_into().unwrap();
             array.get(&0, 0).unwrap().generation

@@ -6,14 +6,18 @@
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use flannel_ebpf::abi::{self, Config, Outcome, Peer, Subnet, Veth, action, flag, map, program};
+use flannel_ebpf::abi::{
+    self, Config, Handover, Outcome, Peer, Subnet, Veth, action, flag, map, program,
+};
 use flannel_ebpf::wire::{self, ENCAP_LEN, ETH_LEN, Outer};
+use zerocopy::FromBytes as _;
 
 const PASS: i32 = -1;
 const DROP: i32 = 2;
 const REDIRECT: i32 = 7;
+const XDP_PASS: i32 = 2;
 const LOCAL: [u8; 4] = [192, 0, 2, 2];
 const PEER: [u8; 4] = [192, 0, 2, 1];
 const OTHER_PEER: [u8; 4] = [192, 0, 2, 3];
@@ -33,6 +37,8 @@ impl Programs {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap();
         }
+        let xdp: &mut Xdp = ebpf.program_mut(program::FROM_WIRE).unwrap().try_into().unwrap();
+        xdp.load().unwrap();
         let mut this = Self(ebpf);
         this.configure(flag::FAST_PATH | flag::TCP | flag::VERIFY_DROP);
         let mut subnets: LpmTrie<_, [u8; 4], Subnet> = this.map(map::SUBNETS4);
@@ -84,14 +90,18 @@ impl Programs {
 
     /// Runs a program; its verdict and the packet as it left it.
     fn run(&self, name: &str, packet: &[u8]) -> (i32, Vec<u8>) {
-        let program: &SchedClassifier = self.0.program(name).unwrap().try_into().unwrap();
         let mut out = vec![0; packet.len() + 128];
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
             ..TestRunOptions::default()
         };
-        let result = program.test_run(options).unwrap();
+        let program = self.0.program(name).unwrap();
+        let result = if name == program::FROM_WIRE {
+            <&Xdp>::try_from(program).unwrap().test_run(options).unwrap()
+        } else {
+            <&SchedClassifier>::try_from(program).unwrap().test_run(options).unwrap()
+        };
         let length = result.data_size_out as usize;
         out.truncate(length);
         (result.return_value as i32, out)
@@ -171,6 +181,39 @@ fn a_flow_is_confirmed_and_decapsulated() {
     assert_eq!(programs.counted(Outcome::ConfirmedIn), 1);
     assert_eq!(programs.run(program::FROM_UNDERLAY, &packet), (REDIRECT, delivered));
     assert_eq!(programs.counted(Outcome::FastDecap), 1);
+}
+
+#[test]
+fn a_confirmed_packet_is_stripped_before_it_has_an_skb() {
+    let mut programs = Programs::load();
+    let packet = good();
+    assert_eq!(programs.run(program::FROM_UNDERLAY, &packet), (PASS, packet.clone()));
+    let mut delivered = frame(&packet[INNER..]);
+    delivered[..6].copy_from_slice(&[2, 0, 0, 0, 1, 2]);
+    delivered[ETH_LEN + 8] -= 1;
+    let delivered = with_checksum(delivered, ETH_LEN);
+    programs.run(program::TO_POD, &delivered);
+    assert_eq!(programs.counted(Outcome::ConfirmedIn), 1);
+    assert_eq!(programs.run(program::FROM_WIRE, &packet), (XDP_PASS, packet.clone()), "off");
+    programs.configure(flag::FAST_PATH | flag::TCP | flag::VERIFY_DROP | flag::XDP);
+    let (verdict, stripped) = programs.run(program::FROM_WIRE, &packet);
+    // Metadata come first.
+    let (handover, stripped) = stripped.split_at(size_of::<Handover>());
+    assert_eq!((verdict, stripped), (XDP_PASS, &packet[ENCAP_LEN..]));
+    let expected = Handover {
+        magic: abi::HANDOVER,
+        generation: 1,
+        out_ifindex: IFINDEX,
+        peer_id: 0,
+        action: u32::from(action::PEER),
+        dst_mac: [2, 0, 0, 0, 1, 2],
+        src_mac: [2, 0, 0, 0, 7, 7],
+    };
+    assert_eq!(Handover::read_from_bytes(handover).unwrap(), expected);
+    for length in ETH_LEN..packet.len() {
+        let cut = &packet[..length];
+        assert_eq!(programs.run(program::FROM_WIRE, cut), (XDP_PASS, cut.to_vec()), "{length}");
+    }
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub mod map {
     pub const ALL: [&str; 7] = [CFG, SUBNETS4, PEERS4, FLOWS4, VETHS, STATS, PEER_STATS];
 }
 
-/// Program names: the functions of the object file, and the six hooks.
+/// Program names: the functions of the object file, and the hooks.
 pub mod program {
     /// TC ingress of the host side of a pod's veth.
     pub const FROM_POD: &str = "from_pod";
@@ -47,7 +47,9 @@ pub mod program {
     pub const FROM_OVERLAY: &str = "from_overlay";
     /// TC egress of the underlay device, where peers are reached without a tunnel.
     pub const TO_UNDERLAY: &str = "to_underlay";
-    /// All of them.
+    /// XDP of the underlay device, where it has that: a node does without it.
+    pub const FROM_WIRE: &str = "from_wire";
+    /// All of TC.
     pub const ALL: [&str; 6] =
         [FROM_POD, TO_OVERLAY, FROM_UNDERLAY, TO_POD, FROM_OVERLAY, TO_UNDERLAY];
 }
@@ -126,6 +128,9 @@ pub mod flag {
     /// Repeat for a new TCP connection what the kernel did with the last one
     /// between the same client and service, from its SYN on.
     pub const EAGER: u32 = 64;
+    /// `from_wire` runs in the underlay's driver, and `from_underlay` takes
+    /// what it hands over.
+    pub const XDP: u32 = 128;
 }
 
 /// Key of [`map::SUBNETS4`]: what follows the prefix length in an LPM key.
@@ -262,7 +267,7 @@ pub struct Flow {
     pub dst_mac: [u8; 6],
     /// Inwards the MAC that the pod sees as its gateway.
     pub src_mac: [u8; 6],
-    /// Note: destination MAC of the frame at the entry hook.
+    /// Destination MAC of the frame at the entry hook.
     pub entry_mac: [u8; 6],
     /// Note: IPv4 identification.
     pub note_id: [u8; 2],
@@ -291,6 +296,35 @@ pub struct Veth {
     /// MTU of the veth in bytes.
     pub mtu: u32,
 }
+
+/// What `from_wire` leaves in a packet's metadata, where `from_underlay` finds
+/// it: the tunnel's headers are gone, and this is where the packet goes.
+///
+/// The same for all packets of a flow (GRO merges only packets whose metadata
+/// are equal), and no larger than the 32 bytes that older kernels allow.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Handover {
+    /// [`HANDOVER`].
+    pub magic: u32,
+    /// [`Config::generation`] of the decision.
+    pub generation: u32,
+    /// [`Flow::out_ifindex`].
+    pub out_ifindex: u32,
+    /// [`Flow::peer_id`].
+    pub peer_id: u32,
+    /// [`Flow::action`].
+    pub action: u32,
+    /// [`Flow::dst_mac`].
+    pub dst_mac: [u8; 6],
+    /// [`Flow::src_mac`].
+    pub src_mac: [u8; 6],
+}
+
+/// [`Handover::magic`].
+pub const HANDOVER: u32 = 0xf1a2_0000 | ABI_VERSION;
 
 /// Packets and bytes (inner IP packets) of one peer.
 #[repr(C)]
@@ -347,6 +381,9 @@ outcomes! {
     FastEncap = "fast_encap",
     /// Decapsulated by `from_underlay`.
     FastDecap = "fast_decap",
+    /// Stripped by `from_wire`, handed to the pod by `from_underlay`: once for
+    /// each aggregate that GRO made of what was stripped.
+    FastXdp = "fast_xdp",
     /// GSO aggregate (or its flow's packets), stripped by the kernel device
     /// and handed to the pod by `from_overlay`.
     FastAggregate = "fast_aggregate",
@@ -419,6 +456,9 @@ outcomes! {
     ForgedFragment = "forged_fragment",
     /// Dropped: the packet could not be rebuilt after it was resized.
     DropBroken = "drop_broken",
+    /// Dropped: stripped by `from_wire`, and came with a VLAN tag, which that
+    /// cannot see.
+    DropTagged = "drop_tagged",
 }
 
 impl Outcome {
@@ -429,7 +469,11 @@ impl Outcome {
         let name = self.name();
         let fast = matches!(
             self,
-            Self::FastEncap | Self::FastDecap | Self::FastRoutedOut | Self::FastRoutedIn
+            Self::FastEncap
+                | Self::FastDecap
+                | Self::FastXdp
+                | Self::FastRoutedOut
+                | Self::FastRoutedIn
         );
         let forged = matches!(
             self,
@@ -450,6 +494,7 @@ const _: () = {
     assert!(size_of::<Flow>() == 72);
     assert!(size_of::<Veth>() == 8);
     assert!(size_of::<PeerStats>() == 64);
+    assert!(size_of::<Handover>() == 32);
 };
 
 /// `aya::Pod` for every map type.

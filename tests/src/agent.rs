@@ -320,6 +320,9 @@ impl Outcomes {
 
     /// Packets that the fast path carried, both directions.
     pub fn fast(&self) -> u64 {
-        ["fast_encap", "fast_decap", "fast_aggregate"].iter().map(|name| self.get(name)).sum()
+        ["fast_encap", "fast_decap", "fast_xdp", "fast_aggregate"]
+            .iter()
+            .map(|name| self.get(name))
+            .sum()
     }
 }

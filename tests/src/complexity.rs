@@ -11,7 +11,7 @@ use std::fmt;
 
 use anyhow::{Context, Result, bail};
 use aya::EbpfLoader;
-use aya::programs::SchedClassifier;
+use aya::programs::{SchedClassifier, Xdp};
 use flannel_ebpf::abi::program;
 
 /// Path of the committed object.
@@ -166,11 +166,17 @@ pub fn measure() -> Result<Table> {
     object.relocate_calls(&text)?;
     let mut ebpf = EbpfLoader::new().load(&bytes)?;
     let mut table = BTreeMap::new();
-    for name in program::ALL {
+    for name in program::ALL.into_iter().chain([program::FROM_WIRE]) {
         let key = object.programs.get(name).context(name)?.function_key();
         let instructions = object.functions.get(&key).context(name)?.instructions.len();
-        let loaded: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
-        loaded.load().with_context(|| format!("load {name}"))?;
+        let loaded = ebpf.program_mut(name).context(name)?;
+        if name == program::FROM_WIRE {
+            let loaded: &mut Xdp = loaded.try_into()?;
+            loaded.load().with_context(|| format!("load {name}"))?;
+        } else {
+            let loaded: &mut SchedClassifier = loaded.try_into()?;
+            loaded.load().with_context(|| format!("load {name}"))?;
+        }
         let verified = loaded.info()?.verified_instruction_count();
         let verified = verified.map(|count| (release.clone(), count)).into_iter().collect();
         table.insert(name.to_owned(), Cost { instructions, verified });

@@ -3,10 +3,12 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::etcd::Etcd;
 use crate::netns::{self, Netns};
 use crate::node::Node;
+use crate::process::run;
 use crate::tls::Certificates;
 
 /// The switch's own address on the underlay; etcd listens there, and it is the
@@ -79,11 +81,18 @@ impl Lab {
         self.underlay
             .ip(&format!("link add eth1 netns {one} type veth peer name eth1 netns {other}"));
         for node in [left, right] {
-            node.address = Ipv4Addr::new(198, 18, 0, 10 + node.number);
-            node.netns.ip_batch(&[
-                format!("address add {}/24 dev eth1", node.address),
-                "link set eth1 up".into(),
-            ]);
+            node.underlay_on_eth1();
+        }
+    }
+
+    /// Gives each of two nodes a network card of this machine, both on one wire,
+    /// as its underlay `eth1`. Agents need `--iface=eth1`.
+    pub fn cards(&self, left: &mut Node, right: &mut Node, cards: [&str; 2]) {
+        for (node, card) in [left, right].into_iter().zip(cards) {
+            // In one step: there is an `eth0` already.
+            let netns = node.netns.name();
+            run(Command::new("ip").args(["link", "set", card, "netns", netns, "name", "eth1"]));
+            node.underlay_on_eth1();
         }
     }
 

@@ -37,6 +37,15 @@ impl Node {
         Self { agent: None, netns, address, number, dir, pin_dir, plain: None, root: None }
     }
 
+    /// Makes `eth1` the underlay, with an address of its own.
+    pub(crate) fn underlay_on_eth1(&mut self) {
+        self.address = Ipv4Addr::new(198, 18, 0, 10 + self.number);
+        self.netns.ip_batch(&[
+            format!("address add {}/24 dev eth1", self.address),
+            "link set eth1 up".into(),
+        ]);
+    }
+
     /// `--subnet-file`.
     pub fn subnet_file(&self) -> PathBuf {
         let own = self.root.as_ref().map(|root| root.at("/run/flannel/subnet.env"));

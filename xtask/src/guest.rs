@@ -36,6 +36,10 @@ const CASES: &[(&str, &[&str])] = &[
     ("fallback", &["no_capability", "a_program_that_the_verifier_refuses"]),
     ("restart", &["killed_and_started_with_clsact_filters", "stopped_with_clsact_filters"]),
     ("cleanup", &["clsact"]),
+    (
+        "xdp",
+        &["native_carries_udp_and_tcp_whole", "auto_takes_a_network_card", "cleanup_removes_it"],
+    ),
 ];
 
 /// Fetches what a run needs, unless it is there: the kernel's package.
@@ -129,6 +133,11 @@ fn machine(kernel: &Path, initramfs: &Path, console: &Path) -> Command {
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
     command.arg("-serial").arg(format!("file:{}", console.display()));
     command.args(["-serial", "stdio"]);
+    // Two cards on one wire.
+    for card in ["card0", "card1"] {
+        command.args(["-netdev", &format!("hubport,id={card},hubid=0")]);
+        command.args(["-device", &format!("virtio-net-pci,netdev={card},romfile=")]);
+    }
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
     command.args(["-append", "console=ttyS0 panic=-1 quiet"]);
     command

@@ -268,7 +268,7 @@ fn is_running(hook: &Hook, id: u32) -> bool {
     tcx_programs(hook.ifindex, hook.tcx()).is_ok_and(|running| running.contains(&id))
 }
 
-fn has_errno(error: &(dyn std::error::Error + 'static), errno: i32) -> bool {
+pub(super) fn has_errno(error: &(dyn std::error::Error + 'static), errno: i32) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) == Some(errno) {

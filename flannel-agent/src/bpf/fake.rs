@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnetwork::Ipv4Network;
 
-use super::{BpfError, Datapath, DatapathConfig, HookReport, PeerCounters, Places, PodVeth};
+use super::{
+    BpfError, Datapath, DatapathConfig, HookReport, PeerCounters, Places, PodVeth, XdpStatus,
+};
 use crate::desired::Peer;
 
 /// State of a [`FakeDatapath`], open to tests.
@@ -27,6 +29,8 @@ pub struct State {
     pub ensured: u32,
     /// `<interface>/<program>` or interface names whose hooks fail.
     pub failing_hooks: Vec<String>,
+    /// What is said of XDP.
+    pub xdp: XdpStatus,
     /// Entries made in the flow table.
     pub flows_entered: u64,
     /// Map writes fail.
@@ -112,6 +116,10 @@ impl Datapath for FakeDatapath {
 
     fn describe(&self) -> String {
         "fake".to_owned()
+    }
+
+    fn xdp(&self) -> XdpStatus {
+        self.state().xdp.clone()
     }
 
     fn unpinned(&self) -> Option<String> {

@@ -12,9 +12,10 @@ use nix::net::if_::if_nametoindex;
 use super::attach::{Attacher, Form, Hook};
 use super::maps::Maps;
 use super::pin::PinDir;
+use super::xdp::{Site, XdpHalf};
 use super::{
     BpfError, Datapath, DatapathConfig, FastPath, HookReport, LoadOptions, PeerCounters, Places,
-    VerifySource, attach, object,
+    VerifySource, XdpStatus, attach, object,
 };
 use crate::desired::Peer;
 
@@ -23,6 +24,7 @@ pub struct Loaded {
     ebpf: Ebpf,
     maps: Maps,
     attacher: Attacher,
+    xdp: XdpHalf,
     /// The pins, or why there are none.
     pins: Result<PinDir, String>,
     /// Other ABI versions' programs run until ours do.
@@ -67,6 +69,7 @@ impl Loaded {
             ebpf,
             maps,
             attacher: Attacher::new(options.attach, pins.clone().ok()),
+            xdp: XdpHalf::new(options.xdp, pins.clone().ok()),
             others_remain: pins.is_ok(),
             pins,
         })
@@ -79,6 +82,28 @@ impl Loaded {
             Ok(true) => report.attached.push(hook.name()),
             Ok(false) => {}
             Err(error) => report.failed.push((hook.name(), error)),
+        }
+    }
+}
+
+impl Loaded {
+    /// The XDP half strips nothing that the TC half would not take: it is told
+    /// to when both run, and told not to before either goes.
+    fn ensure_xdp(&mut self, site: Site<'_>, report: &mut HookReport) {
+        let ensured = self.xdp.ensure(&mut self.ebpf, site);
+        if ensured.attached {
+            report.attached.push(format!("{}/{}", site.name, program::FROM_WIRE));
+        }
+        let told = self.maps.config().and_then(|old| {
+            let flags = old.flags & !flag::XDP | if ensured.runs { flag::XDP } else { 0 };
+            if flags == old.flags {
+                return Ok(());
+            }
+            self.maps.set_config(&Config { flags, ..old })
+        });
+        match told {
+            Ok(()) => self.xdp.settle(site),
+            Err(error) => report.failed.push((site.name.to_owned(), error)),
         }
     }
 }
@@ -152,6 +177,8 @@ impl Datapath for Loaded {
     fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError> {
         let old = self.maps.config()?;
         let mut new = Config { generation: old.generation, ..contents(config) };
+        // What an earlier run set holds until the hooks have been looked at.
+        new.flags |= old.flags & flag::XDP;
         if new == old {
             return Ok(());
         }
@@ -188,7 +215,7 @@ impl Datapath for Loaded {
     }
 
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport {
-        let Places { underlay, overlay, direct, veths } = places;
+        let Places { underlay, underlay_kind, overlay, direct, veths } = places;
         let mut report = HookReport::default();
         let ifindex = |name: &str, report: &mut HookReport| match if_nametoindex(name) {
             Ok(ifindex) => Some(ifindex),
@@ -228,6 +255,19 @@ impl Datapath for Loaded {
         for hook in &hooks {
             self.ensure(hook, &mut report);
         }
+        let fast_path = self.maps.config().is_ok_and(|now| now.flags & flag::FAST_PATH != 0);
+        let tc = format!("{underlay}/{}", program::FROM_UNDERLAY);
+        self.ensure_xdp(
+            Site {
+                ifindex: underlay_index,
+                name: underlay,
+                kind: underlay_kind,
+                tunnel: overlay.is_some(),
+                fast_path,
+                tc: !report.failed.iter().any(|(hook, _)| *hook == tc),
+            },
+            &mut report,
+        );
         self.attacher.retain(&hooks);
         let served: BTreeSet<u32> = veths.iter().map(|veth| veth.ifindex).collect();
         if let Err(error) = self.maps.retain_veths(&served) {
@@ -260,6 +300,10 @@ impl Datapath for Loaded {
             Some(Form::Clsact) => "clsact".to_owned(),
             None => "not attached".to_owned(),
         }
+    }
+
+    fn xdp(&self) -> XdpStatus {
+        self.xdp.status()
     }
 
     fn unpinned(&self) -> Option<String> {

@@ -8,6 +8,7 @@ mod maps;
 mod object;
 pub mod pin;
 mod sys;
+mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -97,6 +98,39 @@ pub enum AttachMode {
     Clsact,
 }
 
+/// `--xdp`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// Native where the underlay is a network card whose driver has it
+    #[default]
+    Auto,
+    /// In the driver, whatever the underlay is
+    Native,
+    /// Refused, with the reason in the status: it does not go together with TC
+    Generic,
+    /// Not at all
+    Off,
+}
+
+/// Whether the underlay's XDP program runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct XdpStatus {
+    /// `native` or `off`.
+    pub mode: &'static str,
+    /// Why it is off, if nobody switched it off.
+    pub reason: Option<String>,
+    /// Why somebody should know.
+    #[serde(skip)]
+    pub complaint: Option<String>,
+}
+
+impl Default for XdpStatus {
+    fn default() -> Self {
+        Self { mode: "off", reason: None, complaint: None }
+    }
+}
+
 /// A host-side veth that leads to a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodVeth {
@@ -116,6 +150,8 @@ pub struct PodVeth {
 pub struct Places<'a> {
     /// Name of the underlay device.
     pub underlay: &'a str,
+    /// Kind of the underlay device (`veth`, `bond`...), empty for hardware.
+    pub underlay_kind: &'a str,
     /// `flannel.<VNI>`, if there is a tunnel.
     pub overlay: Option<&'a str>,
     /// Peers may be reached without a tunnel: the underlay device's egress too.
@@ -152,6 +188,8 @@ pub struct LoadOptions {
     pub pin_dir: PathBuf,
     /// `--attach`.
     pub attach: AttachMode,
+    /// `--xdp`.
+    pub xdp: XdpMode,
     /// `--flow-table-size`: entries of [`flannel_ebpf::abi::map::FLOWS4`].
     pub flow_table: u32,
 }
@@ -195,6 +233,9 @@ pub trait Datapath: Send + 'static {
 
     /// `tcx` or `clsact`: for status.
     fn describe(&self) -> String;
+
+    /// Whether the XDP program runs.
+    fn xdp(&self) -> XdpStatus;
 
     /// Why the programs run without pins, if they do: they go with the agent.
     fn unpinned(&self) -> Option<String>;

@@ -42,6 +42,16 @@ impl PinDir {
         self.links().join(format!("{ifindex}-{program}"))
     }
 
+    /// Directory of the pins of XDP links.
+    pub fn xdp_links(&self) -> PathBuf {
+        self.version.join("xdp")
+    }
+
+    /// Pin of an interface's XDP link.
+    pub fn xdp_link(&self, ifindex: u32) -> PathBuf {
+        self.xdp_links().join(ifindex.to_string())
+    }
+
     /// Makes the directories, and mounts the bpf file system where it belongs
     /// if nobody did.
     ///
@@ -60,8 +70,10 @@ impl PinDir {
             )?;
             tracing::info!(path = BPFFS, "mounted the bpf file system");
         }
-        fs::create_dir_all(self.links())
-            .map_err(|error| BpfError::new("create", self.links().display().to_string(), &error))?;
+        for folder in [self.links(), self.xdp_links()] {
+            fs::create_dir_all(&folder)
+                .map_err(|error| BpfError::new("create", folder.display().to_string(), &error))?;
+        }
         if !is_bpffs(&self.version) {
             return Err(BpfError::plain(
                 "use pin directory",
@@ -151,8 +163,9 @@ impl PinDir {
                 name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
             });
             if version && wanted(&path) {
-                // Links first: the hooks fall silent before their maps go.
-                for folder in [path.join("links"), path] {
+                // Links first: the hooks fall silent before their maps go; and
+                // XDP's before those that take over from it.
+                for folder in [path.join("xdp"), path.join("links"), path] {
                     remove_folder(&folder, &mut removed)?;
                 }
             }

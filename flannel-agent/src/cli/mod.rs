@@ -22,7 +22,7 @@ use serde::Serialize;
 pub use self::etcd::{EtcdApi, EtcdArgs, MigrateFrom, MigrateTo};
 pub use self::flannel::WithoutEffect;
 pub use self::values::Secret;
-use crate::bpf::{AttachMode, FastPath, VerifySource};
+use crate::bpf::{AttachMode, FastPath, VerifySource, XdpMode};
 use crate::underlay::Wish;
 
 const STATE_DIR: &str = "/var/lib/flannel-ebpf";
@@ -199,6 +199,9 @@ pub struct Options {
     /// How the programs are attached
     #[arg(long, value_enum, value_name = "HOOK", default_value_t = AttachMode::default())]
     pub attach: AttachMode,
+    /// Whether packets lose their tunnel before GRO, in the underlay's driver
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = XdpMode::default())]
+    pub xdp: XdpMode,
     /// Attach only to pods' interfaces whose names match
     #[arg(long, value_name = "REGEX", value_parser = Regex::new)]
     pub attach_iface: Option<Regex>,

@@ -46,6 +46,7 @@ fn defaults() {
     assert_eq!(options.fast_path_window, Duration::from_secs(5));
     assert_eq!(options.verify_source, VerifySource::Drop);
     assert_eq!(options.attach, AttachMode::Auto);
+    assert_eq!(options.xdp, XdpMode::Auto);
     assert!(options.attach_iface.is_none());
     assert_eq!(options.pin_dir, Path::new("/sys/fs/bpf/flannel"));
     assert_eq!(options.state_dir, Path::new("/var/lib/flannel-ebpf"));
@@ -85,6 +86,7 @@ fn every_flag_is_read() {
         "-fast-path-window=500ms",
         "-verify-source=count",
         "-attach=clsact",
+        "-xdp=native",
         "-attach-iface=^veth",
         "-pin-dir=/p",
         "-state-dir=/s",
@@ -106,6 +108,7 @@ fn every_flag_is_read() {
     assert_eq!(options.fast_path_window, Duration::from_millis(500));
     assert_eq!(options.verify_source, VerifySource::Count);
     assert_eq!(options.attach, AttachMode::Clsact);
+    assert_eq!(options.xdp, XdpMode::Native);
     assert!(options.attach_iface.as_ref().unwrap().is_match("veth3"));
     assert_eq!(options.pin_dir, Path::new("/p"));
     assert_eq!(options.state_dir, Path::new("/s"));
@@ -225,6 +228,7 @@ fn every_flag_of_the_daemon_has_a_variable() {
         ("flow-table-size", "4096"),
         ("verify-source", "off"),
         ("attach", "tcx"),
+        ("xdp", "off"),
         ("resync-interval", "9"),
         ("etcd-api", "v2"),
         ("subnet-lease-renew-margin", "9"),

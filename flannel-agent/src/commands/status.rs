@@ -56,6 +56,9 @@ fn table(status: &Value) -> String {
     row("agent", format!("{}, pid {}", plain(&status["version"]), status["pid"]));
     row("backend", plain(&status["backend"]));
     row("data path", datapath(&status["datapath"]));
+    if status["datapath"]["mode"] == "ebpf" {
+        row("XDP", xdp(&status["datapath"]["xdp"]));
+    }
     if let Some(firewall) = status["firewall"].as_str() {
         row("firewall", firewall.to_owned());
     }
@@ -143,6 +146,13 @@ fn datapath(datapath: &Value) -> String {
     text
 }
 
+fn xdp(xdp: &Value) -> String {
+    match xdp["reason"].as_str() {
+        Some(reason) => format!("{} ({reason})", plain(&xdp["mode"])),
+        None => plain(&xdp["mode"]),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +181,14 @@ mod tests {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(!text.contains("fast_decap"), "zero counts are left out");
+    }
+
+    #[test]
+    fn the_table_says_whether_xdp_runs() {
+        let text = |xdp: Value| table(&json!({"datapath": {"mode": "ebpf", "xdp": xdp}}));
+        assert!(text(json!({"mode": "native", "reason": null})).contains("native"));
+        let off = text(json!({"mode": "off", "reason": "eth0 is a veth"}));
+        assert!(off.contains("off (eth0 is a veth)"), "{off}");
     }
 
     #[test]

@@ -173,6 +173,7 @@ async fn start_and_serve(
     let load = LoadOptions {
         pin_dir: options.pin_dir.clone(),
         attach: options.attach,
+        xdp: options.xdp,
         flow_table: options.flow_table_size,
     };
     let opened = match &config.backend {

@@ -11,7 +11,7 @@ use crate::config::Backend;
 use crate::desired::routes_directly;
 use crate::firewall::Firewall;
 use crate::kernel::sysctl::TcpConntrack;
-use crate::kernel::{Kernel, KernelError, blackhole};
+use crate::kernel::{Kernel, KernelError, Link, blackhole};
 use crate::plan::{self, Op};
 use crate::status::{FlowTableStatus, lock};
 use crate::veths::{self, Choice};
@@ -208,6 +208,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
         let report = datapath.ensure_hooks(Places {
             underlay: &underlay.name,
+            underlay_kind: kind_of(&self.links, underlay.ifindex),
             overlay: overlay.as_ref().map(|(_, name)| name.as_str()),
             direct,
             veths: &veths,
@@ -219,8 +220,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             .extend(report.failed.into_iter().map(|(hook, error)| (format!("hook {hook}"), error)));
         let attach = datapath.describe();
         let unpinned = datapath.unpinned();
+        let xdp = datapath.xdp();
         drop(guard);
-        self.shared.lock().health.report("pins", unpinned);
+        {
+            let mut state = self.shared.lock();
+            state.health.report("pins", unpinned);
+            state.health.report("xdp", xdp.complaint.clone());
+            state.datapath.xdp = xdp;
+        }
         self.judge(&failures, attach, tcp, &veths);
     }
 
@@ -325,6 +332,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             new_per_window: self.turnover.per_window(),
         });
     }
+}
+
+/// Kind of a link; one that is not seen is not taken for hardware.
+fn kind_of(links: &[Link], ifindex: u32) -> &str {
+    links.iter().find(|link| link.ifindex == ifindex).map_or("unseen", |link| link.kind.as_str())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

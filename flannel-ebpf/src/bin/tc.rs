@@ -1,5 +1,5 @@
-//! The TC programs: glue between `__sk_buff`, the maps and
-//! [`flannel_ebpf::path`].
+//! The programs: glue between `__sk_buff` (TC; `xdp_md` in [`xdp`]), the maps
+//! and [`flannel_ebpf::path`].
 //!
 //! Every packet pointer is derived anew, and checked, at each access, because
 //! helpers that resize the packet invalidate all of them.
@@ -10,6 +10,11 @@
     missing_docs,
     reason = "the classifier macro exports each program again, without its docs"
 )]
+
+#[path = "tc/xdp.rs"]
+mod xdp;
+
+use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
@@ -23,13 +28,13 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::{
     bpf_csum_level, bpf_fib_lookup as fib_lookup, bpf_get_hash_recalc, bpf_get_prandom_u32,
     bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
-    bpf_skb_adjust_room, bpf_skb_pull_data,
+    bpf_skb_adjust_room, bpf_skb_change_type, bpf_skb_pull_data,
 };
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{
-    Config, Flow, FlowKey, MAX_FLOWS, MAX_PEER_STATS, MAX_PEERS, MAX_VETHS, OUTCOMES, Outcome,
-    Peer, PeerStats, Subnet, Veth,
+    Config, Flow, FlowKey, HANDOVER, Handover, MAX_FLOWS, MAX_PEER_STATS, MAX_PEERS, MAX_VETHS,
+    OUTCOMES, Outcome, Peer, PeerStats, Subnet, Veth,
 };
 use flannel_ebpf::path::{Frame, Tables, Traffic, Trip, Verdict, direct, inbound, outbound};
 use flannel_ebpf::wire::{ENCAP_LEN, ETH_LEN};
@@ -192,10 +197,32 @@ impl Frame for Skb {
         }
         true
     }
+
+    #[inline(always)]
+    fn take_handover(&mut self) -> Option<Handover> {
+        // SAFETY: as in `at`.
+        let (meta, data) = unsafe { ((*self.raw).data_meta as usize, (*self.raw).data as usize) };
+        if meta + size_of::<Handover>() > data {
+            return None;
+        }
+        let handover = meta as *mut Handover;
+        // SAFETY: so many bytes lie between `meta` and `data`.
+        let found = unsafe { handover.read_unaligned() };
+        if found.magic != HANDOVER {
+            return None;
+        }
+        // A node in the pod must not take it for its own.
+        // SAFETY: as above; TC programs may write to metadata.
+        unsafe { (meta as *mut u32).write_unaligned(0) };
+        // SAFETY: `raw` is the program's context.
+        unsafe { bpf_skb_change_type(self.raw, PACKET_HOST) };
+        Some(found)
+    }
 }
 
 struct Maps {
-    raw: *mut __sk_buff,
+    /// The program's context.
+    raw: *mut c_void,
 }
 
 impl Tables for Maps {
@@ -294,7 +321,7 @@ impl Tables for Maps {
         // SAFETY: `raw` is the program's context, `params` lives on the stack.
         let found = unsafe {
             fib_lookup(
-                self.raw.cast(),
+                self.raw,
                 &mut params,
                 size_of::<bpf_fib_lookup>() as i32,
                 BPF_FIB_LOOKUP_OUTPUT,
@@ -347,7 +374,7 @@ impl Tables for Maps {
 #[inline(always)]
 fn run(ctx: &TcContext, hook: impl FnOnce(&mut Skb, &Maps) -> Verdict) -> i32 {
     let raw = ctx.as_ptr().cast::<__sk_buff>();
-    match hook(&mut Skb { raw }, &Maps { raw }) {
+    match hook(&mut Skb { raw }, &Maps { raw: ctx.as_ptr() }) {
         Verdict::Pass => PASS,
         Verdict::Drop => DROP,
         Verdict::NextHop { ifindex, next_hop } => {

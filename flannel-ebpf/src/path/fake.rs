@@ -6,8 +6,9 @@ use std::collections::HashMap;
 
 use etherparse::PacketBuilder;
 
+use super::wire_xdp::{Stripped, Wire};
 use super::{Frame, Tables, Traffic, Trip, Verdict};
-use crate::abi::{Config, Flow, FlowKey, Outcome, Subnet, Veth, flag};
+use crate::abi::{Config, Flow, FlowKey, Handover, Outcome, Subnet, Veth, flag};
 use crate::wire::{self, ENCAP_LEN, ETH_LEN, Outer};
 
 pub(crate) const UNDERLAY: u32 = 2;
@@ -42,11 +43,25 @@ pub(crate) struct Packet {
     /// `bpf_skb_adjust_room` refuses.
     pub(crate) rigid: bool,
     pub(crate) fast: bool,
+    /// Metadata gets lost.
+    pub(crate) forgetful: bool,
+    /// Metadata.
+    pub(crate) handover: Option<Handover>,
 }
 
 impl Packet {
     pub(crate) fn new(bytes: Vec<u8>, ifindex: u32) -> Self {
-        Self { bytes, ifindex, gso_size: 0, tagged: false, to_us: true, rigid: false, fast: false }
+        Self {
+            bytes,
+            ifindex,
+            gso_size: 0,
+            tagged: false,
+            to_us: true,
+            rigid: false,
+            fast: false,
+            forgetful: false,
+            handover: None,
+        }
     }
 
     /// UDP as the pod of one node sends it to the pod of another.
@@ -180,6 +195,26 @@ impl Frame for Packet {
         }
         self.bytes.drain(ETH_LEN..ETH_LEN + ENCAP_LEN);
         true
+    }
+    fn take_handover(&mut self) -> Option<Handover> {
+        self.to_us |= self.handover.is_some();
+        self.handover.take()
+    }
+}
+
+impl Wire for Packet {
+    fn strip(&mut self, handover: &Handover) -> Stripped {
+        if self.rigid {
+            return Stripped::Refused;
+        }
+        self.bytes.drain(..ENCAP_LEN);
+        if self.forgetful {
+            return Stripped::Broken;
+        }
+        self.handover = Some(*handover);
+        // What `eth_type_trans` makes of the inner destination.
+        self.to_us = false;
+        Stripped::Done
     }
 }
 

@@ -113,7 +113,7 @@ pub(super) fn reverse(key: &FlowKey) -> FlowKey {
 pub struct Entry {
     /// Inwards the outer source.
     pub peer_ip: [u8; 4],
-    /// Outwards the destination MAC of the frame.
+    /// Destination MAC of the frame.
     pub mac: [u8; 6],
 }
 

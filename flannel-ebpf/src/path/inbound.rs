@@ -5,7 +5,9 @@ use network_types::ip::Ipv4Hdr;
 
 use super::flow::{self, Entry};
 use super::segment::{Segment, ipv4_at, plain_ipv4};
-use super::{Frame, Tables, Traffic, Verdict, direct, eager, shortcut, source, to_kernel};
+use super::{
+    Frame, Tables, Traffic, Verdict, direct, eager, shortcut, source, to_kernel, wire_xdp,
+};
 use crate::abi::{Config, Flow, FlowKey, Outcome, action, direction, flag, state};
 use crate::wire::{self, ENCAP_LEN, ETH_LEN, IPV4_LEN, UDP_LEN, VXLAN_LEN};
 
@@ -13,6 +15,9 @@ use crate::wire::{self, ENCAP_LEN, ETH_LEN, IPV4_LEN, UDP_LEN, VXLAN_LEN};
 #[inline(always)]
 pub fn from_underlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::Pass };
+    if let Some(handover) = frame.take_handover() {
+        return wire_xdp::hand_on(frame, tables, config, &handover);
+    }
     if !frame.to_us() {
         return Verdict::Pass;
     }
@@ -137,7 +142,8 @@ fn repeat<F: Frame, T: Tables>(
     };
     let segment = candidate.map_err(|reason| (reason, peer))?;
     let key = segment.key(direction::IN);
-    let entry = Entry { peer_ip: outer.src_addr, mac: [0; 6] };
+    let mac = frame.load(0).unwrap_or_default();
+    let entry = Entry { peer_ip: outer.src_addr, mac };
     if peer.is_some() && eager::opens(config, &segment) {
         eager::open(tables, config, frame, &segment, direction::IN, now, entry);
     }
@@ -213,7 +219,7 @@ fn take<F: Frame, T: Tables>(
 
 /// A packet that the fast path could take, were its flow confirmed.
 #[inline(always)]
-fn candidate<F: Frame>(
+pub(super) fn candidate<F: Frame>(
     frame: &mut F,
     config: &Config,
     outer: &Ipv4Hdr,
@@ -276,7 +282,9 @@ fn aggregated<F: Frame, T: Tables>(
 ) -> bool {
     let direct = segment.proto == wire::TCP && config.flags & flag::GSO_DIRECT != 0;
     if frame.gso_size() != 0 && !direct {
-        if flow.sticky_ns < now + config.window_ns / 2 {
+        if config.flags & flag::XDP != 0 {
+            wire_xdp::stick(tables, segment, flow, now);
+        } else if flow.sticky_ns < now + config.window_ns / 2 {
             tables.stick_flow(&segment.key(direction::IN), now + config.window_ns);
         }
         return true;
@@ -309,7 +317,7 @@ fn decap<F: Frame, T: Tables>(
 
 /// Ethernet header of the frame that the pod gets.
 #[inline(always)]
-fn pod_macs(flow: &Flow) -> [u8; ETH_LEN] {
+pub(super) fn pod_macs(flow: &Flow) -> [u8; ETH_LEN] {
     let [d0, d1, d2, d3, d4, d5] = flow.dst_mac;
     let [s0, s1, s2, s3, s4, s5] = flow.src_mac;
     let [t0, t1] = wire::ETHERTYPE_IPV4;
@@ -317,7 +325,7 @@ fn pod_macs(flow: &Flow) -> [u8; ETH_LEN] {
 }
 
 #[inline(always)]
-fn hand_over(flow: &Flow) -> Verdict {
+pub(super) fn hand_over(flow: &Flow) -> Verdict {
     let ifindex = flow.out_ifindex;
     if flow.action == action::PEER {
         Verdict::Peer { ifindex }
@@ -452,6 +460,7 @@ fn confirm<F: Frame, T: Tables>(
         flow.max_len = max_len.min(veth.mtu as u16);
         flow.dst_mac = [d0, d1, d2, d3, d4, d5];
         flow.src_mac = [s0, s1, s2, s3, s4, s5];
+        flow.entry_mac = noted.entry_mac;
     });
     true
 }

@@ -16,12 +16,13 @@ pub mod shortcut;
 pub mod source;
 #[cfg(test)]
 mod tests;
+pub mod wire_xdp;
 
 use core::ops::Deref;
 
-use crate::abi::{Config, Flow, FlowKey, Outcome, Subnet, Veth};
+use crate::abi::{Config, Flow, FlowKey, Handover, Outcome, Subnet, Veth};
 
-/// A packet at a TC hook, Ethernet header first.
+/// A packet at a hook, Ethernet header first.
 ///
 /// Reads and writes outside of it fail; nothing panics.
 #[expect(clippy::len_without_is_empty, reason = "no packet is empty")]
@@ -54,6 +55,9 @@ pub trait Frame {
     /// Takes [`crate::wire::ENCAP_LEN`] bytes out behind the Ethernet header.
     /// `false`: refused, unchanged.
     fn shrink(&mut self) -> bool;
+    /// Takes away what `from_wire` left with the packet, and makes the packet
+    /// one for this node (PACKET_HOST).
+    fn take_handover(&mut self) -> Option<Handover>;
 }
 
 /// Whose packets are counted: direction and path.

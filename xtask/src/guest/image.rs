@@ -34,15 +34,18 @@ const TOOLS: &[&str] = &[
     "unshare",
 ];
 
-/// Parts of the kernel's modules: all that networking may ask for, nothing for
-/// hardware.
+/// Parts of the kernel's modules: all that networking may ask for; of hardware
+/// virtio's network cards alone.
 const MODULES: &[&str] = &[
     "arch",
     "crypto",
     "drivers/net/dummy.ko",
+    "drivers/net/net_failover.ko",
     "drivers/net/tun.ko",
     "drivers/net/veth.ko",
+    "drivers/net/virtio_net.ko",
     "drivers/net/vxlan",
+    "drivers/virtio",
     "lib",
     "net",
 ];
@@ -191,11 +194,13 @@ stty -F /dev/ttyS1 raw -echo
 exec </dev/null >/dev/ttyS1 2>&1
 ip link set lo up
 # What nodes of flannel load at boot, and what a container cannot.
-for module in br_netfilter nf_conntrack vxlan veth sch_ingress cls_bpf; do
+for module in br_netfilter nf_conntrack vxlan veth sch_ingress cls_bpf virtio_pci virtio_net; do
     modprobe $module || echo "guest: no module $module"
 done
 sysctl -q -w net.bridge.bridge-nf-call-iptables=1
-echo "guest: Linux $(uname -r), $(nproc) processors"
+cards=$(for card in /sys/class/net/*/device; do basename "$(dirname "$card")"; done)
+export FLANNEL_TEST_CARDS="$(echo $cards)"
+echo "guest: Linux $(uname -r), $(nproc) processors, network cards $FLANNEL_TEST_CARDS"
 failed=0
 cd {PROGRAMS}
 "#

@@ -1,0 +1,274 @@
+//! The XDP half of `from_underlay`: whether it may run, and its link.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::{self, XdpLink};
+use aya::programs::{ProgramError, Xdp};
+use flannel_ebpf::abi::program;
+
+use super::attach::has_errno;
+use super::pin::{self, PinDir};
+use super::{BpfError, XdpMode, XdpStatus};
+
+/// How long an attempt that met somebody else's program stands.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What the decision hangs on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Site<'a> {
+    /// Interface index of the underlay device.
+    pub(super) ifindex: u32,
+    /// Its name.
+    pub(super) name: &'a str,
+    /// Its kind (`veth`, `bond`...), empty for hardware.
+    pub(super) kind: &'a str,
+    /// Peers may be reached through a tunnel.
+    pub(super) tunnel: bool,
+    /// Confirmed flows are used.
+    pub(super) fast_path: bool,
+    /// The TC half runs.
+    pub(super) tc: bool,
+}
+
+/// Why the program does not run.
+#[derive(Clone, Debug)]
+struct Refusal {
+    ifindex: u32,
+    reason: String,
+    /// Somebody else's program is there: worth another attempt later, and
+    /// somebody's attention.
+    occupied: bool,
+    since: Instant,
+}
+
+/// Attaches `from_wire`, and knows whether it runs.
+pub(super) struct XdpHalf {
+    mode: XdpMode,
+    pins: Option<PinDir>,
+    loaded: bool,
+    running: bool,
+    /// The link, where there is no pin to keep it alive.
+    open: Option<FdLink>,
+    refusal: Option<Refusal>,
+    status: XdpStatus,
+}
+
+/// What [`XdpHalf::ensure`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ensured {
+    /// The program runs: [`flannel_ebpf::abi::flag::XDP`] is to be set.
+    pub(super) runs: bool,
+    /// It did not, and does now.
+    pub(super) attached: bool,
+}
+
+impl XdpHalf {
+    pub(super) fn new(mode: XdpMode, pins: Option<PinDir>) -> Self {
+        Self {
+            mode,
+            pins,
+            loaded: false,
+            running: false,
+            open: None,
+            refusal: None,
+            status: XdpStatus::default(),
+        }
+    }
+
+    pub(super) fn status(&self) -> XdpStatus {
+        self.status.clone()
+    }
+
+    /// Makes the program run at the underlay device if it may; otherwise says
+    /// why not, and leaves everything to TC. Programs of ours elsewhere go.
+    pub(super) fn ensure(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Ensured {
+        let mut occupied = false;
+        let attached = match refused(self.mode, site) {
+            Some(reason) => Err(reason),
+            None => self.attach(ebpf, site).map_err(|refusal| {
+                occupied = refusal.occupied;
+                Some(refusal.reason)
+            }),
+        };
+        self.running = attached.is_ok();
+        let reason = attached.as_ref().err().cloned().flatten();
+        let asked = matches!(self.mode, XdpMode::Native | XdpMode::Generic);
+        self.status = XdpStatus {
+            mode: if self.running { "native" } else { "off" },
+            complaint: reason
+                .as_ref()
+                .filter(|_| occupied || asked)
+                .map(|reason| format!("{reason}; TC does its work")),
+            reason,
+        };
+        Ensured { runs: self.running, attached: attached == Ok(true) }
+    }
+
+    /// Detaches what must not run. To be called when the settings tell the
+    /// programs so.
+    pub(super) fn settle(&mut self, site: Site<'_>) {
+        if !self.running {
+            self.open = None;
+        }
+        let Some(pins) = &self.pins else { return };
+        let keep = self.running.then(|| pins.xdp_link(site.ifindex));
+        let entries = fs::read_dir(pins.xdp_links()).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()).filter(|path| Some(path) != keep.as_ref()) {
+            match pin::remove(&path) {
+                Ok(()) => tracing::info!(pin = %path.display(), "detached the XDP program"),
+                Err(error) => tracing::warn!(%error, "an XDP program of ours stays"),
+            }
+        }
+    }
+
+    fn attach(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Result<bool, Refusal> {
+        if let Some(refusal) = &self.refusal
+            && refusal.ifindex == site.ifindex
+            && !(refusal.occupied && refusal.since.elapsed() > RETRY)
+        {
+            return Err(refusal.clone());
+        }
+        self.try_attach(ebpf, site).inspect(|_| self.refusal = None).map_err(|error| {
+            let refusal = Refusal {
+                ifindex: site.ifindex,
+                reason: error.reason,
+                occupied: error.occupied,
+                since: Instant::now(),
+            };
+            self.refusal = Some(refusal.clone());
+            refusal
+        })
+    }
+
+    fn try_attach(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Result<bool, Failure> {
+        let program: &mut Xdp = ebpf
+            .program_mut(program::FROM_WIRE)
+            .ok_or_else(|| Failure::plain("the object has no XDP program"))?
+            .try_into()
+            .map_err(|error: ProgramError| {
+                Failure::of("open program", program::FROM_WIRE, &error)
+            })?;
+        if !self.loaded {
+            program
+                .load()
+                .map_err(|error| Failure::of("load program", program::FROM_WIRE, &error))?;
+            self.loaded = true;
+        }
+        let pin = self.pins.as_ref().map(|pins| pins.xdp_link(site.ifindex));
+        // A link that the kernel lets run our program is a link that is attached.
+        let held = match &pin {
+            Some(path) if path.exists() => PinnedLink::from_pin(path).ok().map(FdLink::from),
+            _ => self.open.take(),
+        };
+        if let Some(link) = held
+            && let Ok(link) = XdpLink::try_from(link)
+            && let Ok(id) = program.attach_to_link(link)
+            && let Ok(link) = program.take_link(id)
+        {
+            self.open = FdLink::try_from(link).ok().filter(|_| pin.is_none());
+            return Ok(false);
+        }
+        if let Some(path) = &pin {
+            pin::remove(path).map_err(|error| Failure::plain(error.to_string()))?;
+        }
+        let hook = format!("{}/{}", site.name, program::FROM_WIRE);
+        let link = program
+            .attach_to_if_index(site.ifindex, xdp::XdpMode::Driver)
+            .and_then(|id| program.take_link(id))
+            .map_err(|error| Failure::of_attach(site.name, &error))?;
+        let link =
+            FdLink::try_from(link).map_err(|error| Failure::of("attach XDP", &hook, &error))?;
+        self.open = match pin {
+            Some(path) => {
+                link.pin(&path).map_err(|error| Failure::of("pin link of", &hook, &error))?;
+                None
+            }
+            None => Some(link),
+        };
+        Ok(true)
+    }
+}
+
+/// Why the program is not to run, if so; the inner `None` where nobody asks.
+fn refused(mode: XdpMode, site: Site<'_>) -> Option<Option<String>> {
+    let reason = match mode {
+        XdpMode::Off => return Some(None),
+        // GRO comes before it; and where the kernel copies a packet for it, TC
+        // (seen on Linux 6.18) does not recognise the packet any more: stripped,
+        // it would be lost.
+        XdpMode::Generic => "generic XDP does not go together with TC programs".to_owned(),
+        _ if !site.tunnel => "this backend has no tunnel".to_owned(),
+        _ if !site.fast_path => "the fast path is off".to_owned(),
+        _ if !site.tc => format!("the TC program on {} is missing", site.name),
+        XdpMode::Auto if !site.kind.is_empty() => {
+            format!("{} is a device of the kind {}, not a network card", site.name, site.kind)
+        }
+        XdpMode::Native | XdpMode::Auto => return None,
+    };
+    Some(Some(reason))
+}
+
+struct Failure {
+    reason: String,
+    occupied: bool,
+}
+
+impl Failure {
+    fn plain(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), occupied: false }
+    }
+
+    fn of(step: &'static str, object: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::plain(BpfError::new(step, object, error).to_string())
+    }
+
+    fn of_attach(name: &str, error: &ProgramError) -> Self {
+        if has_errno(error, libc::EBUSY) || has_errno(error, libc::EEXIST) {
+            return Self {
+                reason: format!("another XDP program runs on {name} and is left alone"),
+                occupied: true,
+            };
+        }
+        if has_errno(error, libc::EOPNOTSUPP) {
+            return Self::plain(format!("the driver of {name} has no native XDP"));
+        }
+        Self::of("attach XDP", &format!("{name}/{}", program::FROM_WIRE), error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CARD: Site<'_> =
+        Site { ifindex: 2, name: "eth0", kind: "", tunnel: true, fast_path: true, tc: true };
+
+    #[test]
+    fn auto_takes_network_cards_only() {
+        assert_eq!(refused(XdpMode::Auto, CARD), None);
+        for kind in ["veth", "bridge", "bond", "vlan"] {
+            let site = Site { kind, ..CARD };
+            let reason = refused(XdpMode::Auto, site).unwrap().unwrap();
+            assert!(reason.contains(kind), "{reason}");
+            assert_eq!(refused(XdpMode::Native, site), None);
+        }
+        assert_eq!(refused(XdpMode::Off, CARD), Some(None));
+        assert!(refused(XdpMode::Generic, CARD).unwrap().is_some());
+    }
+
+    #[test]
+    fn without_its_tc_half_or_work_it_does_not_run() {
+        for site in [
+            Site { tunnel: false, ..CARD },
+            Site { fast_path: false, ..CARD },
+            Site { tc: false, ..CARD },
+        ] {
+            for mode in [XdpMode::Auto, XdpMode::Native] {
+                assert!(refused(mode, site).unwrap().is_some());
+            }
+        }
+    }
+}

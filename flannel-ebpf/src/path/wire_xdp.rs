@@ -1,0 +1,174 @@
+//! XDP of the underlay device: packets of confirmed flows lose their tunnel
+//! before there is an skb, so GRO merges plain inner packets, and no aggregate
+//! carries a tunnel's mark.
+//!
+//! The XDP half (`from_wire`) takes off what stands in front of the inner
+//! Ethernet header and writes nothing else: all that is left is what
+//! `flannel.<VNI>` would receive. Where the packet goes is in its metadata. The
+//! TC half, in `from_underlay`, does the rest once for each aggregate; or lets
+//! the kernel decide anew. What neither of them met would die in the host's
+//! stack: the inner frame is addressed to the VTEP, not to the underlay device.
+//!
+//! The XDP half only reads the tables. All that has to be noted, counted,
+//! refused or forgotten is, when the packet that it left alone comes to TC.
+
+#[cfg(test)]
+mod tests;
+
+use network_types::ip::Ipv4Hdr;
+
+use super::flow;
+use super::segment::{Segment, ipv4_at, plain_ipv4};
+use super::{Frame, Tables, Traffic, Verdict, direct, inbound};
+use crate::abi::{Config, Flow, HANDOVER, Handover, Outcome, direction, flag};
+use crate::wire::{self, ENCAP_LEN, ETH_LEN, IPV4_LEN, UDP_LEN, VXLAN_LEN};
+
+const L4: usize = ETH_LEN + IPV4_LEN;
+/// Where the inner Ethernet header stands: what is taken off.
+const INNER_ETH: usize = ENCAP_LEN;
+const INNER_L3: usize = INNER_ETH + ETH_LEN;
+
+/// How long a flow keeps to the kernel device because of an aggregate there: the
+/// time in which what is under way arrives. Those behind it pass XDP.
+const SETTLE_NS: u64 = 20_000_000;
+
+/// A packet that has no skb yet.
+pub trait Wire: Frame {
+    /// Takes the first [`ENCAP_LEN`] bytes off, and leaves `handover` in the
+    /// packet's metadata.
+    fn strip(&mut self, handover: &Handover) -> Stripped;
+}
+
+/// What [`Wire::strip`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stripped {
+    /// What it should.
+    Done,
+    /// Nothing: driver or kernel has no room for metadata.
+    Refused,
+    /// The headers are gone, and nothing says so.
+    Broken,
+}
+
+/// XDP of the underlay device. Whatever is not confirmed passes untouched.
+#[inline(always)]
+pub fn from_wire<W: Wire, T: Tables>(frame: &mut W, tables: &T) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::Pass };
+    let Some(handover) = confirmed(frame, tables, config) else { return Verdict::Pass };
+    if frame.strip(&handover) == Stripped::Broken {
+        tables.count(Outcome::DropBroken);
+        return Verdict::Drop;
+    }
+    Verdict::Pass
+}
+
+#[inline(always)]
+fn confirmed<F: Frame, T: Tables>(frame: &mut F, tables: &T, config: &Config) -> Option<Handover> {
+    if config.flags & flag::XDP == 0 {
+        return None;
+    }
+    let outer = plain_ipv4(frame)?;
+    if outer.vihl != 0x45
+        || outer.proto != wire::UDP
+        || outer.dst_addr != config.local_ip
+        || config.port == direct::NO_TUNNEL
+        || wire::udp(frame.load::<UDP_LEN>(L4)?).dst != config.port
+        || !wire::is_vni(frame.load::<VXLAN_LEN>(L4 + UDP_LEN)?, config.vni)
+        || frame.load::<2>(INNER_L3 - 2)? != wire::ETHERTYPE_IPV4
+    {
+        return None;
+    }
+    let inner = ipv4_at(frame, INNER_L3)?;
+    let segment = inbound::candidate(frame, config, &outer, &inner, L4, INNER_L3).ok()?;
+    if !is_steady(config, &segment) || wire::decap_changes_ecn(outer.tos, segment.tos) {
+        return None;
+    }
+    let flow = tables.flow(&segment.key(direction::IN))?;
+    let now = tables.now();
+    // XDP meets all frames of the wire, those to other stations too.
+    let same = flow.peer_ip == outer.src_addr && frame.load::<6>(0)? == flow.entry_mac;
+    if !same
+        || flow::fresh(&flow, config, now).is_err()
+        || flow.sticky_ns > now
+        || segment.total_len > flow.max_len
+    {
+        return None;
+    }
+    Some(Handover {
+        magic: HANDOVER,
+        generation: config.generation,
+        out_ifindex: flow.out_ifindex,
+        peer_id: flow.peer_id,
+        action: u32::from(flow.action),
+        dst_mac: flow.dst_mac,
+        src_mac: flow.src_mac,
+    })
+}
+
+/// Whether TTL, protocol, TCP flags and settings leave nothing to decide but
+/// whether the flow is confirmed.
+#[inline(always)]
+fn is_steady(config: &Config, segment: &Segment) -> bool {
+    let ends = wire::TCP_SYN | wire::TCP_FIN | wire::TCP_RST;
+    let goes_on = segment.tcp_flags & (ends | wire::TCP_ACK) == wire::TCP_ACK;
+    let tcp = config.flags & flag::TCP != 0 && goes_on;
+    segment.ttl > 1 && (segment.proto != wire::TCP || tcp)
+}
+
+/// TC ingress of the underlay device, for what the XDP half has stripped.
+#[inline(always)]
+pub(super) fn hand_on<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    config: &Config,
+    handover: &Handover,
+) -> Verdict {
+    if frame.tagged() {
+        tables.count(Outcome::DropTagged);
+        return Verdict::Drop;
+    }
+    tables.count(Outcome::SeenFromUnderlay);
+    let bytes = frame.len().wrapping_sub(ETH_LEN as u32);
+    if handover.generation != config.generation {
+        // The kernel decides anew; `from_overlay` has nothing to learn from it.
+        frame.mark_fast();
+        tables.count(Outcome::KernelGeneration);
+        tables.count(Outcome::ShortcutDecap);
+        tables.count_peer(handover.peer_id, Traffic::RxKernel, bytes);
+        return Verdict::Ingress { ifindex: config.overlay_ifindex };
+    }
+    let flow = Flow {
+        out_ifindex: handover.out_ifindex,
+        action: handover.action as u8,
+        dst_mac: handover.dst_mac,
+        src_mac: handover.src_mac,
+        ..Flow::default()
+    };
+    frame.linearize((ETH_LEN + IPV4_LEN) as u32);
+    let written = ipv4_at(frame, ETH_LEN)
+        .and_then(|ip| one_hop(frame, &ip))
+        .and_then(|()| frame.store(0, &inbound::pod_macs(&flow)));
+    if written.is_none() {
+        tables.count(Outcome::DropBroken);
+        return Verdict::Drop;
+    }
+    tables.count(Outcome::FastXdp);
+    tables.count_peer(handover.peer_id, Traffic::RxFast, bytes);
+    inbound::hand_over(&flow)
+}
+
+#[inline(always)]
+fn one_hop<F: Frame>(frame: &mut F, ip: &Ipv4Hdr) -> Option<()> {
+    let (ttl, [c0, c1]) = wire::decrement_ttl(ip.ttl, ip.check);
+    frame.store(ETH_LEN + 8, &[ttl, ip.proto, c0, c1])
+}
+
+/// Makes the flow of an aggregate keep to the kernel device while that one is
+/// under way. Such aggregates come of packets that arrived before their flow was
+/// confirmed; they must not keep it from XDP, which would make more of them.
+#[inline(always)]
+pub(super) fn stick<T: Tables>(tables: &T, segment: &Segment, flow: &Flow, now: u64) {
+    if flow.sticky_ns.wrapping_add(SETTLE_NS) < now {
+        tables.stick_flow(&segment.key(direction::IN), now + SETTLE_NS);
+    }
+}

@@ -1,0 +1,338 @@
+//! The XDP half: confirmed packets lose their tunnel in the underlay's driver.
+
+use std::thread;
+use std::time::Duration;
+
+use aya::EbpfLoader;
+use aya::programs::Xdp;
+use aya::programs::xdp::{XdpLink, XdpMode};
+use flannel_ebpf::abi::{ABI_VERSION, program};
+use flannel_tests::agent::{Options, Outcomes};
+use flannel_tests::hooks;
+use flannel_tests::lab::Lab;
+use flannel_tests::node::Node;
+use flannel_tests::pair::Pair;
+use flannel_tests::skip::skip;
+use flannel_tests::wait;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn with(mode: &str) -> Options {
+    Options { extra: vec![format!("--xdp={mode}")], ..Options::ebpf() }
+}
+
+/// The agents' word on XDP.
+fn said(node: &Node) -> (String, String) {
+    let status = node.status();
+    let xdp = &status["datapath"]["xdp"];
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    (text(&xdp["mode"]), text(&xdp["reason"]))
+}
+
+/// Mode of the XDP program on the underlay, as the kernel has it.
+fn attached(node: &Node) -> Option<String> {
+    let links = node.netns.ip("-json -details link show eth0");
+    let links: serde_json::Value = serde_json::from_str(&links).expect("JSON of ip");
+    let mode = links[0]["xdp"]["mode"].as_u64()?;
+    Some(match mode {
+        1 => "native".to_owned(),
+        2 => "generic".to_owned(),
+        other => other.to_string(),
+    })
+}
+
+fn complaint(node: &Node) -> Option<String> {
+    let status = node.status();
+    let lines = status["health"].as_array().expect("a list").clone();
+    let found = lines.into_iter().find(|line| line["what"] == "xdp")?;
+    Some(found["reason"].as_str().expect("a reason").to_owned())
+}
+
+fn counted(node: &Node, act: impl FnOnce()) -> Outcomes {
+    let before = node.outcomes();
+    act();
+    node.outcomes().since(&before)
+}
+
+#[test]
+fn native_carries_udp_and_tcp_whole() {
+    let pair = Pair::agents(&with("native"));
+    for node in [&pair.left, &pair.right] {
+        assert_eq!(said(node), ("native".to_owned(), String::new()));
+        assert_eq!(attached(node).as_deref(), Some("native"));
+    }
+    let since = counted(&pair.left, || {
+        let spaced = pair.traffic("spaced", "--seconds 2");
+        assert_eq!(spaced["lost"], 0, "{spaced}");
+    });
+    assert!(since.get("fast_xdp") > 1900, "{since:?}");
+    assert!(since.get("fast_decap") < 20, "{since:?}");
+
+    let since = counted(&pair.right, || pair.check_integrity(100));
+    assert!(since.get("fast_xdp") > 1000, "{since:?}");
+    assert_eq!((since.get("drop_broken"), since.get("drop_tagged")), (0, 0));
+    // Aggregates of stripped packets do not go through the device.
+    assert!(since.get("fast_aggregate") < since.get("fast_xdp") / 10, "{since:?}");
+}
+
+#[test]
+fn a_stream_is_merged_after_it_is_stripped() {
+    let pair = Pair::agents(&with("native"));
+    pair.right.netns.sh("ethtool -K eth0 gro on");
+    let peer = pair.right.peer(&pair.left);
+    let since = counted(&pair.right, || {
+        let bulk = pair.traffic("bulk", "--megabytes 64");
+        assert_eq!(bulk["corrupt"], 0, "{bulk}");
+    });
+    let bytes = flannel_tests::pair::grown(&peer, &pair.right.peer(&pair.left), "rx_fast_bytes");
+    let mean = bytes / since.get("fast_xdp").max(1);
+    assert!(mean > 3000, "{mean} bytes for each packet handed on: {since:?}");
+    assert!(since.get("fast_xdp") * 10 > since.get("fast_aggregate") * 9, "{since:?}");
+}
+
+#[test]
+fn connections_that_begin_on_the_fast_path_go_through_it() {
+    let mut options = with("native");
+    options.extra.push("--fast-path=eager".into());
+    let pair = Pair::agents(&options);
+    let since = counted(&pair.right, || {
+        let made = pair.traffic("connects", "--seconds 2");
+        assert!(made["transactions"].as_u64().expect("a number") > 100, "{made}");
+        pair.check_integrity(20);
+    });
+    assert!(since.get("opened_eager") > 50, "{since:?}");
+    assert!(since.get("fast_xdp") > 100, "{since:?}");
+}
+
+/// Two nodes on `eth1`, which `join` has made.
+fn on_eth1(options: &Options, join: impl FnOnce(&Lab, &mut Node, &mut Node)) -> Pair {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let (mut left, mut right) = (lab.node(1), lab.node(2));
+    join(&lab, &mut left, &mut right);
+    let mut options = options.clone();
+    // An empty value takes back what the harness names.
+    options.extra.extend(["--iface=".into(), "--iface=eth1".into()]);
+    for node in [&mut left, &mut right] {
+        node.start(&etcd, &options);
+    }
+    left.wait_routes(&[&right]);
+    right.wait_routes(&[&left]);
+    let client = left.pod(2);
+    let mut server = right.pod(2);
+    server.serve();
+    wait::holds("ping", 15 * SECOND, || client.netns.ping(server.address, "-c 3 -i 0.2 -W 2").0);
+    Pair { client, server, left, right, etcd, lab }
+}
+
+/// Frames of more than one page, which the driver hands over in fragments.
+#[test]
+fn jumbo_frames_are_carried_whole() {
+    let pair = on_eth1(&with("native"), |lab, left, right| {
+        lab.cable(left, right);
+        for node in [left, right] {
+            node.netns.ip("link set eth1 mtu 9000");
+        }
+    });
+    assert_eq!(said(&pair.right), ("native".to_owned(), String::new()));
+    pair.client.ping(pair.server.address, "-c 1 -W 2 -M do -s 8900");
+    let since = counted(&pair.right, || {
+        for load in ["messages", "echoes"] {
+            let result = pair.traffic(load, "--from 7000 --upto 8900");
+            assert!(result["lost"] == 0 && result["corrupt"] == 0, "{load}: {result}");
+        }
+        let bulk = pair.traffic("bulk", "--megabytes 64");
+        assert_eq!(bulk["corrupt"], 0, "{bulk}");
+    });
+    assert!(since.get("fast_xdp") > 1000, "{since:?}");
+    assert!(since.get("fast_decap") < 10, "{since:?}");
+}
+
+/// `FLANNEL_TEST_CARDS` names two network cards on one wire, whose driver has
+/// native XDP; `cargo xtask test --kernel` boots a machine that has them.
+#[test]
+fn auto_takes_a_network_card() {
+    let cards = std::env::var("FLANNEL_TEST_CARDS").unwrap_or_default();
+    let cards: Vec<&str> = cards.split_whitespace().collect();
+    let &[one, other] = cards.as_slice() else {
+        return skip("auto_takes_a_network_card", "FLANNEL_TEST_CARDS does not name two cards");
+    };
+    let pair = on_eth1(&Options::ebpf(), |lab, left, right| lab.cards(left, right, [one, other]));
+    for node in [&pair.left, &pair.right] {
+        assert_eq!(said(node), ("native".to_owned(), String::new()));
+    }
+    let since = counted(&pair.right, || pair.check_integrity(5));
+    assert!(since.get("fast_xdp") > 100, "{since:?}");
+    assert!(since.get("fast_decap") < since.get("fast_xdp") / 10, "{since:?}");
+    assert_eq!((since.get("drop_broken"), since.get("drop_tagged")), (0, 0));
+}
+
+#[test]
+fn handshakes_and_ends_go_to_the_kernel() {
+    let pair = Pair::agents(&with("native"));
+    let since = counted(&pair.right, || {
+        for _ in 0..20 {
+            pair.traffic("bulk", "--megabytes 1");
+        }
+    });
+    // SYN and FIN of each come to the kernel, and so does the answer to a FIN.
+    assert!(since.get("kernel_tcp_state") >= 40, "{since:?}");
+    assert!(since.get("fast_xdp") > 20, "{since:?}");
+}
+
+#[test]
+fn nothing_is_lost_when_the_agent_comes_back() {
+    let options = with("native");
+    let mut pair = Pair::agents(&options);
+    pair.traffic("spaced", "--seconds 0.5");
+    let running = pair.start_spaced(6 * SECOND);
+    thread::sleep(SECOND);
+    pair.left.kill_agent();
+    thread::sleep(SECOND);
+    assert_eq!(attached(&pair.left).as_deref(), Some("native"), "it goes on");
+    pair.left.start(&pair.etcd, &options);
+    let spaced = running.finish();
+    assert_eq!(spaced["lost"], 0, "{spaced}");
+    assert_eq!(said(&pair.left).0, "native");
+    let outcomes = pair.left.outcomes();
+    assert!(outcomes.get("fast_xdp") > 5000, "{outcomes:?}");
+}
+
+#[test]
+fn switching_it_off_and_on_again_loses_nothing() {
+    let mut pair = Pair::agents(&with("native"));
+    pair.traffic("spaced", "--seconds 0.5");
+    // The device itself is reset when a program comes or goes, but for a veth.
+    let running = pair.start_spaced(6 * SECOND);
+    for mode in ["off", "native", "auto"] {
+        pair.left.stop_agent();
+        pair.left.start(&pair.etcd, &with(mode));
+        let native = mode == "native";
+        wait::holds(mode, 10 * SECOND, || attached(&pair.left).is_some() == native);
+        thread::sleep(SECOND / 2);
+    }
+    let spaced = running.finish();
+    assert_eq!(spaced["lost"], 0, "{spaced}");
+    assert!(pair.left.outcomes().get("fast_xdp") > 0);
+}
+
+#[test]
+fn a_program_that_was_detached_comes_back() {
+    let pair = Pair::agents(&with("native"));
+    let pins = hooks::pins(&pair.left.pin_dir().join(format!("v{ABI_VERSION}/xdp")));
+    let [pin] = pins.as_slice() else { panic!("{pins:?}") };
+    pair.left.netns.sh(&format!("bpftool link detach pinned {}", pin.display()));
+    wait::holds("attached again", 10 * SECOND, || attached(&pair.left).is_some());
+    let since = counted(&pair.left, || drop(pair.traffic("spaced", "--seconds 1")));
+    assert!(since.get("fast_xdp") > 500, "{since:?}");
+}
+
+#[test]
+fn cleanup_removes_it() {
+    let mut pair = Pair::agents(&with("native"));
+    pair.left.stop_agent();
+    let spaced = pair.traffic("spaced", "--seconds 0.5");
+    assert_eq!(spaced["lost"], 0, "{spaced}");
+    assert!(attached(&pair.left).is_some(), "stopping leaves it");
+    let output = pair.left.cleanup();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(attached(&pair.left), None);
+    assert_eq!(hooks::pins(pair.left.pin_dir()), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn auto_takes_no_veth() {
+    let pair = Pair::agents(&Options::ebpf());
+    let (mode, reason) = said(&pair.left);
+    assert_eq!(mode, "off");
+    assert!(reason.contains("veth"), "{reason}");
+    assert_eq!(attached(&pair.left), None);
+    assert_eq!(complaint(&pair.left), None);
+    pair.traffic("spaced", "--seconds 0.5");
+    assert_eq!(pair.left.outcomes().get("fast_xdp"), 0);
+}
+
+/// Somebody else's XDP program on a node's underlay, until it is dropped.
+struct Foreign {
+    _link: XdpLink,
+}
+
+impl Foreign {
+    /// Passes everything: our own program, with maps of its own, empty.
+    fn on(node: &Node) -> Self {
+        let object = flannel_agent::bpf::object().expect("the object");
+        let mut ebpf = EbpfLoader::new().load(&object).expect("maps");
+        let program: &mut Xdp = ebpf
+            .program_mut(program::FROM_WIRE)
+            .expect("the program")
+            .try_into()
+            .expect("an XDP program");
+        program.load().expect("the verifier's consent");
+        let link = node.netns.inside(|| {
+            let id = program.attach("eth0", XdpMode::Driver).expect("a free hook");
+            program.take_link(id).expect("the link")
+        });
+        Self { _link: link }
+    }
+}
+
+#[test]
+fn somebody_elses_program_is_left_alone_and_reported() {
+    let mut pair = Pair::agents(&Options::ebpf());
+    pair.left.stop_agent();
+    let foreign = Foreign::on(&pair.left);
+    let id = |node: &Node| {
+        let links = node.netns.ip("-json -details link show eth0");
+        let links: serde_json::Value = serde_json::from_str(&links).expect("JSON of ip");
+        links[0]["xdp"]["prog"]["id"].as_u64().expect("a program")
+    };
+    let before = id(&pair.left);
+    pair.left.start(&pair.etcd, &with("native"));
+    let (mode, reason) = said(&pair.left);
+    assert_eq!(mode, "off");
+    assert!(reason.contains("another XDP program"), "{reason}");
+    let complained = complaint(&pair.left).expect("a complaint");
+    assert!(complained.contains("another XDP program runs on eth0"), "{complained}");
+    assert_eq!(id(&pair.left), before);
+    let since = counted(&pair.left, || {
+        let spaced = pair.traffic("spaced", "--seconds 1");
+        assert_eq!(spaced["lost"], 0, "{spaced}");
+    });
+    assert!(since.get("fast_decap") > 900 && since.get("fast_xdp") == 0, "{since:?}");
+    // When it has gone, its place is taken.
+    drop(foreign);
+    wait::holds("native XDP", 30 * SECOND, || said(&pair.left).0 == "native");
+    assert_eq!(complaint(&pair.left), None);
+}
+
+#[test]
+fn generic_is_refused_with_the_reason() {
+    let pair = Pair::agents(&with("generic"));
+    let (mode, reason) = said(&pair.left);
+    assert_eq!(mode, "off");
+    assert!(reason.contains("generic XDP"), "{reason}");
+    assert!(complaint(&pair.left).is_some());
+    assert_eq!(attached(&pair.left), None);
+    let since = counted(&pair.left, || drop(pair.traffic("spaced", "--seconds 1")));
+    assert!(since.get("fast_decap") > 900, "{since:?}");
+}
+
+#[test]
+fn a_driver_without_it_is_reported_and_tc_does_the_work() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let mut node = lab.node(1);
+    node.netns.ip_batch(&[
+        "link add name br1 type bridge".into(),
+        "link set br1 up".into(),
+        "address add 198.51.100.9/24 dev br1".into(),
+    ]);
+    let mut options = with("native");
+    options.extra.extend(["--iface=".to_owned(), "--iface=br1".to_owned()]);
+    node.start(&etcd, &options);
+    let (mode, reason) = said(&node);
+    assert_eq!(mode, "off");
+    assert!(reason.contains("driver of br1 has no native XDP"), "{reason}");
+    assert!(complaint(&node).is_some());
+    assert_eq!(node.status()["datapath"]["mode"], "ebpf");
+}
