@@ -52,6 +52,7 @@ const HOST_GW: &str = r#"{"Type":"host-gw"}"#;
 const BY_KERNEL: Arguments = &["--datapath=kernel"];
 const BY_EBPF: Arguments = &["--datapath=ebpf"];
 const EAGER: Arguments = &["--datapath=ebpf", "--fast-path=eager"];
+const XDP: Arguments = &["--datapath=ebpf", "--xdp=native"];
 const COUNTED: Arguments = &["--datapath=ebpf", "--fast-path=off"];
 
 /// The row without an overlay.
@@ -70,6 +71,7 @@ pub const ROWS: &[Row] = &[
     row(KERNEL, Ends::Pods, VXLAN, BY_KERNEL, BY_KERNEL),
     row(EBPF, Ends::Pods, VXLAN, BY_EBPF, BY_EBPF),
     row("eager", Ends::Pods, VXLAN, EAGER, EAGER),
+    row("with XDP", Ends::Pods, VXLAN, XDP, XDP),
     row("eBPF to kernel", Ends::Pods, VXLAN, BY_EBPF, BY_KERNEL),
     row("kernel to eBPF", Ends::Pods, VXLAN, BY_KERNEL, BY_EBPF),
     row("fast path off", Ends::Pods, VXLAN, COUNTED, COUNTED),
