@@ -40,13 +40,13 @@ async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {
     match cli.command {
         Some(Command::Status { json, state_dir }) => status::run(&state_dir, json).into(),
         Some(Command::Peers { json, state_dir }) => peers::run(&state_dir, json).into(),
-        Some(Command::Cleanup { state_dir, pin_dir, subnet_file, force }) => {
+        Some(Command::Cleanup { state_dir, pin_dir, subnet_file, force, keep_device }) => {
             let places = cleanup::Places {
                 state_dir: &state_dir,
                 pin_dir: &pin_dir,
                 subnet_file: &subnet_file,
             };
-            cleanup::run(places, force).await.into()
+            cleanup::run(places, force, keep_device).await.into()
         }
         Some(Command::Migrate {
             from: MigrateFrom::V2,

@@ -127,8 +127,9 @@ fn udp(source: [u8; 4], destination: [u8; 4], payload: &[u8]) -> Vec<u8> {
 }
 
 fn frame(ip: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0; 12];
-    bytes.extend([8, 0]);
+    let mut bytes = vec![0; 6];
+    // A bridge takes no frame that comes from nobody.
+    bytes.extend([2, 0, 0, 0, 7, 7, 8, 0]);
     bytes.extend(ip);
     bytes
 }

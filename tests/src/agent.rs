@@ -263,10 +263,15 @@ impl Node {
 
     /// `flannel-agent cleanup`.
     pub fn cleanup(&self) -> Output {
+        self.cleanup_with(&[])
+    }
+
+    /// `flannel-agent cleanup` with further flags.
+    pub fn cleanup_with(&self, flags: &[&str]) -> Output {
         let mut command = self.agent_command("cleanup");
         let pins = format!("--pin-dir={}", self.pin_dir.display());
         let file = format!("--subnet-file={}", self.subnet_file().display());
-        output(command.args([pins, file]))
+        output(command.args([pins, file]).args(flags))
     }
 
     /// Waits until the kernel has a route to every one of `nodes`' subnets.

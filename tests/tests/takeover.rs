@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::PREFIX;
+use flannel_tests::hooks;
 use flannel_tests::pair::{Kind, Pair};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -110,6 +111,35 @@ fn take_over(rules: &str, mtu: u32, old_value: bool) {
     assert!(pair.left.subnet_file().exists());
     let leases = pair.etcd.subnets();
     assert!(leases.iter().any(|(key, value)| key == "10.244.201.0-24" && value.contains(&mac)));
+    make_way(&pair);
+}
+
+/// The programs and rules go, what flanneld goes on with stays.
+fn make_way(pair: &Pair) {
+    let netns = &pair.left.netns;
+    let tunnel = || {
+        let link = netns.ip("-o link show flannel.1");
+        let routes = netns.ip("route show dev flannel.1");
+        let neighbours = netns.ip("neighbour show dev flannel.1");
+        [link, routes, neighbours, netns.sh("bridge fdb show dev flannel.1")]
+    };
+    let before = tunnel();
+    let file = fs::read(pair.left.subnet_file()).expect("subnet.env");
+    assert!(!hooks::on(netns, "eth0").is_empty(), "there is something to remove");
+    assert!(netns.sh("nft list tables").contains("flannel"), "there is something to remove");
+
+    let running = pair.start_spaced(3 * SECOND);
+    thread::sleep(SECOND);
+    let output = pair.left.cleanup_with(&["--keep-device"]);
+    assert!(output.status.success(), "{output:?}");
+    let spaced = running.finish();
+    assert_eq!(spaced["lost"], 0, "{spaced}");
+
+    assert_eq!(tunnel(), before);
+    assert_eq!(fs::read(pair.left.subnet_file()).expect("subnet.env"), file);
+    assert!(hooks::on(netns, "eth0").is_empty());
+    assert_eq!(hooks::pins(pair.left.pin_dir()), Vec::<std::path::PathBuf>::new());
+    assert!(!netns.sh("nft list tables").contains("flannel"));
 }
 
 #[test]

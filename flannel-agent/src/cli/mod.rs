@@ -90,6 +90,10 @@ pub enum Command {
         /// Go on even if an agent is running
         #[arg(long)]
         force: bool,
+        /// Leave device, routes, neighbours, FDB and subnet.env for flanneld,
+        /// which goes on with them
+        #[arg(long)]
+        keep_device: bool,
     },
     /// Copy the network config and the leases from one API of etcd to the other
     Migrate {

@@ -390,13 +390,15 @@ fn subcommands() {
         &[("FLANNELD_STATE_DIR", "/env"), ("FLANNELD_PIN_DIR", "/no"), ("FLANNELD_IFACE", "x")],
     )
     .unwrap();
-    let Some(Command::Cleanup { state_dir, pin_dir, subnet_file, force }) = cli.command else {
+    let Some(Command::Cleanup { state_dir, pin_dir, subnet_file, force, keep_device }) =
+        cli.command
+    else {
         panic!("not cleanup");
     };
     assert_eq!(state_dir, Path::new("/env"));
     assert_eq!(pin_dir, Path::new("/p"));
     assert_eq!(subnet_file, Path::new("/run/flannel/subnet.env"));
-    assert!(force);
+    assert!(force && !keep_device);
     let (cli, ignored) = run(&["-v=4", "status"], &[("FLANNELD_STATE_DIR", "/env")]).unwrap();
     assert!(matches!(cli.command, Some(Command::Status { .. })) && ignored == ["-v=4"]);
 }

@@ -33,7 +33,11 @@ pub struct Places<'a> {
 /// Tries every step, and prints what it did and what failed. Needs neither the
 /// agent nor etcd; the lease stays in etcd until it runs out, so that a node
 /// that comes back gets its subnet again.
-pub async fn run(places: Places<'_>, force: bool) -> u8 {
+///
+/// With `keep_device`, what flanneld goes on with stays: the device with its
+/// routes, neighbour and FDB entries, direct routes, `subnet.env` and the
+/// sysctls, which connections that are open rely on.
+pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
     let lock = StateLock::take(places.state_dir);
     if let Err(error) = &lock
         && !force
@@ -76,7 +80,9 @@ pub async fn run(places: Places<'_>, force: bool) -> u8 {
         Ok(_) => steps.did("removed the blackhole route of the node's subnet".to_owned()),
         Err(error) => steps.failed(error),
     }
-    if let Some(state) = &state {
+    if keep_device {
+        print("left for flanneld: the device, routes, neighbours, FDB, sysctls and subnet.env");
+    } else if let Some(state) = &state {
         if let Some(device) = state.device.as_deref() {
             match delete_device(device).await {
                 Ok(true) => steps.did(format!("deleted {device} with its routes")),

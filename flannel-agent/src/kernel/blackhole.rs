@@ -18,7 +18,8 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::KernelError;
-use super::netlink::{RealKernel, explain, metric, table};
+use super::answer::{metric, table};
+use super::netlink::{RealKernel, explain};
 use super::socket::Request;
 
 /// Metric of ours.

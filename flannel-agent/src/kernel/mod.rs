@@ -1,6 +1,7 @@
 //! The kernel's network state through rtnetlink and /proc/sys. Only this
 //! module speaks netlink.
 
+mod answer;
 pub mod blackhole;
 pub mod clsact;
 mod device;

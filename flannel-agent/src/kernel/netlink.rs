@@ -5,28 +5,19 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ipnetwork::Ipv4Network;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
-};
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
-};
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::blackhole::Blackhole;
 use super::socket::{BATCH, Refused, Request, RouteSocket};
 use super::sysctl::Sysctl;
-use super::{Kernel, KernelError, Link, RouteTo, device, links, message};
+use super::{Kernel, KernelError, Link, RouteTo, answer, device, links, message};
 use crate::desired::Device;
-use crate::mac::MacAddr;
-use crate::plan::{DirectRoute, Observed, ObservedRoute, Op};
-
-/// NUD_PERMANENT.
-const PERMANENT: u16 = 0x80;
+use crate::plan::{DirectRoute, Observed, Op};
 
 const NEEDS_CAPABILITY: &str = "needs CAP_NET_ADMIN in the node's network namespace";
 
@@ -195,17 +186,19 @@ impl Kernel for RealKernel {
             .collect();
         let mut observed = Observed { device: Some(found), ..Observed::default() };
         let routes = self.dump("RTM_GETROUTE", name, &main_routes(Some(ifindex)))?;
-        observed.routes = routes.iter().filter_map(|message| route(ifindex, message)).collect();
+        observed.routes =
+            routes.iter().filter_map(|message| answer::route(ifindex, message)).collect();
         if observed.device.as_ref().is_none_or(|device| device.vxlan.is_none()) {
             return Ok(observed);
         }
         tokio::task::yield_now().await;
         let neighbours = self.dump("RTM_GETNEIGH", name, &entries(AddressFamily::Inet, ifindex))?;
         observed.neighbours =
-            neighbours.iter().filter_map(|message| neighbour(ifindex, message)).collect();
+            neighbours.iter().filter_map(|message| answer::neighbour(ifindex, message)).collect();
         tokio::task::yield_now().await;
         let fdb = self.dump("RTM_GETNEIGH", name, &entries(AddressFamily::Bridge, ifindex))?;
-        observed.fdb = fdb.iter().filter_map(|message| fdb_entry(ifindex, message)).collect();
+        observed.fdb =
+            fdb.iter().filter_map(|message| answer::fdb_entry(ifindex, message)).collect();
         Ok(observed)
     }
 
@@ -270,7 +263,7 @@ impl Kernel for RealKernel {
         ask.header.protocol = protocol.into();
         let object = format!("proto {protocol}");
         let routes = self.dump("RTM_GETROUTE", &object, &RouteNetlinkMessage::GetRoute(ask))?;
-        Ok(routes.iter().filter_map(|message| direct_route(protocol, message)).collect())
+        Ok(routes.iter().filter_map(|message| answer::direct_route(protocol, message)).collect())
     }
 
     async fn links(&self) -> Result<Vec<Link>, KernelError> {
@@ -285,7 +278,7 @@ impl Kernel for RealKernel {
     ) -> Result<Option<RouteTo>, KernelError> {
         let Some(destination) = destination else {
             let routes = self.dump("RTM_GETROUTE", "default", &main_routes(None))?;
-            return Ok(default_route(&routes));
+            return Ok(answer::default_route(&routes));
         };
         let mut ask = RouteMessage::default();
         ask.header.address_family = AddressFamily::Inet;
@@ -293,7 +286,7 @@ impl Kernel for RealKernel {
         ask.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(destination))];
         let answer = self.socket().get(RouteNetlinkMessage::GetRoute(ask));
         match answer {
-            Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(hop(&route)),
+            Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(answer::hop(&route)),
             Ok(_) => Ok(None),
             Err(refused)
                 if [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL]
@@ -350,145 +343,6 @@ fn main_routes(ifindex: Option<u32>) -> RouteNetlinkMessage {
     ask.header.table = RouteHeader::RT_TABLE_MAIN;
     ask.attributes.extend(ifindex.map(RouteAttribute::Oif));
     RouteNetlinkMessage::GetRoute(ask)
-}
-
-fn neighbour(ifindex: u32, message: &RouteNetlinkMessage) -> Option<(Ipv4Addr, MacAddr)> {
-    let (mac, ip) = permanent(ifindex, message)?;
-    Some((ip, mac))
-}
-
-/// An FDB entry of our kind: of the device itself, unicast, to an IPv4
-/// address. One with a port, VNI or interface of its own leads elsewhere: it
-/// does not count as there, and is left to whoever made it.
-fn fdb_entry(ifindex: u32, message: &RouteNetlinkMessage) -> Option<(MacAddr, Ipv4Addr)> {
-    let RouteNetlinkMessage::NewNeighbour(entry) = message else { return None };
-    let elsewhere = entry.attributes.iter().any(|attribute| {
-        matches!(
-            attribute,
-            NeighbourAttribute::Port(_)
-                | NeighbourAttribute::Vni(_)
-                | NeighbourAttribute::IfIndex(_)
-        )
-    });
-    if elsewhere || !entry.header.flags.contains(NeighbourFlags::Own) {
-        return None;
-    }
-    permanent(ifindex, message).filter(|(mac, _)| mac.is_unicast())
-}
-
-fn permanent(ifindex: u32, message: &RouteNetlinkMessage) -> Option<(MacAddr, Ipv4Addr)> {
-    let RouteNetlinkMessage::NewNeighbour(entry) = message else { return None };
-    if entry.header.ifindex != ifindex || u16::from(entry.header.state) & PERMANENT == 0 {
-        return None;
-    }
-    let mac = entry.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
-        _ => None,
-    });
-    let ip = entry.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
-        // In FDB entries the family is AF_BRIDGE, so the library cannot know.
-        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
-            <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from)
-        }
-        _ => None,
-    });
-    Some((MacAddr(mac?), ip?))
-}
-
-fn route(ifindex: u32, message: &RouteNetlinkMessage) -> Option<ObservedRoute> {
-    let RouteNetlinkMessage::NewRoute(message) = message else { return None };
-    if message.header.kind != RouteType::Unicast
-        || table(message) != u32::from(RouteHeader::RT_TABLE_MAIN)
-        || output(message) != Some(ifindex)
-    {
-        return None;
-    }
-    let network = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
-        _ => None,
-    });
-    let prefix = message.header.destination_prefix_length;
-    Some(ObservedRoute {
-        destination: Ipv4Network::new(network.unwrap_or(Ipv4Addr::UNSPECIFIED), prefix).ok()?,
-        gateway: gateway(&message.attributes),
-        onlink: message.header.flags.contains(RouteFlags::Onlink),
-        metric: metric(message),
-    })
-}
-
-fn direct_route(protocol: u8, message: &RouteNetlinkMessage) -> Option<DirectRoute> {
-    let RouteNetlinkMessage::NewRoute(wanted) = message else { return None };
-    if u8::from(wanted.header.protocol) != protocol {
-        return None;
-    }
-    let ifindex = output(wanted)?;
-    let route = route(ifindex, message).filter(|route| route.metric == 0 && !route.onlink)?;
-    Some(DirectRoute { destination: route.destination, gateway: route.gateway?, ifindex })
-}
-
-pub(super) fn table(message: &RouteMessage) -> u32 {
-    let attribute = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    attribute.unwrap_or_else(|| u32::from(message.header.table))
-}
-
-fn output(message: &RouteMessage) -> Option<u32> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(ifindex) => Some(*ifindex),
-        _ => None,
-    })
-}
-
-fn gateway(attributes: &[RouteAttribute]) -> Option<Ipv4Addr> {
-    attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(RouteAddress::Inet(ip)) => Some(*ip),
-        _ => None,
-    })
-}
-
-pub(super) fn metric(message: &RouteMessage) -> u32 {
-    let metric = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Priority(metric) => Some(*metric),
-        _ => None,
-    });
-    metric.unwrap_or(0)
-}
-
-/// The default route with the lowest metric, the kernel's choice.
-fn default_route(messages: &[RouteNetlinkMessage]) -> Option<RouteTo> {
-    messages
-        .iter()
-        .filter_map(|message| match message {
-            RouteNetlinkMessage::NewRoute(route) => Some(route),
-            _ => None,
-        })
-        .filter(|route| {
-            route.header.destination_prefix_length == 0
-                && route.header.kind == RouteType::Unicast
-                && table(route) == u32::from(RouteHeader::RT_TABLE_MAIN)
-        })
-        .filter_map(|route| Some((metric(route), hop(route)?)))
-        .min_by_key(|(metric, _)| *metric)
-        .map(|(_, hop)| hop)
-}
-
-/// Where a route leads: its output interface, or that of its first next hop.
-fn hop(route: &RouteMessage) -> Option<RouteTo> {
-    let source = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(*ip),
-        _ => None,
-    });
-    if let Some(ifindex) = output(route) {
-        return Some(RouteTo { ifindex, source, gateway: gateway(&route.attributes) });
-    }
-    let first = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::MultiPath(hops) => hops.first(),
-        _ => None,
-    })?;
-    Some(RouteTo { ifindex: first.interface_index, source, gateway: gateway(&first.attributes) })
 }
 
 /// Whether a removal failed because there is nothing (any more) to remove.

@@ -42,6 +42,9 @@ static SUBNETS: LpmTrie<[u8; 4], Subnet, { MAX_PEERS as usize }> = LpmTrie::new(
 static PEERS: HashMap<[u8; 4], Peer, { MAX_PEERS as usize }> = HashMap::new();
 #[btf_map(name = "fl_flows4")]
 static FLOWS: LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = LruHashMap::new();
+/// Where a flow is made before it is put into the table.
+#[btf_map(name = "fl_scratch")]
+static SCRATCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
 #[btf_map(name = "fl_veths")]
 static VETHS: HashMap<u32, Veth, { MAX_VETHS as usize }> = HashMap::new();
 #[btf_map(name = "fl_stats")]
@@ -224,9 +227,18 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn put_flow(&self, key: &FlowKey, flow: &Flow) {
+    fn put_flow(&self, key: &FlowKey, fill: impl FnOnce(&mut Flow)) {
+        let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+        // One by one: the compiler would call memset, which goes by bytes.
+        for word in 0..size_of::<Flow>() / size_of::<u64>() {
+            // SAFETY: within the element, which is aligned for `Flow`'s u64.
+            unsafe { scratch.cast::<u64>().add(word).write_volatile(0) };
+        }
+        // SAFETY: this CPU's own element, and no other program runs meanwhile.
+        let flow = unsafe { &mut *scratch };
+        fill(flow);
         // A full table evicts; a failure leaves the flow to the kernel path.
-        let _ = FLOWS.insert(key, flow, u64::from(BPF_ANY));
+        let _ = FLOWS.insert(key, &*flow, u64::from(BPF_ANY));
     }
 
     #[inline(always)]

@@ -59,39 +59,35 @@ pub fn to_underlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
     let key = segment.key(direction::OUT);
     let now = tables.now();
-    let confirmed = {
-        let Some(noted) = tables.flow(&key) else { return Verdict::Pass };
-        if !flow::proves(&noted, config, &segment, now) {
-            return Verdict::Pass;
-        }
-        let trip = Trip {
-            source: segment.saddr,
-            destination: segment.daddr,
-            proto: segment.proto,
-            sport: segment.sport,
-            dport: segment.dport,
-            len: config.direct_mtu,
-        };
-        let Some(next_hop) = tables.next_hop(config, &trip) else {
-            tables.count(Outcome::UnresolvedNextHop);
-            return Verdict::Pass;
-        };
-        Flow {
-            time_ns: now + config.window_ns,
-            generation: config.generation,
-            entry_ifindex: noted.entry_ifindex,
-            out_ifindex: config.underlay_ifindex,
-            peer_id: subnet.peer_id,
-            peer_ip: subnet.public_ip,
-            next_hop,
-            state: state::CONFIRMED,
-            action: action::ROUTE,
-            max_len: config.direct_mtu,
-            entry_mac: noted.entry_mac,
-            ..Flow::default()
-        }
+    let Some(noted) = tables.flow(&key) else { return Verdict::Pass };
+    if !flow::proves(&noted, config, &segment, now) {
+        return Verdict::Pass;
+    }
+    let trip = Trip {
+        source: segment.saddr,
+        destination: segment.daddr,
+        proto: segment.proto,
+        sport: segment.sport,
+        dport: segment.dport,
+        len: config.direct_mtu,
     };
-    tables.put_flow(&key, &confirmed);
+    let Some(next_hop) = tables.next_hop(config, &trip) else {
+        tables.count(Outcome::UnresolvedNextHop);
+        return Verdict::Pass;
+    };
+    tables.put_flow(&key, |flow| {
+        flow.time_ns = now + config.window_ns;
+        flow.generation = config.generation;
+        flow.entry_ifindex = noted.entry_ifindex;
+        flow.out_ifindex = config.underlay_ifindex;
+        flow.peer_id = subnet.peer_id;
+        flow.peer_ip = subnet.public_ip;
+        flow.next_hop = next_hop;
+        flow.state = state::CONFIRMED;
+        flow.action = action::ROUTE;
+        flow.max_len = config.direct_mtu;
+        flow.entry_mac = noted.entry_mac;
+    });
     tables.count(Outcome::ConfirmedOut);
     Verdict::Pass
 }

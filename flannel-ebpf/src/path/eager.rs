@@ -132,11 +132,14 @@ pub(super) fn judge<T: Tables>(
         None if !syn && dir != direction::OUT => return true,
         None => {}
     }
-    let mark = Flow { time_ns: now + TRANSLATED_NS, state: state::TRANSLATED, ..Flow::default() };
-    tables.put_flow(&there, &mark);
+    let mark = |flow: &mut Flow| {
+        flow.time_ns = now + TRANSLATED_NS;
+        flow.state = state::TRANSLATED;
+    };
+    tables.put_flow(&there, mark);
     if syn {
         tables.remove_flow(&flow::reverse(&there));
-        tables.put_flow(&to_service(&there), &mark);
+        tables.put_flow(&to_service(&there), mark);
     }
     false
 }
@@ -195,14 +198,15 @@ pub(super) fn is_for_us_alone(segment: &Segment) -> bool {
 
 #[inline(always)]
 fn copy<T: Tables>(tables: &T, config: &Config, pair: &FlowKey, key: &FlowKey, now: u64) -> bool {
-    let opened = {
-        let Some(pair) = tables.flow(pair) else { return false };
-        if flow::fresh(&pair, config, now).is_err() {
-            return false;
-        }
-        Flow { time_ns: now + config.window_ns, eager: 1, ..*pair }
-    };
-    tables.put_flow(key, &opened);
+    let Some(pair) = tables.flow(pair) else { return false };
+    if flow::fresh(&pair, config, now).is_err() {
+        return false;
+    }
+    tables.put_flow(key, |flow| {
+        *flow = *pair;
+        flow.time_ns = now + config.window_ns;
+        flow.eager = 1;
+    });
     true
 }
 

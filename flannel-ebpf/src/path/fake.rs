@@ -291,8 +291,10 @@ impl Tables for Node {
     fn flow(&self, key: &FlowKey) -> Option<Box<Flow>> {
         self.flows.borrow().get(key).map(|flow| Box::new(*flow))
     }
-    fn put_flow(&self, key: &FlowKey, flow: &Flow) {
-        self.flows.borrow_mut().insert(*key, *flow);
+    fn put_flow(&self, key: &FlowKey, fill: impl FnOnce(&mut Flow)) {
+        let mut flow = Flow::default();
+        fill(&mut flow);
+        self.flows.borrow_mut().insert(*key, flow);
     }
     fn remove_flow(&self, key: &FlowKey) {
         self.flows.borrow_mut().remove(key);

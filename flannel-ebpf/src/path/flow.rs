@@ -137,23 +137,19 @@ pub fn note<T: Tables, F: Frame>(
     } else {
         tables.count(Outcome::FlowNew);
     }
-    tables.put_flow(
-        key,
-        &Flow {
-            time_ns: now,
-            sticky_ns,
-            generation: config.generation,
-            entry_ifindex: frame.ifindex(),
-            peer_ip: entry.peer_ip,
-            entry_mac: entry.mac,
-            state: state::NOTED,
-            note_id: segment.id,
-            note_ttl: segment.ttl,
-            note_tos: segment.tos,
-            note_port: eager::client_port(segment),
-            ..Flow::default()
-        },
-    );
+    tables.put_flow(key, |flow| {
+        flow.time_ns = now;
+        flow.sticky_ns = sticky_ns;
+        flow.generation = config.generation;
+        flow.entry_ifindex = frame.ifindex();
+        flow.peer_ip = entry.peer_ip;
+        flow.entry_mac = entry.mac;
+        flow.state = state::NOTED;
+        flow.note_id = segment.id;
+        flow.note_ttl = segment.ttl;
+        flow.note_tos = segment.tos;
+        flow.note_port = eager::client_port(segment);
+    });
 }
 
 /// Whether this is a note or a mark that later packets leave alone.

@@ -418,48 +418,39 @@ fn confirm<F: Frame, T: Tables>(
     key: &FlowKey,
     now: u64,
 ) -> bool {
-    let confirmed = {
-        let Some(noted) = tables.flow(key) else { return false };
-        if noted.state == state::CONFIRMED && noted.out_ifindex != frame.ifindex() {
-            // The bridge floods, or the pod moved: one veth is not the answer.
-            None
-        } else if !flow::proves(&noted, config, segment, now) {
-            return false;
-        } else {
-            let Some(veth) = tables.veth(frame.ifindex()) else { return false };
-            let macs: Option<[u8; 12]> = frame.load(0);
-            let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else {
-                return false;
-            };
-            if d0 & 1 != 0 {
-                return false;
-            }
-            let (peer_id, max_len) = if noted.peer_ip == direct::NO_OUTER_SOURCE {
-                (tables.subnet(segment.saddr).map(|subnet| subnet.peer_id), u16::MAX)
-            } else {
-                (tables.peer(noted.peer_ip), config.mtu)
-            };
-            Some(Flow {
-                time_ns: now + config.window_ns,
-                sticky_ns: noted.sticky_ns,
-                generation: config.generation,
-                entry_ifindex: noted.entry_ifindex,
-                out_ifindex: frame.ifindex(),
-                peer_id: peer_id.unwrap_or(u32::MAX),
-                peer_ip: noted.peer_ip,
-                state: state::CONFIRMED,
-                action: veth.action as u8,
-                max_len: max_len.min(veth.mtu as u16),
-                dst_mac: [d0, d1, d2, d3, d4, d5],
-                src_mac: [s0, s1, s2, s3, s4, s5],
-                ..Flow::default()
-            })
-        }
-    };
-    let Some(flow) = confirmed else {
+    let Some(noted) = tables.flow(key) else { return false };
+    if noted.state == state::CONFIRMED && noted.out_ifindex != frame.ifindex() {
+        // The bridge floods, or the pod moved: one veth is not the answer.
         tables.remove_flow(key);
         return false;
+    }
+    if !flow::proves(&noted, config, segment, now) {
+        return false;
+    }
+    let Some(veth) = tables.veth(frame.ifindex()) else { return false };
+    let macs: Option<[u8; 12]> = frame.load(0);
+    let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else { return false };
+    if d0 & 1 != 0 {
+        return false;
+    }
+    let (peer_id, max_len) = if noted.peer_ip == direct::NO_OUTER_SOURCE {
+        (tables.subnet(segment.saddr).map(|subnet| subnet.peer_id), u16::MAX)
+    } else {
+        (tables.peer(noted.peer_ip), config.mtu)
     };
-    tables.put_flow(key, &flow);
+    tables.put_flow(key, |flow| {
+        flow.time_ns = now + config.window_ns;
+        flow.sticky_ns = noted.sticky_ns;
+        flow.generation = config.generation;
+        flow.entry_ifindex = noted.entry_ifindex;
+        flow.out_ifindex = frame.ifindex();
+        flow.peer_id = peer_id.unwrap_or(u32::MAX);
+        flow.peer_ip = noted.peer_ip;
+        flow.state = state::CONFIRMED;
+        flow.action = veth.action as u8;
+        flow.max_len = max_len.min(veth.mtu as u16);
+        flow.dst_mac = [d0, d1, d2, d3, d4, d5];
+        flow.src_mac = [s0, s1, s2, s3, s4, s5];
+    });
     true
 }

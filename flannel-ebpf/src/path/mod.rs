@@ -84,8 +84,9 @@ pub trait Tables {
     fn random(&self) -> u32;
     /// The flow under this key.
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
-    /// Puts a flow, replacing the old one as a whole.
-    fn put_flow(&self, key: &FlowKey, flow: &Flow);
+    /// Puts a flow, replacing the old one as a whole; `fill` gets one that is all
+    /// zero. (Flows are too large to be made on the stack of a program.)
+    fn put_flow(&self, key: &FlowKey, fill: impl FnOnce(&mut Flow));
     /// Forgets a flow.
     fn remove_flow(&self, key: &FlowKey);
     /// Sets [`Flow::sticky_ns`] in place.

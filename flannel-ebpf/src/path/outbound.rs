@@ -247,28 +247,23 @@ fn confirm<T: Tables>(
     next_hop: [u8; 4],
 ) -> bool {
     let now = tables.now();
-    let confirmed = {
-        let Some(noted) = tables.flow(key) else { return false };
-        if !flow::proves(&noted, config, segment, now) {
-            return false;
-        }
-        Flow {
-            time_ns: now + config.window_ns,
-            sticky_ns: 0,
-            generation: config.generation,
-            entry_ifindex: noted.entry_ifindex,
-            out_ifindex: config.underlay_ifindex,
-            peer_id: subnet.peer_id,
-            peer_ip: subnet.public_ip,
-            next_hop,
-            state: state::CONFIRMED,
-            action: action::ENCAP,
-            max_len: config.mtu,
-            dst_mac: subnet.vtep_mac,
-            entry_mac: noted.entry_mac,
-            ..Flow::default()
-        }
-    };
-    tables.put_flow(key, &confirmed);
+    let Some(noted) = tables.flow(key) else { return false };
+    if !flow::proves(&noted, config, segment, now) {
+        return false;
+    }
+    tables.put_flow(key, |flow| {
+        flow.time_ns = now + config.window_ns;
+        flow.generation = config.generation;
+        flow.entry_ifindex = noted.entry_ifindex;
+        flow.out_ifindex = config.underlay_ifindex;
+        flow.peer_id = subnet.peer_id;
+        flow.peer_ip = subnet.public_ip;
+        flow.next_hop = next_hop;
+        flow.state = state::CONFIRMED;
+        flow.action = action::ENCAP;
+        flow.max_len = config.mtu;
+        flow.dst_mac = subnet.vtep_mac;
+        flow.entry_mac = noted.entry_mac;
+    });
     true
 }

@@ -126,17 +126,15 @@ pub(super) fn confirm<T: Tables>(tables: &T, config: &Config, segment: &Segment,
     if !proven {
         return;
     }
-    let confirmed = Flow {
-        time_ns: now + config.window_ns,
-        generation: config.generation,
-        entry_ifindex: config.underlay_ifindex,
-        out_ifindex: config.overlay_ifindex,
-        peer_id: subnet.peer_id,
-        peer_ip: subnet.public_ip,
-        state: state::CONFIRMED,
-        ..Flow::default()
-    };
-    tables.put_flow(&key, &confirmed);
+    tables.put_flow(&key, |flow| {
+        flow.time_ns = now + config.window_ns;
+        flow.generation = config.generation;
+        flow.entry_ifindex = config.underlay_ifindex;
+        flow.out_ifindex = config.overlay_ifindex;
+        flow.peer_id = subnet.peer_id;
+        flow.peer_ip = subnet.public_ip;
+        flow.state = state::CONFIRMED;
+    });
     tables.count(Outcome::ConfirmedTunnel);
 }
 
@@ -161,21 +159,17 @@ fn note<T: Tables>(tables: &T, config: &Config, segment: &Segment, key: &FlowKey
         Some(_) => {}
         None => tables.count(Outcome::FlowNew),
     }
-    tables.put_flow(
-        key,
-        &Flow {
-            time_ns: now,
-            generation: config.generation,
-            entry_ifindex: config.underlay_ifindex,
-            peer_ip: segment.saddr,
-            next_hop: segment.daddr,
-            state: state::NOTED,
-            note_id: segment.id,
-            note_ttl: segment.ttl,
-            note_tos: segment.tos,
-            ..Flow::default()
-        },
-    );
+    tables.put_flow(key, |flow| {
+        flow.time_ns = now;
+        flow.generation = config.generation;
+        flow.entry_ifindex = config.underlay_ifindex;
+        flow.peer_ip = segment.saddr;
+        flow.next_hop = segment.daddr;
+        flow.state = state::NOTED;
+        flow.note_id = segment.id;
+        flow.note_ttl = segment.ttl;
+        flow.note_tos = segment.tos;
+    });
 }
 
 /// Whether the packet at `flannel.<VNI>` is the one that was noted at the

@@ -127,7 +127,7 @@ mod tests {
         for load in &once {
             assert_eq!(once.iter().filter(|other| other == &load).count(), 1, "{load}");
         }
-        assert_eq!(once.len(), 8);
+        assert_eq!(once.len(), 9);
     }
 
     #[test]

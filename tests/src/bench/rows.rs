@@ -69,7 +69,7 @@ pub const ROWS: &[Row] = &[
     row("host-gw, eBPF", Ends::Pods, HOST_GW, BY_EBPF, BY_EBPF),
     row(KERNEL, Ends::Pods, VXLAN, BY_KERNEL, BY_KERNEL),
     row(EBPF, Ends::Pods, VXLAN, BY_EBPF, BY_EBPF),
-    row("eBPF path, eager", Ends::Pods, VXLAN, EAGER, EAGER),
+    row("eager", Ends::Pods, VXLAN, EAGER, EAGER),
     row("eBPF to kernel", Ends::Pods, VXLAN, BY_EBPF, BY_KERNEL),
     row("kernel to eBPF", Ends::Pods, VXLAN, BY_KERNEL, BY_EBPF),
     row("fast path off", Ends::Pods, VXLAN, COUNTED, COUNTED),

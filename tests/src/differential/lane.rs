@@ -59,9 +59,16 @@ impl Lane {
             // how often a missing route is reported depends on the time.
             node.netns.ip("route replace blackhole default");
             settle(&node.netns);
+            node.netns.ip(&format!(
+                "link add flannel.1 address {} type vxlan id 1 local {} dev eth1 dstport 8472 \
+                 nolearning",
+                text(side.vtep_mac()),
+                node.address
+            ));
         }
         for side in [LEFT, RIGHT, ABSENT] {
-            // An agent takes over the lease that it finds, with subnet and MAC.
+            // An agent takes over the lease that it finds if it knows its MAC: by
+            // the device.
             let subnet = format!("{}/24", side.address(0)).parse().expect("a subnet");
             etcd.put_subnet(&plain::key(subnet), &lease(side));
         }

@@ -1,0 +1,163 @@
+//! What rtnetlink's answers say, as far as it is of our kind. Pure.
+
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
+};
+
+use super::RouteTo;
+use crate::mac::MacAddr;
+use crate::plan::{DirectRoute, ObservedRoute};
+
+/// NUD_PERMANENT.
+const PERMANENT: u16 = 0x80;
+
+/// A permanent neighbour entry of an interface.
+pub(super) fn neighbour(
+    ifindex: u32,
+    message: &RouteNetlinkMessage,
+) -> Option<(Ipv4Addr, MacAddr)> {
+    let (mac, ip) = permanent(ifindex, message)?;
+    Some((ip, mac))
+}
+
+/// An FDB entry of our kind: of the device itself, unicast, to an IPv4
+/// address. One with a port, VNI or interface of its own leads elsewhere: it
+/// does not count as there, and is left to whoever made it.
+pub(super) fn fdb_entry(
+    ifindex: u32,
+    message: &RouteNetlinkMessage,
+) -> Option<(MacAddr, Ipv4Addr)> {
+    let RouteNetlinkMessage::NewNeighbour(entry) = message else { return None };
+    let elsewhere = entry.attributes.iter().any(|attribute| {
+        matches!(
+            attribute,
+            NeighbourAttribute::Port(_)
+                | NeighbourAttribute::Vni(_)
+                | NeighbourAttribute::IfIndex(_)
+        )
+    });
+    if elsewhere || !entry.header.flags.contains(NeighbourFlags::Own) {
+        return None;
+    }
+    permanent(ifindex, message).filter(|(mac, _)| mac.is_unicast())
+}
+
+fn permanent(ifindex: u32, message: &RouteNetlinkMessage) -> Option<(MacAddr, Ipv4Addr)> {
+    let RouteNetlinkMessage::NewNeighbour(entry) = message else { return None };
+    if entry.header.ifindex != ifindex || u16::from(entry.header.state) & PERMANENT == 0 {
+        return None;
+    }
+    let mac = entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
+        _ => None,
+    });
+    let ip = entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
+        // In FDB entries the family is AF_BRIDGE, so the library cannot know.
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+            <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from)
+        }
+        _ => None,
+    });
+    Some((MacAddr(mac?), ip?))
+}
+
+pub(super) fn route(ifindex: u32, message: &RouteNetlinkMessage) -> Option<ObservedRoute> {
+    let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+    if message.header.kind != RouteType::Unicast
+        || table(message) != u32::from(RouteHeader::RT_TABLE_MAIN)
+        || output(message) != Some(ifindex)
+    {
+        return None;
+    }
+    let network = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
+        _ => None,
+    });
+    let prefix = message.header.destination_prefix_length;
+    Some(ObservedRoute {
+        destination: Ipv4Network::new(network.unwrap_or(Ipv4Addr::UNSPECIFIED), prefix).ok()?,
+        gateway: gateway(&message.attributes),
+        onlink: message.header.flags.contains(RouteFlags::Onlink),
+        metric: metric(message),
+    })
+}
+
+pub(super) fn direct_route(protocol: u8, message: &RouteNetlinkMessage) -> Option<DirectRoute> {
+    let RouteNetlinkMessage::NewRoute(wanted) = message else { return None };
+    if u8::from(wanted.header.protocol) != protocol {
+        return None;
+    }
+    let ifindex = output(wanted)?;
+    let route = route(ifindex, message).filter(|route| route.metric == 0 && !route.onlink)?;
+    Some(DirectRoute { destination: route.destination, gateway: route.gateway?, ifindex })
+}
+
+pub(super) fn table(message: &RouteMessage) -> u32 {
+    let attribute = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    attribute.unwrap_or_else(|| u32::from(message.header.table))
+}
+
+fn output(message: &RouteMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(ifindex) => Some(*ifindex),
+        _ => None,
+    })
+}
+
+fn gateway(attributes: &[RouteAttribute]) -> Option<Ipv4Addr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(ip)) => Some(*ip),
+        _ => None,
+    })
+}
+
+pub(super) fn metric(message: &RouteMessage) -> u32 {
+    let metric = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    });
+    metric.unwrap_or(0)
+}
+
+/// The default route with the lowest metric, the kernel's choice.
+pub(super) fn default_route(messages: &[RouteNetlinkMessage]) -> Option<RouteTo> {
+    messages
+        .iter()
+        .filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        })
+        .filter(|route| {
+            route.header.destination_prefix_length == 0
+                && route.header.kind == RouteType::Unicast
+                && table(route) == u32::from(RouteHeader::RT_TABLE_MAIN)
+        })
+        .filter_map(|route| Some((metric(route), hop(route)?)))
+        .min_by_key(|(metric, _)| *metric)
+        .map(|(_, hop)| hop)
+}
+
+/// Where a route leads: its output interface, or that of its first next hop.
+pub(super) fn hop(route: &RouteMessage) -> Option<RouteTo> {
+    let source = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(*ip),
+        _ => None,
+    });
+    if let Some(ifindex) = output(route) {
+        return Some(RouteTo { ifindex, source, gateway: gateway(&route.attributes) });
+    }
+    let first = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => hops.first(),
+        _ => None,
+    })?;
+    Some(RouteTo { ifindex: first.interface_index, source, gateway: gateway(&first.attributes) })
+}
