@@ -1,6 +1,9 @@
 //! What the receiving pod is made to do.
 
 use std::net::SocketAddrV4;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
@@ -8,6 +11,8 @@ use object::write::{Object, Symbol, SymbolSection};
 use object::{
     Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 use super::device;
 use crate::netns::Netns;
@@ -16,11 +21,11 @@ use crate::pair::Pair;
 use crate::pod::{self, PORT};
 use crate::process::Process;
 
-/// A namespace behind the pod `server`, which routes to it: a pod that is a
-/// router, a virtual machine or a container engine for others.
+/// A namespace behind the pod `server`, which routes to it.
 pub struct Behind {
-    // First, so that it ends before its namespace goes.
+    // In the order in which they have to go.
     _server: Process,
+    _relay: Option<Relay>,
     /// The namespace.
     pub netns: Netns,
     /// Its traffic server.
@@ -28,38 +33,111 @@ pub struct Behind {
 }
 
 impl Behind {
-    /// Makes it, with an address of the node's subnet that the node reaches
-    /// through the pod.
+    /// Joined to the pod by a veth that takes no aggregates: they are cut in
+    /// the pod.
     ///
     /// # Panics
     /// A command fails.
-    pub fn new(pair: &Pair) -> Self {
-        let (pod, node) = (&pair.server, &pair.right);
-        let address = node.subnet().nth(77).expect("an address of the subnet");
-        let netns = Netns::new(&format!("{}-b", pod.netns.name()));
-        let mtu = node.mtu();
-        pod.netns.ip(&format!(
-            "link add inner mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
+    pub fn veth(pair: &Pair) -> Self {
+        let (pod, mtu) = (&pair.server.netns, pair.right.mtu());
+        let netns = Netns::new(&format!("{}-b", pod.name()));
+        pod.ip(&format!(
+            "link add inner mtu {mtu} type veth peer name inner mtu {mtu} netns {}",
             netns.name()
         ));
-        pod.netns
-            .ip_batch(&["link set inner up".into(), format!("route add {address}/32 dev inner")]);
+        for end in [pod, &netns] {
+            device::cut(end, "inner");
+        }
+        Self::new(pair, netns, 77, None)
+    }
+
+    /// As a virtual machine in the pod: behind a TUN device with offloads, whose
+    /// other end is in a process.
+    ///
+    /// # Panics
+    /// A command fails.
+    pub fn machine(pair: &Pair) -> Self {
+        let pod = &pair.server.netns;
+        let netns = Netns::new(&format!("{}-m", pod.name()));
+        let relay = Relay::start([pod, &netns], "machine");
+        for end in [pod, &netns] {
+            end.ip(&format!("link set machine mtu {}", pair.right.mtu()));
+        }
+        Self::new(pair, netns, 78, Some(relay))
+    }
+
+    /// Gives the namespace, whose device has the same name as the pod's end,
+    /// address number `host` of the node's subnet.
+    fn new(pair: &Pair, netns: Netns, host: u32, relay: Option<Relay>) -> Self {
+        let (pod, node) = (&pair.server, &pair.right);
+        let address = node.subnet().nth(host).expect("an address of the subnet");
+        let device = if relay.is_some() { "machine" } else { "inner" };
+        pod.netns.ip_batch(&[
+            format!("link set {device} up"),
+            format!("route add {address}/32 dev {device}"),
+        ]);
         netns.ip_batch(&[
-            format!("address add {address}/32 dev eth0"),
-            "link set eth0 up".into(),
+            format!("address add {address}/32 dev {device}"),
+            format!("link set {device} up"),
             // The pod's own address is its gateway.
-            format!("route add {} dev eth0", pod.address),
-            format!("route add default via {}", pod.address),
+            format!("route add {} dev {device}", pod.address),
+            format!("route add default via {} dev {device}", pod.address),
         ]);
         pod.netns.sysctl("net.ipv4.ip_forward=1");
-        // Else the pod tells the node to go elsewhere than to itself.
-        pod.netns.sysctl("net.ipv4.conf.all.send_redirects=0");
-        pod.netns.sysctl("net.ipv4.conf.eth0.send_redirects=0");
         node.netns.ip(&format!("route add {address}/32 via {} dev cni0", pod.address));
-        device::cut(&pod.netns, "inner");
-        device::cut(&netns, "eth0");
-        let server = pod::serve(&netns, &pair.lab.dir().join("behind.log"), &[]);
-        Self { _server: server, netns, target: SocketAddrV4::new(address, PORT) }
+        let log = pair.lab.dir().join(format!("{device}.log"));
+        let server = pod::serve(&netns, &log, &[]);
+        Self { _server: server, _relay: relay, netns, target: SocketAddrV4::new(address, PORT) }
+    }
+}
+
+/// Two TUN devices of one name, and what carries packets and aggregates from
+/// one to the other.
+struct Relay {
+    end: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Relay {
+    fn start(places: [&Netns; 2], name: &str) -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let open = |netns: &Netns| {
+            netns.inside(|| {
+                let builder = DeviceBuilder::new().name(name).layer(Layer::L3).offload(true);
+                Arc::new(builder.build_sync().expect("a TUN device"))
+            })
+        };
+        let [one, other] = places.map(open);
+        let threads = [(one.clone(), other.clone()), (other, one)].map(|(from, to)| {
+            let end = end.clone();
+            thread::spawn(move || relay(&from, &to, &end))
+        });
+        Self { end, threads: threads.into() }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // A panic has been printed, and shows as loss.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Packets pass with their header of offloads, as the kernel wrote it.
+fn relay(from: &SyncDevice, to: &SyncDevice, end: &AtomicBool) {
+    let mut packet = vec![0; 70_000];
+    let pause = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+    while !end.load(Ordering::Relaxed) {
+        let mut ready = [PollFd::new(from, PollFlags::IN)];
+        if poll(&mut ready, Some(&pause)).is_ok_and(|count| count > 0)
+            && let Ok(length) = rustix::io::read(from, &mut packet)
+        {
+            // What the kernel does not take is lost, as on a wire.
+            let _ = rustix::io::write(to, &packet[..length]);
+        }
     }
 }
 
