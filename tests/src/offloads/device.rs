@@ -51,6 +51,15 @@ pub fn set_underlay(netns: &Netns, device: &str, state: Underlay) {
     set(netns, device, whole, merge, checksum);
 }
 
+/// Sets the offloads of the switch's end of an underlay device. A veth merges
+/// only what comes from an end without segmentation.
+///
+/// # Panics
+/// ethtool fails.
+pub fn set_port(netns: &Netns, device: &str, state: Underlay) {
+    set(netns, device, state != Underlay::Card, false, true);
+}
+
 /// Lets a device take no aggregates.
 ///
 /// # Panics
