@@ -120,9 +120,6 @@ pub mod flag {
     pub const VERIFY_DROP: u32 = 4;
     /// Count packets that fail the source check. With neither bit the check is off.
     pub const VERIFY_COUNT: u32 = 8;
-    /// Decapsulate TCP GSO aggregates directly instead of through the kernel
-    /// device (only where `bpf_skb_adjust_room` clears the tunnel's GSO type).
-    pub const GSO_DIRECT: u32 = 16;
     /// Some peers are reached without a tunnel ([`super::subnet_flag::DIRECT`]).
     pub const DIRECT: u32 = 32;
     /// Repeat for a new TCP connection what the kernel did with the last one

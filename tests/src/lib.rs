@@ -17,6 +17,7 @@ pub mod interrupt;
 pub mod lab;
 pub mod netns;
 pub mod node;
+pub mod offloads;
 pub mod packet;
 pub mod pair;
 pub mod plain;

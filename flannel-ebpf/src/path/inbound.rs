@@ -280,8 +280,7 @@ fn aggregated<F: Frame, T: Tables>(
     flow: &Flow,
     now: u64,
 ) -> bool {
-    let direct = segment.proto == wire::TCP && config.flags & flag::GSO_DIRECT != 0;
-    if frame.gso_size() != 0 && !direct {
+    if frame.gso_size() != 0 {
         if config.flags & flag::XDP != 0 {
             wire_xdp::stick(tables, segment, flow, now);
         } else if flow.sticky_ns < now + config.window_ns / 2 {

@@ -244,16 +244,6 @@ fn aggregates_go_through_the_device_and_what_follows_stays_behind_them() {
 }
 
 #[test]
-fn direct_aggregates_are_for_tcp_only() {
-    let (_, mut b) = confirmed(&Packet::udp(1, 2, b"x"));
-    b.config.flags |= flag::GSO_DIRECT;
-    let mut aggregate = Packet::udp(1, 2, &[0; 9000]).encapsulated(1, 2);
-    aggregate.gso_size = 1000;
-    fast(receive(&b, aggregate));
-    assert_eq!(b.counted(Outcome::KernelAggregate), 1);
-}
-
-#[test]
 fn what_is_not_understood_is_left_alone_and_counted() {
     type Edit = fn(&mut [u8]);
     let edits: [(Outcome, Edit); 5] = [

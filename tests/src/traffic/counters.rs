@@ -7,7 +7,12 @@
 /// /proc/net/snmp does not have it.
 pub fn retransmits() -> u64 {
     let text = std::fs::read_to_string("/proc/net/snmp").expect("/proc/net/snmp");
-    field(&text, "Tcp:", "RetransSegs").unwrap_or_else(|| panic!("no RetransSegs in {text}"))
+    tcp(&text, "RetransSegs").unwrap_or_else(|| panic!("no RetransSegs in {text}"))
+}
+
+/// A counter of TCP in the text of /proc/net/snmp.
+pub fn tcp(text: &str, name: &str) -> Option<u64> {
+    field(text, "Tcp:", name)
 }
 
 /// The file has two lines for each protocol: names, then numbers.
