@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use flannel_tests::agent::Options;
 use flannel_tests::pair::{Kind, Pair};
+use flannel_tests::pod::traffic;
 
 fn window(time: &'static str) -> Options {
     Options { window: Some(time), ..Options::ebpf() }
@@ -81,6 +82,24 @@ fn the_nodes_firewall_decides_about_the_tunnel() {
     assert!(last > 2000 && last < limit, "until {last} ms, rule at {inserted:?}: {result}");
     let refused = pair.client.traffic(&format!("spaced {SERVICE} --seconds 1"));
     assert_eq!(refused["lost"], refused["sent"], "{refused}");
+}
+
+#[test]
+fn a_node_speaks_to_the_pods_of_others() {
+    let pair = Pair::agents(&Options::ebpf());
+    let target = pair.server.target();
+    let from_node = |load: &str| traffic(&pair.left.netns, load);
+    let before = pair.left.outcomes();
+    let requests = from_node(&format!("requests {target} --seconds 1 --patience 2"));
+    assert!(requests["transactions"].as_u64() > Some(200), "{requests}");
+    for load in ["messages", "echoes"] {
+        let result = from_node(&format!("{load} {target} --from 1 --upto 1450"));
+        assert!(result["lost"] == 0 && result["corrupt"] == 0, "{load}: {result}");
+    }
+    let bulk = from_node(&format!("bulk {target} --megabytes 32"));
+    assert_eq!(bulk["corrupt"], 0, "{bulk}");
+    let since = pair.left.outcomes().since(&before);
+    assert!(since.get("shortcut_encap") > 200, "{since:?}");
 }
 
 #[test]
