@@ -26,6 +26,10 @@ const PATIENCE: u32 = 8;
 /// What the guest's init says when it has done everything.
 pub(crate) const DONE: &str = "guest: done, programs that failed:";
 
+/// Cases that need what only the emulated machine has (two network cards on one
+/// wire): they run there and nowhere else.
+pub(crate) const ONLY_HERE: &[&str] = &["auto_takes_a_network_card"];
+
 /// The cases that say something about a kernel, by test program. All of them
 /// run the agent as it starts by default or with clsact filters, which is what
 /// a kernel without tcx has.

@@ -188,7 +188,6 @@ mount -t devtmpfs none /dev
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t tmpfs none /run
-mount -t tmpfs none /tmp
 mount -t bpf none /sys/fs/bpf
 stty -F /dev/ttyS1 raw -echo
 exec </dev/null >/dev/ttyS1 2>&1
