@@ -348,12 +348,13 @@ pub fn from_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     if frame.gso_size() == 0 {
         shortcut::confirm(tables, config, &segment, now);
     }
-    if segment.ttl <= 1 || segment.tcp_flags & (wire::TCP_SYN | wire::TCP_FIN | wire::TCP_RST) != 0
-    {
-        return Verdict::Pass;
-    }
     let key = segment.key(direction::IN);
     let Some(flow) = tables.flow(&key) else { return Verdict::Pass };
+    // The kernel has to see how a connection begins and ends, if it knows it.
+    let state = segment.tcp_flags & (wire::TCP_SYN | wire::TCP_FIN | wire::TCP_RST) != 0;
+    if segment.ttl <= 1 || (state && !eager::holds(config, &segment, &flow)) {
+        return Verdict::Pass;
+    }
     if flow.answers_fin != 0 {
         tables.expect_answer(&key, false);
     }

@@ -216,3 +216,15 @@ fn direct_connections_beside_translated_ones_begin_with_the_kernel() {
     kernel(send(&a, ask(3, SYN), 1, 2));
     assert_eq!(a.counted(Outcome::OpenedEager), 1);
 }
+
+#[test]
+fn a_stream_of_aggregates_ends_on_the_fast_path_too() {
+    let (a, b) = known();
+    through(&a, &b, ask(2, SYN));
+    // The last data and the FIN come as one aggregate, by the device.
+    for (flags, gso_size) in [(0, 1), (wire::TCP_FIN, 1), (wire::TCP_FIN, 0)] {
+        let (wire, _) = fast(send(&a, Packet { gso_size, ..ask(2, flags) }, 1, 2));
+        fast(receive(&b, Packet { gso_size, ..wire }));
+    }
+    assert_eq!(b.counted(Outcome::FastAggregate), 3);
+}
