@@ -87,6 +87,27 @@ fn long_connections_stay_alive_over_many_windows() {
 }
 
 #[test]
+fn streams_end_when_their_data_does() {
+    let pair = Pair::agents(&eager());
+    for node in [&pair.left, &pair.right] {
+        node.netns.nft(INVALID);
+    }
+    connected(&pair.traffic("connects", "--seconds 0.5"), 30);
+    // Sent as aggregates; the server counts all of it before the client ends.
+    let start = std::time::Instant::now();
+    for _ in 0..3 {
+        let stream = pair.traffic("stream", "--seconds 0.5 --connections 4");
+        assert!(stream["bytes"].as_u64() > Some(10_000_000), "{stream}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    assert!(pair.right.outcomes().get("fast_aggregate") > 100);
+    for node in [&pair.left, &pair.right] {
+        let rules = node.netns.sh("nft list table inet guard");
+        assert!(rules.contains("ct state invalid counter packets 0 "), "{rules}");
+    }
+}
+
+#[test]
 fn services_are_translated_beside_direct_connections() {
     let pair = Pair::agents(&eager());
     pair.left.netns.nft(&service(&pair, "ip daddr 10.96.0.1 tcp dport 80"));
