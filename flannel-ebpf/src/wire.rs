@@ -7,6 +7,7 @@ use network_types::eth::EthHdr;
 use network_types::ip::Ipv4Hdr;
 use network_types::udp::UdpHdr;
 use network_types::vxlan::VxlanHdr;
+use zerocopy::transmute;
 
 /// Length of an Ethernet header in bytes.
 pub const ETH_LEN: usize = EthHdr::LEN;
@@ -47,8 +48,11 @@ const ECN_ECT_0: u8 = 0x02;
 /// Reads an IPv4 header.
 #[inline(always)]
 pub fn ipv4(bytes: [u8; IPV4_LEN]) -> Ipv4Hdr {
-    let [vihl, tos, l0, l1, i0, i1, f0, f1, ttl, proto, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3] =
-        bytes;
+    // By words: the compiler would keep each byte in a register of its own.
+    let [first, second, third, source, destination]: [u32; 5] = transmute!(bytes);
+    let [vihl, tos, l0, l1] = first.to_ne_bytes();
+    let [i0, i1, f0, f1] = second.to_ne_bytes();
+    let [ttl, proto, c0, c1] = third.to_ne_bytes();
     Ipv4Hdr {
         vihl,
         tos,
@@ -58,8 +62,8 @@ pub fn ipv4(bytes: [u8; IPV4_LEN]) -> Ipv4Hdr {
         ttl,
         proto,
         check: [c0, c1],
-        src_addr: [s0, s1, s2, s3],
-        dst_addr: [d0, d1, d2, d3],
+        src_addr: source.to_ne_bytes(),
+        dst_addr: destination.to_ne_bytes(),
     }
 }
 
@@ -82,8 +86,13 @@ pub fn is_vni(bytes: [u8; VXLAN_LEN], vni: u32) -> bool {
 /// group's (`is_valid_ether_addr`).
 #[inline(always)]
 pub fn is_station(mac: [u8; 6]) -> bool {
-    let [first, ..] = mac;
-    mac != [0; 6] && first & 1 == 0
+    mac != [0; 6] && !is_group(mac)
+}
+
+/// Whether a destination MAC is that of several stations.
+#[inline(always)]
+pub fn is_group([first, ..]: [u8; 6]) -> bool {
+    first & 1 != 0
 }
 
 /// Whether this is any fragment: MF set, or an offset.
@@ -117,21 +126,20 @@ pub fn decrement_ttl(ttl: u8, check: [u8; 2]) -> (u8, [u8; 2]) {
 /// IPv4 header checksum of a header whose checksum field is zero.
 #[inline(always)]
 pub fn ipv4_checksum(ip: &Ipv4Hdr) -> [u8; 2] {
-    let word = |bytes: [u8; 2]| u32::from(u16::from_be_bytes(bytes));
-    let [s0, s1, s2, s3] = ip.src_addr;
-    let [d0, d1, d2, d3] = ip.dst_addr;
-    let sum = word([ip.vihl, ip.tos])
-        + word(ip.tot_len)
-        + word(ip.id)
-        + word(ip.frags)
-        + word([ip.ttl, ip.proto])
-        + word([s0, s1])
-        + word([s2, s3])
-        + word([d0, d1])
-        + word([d2, d3]);
+    // The sum does not depend on the byte order (RFC 1071).
+    let half = |bytes: [u8; 2]| u64::from(u16::from_ne_bytes(bytes));
+    let word = |bytes: [u8; 4]| u64::from(u32::from_ne_bytes(bytes));
+    let sum = half([ip.vihl, ip.tos])
+        + half(ip.tot_len)
+        + half(ip.id)
+        + half(ip.frags)
+        + half([ip.ttl, ip.proto])
+        + word(ip.src_addr)
+        + word(ip.dst_addr);
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
-    (!(sum as u16)).to_be_bytes()
+    (!(sum as u16)).to_ne_bytes()
 }
 
 /// UDP source port from the flow hash (`udp_flow_src_port`): in `min..max`,

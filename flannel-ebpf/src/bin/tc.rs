@@ -15,6 +15,10 @@
 mod xdp;
 
 use core::ffi::c_void;
+use core::marker::PhantomData;
+use core::ops::Deref;
+use core::ptr::NonNull;
+use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
@@ -34,7 +38,7 @@ use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{
     Config, Flow, FlowKey, HANDOVER, Handover, MAX_FLOWS, MAX_PEER_STATS, MAX_PEERS, MAX_VETHS,
-    OUTCOMES, Outcome, Peer, PeerStats, Subnet, Veth,
+    OUTCOMES, Outcome, Peer, PeerStats, Subnet, Veth, state,
 };
 use flannel_ebpf::path::{Frame, Tables, Traffic, Trip, Verdict, direct, inbound, outbound};
 use flannel_ebpf::wire::{ENCAP_LEN, ETH_LEN};
@@ -220,13 +224,31 @@ impl Frame for Skb {
     }
 }
 
+/// An element of `fl_flows4`.
+struct FlowRef<'a> {
+    at: NonNull<Flow>,
+    tables: PhantomData<&'a Maps>,
+}
+
+impl Deref for FlowRef<'_> {
+    type Target = Flow;
+
+    #[inline(always)]
+    fn deref(&self) -> &Flow {
+        // SAFETY: elements of a hash stay readable until the program ends; one
+        // that is changed or replaced meanwhile reads as old or new values of
+        // its fields, all of which are valid.
+        unsafe { self.at.as_ref() }
+    }
+}
+
 struct Maps {
     /// The program's context.
     raw: *mut c_void,
 }
 
 impl Tables for Maps {
-    type FlowRef<'a> = &'a Flow;
+    type FlowRef<'a> = FlowRef<'a>;
 
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
@@ -246,47 +268,57 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<&Flow> {
-        // SAFETY: elements of a hash stay readable until the program ends; one
-        // that is replaced meanwhile reads as old or new values of `Flow`, all
-        // of which are valid.
-        unsafe { FLOWS.get(key) }
+    fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
+        let at = NonNull::new(FLOWS.get_ptr_mut(key)?)?;
+        Some(FlowRef { at, tables: PhantomData })
     }
 
     #[inline(always)]
-    fn put_flow(&self, key: &FlowKey, fill: impl FnOnce(&mut Flow)) {
-        let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
-        // One by one: the compiler would call memset, which goes by bytes.
-        for word in 0..size_of::<Flow>() / size_of::<u64>() {
-            // SAFETY: within the element, which is aligned for `Flow`'s u64.
-            unsafe { scratch.cast::<u64>().add(word).write_volatile(0) };
+    fn set_flow(
+        &self,
+        key: &FlowKey,
+        found: Option<FlowRef<'_>>,
+        state: u8,
+        fill: impl FnOnce(&mut Flow),
+    ) {
+        let is_new = found.is_none();
+        let flow = if let Some(FlowRef { at, .. }) = found {
+            at.as_ptr()
+        } else {
+            let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+            // One by one: the compiler would call memset, which goes by bytes.
+            for word in 0..size_of::<Flow>() / size_of::<u64>() {
+                // SAFETY: within the element, which is aligned for `Flow`'s u64.
+                unsafe { scratch.cast::<u64>().add(word).write_volatile(0) };
+            }
+            scratch
+        };
+        // SAFETY: an element of the table, as in `FlowRef::deref`, or this CPU's
+        // own scratch, which no other program uses meanwhile.
+        unsafe {
+            (&raw mut (*flow).state).write_volatile(state::NONE);
+            compiler_fence(Ordering::SeqCst);
+            fill(&mut *flow);
+            compiler_fence(Ordering::SeqCst);
+            (&raw mut (*flow).state).write_volatile(state);
         }
-        // SAFETY: this CPU's own element, and no other program runs meanwhile.
-        let flow = unsafe { &mut *scratch };
-        fill(flow);
-        // A full table evicts; a failure leaves the flow to the kernel path.
-        let _ = FLOWS.insert(key, &*flow, u64::from(BPF_ANY));
+        if is_new {
+            // SAFETY: as above.
+            let flow = unsafe { &*flow };
+            // A full table evicts; a failure leaves the flow to the kernel path.
+            let _ = FLOWS.insert(key, flow, u64::from(BPF_ANY));
+        }
+    }
+
+    #[inline(always)]
+    fn edit_flow(&self, flow: &FlowRef<'_>, edit: impl FnOnce(&mut Flow)) {
+        // SAFETY: as in `FlowRef::deref`; fields are written one by one.
+        edit(unsafe { &mut *flow.at.as_ptr() });
     }
 
     #[inline(always)]
     fn remove_flow(&self, key: &FlowKey) {
         let _ = FLOWS.remove(key);
-    }
-
-    #[inline(always)]
-    fn stick_flow(&self, key: &FlowKey, until_ns: u64) {
-        if let Some(flow) = FLOWS.get_ptr_mut(key) {
-            // SAFETY: an aligned 64-bit store into a live map element.
-            unsafe { (*flow).sticky_ns = until_ns };
-        }
-    }
-
-    #[inline(always)]
-    fn expect_answer(&self, key: &FlowKey, expected: bool) {
-        if let Some(flow) = FLOWS.get_ptr_mut(key) {
-            // SAFETY: a store of one byte into a live map element.
-            unsafe { (*flow).answers_fin = u8::from(expected) };
-        }
     }
 
     #[inline(always)]

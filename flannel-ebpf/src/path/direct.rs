@@ -7,9 +7,10 @@ mod tests;
 use network_types::ip::Ipv4Hdr;
 
 use super::flow::{self, Entry};
+use super::outbound::Path;
 use super::segment::{Segment, plain_ipv4};
 use super::{Frame, Tables, Traffic, Trip, Verdict, inbound, to_kernel};
-use crate::abi::{Config, Flow, Outcome, action, direction, flag, state, subnet_flag};
+use crate::abi::{Config, Flow, Outcome, action, direction, flag, subnet_flag};
 use crate::wire::{self, ETH_LEN};
 
 /// [`Config::port`] where no peer is behind a tunnel.
@@ -59,8 +60,8 @@ pub fn to_underlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
     let key = segment.key(direction::OUT);
     let now = tables.now();
-    let Some(noted) = tables.flow(&key) else { return Verdict::Pass };
-    if !flow::proves(&noted, config, &segment, now) {
+    let Some(found) = tables.flow(&key) else { return Verdict::Pass };
+    if flow::end(tables, &key, &found) || !flow::proves(&found, config, &segment, now) {
         return Verdict::Pass;
     }
     let trip = Trip {
@@ -75,19 +76,15 @@ pub fn to_underlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
         tables.count(Outcome::UnresolvedNextHop);
         return Verdict::Pass;
     };
-    tables.put_flow(&key, |flow| {
-        flow.time_ns = now + config.window_ns;
-        flow.generation = config.generation;
-        flow.entry_ifindex = noted.entry_ifindex;
-        flow.out_ifindex = config.underlay_ifindex;
-        flow.peer_id = subnet.peer_id;
-        flow.peer_ip = subnet.public_ip;
-        flow.next_hop = next_hop;
-        flow.state = state::CONFIRMED;
-        flow.action = action::ROUTE;
-        flow.max_len = config.direct_mtu;
-        flow.entry_mac = noted.entry_mac;
-    });
+    let path = Path {
+        action: action::ROUTE,
+        max_len: config.direct_mtu,
+        peer_id: subnet.peer_id,
+        peer_ip: subnet.public_ip,
+        next_hop,
+        vtep_mac: [0; 6],
+    };
+    path.confirm(tables, config, &key, found, now);
     tables.count(Outcome::ConfirmedOut);
     Verdict::Pass
 }
@@ -127,31 +124,32 @@ fn repeat<F: Frame, T: Tables>(
     let segment = Segment::parse(frame, ETH_LEN, ip)?;
     let key = segment.key(direction::IN);
     let now = tables.now();
-    let entry = Entry { peer_ip: NO_OUTER_SOURCE, mac: [0; 6] };
-    if let Err(reason) = flow::admit(tables, config, &segment, &key, false) {
+    let entry = Entry { ifindex: frame.ifindex(), now, peer_ip: NO_OUTER_SOURCE, mac: [0; 6] };
+    let found = tables.flow(&key);
+    if let Err(reason) = flow::admit(tables, config, &segment, &key, found.as_deref(), false) {
         if flow::answers(&segment, reason) {
-            flow::note(tables, config, frame, &segment, &key, now, entry);
+            flow::note(tables, config, &segment, &key, None, entry);
         }
         return Err(reason);
     }
-    let unconfirmed = match tables.flow(&key) {
-        Some(flow) => match flow::fresh(&flow, config, now) {
+    let unconfirmed = match &found {
+        Some(flow) => match flow::fresh(flow, config, now) {
             Ok(()) if flow.peer_ip != NO_OUTER_SOURCE => Outcome::KernelMoved,
             Ok(()) if segment.wire_len(frame.gso_size()) > u32::from(flow.max_len) => {
                 return Err(Outcome::KernelTooBig);
             }
             Ok(()) => {
                 let outcome = Outcome::FastRoutedIn;
-                return Ok(inbound::deliver(frame, tables, &segment, &flow, outcome));
+                return Ok(inbound::deliver(frame, tables, &segment, flow, outcome));
             }
             Err(Outcome::KernelTcpState) => {
-                tables.expect_answer(&key, false);
+                flow::answer(tables, flow);
                 return Err(Outcome::KernelTcpState);
             }
             Err(reason) => reason,
         },
         None => Outcome::KernelUnconfirmed,
     };
-    flow::note(tables, config, frame, &segment, &key, now, entry);
+    flow::note(tables, config, &segment, &key, found, entry);
     Err(unconfirmed)
 }

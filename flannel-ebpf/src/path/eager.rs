@@ -22,9 +22,9 @@
 #[cfg(test)]
 mod tests;
 
+use super::Tables;
 use super::flow;
 use super::segment::Segment;
-use super::{Frame, Tables};
 use crate::abi::{Config, Flow, FlowKey, Outcome, direction, flag, state};
 use crate::wire;
 
@@ -42,15 +42,14 @@ pub(super) fn holds(config: &Config, segment: &Segment, flow: &Flow) -> bool {
 /// otherwise makes sure that nothing of an earlier one is left, and notes the
 /// packet for its pair. `dir` is the SYN's.
 #[inline(always)]
-pub(super) fn open<T: Tables, F: Frame>(
+pub(super) fn open<T: Tables>(
     tables: &T,
     config: &Config,
-    frame: &F,
     segment: &Segment,
     dir: u8,
-    now: u64,
     entry: flow::Entry,
 ) {
+    let now = entry.now;
     let there = segment.key(dir);
     let back = flow::reverse(&there);
     let pair = to_service(&there);
@@ -69,8 +68,8 @@ pub(super) fn open<T: Tables, F: Frame>(
     tables.remove_flow(&back);
     // By its note the exit hook knows that the SYN was not translated.
     tables.remove_flow(&there);
-    flow::note(tables, config, frame, segment, &there, now, entry);
-    note(tables, config, frame, segment, &pair, now, entry);
+    flow::note(tables, config, segment, &there, None, entry);
+    note(tables, config, segment, &pair, entry);
 }
 
 /// Whether this is a SYN that [`open`] should see.
@@ -82,17 +81,15 @@ pub(super) fn opens(config: &Config, segment: &Segment) -> bool {
 /// Notes the answer to a SYN, which the kernel is about to decide on, for its
 /// pair.
 #[inline(always)]
-pub(super) fn note_answer<T: Tables, F: Frame>(
+pub(super) fn note_answer<T: Tables>(
     tables: &T,
     config: &Config,
-    frame: &F,
     segment: &Segment,
     dir: u8,
-    now: u64,
     entry: flow::Entry,
 ) {
     if config.flags & flag::EAGER != 0 {
-        note(tables, config, frame, segment, &from_service(&segment.key(dir)), now, entry);
+        note(tables, config, segment, &from_service(&segment.key(dir)), entry);
     }
 }
 
@@ -132,35 +129,35 @@ pub(super) fn judge<T: Tables>(
         None if !syn && dir != direction::OUT => return true,
         None => {}
     }
-    let mark = |flow: &mut Flow| {
-        flow.time_ns = now + TRANSLATED_NS;
-        flow.state = state::TRANSLATED;
-    };
-    tables.put_flow(&there, mark);
+    mark(tables, &there, now);
     if syn {
         tables.remove_flow(&flow::reverse(&there));
-        tables.put_flow(&to_service(&there), mark);
+        mark(tables, &to_service(&there), now);
     }
     false
 }
 
+#[inline(always)]
+fn mark<T: Tables>(tables: &T, key: &FlowKey, now: u64) {
+    tables.set_flow(key, None, state::TRANSLATED, |flow| flow.time_ns = now + TRANSLATED_NS);
+}
+
 /// Notes a packet for its pair, unless that is confirmed for some time to come.
 #[inline(always)]
-fn note<T: Tables, F: Frame>(
+fn note<T: Tables>(
     tables: &T,
     config: &Config,
-    frame: &F,
     segment: &Segment,
     pair: &FlowKey,
-    now: u64,
     entry: flow::Entry,
 ) {
-    let lasts = match tables.flow(pair) {
-        Some(flow) => flow::fresh(&flow, config, now + config.window_ns / 2).is_ok(),
+    let found = tables.flow(pair);
+    let lasts = match &found {
+        Some(flow) => flow::fresh(flow, config, entry.now + config.window_ns / 2).is_ok(),
         None => false,
     };
     if !lasts {
-        flow::note(tables, config, frame, segment, pair, now, entry);
+        flow::note(tables, config, segment, pair, found, entry);
     }
 }
 
@@ -202,7 +199,7 @@ fn copy<T: Tables>(tables: &T, config: &Config, pair: &FlowKey, key: &FlowKey, n
     if flow::fresh(&pair, config, now).is_err() {
         return false;
     }
-    tables.put_flow(key, |flow| {
+    tables.set_flow(key, None, state::CONFIRMED, |flow| {
         *flow = *pair;
         flow.time_ns = now + config.window_ns;
         flow.eager = 1;

@@ -3,6 +3,7 @@
 
 use core::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ops::Deref;
 
 use etherparse::PacketBuilder;
 
@@ -311,8 +312,22 @@ fn traffic_name(traffic: Traffic) -> &'static str {
     }
 }
 
+/// A flow as it was when it was found.
+pub(crate) struct Held {
+    key: FlowKey,
+    flow: Flow,
+}
+
+impl Deref for Held {
+    type Target = Flow;
+
+    fn deref(&self) -> &Flow {
+        &self.flow
+    }
+}
+
 impl Tables for Node {
-    type FlowRef<'a> = Box<Flow>;
+    type FlowRef<'a> = Held;
 
     fn config(&self) -> Option<&Config> {
         Some(&self.config)
@@ -323,26 +338,32 @@ impl Tables for Node {
     fn random(&self) -> u32 {
         0xabcd
     }
-    fn flow(&self, key: &FlowKey) -> Option<Box<Flow>> {
-        self.flows.borrow().get(key).map(|flow| Box::new(*flow))
+    fn flow(&self, key: &FlowKey) -> Option<Held> {
+        self.flows.borrow().get(key).map(|flow| Held { key: *key, flow: *flow })
     }
-    fn put_flow(&self, key: &FlowKey, fill: impl FnOnce(&mut Flow)) {
+    fn set_flow(
+        &self,
+        key: &FlowKey,
+        found: Option<Held>,
+        state: u8,
+        fill: impl FnOnce(&mut Flow),
+    ) {
+        let mut flows = self.flows.borrow_mut();
         let mut flow = Flow::default();
+        if let Some(found) = found {
+            assert_eq!(found.key, *key);
+            flow = *flows.get(key).expect("a flow that was removed is written");
+        }
         fill(&mut flow);
-        self.flows.borrow_mut().insert(*key, flow);
+        flow.state = state;
+        flows.insert(*key, flow);
+    }
+    fn edit_flow(&self, found: &Held, edit: impl FnOnce(&mut Flow)) {
+        let mut flows = self.flows.borrow_mut();
+        edit(flows.get_mut(&found.key).expect("a flow that was removed is edited"));
     }
     fn remove_flow(&self, key: &FlowKey) {
         self.flows.borrow_mut().remove(key);
-    }
-    fn stick_flow(&self, key: &FlowKey, until_ns: u64) {
-        if let Some(flow) = self.flows.borrow_mut().get_mut(key) {
-            flow.sticky_ns = until_ns;
-        }
-    }
-    fn expect_answer(&self, key: &FlowKey, expected: bool) {
-        if let Some(flow) = self.flows.borrow_mut().get_mut(key) {
-            flow.answers_fin = u8::from(expected);
-        }
     }
     fn subnet(&self, [a, b, c, _]: [u8; 4]) -> Option<Subnet> {
         self.subnets.get(&[a, b, c]).copied()

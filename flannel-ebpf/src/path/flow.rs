@@ -6,8 +6,8 @@
 //! confirmed for a window and a generation.
 
 use super::segment::Segment;
-use super::{Frame, Tables, eager};
-use crate::abi::{Config, Flow, FlowKey, Outcome, direction, flag, state};
+use super::{Tables, eager};
+use crate::abi::{Config, Flow, FlowKey, Outcome, closing, direction, flag, state};
 use crate::wire;
 
 /// A note stands this long before a later packet of the flow replaces it: a
@@ -19,7 +19,7 @@ pub const NOTE_LIFE_NS: u64 = 1_000_000_000;
 
 /// Whether TTL, TCP flags or settings keep this packet on the kernel path: it
 /// answers for packets that die here, and has to see the birth and the death of
-/// each connection.
+/// each connection. `found` is what stands under `key`.
 ///
 /// A SYN or RST also ends the confirmation: what follows is another connection,
 /// and conntrack has to see its handshake to the end. Connections that were
@@ -33,6 +33,7 @@ pub fn admit<T: Tables>(
     config: &Config,
     segment: &Segment,
     key: &FlowKey,
+    found: Option<&Flow>,
     eager: bool,
 ) -> Result<(), Outcome> {
     if segment.ttl <= 1 {
@@ -49,14 +50,20 @@ pub fn admit<T: Tables>(
     }
     if segment.tcp_flags & (wire::TCP_SYN | wire::TCP_RST) != 0 {
         // `eager::open` has done so, and left a note.
-        if !eager::opens(config, segment) {
+        if found.is_some() && !eager::opens(config, segment) {
             tables.remove_flow(key);
         }
         return Err(Outcome::KernelTcpState);
     }
     if segment.tcp_flags & wire::TCP_FIN != 0 {
-        // Without the answer conntrack would take the connection for half alive.
-        tables.expect_answer(&reverse(key), true);
+        // Without the last answer conntrack would take the connection for half
+        // alive. Where it is not known whether this is the first FIN, it may be
+        // the second.
+        if let Some(back) = tables.flow(&reverse(key)) {
+            let first = found.is_some_and(|flow| flow.closing == closing::NO);
+            let state = if first { closing::HALF } else { closing::LAST };
+            tables.edit_flow(&back, |back| back.closing = state);
+        }
         return Err(Outcome::KernelTcpState);
     }
     // Without ACK it belongs to no connection: conntrack calls it invalid.
@@ -80,6 +87,20 @@ pub(super) fn answers(segment: &Segment, reason: Outcome) -> bool {
 /// The reason why the kernel has to decide anew.
 #[inline(always)]
 pub fn fresh(flow: &Flow, config: &Config, now: u64) -> Result<(), Outcome> {
+    stands(flow, config, now)?;
+    if flow.closing >= closing::LAST {
+        return Err(Outcome::KernelTcpState);
+    }
+    Ok(())
+}
+
+/// Whether the confirmation stands, if only for packets that the kernel has to
+/// see.
+///
+/// # Errors
+/// The reason why the kernel has to decide anew.
+#[inline(always)]
+pub fn stands(flow: &Flow, config: &Config, now: u64) -> Result<(), Outcome> {
     if flow.state != state::CONFIRMED {
         return Err(Outcome::KernelUnconfirmed);
     }
@@ -88,9 +109,6 @@ pub fn fresh(flow: &Flow, config: &Config, now: u64) -> Result<(), Outcome> {
     }
     if now >= flow.time_ns {
         return Err(Outcome::KernelExpired);
-    }
-    if flow.answers_fin != 0 {
-        return Err(Outcome::KernelTcpState);
     }
     Ok(())
 }
@@ -111,44 +129,62 @@ pub(super) fn reverse(key: &FlowKey) -> FlowKey {
 /// What the entry hook knows of the packet it notes.
 #[derive(Clone, Copy)]
 pub struct Entry {
+    /// Interface of the hook.
+    pub ifindex: u32,
+    /// Monotonic time in ns.
+    pub now: u64,
     /// Inwards the outer source.
     pub peer_ip: [u8; 4],
     /// Destination MAC of the frame.
     pub mac: [u8; 6],
 }
 
-/// Notes a packet at its entry hook, unless a young note stands.
+/// The entry hook leaves this packet to the kernel as the last answer of its
+/// connection: the exit hook will end the flow.
 #[inline(always)]
-pub fn note<T: Tables, F: Frame>(
+pub(super) fn answer<T: Tables>(tables: &T, flow: &T::FlowRef<'_>) {
+    tables.edit_flow(flow, |flow| flow.closing = closing::DONE);
+}
+
+/// Ends both directions of a connection whose last answer has come to an exit
+/// hook: the table is for those that live.
+#[inline(always)]
+pub(super) fn end<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow) -> bool {
+    let ended = flow.closing == closing::DONE;
+    if ended {
+        tables.remove_flow(key);
+        tables.remove_flow(&reverse(key));
+    }
+    ended
+}
+
+/// Notes a packet at its entry hook, unless a young note stands. `found` is what
+/// stands under `key`.
+#[inline(always)]
+pub fn note<T: Tables>(
     tables: &T,
     config: &Config,
-    frame: &F,
     segment: &Segment,
     key: &FlowKey,
-    now: u64,
+    found: Option<T::FlowRef<'_>>,
     entry: Entry,
 ) {
-    let mut sticky_ns = 0;
-    if let Some(old) = tables.flow(key) {
-        if is_young(&old, config, now) {
-            return;
-        }
-        sticky_ns = old.sticky_ns;
-    } else {
-        tables.count(Outcome::FlowNew);
+    match &found {
+        Some(old) if is_young(old, config, entry.now) => return,
+        Some(_) => {}
+        None => tables.count(Outcome::FlowNew),
     }
-    tables.put_flow(key, |flow| {
-        flow.time_ns = now;
-        flow.sticky_ns = sticky_ns;
+    tables.set_flow(key, found, state::NOTED, |flow| {
+        flow.time_ns = entry.now;
         flow.generation = config.generation;
-        flow.entry_ifindex = frame.ifindex();
+        flow.entry_ifindex = entry.ifindex;
         flow.peer_ip = entry.peer_ip;
         flow.entry_mac = entry.mac;
-        flow.state = state::NOTED;
         flow.note_id = segment.id;
         flow.note_ttl = segment.ttl;
         flow.note_tos = segment.tos;
         flow.note_port = eager::client_port(segment);
+        flow.eager = 0;
     });
 }
 

@@ -4,7 +4,7 @@
 use network_types::ip::Ipv4Hdr;
 
 use super::flow::{self, Entry};
-use super::segment::{Segment, ipv4_at, plain_ipv4};
+use super::segment::{Segment, ipv4_at, macs, plain_ipv4};
 use super::{
     Frame, Tables, Traffic, Verdict, direct, eager, shortcut, source, to_kernel, wire_xdp,
 };
@@ -82,15 +82,18 @@ fn tunnel<F: Frame, T: Tables>(
     };
     match repeat(frame, tables, config, outer, inner.as_ref(), candidate) {
         Ok(verdict) => verdict,
-        Err((reason, peer)) => {
+        Err(Left { reason, peer, sticky }) => {
             tables.count(reason);
-            let Some(peer_id) = peer else { return Verdict::Pass };
-            tables.count_peer(
-                peer_id,
-                Traffic::RxKernel,
-                frame.len().wrapping_sub(inner_l3 as u32),
-            );
+            if peer == NOBODY {
+                return Verdict::Pass;
+            }
+            let len = frame.len().wrapping_sub(inner_l3 as u32);
+            tables.count_peer(peer, Traffic::RxKernel, len);
             let Ok(segment) = candidate else { return Verdict::Pass };
+            // What goes through the device must not be overtaken.
+            if sticky {
+                return Verdict::Pass;
+            }
             shortcut::decap(frame, tables, config, outer, &segment, reason)
         }
     }
@@ -108,8 +111,19 @@ fn short<T: Tables>(tables: &T, config: &Config, outer: &Ipv4Hdr) -> Verdict {
     to_kernel(tables, Outcome::KernelMalformed)
 }
 
-/// The fast path, or the reason for the kernel path with the peer whose packet
-/// it is.
+/// Stands for a peer's id where there is none. (Parts of an `Option` that have
+/// no value are registers without one, which verifiers refuse to see copied.)
+const NOBODY: u32 = u32::MAX;
+
+/// A packet that is left to the kernel.
+struct Left {
+    reason: Outcome,
+    /// The peer that it is counted for, or [`NOBODY`].
+    peer: u32,
+    /// Its flow goes through the kernel's device.
+    sticky: bool,
+}
+
 #[inline(always)]
 fn repeat<F: Frame, T: Tables>(
     frame: &mut F,
@@ -118,103 +132,94 @@ fn repeat<F: Frame, T: Tables>(
     outer: &Ipv4Hdr,
     inner: Option<&Ipv4Hdr>,
     candidate: Result<Segment, Outcome>,
-) -> Result<Verdict, (Outcome, Option<u32>)> {
+) -> Result<Verdict, Left> {
     let now = tables.now();
-    // A fresh confirmation by this very peer stands for the source check: it
-    // was made for the same outer source and the same inner source.
-    if let Ok(segment) = &candidate {
-        let key = segment.key(direction::IN);
-        if let Some(flow) = tables.flow(&key)
-            && flow::fresh(&flow, config, now).is_ok()
-            && flow.peer_ip == outer.src_addr
-            && !segment.is_syn()
-        {
-            return take(frame, tables, config, outer, segment, &flow, now)
-                .map_err(|(reason, counted)| (reason, counted.then_some(flow.peer_id)));
-        }
-    }
-    let peer = match source::verify(tables, config, outer.src_addr, inner.map(|ip| ip.src_addr)) {
-        Ok(peer_id) => Some(peer_id),
-        Err(forged) => match source::refuse(tables, config, forged) {
-            Some(verdict) => return Ok(verdict),
-            None => None,
-        },
+    let mut found = match &candidate {
+        Ok(segment) => tables.flow(&segment.key(direction::IN)),
+        Err(_) => None,
     };
-    let segment = candidate.map_err(|reason| (reason, peer))?;
+    // A fresh confirmation by this very peer stands for the source check: it was
+    // made for the same outer source and the same inner source.
+    let checked = found
+        .as_deref()
+        .filter(|flow| flow::fresh(flow, config, now).is_ok() && flow.peer_ip == outer.src_addr);
+    let peer = if let Some(flow) = checked {
+        flow.peer_id
+    } else {
+        match source::verify(tables, config, outer.src_addr, inner.map(|ip| ip.src_addr)) {
+            Ok(peer_id) => peer_id,
+            Err(forged) => match source::refuse(tables, config, forged) {
+                Some(verdict) => return Ok(verdict),
+                None => NOBODY,
+            },
+        }
+    };
+    let sticky = found.as_deref().is_some_and(|flow| flow.sticky_ns > now);
+    let left = |reason| Left { reason, peer, sticky };
+    let segment = candidate.map_err(left)?;
     let key = segment.key(direction::IN);
     let mac = frame.load(0).unwrap_or_default();
-    let entry = Entry { peer_ip: outer.src_addr, mac };
-    if peer.is_some() && eager::opens(config, &segment) {
-        eager::open(tables, config, frame, &segment, direction::IN, now, entry);
+    let entry = Entry { ifindex: frame.ifindex(), now, peer_ip: outer.src_addr, mac };
+    if peer != NOBODY && eager::opens(config, &segment) {
+        eager::open(tables, config, &segment, direction::IN, entry);
+        found = tables.flow(&key);
     }
-    let found = tables.flow(&key);
-    let opened = found
-        .as_deref()
-        .is_some_and(|flow| eager::holds(config, &segment, flow) && flow.peer_ip == outer.src_addr);
-    if let Err(reason) = flow::admit(tables, config, &segment, &key, opened) {
-        if flow::answers(&segment, reason) && !wire::decap_changes_ecn(outer.tos, segment.tos) {
-            flow::note(tables, config, frame, &segment, &key, now, entry);
-            eager::note_answer(tables, config, frame, &segment, direction::IN, now, entry);
+    let same_peer = found.as_deref().is_some_and(|flow| flow.peer_ip == outer.src_addr);
+    let opened =
+        same_peer && found.as_deref().is_some_and(|flow| eager::holds(config, &segment, flow));
+    let unchanged = !wire::decap_changes_ecn(outer.tos, segment.tos);
+    if let Err(reason) = flow::admit(tables, config, &segment, &key, found.as_deref(), opened) {
+        if unchanged && flow::answers(&segment, reason) {
+            flow::note(tables, config, &segment, &key, None, entry);
+            eager::note_answer(tables, config, &segment, direction::IN, entry);
         }
-        return Err((reason, peer));
+        return Err(left(reason));
     }
-    let reason = match found {
-        Some(flow) => {
-            let ours = opened && eager::is_for_us_alone(&segment);
-            match flow::fresh(&flow, config, now) {
-                Err(Outcome::KernelTcpState) if !ours => {
-                    // If it goes through the device, `from_overlay` lets it pass.
-                    if flow.sticky_ns <= now {
-                        tables.expect_answer(&key, false);
-                    }
-                    return Err((Outcome::KernelTcpState, peer));
-                }
-                Err(reason) if !ours || tables.veth(flow.out_ifindex).is_none() => reason,
-                _ if ours => {
-                    return take(frame, tables, config, outer, &segment, &flow, now)
-                        .map_err(|(reason, counted)| (reason, peer.filter(|_| counted)));
-                }
-                _ => Outcome::KernelMoved,
+    let reason = 'kernel: {
+        let Some(flow) = &found else { break 'kernel Outcome::KernelUnconfirmed };
+        let ours = opened && eager::is_for_us_alone(&segment);
+        match flow::fresh(flow, config, now) {
+            Ok(()) if same_peer => {}
+            Ok(()) => break 'kernel Outcome::KernelMoved,
+            Err(Outcome::KernelTcpState) if !ours => {
+                flow::answer(tables, flow);
+                return Err(left(Outcome::KernelTcpState));
             }
+            Err(_) if ours && tables.veth(flow.out_ifindex).is_some() => {}
+            Err(reason) => break 'kernel reason,
         }
-        None => Outcome::KernelUnconfirmed,
+        if !unchanged {
+            return Err(left(Outcome::KernelEcn));
+        }
+        return take(frame, tables, config, &segment, flow, peer, now);
     };
-    if !wire::decap_changes_ecn(outer.tos, segment.tos) {
-        flow::note(tables, config, frame, &segment, &key, now, entry);
+    if unchanged {
+        flow::note(tables, config, &segment, &key, found, entry);
     }
-    Err((reason, peer))
+    Err(left(reason))
 }
 
-/// Takes a packet of a confirmed flow.
-///
-/// # Errors
-/// The reason for the kernel path, and whether the packet is to be counted for
-/// the peer there.
+/// Takes a packet of a flow that was confirmed or opened.
 #[inline(always)]
 fn take<F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     config: &Config,
-    outer: &Ipv4Hdr,
     segment: &Segment,
-    flow: &Flow,
+    flow: &T::FlowRef<'_>,
+    peer: u32,
     now: u64,
-) -> Result<Verdict, (Outcome, bool)> {
-    let key = segment.key(direction::IN);
-    let counted = |reason| (reason, true);
-    flow::admit(tables, config, segment, &key, eager::holds(config, segment, flow))
-        .map_err(counted)?;
-    if wire::decap_changes_ecn(outer.tos, segment.tos) {
-        return Err(counted(Outcome::KernelEcn));
-    }
+) -> Result<Verdict, Left> {
+    let sticky = flow.sticky_ns > now;
+    let left = |reason| Left { reason, peer, sticky };
     if segment.wire_len(frame.gso_size()) > u32::from(flow.max_len) {
-        return Err(counted(Outcome::KernelTooBig));
+        return Err(left(Outcome::KernelTooBig));
     }
-    if aggregated(frame, tables, config, segment, flow, now) {
+    if aggregated(frame, tables, config, flow, now) {
         // `from_overlay` will count it for the peer.
-        return Err((Outcome::KernelAggregate, false));
+        return Err(Left { reason: Outcome::KernelAggregate, peer: NOBODY, sticky: true });
     }
-    decap(frame, tables, segment, flow).map_err(counted)
+    decap(frame, tables, segment, flow).map_err(left)
 }
 
 /// A packet that the fast path could take, were its flow confirmed.
@@ -236,17 +241,10 @@ pub(super) fn candidate<F: Frame>(
     if config.flags & flag::FAST_PATH == 0 {
         return Err(Outcome::KernelUnconfirmed);
     }
-    let macs: Option<[u8; 12]> = frame.load(inner_l3 - ETH_LEN);
-    let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else {
-        return Err(Outcome::KernelMalformed);
-    };
-    let source = [s0, s1, s2, s3, s4, s5];
+    let (destination, source) = macs(frame, inner_l3 - ETH_LEN).ok_or(Outcome::KernelMalformed)?;
     // The kernel's device refuses what says that it comes from nobody, or from
     // the device itself.
-    if [d0, d1, d2, d3, d4, d5] != config.vtep_mac
-        || source == config.vtep_mac
-        || !wire::is_station(source)
-    {
+    if destination != config.vtep_mac || source == config.vtep_mac || !wire::is_station(source) {
         return Err(Outcome::KernelForeignMac);
     }
     // Traffic to the node itself or beyond it never leaves by a pod's veth.
@@ -276,15 +274,14 @@ fn aggregated<F: Frame, T: Tables>(
     frame: &F,
     tables: &T,
     config: &Config,
-    segment: &Segment,
-    flow: &Flow,
+    flow: &T::FlowRef<'_>,
     now: u64,
 ) -> bool {
     if frame.gso_size() != 0 {
         if config.flags & flag::XDP != 0 {
-            wire_xdp::stick(tables, segment, flow, now);
+            wire_xdp::stick(tables, flow, now);
         } else if flow.sticky_ns < now + config.window_ns / 2 {
-            tables.stick_flow(&segment.key(direction::IN), now + config.window_ns);
+            tables.edit_flow(flow, |flow| flow.sticky_ns = now + config.window_ns);
         }
         return true;
     }
@@ -298,13 +295,13 @@ fn decap<F: Frame, T: Tables>(
     segment: &Segment,
     flow: &Flow,
 ) -> Result<Verdict, Outcome> {
-    let macs = pod_macs(flow);
+    let header = pod_macs(flow);
     let verdict = hand_over(flow);
     let peer_id = flow.peer_id;
     if !frame.shrink() {
         return Err(Outcome::KernelNoRoom);
     }
-    let written = frame.store(0, &macs).and_then(|()| segment.forward(frame, ETH_LEN));
+    let written = frame.store(0, &header).and_then(|()| segment.forward(frame, ETH_LEN));
     if written.is_none() {
         tables.count(Outcome::DropBroken);
         return Ok(Verdict::Drop);
@@ -355,9 +352,6 @@ pub fn from_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     if segment.ttl <= 1 || (state && !eager::holds(config, &segment, &flow)) {
         return Verdict::Pass;
     }
-    if flow.answers_fin != 0 {
-        tables.expect_answer(&key, false);
-    }
     if flow.sticky_ns <= now
         || flow::fresh(&flow, config, now).is_err()
         || segment.wire_len(frame.gso_size()) > u32::from(flow.max_len)
@@ -404,20 +398,23 @@ pub fn to_pod<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     let key = segment.key(direction::IN);
     let now = tables.now();
     if eager::judge(tables, config, &segment, direction::IN, now)
-        && confirm(frame, tables, config, &segment, &key, now)
+        && let Some(found) = tables.flow(&key)
+        && !flow::end(tables, &key, &found)
+        && confirm(frame, tables, config, &segment, &key, found, now)
     {
         tables.count(Outcome::ConfirmedIn);
     }
     if let Some(pair) = eager::pair(config, &segment, direction::IN)
-        && confirm(frame, tables, config, &segment, &pair, now)
+        && let Some(found) = tables.flow(&pair)
+        && confirm(frame, tables, config, &segment, &pair, found, now)
     {
         tables.count(Outcome::ConfirmedPair);
     }
     Verdict::Pass
 }
 
-/// Confirms what stands under `key` if this packet, which the kernel delivers to
-/// a pod, is the one that was noted there.
+/// Confirms the flow that was `found` under `key` if this packet, which the
+/// kernel delivers to a pod, is the one that was noted there.
 #[inline(always)]
 fn confirm<F: Frame, T: Tables>(
     frame: &F,
@@ -425,9 +422,9 @@ fn confirm<F: Frame, T: Tables>(
     config: &Config,
     segment: &Segment,
     key: &FlowKey,
+    noted: T::FlowRef<'_>,
     now: u64,
 ) -> bool {
-    let Some(noted) = tables.flow(key) else { return false };
     if noted.state == state::CONFIRMED && noted.out_ifindex != frame.ifindex() {
         // The bridge floods, or the pod moved: one veth is not the answer.
         tables.remove_flow(key);
@@ -437,9 +434,8 @@ fn confirm<F: Frame, T: Tables>(
         return false;
     }
     let Some(veth) = tables.veth(frame.ifindex()) else { return false };
-    let macs: Option<[u8; 12]> = frame.load(0);
-    let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else { return false };
-    if d0 & 1 != 0 {
+    let Some((dst_mac, src_mac)) = macs(frame, 0) else { return false };
+    if wire::is_group(dst_mac) {
         return false;
     }
     let (peer_id, max_len) = if noted.peer_ip == direct::NO_OUTER_SOURCE {
@@ -447,20 +443,14 @@ fn confirm<F: Frame, T: Tables>(
     } else {
         (tables.peer(noted.peer_ip), config.mtu)
     };
-    tables.put_flow(key, |flow| {
+    tables.set_flow(key, Some(noted), state::CONFIRMED, |flow| {
         flow.time_ns = now + config.window_ns;
-        flow.sticky_ns = noted.sticky_ns;
-        flow.generation = config.generation;
-        flow.entry_ifindex = noted.entry_ifindex;
         flow.out_ifindex = frame.ifindex();
-        flow.peer_id = peer_id.unwrap_or(u32::MAX);
-        flow.peer_ip = noted.peer_ip;
-        flow.state = state::CONFIRMED;
+        flow.peer_id = peer_id.unwrap_or(NOBODY);
         flow.action = veth.action as u8;
         flow.max_len = max_len.min(veth.mtu as u16);
-        flow.dst_mac = [d0, d1, d2, d3, d4, d5];
-        flow.src_mac = [s0, s1, s2, s3, s4, s5];
-        flow.entry_mac = noted.entry_mac;
+        flow.dst_mac = dst_mac;
+        flow.src_mac = src_mac;
     });
     true
 }

@@ -88,15 +88,20 @@ pub trait Tables {
     fn random(&self) -> u32;
     /// The flow under this key.
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
-    /// Puts a flow, replacing the old one as a whole; `fill` gets one that is all
-    /// zero. (Flows are too large to be made on the stack of a program.)
-    fn put_flow(&self, key: &FlowKey, fill: impl FnOnce(&mut Flow));
+    /// Gives a flow a new state: in place the one that was `found` under `key`,
+    /// of which all stays that `fill` leaves alone; else a new one, for which
+    /// `fill` gets zeros. While it is written it is in no state.
+    fn set_flow(
+        &self,
+        key: &FlowKey,
+        found: Option<Self::FlowRef<'_>>,
+        state: u8,
+        fill: impl FnOnce(&mut Flow),
+    );
+    /// Changes single fields of a flow in place.
+    fn edit_flow(&self, flow: &Self::FlowRef<'_>, edit: impl FnOnce(&mut Flow));
     /// Forgets a flow.
     fn remove_flow(&self, key: &FlowKey);
-    /// Sets [`Flow::sticky_ns`] in place.
-    fn stick_flow(&self, key: &FlowKey, until_ns: u64);
-    /// Sets [`Flow::answers_fin`] in place.
-    fn expect_answer(&self, key: &FlowKey, expected: bool);
     /// The peer's subnet that holds this address.
     fn subnet(&self, addr: [u8; 4]) -> Option<Subnet>;
     /// Id of the peer with this underlay address.

@@ -1,7 +1,7 @@
 //! Pod -> peer: entry at the pod's veth, exit at `flannel.<VNI>`.
 
 use super::flow::{self, Entry};
-use super::segment::{Segment, plain_ipv4};
+use super::segment::{Segment, macs, plain_ipv4};
 use super::{Frame, Tables, Traffic, Trip, Verdict, direct, eager, shortcut, source, to_kernel};
 use crate::abi::{
     Config, Flow, FlowKey, Outcome, Subnet, action, direction, flag, state, subnet_flag,
@@ -44,29 +44,27 @@ fn repeat<F: Frame, T: Tables>(
 ) -> Result<Verdict, Outcome> {
     let segment = Segment::parse(frame, ETH_LEN, ip)?;
     let key = segment.key(direction::OUT);
-    let macs: [u8; 12] = frame.load(0).ok_or(Outcome::KernelMalformed)?;
-    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = macs;
-    let mac = [d0, d1, d2, d3, d4, d5];
+    let (mac, source) = macs(frame, 0).ok_or(Outcome::KernelMalformed)?;
     // A bridge takes no frame that comes from nobody.
-    if !wire::is_station([s0, s1, s2, s3, s4, s5]) {
+    if !wire::is_station(source) {
         return Err(Outcome::KernelForeignMac);
     }
-    let entry = Entry { peer_ip: [0; 4], mac };
     let now = tables.now();
+    let entry = Entry { ifindex: frame.ifindex(), now, peer_ip: [0; 4], mac };
     if eager::opens(config, &segment) {
-        eager::open(tables, config, frame, &segment, direction::OUT, now, entry);
+        eager::open(tables, config, &segment, direction::OUT, entry);
     }
     let found = tables.flow(&key);
     let opened = found.as_deref().is_some_and(|flow| eager::holds(config, &segment, flow));
-    if let Err(reason) = flow::admit(tables, config, &segment, &key, opened) {
+    if let Err(reason) = flow::admit(tables, config, &segment, &key, found.as_deref(), opened) {
         if flow::answers(&segment, reason) {
-            flow::note(tables, config, frame, &segment, &key, now, entry);
-            eager::note_answer(tables, config, frame, &segment, direction::OUT, now, entry);
+            flow::note(tables, config, &segment, &key, None, entry);
+            eager::note_answer(tables, config, &segment, direction::OUT, entry);
         }
         return Err(reason);
     }
-    let unconfirmed = match found {
-        Some(flow) => match flow::fresh(&flow, config, now) {
+    let unconfirmed = match &found {
+        Some(flow) => match flow::fresh(flow, config, now) {
             Ok(()) if flow.entry_ifindex != frame.ifindex() || flow.entry_mac != mac => {
                 return Err(Outcome::KernelMoved);
             }
@@ -74,21 +72,21 @@ fn repeat<F: Frame, T: Tables>(
                 return Err(Outcome::KernelTooBig);
             }
             Ok(()) if flow.action == action::ROUTE => {
-                return Ok(direct::depart(frame, tables, &segment, &flow));
+                return Ok(direct::depart(frame, tables, &segment, flow));
             }
-            Ok(()) => return encap(frame, tables, config, &segment, &flow),
+            Ok(()) => return encap(frame, tables, config, &segment, flow),
             Err(reason) if opened && eager::is_for_us_alone(&segment) => {
                 return finish(frame, tables, config, &segment, reason);
             }
             Err(Outcome::KernelTcpState) => {
-                tables.expect_answer(&key, false);
+                flow::answer(tables, flow);
                 return Err(Outcome::KernelTcpState);
             }
             Err(reason) => reason,
         },
         None => Outcome::KernelUnconfirmed,
     };
-    flow::note(tables, config, frame, &segment, &key, now, entry);
+    flow::note(tables, config, &segment, &key, found, entry);
     Err(unconfirmed)
 }
 
@@ -190,29 +188,41 @@ pub fn to_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     }
     let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
     // The kernel's choice of VTEP has to be the one that we would make.
-    let macs: Option<[u8; 12]> = frame.load(0);
-    let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = macs else {
-        return Verdict::Pass;
-    };
-    if [d0, d1, d2, d3, d4, d5] != subnet.vtep_mac || [s0, s1, s2, s3, s4, s5] != config.vtep_mac {
+    if macs(frame, 0) != Some((subnet.vtep_mac, config.vtep_mac)) {
         return Verdict::Pass;
     }
-    let Some(next_hop) = next_hop(frame, tables, config, &subnet) else {
+    let now = tables.now();
+    let key = segment.key(direction::OUT);
+    let judged = eager::judge(tables, config, &segment, direction::OUT, now);
+    let found = if judged { tables.flow(&key) } else { None };
+    let known = found.as_deref().and_then(|flow| known_hop(flow, config, &subnet, now));
+    let Some(next_hop) = known.or_else(|| next_hop(frame, tables, config, &subnet)) else {
         tables.count(Outcome::UnresolvedNextHop);
         return Verdict::Pass;
     };
-    let key = segment.key(direction::OUT);
-    if eager::judge(tables, config, &segment, direction::OUT, tables.now())
-        && confirm(tables, config, &segment, &key, &subnet, next_hop)
+    let path = Path::tunnel(config, &subnet, next_hop);
+    if let Some(found) = found
+        && !flow::end(tables, &key, &found)
+        && flow::proves(&found, config, &segment, now)
     {
+        path.confirm(tables, config, &key, found, now);
         tables.count(Outcome::ConfirmedOut);
     }
     if let Some(pair) = eager::pair(config, &segment, direction::OUT)
-        && confirm(tables, config, &segment, &pair, &subnet, next_hop)
+        && let Some(found) = tables.flow(&pair)
+        && flow::proves(&found, config, &segment, now)
     {
+        path.confirm(tables, config, &pair, found, now);
         tables.count(Outcome::ConfirmedPair);
     }
     shortcut::encap(frame, tables, config, &segment, &subnet, next_hop)
+}
+
+/// The next hop that a confirmed flow to this peer goes by.
+#[inline(always)]
+fn known_hop(flow: &Flow, config: &Config, subnet: &Subnet, now: u64) -> Option<[u8; 4]> {
+    let same = flow.action == action::ENCAP && flow.peer_ip == subnet.public_ip;
+    (same && flow::stands(flow, config, now).is_ok()).then_some(flow.next_hop)
 }
 
 /// Next hop of the tunnel packet that is made of `frame`.
@@ -235,35 +245,50 @@ fn next_hop<F: Frame, T: Tables>(
     tables.next_hop(config, &trip)
 }
 
-/// Confirms what stands under `key` if this packet, which the kernel has
-/// routed, is the one that was noted there.
-#[inline(always)]
-fn confirm<T: Tables>(
-    tables: &T,
-    config: &Config,
-    segment: &Segment,
-    key: &FlowKey,
-    subnet: &Subnet,
-    next_hop: [u8; 4],
-) -> bool {
-    let now = tables.now();
-    let Some(noted) = tables.flow(key) else { return false };
-    if !flow::proves(&noted, config, segment, now) {
-        return false;
+/// How a flow leaves the node.
+pub(super) struct Path {
+    /// [`action`].
+    pub(super) action: u8,
+    /// Largest IP packet in bytes.
+    pub(super) max_len: u16,
+    pub(super) peer_id: u32,
+    pub(super) peer_ip: [u8; 4],
+    pub(super) next_hop: [u8; 4],
+    pub(super) vtep_mac: [u8; 6],
+}
+
+impl Path {
+    #[inline(always)]
+    fn tunnel(config: &Config, subnet: &Subnet, next_hop: [u8; 4]) -> Self {
+        Self {
+            action: action::ENCAP,
+            max_len: config.mtu,
+            peer_id: subnet.peer_id,
+            peer_ip: subnet.public_ip,
+            next_hop,
+            vtep_mac: subnet.vtep_mac,
+        }
     }
-    tables.put_flow(key, |flow| {
-        flow.time_ns = now + config.window_ns;
-        flow.generation = config.generation;
-        flow.entry_ifindex = noted.entry_ifindex;
-        flow.out_ifindex = config.underlay_ifindex;
-        flow.peer_id = subnet.peer_id;
-        flow.peer_ip = subnet.public_ip;
-        flow.next_hop = next_hop;
-        flow.state = state::CONFIRMED;
-        flow.action = action::ENCAP;
-        flow.max_len = config.mtu;
-        flow.dst_mac = subnet.vtep_mac;
-        flow.entry_mac = noted.entry_mac;
-    });
-    true
+
+    /// Confirms a flow that was noted.
+    #[inline(always)]
+    pub(super) fn confirm<T: Tables>(
+        &self,
+        tables: &T,
+        config: &Config,
+        key: &FlowKey,
+        noted: T::FlowRef<'_>,
+        now: u64,
+    ) {
+        tables.set_flow(key, Some(noted), state::CONFIRMED, |flow| {
+            flow.time_ns = now + config.window_ns;
+            flow.out_ifindex = config.underlay_ifindex;
+            flow.peer_id = self.peer_id;
+            flow.peer_ip = self.peer_ip;
+            flow.next_hop = self.next_hop;
+            flow.action = self.action;
+            flow.max_len = self.max_len;
+            flow.dst_mac = self.vtep_mac;
+        });
+    }
 }

@@ -164,3 +164,9 @@ pub fn plain_ipv4<F: Frame>(frame: &mut F) -> Option<Ipv4Hdr> {
     }
     ipv4_at(frame, ETH_LEN)
 }
+
+/// Destination and source of the Ethernet header at `l2`.
+#[inline(always)]
+pub fn macs<F: Frame>(frame: &F, l2: usize) -> Option<([u8; 6], [u8; 6])> {
+    Some((frame.load(l2)?, frame.load(l2 + 6)?))
+}

@@ -66,7 +66,8 @@ fn is_ordinary(reason: Outcome) -> bool {
 /// Lets `flannel.<VNI>` receive a tunnel packet that the kernel has to route,
 /// for the `reason` given; or notes it, to confirm its peer's tunnel.
 ///
-/// The packet has passed the source check.
+/// The packet has passed the source check, and its flow is not sticky: what goes
+/// through the device must not be overtaken.
 #[inline(always)]
 pub(super) fn decap<F: Frame, T: Tables>(
     frame: &mut F,
@@ -84,19 +85,14 @@ pub(super) fn decap<F: Frame, T: Tables>(
         return Verdict::Pass;
     }
     let now = tables.now();
-    // What goes through the device must not be overtaken.
-    if let Some(flow) = tables.flow(&segment.key(direction::IN))
-        && flow.sticky_ns > now
-    {
-        return Verdict::Pass;
-    }
     let key = tunnel(config, outer.src_addr);
-    let confirmed = match tables.flow(&key) {
-        Some(tunnel) => flow::fresh(&tunnel, config, now).is_ok(),
+    let found = tables.flow(&key);
+    let confirmed = match &found {
+        Some(tunnel) => flow::fresh(tunnel, config, now).is_ok(),
         None => false,
     };
     if !confirmed {
-        note(tables, config, segment, &key, now);
+        note(tables, config, segment, &key, found, now);
         return Verdict::Pass;
     }
     let Some(inner_eth) = frame.load::<ETH_LEN>(INNER_ETH) else { return Verdict::Pass };
@@ -119,21 +115,15 @@ pub(super) fn decap<F: Frame, T: Tables>(
 pub(super) fn confirm<T: Tables>(tables: &T, config: &Config, segment: &Segment, now: u64) {
     let Some(subnet) = tables.subnet(segment.saddr) else { return };
     let key = tunnel(config, subnet.public_ip);
-    let proven = match tables.flow(&key) {
-        Some(noted) => proves(&noted, config, segment, now),
-        None => false,
-    };
-    if !proven {
+    let Some(noted) = tables.flow(&key) else { return };
+    if !proves(&noted, config, segment, now) {
         return;
     }
-    tables.put_flow(&key, |flow| {
+    tables.set_flow(&key, Some(noted), state::CONFIRMED, |flow| {
         flow.time_ns = now + config.window_ns;
-        flow.generation = config.generation;
-        flow.entry_ifindex = config.underlay_ifindex;
         flow.out_ifindex = config.overlay_ifindex;
         flow.peer_id = subnet.peer_id;
         flow.peer_ip = subnet.public_ip;
-        flow.state = state::CONFIRMED;
     });
     tables.count(Outcome::ConfirmedTunnel);
 }
@@ -153,19 +143,25 @@ fn tunnel(config: &Config, peer_ip: [u8; 4]) -> FlowKey {
 }
 
 #[inline(always)]
-fn note<T: Tables>(tables: &T, config: &Config, segment: &Segment, key: &FlowKey, now: u64) {
-    match tables.flow(key) {
-        Some(old) if flow::is_young(&old, config, now) => return,
+fn note<T: Tables>(
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    key: &FlowKey,
+    found: Option<T::FlowRef<'_>>,
+    now: u64,
+) {
+    match &found {
+        Some(old) if flow::is_young(old, config, now) => return,
         Some(_) => {}
         None => tables.count(Outcome::FlowNew),
     }
-    tables.put_flow(key, |flow| {
+    tables.set_flow(key, found, state::NOTED, |flow| {
         flow.time_ns = now;
         flow.generation = config.generation;
         flow.entry_ifindex = config.underlay_ifindex;
         flow.peer_ip = segment.saddr;
         flow.next_hop = segment.daddr;
-        flow.state = state::NOTED;
         flow.note_id = segment.id;
         flow.note_ttl = segment.ttl;
         flow.note_tos = segment.tos;

@@ -167,8 +167,8 @@ fn one_hop<F: Frame>(frame: &mut F, ip: &Ipv4Hdr) -> Option<()> {
 /// under way. Such aggregates come of packets that arrived before their flow was
 /// confirmed; they must not keep it from XDP, which would make more of them.
 #[inline(always)]
-pub(super) fn stick<T: Tables>(tables: &T, segment: &Segment, flow: &Flow, now: u64) {
+pub(super) fn stick<T: Tables>(tables: &T, flow: &T::FlowRef<'_>, now: u64) {
     if flow.sticky_ns.wrapping_add(SETTLE_NS) < now {
-        tables.stick_flow(&segment.key(direction::IN), now + SETTLE_NS);
+        tables.edit_flow(flow, |flow| flow.sticky_ns = now + SETTLE_NS);
     }
 }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::super::fake::*;
 use super::super::{Traffic, Verdict, inbound};
 use super::*;
-use crate::abi::{action, state};
+use crate::abi::{action, closing, state};
 
 /// Node 2 with XDP.
 fn node() -> Node {
@@ -105,7 +105,7 @@ fn what_begins_or_ends_a_connection_is_left_to_tc() {
     assert!(!stripped(&node, &without_ack));
     // The answer to a FIN of the other side is the kernel's too.
     let (node, _) = confirmed_by(&data);
-    flows(&node, |flow| flow.answers_fin = 1);
+    flows(&node, |flow| flow.closing = closing::LAST);
     assert!(!stripped(&node, &data));
 }
 
