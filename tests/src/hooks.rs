@@ -56,3 +56,11 @@ pub fn pins(pin_dir: &Path) -> Vec<PathBuf> {
     found.sort();
     found
 }
+
+/// Elements of a map that is pinned by this name below a directory.
+pub fn dump(pin_dir: &Path, map: &str) -> Vec<serde_json::Value> {
+    let path = pins(pin_dir).into_iter().find(|path| path.ends_with(map)).expect("a pinned map");
+    let mut command = Command::new("bpftool");
+    let dump = output(command.args(["-j", "map", "dump", "pinned"]).arg(path));
+    serde_json::from_slice(&dump.stdout).expect("bpftool's JSON")
+}

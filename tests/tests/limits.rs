@@ -1,6 +1,7 @@
 //! What the flow table and the counters promise.
 
 use flannel_tests::agent::{Options, Outcomes};
+use flannel_tests::hooks;
 use flannel_tests::pair::Pair;
 use flannel_tests::wait;
 use std::time::Duration;
@@ -92,4 +93,28 @@ fn the_size_of_the_table_is_an_option_and_pressure_is_told() {
     assert_eq!(spaced["lost"], 0, "{spaced}");
     assert_eq!(pair.left.status()["datapath"]["flows"]["size"], 65_536);
     assert!(pair.left.outcomes().fast() > 100);
+}
+
+#[test]
+fn connections_end_in_the_flow_table_and_for_conntrack() {
+    let pair = Pair::agents(&Options::ebpf());
+    for node in [&pair.left, &pair.right] {
+        node.netns.nft("table ip seen { chain forward { type filter hook forward priority 0; ct state invalid drop; }; }");
+    }
+    let connects = pair.traffic("connects", "--seconds 1");
+    let made = connects["transactions"].as_u64().expect("a number");
+    assert!(made > 300, "{connects}");
+    let port = format!(" dport={} ", pair.server.target().port());
+    for node in [&pair.left, &pair.right] {
+        assert!(node.outcomes().fast() > made, "{:?}", node.outcomes());
+        let known = node.netns.sh("cat /proc/net/nf_conntrack");
+        let known: Vec<_> = known.lines().filter(|line| line.contains(&port)).collect();
+        assert!(known.len() > 300, "{known:?}");
+        // Those of before the first SYN's tunnel was known, or cut off by the end.
+        let alive: Vec<_> = known.iter().filter(|line| !line.contains(" TIME_WAIT ")).collect();
+        assert!(alive.len() < 5, "of {} entries: {alive:?}", known.len());
+        // Answers to FINs that cross come when the flow is gone, and make another.
+        let flows = hooks::dump(node.pin_dir(), "fl_flows4").len() as u64;
+        assert!(flows < made / 10, "{flows} flows of {made} connections");
+    }
 }
