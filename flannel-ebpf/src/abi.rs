@@ -208,8 +208,6 @@ pub mod direction {
 
 /// Values of [`Flow::state`].
 pub mod state {
-    /// Being written.
-    pub const NONE: u8 = 0;
     /// Seen at its entry hook, not yet at its exit hook.
     pub const NOTED: u8 = 1;
     /// The kernel delivered it unchanged: the fast path may repeat that.

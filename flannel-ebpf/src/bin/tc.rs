@@ -18,7 +18,6 @@ use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
-use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
@@ -38,7 +37,7 @@ use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{
     Config, Flow, FlowKey, HANDOVER, Handover, MAX_FLOWS, MAX_PEER_STATS, MAX_PEERS, MAX_VETHS,
-    OUTCOMES, Outcome, Peer, PeerStats, Subnet, Veth, state,
+    OUTCOMES, Outcome, Peer, PeerStats, Subnet, Veth,
 };
 use flannel_ebpf::path::{Frame, Tables, Traffic, Trip, Verdict, direct, inbound, outbound};
 use flannel_ebpf::wire::{ENCAP_LEN, ETH_LEN};
@@ -281,33 +280,23 @@ impl Tables for Maps {
         state: u8,
         fill: impl FnOnce(&mut Flow),
     ) {
-        let is_new = found.is_none();
-        let flow = if let Some(FlowRef { at, .. }) = found {
-            at.as_ptr()
-        } else {
-            let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
-            // One by one: the compiler would call memset, which goes by bytes.
-            for word in 0..size_of::<Flow>() / size_of::<u64>() {
-                // SAFETY: within the element, which is aligned for `Flow`'s u64.
-                unsafe { scratch.cast::<u64>().add(word).write_volatile(0) };
-            }
-            scratch
-        };
-        // SAFETY: an element of the table, as in `FlowRef::deref`, or this CPU's
-        // own scratch, which no other program uses meanwhile.
-        unsafe {
-            (&raw mut (*flow).state).write_volatile(state::NONE);
-            compiler_fence(Ordering::SeqCst);
-            fill(&mut *flow);
-            compiler_fence(Ordering::SeqCst);
-            (&raw mut (*flow).state).write_volatile(state);
+        let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+        // One by one: the compiler would call memset, which goes by bytes.
+        for word in 0..size_of::<Flow>() / size_of::<u64>() {
+            let old = match &found {
+                // SAFETY: within the element that was found, see `FlowRef::deref`.
+                Some(found) => unsafe { found.at.as_ptr().cast::<u64>().add(word).read() },
+                None => 0,
+            };
+            // SAFETY: within the element, which is aligned for `Flow`'s u64.
+            unsafe { scratch.cast::<u64>().add(word).write_volatile(old) };
         }
-        if is_new {
-            // SAFETY: as above.
-            let flow = unsafe { &*flow };
-            // A full table evicts; a failure leaves the flow to the kernel path.
-            let _ = FLOWS.insert(key, flow, u64::from(BPF_ANY));
-        }
+        // SAFETY: this CPU's own element, and no other program runs meanwhile.
+        let flow = unsafe { &mut *scratch };
+        fill(flow);
+        flow.state = state;
+        // A full table evicts; a failure leaves the flow to the kernel path.
+        let _ = FLOWS.insert(key, &*flow, u64::from(BPF_ANY));
     }
 
     #[inline(always)]

@@ -88,9 +88,9 @@ pub trait Tables {
     fn random(&self) -> u32;
     /// The flow under this key.
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
-    /// Gives a flow a new state: in place the one that was `found` under `key`,
-    /// of which all stays that `fill` leaves alone; else a new one, for which
-    /// `fill` gets zeros. While it is written it is in no state.
+    /// Gives a flow a new state, replacing it as a whole: `fill` gets the one that
+    /// was `found` under `key`, or zeros. (Flows are too large to be made on the
+    /// stack of a program.)
     fn set_flow(
         &self,
         key: &FlowKey,
@@ -98,7 +98,8 @@ pub trait Tables {
         state: u8,
         fill: impl FnOnce(&mut Flow),
     );
-    /// Changes single fields of a flow in place.
+    /// Changes single fields of a flow in place. It may have become another's
+    /// meanwhile: no more than the kernel path for a packet may come of that.
     fn edit_flow(&self, flow: &Self::FlowRef<'_>, edit: impl FnOnce(&mut Flow));
     /// Forgets a flow.
     fn remove_flow(&self, key: &FlowKey);
