@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::netns::Netns;
 use crate::node::Node;
-use crate::process::{Process, own_program, run};
+use crate::process::{Process, output, own_program};
 use crate::wait;
 
 /// Port of the traffic server in every pod.
@@ -126,9 +126,21 @@ pub fn serve(netns: &Netns, log: &std::path::Path, options: &[&str]) -> Process 
 /// It fails.
 #[track_caller]
 pub fn traffic(netns: &Netns, arguments: &str) -> serde_json::Value {
+    try_traffic(netns, arguments).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Runs the traffic client in a namespace to its end; its JSON.
+///
+/// # Errors
+/// It fails, and this is what it says.
+pub fn try_traffic(netns: &Netns, arguments: &str) -> Result<serde_json::Value, String> {
     let mut command = netns.command(own_program("flannel-traffic"));
-    let text = run(command.args(arguments.split_whitespace()));
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments}: {error}: {text}"))
+    let output = output(command.args(arguments.split_whitespace()));
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{arguments}: {}: {said}", output.status));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| format!("{arguments}: {error}"))
 }
 
 /// Starts the traffic client in a namespace.
