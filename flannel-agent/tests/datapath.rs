@@ -100,6 +100,7 @@ fn settings() -> DatapathConfig {
         fast_path: FastPath::Confirmed,
         tcp: true,
         vni: 1,
+        gbp: false,
         port: 8472,
         underlay: if_nametoindex("eth0").unwrap(),
         overlay: if_nametoindex("flannel.1").unwrap(),

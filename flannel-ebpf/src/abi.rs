@@ -131,6 +131,8 @@ pub mod flag {
     /// `from_wire` runs in the underlay's driver, and `from_underlay` takes
     /// what it hands over.
     pub const XDP: u32 = 128;
+    /// The tunnel carries marks (VXLAN-GBP).
+    pub const GBP: u32 = 256;
 }
 
 /// Key of [`map::SUBNETS4`]: what follows the prefix length in an LPM key.

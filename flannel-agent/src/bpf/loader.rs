@@ -150,6 +150,7 @@ fn contents(config: &DatapathConfig) -> Config {
     set(config.verify_source == VerifySource::Drop, flag::VERIFY_DROP);
     set(config.verify_source == VerifySource::Count, flag::VERIFY_COUNT);
     set(config.direct_mtu.is_some(), flag::DIRECT);
+    set(config.gbp, flag::GBP);
     Config {
         abi_version: ABI_VERSION,
         generation: 0,

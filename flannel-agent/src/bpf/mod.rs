@@ -35,6 +35,8 @@ pub struct DatapathConfig {
     pub tcp: bool,
     /// VXLAN network identifier.
     pub vni: u32,
+    /// The tunnel carries marks (VXLAN-GBP).
+    pub gbp: bool,
     /// UDP destination port; 0 where there is no tunnel.
     pub port: u16,
     /// Interface index of the underlay device.

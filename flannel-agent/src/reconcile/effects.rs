@@ -185,6 +185,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             fast_path,
             tcp,
             vni,
+            gbp: matches!(&self.identity.backend, Backend::Vxlan(vxlan) if vxlan.gbp),
             port,
             underlay: underlay.ifindex,
             overlay: overlay.as_ref().map_or(0, |(ifindex, _)| *ifindex),

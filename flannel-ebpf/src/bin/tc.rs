@@ -23,8 +23,8 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_ANY, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
-    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_FIB_LOOKUP_OUTPUT,
-    bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup, bpf_redir_neigh,
+    BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    bpf_fib_lookup, bpf_redir_neigh,
 };
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
@@ -67,6 +67,10 @@ const DROP: i32 = 2;
 /// PACKET_HOST (`linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
 const AF_INET: u8 = 2;
+/// Interface index of `lo` in every network namespace (LOOPBACK_IFINDEX).
+const LOOPBACK_IFINDEX: u32 = 1;
+/// BPF_FIB_LKUP_RET_NOT_FWDED: the node itself is the destination.
+const FIB_NOT_FORWARDED: i64 = 4;
 /// `skb->tc_index` between two programs of this node. What it was made for
 /// (dsmark, the tcindex classifier) is gone from the kernel.
 const FAST: u32 = 0xf1a;
@@ -117,6 +121,12 @@ impl Frame for Skb {
     fn to_us(&self) -> bool {
         // SAFETY: as in `at`.
         unsafe { (*self.raw).pkt_type == PACKET_HOST }
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: as in `at`.
+        unsafe { (*self.raw).mark }
     }
 
     #[inline(always)]
@@ -336,23 +346,37 @@ impl Tables for Maps {
         params.sport = u16::from_ne_bytes(trip.sport);
         params.dport = u16::from_ne_bytes(trip.dport);
         params.__bindgen_anon_1.tot_len = trip.len;
-        params.ifindex = config.underlay_ifindex;
+        // As if the node itself sent it, bound to no interface: the kernel's VXLAN
+        // device is not bound either. BPF_FIB_LOOKUP_OUTPUT would force one.
+        params.ifindex = LOOPBACK_IFINDEX;
         params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(trip.source);
         params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(trip.destination);
         // SAFETY: `raw` is the program's context, `params` lives on the stack.
-        let found = unsafe {
-            fib_lookup(
-                self.raw,
-                &mut params,
-                size_of::<bpf_fib_lookup>() as i32,
-                BPF_FIB_LOOKUP_OUTPUT,
-            )
-        };
-        if found != FIB_SUCCESS || params.ifindex != config.underlay_ifindex {
+        let found =
+            unsafe { fib_lookup(self.raw, &mut params, size_of::<bpf_fib_lookup>() as i32, 0) };
+        // A next hop of another family (`via inet6`), or through another
+        // interface, is left to the kernel.
+        if found != FIB_SUCCESS
+            || params.ifindex != config.underlay_ifindex
+            || params.family != AF_INET
+        {
             return None;
         }
-        // SAFETY: the lookup was for AF_INET, so this is the field it set.
+        // SAFETY: the family is AF_INET, so this is the field that was set.
         Some(unsafe { params.__bindgen_anon_4.ipv4_dst }.to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn is_local(&self, addr: [u8; 4]) -> bool {
+        // SAFETY: all of its fields are integers, for which zero is valid.
+        let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+        params.family = AF_INET;
+        params.ifindex = LOOPBACK_IFINDEX;
+        params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(addr);
+        // SAFETY: `raw` is the program's context, `params` lives on the stack.
+        let found =
+            unsafe { fib_lookup(self.raw, &mut params, size_of::<bpf_fib_lookup>() as i32, 0) };
+        found == FIB_NOT_FORWARDED
     }
 
     #[inline(always)]

@@ -20,6 +20,9 @@ pub(crate) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 pub(crate) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
+/// Another address of every node.
+pub(crate) const SECONDARY: [u8; 4] = [203, 0, 113, 9];
+
 /// Addresses of the two nodes of the tests.
 pub(crate) fn underlay(node: u8) -> [u8; 4] {
     [192, 0, 2, node]
@@ -41,6 +44,8 @@ pub(crate) struct Packet {
     pub(crate) gso_size: u32,
     pub(crate) tagged: bool,
     pub(crate) to_us: bool,
+    /// `skb->mark`.
+    pub(crate) mark: u32,
     /// `bpf_skb_adjust_room` refuses.
     pub(crate) rigid: bool,
     pub(crate) fast: bool,
@@ -58,6 +63,7 @@ impl Packet {
             gso_size: 0,
             tagged: false,
             to_us: true,
+            mark: 0,
             rigid: false,
             fast: false,
             forgetful: false,
@@ -165,6 +171,9 @@ impl Frame for Packet {
     }
     fn to_us(&self) -> bool {
         self.to_us
+    }
+    fn mark(&self) -> u32 {
+        self.mark
     }
     fn linearize(&mut self, _bytes: u32) {}
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
@@ -378,6 +387,10 @@ impl Tables for Node {
         // A route to a pod leads by its node.
         let destination = self.subnet(trip.destination).map_or(trip.destination, |to| to.public_ip);
         self.resolved.get().then_some(destination)
+    }
+    fn is_local(&self, addr: [u8; 4]) -> bool {
+        let [a, b, c, _] = self.config.subnet;
+        addr == self.config.local_ip || addr == SECONDARY || addr == [a, b, c, 1]
     }
     fn count(&self, outcome: Outcome) {
         *self.counters.borrow_mut().entry(outcome.name()).or_default() += 1;

@@ -37,6 +37,8 @@ pub trait Frame {
     fn tagged(&self) -> bool;
     /// Its Ethernet destination is the interface's own (PACKET_HOST).
     fn to_us(&self) -> bool;
+    /// Its firewall mark (`skb->mark`).
+    fn mark(&self) -> u32;
     /// Makes the first `bytes` (or all, if it is shorter) readable.
     fn linearize(&mut self, bytes: u32);
     /// Reads `N` bytes.
@@ -109,9 +111,11 @@ pub trait Tables {
     fn peer(&self, addr: [u8; 4]) -> Option<u32>;
     /// How packets are handed to this host-side veth.
     fn veth(&self, ifindex: u32) -> Option<Veth>;
-    /// Next hop on the underlay for a packet, if it leaves by the underlay
-    /// device and its neighbour is resolved.
+    /// Next hop on the underlay for a packet, if the kernel would send it by the
+    /// underlay device to a next hop of IPv4 whose neighbour is resolved.
     fn next_hop(&self, config: &Config, trip: &Trip) -> Option<[u8; 4]>;
+    /// Whether this is an address of the node itself.
+    fn is_local(&self, addr: [u8; 4]) -> bool;
     /// Counts a packet.
     fn count(&self, outcome: Outcome);
     /// Counts a packet of `bytes` for a peer.

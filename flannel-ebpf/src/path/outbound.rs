@@ -13,12 +13,12 @@ use crate::wire::{self, ENCAP_LEN, ETH_LEN, Outer};
 pub fn from_pod<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::Pass };
     let Some(ip) = plain_ipv4(frame) else { return Verdict::Pass };
+    if source::aims_at_tunnel(tables, config, frame, &ip)
+        && let Some(verdict) = source::refuse(tables, config, Outcome::ForgedByPod)
+    {
+        return verdict;
+    }
     if !wire::within(ip.dst_addr, config.network, config.netmask) {
-        if source::aims_at_tunnel(tables, config, frame, &ip)
-            && let Some(verdict) = source::refuse(tables, config, Outcome::ForgedByPod)
-        {
-            return verdict;
-        }
         return Verdict::Pass;
     }
     // Pods of one node meet on its bridge.
@@ -184,6 +184,11 @@ pub fn to_overlay<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
     let Some(subnet) = tables.subnet(ip.dst_addr) else { return Verdict::Pass };
     tables.count_peer(subnet.peer_id, Traffic::TxKernel, frame.len().wrapping_sub(ETH_LEN as u32));
     if config.flags & flag::FAST_PATH == 0 {
+        return Verdict::Pass;
+    }
+    // The device writes the mark into the VXLAN header; our header has no place
+    // for it.
+    if config.flags & flag::GBP != 0 && frame.mark() != 0 {
         return Verdict::Pass;
     }
     let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };

@@ -43,8 +43,9 @@ pub fn refuse<T: Tables>(tables: &T, config: &Config, forged: Outcome) -> Option
     (config.flags & flag::VERIFY_DROP != 0).then_some(Verdict::Drop)
 }
 
-/// Whether a pod's packet is addressed to a tunnel end: masqueraded, it would
-/// look like a packet of this node's own VTEP.
+/// Whether a pod's packet is a tunnel packet to a tunnel end: to an address of
+/// this node, to one of its own subnet, or to a peer. Masqueraded, it would look
+/// like a packet of this node's own VTEP.
 ///
 /// First fragments hold the whole UDP header, so they are looked at too.
 #[inline(always)]
@@ -59,6 +60,9 @@ pub fn aims_at_tunnel<T: Tables, F: Frame>(
     }
     let l4 = ETH_LEN + usize::from(ip.vihl & 0x0f) * 4;
     frame.linearize((l4 + wire::UDP_LEN) as u32);
+    let to = ip.dst_addr;
     frame.load::<2>(l4 + 2) == Some(config.port)
-        && (ip.dst_addr == config.local_ip || tables.peer(ip.dst_addr).is_some())
+        && (wire::within(to, config.subnet, config.subnet_mask)
+            || tables.peer(to).is_some()
+            || tables.is_local(to))
 }

@@ -477,3 +477,34 @@ proptest! {
         prop_assert_eq!(delivered.bytes, slow.bytes);
     }
 }
+
+#[test]
+fn a_pod_sends_no_tunnel_packet_to_its_own_node_or_subnet() {
+    let a = Node::new(1);
+    for to in [[10, 5, 1, 1], [10, 5, 1, 77], SECONDARY, underlay(1)] {
+        let packet = Packet::udp(1, 2, b"x").edit(ETH_LEN, |ip| {
+            ip[16..20].copy_from_slice(&to);
+            ip[22..24].copy_from_slice(&PORT.to_be_bytes());
+        });
+        assert_eq!(outbound::from_pod(&mut packet.clone().at(VETH), &a), Verdict::Drop, "{to:?}");
+        let mut other = packet.edit(ETH_LEN, |ip| ip[23] ^= 1).at(VETH);
+        assert_eq!(outbound::from_pod(&mut other, &a), Verdict::Pass, "{to:?}");
+    }
+    assert_eq!(a.counted(Outcome::ForgedByPod), 4);
+}
+
+#[test]
+fn marked_packets_of_a_tunnel_that_carries_marks_are_left_to_the_device() {
+    let packet = Packet::udp(1, 2, b"x");
+    for (flags, mark, passes) in [(flag::GBP, 7, true), (flag::GBP, 0, false), (0, 7, false)] {
+        let mut a = Node::new(1);
+        a.config.flags |= flags;
+        let mut entering = packet.clone();
+        assert_eq!(outbound::from_pod(&mut entering, &a), Verdict::Pass);
+        let mut leaving = entering.forwarded(vtep(2), vtep(1)).at(OVERLAY);
+        leaving.mark = mark;
+        let verdict = outbound::to_overlay(&mut leaving, &a);
+        assert_eq!(verdict == Verdict::Pass, passes, "{flags} {mark}");
+        assert_eq!(a.counted(Outcome::ConfirmedOut), u64::from(!passes), "{flags} {mark}");
+    }
+}

@@ -62,6 +62,11 @@ impl Frame for Buffer {
     }
 
     #[inline(always)]
+    fn mark(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
     fn linearize(&mut self, _bytes: u32) {}
 
     #[inline(always)]
