@@ -50,7 +50,9 @@ impl Programs {
         peers.insert(PEER, Peer { peer_id: 0 }, 0).unwrap();
         peers.insert(OTHER_PEER, Peer { peer_id: 1 }, 0).unwrap();
         let mut veths: HashMap<_, u32, Veth> = this.map(map::VETHS);
-        veths.insert(IFINDEX, Veth { action: u32::from(action::PEER), mtu: 1450 }, 0).unwrap();
+        veths
+            .insert(IFINDEX, Veth { action: action::PEER, mtu: 1450, ..Veth::default() }, 0)
+            .unwrap();
         this
     }
 
@@ -59,6 +61,7 @@ impl Programs {
             abi_version: abi::ABI_VERSION,
             generation: 1,
             window_ns: 5_000_000_000,
+            udp_window_ns: 5_000_000_000,
             flags,
             vni: 1,
             underlay_ifindex: IFINDEX,
@@ -74,7 +77,7 @@ impl Programs {
             sport_min: 32_768,
             sport_max: 60_999,
             direct_mtu: 1500,
-            reserved: [0; 4],
+            exemptions: 0,
         };
         let mut cfg: Array<_, Config> = self.map(map::CFG);
         cfg.set(0, config, 0).unwrap();

@@ -155,6 +155,7 @@ fn contents(config: &DatapathConfig) -> Config {
         abi_version: ABI_VERSION,
         generation: 0,
         window_ns: u64::try_from(config.window.as_nanos()).unwrap_or(u64::MAX),
+        udp_window_ns: u64::try_from(config.window.as_nanos()).unwrap_or(u64::MAX),
         flags,
         vni: config.vni,
         underlay_ifindex: config.underlay,
@@ -170,7 +171,7 @@ fn contents(config: &DatapathConfig) -> Config {
         sport_min: config.source_ports.0,
         sport_max: config.source_ports.1,
         direct_mtu: config.direct_mtu.unwrap_or(0),
-        reserved: [0; 4],
+        exemptions: 0,
     }
 }
 
@@ -248,7 +249,7 @@ impl Datapath for Loaded {
         hooks.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::FROM_POD)));
         for veth in veths {
             let action = if veth.through_egress { action::EGRESS } else { action::PEER };
-            let value = Veth { action: u32::from(action), mtu: veth.mtu };
+            let value = Veth { action, keep_out: 0, reserved: [0; 2], mtu: veth.mtu };
             if let Err(error) = self.maps.set_veth(veth.ifindex, &value) {
                 report.failed.push((veth.name.clone(), error));
             }

@@ -36,8 +36,8 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use flannel_ebpf::abi::{
-    Config, Flow, FlowKey, HANDOVER, Handover, MAX_FLOWS, MAX_PEER_STATS, MAX_PEERS, MAX_VETHS,
-    OUTCOMES, Outcome, Peer, PeerStats, Subnet, Veth,
+    Config, Exemption, Flow, FlowKey, HANDOVER, Handover, MAX_EXEMPTIONS, MAX_FLOWS,
+    MAX_PEER_STATS, MAX_PEERS, MAX_VETHS, OUTCOMES, Outcome, Peer, PeerStats, Subnet, Veth,
 };
 use flannel_ebpf::path::{Frame, Tables, Traffic, Trip, Verdict, direct, inbound, outbound};
 use flannel_ebpf::wire::{ENCAP_LEN, ETH_LEN};
@@ -55,6 +55,8 @@ static FLOWS: LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = LruHashMap::ne
 static SCRATCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
 #[btf_map(name = "fl_veths")]
 static VETHS: HashMap<u32, Veth, { MAX_VETHS as usize }> = HashMap::new();
+#[btf_map(name = "fl_exemptions")]
+static EXEMPTIONS: Array<Exemption, { MAX_EXEMPTIONS as usize }> = Array::new();
 #[btf_map(name = "fl_stats")]
 static STATS: PerCpuArray<u64, { OUTCOMES as usize }> = PerCpuArray::new();
 #[btf_map(name = "fl_peer_stats")]

@@ -447,7 +447,7 @@ fn confirm<F: Frame, T: Tables>(
         flow.time_ns = now + config.window_ns;
         flow.out_ifindex = frame.ifindex();
         flow.peer_id = peer_id.unwrap_or(NOBODY);
-        flow.action = veth.action as u8;
+        flow.action = veth.action;
         flow.max_len = max_len.min(veth.mtu as u16);
         flow.dst_mac = dst_mac;
         flow.src_mac = src_mac;
