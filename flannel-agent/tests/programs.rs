@@ -9,8 +9,10 @@ use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use flannel_ebpf::abi::{
-    self, Config, Handover, Outcome, Peer, Subnet, Veth, action, flag, map, program,
+    self, Config, Flow, FlowKey, Handover, Outcome, Peer, Subnet, Ticket, TicketNumbers, Treatment,
+    Tuple4, Veth, action, flag, map, program, ticket_flag,
 };
+use flannel_ebpf::path::NextHop;
 use flannel_ebpf::wire::{self, ENCAP_LEN, ETH_LEN, Outer};
 use zerocopy::FromBytes as _;
 
@@ -26,13 +28,18 @@ const PORT: [u8; 2] = 8472u16.to_be_bytes();
 /// Loopback stands for every interface: its MAC is all zero.
 const IFINDEX: u32 = 1;
 const INNER: usize = ETH_LEN + ENCAP_LEN;
+/// Room for as many CPUs as the machine may have.
+const TICKETS: TicketNumbers = TicketNumbers { slots_log2: 4, index_log2: 10 };
 
 struct Programs(Ebpf);
 
 impl Programs {
     fn load() -> Self {
         let object = flannel_agent::bpf::object().unwrap();
-        let mut ebpf = EbpfLoader::new().load(&object).unwrap();
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(map::TICKETS, 1 << TICKETS.index_log2)
+            .load(&object)
+            .unwrap();
         for name in program::ALL {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap();
@@ -78,6 +85,8 @@ impl Programs {
             sport_max: 60_999,
             direct_mtu: 1500,
             exemptions: 0,
+            tickets: TICKETS,
+            reserved: [0; 6],
         };
         let mut cfg: Array<_, Config> = self.map(map::CFG);
         cfg.set(0, config, 0).unwrap();
@@ -108,6 +117,34 @@ impl Programs {
         let length = result.data_size_out as usize;
         out.truncate(length);
         (result.return_value as i32, out)
+    }
+
+    /// The only ticket that was given out, of whatever CPU.
+    fn ticket(&mut self) -> Ticket {
+        let tickets: Array<_, Ticket> = self.map(map::TICKETS);
+        let used = (0..1 << TICKETS.index_log2)
+            .filter(|index| index & (TICKETS.slots() - 1) != 0)
+            .map(|index| tickets.get(&index, 0).unwrap())
+            .filter(|ticket| ticket.sequence != 0);
+        let used: Vec<Ticket> = used.collect();
+        assert_eq!(used.len(), 1);
+        used[0]
+    }
+
+    /// Confirms a flow as an exit hook does: a test run carries no ticket.
+    fn confirm(&mut self, key: FlowKey, flow: Flow) {
+        let mut flows: HashMap<_, FlowKey, Flow> = self.map(map::FLOWS4);
+        let confirmed = Flow {
+            state: abi::state::CONFIRMED,
+            time_ns: u64::MAX,
+            generation: 1,
+            entry_ifindex: IFINDEX,
+            out_ifindex: IFINDEX,
+            peer_ip: PEER,
+            max_len: 1450,
+            ..flow
+        };
+        flows.insert(key, confirmed, 0).unwrap();
     }
 
     fn counted(&mut self, outcome: Outcome) -> u64 {
@@ -161,6 +198,7 @@ fn tunnel(outer_source: [u8; 4], ip: &[u8]) -> Vec<u8> {
         inner_len: ip.len() as u16,
         vtep_dst: VTEP,
         vtep_src: [2, 0, 0, 0, 0, 1],
+        gbp: 0,
     }));
     bytes.extend(ip);
     bytes
@@ -170,33 +208,73 @@ fn good() -> Vec<u8> {
     tunnel(PEER, &udp([10, 5, 1, 2], [10, 5, 2, 2], b"payload"))
 }
 
+fn key(saddr: [u8; 4], daddr: [u8; 4], direction: u8) -> FlowKey {
+    let tuple = Tuple4 { saddr, daddr, sport: [0x0f, 0xa0], dport: [0x13, 0x88] };
+    FlowKey { tuple, proto: wire::UDP, direction, reserved: [0; 2] }
+}
+
+/// The flow of [`good`], delivered to a pod; `treatment` besides its tuple.
+fn inwards(tuple: Tuple4, treatment: Treatment) -> Flow {
+    Flow {
+        action: action::PEER,
+        dst_mac: [2, 0, 0, 0, 1, 2],
+        src_mac: [2, 0, 0, 0, 1, 1],
+        treatment: Treatment { tuple, ..treatment },
+        ..Flow::default()
+    }
+}
+
 #[test]
-fn a_flow_is_confirmed_and_decapsulated() {
+fn a_packet_that_enters_gets_a_ticket() {
     let mut programs = Programs::load();
     let packet = good();
     assert_eq!(programs.run(program::FROM_UNDERLAY, &packet), (PASS, packet.clone()));
+    let ticket = programs.ticket();
+    assert_eq!(ticket.key, key([10, 5, 1, 2], [10, 5, 2, 2], abi::direction::IN));
+    assert_eq!((ticket.ttl, ticket.id, ticket.total_len), (64, [0, 9], 35));
+    assert_eq!((ticket.peer_ip, ticket.entry_ifindex), (PEER, IFINDEX));
+    assert_eq!((ticket.flags, ticket.generation), (ticket_flag::FLOW, 1));
+    assert_eq!(ticket.transport[..2], 15_u16.to_be_bytes());
+}
+
+#[test]
+fn a_confirmed_flow_is_decapsulated_and_translated() {
+    let mut programs = Programs::load();
+    let packet = good();
+    let key = key([10, 5, 1, 2], [10, 5, 2, 2], abi::direction::IN);
+    programs.confirm(key, inwards(key.tuple, Treatment::default()));
     let mut delivered = frame(&packet[INNER..]);
     delivered[..6].copy_from_slice(&[2, 0, 0, 0, 1, 2]);
     delivered[6..12].copy_from_slice(&[2, 0, 0, 0, 1, 1]);
     delivered[ETH_LEN + 8] -= 1;
     let delivered = with_checksum(delivered, ETH_LEN);
-    assert_eq!(programs.run(program::TO_POD, &delivered), (PASS, delivered.clone()));
-    assert_eq!(programs.counted(Outcome::ConfirmedIn), 1);
-    assert_eq!(programs.run(program::FROM_UNDERLAY, &packet), (REDIRECT, delivered));
-    assert_eq!(programs.counted(Outcome::FastDecap), 1);
+    assert_eq!(programs.run(program::FROM_UNDERLAY, &packet), (REDIRECT, delivered.clone()));
+    // The same from a service's address, with another DSCP.
+    let tuple = Tuple4 { saddr: [10, 96, 0, 7], sport: [0, 80], ..key.tuple };
+    let treatment = Treatment {
+        translated: 1,
+        address_sum: wire::sum_of_change([[10, 5, 1, 2]], [[10, 96, 0, 7]]),
+        port_sum: wire::sum_of_change([[0x0f, 0xa0, 0, 0]], [[0, 80, 0, 0]]),
+        dscp: 0xb8,
+        ..Treatment::default()
+    };
+    programs.confirm(key, inwards(tuple, treatment));
+    let mut translated = delivered;
+    translated[ETH_LEN + 1] = 0xb8;
+    translated[ETH_LEN + 12..ETH_LEN + 16].copy_from_slice(&[10, 96, 0, 7]);
+    translated[ETH_LEN + 20..ETH_LEN + 22].copy_from_slice(&[0, 80]);
+    let translated = with_checksum(translated, ETH_LEN);
+    assert_eq!(programs.run(program::FROM_UNDERLAY, &packet), (REDIRECT, translated));
+    assert_eq!(programs.counted(Outcome::FastDecap), 2);
 }
 
 #[test]
 fn a_confirmed_packet_is_stripped_before_it_has_an_skb() {
     let mut programs = Programs::load();
     let packet = good();
-    assert_eq!(programs.run(program::FROM_UNDERLAY, &packet), (PASS, packet.clone()));
-    let mut delivered = frame(&packet[INNER..]);
-    delivered[..6].copy_from_slice(&[2, 0, 0, 0, 1, 2]);
-    delivered[ETH_LEN + 8] -= 1;
-    let delivered = with_checksum(delivered, ETH_LEN);
-    programs.run(program::TO_POD, &delivered);
-    assert_eq!(programs.counted(Outcome::ConfirmedIn), 1);
+    let key = key([10, 5, 1, 2], [10, 5, 2, 2], abi::direction::IN);
+    let flow = inwards(key.tuple, Treatment { priority: 6, ..Treatment::default() });
+    programs.confirm(key, flow);
     assert_eq!(programs.run(program::FROM_WIRE, &packet), (XDP_PASS, packet.clone()), "off");
     programs.configure(flag::FAST_PATH | flag::TCP | flag::VERIFY_DROP | flag::XDP);
     let (verdict, stripped) = programs.run(program::FROM_WIRE, &packet);
@@ -208,9 +286,9 @@ fn a_confirmed_packet_is_stripped_before_it_has_an_skb() {
         generation: 1,
         out_ifindex: IFINDEX,
         peer_id: 0,
-        action: u32::from(action::PEER),
+        action: u32::from(action::PEER) | 6 << 8,
         dst_mac: [2, 0, 0, 0, 1, 2],
-        src_mac: [2, 0, 0, 0, 7, 7],
+        src_mac: [2, 0, 0, 0, 1, 1],
     };
     assert_eq!(Handover::read_from_bytes(handover).unwrap(), expected);
     for length in ETH_LEN..packet.len() {
@@ -224,31 +302,17 @@ fn a_confirmed_flow_is_encapsulated() {
     let mut programs = Programs::load();
     let packet = frame(&udp([10, 5, 2, 2], [10, 5, 1, 2], b"payload"));
     assert_eq!(programs.run(program::FROM_POD, &packet), (PASS, packet.clone()));
-    // Loopback has no neighbour to resolve, so the exit hook's part is played
-    // by hand.
-    let key = abi::FlowKey {
-        saddr: [10, 5, 2, 2],
-        daddr: [10, 5, 1, 2],
-        sport: [0x0f, 0xa0],
-        dport: [0x13, 0x88],
-        proto: wire::UDP,
-        direction: abi::direction::OUT,
-        reserved: [0; 2],
-    };
-    let mut flows: HashMap<_, abi::FlowKey, abi::Flow> = programs.map(map::FLOWS4);
-    let noted = flows.get(&key, 0).unwrap();
-    assert_eq!((noted.state, noted.note_ttl), (abi::state::NOTED, 64));
-    let confirmed = abi::Flow {
-        state: abi::state::CONFIRMED,
-        time_ns: u64::MAX,
-        max_len: 1450,
-        peer_ip: PEER,
-        next_hop: PEER,
-        out_ifindex: IFINDEX,
+    let key = key([10, 5, 2, 2], [10, 5, 1, 2], abi::direction::OUT);
+    assert_eq!(programs.ticket().key, key);
+    let flow = Flow {
+        action: action::ENCAP,
+        next_hop: NextHop::ipv4(PEER).address,
+        next_hop_family: NextHop::IPV4,
         dst_mac: [2, 0, 0, 0, 0, 1],
-        ..noted
+        treatment: Treatment { tuple: key.tuple, ..Treatment::default() },
+        ..Flow::default()
     };
-    flows.insert(key, confirmed, 0).unwrap();
+    programs.confirm(key, flow);
     let (verdict, sent) = programs.run(program::FROM_POD, &packet);
     assert_eq!(verdict, REDIRECT);
     assert_eq!(sent.len(), packet.len() + ENCAP_LEN);
@@ -323,7 +387,9 @@ fn other_vnis_and_flags_pass_untouched() {
 
 #[test]
 fn truncation_at_every_byte_offset_passes_untouched() {
-    let programs = Programs::load();
+    let mut programs = Programs::load();
+    // A test run has no headers of a tunnel in front of the packet.
+    programs.configure(flag::FAST_PATH | flag::TCP);
     let outgoing = frame(&udp([10, 5, 2, 2], [10, 5, 1, 2], b"payload"));
     // BPF_PROG_TEST_RUN itself refuses less than an IPv4 header.
     for (name, packet) in [

@@ -2,7 +2,7 @@
 //!
 //! This library is the half without effects: the layouts that programs and
 //! agent share ([`abi`]), headers ([`wire`]) and decisions ([`path`]). The
-//! TC programs in `src/bin/tc.rs` are glue around it, so the same code runs
+//! programs in `src/bin/flannel-ebpf` are glue around it, so the same code runs
 //! under the verifier, in unit tests, in property tests and in fuzzers.
 #![cfg_attr(not(test), no_std)]
 

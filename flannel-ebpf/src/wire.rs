@@ -27,6 +27,14 @@ pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
+/// Where the checksum stands in a TCP header.
+pub const TCP_CHECK: usize = 16;
+/// Where the checksum stands in a UDP header.
+pub const UDP_CHECK: usize = 6;
+/// IP protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// The smallest Ethernet frame without its checksum: shorter ones are padded.
+pub const SMALLEST_FRAME: u32 = 60;
 /// TCP flag FIN.
 pub const TCP_FIN: u8 = 0x01;
 /// TCP flag SYN.
@@ -40,7 +48,8 @@ pub const TCP_HANDSHAKE: u8 = TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK;
 /// TTL of the outer header, as the kernel's device sets it (`ttl auto`).
 pub const OUTER_TTL: u8 = 64;
 
-const ECN_MASK: u8 = 0x03;
+/// The bits of a TOS byte that are ECN; the others are the DSCP.
+pub const ECN_MASK: u8 = 0x03;
 const ECN_CE: u8 = 0x03;
 const ECN_ECT_1: u8 = 0x01;
 const ECN_ECT_0: u8 = 0x02;
@@ -195,6 +204,8 @@ pub struct Outer {
     pub vtep_dst: [u8; 6],
     /// Inner source MAC: our VTEP.
     pub vtep_src: [u8; 6],
+    /// The mark that the VXLAN header carries (VXLAN-GBP); 0: none.
+    pub gbp: u32,
 }
 
 /// Builds what stands between the outer Ethernet header and the inner IP
@@ -230,7 +241,7 @@ pub fn encap_headers(outer: &Outer) -> [u8; ENCAP_LEN] {
     bytes[20..22].copy_from_slice(&outer.source_port.to_be_bytes());
     bytes[22..24].copy_from_slice(&outer.port);
     bytes[24..26].copy_from_slice(&udp_len.to_be_bytes());
-    bytes[28] = network_types::vxlan::VXLAN_I_FLAG_MASK;
+    bytes[28..32].copy_from_slice(&vxlan_flags(outer.gbp));
     let [_, v0, v1, v2] = outer.vni.to_be_bytes();
     bytes[32] = v0;
     bytes[33] = v1;
@@ -239,4 +250,65 @@ pub fn encap_headers(outer: &Outer) -> [u8; ENCAP_LEN] {
     bytes[42..48].copy_from_slice(&outer.vtep_src);
     bytes[48..50].copy_from_slice(&ETHERTYPE_IPV4);
     bytes
+}
+
+/// First four bytes of a VXLAN header that carries this mark
+/// (`vxlan_build_gbp_hdr`).
+#[inline(always)]
+pub fn vxlan_flags(gbp: u32) -> [u8; 4] {
+    if gbp == 0 {
+        return [network_types::vxlan::VXLAN_I_FLAG_MASK, 0, 0, 0];
+    }
+    let [_, bits, p0, p1] = gbp.to_be_bytes();
+    [network_types::vxlan::VXLAN_I_FLAG_MASK | VXLAN_G_FLAG, bits & GBP_BITS, p0, p1]
+}
+
+/// Flag of a VXLAN header that carries a group policy.
+const VXLAN_G_FLAG: u8 = 0x80;
+/// Bits "don't learn" and "policy applied" (VXLAN_GBP_DONT_LEARN,
+/// VXLAN_GBP_POLICY_APPLIED).
+const GBP_BITS: u8 = 0x48;
+
+/// What replacing `old` by `new` adds to a checksum, for
+/// `bpf_l4_csum_replace` (`bpf_csum_diff`): never 0 if they differ.
+#[inline(always)]
+pub fn sum_of_change<const N: usize>(old: [[u8; 4]; N], new: [[u8; 4]; N]) -> u32 {
+    let mut sum = 0_u64;
+    let mut word = 0;
+    while word < N {
+        sum += u64::from(!u32::from_ne_bytes(old[word])) + u64::from(u32::from_ne_bytes(new[word]));
+        word += 1;
+    }
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    sum as u32
+}
+
+/// A checksum field that a packet's sender has completed, after a change of the
+/// packet (RFC 1624).
+#[inline(always)]
+pub fn changed_checksum(check: [u8; 2], sum: u32) -> u16 {
+    !folded(u64::from(!u16::from_ne_bytes(check)) + u64::from(sum))
+}
+
+/// A checksum field that holds the sum of the pseudo header only, for the device
+/// to complete (CHECKSUM_PARTIAL), after a change of the addresses.
+#[inline(always)]
+pub fn changed_partial_sum(check: [u8; 2], sum: u32) -> u16 {
+    folded(u64::from(u16::from_ne_bytes(check)) + u64::from(sum))
+}
+
+/// Whether two checksum fields say the same: 0 and 0xffff do.
+#[inline(always)]
+pub fn same_sum(a: u16, b: u16) -> bool {
+    a == b || (a ^ b == 0xffff && (a == 0 || b == 0))
+}
+
+#[inline(always)]
+fn folded(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
 }

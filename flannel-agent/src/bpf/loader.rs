@@ -23,6 +23,8 @@ use crate::desired::Peer;
 pub struct Loaded {
     ebpf: Ebpf,
     maps: Maps,
+    /// [`Config::tickets`] of the map that was made.
+    tickets: abi::TicketNumbers,
     attacher: Attacher,
     xdp: XdpHalf,
     /// The pins, or why there are none.
@@ -50,6 +52,8 @@ impl Loaded {
         };
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(abi::map::FLOWS4, options.flow_table);
+        let tickets = abi::TicketNumbers::of(possible_cpus()?);
+        loader.map_max_entries(abi::map::TICKETS, tickets.region(possible_cpus()?));
         if let Ok(pins) = &pins {
             for name in abi::map::ALL {
                 loader.map_pin_path(name, pins.map(name));
@@ -68,6 +72,7 @@ impl Loaded {
         Ok(Self {
             ebpf,
             maps,
+            tickets,
             attacher: Attacher::new(options.attach, pins.clone().ok()),
             xdp: XdpHalf::new(options.xdp, pins.clone().ok()),
             others_remain: pins.is_ok(),
@@ -106,6 +111,12 @@ impl Loaded {
             Err(error) => report.failed.push((site.name.to_owned(), error)),
         }
     }
+}
+
+fn possible_cpus() -> Result<u32, BpfError> {
+    let cpus = aya::util::nr_cpus()
+        .map_err(|(path, error)| BpfError::new("count CPUs", path.to_owned(), &error))?;
+    Ok(u32::try_from(cpus).unwrap_or(u32::MAX))
 }
 
 /// Forwards what the programs log, if they were built to (feature `log`).
@@ -172,13 +183,16 @@ fn contents(config: &DatapathConfig) -> Config {
         sport_max: config.source_ports.1,
         direct_mtu: config.direct_mtu.unwrap_or(0),
         exemptions: 0,
+        tickets: abi::TicketNumbers::default(),
+        reserved: [0; 6],
     }
 }
 
 impl Datapath for Loaded {
     fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError> {
         let old = self.maps.config()?;
-        let mut new = Config { generation: old.generation, ..contents(config) };
+        let mut new =
+            Config { generation: old.generation, tickets: self.tickets, ..contents(config) };
         // What an earlier run set holds until the hooks have been looked at.
         new.flags |= old.flags & flag::XDP;
         if new == old {

@@ -1,5 +1,6 @@
 //! Settings that the agent gives to the programs.
 
+use super::TicketNumbers;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Settings that every program reads; the only element of [`map::CFG`](super::map::CFG).
@@ -49,6 +50,10 @@ pub struct Config {
     pub direct_mtu: u16,
     /// Entries of [`map::EXEMPTIONS`](super::map::EXEMPTIONS) in use.
     pub exemptions: u32,
+    /// How tickets are numbered; all zero: there are none yet.
+    pub tickets: TicketNumbers,
+    /// Always zero.
+    pub reserved: [u8; 6],
 }
 
 /// Bits of [`Config::flags`].

@@ -1,13 +1,13 @@
-//! Flows, and the veths that they lead to.
+//! Flows, what the kernel did to their packets, and the veths that they lead to.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// One direction of a 5-tuple.
+/// Addresses and ports of one direction, network byte order.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
-pub struct FlowKey {
+pub struct Tuple4 {
     /// Source address.
     pub saddr: [u8; 4],
     /// Destination address.
@@ -16,6 +16,24 @@ pub struct FlowKey {
     pub sport: [u8; 2],
     /// Destination port.
     pub dport: [u8; 2],
+}
+
+impl Tuple4 {
+    /// The same, seen from the other end.
+    #[inline(always)]
+    pub const fn reversed(self) -> Self {
+        Self { saddr: self.daddr, daddr: self.saddr, sport: self.dport, dport: self.sport }
+    }
+}
+
+/// Key of a flow: one direction of a 5-tuple, as it stands at the entry hook.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct FlowKey {
+    /// Addresses and ports.
+    pub tuple: Tuple4,
     /// IP protocol: 6 (TCP) or 17 (UDP).
     pub proto: u8,
     /// [`direction`].
@@ -42,13 +60,14 @@ pub mod direction {
 
 /// Values of [`Flow::state`].
 pub mod state {
-    /// Seen at its entry hook, not yet at its exit hook.
-    pub const NOTED: u8 = 1;
-    /// The kernel delivered it unchanged: the fast path may repeat that.
-    pub const CONFIRMED: u8 = 2;
-    /// A tuple or pair to which the kernel has translated a connection: until
+    /// The kernel was seen to carry a packet of it: the fast path may repeat that.
+    pub const CONFIRMED: u8 = 1;
+    /// A rule of the node judges its packets one by one
+    /// ([`Exemption`](crate::abi::Exemption)): the kernel carries all of them.
+    pub const KEPT: u8 = 2;
+    /// A pair between which the kernel translates connections: until
     /// [`super::Flow::time_ns`] none is opened without the kernel.
-    pub const TRANSLATED: u8 = 3;
+    pub const BARRED: u8 = 3;
 }
 
 /// Values of [`Flow::closing`]: how much of a connection's end the kernel has
@@ -58,7 +77,7 @@ pub mod closing {
     pub const NO: u8 = 0;
     /// The other direction's FIN: this one may go on.
     pub const HALF: u8 = 1;
-    /// The second FIN: the next packet, its answer, is the kernel's.
+    /// The second FIN: the next packet, its answer, is left to the kernel.
     pub const LAST: u8 = 2;
     /// That answer is on its way. With it the flow ends.
     pub const DONE: u8 = 3;
@@ -79,22 +98,51 @@ pub mod action {
     pub const ROUTE: u8 = 4;
 }
 
+/// What the kernel did to a packet between entry and exit, besides one hop: all
+/// that the fast path repeats.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Treatment {
+    /// Addresses and ports that the packet leaves with.
+    pub tuple: Tuple4,
+    /// What translated addresses add to the transport checksum, as
+    /// `bpf_csum_diff` gives it; 0 if they are the same.
+    pub address_sum: u32,
+    /// Likewise for the ports.
+    pub port_sum: u32,
+    /// Firewall mark at the exit (`skb->mark`).
+    pub mark: u32,
+    /// Priority at the exit (`skb->priority`).
+    pub priority: u32,
+    /// DSCP at the entry, in the upper six bits. A packet with another one may
+    /// be treated differently, so the flow's confirmation does not hold for it.
+    pub entry_dscp: u8,
+    /// DSCP at the exit, in the upper six bits.
+    pub dscp: u8,
+    /// 1: addresses or ports are changed.
+    pub translated: u8,
+    /// Always zero.
+    pub reserved: u8,
+}
+
 /// What is known of a flow.
-///
-/// A note holds the fields of the one packet that was seen at the entry hook;
-/// the exit hook confirms only if that very packet arrives there unchanged.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct Flow {
-    /// Monotonic time in ns: end of the confirmation, or time of the note.
+    /// Monotonic time in ns at which the state ends.
     pub time_ns: u64,
     /// Monotonic time in ns until which the flow's packets go through the
     /// kernel device because it carries GSO aggregates.
     pub sticky_ns: u64,
-    /// [`Config::generation`](super::Config::generation) of the note or confirmation.
+    /// [`Config::generation`](super::Config::generation) of the confirmation.
     pub generation: u32,
+    /// Outwards the value of [`map::EPOCH`](super::map::EPOCH) at the
+    /// confirmation.
+    pub epoch: u32,
     /// Interface of the entry hook.
     pub entry_ifindex: u32,
     /// Interface that the fast path sends to.
@@ -104,8 +152,10 @@ pub struct Flow {
     /// Outwards the peer's underlay address; inwards the outer source, zero if
     /// the packet came without a tunnel.
     pub peer_ip: [u8; 4],
-    /// Outwards the underlay's next hop.
-    pub next_hop: [u8; 4],
+    /// Outwards the underlay's next hop; of IPv4 in the first four bytes.
+    pub next_hop: [u8; 16],
+    /// What the kernel did to the packet.
+    pub treatment: Treatment,
     /// [`state`].
     pub state: u8,
     /// [`action`].
@@ -118,20 +168,14 @@ pub struct Flow {
     pub src_mac: [u8; 6],
     /// Destination MAC of the frame at the entry hook.
     pub entry_mac: [u8; 6],
-    /// Note: IPv4 identification.
-    pub note_id: [u8; 2],
-    /// Note: TTL at the entry hook.
-    pub note_ttl: u8,
-    /// Note: TOS byte at the entry hook.
-    pub note_tos: u8,
-    /// Note of a pair: the client's port.
-    pub note_port: [u8; 2],
+    /// Address family of the next hop: 2 (IPv4) or 10 (IPv6).
+    pub next_hop_family: u8,
     /// 1: the kernel has not seen this connection, only its pair.
     pub eager: u8,
     /// [`closing`].
     pub closing: u8,
     /// Always zero.
-    pub reserved: [u8; 2],
+    pub reserved: [u8; 7],
 }
 
 /// How packets are handed to one host-side veth.

@@ -22,7 +22,8 @@ pub struct Handover {
     pub out_ifindex: u32,
     /// [`Flow::peer_id`](super::Flow::peer_id).
     pub peer_id: u32,
-    /// [`Flow::action`](super::Flow::action).
+    /// [`Flow::action`](super::Flow::action) in the lowest byte, above it the
+    /// priority that the packet leaves with.
     pub action: u32,
     /// [`Flow::dst_mac`](super::Flow::dst_mac).
     pub dst_mac: [u8; 6],

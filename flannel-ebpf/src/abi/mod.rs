@@ -12,13 +12,15 @@ mod flow;
 mod handover;
 mod outcome;
 mod peer;
+mod ticket;
 
 pub use config::{Config, flag};
 pub use exemption::{Exemption, MAX_EXEMPTIONS};
-pub use flow::{Flow, FlowKey, Veth, action, closing, direction, state};
+pub use flow::{Flow, FlowKey, Treatment, Tuple4, Veth, action, closing, direction, state};
 pub use handover::{HANDOVER, Handover};
 pub use outcome::{OUTCOMES, Outcome};
-pub use peer::{Peer, PeerStats, Subnet, SubnetKey, subnet_flag};
+pub use peer::{Peer, PeerStats, Stranger, Subnet, SubnetKey, subnet_flag};
+pub use ticket::{CARRIED, Ticket, TicketNumbers, ticket_flag};
 #[cfg(feature = "user")]
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -45,9 +47,17 @@ pub mod map {
     pub const PEER_STATS: &str = "fl_peer_stats";
     /// Array: [`super::Exemption`]; the first [`super::Config::exemptions`] count.
     pub const EXEMPTIONS: &str = "fl_exemptions";
-    /// All of them.
-    pub const ALL: [&str; 8] =
-        [CFG, SUBNETS4, PEERS4, FLOWS4, VETHS, STATS, PEER_STATS, EXEMPTIONS];
+    /// LRU hash: [`super::Stranger`] by outer source address.
+    pub const STRANGERS4: &str = "fl_strangers4";
+    /// All that outlive the agent, pinned.
+    pub const ALL: [&str; 9] =
+        [CFG, SUBNETS4, PEERS4, FLOWS4, VETHS, STATS, PEER_STATS, EXEMPTIONS, STRANGERS4];
+    /// Array: [`super::Ticket`], a region for each CPU. Not pinned: of use for
+    /// the packets under way only.
+    pub const TICKETS: &str = "fl_tickets";
+    /// Array of one u32, raised when the node is told of a smaller path MTU or
+    /// another next hop (ICMP): no event tells the agent. Not pinned.
+    pub const EPOCH: &str = "fl_epoch";
 }
 
 /// Program names: the functions of the object file, and the hooks.
@@ -78,19 +88,24 @@ pub const MAX_FLOWS: u32 = 65_536;
 pub const MAX_PEERS: u32 = 65_536;
 /// Peers with counters of their own; ids from here on share the last slot.
 pub const MAX_PEER_STATS: u32 = 8_192;
+/// Foreign senders that are remembered.
+pub const MAX_STRANGERS: u32 = 256;
 /// Host-side veths that can be served.
 pub const MAX_VETHS: u32 = 4_096;
 
 const _: () = {
-    assert!(size_of::<Config>() == 80);
+    assert!(size_of::<Config>() == 88);
     assert!(size_of::<Subnet>() == 16);
     assert!(size_of::<Peer>() == 4);
     assert!(size_of::<FlowKey>() == 16);
-    assert!(size_of::<Flow>() == 72);
+    assert!(size_of::<Flow>() == 120);
     assert!(size_of::<Veth>() == 8);
     assert!(size_of::<PeerStats>() == 64);
     assert!(size_of::<Handover>() == 32);
     assert!(size_of::<Exemption>() == 28);
+    assert!(size_of::<Ticket>() == 72);
+    assert!(size_of::<Treatment>() == 32);
+    assert!(size_of::<Stranger>() == 24);
 };
 
 /// `aya::Pod` for every map type.
@@ -112,7 +127,7 @@ macro_rules! pod {
 }
 
 #[cfg(feature = "user")]
-pod!(Config, Subnet, Peer, FlowKey, Flow, Veth, PeerStats, Exemption);
+pod!(Config, Subnet, Peer, FlowKey, Flow, Veth, PeerStats, Exemption, Ticket, Stranger);
 
 #[cfg(test)]
 mod tests {
@@ -123,6 +138,29 @@ mod tests {
     #[test]
     fn the_kernel_keeps_map_names_whole() {
         assert!(map::ALL.iter().all(|name| name.len() <= 15));
+    }
+
+    #[test]
+    fn ticket_numbers_fit_into_16_bits_and_tell_turns_apart() {
+        for cpus in [1, 2, 3, 8, 63, 64, 100, 1024] {
+            let numbers = TicketNumbers::of(cpus);
+            assert!(numbers.index_log2 <= 16 && numbers.slots() >= 64, "{cpus}");
+            let region = numbers.region(cpus - 1);
+            assert!(region + numbers.slots() <= 1 << numbers.index_log2);
+            let turns = 1 << (16 - numbers.index_log2);
+            for sequence in 1..3 * numbers.slots() {
+                let number = numbers.number(region, sequence);
+                if number == 0 {
+                    continue;
+                }
+                assert_eq!(numbers.index(number), region | numbers.slot(sequence));
+                assert!(numbers.is_of(number, sequence));
+                assert!(!numbers.is_of(CARRIED, sequence) && !numbers.is_of(0, sequence));
+                let next = sequence + numbers.slots();
+                assert_eq!(numbers.is_of(number, next), turns == 1, "{cpus} {sequence}");
+            }
+        }
+        assert_eq!(TicketNumbers::of(2).slots(), 1024);
     }
 
     #[test]

@@ -22,11 +22,14 @@ macro_rules! outcomes {
 }
 
 outcomes! {
-    /// Came from a pod for a peer's pod. With `SeenFromUnderlay` this is the sum
-    /// of the outcomes that end an entry hook ([`Outcome::ends_entry`]).
+    /// Came from a pod, not for a pod of its node. With `SeenFromUnderlay` and
+    /// `SeenLate` this is the sum of the outcomes that end an entry hook ([`Outcome::ends_entry`]).
     SeenFromPod = "seen_from_pod",
     /// Came from a peer: a packet of our tunnel port, or of a direct peer.
     SeenFromUnderlay = "seen_from_underlay",
+    /// Came through the tunnel without having met `from_underlay`, or in a frame
+    /// that it does not look into.
+    SeenLate = "seen_late",
     /// Encapsulated by `from_pod`.
     FastEncap = "fast_encap",
     /// Decapsulated by `from_underlay`.
@@ -47,6 +50,18 @@ outcomes! {
     ShortcutDecap = "shortcut_decap",
     /// A flow, pair or tunnel was entered into the table.
     FlowNew = "flow_new",
+    /// A flow was confirmed that the kernel translates (services, masquerade).
+    ConfirmedTranslated = "confirmed_translated",
+    /// Not confirmed: the kernel changed more than a treatment can repeat.
+    RefusedChanged = "refused_changed",
+    /// Not confirmed: a later packet of the flow is still under way.
+    RefusedOrder = "refused_order",
+    /// Not confirmed: something on the way acts on packets (`status` names it).
+    RefusedKept = "refused_kept",
+    /// Not confirmed: a rule judges the flow's packets one by one.
+    RefusedRule = "refused_rule",
+    /// Not confirmed: a fresh confirmation belongs to another sender.
+    RefusedSender = "refused_sender",
     /// A flow was confirmed, outwards.
     ConfirmedOut = "confirmed_out",
     /// A flow was confirmed, inwards.
@@ -59,6 +74,13 @@ outcomes! {
     ConfirmedTunnel = "confirmed_tunnel",
     /// To the kernel: not confirmed (first packet, or changed on its way).
     KernelUnconfirmed = "kernel_unconfirmed",
+    /// To the kernel: sent by a pod to an address outside the overlay network (a
+    /// service, the Internet), and not confirmed.
+    KernelBeyond = "kernel_beyond",
+    /// To the kernel: a rule judges the flow's packets one by one.
+    KernelRule = "kernel_rule",
+    /// To the kernel: its DSCP is not the confirmed packet's.
+    KernelDscp = "kernel_dscp",
     /// To the kernel: the confirmation's time was over.
     KernelExpired = "kernel_expired",
     /// To the kernel: the generation had changed.
@@ -99,6 +121,8 @@ outcomes! {
     ForgedOuterSource = "forged_outer_source",
     /// Failed the source check: the inner source is another peer's, or ours.
     ForgedInnerSource = "forged_inner_source",
+    /// To the kernel: seen late, and passed the source check.
+    CheckedLate = "checked_late",
     /// Failed the source check: VXLAN sent by a pod to a tunnel end.
     ForgedByPod = "forged_by_pod",
     /// Failed the source check: a first fragment too short to hold the inner
@@ -129,7 +153,7 @@ impl Outcome {
             self,
             Self::ForgedOuterSource | Self::ForgedInnerSource | Self::ForgedFragment
         );
-        fast || forged || name.starts_with("kernel_")
+        fast || forged || self == Self::CheckedLate || name.starts_with("kernel_")
     }
 }
 

@@ -60,3 +60,20 @@ pub struct PeerStats {
     /// Received through the kernel device: bytes.
     pub rx_kernel_bytes: u64,
 }
+
+/// Where packets of a peer's subnet come from though its lease names another
+/// address.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Stranger {
+    /// Monotonic time in ns of the last one.
+    pub time_ns: u64,
+    /// Packets.
+    pub packets: u64,
+    /// The last inner source.
+    pub inner_source: [u8; 4],
+    /// Id of the peer that holds it ([`Subnet::peer_id`]).
+    pub peer_id: u32,
+}

@@ -1,75 +1,37 @@
 //! Connections that are opened on the fast path (`--fast-path=eager`).
 //!
 //! The kernel is asked about a *pair*: a client's address with a service's
-//! address and port. A SYN and its answer that it delivers unchanged confirm the
-//! two directions of their pair, as other packets confirm flows. While both are
-//! fresh, the next SYN of the pair opens the flows of its connection in both
-//! directions, and goes on at once.
+//! address and port. A SYN and its answer whose tickets say that the kernel
+//! delivered them untranslated confirm the two directions of their pair. While
+//! both are fresh, the next SYN of the pair opens the flows of its connection in
+//! both directions, and goes on at once.
 //!
 //! So conntrack does not see such a connection. All of it, FIN and RST too, must
 //! go the same way: the kernel would take the end of a connection that it does
 //! not know for invalid. A connection that outlives its window meets the kernel
 //! in the middle, which picks it up (`nf_conntrack_tcp_loose`).
 //!
-//! Without a SYN at its entry hook no flow is opened: connections that are older
-//! than the programs, and the answers to translated SYNs, are flows like any
-//! other. A SYN that comes to an exit hook with a tuple that no entry hook has
-//! seen was translated. That ends what stands for its tuple, and keeps its pair
-//! with the kernel for a while: conntrack, which gives translated connections
-//! free ports, has to know the direct ones beside them. For the same reason no
-//! direct connection is opened with the tuple of a translated one.
+//! A pair to which the kernel translates a connection is barred for a while:
+//! conntrack, which gives translated connections free ports, has to know the
+//! direct ones beside them.
 
 #[cfg(test)]
 mod tests;
 
-use super::Tables;
-use super::flow;
 use super::segment::Segment;
-use crate::abi::{Config, Flow, FlowKey, Outcome, direction, flag, state};
+use super::ticket::Entry;
+use super::{Lookups, Tables, flow};
+use crate::abi::{Config, Flow, FlowKey, Outcome, Tuple4, direction, flag, state};
 use crate::wire;
 
-/// How long the tuple and the pair of a translated connection stay with the
-/// kernel: as long as conntrack remembers one that has ended (TIME_WAIT).
-const TRANSLATED_NS: u64 = 120_000_000_000;
+/// How long a pair stays barred after a packet of a translated connection: as
+/// long as conntrack remembers one that has ended (TIME_WAIT).
+const BARRED_NS: u64 = 120_000_000_000;
 
 /// Whether a packet's flow was opened here, and not confirmed by the kernel.
 #[inline(always)]
 pub(super) fn holds(config: &Config, segment: &Segment, flow: &Flow) -> bool {
     flow.eager != 0 && (config.flags & flag::EAGER != 0 || !segment.is_syn())
-}
-
-/// Opens the connection of a SYN if its pair is confirmed in both directions;
-/// otherwise makes sure that nothing of an earlier one is left, and notes the
-/// packet for its pair. `dir` is the SYN's.
-#[inline(always)]
-pub(super) fn open<T: Tables>(
-    tables: &T,
-    config: &Config,
-    segment: &Segment,
-    dir: u8,
-    entry: flow::Entry,
-) {
-    let now = entry.now;
-    let there = segment.key(dir);
-    let back = flow::reverse(&there);
-    let pair = to_service(&there);
-    if let Some(flow) = tables.flow(&there)
-        && flow::is_translated(&flow, now)
-    {
-        // Conntrack finds another port for this one.
-        return;
-    }
-    if copy(tables, config, &from_service(&back), &back, now)
-        && copy(tables, config, &pair, &there, now)
-    {
-        tables.count(Outcome::OpenedEager);
-        return;
-    }
-    tables.remove_flow(&back);
-    // By its note the exit hook knows that the SYN was not translated.
-    tables.remove_flow(&there);
-    flow::note(tables, config, segment, &there, None, entry);
-    note(tables, config, segment, &pair, entry);
 }
 
 /// Whether this is a SYN that [`open`] should see.
@@ -78,112 +40,83 @@ pub(super) fn opens(config: &Config, segment: &Segment) -> bool {
     config.flags & flag::EAGER != 0 && segment.is_syn()
 }
 
-/// Notes the answer to a SYN, which the kernel is about to decide on, for its
-/// pair.
+/// Opens the connection of a SYN if its pair is confirmed in both directions;
+/// otherwise makes sure that nothing of an earlier one of this sender is left.
 #[inline(always)]
-pub(super) fn note_answer<T: Tables>(
-    tables: &T,
-    config: &Config,
-    segment: &Segment,
-    dir: u8,
-    entry: flow::Entry,
-) {
-    if config.flags & flag::EAGER != 0 {
-        note(tables, config, segment, &from_service(&segment.key(dir)), entry);
+pub(super) fn open<T: Tables>(tables: &T, config: &Config, key: &FlowKey, entry: &Entry) {
+    let back = flow::reverse(key);
+    if let Some(flow) = tables.flow(key)
+        && flow::stands(&flow, config, entry.now).is_ok()
+        && !flow::is_senders(&flow, key, entry)
+    {
+        return;
     }
+    let pair = to_service(key);
+    if is_open(tables, config, &pair, entry) && is_open(tables, config, &from_service(&back), entry)
+    {
+        copy(tables, &from_service(&back), &back);
+        copy(tables, &pair, key);
+        tables.count(Outcome::OpenedEager);
+        return;
+    }
+    tables.remove_flow(&back);
+    tables.remove_flow(key);
 }
 
-/// Whether a packet at an exit hook may confirm its flow. A SYN may not.
-///
-/// What was translated is marked: the tuple of a connection (outwards, where the
-/// entry hook has noted all others), and the pair of a SYN.
+/// Whether the kernel has delivered this half of a pair lately; the half in the
+/// SYN's direction for this sender.
 #[inline(always)]
-pub(super) fn judge<T: Tables>(
-    tables: &T,
-    config: &Config,
-    segment: &Segment,
-    dir: u8,
-    now: u64,
-) -> bool {
-    let ends = segment.tcp_flags & (wire::TCP_FIN | wire::TCP_RST) != 0;
-    if config.flags & flag::EAGER == 0 || segment.proto != wire::TCP || ends {
-        return true;
-    }
-    let there = segment.key(dir);
-    let syn = segment.is_syn();
-    match tables.flow(&there) {
-        Some(flow) if flow.state == state::TRANSLATED => {
-            let lasts = flow.time_ns > now + TRANSLATED_NS / 2;
-            if lasts {
-                return false;
-            }
-        }
-        Some(flow) if syn => {
-            let unchanged = flow::proves(&flow, config, segment, now);
-            if unchanged {
-                tables.remove_flow(&there);
-                return false;
-            }
-        }
-        Some(_) => return true,
-        None if !syn && dir != direction::OUT => return true,
-        None => {}
-    }
-    mark(tables, &there, now);
-    if syn {
-        tables.remove_flow(&flow::reverse(&there));
-        mark(tables, &to_service(&there), now);
-    }
-    false
-}
-
-#[inline(always)]
-fn mark<T: Tables>(tables: &T, key: &FlowKey, now: u64) {
-    tables.set_flow(key, None, state::TRANSLATED, |flow| flow.time_ns = now + TRANSLATED_NS);
-}
-
-/// Notes a packet for its pair, unless that is confirmed for some time to come.
-#[inline(always)]
-fn note<T: Tables>(
-    tables: &T,
-    config: &Config,
-    segment: &Segment,
-    pair: &FlowKey,
-    entry: flow::Entry,
-) {
-    let found = tables.flow(pair);
-    let lasts = match &found {
-        Some(flow) => flow::fresh(flow, config, entry.now + config.window_ns / 2).is_ok(),
-        None => false,
+fn is_open<T: Lookups>(tables: &T, config: &Config, pair: &FlowKey, entry: &Entry) -> bool {
+    let Some(flow) = tables.flow(pair) else { return false };
+    let there = pair.tuple.sport == [0; 2];
+    let senders = match pair.direction {
+        direction::PAIR_OUT => flow.entry_ifindex == entry.ifindex,
+        _ => flow.peer_ip == entry.peer_ip,
     };
+    flow::fresh(&flow, config, entry.now).is_ok() && (!there || senders)
+}
+
+/// Gives a connection what its pair has. Its time ends with the pair's: the
+/// kernel decided no later than that.
+#[inline(always)]
+fn copy<T: Tables>(tables: &T, pair: &FlowKey, key: &FlowKey) {
+    let Some(found) = tables.flow(pair) else { return };
+    tables.set_flow(key, None, state::CONFIRMED, |flow| {
+        *flow = *found;
+        flow.treatment.tuple = key.tuple;
+        flow.eager = 1;
+    });
+}
+
+/// Keeps a pair with the kernel: a connection was translated to this tuple.
+#[inline(always)]
+pub(super) fn bar<T: Tables>(tables: &T, config: &Config, leaves: &Tuple4, dir: u8, now: u64) {
+    if config.flags & flag::EAGER == 0 {
+        return;
+    }
+    let key = FlowKey { tuple: *leaves, proto: wire::TCP, direction: dir, reserved: [0; 2] };
+    let pair = to_service(&key);
+    let found = tables.flow(&pair);
+    let lasts = found
+        .as_deref()
+        .is_some_and(|flow| flow.state == state::BARRED && flow.time_ns > now + BARRED_NS / 2);
     if !lasts {
-        flow::note(tables, config, segment, pair, found, entry);
+        tables.set_flow(&pair, found, state::BARRED, |flow| flow.time_ns = now + BARRED_NS);
     }
 }
 
-/// The pair that a packet at an exit hook may confirm.
+/// The pair that a packet at an exit hook may confirm; `key` is that of its
+/// flow.
 #[inline(always)]
-pub(super) fn pair(config: &Config, segment: &Segment, dir: u8) -> Option<FlowKey> {
+pub(super) fn pair(config: &Config, segment: &Segment, key: &FlowKey) -> Option<FlowKey> {
     if config.flags & flag::EAGER == 0 {
         None
     } else if segment.is_syn() {
-        Some(to_service(&segment.key(dir)))
+        Some(to_service(key))
     } else if segment.is_syn_ack() {
-        Some(from_service(&segment.key(dir)))
+        Some(from_service(key))
     } else {
         None
-    }
-}
-
-/// The client's port, if this packet is one of a handshake.
-#[inline(always)]
-pub(super) fn client_port(segment: &Segment) -> [u8; 2] {
-    if segment.is_syn() {
-        segment.sport
-    } else if segment.is_syn_ack() {
-        segment.dport
-    } else {
-        [0; 2]
     }
 }
 
@@ -194,27 +127,15 @@ pub(super) fn is_for_us_alone(segment: &Segment) -> bool {
 }
 
 #[inline(always)]
-fn copy<T: Tables>(tables: &T, config: &Config, pair: &FlowKey, key: &FlowKey, now: u64) -> bool {
-    let Some(pair) = tables.flow(pair) else { return false };
-    if flow::fresh(&pair, config, now).is_err() {
-        return false;
-    }
-    tables.set_flow(key, None, state::CONFIRMED, |flow| {
-        *flow = *pair;
-        flow.time_ns = now + config.window_ns;
-        flow.eager = 1;
-    });
-    true
-}
-
-#[inline(always)]
 fn to_service(key: &FlowKey) -> FlowKey {
-    FlowKey { sport: [0; 2], direction: paired(key.direction), ..*key }
+    let tuple = Tuple4 { sport: [0; 2], ..key.tuple };
+    FlowKey { tuple, direction: paired(key.direction), ..*key }
 }
 
 #[inline(always)]
 fn from_service(key: &FlowKey) -> FlowKey {
-    FlowKey { dport: [0; 2], direction: paired(key.direction), ..*key }
+    let tuple = Tuple4 { dport: [0; 2], ..key.tuple };
+    FlowKey { tuple, direction: paired(key.direction), ..*key }
 }
 
 #[inline(always)]

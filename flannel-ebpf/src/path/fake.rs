@@ -7,9 +7,16 @@ use std::ops::Deref;
 
 use etherparse::PacketBuilder;
 
-use super::wire_xdp::{Stripped, Wire};
-use super::{Frame, Tables, Traffic, Trip, Verdict};
-use crate::abi::{Config, Flow, FlowKey, Handover, Outcome, Subnet, Veth, flag};
+use super::hook::from_wire::{Stripped, Wire};
+use super::hook::{from_overlay, from_pod, from_underlay, to_overlay, to_pod};
+use super::{
+    Counters, Frame, Lookups, NextHop, OUTER_HEADERS, Skb, Tables, Traffic, Trip, Verdict,
+    Way as Route,
+};
+use crate::abi::{
+    Config, Exemption, Flow, FlowKey, Handover, Outcome, Stranger, Subnet, Ticket, TicketNumbers,
+    Veth, flag,
+};
 use crate::wire::{self, ENCAP_LEN, ETH_LEN, Outer};
 
 pub(crate) const UNDERLAY: u32 = 2;
@@ -20,6 +27,10 @@ pub(crate) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 pub(crate) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
+/// Address of a service, outside of the overlay network.
+pub(crate) const SERVICE: [u8; 4] = [10, 96, 0, 7];
+/// Tickets of the one CPU that takes some.
+pub(crate) const SLOTS: u32 = 16;
 /// Another address of every node.
 pub(crate) const SECONDARY: [u8; 4] = [203, 0, 113, 9];
 
@@ -37,7 +48,7 @@ pub(crate) fn pod(node: u8) -> [u8; 4] {
 }
 
 /// A packet at a hook.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Packet {
     pub(crate) bytes: Vec<u8>,
     pub(crate) ifindex: u32,
@@ -48,12 +59,34 @@ pub(crate) struct Packet {
     pub(crate) mark: u32,
     /// `bpf_skb_adjust_room` refuses.
     pub(crate) rigid: bool,
-    pub(crate) fast: bool,
+    /// `skb->tc_index`.
+    pub(crate) ticket: u16,
+    /// `skb->hash`.
+    pub(crate) hash: u32,
+    /// `skb->priority`.
+    pub(crate) priority: u32,
+    /// What the VXLAN device has left in front of the packet.
+    pub(crate) outer: Option<[u8; OUTER_HEADERS]>,
+    /// The transport checksum is left to the device (CHECKSUM_PARTIAL).
+    pub(crate) partial: bool,
     /// Metadata gets lost.
     pub(crate) forgetful: bool,
     /// Metadata.
     pub(crate) handover: Option<Handover>,
 }
+
+/// The same bytes and metadata; the ticket does not matter.
+impl PartialEq for Packet {
+    fn eq(&self, other: &Self) -> bool {
+        let plain = |packet: &Self| {
+            let Self { ifindex, gso_size, tagged, to_us, mark, priority, handover, .. } = packet;
+            (*ifindex, *gso_size, *tagged, *to_us, *mark, *priority, *handover)
+        };
+        self.bytes == other.bytes && plain(self) == plain(other)
+    }
+}
+
+impl Eq for Packet {}
 
 impl Packet {
     pub(crate) fn new(bytes: Vec<u8>, ifindex: u32) -> Self {
@@ -65,7 +98,11 @@ impl Packet {
             to_us: true,
             mark: 0,
             rigid: false,
-            fast: false,
+            ticket: 0,
+            hash: 0,
+            priority: 0,
+            outer: None,
+            partial: false,
             forgetful: false,
             handover: None,
         }
@@ -127,6 +164,33 @@ impl Packet {
         packet
     }
 
+    /// The destination translated, with all checksums, as netfilter does it.
+    pub(crate) fn nat(self, to: [u8; 4], port: u16) -> Self {
+        self.translate(16, to, 22, port)
+    }
+
+    /// Likewise the source.
+    pub(crate) fn snat(self, from: [u8; 4], port: u16) -> Self {
+        self.translate(12, from, 20, port)
+    }
+
+    fn translate(mut self, addr_at: usize, addr: [u8; 4], port_at: usize, port: u16) -> Self {
+        let old: [u8; 4] = self.load(ETH_LEN + addr_at).unwrap();
+        let [p0, p1]: [u8; 2] = self.load(ETH_LEN + port_at).unwrap();
+        let [q0, q1] = port.to_be_bytes();
+        let udp = self.bytes[ETH_LEN + 9] == wire::UDP;
+        let field = ETH_LEN + 20 + if udp { wire::UDP_CHECK } else { wire::TCP_CHECK };
+        if !udp || self.load(field) != Some([0; 2]) {
+            let addresses = wire::sum_of_change([old], [addr]);
+            let ports = wire::sum_of_change([[p0, p1, 0, 0]], [[q0, q1, 0, 0]]);
+            self.add_to_checksum(field, addresses, true, udp).unwrap();
+            self.add_to_checksum(field, ports, false, udp).unwrap();
+        }
+        let mut packet = self.edit(ETH_LEN, |ip| ip[addr_at..addr_at + 4].copy_from_slice(&addr));
+        packet.bytes[ETH_LEN + port_at..ETH_LEN + port_at + 2].copy_from_slice(&[q0, q1]);
+        packet
+    }
+
     /// What the kernel's VXLAN device makes of a frame of `flannel.<VNI>`.
     pub(crate) fn encapsulated(self, from: u8, to: u8) -> Self {
         let ip = self.bytes[ETH_LEN..].to_vec();
@@ -141,6 +205,7 @@ impl Packet {
             inner_len: ip.len() as u16,
             vtep_dst: vtep(to),
             vtep_src: vtep(from),
+            gbp: 0,
         });
         let mut bytes = vec![2, 0, 0, 0, 9, to, 2, 0, 0, 0, 9, from, 8, 0];
         bytes.extend_from_slice(&headers);
@@ -148,8 +213,29 @@ impl Packet {
         Self { bytes, ifindex: UNDERLAY, ..self }
     }
 
+    /// The answer to this tunnel packet of node 1, as it comes back to node 2
+    /// from there: addresses and ports the other way round.
+    pub(crate) fn encapsulated_answer(&self) -> Self {
+        let mut inner = self.clone().decapsulated();
+        inner.bytes.splice(..ETH_LEN, [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]);
+        let ip = &mut inner.bytes[ETH_LEN..];
+        ip[12..20].rotate_left(4);
+        ip[20..24].rotate_left(2);
+        ip[12..16].copy_from_slice(&pod(1));
+        ip[16..20].copy_from_slice(&pod(2));
+        let field =
+            ETH_LEN + 20 + if ip[9] == wire::UDP { wire::UDP_CHECK } else { wire::TCP_CHECK };
+        let (from, to) = (self.bytes[ETH_LEN + ENCAP_LEN + 12..][..8].to_vec(), [pod(1), pod(2)]);
+        let before = [from[4..].try_into().unwrap(), from[..4].try_into().unwrap()];
+        let udp = inner.bytes[ETH_LEN + 9] == wire::UDP;
+        inner.add_to_checksum(field, wire::sum_of_change(before, to), true, udp).unwrap();
+        inner.edit(ETH_LEN, |_| ()).encapsulated(1, 2)
+    }
+
     /// What it makes of a tunnel packet on arrival.
     pub(crate) fn decapsulated(mut self) -> Self {
+        let outer = &self.bytes[ETH_LEN..ETH_LEN + OUTER_HEADERS];
+        self.outer = Some(outer.try_into().unwrap());
         self.bytes.drain(..ENCAP_LEN);
         self.ifindex = OVERLAY;
         self
@@ -169,28 +255,44 @@ impl Frame for Packet {
     fn tagged(&self) -> bool {
         self.tagged
     }
-    fn to_us(&self) -> bool {
-        self.to_us
-    }
-    fn mark(&self) -> u32 {
-        self.mark
-    }
     fn linearize(&mut self, _bytes: u32) {}
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.bytes.get(offset..offset + N)?.try_into().ok()
+    }
+}
+
+impl Skb for Packet {
+    fn to_us(&self) -> bool {
+        self.to_us
     }
     fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
         self.bytes.get_mut(offset..offset + N)?.copy_from_slice(bytes);
         Some(())
     }
+    fn add_to_checksum(&mut self, offset: usize, sum: u32, pseudo: bool, udp: bool) -> Option<()> {
+        let field: [u8; 2] = self.load(offset)?;
+        let changed = match (self.partial, pseudo) {
+            (true, false) => return Some(()),
+            (true, true) => wire::changed_partial_sum(field, sum),
+            (false, _) => wire::changed_checksum(field, sum),
+        };
+        let changed = if udp && changed == 0 { 0xffff } else { changed };
+        self.store(offset, &changed.to_ne_bytes())
+    }
+    fn trim(&mut self, len: u32) -> Option<()> {
+        self.bytes.truncate(len as usize);
+        Some(())
+    }
     fn hash(&mut self) -> u32 {
-        0x1234_5678
+        // Of the flow as it is when somebody asks first.
+        if self.hash == 0 {
+            let [a, b] = self.load::<2>(ETH_LEN + 20).unwrap_or_default();
+            self.hash = 0x1234_0000 | u32::from(a) << 8 | u32::from(b);
+        }
+        self.hash
     }
-    fn mark_fast(&mut self) {
-        self.fast = true;
-    }
-    fn take_fast(&mut self) -> bool {
-        std::mem::take(&mut self.fast)
+    fn known_hash(&self) -> u32 {
+        self.hash
     }
     fn grow(&mut self) -> bool {
         if self.rigid {
@@ -205,6 +307,27 @@ impl Frame for Packet {
         }
         self.bytes.drain(ETH_LEN..ETH_LEN + ENCAP_LEN);
         true
+    }
+    fn mark(&self) -> u32 {
+        self.mark
+    }
+    fn set_mark(&mut self, mark: u32) {
+        self.mark = mark;
+    }
+    fn priority(&self) -> u32 {
+        self.priority
+    }
+    fn set_priority(&mut self, priority: u32) {
+        self.priority = priority;
+    }
+    fn ticket(&self) -> u16 {
+        self.ticket
+    }
+    fn set_ticket(&mut self, number: u16) {
+        self.ticket = number;
+    }
+    fn outer_headers(&self) -> Option<[u8; OUTER_HEADERS]> {
+        self.outer
     }
     fn take_handover(&mut self) -> Option<Handover> {
         self.to_us |= self.handover.is_some();
@@ -235,6 +358,15 @@ pub(crate) struct Node {
     pub(crate) flows: RefCell<HashMap<FlowKey, Flow>>,
     pub(crate) subnets: HashMap<[u8; 3], Subnet>,
     pub(crate) veths: HashMap<u32, Veth>,
+    pub(crate) exemptions: Vec<Exemption>,
+    pub(crate) strangers: RefCell<HashMap<[u8; 4], Stranger>>,
+    /// Never moved: programs hold references to slots.
+    tickets: Vec<Box<Cell<Ticket>>>,
+    pub(crate) epoch: Cell<u32>,
+    /// Path MTU to every peer.
+    pub(crate) path_mtu: Cell<u16>,
+    /// Where tunnel packets leave.
+    pub(crate) way_out: Cell<u32>,
     pub(crate) resolved: Cell<bool>,
     counters: RefCell<HashMap<&'static str, u64>>,
     peer_counters: RefCell<HashMap<(u32, &'static str), u64>>,
@@ -277,11 +409,19 @@ impl Node {
                 sport_max: 60_999,
                 direct_mtu: 1500,
                 exemptions: 0,
+                tickets: TicketNumbers { slots_log2: 4, index_log2: 5 },
+                reserved: [0; 6],
             },
             now: Cell::new(SECOND),
             flows: RefCell::default(),
             subnets,
             veths: HashMap::from([(VETH, Veth { action: 2, mtu: 1450, ..Veth::default() })]),
+            exemptions: Vec::new(),
+            strangers: RefCell::default(),
+            tickets: (0..2 * SLOTS).map(|_| Box::default()).collect(),
+            epoch: Cell::new(0),
+            path_mtu: Cell::new(1500),
+            way_out: Cell::new(UNDERLAY),
             resolved: Cell::new(true),
             counters: RefCell::default(),
             peer_counters: RefCell::default(),
@@ -298,7 +438,7 @@ impl Node {
             outcomes.map(|&outcome| self.counted(outcome)).sum()
         };
         (
-            sum(&mut [Outcome::SeenFromPod, Outcome::SeenFromUnderlay].iter()),
+            sum(&mut [Outcome::SeenFromPod, Outcome::SeenFromUnderlay, Outcome::SeenLate].iter()),
             sum(&mut Outcome::ALL.iter().filter(|outcome| outcome.ends_entry())),
         )
     }
@@ -306,6 +446,11 @@ impl Node {
     pub(crate) fn peer_counted(&self, peer: u32, traffic: Traffic) -> u64 {
         let name = traffic_name(traffic);
         self.peer_counters.borrow().get(&(peer, name)).copied().unwrap_or(0)
+    }
+
+    /// As after ICMP from a router.
+    pub(crate) fn raise(&self) {
+        self.raise_epoch();
     }
 
     pub(crate) fn pass_time(&self, ns: u64) {
@@ -336,7 +481,7 @@ impl Deref for Held {
     }
 }
 
-impl Tables for Node {
+impl Lookups for Node {
     type FlowRef<'a> = Held;
 
     fn config(&self) -> Option<&Config> {
@@ -345,11 +490,60 @@ impl Tables for Node {
     fn now(&self) -> u64 {
         self.now.get()
     }
-    fn random(&self) -> u32 {
-        0xabcd
-    }
     fn flow(&self, key: &FlowKey) -> Option<Held> {
         self.flows.borrow().get(key).map(|flow| Held { key: *key, flow: *flow })
+    }
+    fn ticket(&self, index: u32) -> Option<&Ticket> {
+        // A copy that lives on: tests are short.
+        let ticket = self.tickets.get(index as usize)?.get();
+        Some(Box::leak(Box::new(ticket)))
+    }
+    fn ticket_sequence(&self, index: u32) -> u32 {
+        self.tickets.get(index as usize).map_or(0, |ticket| ticket.get().sequence)
+    }
+    fn subnet(&self, [a, b, c, _]: [u8; 4]) -> Option<Subnet> {
+        self.subnets.get(&[a, b, c]).copied()
+    }
+    fn peer(&self, addr: [u8; 4]) -> Option<u32> {
+        self.subnets.values().find(|subnet| subnet.public_ip == addr).map(|subnet| subnet.peer_id)
+    }
+    fn veth(&self, ifindex: u32) -> Option<Veth> {
+        self.veths.get(&ifindex).copied()
+    }
+    fn exemption(&self, index: u32) -> Option<&Exemption> {
+        self.exemptions.get(index as usize)
+    }
+    fn epoch(&self) -> u32 {
+        self.epoch.get()
+    }
+    fn way(&self, trip: &Trip) -> Option<Route> {
+        // A route to a pod leads by its node.
+        let to = self.subnet(trip.destination).map_or(trip.destination, |to| to.public_ip);
+        let fits = trip.len <= self.path_mtu.get();
+        (self.resolved.get() && fits).then_some(Route {
+            ifindex: self.way_out.get(),
+            next_hop: NextHop::ipv4(to),
+            mtu: self.path_mtu.get(),
+        })
+    }
+    fn is_local(&self, addr: [u8; 4]) -> bool {
+        let [a, b, c, _] = self.config.subnet;
+        addr == self.config.local_ip || addr == SECONDARY || addr == [a, b, c, 1]
+    }
+}
+
+impl Counters for Node {
+    fn count(&self, outcome: Outcome) {
+        *self.counters.borrow_mut().entry(outcome.name()).or_default() += 1;
+    }
+    fn count_peer(&self, peer_id: u32, traffic: Traffic, _: u32) {
+        *self.peer_counters.borrow_mut().entry((peer_id, traffic_name(traffic))).or_default() += 1;
+    }
+}
+
+impl Tables for Node {
+    fn random(&self) -> u32 {
+        0xabcd
     }
     fn set_flow(
         &self,
@@ -375,29 +569,27 @@ impl Tables for Node {
     fn remove_flow(&self, key: &FlowKey) {
         self.flows.borrow_mut().remove(key);
     }
-    fn subnet(&self, [a, b, c, _]: [u8; 4]) -> Option<Subnet> {
-        self.subnets.get(&[a, b, c]).copied()
+    fn take_ticket(&self, numbers: TicketNumbers, fill: impl FnOnce(&mut Ticket)) -> u16 {
+        let mut counter = self.tickets[0].get();
+        counter.sequence += 1;
+        if numbers.slot(counter.sequence) == 0 {
+            counter.sequence += 1;
+        }
+        self.tickets[0].set(counter);
+        let mut ticket = Ticket::default();
+        fill(&mut ticket);
+        ticket.sequence = counter.sequence;
+        self.tickets[numbers.slot(counter.sequence) as usize].set(ticket);
+        numbers.number(0, counter.sequence)
     }
-    fn peer(&self, addr: [u8; 4]) -> Option<u32> {
-        self.subnets.values().find(|subnet| subnet.public_ip == addr).map(|subnet| subnet.peer_id)
+    fn raise_epoch(&self) {
+        self.epoch.set(self.epoch.get() + 1);
     }
-    fn veth(&self, ifindex: u32) -> Option<Veth> {
-        self.veths.get(&ifindex).copied()
-    }
-    fn next_hop(&self, _: &Config, trip: &Trip) -> Option<[u8; 4]> {
-        // A route to a pod leads by its node.
-        let destination = self.subnet(trip.destination).map_or(trip.destination, |to| to.public_ip);
-        self.resolved.get().then_some(destination)
-    }
-    fn is_local(&self, addr: [u8; 4]) -> bool {
-        let [a, b, c, _] = self.config.subnet;
-        addr == self.config.local_ip || addr == SECONDARY || addr == [a, b, c, 1]
-    }
-    fn count(&self, outcome: Outcome) {
-        *self.counters.borrow_mut().entry(outcome.name()).or_default() += 1;
-    }
-    fn count_peer(&self, peer_id: u32, traffic: Traffic, _: u32) {
-        *self.peer_counters.borrow_mut().entry((peer_id, traffic_name(traffic))).or_default() += 1;
+    fn note_stranger(&self, outer: [u8; 4], inner: [u8; 4], peer_id: u32, now: u64) {
+        let mut strangers = self.strangers.borrow_mut();
+        let known = strangers.entry(outer).or_default();
+        let packets = known.packets + 1;
+        *known = Stranger { time_ns: now, packets, inner_source: inner, peer_id };
     }
 }
 
@@ -430,7 +622,7 @@ pub(crate) enum Way {
 /// Sends a pod's packet through node `me` to node `to`.
 pub(crate) fn send(node: &Node, packet: Packet, me: u8, to: u8) -> Way {
     let mut packet = packet.at(VETH);
-    match super::outbound::from_pod(&mut packet, node) {
+    match from_pod::run(&mut packet, node) {
         Verdict::Pass => {}
         Verdict::Drop => return Way::Dropped,
         verdict => return Way::Fast(packet.at(UNDERLAY), verdict),
@@ -441,10 +633,10 @@ pub(crate) fn send(node: &Node, packet: Packet, me: u8, to: u8) -> Way {
 /// Sends a packet that the kernel has routed through `flannel.<VNI>`.
 pub(crate) fn leave(node: &Node, packet: Packet, me: u8, to: u8) -> Way {
     let mut packet = packet.at(OVERLAY);
-    match super::outbound::to_overlay(&mut packet, node) {
+    match to_overlay::run(&mut packet, node) {
         Verdict::Pass => Way::Kernel(packet.encapsulated(me, to)),
         Verdict::NextHop { ifindex, next_hop } => {
-            assert_eq!((ifindex, next_hop), (UNDERLAY, underlay(to)));
+            assert_eq!((ifindex, next_hop), (UNDERLAY, NextHop::ipv4(underlay(to))));
             Way::Shortcut(packet.at(UNDERLAY))
         }
         other => panic!("at the exit: {other:?}"),
@@ -454,19 +646,18 @@ pub(crate) fn leave(node: &Node, packet: Packet, me: u8, to: u8) -> Way {
 /// Receives a tunnel packet at a node, for its pod.
 pub(crate) fn receive(node: &Node, packet: Packet) -> Way {
     let mut packet = packet.at(UNDERLAY);
-    let (mut packet, way): (_, fn(Packet) -> Way) =
-        match super::inbound::from_underlay(&mut packet, node) {
-            Verdict::Pass => (packet.decapsulated(), Way::Kernel),
-            Verdict::Ingress { ifindex } => (packet.at(ifindex), Way::Shortcut),
-            Verdict::Drop => return Way::Dropped,
-            verdict => return Way::Fast(packet.at(VETH), verdict),
-        };
-    match super::inbound::from_overlay(&mut packet, node) {
+    let (mut packet, way): (_, fn(Packet) -> Way) = match from_underlay::run(&mut packet, node) {
+        Verdict::Pass => (packet.decapsulated(), Way::Kernel),
+        Verdict::Ingress { ifindex } => (packet.at(ifindex), Way::Shortcut),
+        Verdict::Drop => return Way::Dropped,
+        verdict => return Way::Fast(packet.at(VETH), verdict),
+    };
+    match from_overlay::run(&mut packet, node) {
         Verdict::Pass => {}
         Verdict::Drop => return Way::Dropped,
         verdict => return Way::Fast(packet.at(VETH), verdict),
     }
     let mut packet = packet.forwarded(POD_MAC, GATEWAY_MAC).at(VETH);
-    assert_eq!(super::inbound::to_pod(&mut packet, node), Verdict::Pass);
+    assert_eq!(to_pod::run(&mut packet, node), Verdict::Pass);
     way(packet)
 }

@@ -1,25 +1,15 @@
-//! Confirmed flows: what the kernel was seen to deliver unchanged.
-//!
-//! The entry hook notes a packet and lets it pass. If the exit hook meets that
-//! very packet (same tuple, same identification and TOS, TTL one less), the
-//! kernel has neither translated nor dropped nor rewritten it, and the flow is
-//! confirmed for a window and a generation.
+//! The life of flows: when a confirmation holds, and how it ends.
 
 use super::segment::Segment;
+use super::ticket::Entry;
 use super::{Tables, eager};
 use crate::abi::{Config, Flow, FlowKey, Outcome, closing, direction, flag, state};
-use crate::wire;
-
-/// A note stands this long before a later packet of the flow replaces it: a
-/// flow that the kernel never confirms costs one write in this time, not one
-/// for each packet.
-pub const NOTE_HOLD_NS: u64 = 10_000_000;
-/// A packet that takes longer from entry to exit confirms nothing.
-pub const NOTE_LIFE_NS: u64 = 1_000_000_000;
+use crate::wire::{self, ECN_MASK};
 
 /// Whether TTL, TCP flags or settings keep this packet on the kernel path: it
 /// answers for packets that die here, and has to see the birth and the death of
-/// each connection. `found` is what stands under `key`.
+/// each connection. `found` is what stands under `key`, `ours` whether it belongs
+/// to this sender.
 ///
 /// A SYN or RST also ends the confirmation: what follows is another connection,
 /// and conntrack has to see its handshake to the end. Connections that were
@@ -28,12 +18,13 @@ pub const NOTE_LIFE_NS: u64 = 1_000_000_000;
 /// # Errors
 /// The reason.
 #[inline(always)]
-pub fn admit<T: Tables>(
+pub(super) fn admit<T: Tables>(
     tables: &T,
     config: &Config,
     segment: &Segment,
     key: &FlowKey,
     found: Option<&Flow>,
+    ours: bool,
     eager: bool,
 ) -> Result<(), Outcome> {
     if segment.ttl <= 1 {
@@ -49,20 +40,17 @@ pub fn admit<T: Tables>(
         return Ok(());
     }
     if segment.tcp_flags & (wire::TCP_SYN | wire::TCP_RST) != 0 {
-        // `eager::open` has done so, and left a note.
-        if found.is_some() && !eager::opens(config, segment) {
+        // `eager::open` has done so.
+        if found.is_some() && ours && !eager::opens(config, segment) {
             tables.remove_flow(key);
         }
         return Err(Outcome::KernelTcpState);
     }
     if segment.tcp_flags & wire::TCP_FIN != 0 {
-        // Without the last answer conntrack would take the connection for half
-        // alive. Where it is not known whether this is the first FIN, it may be
-        // the second.
-        if let Some(back) = tables.flow(&reverse(key)) {
-            let first = found.is_some_and(|flow| flow.closing == closing::NO);
-            let state = if first { closing::HALF } else { closing::LAST };
-            tables.edit_flow(&back, |back| back.closing = state);
+        // Another sender's FIN is the kernel's to judge. Where nothing is known of
+        // the flow, this one may be the second.
+        if found.is_none() || ours {
+            close_other_side(tables, key, found);
         }
         return Err(Outcome::KernelTcpState);
     }
@@ -73,20 +61,27 @@ pub fn admit<T: Tables>(
     Ok(())
 }
 
-/// Whether this packet, refused for `reason`, may confirm its flow all the same:
-/// the answer to a SYN. Conntrack has both then, and what it still misses of the
-/// handshake comes from the other side.
+/// A FIN goes by: without the last answer conntrack would take the connection for
+/// half alive.
 #[inline(always)]
-pub(super) fn answers(segment: &Segment, reason: Outcome) -> bool {
-    reason == Outcome::KernelTcpState && segment.is_syn_ack()
+fn close_other_side<T: Tables>(tables: &T, key: &FlowKey, found: Option<&Flow>) {
+    let other = match found {
+        Some(flow) => other_side(key, flow),
+        None => reverse(key),
+    };
+    if let Some(back) = tables.flow(&other) {
+        let first = found.is_some_and(|flow| flow.closing == closing::NO);
+        let state = if first { closing::HALF } else { closing::LAST };
+        tables.edit_flow(&back, |back| back.closing = state);
+    }
 }
 
-/// Whether the fast path may repeat the kernel's decision.
+/// Whether the fast path may repeat what the kernel did.
 ///
 /// # Errors
-/// The reason why the kernel has to decide anew.
+/// The reason why the kernel has to decide again.
 #[inline(always)]
-pub fn fresh(flow: &Flow, config: &Config, now: u64) -> Result<(), Outcome> {
+pub(super) fn fresh(flow: &Flow, config: &Config, now: u64) -> Result<(), Outcome> {
     stands(flow, config, now)?;
     if flow.closing >= closing::LAST {
         return Err(Outcome::KernelTcpState);
@@ -98,45 +93,105 @@ pub fn fresh(flow: &Flow, config: &Config, now: u64) -> Result<(), Outcome> {
 /// see.
 ///
 /// # Errors
-/// The reason why the kernel has to decide anew.
+/// The reason why the kernel has to decide again.
 #[inline(always)]
-pub fn stands(flow: &Flow, config: &Config, now: u64) -> Result<(), Outcome> {
-    if flow.state != state::CONFIRMED {
-        return Err(Outcome::KernelUnconfirmed);
-    }
+pub(super) fn stands(flow: &Flow, config: &Config, now: u64) -> Result<(), Outcome> {
     if flow.generation != config.generation {
         return Err(Outcome::KernelGeneration);
     }
     if now >= flow.time_ns {
         return Err(Outcome::KernelExpired);
     }
-    Ok(())
-}
-
-/// The other direction of a flow.
-#[inline(always)]
-pub(super) fn reverse(key: &FlowKey) -> FlowKey {
-    FlowKey {
-        saddr: key.daddr,
-        daddr: key.saddr,
-        sport: key.dport,
-        dport: key.sport,
-        direction: if key.direction == direction::OUT { direction::IN } else { direction::OUT },
-        ..*key
+    match flow.state {
+        state::CONFIRMED => Ok(()),
+        state::KEPT => Err(Outcome::KernelRule),
+        _ => Err(Outcome::KernelUnconfirmed),
     }
 }
 
-/// What the entry hook knows of the packet it notes.
-#[derive(Clone, Copy)]
-pub struct Entry {
-    /// Interface of the hook.
-    pub ifindex: u32,
-    /// Monotonic time in ns.
-    pub now: u64,
-    /// Inwards the outer source.
-    pub peer_ip: [u8; 4],
-    /// Destination MAC of the frame.
-    pub mac: [u8; 6],
+/// Whether a packet with this DSCP is treated as the flow's proven one was.
+///
+/// # Errors
+/// It may be treated differently.
+#[inline(always)]
+pub(super) fn fits(flow: &Flow, segment: &Segment) -> Result<(), Outcome> {
+    if segment.tos & !ECN_MASK == flow.treatment.entry_dscp {
+        Ok(())
+    } else {
+        Err(Outcome::KernelDscp)
+    }
+}
+
+/// Whether a packet that goes to the kernel for this reason can prove its flow at
+/// the exit, or its pair. The end of a connection proves nothing.
+#[inline(always)]
+pub(super) fn can_prove(config: &Config, segment: &Segment, reason: Outcome) -> bool {
+    let ends = segment.tcp_flags & (wire::TCP_FIN | wire::TCP_RST) != 0;
+    let begins = segment.is_syn() && config.flags & flag::EAGER == 0;
+    is_ordinary(reason) && reason != Outcome::KernelRule && !ends && !begins
+}
+
+/// Whether the kernel carries a packet for this reason as it does the other
+/// packets of its flow.
+#[inline(always)]
+pub(super) fn is_ordinary(reason: Outcome) -> bool {
+    matches!(
+        reason,
+        Outcome::KernelUnconfirmed
+            | Outcome::KernelBeyond
+            | Outcome::KernelExpired
+            | Outcome::KernelGeneration
+            | Outcome::KernelMoved
+            | Outcome::KernelDscp
+            | Outcome::KernelRule
+            | Outcome::KernelTcpState
+    )
+}
+
+/// Whether a packet at an exit hook may confirm its flow. A SYN does not: its
+/// direction's next packet, the handshake's last ACK, is conntrack's too. Its
+/// answer does: conntrack has both then, and what it still misses of the
+/// handshake comes from the other side.
+#[inline(always)]
+pub(super) fn may_confirm(segment: &Segment) -> bool {
+    segment.proto != wire::TCP
+        || (segment.tcp_flags & (wire::TCP_FIN | wire::TCP_RST) == 0
+            && segment.tcp_flags & wire::TCP_ACK != 0)
+}
+
+/// How long a confirmation lasts, in ns.
+#[inline(always)]
+pub(super) fn window(config: &Config, proto: u8) -> u64 {
+    if proto == wire::UDP { config.udp_window_ns } else { config.window_ns }
+}
+
+/// The other direction of a flow that is not translated.
+#[inline(always)]
+pub(super) fn reverse(key: &FlowKey) -> FlowKey {
+    turned(key, *key)
+}
+
+/// The other direction of a flow: it comes in as this one leaves.
+#[inline(always)]
+pub(super) fn other_side(key: &FlowKey, flow: &Flow) -> FlowKey {
+    turned(key, FlowKey { tuple: flow.treatment.tuple, ..*key })
+}
+
+#[inline(always)]
+fn turned(key: &FlowKey, leaves: FlowKey) -> FlowKey {
+    let back = if key.direction == direction::OUT { direction::IN } else { direction::OUT };
+    FlowKey { tuple: leaves.tuple.reversed(), direction: back, ..*key }
+}
+
+/// Whether a flow belongs to the sender of a packet. Outwards that is a veth,
+/// inwards a peer.
+#[inline(always)]
+pub(super) fn is_senders(flow: &Flow, key: &FlowKey, entry: &Entry) -> bool {
+    if key.direction == direction::OUT {
+        flow.entry_ifindex == entry.ifindex
+    } else {
+        flow.peer_ip == entry.peer_ip
+    }
 }
 
 /// The entry hook leaves this packet to the kernel as the last answer of its
@@ -152,66 +207,9 @@ pub(super) fn answer<T: Tables>(tables: &T, flow: &T::FlowRef<'_>) {
 pub(super) fn end<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow) -> bool {
     let ended = flow.closing == closing::DONE;
     if ended {
+        let other = other_side(key, flow);
         tables.remove_flow(key);
-        tables.remove_flow(&reverse(key));
+        tables.remove_flow(&other);
     }
     ended
-}
-
-/// Notes a packet at its entry hook, unless a young note stands. `found` is what
-/// stands under `key`.
-#[inline(always)]
-pub fn note<T: Tables>(
-    tables: &T,
-    config: &Config,
-    segment: &Segment,
-    key: &FlowKey,
-    found: Option<T::FlowRef<'_>>,
-    entry: Entry,
-) {
-    match &found {
-        Some(old) if is_young(old, config, entry.now) => return,
-        Some(_) => {}
-        None => tables.count(Outcome::FlowNew),
-    }
-    tables.set_flow(key, found, state::NOTED, |flow| {
-        flow.time_ns = entry.now;
-        flow.generation = config.generation;
-        flow.entry_ifindex = entry.ifindex;
-        flow.peer_ip = entry.peer_ip;
-        flow.entry_mac = entry.mac;
-        flow.note_id = segment.id;
-        flow.note_ttl = segment.ttl;
-        flow.note_tos = segment.tos;
-        flow.note_port = eager::client_port(segment);
-        flow.eager = 0;
-    });
-}
-
-/// Whether this is a note or a mark that later packets leave alone.
-#[inline(always)]
-pub(super) fn is_young(flow: &Flow, config: &Config, now: u64) -> bool {
-    let young = flow.state == state::NOTED
-        && flow.generation == config.generation
-        && now.wrapping_sub(flow.time_ns) < NOTE_HOLD_NS;
-    young || is_translated(flow, now)
-}
-
-/// Whether this tuple, or pair, is one that the kernel has translated to.
-#[inline(always)]
-pub(super) fn is_translated(flow: &Flow, now: u64) -> bool {
-    flow.state == state::TRANSLATED && now < flow.time_ns
-}
-
-/// Whether the packet at the exit hook is the one that was noted, unchanged
-/// but for one hop.
-#[inline(always)]
-pub fn proves(flow: &Flow, config: &Config, segment: &Segment, now: u64) -> bool {
-    flow.state == state::NOTED
-        && flow.note_port == eager::client_port(segment)
-        && flow.generation == config.generation
-        && now.wrapping_sub(flow.time_ns) < NOTE_LIFE_NS
-        && flow.note_id == segment.id
-        && flow.note_tos == segment.tos
-        && flow.note_ttl.wrapping_sub(1) == segment.ttl
 }

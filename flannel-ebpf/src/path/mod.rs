@@ -1,30 +1,39 @@
-//! What each hook decides, generic over the packet ([`Frame`]) and the maps
-//! ([`Tables`]).
+//! What each hook decides, generic over the packet ([`Frame`], [`Skb`]) and the
+//! maps ([`Lookups`], [`Tables`]).
 //!
-//! The kernel's path decides first; the fast path repeats its decision for a
-//! short time (see [`flow`]). Whatever is not fully understood passes.
+//! One file per hook in [`hook`], named like its program; beside it what hooks
+//! share. The kernel's path decides first; the fast path repeats all that it did
+//! for a short time. Whatever is not fully understood passes.
 
-pub mod direct;
-pub mod eager;
+mod decap;
+mod direct;
+mod eager;
+mod encap;
+mod entry;
+mod exemption;
+mod exit;
 #[cfg(test)]
 mod fake;
-pub mod flow;
-pub mod inbound;
-pub mod outbound;
-pub mod segment;
-pub mod shortcut;
-pub mod source;
+mod flow;
+pub mod hook;
+mod segment;
+mod shortcut;
+mod source;
 #[cfg(test)]
 mod tests;
-pub mod wire_xdp;
+mod ticket;
+mod treatment;
+mod tunnel;
 
 use core::ops::Deref;
 
-use crate::abi::{Config, Flow, FlowKey, Handover, Outcome, Subnet, Veth};
+use crate::abi::{
+    Config, Exemption, Flow, FlowKey, Handover, Outcome, Subnet, Ticket, TicketNumbers, Veth,
+};
 
-/// A packet at a hook, Ethernet header first.
+/// A packet that can be read, Ethernet header first.
 ///
-/// Reads and writes outside of it fail; nothing panics.
+/// Reads outside of it fail; nothing panics.
 #[expect(clippy::len_without_is_empty, reason = "no packet is empty")]
 pub trait Frame {
     /// Length in bytes, with the Ethernet header and what is not linear.
@@ -35,32 +44,58 @@ pub trait Frame {
     fn gso_size(&self) -> u32;
     /// Carries a VLAN tag (in the packet's metadata).
     fn tagged(&self) -> bool;
-    /// Its Ethernet destination is the interface's own (PACKET_HOST).
-    fn to_us(&self) -> bool;
-    /// Its firewall mark (`skb->mark`).
-    fn mark(&self) -> u32;
     /// Makes the first `bytes` (or all, if it is shorter) readable.
     fn linearize(&mut self, bytes: u32);
     /// Reads `N` bytes.
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+}
+
+/// A packet at a TC hook: it can be changed, and has the kernel's metadata.
+pub trait Skb: Frame {
+    /// Its Ethernet destination is the interface's own (PACKET_HOST).
+    fn to_us(&self) -> bool;
     /// Writes `N` bytes.
     fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()>;
+    /// Adds to the transport checksum at `offset`, whoever will complete it
+    /// (`bpf_l4_csum_replace`): what changed in the packet, as `bpf_csum_diff`
+    /// gives it. `pseudo`: in addresses, which are in the pseudo header. `udp`: 0
+    /// means that there is none.
+    fn add_to_checksum(&mut self, offset: usize, sum: u32, pseudo: bool, udp: bool) -> Option<()>;
+    /// Cuts what follows the first `len` bytes.
+    fn trim(&mut self, len: u32) -> Option<()>;
     /// Flow hash (`skb_get_hash`).
     fn hash(&mut self) -> u32;
+    /// The flow hash as it stands in the packet, if somebody asked for it.
+    fn known_hash(&self) -> u32;
     /// Makes room for [`crate::wire::ENCAP_LEN`] bytes behind the Ethernet
     /// header, and declares them to be a tunnel. `false`: refused, unchanged.
     fn grow(&mut self) -> bool;
-    /// Leaves a sign on the packet that this node's fast path sends it.
-    fn mark_fast(&mut self);
-    /// Whether that sign is there; takes it away.
-    fn take_fast(&mut self) -> bool;
     /// Takes [`crate::wire::ENCAP_LEN`] bytes out behind the Ethernet header.
     /// `false`: refused, unchanged.
     fn shrink(&mut self) -> bool;
+    /// Firewall mark.
+    fn mark(&self) -> u32;
+    /// Sets the firewall mark.
+    fn set_mark(&mut self, mark: u32);
+    /// Priority.
+    fn priority(&self) -> u32;
+    /// Sets the priority.
+    fn set_priority(&mut self, priority: u32);
+    /// Number of its ticket. What comes in from outside is not to be believed.
+    fn ticket(&self) -> u16;
+    /// Sets the number of its ticket; 0: it has none.
+    fn set_ticket(&mut self, number: u16);
+    /// Outer IPv4, UDP and VXLAN header of a packet that the kernel's VXLAN
+    /// device has just received: it leaves them where they were.
+    fn outer_headers(&self) -> Option<[u8; OUTER_HEADERS]>;
     /// Takes away what `from_wire` left with the packet, and makes the packet
     /// one for this node (PACKET_HOST).
     fn take_handover(&mut self) -> Option<Handover>;
 }
+
+/// Length of the outer headers without options, from IPv4 to VXLAN.
+pub const OUTER_HEADERS: usize =
+    crate::wire::IPV4_LEN + crate::wire::UDP_LEN + crate::wire::VXLAN_LEN;
 
 /// Whose packets are counted: direction and path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +110,8 @@ pub enum Traffic {
     RxKernel,
 }
 
-/// The maps and the kernel's tables.
-pub trait Tables {
+/// What the programs look up.
+pub trait Lookups {
     /// A flow in its map.
     type FlowRef<'a>: Deref<Target = Flow>
     where
@@ -86,10 +121,41 @@ pub trait Tables {
     fn config(&self) -> Option<&Config>;
     /// Monotonic time in ns; a few ms of resolution are enough.
     fn now(&self) -> u64;
-    /// A random number.
-    fn random(&self) -> u32;
     /// The flow under this key.
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
+    /// The slot of a ticket. It may be written at this moment.
+    fn ticket(&self, index: u32) -> Option<&Ticket>;
+    /// [`Ticket::sequence`] of a slot at this moment; 0 if there is no such slot.
+    fn ticket_sequence(&self, index: u32) -> u32;
+    /// The peer's subnet that holds this address.
+    fn subnet(&self, addr: [u8; 4]) -> Option<Subnet>;
+    /// Id of the peer with this underlay address.
+    fn peer(&self, addr: [u8; 4]) -> Option<u32>;
+    /// How packets are handed to this host-side veth.
+    fn veth(&self, ifindex: u32) -> Option<Veth>;
+    /// One of the exemptions.
+    fn exemption(&self, index: u32) -> Option<&Exemption>;
+    /// Times that the node was told of other routes by ICMP.
+    fn epoch(&self) -> u32;
+    /// Where the kernel would send a packet of its own, if the neighbour there is
+    /// resolved and the packet fits.
+    fn way(&self, trip: &Trip) -> Option<Way>;
+    /// Whether this is an address of the node itself.
+    fn is_local(&self, addr: [u8; 4]) -> bool;
+}
+
+/// The counters.
+pub trait Counters {
+    /// Counts a packet.
+    fn count(&self, outcome: Outcome);
+    /// Counts a packet of `bytes` for a peer.
+    fn count_peer(&self, peer_id: u32, traffic: Traffic, bytes: u32);
+}
+
+/// The maps that the programs write, besides reading and counting.
+pub trait Tables: Lookups + Counters {
+    /// A random number.
+    fn random(&self) -> u32;
     /// Gives a flow a new state, replacing it as a whole: `fill` gets the one that
     /// was `found` under `key`, or zeros. (Flows are too large to be made on the
     /// stack of a program.)
@@ -105,21 +171,13 @@ pub trait Tables {
     fn edit_flow(&self, flow: &Self::FlowRef<'_>, edit: impl FnOnce(&mut Flow));
     /// Forgets a flow.
     fn remove_flow(&self, key: &FlowKey);
-    /// The peer's subnet that holds this address.
-    fn subnet(&self, addr: [u8; 4]) -> Option<Subnet>;
-    /// Id of the peer with this underlay address.
-    fn peer(&self, addr: [u8; 4]) -> Option<u32>;
-    /// How packets are handed to this host-side veth.
-    fn veth(&self, ifindex: u32) -> Option<Veth>;
-    /// Next hop on the underlay for a packet, if the kernel would send it by the
-    /// underlay device to a next hop of IPv4 whose neighbour is resolved.
-    fn next_hop(&self, config: &Config, trip: &Trip) -> Option<[u8; 4]>;
-    /// Whether this is an address of the node itself.
-    fn is_local(&self, addr: [u8; 4]) -> bool;
-    /// Counts a packet.
-    fn count(&self, outcome: Outcome);
-    /// Counts a packet of `bytes` for a peer.
-    fn count_peer(&self, peer_id: u32, traffic: Traffic, bytes: u32);
+    /// Writes this CPU's next ticket, whose slot is filled from zero; its number.
+    fn take_ticket(&self, numbers: TicketNumbers, fill: impl FnOnce(&mut Ticket)) -> u16;
+    /// Raises [`Lookups::epoch`].
+    fn raise_epoch(&self);
+    /// Remembers that packets of a peer's subnet come from this address, which
+    /// is not its PublicIP.
+    fn note_stranger(&self, outer: [u8; 4], inner: [u8; 4], peer_id: u32, now: u64);
 }
 
 /// A packet whose route is looked up.
@@ -139,6 +197,39 @@ pub struct Trip {
     pub len: u16,
 }
 
+/// Where a packet leaves the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Output interface.
+    pub ifindex: u32,
+    /// The next hop.
+    pub next_hop: NextHop,
+    /// Largest IP packet that may go there, in bytes: the route's path MTU.
+    pub mtu: u16,
+}
+
+/// A neighbour on the underlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// Address family: 2 (IPv4) or 10 (IPv6).
+    pub family: u8,
+    /// Address; of IPv4 in the first four bytes.
+    pub address: [u8; 16],
+}
+
+impl NextHop {
+    /// AF_INET.
+    pub const IPV4: u8 = 2;
+    /// AF_INET6.
+    pub const IPV6: u8 = 10;
+
+    /// A next hop of IPv4.
+    #[inline(always)]
+    pub const fn ipv4([a, b, c, d]: [u8; 4]) -> Self {
+        Self { family: Self::IPV4, address: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+    }
+}
+
 /// What the hook does with the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -150,8 +241,8 @@ pub enum Verdict {
     NextHop {
         /// Output interface.
         ifindex: u32,
-        /// Next hop's address.
-        next_hop: [u8; 4],
+        /// The next hop.
+        next_hop: NextHop,
     },
     /// Hand it to the other end of a veth (`bpf_redirect_peer`).
     Peer {
@@ -170,9 +261,13 @@ pub enum Verdict {
     },
 }
 
+/// Stands for a peer's id where there is none. (Parts of an `Option` that have
+/// no value are registers without one, which verifiers refuse to see copied.)
+const NOBODY: u32 = u32::MAX;
+
 /// Counts the reason and leaves the packet to the kernel.
 #[inline(always)]
-fn to_kernel<T: Tables>(tables: &T, reason: Outcome) -> Verdict {
+fn to_kernel<T: Counters>(tables: &T, reason: Outcome) -> Verdict {
     tables.count(reason);
     Verdict::Pass
 }

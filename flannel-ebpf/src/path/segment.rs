@@ -4,41 +4,40 @@
 use network_types::ip::Ipv4Hdr;
 
 use super::Frame;
-use crate::abi::{FlowKey, Outcome};
+use crate::abi::{FlowKey, Outcome, Tuple4};
 use crate::wire::{self, ETH_LEN, IPV4_LEN};
 
 /// An unfragmented TCP or UDP packet over IPv4 without options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Source address.
-    pub saddr: [u8; 4],
-    /// Destination address.
-    pub daddr: [u8; 4],
-    /// Source port.
-    pub sport: [u8; 2],
-    /// Destination port.
-    pub dport: [u8; 2],
+pub(super) struct Segment {
+    /// Addresses and ports.
+    pub(super) tuple: Tuple4,
     /// [`wire::TCP`] or [`wire::UDP`].
-    pub proto: u8,
+    pub(super) proto: u8,
     /// TCP flags; 0 for UDP.
-    pub tcp_flags: u8,
+    pub(super) tcp_flags: u8,
     /// IPv4 identification.
-    pub id: [u8; 2],
+    pub(super) id: [u8; 2],
     /// Time to live.
-    pub ttl: u8,
+    pub(super) ttl: u8,
     /// TOS byte.
-    pub tos: u8,
+    pub(super) tos: u8,
     /// Header checksum.
-    pub check: [u8; 2],
+    pub(super) check: [u8; 2],
+    /// What the transport header says besides ports and checksum
+    /// ([`crate::abi::Ticket::transport`]).
+    pub(super) transport: [u8; 12],
+    /// Transport checksum.
+    pub(super) transport_check: [u8; 2],
     /// Length of the IP packet in bytes, as its header says.
-    pub total_len: u16,
+    pub(super) total_len: u16,
     /// IP and TCP/UDP header in bytes: what each segment of a GSO packet repeats.
-    pub header_len: u16,
+    pub(super) header_len: u16,
 }
 
 /// Reads the IPv4 header at `l3`.
 #[inline(always)]
-pub fn ipv4_at<F: Frame>(frame: &F, l3: usize) -> Option<Ipv4Hdr> {
+pub(super) fn ipv4_at<F: Frame>(frame: &F, l3: usize) -> Option<Ipv4Hdr> {
     frame.load::<IPV4_LEN>(l3).map(wire::ipv4)
 }
 
@@ -48,7 +47,7 @@ impl Segment {
     /// # Errors
     /// The reason why it has to take the kernel path.
     #[inline(always)]
-    pub fn parse<F: Frame>(frame: &mut F, l3: usize, ip: &Ipv4Hdr) -> Result<Self, Outcome> {
+    pub(super) fn parse<F: Frame>(frame: &mut F, l3: usize, ip: &Ipv4Hdr) -> Result<Self, Outcome> {
         if ip.vihl >> 4 != 4 {
             return Err(Outcome::KernelNotIpv4);
         }
@@ -59,26 +58,21 @@ impl Segment {
             return Err(Outcome::KernelFragment);
         }
         let l4 = l3 + IPV4_LEN;
-        let (tcp_flags, l4_len, least, most) = match ip.proto {
-            wire::TCP => {
-                frame.linearize((l4 + 20) as u32);
-                let [offset, flags] = frame.load(l4 + 12).ok_or(Outcome::KernelMalformed)?;
-                let len = u16::from(offset >> 4) * 4;
-                (flags, len, 20, len)
-            }
-            wire::UDP => {
-                frame.linearize((l4 + wire::UDP_LEN) as u32);
-                let len = frame.load(l4 + 4).map_or(0, u16::from_be_bytes);
-                (0, wire::UDP_LEN as u16, wire::UDP_LEN as u16, len)
-            }
+        let transport = match ip.proto {
+            wire::TCP => Transport::tcp(frame, l4),
+            wire::UDP => Transport::udp(frame, l4),
             _ => return Err(Outcome::KernelProtocol),
         };
+        let Transport { header, check, flags, len, least, most } =
+            transport.ok_or(Outcome::KernelMalformed)?;
         let [s0, s1, d0, d1] = frame.load(l4).ok_or(Outcome::KernelMalformed)?;
         let total_len = u16::from_be_bytes(ip.tot_len);
-        // A plain packet has to be exactly as long as it says: the kernel would
-        // cut padding off, and refuse a packet that is too short. An aggregate
-        // beyond 64 KiB says 0.
-        let exact = u32::from(total_len) + l3 as u32 == frame.len();
+        // The kernel refuses a packet that is shorter than it says, and cuts off
+        // what is behind one: padding of the smallest frames, which we cut off
+        // too. An aggregate beyond 64 KiB says 0.
+        let wanted = u32::from(total_len) + l3 as u32;
+        let padded = wanted < frame.len() && frame.len() <= wire::SMALLEST_FRAME;
+        let exact = wanted == frame.len() || padded;
         // What conntrack takes for invalid it does not translate: that proves
         // nothing about the flow.
         let within = total_len.wrapping_sub(IPV4_LEN as u16);
@@ -91,70 +85,100 @@ impl Segment {
             return Err(Outcome::KernelMalformed);
         }
         Ok(Self {
-            saddr: ip.src_addr,
-            daddr: ip.dst_addr,
-            sport: [s0, s1],
-            dport: [d0, d1],
+            tuple: Tuple4 {
+                saddr: ip.src_addr,
+                daddr: ip.dst_addr,
+                sport: [s0, s1],
+                dport: [d0, d1],
+            },
             proto: ip.proto,
-            tcp_flags,
+            tcp_flags: flags,
             id: ip.id,
             ttl: ip.ttl,
             tos: ip.tos,
             check: ip.check,
+            transport: header,
+            transport_check: check,
             total_len,
-            header_len: IPV4_LEN as u16 + l4_len,
+            header_len: IPV4_LEN as u16 + len,
         })
     }
 
     /// Key of its flow in this direction ([`crate::abi::direction`]).
     #[inline(always)]
-    pub fn key(&self, direction: u8) -> FlowKey {
-        FlowKey {
-            saddr: self.saddr,
-            daddr: self.daddr,
-            sport: self.sport,
-            dport: self.dport,
-            proto: self.proto,
-            direction,
-            reserved: [0; 2],
-        }
+    pub(super) fn key(&self, direction: u8) -> FlowKey {
+        FlowKey { tuple: self.tuple, proto: self.proto, direction, reserved: [0; 2] }
+    }
+
+    /// Whether bytes follow the IP packet whose header stands at `l3`.
+    #[inline(always)]
+    pub(super) fn is_padded<F: Frame>(&self, frame: &F, l3: usize) -> bool {
+        u32::from(self.total_len) + (l3 as u32) < frame.len()
     }
 
     /// Whether it asks for a connection.
     #[inline(always)]
-    pub fn is_syn(&self) -> bool {
+    pub(super) fn is_syn(&self) -> bool {
         self.tcp_flags & wire::TCP_HANDSHAKE == wire::TCP_SYN
     }
 
     /// Whether it answers a SYN.
     #[inline(always)]
-    pub fn is_syn_ack(&self) -> bool {
+    pub(super) fn is_syn_ack(&self) -> bool {
         self.tcp_flags & wire::TCP_HANDSHAKE == wire::TCP_SYN | wire::TCP_ACK
     }
 
     /// Length in bytes of the largest IP packet that this becomes on a wire:
     /// itself, or one segment of it.
     #[inline(always)]
-    pub fn wire_len(&self, gso_size: u32) -> u32 {
+    pub(super) fn wire_len(&self, gso_size: u32) -> u32 {
         if gso_size == 0 {
             u32::from(self.total_len)
         } else {
             gso_size + u32::from(self.header_len)
         }
     }
+}
 
-    /// One more hop: TTL and header checksum of the IPv4 header at `l3`.
+/// A transport header, and what its lengths may be.
+struct Transport {
+    header: [u8; 12],
+    check: [u8; 2],
+    flags: u8,
+    /// Length of the header in bytes.
+    len: u16,
+    least: u16,
+    most: u16,
+}
+
+impl Transport {
     #[inline(always)]
-    pub fn forward<F: Frame>(&self, frame: &mut F, l3: usize) -> Option<()> {
-        let (ttl, check) = wire::decrement_ttl(self.ttl, self.check);
-        let [c0, c1] = check;
-        frame.store(l3 + 8, &[ttl, self.proto, c0, c1])
+    fn tcp<F: Frame>(frame: &mut F, l4: usize) -> Option<Self> {
+        frame.linearize((l4 + 20) as u32);
+        let header: [u8; 12] = frame.load(l4 + 4)?;
+        let len = u16::from(header[8] >> 4) * 4;
+        let check = frame.load(l4 + wire::TCP_CHECK)?;
+        Some(Self { header, check, flags: header[9], len, least: 20, most: len })
+    }
+
+    #[inline(always)]
+    fn udp<F: Frame>(frame: &mut F, l4: usize) -> Option<Self> {
+        frame.linearize((l4 + wire::UDP_LEN) as u32);
+        let [l0, l1, c0, c1] = frame.load(l4 + 4)?;
+        Some(Self {
+            header: [l0, l1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            check: [c0, c1],
+            flags: 0,
+            len: wire::UDP_LEN as u16,
+            least: wire::UDP_LEN as u16,
+            most: u16::from_be_bytes([l0, l1]),
+        })
     }
 }
 
 /// Reads the IPv4 header behind the Ethernet header, if there is one.
 #[inline(always)]
-pub fn plain_ipv4<F: Frame>(frame: &mut F) -> Option<Ipv4Hdr> {
+pub(super) fn plain_ipv4<F: Frame>(frame: &mut F) -> Option<Ipv4Hdr> {
     if frame.tagged() {
         return None;
     }
@@ -167,6 +191,6 @@ pub fn plain_ipv4<F: Frame>(frame: &mut F) -> Option<Ipv4Hdr> {
 
 /// Destination and source of the Ethernet header at `l2`.
 #[inline(always)]
-pub fn macs<F: Frame>(frame: &F, l2: usize) -> Option<([u8; 6], [u8; 6])> {
+pub(super) fn macs<F: Frame>(frame: &F, l2: usize) -> Option<([u8; 6], [u8; 6])> {
     Some((frame.load(l2)?, frame.load(l2 + 6)?))
 }

@@ -1,45 +1,48 @@
-//! The way past the kernel's VXLAN device for packets of which the kernel
-//! decides where they go: first packets, handshakes, and all that it translates.
+//! The way past the kernel's VXLAN device for packets of which the kernel decides
+//! where they go: first packets, handshakes, all that is not confirmed.
 //!
 //! Bridge, netfilter and routing see the inner packet as ever. What is spared is
 //! the outer packet's way through the node: its own netfilter hooks, conntrack
 //! entry, and socket look-up.
 //!
 //! Inwards those hooks could refuse the outer packet. So a peer's tunnel is a
-//! flow of its own, confirmed like others: a packet noted at the underlay device
-//! has to come out of `flannel.<VNI>`.
+//! flow of its own, confirmed like others: a packet with a ticket of
+//! `from_underlay` has to come out of `flannel.<VNI>`.
 
 #[cfg(test)]
 mod tests;
 
-use super::flow;
-use super::outbound;
-use super::segment::Segment;
-use super::{Frame, Tables, Verdict};
-use crate::abi::{Config, Flow, FlowKey, Outcome, Subnet, direction, state};
-use crate::wire::{self, ENCAP_LEN, ETH_LEN};
+use network_types::ip::Ipv4Hdr;
 
-/// Where the inner Ethernet header stands in a tunnel packet.
-const INNER_ETH: usize = ENCAP_LEN;
+use super::encap::{self, End};
+use super::segment::Segment;
+use super::ticket::{self, Of};
+use super::tunnel::{self, INNER_ETH};
+use super::{Skb, Tables, Verdict, Way, flow};
+use crate::abi::{Config, Outcome, Subnet, Ticket, flag, state, ticket_flag};
+use crate::wire::{self, ETH_LEN};
 
 /// Sends a packet that the kernel has routed to `flannel.<VNI>` to its peer.
 #[inline(always)]
-pub(super) fn encap<F: Frame, T: Tables>(
-    frame: &mut F,
+pub(super) fn out<S: Skb, T: Tables>(
+    frame: &mut S,
     tables: &T,
     config: &Config,
     segment: &Segment,
     subnet: &Subnet,
-    next_hop: [u8; 4],
+    way: &Way,
+    mark: u32,
 ) -> Verdict {
     // The kernel has seen to the MTU, but for packets sent on this device itself.
     if segment.wire_len(frame.gso_size()) > u32::from(config.mtu) {
         return Verdict::Pass;
     }
-    match outbound::wrap(frame, tables, config, segment, subnet.public_ip, subnet.vtep_mac) {
+    let to = End { address: subnet.public_ip, mac: subnet.vtep_mac, mark };
+    match encap::wrap(frame, tables, config, segment, &to) {
         Ok(Some(())) => {
+            frame.set_ticket(crate::abi::CARRIED);
             tables.count(Outcome::ShortcutEncap);
-            Verdict::NextHop { ifindex: config.underlay_ifindex, next_hop }
+            Verdict::NextHop { ifindex: way.ifindex, next_hop: way.next_hop }
         }
         Ok(None) => {
             tables.count(Outcome::DropBroken);
@@ -49,52 +52,37 @@ pub(super) fn encap<F: Frame, T: Tables>(
     }
 }
 
-/// Whether a packet that goes to the kernel for this reason is one whose way
-/// through the tunnel is as good as any other's.
-#[inline(always)]
-fn is_ordinary(reason: Outcome) -> bool {
-    matches!(
-        reason,
-        Outcome::KernelUnconfirmed
-            | Outcome::KernelExpired
-            | Outcome::KernelGeneration
-            | Outcome::KernelMoved
-            | Outcome::KernelTcpState
-    )
-}
-
-/// Lets `flannel.<VNI>` receive a tunnel packet that the kernel has to route,
-/// for the `reason` given; or notes it, to confirm its peer's tunnel.
+/// Whether `flannel.<VNI>` may receive a tunnel packet that the kernel has to
+/// route, for the `reason` given, without its VXLAN code.
 ///
 /// The packet has passed the source check, and its flow is not sticky: what goes
 /// through the device must not be overtaken.
 #[inline(always)]
-pub(super) fn decap<F: Frame, T: Tables>(
-    frame: &mut F,
+pub(super) fn is_open<S: Skb, T: Tables>(
+    frame: &S,
     tables: &T,
     config: &Config,
-    outer: &network_types::ip::Ipv4Hdr,
+    outer: &Ipv4Hdr,
     segment: &Segment,
     reason: Outcome,
-) -> Verdict {
+    now: u64,
+) -> bool {
     // An aggregate stays marked as a tunnel's, which only the device mends.
-    if !is_ordinary(reason)
+    if !flow::is_ordinary(reason)
+        || config.flags & flag::KEEP_TUNNEL != 0
         || frame.gso_size() != 0
         || wire::decap_changes_ecn(outer.tos, segment.tos)
     {
-        return Verdict::Pass;
+        return false;
     }
-    let now = tables.now();
-    let key = tunnel(config, outer.src_addr);
-    let found = tables.flow(&key);
-    let confirmed = match &found {
-        Some(tunnel) => flow::fresh(tunnel, config, now).is_ok(),
-        None => false,
-    };
-    if !confirmed {
-        note(tables, config, segment, &key, found, now);
-        return Verdict::Pass;
-    }
+    let found = tables.flow(&tunnel::key(config, outer.src_addr));
+    found.is_some_and(|tunnel| flow::fresh(&tunnel, config, now).is_ok())
+}
+
+/// Lets `flannel.<VNI>` receive a tunnel packet as its VXLAN code would hand it
+/// over. The packet has its ticket.
+#[inline(always)]
+pub(super) fn receive<S: Skb, T: Tables>(frame: &mut S, tables: &T, config: &Config) -> Verdict {
     let Some(inner_eth) = frame.load::<ETH_LEN>(INNER_ETH) else { return Verdict::Pass };
     if !frame.shrink() {
         return Verdict::Pass;
@@ -103,81 +91,44 @@ pub(super) fn decap<F: Frame, T: Tables>(
         tables.count(Outcome::DropBroken);
         return Verdict::Drop;
     }
-    // `from_overlay` has nothing to learn from it.
-    frame.mark_fast();
     tables.count(Outcome::ShortcutDecap);
     Verdict::Ingress { ifindex: config.overlay_ifindex }
 }
 
-/// TC ingress of `flannel.<VNI>`: confirms the tunnel of the packet's peer, if
-/// this packet is the one that was noted.
+/// Confirms the tunnel of a packet's peer: the packet has come out of
+/// `flannel.<VNI>`, and its ticket is of `from_underlay`.
 #[inline(always)]
-pub(super) fn confirm<T: Tables>(tables: &T, config: &Config, segment: &Segment, now: u64) {
-    let Some(subnet) = tables.subnet(segment.saddr) else { return };
-    let key = tunnel(config, subnet.public_ip);
-    let Some(noted) = tables.flow(&key) else { return };
-    if !proves(&noted, config, segment, now) {
-        return;
-    }
-    tables.set_flow(&key, Some(noted), state::CONFIRMED, |flow| {
-        flow.time_ns = now + config.window_ns;
-        flow.out_ifindex = config.overlay_ifindex;
-        flow.peer_id = subnet.peer_id;
-        flow.peer_ip = subnet.public_ip;
-    });
-    tables.count(Outcome::ConfirmedTunnel);
-}
-
-/// Key of the tunnel from a peer's underlay address.
-#[inline(always)]
-fn tunnel(config: &Config, peer_ip: [u8; 4]) -> FlowKey {
-    FlowKey {
-        saddr: peer_ip,
-        daddr: config.local_ip,
-        sport: [0; 2],
-        dport: config.port,
-        proto: wire::UDP,
-        direction: direction::TUNNEL,
-        reserved: [0; 2],
-    }
-}
-
-#[inline(always)]
-fn note<T: Tables>(
+pub(super) fn confirm<S: Skb, T: Tables>(
+    frame: &S,
     tables: &T,
     config: &Config,
-    segment: &Segment,
-    key: &FlowKey,
-    found: Option<T::FlowRef<'_>>,
+    ticket: &Ticket,
     now: u64,
 ) {
-    match &found {
-        Some(old) if flow::is_young(old, config, now) => return,
-        Some(_) => {}
-        None => tables.count(Outcome::FlowNew),
+    if ticket.flags & ticket_flag::SHORTCUT != 0
+        || ticket.generation != config.generation
+        || config.flags & flag::FAST_PATH == 0
+    {
+        return;
     }
-    tables.set_flow(key, found, state::NOTED, |flow| {
-        flow.time_ns = now;
-        flow.generation = config.generation;
-        flow.entry_ifindex = config.underlay_ifindex;
-        flow.peer_ip = segment.saddr;
-        flow.next_hop = segment.daddr;
-        flow.note_id = segment.id;
-        flow.note_ttl = segment.ttl;
-        flow.note_tos = segment.tos;
+    let key = tunnel::key(config, ticket.peer_ip);
+    let found = tables.flow(&key);
+    // Half a window before its end is early enough.
+    let lasts = found
+        .as_deref()
+        .is_some_and(|tunnel| flow::fresh(tunnel, config, now + config.window_ns / 2).is_ok());
+    if lasts || !ticket::is_last(frame, tables, config, ticket, Of::Peer) {
+        return;
+    }
+    if found.is_none() {
+        tables.count(Outcome::FlowNew);
+    }
+    tables.set_flow(&key, found, state::CONFIRMED, |flow| {
+        flow.time_ns = ticket.time_ns + config.window_ns;
+        flow.generation = ticket.generation;
+        flow.entry_ifindex = ticket.entry_ifindex;
+        flow.out_ifindex = config.overlay_ifindex;
+        flow.peer_ip = ticket.peer_ip;
     });
-}
-
-/// Whether the packet at `flannel.<VNI>` is the one that was noted at the
-/// underlay device.
-#[inline(always)]
-fn proves(noted: &Flow, config: &Config, segment: &Segment, now: u64) -> bool {
-    noted.state == state::NOTED
-        && noted.generation == config.generation
-        && now.wrapping_sub(noted.time_ns) < flow::NOTE_LIFE_NS
-        && noted.note_id == segment.id
-        && noted.note_tos == segment.tos
-        && noted.note_ttl == segment.ttl
-        && noted.peer_ip == segment.saddr
-        && noted.next_hop == segment.daddr
+    tables.count(Outcome::ConfirmedTunnel);
 }

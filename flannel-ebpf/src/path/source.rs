@@ -1,46 +1,112 @@
 //! Verified source: who may speak through the tunnel.
+//!
+//! `from_underlay` checks what it sees. All tunnel packets meet at
+//! `flannel.<VNI>`, whatever way they came; so `from_overlay` checks what bears no
+//! ticket of that check.
 
 use network_types::ip::Ipv4Hdr;
 
 use super::direct::NO_TUNNEL;
-use super::{Frame, Tables, Verdict};
+use super::{Frame, Lookups, NOBODY, Skb, Tables, Verdict};
 use crate::abi::{Config, Outcome, flag};
-use crate::wire::{self, ETH_LEN};
+use crate::wire::{self, ETH_LEN, IPV4_LEN, UDP_LEN};
 
 /// Checks a tunnel packet's outer source, and its inner source if that is
 /// known, against the leases. Returns the peer's id.
 ///
+/// An inner source that is in no lease is legitimate: a node may route for
+/// others, and the overlay network may be as wide as 10.0.0.0/8.
+///
 /// # Errors
 /// What was forged.
 #[inline(always)]
-pub fn verify<T: Tables>(
+pub(super) fn verify<T: Tables>(
     tables: &T,
     config: &Config,
     outer: [u8; 4],
     inner: Option<[u8; 4]>,
+    now: u64,
 ) -> Result<u32, Outcome> {
-    let inner = inner.filter(|&addr| wire::within(addr, config.network, config.netmask));
-    if let Some(inner) = inner {
-        if let Some(subnet) = tables.subnet(inner)
-            && subnet.public_ip == outer
-        {
+    let Some(inner) = inner else { return known(tables, outer) };
+    if let Some(subnet) = tables.subnet(inner) {
+        if subnet.public_ip == outer {
             return Ok(subnet.peer_id);
         }
-        return Err(match tables.peer(outer) {
-            Some(_) => Outcome::ForgedInnerSource,
-            None => Outcome::ForgedOuterSource,
-        });
+        known(tables, outer).inspect_err(|_| {
+            tables.note_stranger(outer, inner, subnet.peer_id, now);
+        })?;
+        return Err(Outcome::ForgedInnerSource);
     }
+    let peer = known(tables, outer)?;
+    if wire::within(inner, config.subnet, config.subnet_mask) {
+        return Err(Outcome::ForgedInnerSource);
+    }
+    Ok(peer)
+}
+
+#[inline(always)]
+fn known<T: Lookups>(tables: &T, outer: [u8; 4]) -> Result<u32, Outcome> {
     tables.peer(outer).ok_or(Outcome::ForgedOuterSource)
 }
 
 /// What `--verify-source` says to do about a forged packet: `Some` to drop it.
 #[inline(always)]
-pub fn refuse<T: Tables>(tables: &T, config: &Config, forged: Outcome) -> Option<Verdict> {
+pub(super) fn refuse<T: Tables>(tables: &T, config: &Config, forged: Outcome) -> Option<Verdict> {
     if config.flags & (flag::VERIFY_DROP | flag::VERIFY_COUNT) != 0 {
         tables.count(forged);
     }
-    (config.flags & flag::VERIFY_DROP != 0).then_some(Verdict::Drop)
+    // With more peers than the tables hold, a sender may be one of them.
+    let unknown = config.flags & flag::MORE_PEERS != 0 && forged == Outcome::ForgedOuterSource;
+    (config.flags & flag::VERIFY_DROP != 0 && !unknown).then_some(Verdict::Drop)
+}
+
+/// Checks at `flannel.<VNI>` a packet that `from_underlay` has not checked, by
+/// the outer headers that the kernel has left in front of it. Returns the
+/// peer's id.
+///
+/// # Errors
+/// `Some` to drop it; it is counted.
+#[inline(always)]
+pub(super) fn verify_late<S: Skb, T: Tables>(
+    frame: &S,
+    tables: &T,
+    config: &Config,
+    inner: Option<[u8; 4]>,
+    now: u64,
+) -> Result<u32, Verdict> {
+    if config.flags & (flag::VERIFY_DROP | flag::VERIFY_COUNT) == 0 {
+        return Ok(NOBODY);
+    }
+    tables.count(Outcome::SeenLate);
+    let verified = match outer_source(frame, config) {
+        Some(outer) => verify(tables, config, outer, inner, now),
+        // IP options in front of it: only `from_underlay` reads those.
+        None => Err(Outcome::ForgedOuterSource),
+    };
+    match verified {
+        Ok(peer) => {
+            tables.count(Outcome::CheckedLate);
+            Ok(peer)
+        }
+        Err(forged) => refuse(tables, config, forged).map_or(Ok(NOBODY), Err),
+    }
+}
+
+/// Source address of the outer header, if that is one of our tunnel.
+#[inline(always)]
+fn outer_source<S: Skb>(frame: &S, config: &Config) -> Option<[u8; 4]> {
+    let headers = frame.outer_headers()?;
+    let (ip, rest) = headers.split_first_chunk::<IPV4_LEN>()?;
+    let ip = wire::ipv4(*ip);
+    let (udp, vxlan) = rest.split_first_chunk::<UDP_LEN>()?;
+    let [_, _, _, _, v0, v1, v2, _]: [u8; 8] = *vxlan.first_chunk()?;
+    let [_, w0, w1, w2] = config.vni.to_be_bytes();
+    let ours = ip.vihl == 0x45
+        && ip.proto == wire::UDP
+        && wire::ipv4_checksum(&ip) == ip.check
+        && wire::udp(*udp).dst == config.port
+        && [v0, v1, v2] == [w0, w1, w2];
+    ours.then_some(ip.src_addr)
 }
 
 /// Whether a pod's packet is a tunnel packet to a tunnel end: to an address of
@@ -49,7 +115,7 @@ pub fn refuse<T: Tables>(tables: &T, config: &Config, forged: Outcome) -> Option
 ///
 /// First fragments hold the whole UDP header, so they are looked at too.
 #[inline(always)]
-pub fn aims_at_tunnel<T: Tables, F: Frame>(
+pub(super) fn aims_at_tunnel<T: Lookups, F: Frame>(
     tables: &T,
     config: &Config,
     frame: &mut F,

@@ -29,6 +29,7 @@ fn outer() -> impl Strategy<Value = Outer> {
                 inner_len,
                 vtep_dst,
                 vtep_src,
+                gbp: 0,
             },
         )
 }

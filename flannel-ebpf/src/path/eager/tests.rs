@@ -1,5 +1,6 @@
 use super::super::fake::*;
-use super::super::{Verdict, inbound, outbound};
+use super::super::hook::{from_pod, from_underlay, to_pod};
+use super::super::{NextHop, Verdict};
 use crate::abi::{Outcome, flag};
 use crate::wire::{self, ETH_LEN};
 
@@ -113,7 +114,7 @@ fn a_syn_that_is_translated_confirms_no_pair() {
     for edit in edits {
         let a = node(1);
         let mut packet = ask(1, SYN);
-        assert_eq!(outbound::from_pod(&mut packet, &a), Verdict::Pass);
+        assert_eq!(from_pod::run(&mut packet, &a), Verdict::Pass);
         kernel(leave(&a, packet.forwarded(vtep(2), vtep(1)).edit(ETH_LEN, edit), 1, 2));
         assert_eq!(a.counted(Outcome::ConfirmedPair), 0);
     }
@@ -132,14 +133,14 @@ fn the_answer_to_a_translated_syn_is_the_kernels() {
     let (data, _) = fast(send(&b, reply(2, 0), 2, 1));
     for wire in [wire, data] {
         let mut wire = wire.at(UNDERLAY);
-        let inner = match inbound::from_underlay(&mut wire, &a) {
+        let inner = match from_underlay::run(&mut wire, &a) {
             Verdict::Pass => wire.decapsulated(),
             Verdict::Ingress { .. } => wire,
             other => panic!("not the kernel path: {other:?}"),
         };
         let delivered = inner.forwarded(POD_MAC, GATEWAY_MAC);
         let mut translated = delivered.edit(ETH_LEN, |ip| ip[15] = 99).at(VETH);
-        assert_eq!(inbound::to_pod(&mut translated, &a), Verdict::Pass);
+        assert_eq!(to_pod::run(&mut translated, &a), Verdict::Pass);
     }
 }
 
@@ -178,10 +179,13 @@ fn the_end_of_a_connection_follows_the_lease_and_the_veth() {
     }
     a.subnets.get_mut(&[10, 5, 2]).unwrap().public_ip = underlay(9);
     let (_, verdict) = fast(send(&a, ask(2, wire::TCP_FIN), 1, 2));
-    assert_eq!(verdict, Verdict::NextHop { ifindex: UNDERLAY, next_hop: underlay(9) });
+    assert_eq!(
+        verdict,
+        Verdict::NextHop { ifindex: UNDERLAY, next_hop: NextHop::ipv4(underlay(9)) }
+    );
     b.veths.clear();
     let fin = ask(2, wire::TCP_FIN).forwarded(vtep(2), vtep(1)).encapsulated(1, 2);
-    let verdict = inbound::from_underlay(&mut fin.at(UNDERLAY), &b);
+    let verdict = from_underlay::run(&mut fin.at(UNDERLAY), &b);
     assert!(matches!(verdict, Verdict::Pass | Verdict::Ingress { .. }), "{verdict:?}");
 }
 
@@ -194,26 +198,48 @@ fn a_forged_syn_ends_nobodys_connection() {
     through(&a, &b, ask(2, 0));
 }
 
-#[test]
-fn no_connection_is_opened_with_the_tuple_of_a_translated_one() {
-    let (a, _) = known();
-    // A translated connection that is older than the programs.
-    kernel(leave(&a, ask(2, 0).forwarded(vtep(2), vtep(1)), 1, 2));
-    kernel(send(&a, ask(2, SYN), 1, 2));
-    assert_eq!(a.counted(Outcome::OpenedEager), 0);
-    fast(send(&a, ask(3, SYN), 1, 2));
-    // Forgotten when nothing has been seen of it for as long as conntrack waits.
-    a.pass_time(super::TRANSLATED_NS);
-    kernel(send(&a, ask(2, 0), 1, 2));
-    assert_eq!(a.counted(Outcome::ConfirmedOut), 1);
+/// A packet of the client to a service's address, which the kernel translates to
+/// the pod of the pair.
+fn translated(a: &Node, number: u8, flags: u8) {
+    let mut packet = ask(number, flags).edit(ETH_LEN, |ip| ip[16..20].copy_from_slice(&SERVICE));
+    assert_eq!(from_pod::run(&mut packet, a), Verdict::Pass);
+    kernel(leave(a, packet.forwarded(vtep(2), vtep(1)).nat(pod(2), 5000), 1, 2));
 }
 
 #[test]
 fn direct_connections_beside_translated_ones_begin_with_the_kernel() {
+    for flags in [SYN, 0] {
+        let (a, b) = known();
+        through(&a, &b, ask(2, SYN));
+        translated(&a, 9, flags);
+        kernel(send(&a, ask(3, SYN), 1, 2));
+        assert_eq!(a.counted(Outcome::OpenedEager), 1);
+        // Barred while conntrack may remember the translated one.
+        a.pass_time(super::BARRED_NS - 1);
+        kernel(send(&a, ask(4, SYN), 1, 2));
+        a.pass_time(1);
+        kernel(send(&a, ask(6, SYN), 1, 2));
+        assert_eq!(a.counted(Outcome::ConfirmedPair), 3, "proven again");
+    }
+}
+
+#[test]
+fn a_connection_lasts_no_longer_than_its_pair() {
     let (a, b) = known();
+    a.pass_time(a.config.window_ns - 1);
+    b.pass_time(b.config.window_ns - 1);
     through(&a, &b, ask(2, SYN));
-    kernel(leave(&a, ask(9, SYN).forwarded(vtep(2), vtep(1)), 1, 2));
-    kernel(send(&a, ask(3, SYN), 1, 2));
+    a.pass_time(1);
+    kernel(send(&a, ask(2, 0), 1, 2));
+    assert_eq!(a.counted(Outcome::KernelExpired), 1);
+}
+
+#[test]
+fn another_pod_opens_nothing_with_this_ones_address() {
+    let (a, b) = known();
+    let mut spoofed = ask(2, SYN).at(VETH + 1);
+    assert_eq!(from_pod::run(&mut spoofed, &a), Verdict::Pass);
+    through(&a, &b, ask(3, SYN));
     assert_eq!(a.counted(Outcome::OpenedEager), 1);
 }
 

@@ -1,5 +1,6 @@
 use super::super::fake::*;
-use super::super::{Traffic, Verdict, inbound};
+use super::super::hook::{from_overlay, from_underlay};
+use super::super::{Traffic, Verdict};
 use crate::abi::Outcome;
 use crate::wire::{self, ENCAP_LEN, ETH_LEN};
 
@@ -66,7 +67,7 @@ fn the_device_keeps_what_the_programs_would_do_otherwise() {
 fn a_new_flow_of_a_confirmed_tunnel_is_received_as_by_the_device() {
     let node = receiver();
     let mut packet = other_flow().at(UNDERLAY);
-    assert_eq!(inbound::from_underlay(&mut packet, &node), Verdict::Ingress { ifindex: OVERLAY });
+    assert_eq!(from_underlay::run(&mut packet, &node), Verdict::Ingress { ifindex: OVERLAY });
     assert_eq!(packet.bytes, other_flow().decapsulated().bytes);
     assert_eq!(node.counted(Outcome::ShortcutDecap), 1);
     // It confirms its own flow on its further way.
@@ -81,12 +82,12 @@ fn a_tunnel_is_confirmed_by_what_comes_out_of_the_device() {
     let node = Node::new(2);
     for _ in 0..3 {
         let mut packet = wire_packet(b"x").at(UNDERLAY);
-        assert_eq!(inbound::from_underlay(&mut packet, &node), Verdict::Pass);
-        node.pass_time(super::flow::NOTE_HOLD_NS);
+        assert_eq!(from_underlay::run(&mut packet, &node), Verdict::Pass);
+        node.pass_time(10_000_000);
     }
     // Another packet does, from elsewhere.
     let mut other = other_flow().decapsulated().edit(ETH_LEN, |ip| ip[4] ^= 1);
-    assert_eq!(inbound::from_overlay(&mut other, &node), Verdict::Pass);
+    assert_eq!(from_overlay::run(&mut other, &node), Verdict::Pass);
     assert_eq!(node.counted(Outcome::ConfirmedTunnel), 0);
 }
 
@@ -105,7 +106,7 @@ fn a_tunnels_confirmation_ends_with_window_and_generation() {
 fn another_peers_tunnel_is_not_this_ones() {
     let node = receiver();
     let mut packet = Packet::udp(3, 2, b"x").forwarded(vtep(2), vtep(3)).encapsulated(3, 2);
-    assert_eq!(inbound::from_underlay(&mut packet.clone().at(UNDERLAY), &node), Verdict::Pass);
+    assert_eq!(from_underlay::run(&mut packet.clone().at(UNDERLAY), &node), Verdict::Pass);
     packet = packet.edit(ETH_LEN, |ip| ip[15] = 1);
     // Node 1's address with an inner source of node 3.
     assert_eq!(receive(&node, packet), Way::Dropped);
@@ -122,7 +123,7 @@ fn aggregates_and_what_follows_them_go_through_the_device() {
     receive(&node, Packet { gso_size: 1000, ..flow.clone() });
     let fin = flow.edit(ETH_LEN + ENCAP_LEN, |ip| ip[1] = 0);
     let mut fin = fin.at(UNDERLAY);
-    assert_eq!(inbound::from_underlay(&mut fin, &node), Verdict::Pass);
+    assert_eq!(from_underlay::run(&mut fin, &node), Verdict::Pass);
     assert_eq!(node.counted(Outcome::ShortcutDecap), 0);
 }
 

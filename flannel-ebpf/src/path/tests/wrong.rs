@@ -3,8 +3,9 @@
 
 use super::{INNER, confirmed};
 use crate::abi::Outcome;
+use crate::path::Verdict;
 use crate::path::fake::*;
-use crate::path::{Verdict, inbound, outbound};
+use crate::path::hook::{from_pod, from_underlay};
 use crate::wire::{self, ETH_LEN};
 
 /// Outer UDP header in a tunnel packet; VXLAN header and inner MACs follow.
@@ -30,9 +31,9 @@ fn left_of(plain: Packet, reason: Outcome, inwards: bool, edit: impl FnOnce(&mut
     edit(&mut packet.bytes);
     let before = packet.clone();
     let (verdict, node) = if inwards {
-        (inbound::from_underlay(&mut packet, &b), b)
+        (from_underlay::run(&mut packet, &b), b)
     } else {
-        (outbound::from_pod(&mut packet, &a), a)
+        (from_pod::run(&mut packet, &a), a)
     };
     assert_eq!((verdict, packet), (Verdict::Pass, before));
     assert_eq!(node.counted(reason), 1, "{reason:?}");

@@ -1,4 +1,5 @@
-//! XDP of the underlay device: packets of confirmed flows lose their tunnel
+//! XDP of the underlay device, and what `from_underlay` does with the packets that
+//! it has stripped. Packets of confirmed flows lose their tunnel
 //! before there is an skb, so GRO merges plain inner packets, and no aggregate
 //! carries a tunnel's mark.
 //!
@@ -17,16 +18,15 @@ mod tests;
 
 use network_types::ip::Ipv4Hdr;
 
-use super::flow;
-use super::segment::{Segment, ipv4_at, plain_ipv4};
-use super::{Frame, Tables, Traffic, Verdict, direct, inbound};
-use crate::abi::{Config, Flow, HANDOVER, Handover, Outcome, direction, flag};
-use crate::wire::{self, ENCAP_LEN, ETH_LEN, IPV4_LEN, UDP_LEN, VXLAN_LEN};
-
-const L4: usize = ETH_LEN + IPV4_LEN;
-/// Where the inner Ethernet header stands: what is taken off.
-const INNER_ETH: usize = ENCAP_LEN;
-const INNER_L3: usize = INNER_ETH + ETH_LEN;
+use crate::abi::{Config, Flow, HANDOVER, Handover, Outcome, direction, flag, ticket_flag};
+use crate::path::direct::NO_TUNNEL;
+use crate::path::segment::{Segment, ipv4_at, plain_ipv4};
+use crate::path::ticket::{self, Entry};
+use crate::path::tunnel::{self, INNER_L3, L4};
+use crate::path::{
+    Counters, Frame, Lookups, Skb, Tables, Traffic, Verdict, decap, entry, treatment,
+};
+use crate::wire::{self, ETH_LEN, IPV4_LEN, UDP_LEN, VXLAN_LEN};
 
 /// How long a flow keeps to the kernel device because of an aggregate there: the
 /// time in which what is under way arrives. Those behind it pass XDP.
@@ -34,7 +34,7 @@ const SETTLE_NS: u64 = 20_000_000;
 
 /// A packet that has no skb yet.
 pub trait Wire: Frame {
-    /// Takes the first [`ENCAP_LEN`] bytes off, and leaves `handover` in the
+    /// Takes the first [`wire::ENCAP_LEN`] bytes off, and leaves `handover` in the
     /// packet's metadata.
     fn strip(&mut self, handover: &Handover) -> Stripped;
 }
@@ -52,7 +52,7 @@ pub enum Stripped {
 
 /// XDP of the underlay device. Whatever is not confirmed passes untouched.
 #[inline(always)]
-pub fn from_wire<W: Wire, T: Tables>(frame: &mut W, tables: &T) -> Verdict {
+pub fn run<W: Wire, T: Lookups + Counters>(frame: &mut W, tables: &T) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::Pass };
     let Some(handover) = confirmed(frame, tables, config) else { return Verdict::Pass };
     if frame.strip(&handover) == Stripped::Broken {
@@ -63,15 +63,15 @@ pub fn from_wire<W: Wire, T: Tables>(frame: &mut W, tables: &T) -> Verdict {
 }
 
 #[inline(always)]
-fn confirmed<F: Frame, T: Tables>(frame: &mut F, tables: &T, config: &Config) -> Option<Handover> {
-    if config.flags & flag::XDP == 0 {
+fn confirmed<F: Frame, T: Lookups>(frame: &mut F, tables: &T, config: &Config) -> Option<Handover> {
+    if config.flags & flag::XDP == 0 || config.flags & flag::KEEP_IN != 0 {
         return None;
     }
     let outer = plain_ipv4(frame)?;
     if outer.vihl != 0x45
         || outer.proto != wire::UDP
         || outer.dst_addr != config.local_ip
-        || config.port == direct::NO_TUNNEL
+        || config.port == NO_TUNNEL
         || wire::udp(frame.load::<UDP_LEN>(L4)?).dst != config.port
         || !wire::is_vni(frame.load::<VXLAN_LEN>(L4 + UDP_LEN)?, config.vni)
         || frame.load::<2>(INNER_L3 - 2)? != wire::ETHERTYPE_IPV4
@@ -79,18 +79,22 @@ fn confirmed<F: Frame, T: Tables>(frame: &mut F, tables: &T, config: &Config) ->
         return None;
     }
     let inner = ipv4_at(frame, INNER_L3)?;
-    let segment = inbound::candidate(frame, config, &outer, &inner, L4, INNER_L3).ok()?;
+    let segment = tunnel::candidate(frame, config, &outer, &inner, L4).ok()?;
     if !is_steady(config, &segment) || wire::decap_changes_ecn(outer.tos, segment.tos) {
         return None;
     }
-    let flow = tables.flow(&segment.key(direction::IN))?;
+    let key = segment.key(direction::IN);
+    let flow = tables.flow(&key)?;
     let now = tables.now();
-    // XDP meets all frames of the wire, those to other stations too.
-    let same = flow.peer_ip == outer.src_addr && frame.load::<6>(0)? == flow.entry_mac;
-    if !same
-        || flow::fresh(&flow, config, now).is_err()
+    let mac = frame.load::<6>(0)?;
+    let entry = Entry { ifindex: frame.ifindex(), now, peer_ip: outer.src_addr, mac, hash: 0 };
+    // XDP meets all frames of the wire, those to other stations too. What more
+    // than a hop has to be done to a packet, is done to one that is whole.
+    if mac != flow.entry_mac
         || flow.sticky_ns > now
-        || segment.total_len > flow.max_len
+        || entry::admit(frame, config, &segment, &key, &flow, &entry).is_err()
+        || !treatment::is_plain(&flow.treatment)
+        || segment.is_padded(frame, INNER_L3)
     {
         return None;
     }
@@ -99,7 +103,7 @@ fn confirmed<F: Frame, T: Tables>(frame: &mut F, tables: &T, config: &Config) ->
         generation: config.generation,
         out_ifindex: flow.out_ifindex,
         peer_id: flow.peer_id,
-        action: u32::from(flow.action),
+        action: u32::from(flow.action) | flow.treatment.priority << 8,
         dst_mac: flow.dst_mac,
         src_mac: flow.src_mac,
     })
@@ -115,10 +119,10 @@ fn is_steady(config: &Config, segment: &Segment) -> bool {
     segment.ttl > 1 && (segment.proto != wire::TCP || tcp)
 }
 
-/// TC ingress of the underlay device, for what the XDP half has stripped.
+/// What `from_underlay` does with a packet that the XDP half has stripped.
 #[inline(always)]
-pub(super) fn hand_on<F: Frame, T: Tables>(
-    frame: &mut F,
+pub(in crate::path) fn hand_on<S: Skb, T: Tables>(
+    frame: &mut S,
     tables: &T,
     config: &Config,
     handover: &Handover,
@@ -129,9 +133,21 @@ pub(super) fn hand_on<F: Frame, T: Tables>(
     }
     tables.count(Outcome::SeenFromUnderlay);
     let bytes = frame.len().wrapping_sub(ETH_LEN as u32);
+    frame.linearize((ETH_LEN + IPV4_LEN) as u32);
+    let Some(ip) = ipv4_at(frame, ETH_LEN) else {
+        tables.count(Outcome::DropBroken);
+        return Verdict::Drop;
+    };
     if handover.generation != config.generation {
-        // The kernel decides anew; `from_overlay` has nothing to learn from it.
-        frame.mark_fast();
+        // The kernel decides again. The source was checked for the confirmation.
+        let entry = Entry {
+            ifindex: frame.ifindex(),
+            now: tables.now(),
+            peer_ip: [0; 4],
+            mac: [0; 6],
+            hash: 0,
+        };
+        ticket::take_checked(frame, tables, config, &ip, &entry, ticket_flag::SHORTCUT);
         tables.count(Outcome::KernelGeneration);
         tables.count(Outcome::ShortcutDecap);
         tables.count_peer(handover.peer_id, Traffic::RxKernel, bytes);
@@ -144,21 +160,20 @@ pub(super) fn hand_on<F: Frame, T: Tables>(
         src_mac: handover.src_mac,
         ..Flow::default()
     };
-    frame.linearize((ETH_LEN + IPV4_LEN) as u32);
-    let written = ipv4_at(frame, ETH_LEN)
-        .and_then(|ip| one_hop(frame, &ip))
-        .and_then(|()| frame.store(0, &inbound::pod_macs(&flow)));
+    let written = one_hop(frame, &ip).and_then(|()| frame.store(0, &decap::pod_macs(&flow)));
     if written.is_none() {
         tables.count(Outcome::DropBroken);
         return Verdict::Drop;
     }
+    frame.set_mark(0);
+    frame.set_priority(handover.action >> 8);
     tables.count(Outcome::FastXdp);
     tables.count_peer(handover.peer_id, Traffic::RxFast, bytes);
-    inbound::hand_over(&flow)
+    decap::hand_over(&flow)
 }
 
 #[inline(always)]
-fn one_hop<F: Frame>(frame: &mut F, ip: &Ipv4Hdr) -> Option<()> {
+fn one_hop<S: Skb>(frame: &mut S, ip: &Ipv4Hdr) -> Option<()> {
     let (ttl, [c0, c1]) = wire::decrement_ttl(ip.ttl, ip.check);
     frame.store(ETH_LEN + 8, &[ttl, ip.proto, c0, c1])
 }
@@ -167,7 +182,7 @@ fn one_hop<F: Frame>(frame: &mut F, ip: &Ipv4Hdr) -> Option<()> {
 /// under way. Such aggregates come of packets that arrived before their flow was
 /// confirmed; they must not keep it from XDP, which would make more of them.
 #[inline(always)]
-pub(super) fn stick<T: Tables>(tables: &T, flow: &T::FlowRef<'_>, now: u64) {
+pub(in crate::path) fn stick<T: Tables>(tables: &T, flow: &T::FlowRef<'_>, now: u64) {
     if flow.sticky_ns.wrapping_add(SETTLE_NS) < now {
         tables.edit_flow(flow, |flow| flow.sticky_ns = now + SETTLE_NS);
     }

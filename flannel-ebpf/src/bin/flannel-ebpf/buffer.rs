@@ -1,27 +1,27 @@
-//! The XDP program: glue between `xdp_md`, the maps and
-//! [`flannel_ebpf::path::wire_xdp`].
+//! A packet at the XDP hook: `xdp_md`.
 
-use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len};
-use aya_ebpf::macros::xdp;
-use aya_ebpf::programs::XdpContext;
 use flannel_ebpf::abi::Handover;
-use flannel_ebpf::path::wire_xdp::{self, Stripped, Wire};
-use flannel_ebpf::path::{Frame, Verdict};
+use flannel_ebpf::path::Frame;
+use flannel_ebpf::path::hook::from_wire::{Stripped, Wire};
 use flannel_ebpf::wire::ENCAP_LEN;
-
-use super::Maps;
 
 /// Length of the metadata in bytes.
 const META_LEN: usize = size_of::<Handover>();
 
-struct Buffer {
+/// A packet that has no skb yet.
+pub(crate) struct Buffer {
     raw: *mut xdp_md,
 }
 
 impl Buffer {
+    /// The packet of a program's context.
+    #[inline(always)]
+    pub(crate) fn new(raw: *mut xdp_md) -> Self {
+        Self { raw }
+    }
+
     /// Address of `len` bytes at `offset`, if they lie in the first fragment.
     #[inline(always)]
     fn at(&self, offset: usize, len: usize) -> Option<*mut u8> {
@@ -57,16 +57,6 @@ impl Frame for Buffer {
     }
 
     #[inline(always)]
-    fn to_us(&self) -> bool {
-        true
-    }
-
-    #[inline(always)]
-    fn mark(&self) -> u32 {
-        0
-    }
-
-    #[inline(always)]
     fn linearize(&mut self, _bytes: u32) {}
 
     #[inline(always)]
@@ -74,42 +64,6 @@ impl Frame for Buffer {
         let at = self.at(offset, N)?;
         // SAFETY: `at` found N bytes there; an array of bytes has no alignment.
         Some(unsafe { at.cast::<[u8; N]>().read() })
-    }
-
-    #[inline(always)]
-    fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
-        let at = self.at(offset, N)?;
-        // SAFETY: `at` found N bytes there; XDP programs may write to packets.
-        unsafe { at.cast::<[u8; N]>().write(*bytes) };
-        Some(())
-    }
-
-    #[inline(always)]
-    fn hash(&mut self) -> u32 {
-        0
-    }
-
-    #[inline(always)]
-    fn mark_fast(&mut self) {}
-
-    #[inline(always)]
-    fn take_fast(&mut self) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    fn grow(&mut self) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    fn shrink(&mut self) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    fn take_handover(&mut self) -> Option<Handover> {
-        None
     }
 }
 
@@ -142,15 +96,5 @@ impl Wire for Buffer {
         // SAFETY: META_LEN bytes lie between `meta` and `data`.
         unsafe { (meta as *mut Handover).write_unaligned(*handover) };
         Stripped::Done
-    }
-}
-
-/// XDP of the underlay device.
-#[xdp(frags)]
-pub fn from_wire(ctx: XdpContext) -> u32 {
-    let mut buffer = Buffer { raw: ctx.ctx };
-    match wire_xdp::from_wire(&mut buffer, &Maps { raw: ctx.as_ptr() }) {
-        Verdict::Drop => XDP_DROP,
-        _ => XDP_PASS,
     }
 }

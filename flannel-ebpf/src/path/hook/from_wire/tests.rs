@@ -1,9 +1,9 @@
 use proptest::prelude::*;
 
-use super::super::fake::*;
-use super::super::{Traffic, Verdict, inbound};
 use super::*;
 use crate::abi::{action, closing, state};
+use crate::path::fake::*;
+use crate::path::hook::from_underlay;
 
 /// Node 2 with XDP.
 fn node() -> Node {
@@ -19,7 +19,7 @@ fn arriving(packet: Packet) -> Packet {
 
 /// Runs the XDP half; what XDP_PASS leaves.
 fn at_the_wire(node: &Node, mut packet: Packet) -> Packet {
-    assert_eq!(from_wire(&mut packet, node), Verdict::Pass);
+    assert_eq!(run(&mut packet, node), Verdict::Pass);
     packet
 }
 
@@ -114,7 +114,7 @@ fn what_is_not_confirmed_for_this_packet_passes_untouched() {
     let packet = arriving(Packet::udp(1, 2, b"data"));
     type Change = fn(&mut Flow);
     let changes: [(&str, Change); 7] = [
-        ("a note", |flow| flow.state = state::NOTED),
+        ("a note", |flow| flow.state = state::KEPT),
         ("its time is over", |flow| flow.time_ns = SECOND),
         ("another generation", |flow| flow.generation += 1),
         ("another outer source", |flow| flow.peer_ip = underlay(3)),
@@ -154,7 +154,7 @@ fn what_the_kernel_would_not_take_as_it_is_passes_untouched() {
         ("port", at(L4 + 3, 1)),
         ("no VNI", at(L4 + UDP_LEN, 0)),
         ("another VNI", at(L4 + UDP_LEN + 6, 2)),
-        ("another VTEP", at(INNER_ETH + 5, 9)),
+        ("another VTEP", at(tunnel::INNER_ETH + 5, 9)),
         ("inner ARP", at(INNER_L3 - 1, 6)),
         ("inner options", inner(|ip| ip[0] = 0x46)),
         ("inner fragment", inner(|ip| ip[6] = 0x20)),
@@ -189,7 +189,7 @@ fn settings_decide() {
         assert_eq!([stripped(&node, &udp), stripped(&node, &tcp)], expected, "{flags:#x}");
     }
     node.config.flags = all;
-    node.config.port = direct::NO_TUNNEL;
+    node.config.port = NO_TUNNEL;
     assert!(!stripped(&node, &udp));
 }
 
@@ -221,7 +221,7 @@ fn a_stripped_packet_that_lost_its_header_is_dropped_and_counted() {
     let (node, _) = confirmed_by(&packet);
     let mut passed = at_the_wire(&node, packet);
     passed.bytes.truncate(ETH_LEN);
-    assert_eq!(inbound::from_underlay(&mut passed, &node), Verdict::Drop);
+    assert_eq!(from_underlay::run(&mut passed, &node), Verdict::Drop);
     assert_eq!(node.counted(Outcome::DropBroken), 1);
 }
 
@@ -230,7 +230,7 @@ fn headers_that_are_gone_without_a_word_drop_the_packet() {
     let packet = arriving(Packet::udp(1, 2, b"data"));
     let (node, _) = confirmed_by(&packet);
     let mut packet = Packet { forgetful: true, ..packet };
-    assert_eq!(from_wire(&mut packet, &node), Verdict::Drop);
+    assert_eq!(run(&mut packet, &node), Verdict::Drop);
     assert_eq!(node.counted(Outcome::DropBroken), 1);
 }
 

@@ -1,0 +1,71 @@
+//! Out of the tunnel, and into the pod.
+
+use super::segment::Segment;
+use super::{Skb, Tables, Traffic, Verdict, treatment};
+use crate::abi::{Flow, Outcome, action};
+use crate::wire::{self, ETH_LEN};
+
+/// Takes the outer headers off a packet of a confirmed flow, and hands it to the
+/// pod.
+///
+/// # Errors
+/// The reason why the kernel carries it; it is as it was.
+#[inline(always)]
+pub(super) fn carry<S: Skb, T: Tables>(
+    frame: &mut S,
+    tables: &T,
+    segment: &Segment,
+    flow: &Flow,
+) -> Result<Verdict, Outcome> {
+    if !frame.shrink() {
+        return Err(Outcome::KernelNoRoom);
+    }
+    Ok(deliver(frame, tables, segment, flow, Outcome::FastDecap))
+}
+
+/// Hands a packet that carries no tunnel header (any more) to the pod.
+#[inline(always)]
+pub(super) fn deliver<S: Skb, T: Tables>(
+    frame: &mut S,
+    tables: &T,
+    segment: &Segment,
+    flow: &Flow,
+    outcome: Outcome,
+) -> Verdict {
+    let (header, verdict, peer_id) = (pod_macs(flow), hand_over(flow), flow.peer_id);
+    let whole = if segment.is_padded(frame, ETH_LEN) {
+        frame.trim(ETH_LEN as u32 + u32::from(segment.total_len))
+    } else {
+        Some(())
+    };
+    let written = whole
+        .and_then(|()| frame.store(0, &header))
+        .and_then(|()| treatment::repeat(frame, segment, &flow.treatment, ETH_LEN));
+    if written.is_none() {
+        tables.count(Outcome::DropBroken);
+        return Verdict::Drop;
+    }
+    tables.count(outcome);
+    tables.count_peer(peer_id, Traffic::RxFast, u32::from(segment.total_len));
+    verdict
+}
+
+/// Ethernet header of the frame that the pod gets.
+#[inline(always)]
+pub(super) fn pod_macs(flow: &Flow) -> [u8; ETH_LEN] {
+    let [d0, d1, d2, d3, d4, d5] = flow.dst_mac;
+    let [s0, s1, s2, s3, s4, s5] = flow.src_mac;
+    let [t0, t1] = wire::ETHERTYPE_IPV4;
+    [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1]
+}
+
+/// How a flow's packets get into the pod.
+#[inline(always)]
+pub(super) fn hand_over(flow: &Flow) -> Verdict {
+    let ifindex = flow.out_ifindex;
+    if flow.action == action::PEER {
+        Verdict::Peer { ifindex }
+    } else {
+        Verdict::Egress { ifindex }
+    }
+}

@@ -1,0 +1,132 @@
+//! TC egress of `flannel.<VNI>`: what comes here, the kernel has routed to a peer.
+//! Confirms its flow, and carries it past the kernel's device.
+
+use crate::abi::{Config, Flow, Outcome, Subnet, Ticket, Treatment, action, direction, flag};
+use crate::path::exit::{self, Exit};
+use crate::path::segment::{Segment, macs, plain_ipv4};
+use crate::path::{NextHop, Skb, Tables, Traffic, Verdict, Way, eager, encap, flow, shortcut};
+use crate::wire::{ENCAP_LEN, ETH_LEN};
+
+/// Decides about a packet that the kernel sends into the tunnel.
+#[inline(always)]
+pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::Pass };
+    let Some(ip) = plain_ipv4(frame) else { return Verdict::Pass };
+    let Some(subnet) = tables.subnet(ip.dst_addr) else { return Verdict::Pass };
+    tables.count_peer(subnet.peer_id, Traffic::TxKernel, frame.len().wrapping_sub(ETH_LEN as u32));
+    // Something on the device acts on packets: it has to see this one.
+    if config.flags & flag::FAST_PATH == 0 || config.flags & flag::KEEP_OUT != 0 {
+        return Verdict::Pass;
+    }
+    let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
+    // The kernel's choice of VTEP has to be the one that we would make.
+    if macs(frame, 0) != Some((subnet.vtep_mac, config.vtep_mac)) {
+        return Verdict::Pass;
+    }
+    let now = tables.now();
+    let ticket = exit::ticket(frame, tables, config, direction::OUT, now);
+    let found = ticket.and_then(|ticket| tables.flow(&ticket.key));
+    let known = found.as_deref().and_then(|flow| known_way(flow, config, tables, &subnet, now));
+    let mark = frame.mark();
+    let way = known.or_else(|| encap::way(frame, tables, config, &segment, &subnet, mark));
+    let Some(way) = way else {
+        tables.count(Outcome::UnresolvedNextHop);
+        return Verdict::Pass;
+    };
+    if let Some(ticket) = ticket {
+        prove(frame, tables, config, &segment, ticket, found, &subnet, &way, mark, now);
+    }
+    shortcut::out(frame, tables, config, &segment, &subnet, &way, mark)
+}
+
+/// The way of a confirmed flow to this peer.
+#[inline(always)]
+fn known_way<T: Tables>(
+    flow: &Flow,
+    config: &Config,
+    tables: &T,
+    subnet: &Subnet,
+    now: u64,
+) -> Option<Way> {
+    let same = flow.action == action::ENCAP
+        && flow.peer_ip == subnet.public_ip
+        && flow.epoch == tables.epoch()
+        && flow::stands(flow, config, now).is_ok();
+    same.then_some(Way {
+        ifindex: flow.out_ifindex,
+        next_hop: NextHop { family: flow.next_hop_family, address: flow.next_hop },
+        mtu: flow.max_len.saturating_add(ENCAP_LEN as u16),
+    })
+}
+
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "looked up once, and a program has no stack to spare"
+)]
+fn prove<S: Skb, T: Tables>(
+    frame: &S,
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    ticket: &Ticket,
+    found: Option<T::FlowRef<'_>>,
+    subnet: &Subnet,
+    way: &Way,
+    mark: u32,
+    now: u64,
+) {
+    let Some(treatment) = exit::treatment(frame, tables, ticket, segment, mark) else { return };
+    if treatment.translated != 0 && segment.tcp_flags != 0 {
+        eager::bar(tables, config, &segment.tuple, direction::OUT, now);
+    }
+    if let Some(found) = &found
+        && flow::end(tables, &ticket.key, found)
+    {
+        return;
+    }
+    if exit::is_kept_out(tables, config, ticket) {
+        tables.count(Outcome::RefusedKept);
+        return;
+    }
+    let exit = Exit {
+        ifindex: way.ifindex,
+        action: action::ENCAP,
+        max_len: config.mtu.min(way.mtu.saturating_sub(ENCAP_LEN as u16)),
+        peer_id: subnet.peer_id,
+        peer_ip: subnet.public_ip,
+        next_hop: way.next_hop,
+        dst_mac: subnet.vtep_mac,
+        src_mac: config.vtep_mac,
+    };
+    confirm(frame, tables, config, segment, ticket, found, &treatment, &exit, now);
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "as `prove`")]
+fn confirm<S: Skb, T: Tables>(
+    frame: &S,
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    ticket: &Ticket,
+    found: Option<T::FlowRef<'_>>,
+    treatment: &Treatment,
+    exit: &Exit,
+    now: u64,
+) {
+    if let Err(against) = exit::admit(frame, tables, config, ticket, found.as_deref(), now) {
+        tables.count(against);
+        return;
+    }
+    if flow::may_confirm(segment)
+        && exit::confirm(tables, config, frame.ticket(), ticket, found, treatment, exit)
+    {
+        tables.count(Outcome::ConfirmedOut);
+    }
+    if treatment.translated == 0
+        && let Some(pair) = eager::pair(config, segment, &ticket.key)
+    {
+        exit::confirm_pair(tables, config, ticket, &pair, treatment, exit);
+    }
+}

@@ -1,0 +1,108 @@
+//! TC egress of the host side of a pod's veth: what comes here, the kernel
+//! delivers to the pod. Only looks on.
+
+use crate::abi::{Config, Outcome, Ticket, action, direction, flag, state};
+use crate::path::direct::NO_OUTER_SOURCE;
+use crate::path::exit::{self, Exit};
+use crate::path::segment::{Segment, macs, plain_ipv4};
+use crate::path::{NOBODY, NextHop, Skb, Tables, Verdict, eager, flow};
+use crate::wire::{self, ETH_LEN};
+
+/// Looks at a packet that is delivered to a pod.
+#[inline(always)]
+pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::Pass };
+    let now = tables.now();
+    if let Some(ticket) = exit::ticket(frame, tables, config, direction::IN, now)
+        && let Some(ip) = plain_ipv4(frame)
+        && let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip)
+    {
+        prove(frame, tables, config, &segment, ticket, now);
+    }
+    Verdict::Pass
+}
+
+#[inline(always)]
+fn prove<S: Skb, T: Tables>(
+    frame: &S,
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    ticket: &Ticket,
+    now: u64,
+) {
+    let Some(mut treatment) = exit::treatment(frame, tables, ticket, segment, frame.mark()) else {
+        return;
+    };
+    if treatment.translated != 0 && segment.tcp_flags != 0 {
+        eager::bar(tables, config, &segment.tuple, direction::IN, now);
+    }
+    let key = ticket.key;
+    let found = tables.flow(&key);
+    if let Some(found) = &found {
+        if flow::end(tables, &key, found) {
+            return;
+        }
+        if found.state == state::CONFIRMED
+            && found.out_ifindex != frame.ifindex()
+            && flow::stands(found, config, now).is_ok()
+        {
+            // The bridge floods, or the pod moved: one veth is not the answer.
+            tables.remove_flow(&key);
+            return;
+        }
+    }
+    let Some(exit) = exit_to_pod(frame, tables, config, ticket) else {
+        tables.count(Outcome::RefusedKept);
+        return;
+    };
+    if exit.action == action::PEER {
+        // A mark does not leave the node's namespace.
+        treatment.mark = 0;
+    }
+    if let Err(against) = exit::admit(frame, tables, config, ticket, found.as_deref(), now) {
+        tables.count(against);
+        return;
+    }
+    if flow::may_confirm(segment)
+        && exit::confirm(tables, config, frame.ticket(), ticket, found, &treatment, &exit)
+    {
+        tables.count(Outcome::ConfirmedIn);
+    }
+    if treatment.translated == 0
+        && let Some(pair) = eager::pair(config, segment, &key)
+    {
+        exit::confirm_pair(tables, config, ticket, &pair, &treatment, &exit);
+    }
+}
+
+/// How packets get into this pod, if nothing has to see them on the way.
+#[inline(always)]
+fn exit_to_pod<S: Skb, T: Tables>(
+    frame: &S,
+    tables: &T,
+    config: &Config,
+    ticket: &Ticket,
+) -> Option<Exit> {
+    let veth = tables.veth(frame.ifindex())?;
+    let (dst_mac, src_mac) = macs(frame, 0)?;
+    if config.flags & flag::KEEP_IN != 0 || veth.action == action::KERNEL || wire::is_group(dst_mac)
+    {
+        return None;
+    }
+    let (peer_id, max_len) = if ticket.peer_ip == NO_OUTER_SOURCE {
+        (tables.subnet(ticket.key.tuple.saddr).map(|subnet| subnet.peer_id), u16::MAX)
+    } else {
+        (tables.peer(ticket.peer_ip), config.mtu)
+    };
+    Some(Exit {
+        ifindex: frame.ifindex(),
+        action: veth.action,
+        max_len: max_len.min(veth.mtu as u16),
+        peer_id: peer_id.unwrap_or(NOBODY),
+        peer_ip: ticket.peer_ip,
+        next_hop: NextHop { family: 0, address: [0; 16] },
+        dst_mac,
+        src_mac,
+    })
+}

@@ -1,0 +1,81 @@
+//! TC egress of the underlay device, where peers are reached without a tunnel:
+//! what the kernel sends to a direct peer. Only looks on.
+
+use crate::abi::{CARRIED, Outcome, action, direction, flag, subnet_flag};
+use crate::path::exit::{self, Exit};
+use crate::path::segment::{Segment, plain_ipv4};
+use crate::path::{Skb, Tables, Traffic, Trip, Verdict, flow};
+use crate::wire::{self, ETH_LEN};
+
+/// Looks at a packet that leaves the node.
+#[inline(always)]
+pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
+    let Some(config) = tables.config() else { return Verdict::Pass };
+    let carried = frame.ticket() == CARRIED;
+    if carried || config.flags & flag::DIRECT == 0 {
+        return Verdict::Pass;
+    }
+    let Some(ip) = plain_ipv4(frame) else { return Verdict::Pass };
+    if !wire::within(ip.dst_addr, config.network, config.netmask) {
+        return Verdict::Pass;
+    }
+    let Some(subnet) = tables.subnet(ip.dst_addr) else { return Verdict::Pass };
+    if subnet.flags & subnet_flag::DIRECT == 0 {
+        return Verdict::Pass;
+    }
+    tables.count_peer(subnet.peer_id, Traffic::TxKernel, frame.len().wrapping_sub(ETH_LEN as u32));
+    if config.flags & flag::FAST_PATH == 0 {
+        return Verdict::Pass;
+    }
+    let now = tables.now();
+    let Some(ticket) = exit::ticket(frame, tables, config, direction::OUT, now) else {
+        return Verdict::Pass;
+    };
+    let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
+    let Some(treatment) = exit::treatment(frame, tables, ticket, &segment, frame.mark()) else {
+        return Verdict::Pass;
+    };
+    let found = tables.flow(&ticket.key);
+    if found.as_deref().is_some_and(|flow| flow::end(tables, &ticket.key, flow))
+        || !flow::may_confirm(&segment)
+    {
+        return Verdict::Pass;
+    }
+    let veth = tables.veth(ticket.entry_ifindex);
+    let marked = treatment.mark != 0 && config.flags & flag::MARKED_ROUTES != 0;
+    if veth.is_none_or(|veth| veth.keep_out != 0) || marked {
+        tables.count(Outcome::RefusedKept);
+        return Verdict::Pass;
+    }
+    if let Err(against) = exit::admit(frame, tables, config, ticket, found.as_deref(), now) {
+        tables.count(against);
+        return Verdict::Pass;
+    }
+    let way = tables.way(&Trip {
+        source: segment.tuple.saddr,
+        destination: segment.tuple.daddr,
+        proto: segment.proto,
+        sport: segment.tuple.sport,
+        dport: segment.tuple.dport,
+        len: segment.wire_len(frame.gso_size()) as u16,
+    });
+    // A route that only its incoming interface decides about is not found so.
+    let Some(way) = way.filter(|way| way.ifindex == frame.ifindex()) else {
+        tables.count(Outcome::UnresolvedNextHop);
+        return Verdict::Pass;
+    };
+    let exit = Exit {
+        ifindex: way.ifindex,
+        action: action::ROUTE,
+        max_len: way.mtu,
+        peer_id: subnet.peer_id,
+        peer_ip: subnet.public_ip,
+        next_hop: way.next_hop,
+        dst_mac: [0; 6],
+        src_mac: [0; 6],
+    };
+    if exit::confirm(tables, config, frame.ticket(), ticket, found, &treatment, &exit) {
+        tables.count(Outcome::ConfirmedOut);
+    }
+    Verdict::Pass
+}

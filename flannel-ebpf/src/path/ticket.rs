@@ -1,0 +1,165 @@
+//! Tickets: how an exit hook knows what the packet was at its entry hook.
+//!
+//! The entry hook writes the packet down in a slot of its CPU's region and gives
+//! the packet the slot's number. The exit hook believes the number only if the
+//! packet matches what stands there: a pod may have put any number into a packet
+//! that no entry hook has seen.
+
+use network_types::ip::Ipv4Hdr;
+
+use super::segment::Segment;
+use super::{Lookups, Skb, Tables};
+use crate::abi::{Config, FlowKey, Ticket, Tuple4, direction};
+
+/// A packet that takes longer from entry to exit proves nothing.
+pub(super) const LIFE_NS: u64 = 1_000_000_000;
+/// Tickets that were given out after one, and are looked at for packets of the
+/// same flow. With more of them under way a flow waits for a calmer moment.
+const LOOK_AHEAD: u32 = 64;
+
+/// What the entry hook knows of a packet besides its headers.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    /// Interface of the hook.
+    pub(super) ifindex: u32,
+    /// Monotonic time in ns.
+    pub(super) now: u64,
+    /// Inwards the outer source; [`super::direct::NO_OUTER_SOURCE`] without one.
+    pub(super) peer_ip: [u8; 4],
+    /// Destination MAC of the frame.
+    pub(super) mac: [u8; 6],
+    /// Outwards the flow hash; 0: unknown.
+    pub(super) hash: u32,
+}
+
+/// Writes a TCP or UDP packet down, and gives it the number.
+#[inline(always)]
+pub(super) fn take<S: Skb, T: Tables>(
+    frame: &mut S,
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    key: &FlowKey,
+    entry: &Entry,
+    flags: u8,
+) {
+    let number = tables.take_ticket(config.tickets, |ticket| {
+        ticket.key = *key;
+        ticket.transport = segment.transport;
+        ticket.check = segment.transport_check;
+        ticket.id = segment.id;
+        ticket.total_len = segment.total_len;
+        ticket.ttl = segment.ttl;
+        ticket.tos = segment.tos;
+        fill(ticket, config, entry, flags);
+    });
+    frame.set_ticket(number);
+}
+
+/// Writes down that a packet of any kind has passed the source check.
+#[inline(always)]
+pub(super) fn take_checked<S: Skb, T: Tables>(
+    frame: &mut S,
+    tables: &T,
+    config: &Config,
+    inner: &Ipv4Hdr,
+    entry: &Entry,
+    flags: u8,
+) {
+    let number = tables.take_ticket(config.tickets, |ticket| {
+        ticket.key.tuple =
+            Tuple4 { saddr: inner.src_addr, daddr: inner.dst_addr, sport: [0; 2], dport: [0; 2] };
+        ticket.key.proto = inner.proto;
+        ticket.key.direction = direction::IN;
+        ticket.id = inner.id;
+        ticket.total_len = u16::from_be_bytes(inner.tot_len);
+        fill(ticket, config, entry, flags);
+    });
+    frame.set_ticket(number);
+}
+
+#[inline(always)]
+fn fill(ticket: &mut Ticket, config: &Config, entry: &Entry, flags: u8) {
+    ticket.generation = config.generation;
+    ticket.time_ns = entry.now;
+    ticket.entry_ifindex = entry.ifindex;
+    ticket.peer_ip = entry.peer_ip;
+    ticket.entry_mac = entry.mac;
+    ticket.hash = entry.hash;
+    ticket.flags = flags;
+}
+
+/// The ticket whose number a packet carries, if it is young. Whether it is the
+/// packet's own is for the caller to find out.
+#[inline(always)]
+pub(super) fn presented<'a, S: Skb, T: Lookups>(
+    frame: &S,
+    tables: &'a T,
+    config: &Config,
+    now: u64,
+) -> Option<&'a Ticket> {
+    let number = frame.ticket();
+    let index = config.tickets.index(number);
+    if !config.tickets.is_of(number, tables.ticket_sequence(index)) {
+        return None;
+    }
+    let ticket = tables.ticket(index)?;
+    (now.wrapping_sub(ticket.time_ns) < LIFE_NS).then_some(ticket)
+}
+
+/// Whether this is the ticket of a packet of which only the IPv4 header is known.
+#[inline(always)]
+pub(super) fn is_of(ticket: &Ticket, ip: &Ipv4Hdr) -> bool {
+    ticket.key.tuple.saddr == ip.src_addr
+        && ticket.key.tuple.daddr == ip.dst_addr
+        && ticket.key.proto == ip.proto
+        && ticket.id == ip.id
+        && ticket.total_len == u16::from_be_bytes(ip.tot_len)
+}
+
+/// Whose packets a confirmation must not let overtake others.
+#[derive(Clone, Copy)]
+pub(super) enum Of {
+    /// The ticket's flow.
+    Flow,
+    /// The ticket's peer.
+    Peer,
+}
+
+/// Whether no later packet of the same flow, or of the same peer, is known to be
+/// under way on the kernel's path: what is confirmed now would overtake it.
+#[inline(always)]
+pub(super) fn is_last<S: Skb, T: Lookups>(
+    frame: &S,
+    tables: &T,
+    config: &Config,
+    ticket: &Ticket,
+    of: Of,
+) -> bool {
+    let numbers = config.tickets;
+    let region = numbers.index(frame.ticket()) & !(numbers.slots() - 1);
+    let ahead = tables.ticket_sequence(region).wrapping_sub(ticket.sequence);
+    if ahead > LOOK_AHEAD {
+        return false;
+    }
+    let mut step = 1;
+    while step <= LOOK_AHEAD {
+        if step > ahead {
+            break;
+        }
+        let slot = numbers.slot(ticket.sequence.wrapping_add(step));
+        if slot != 0
+            && let Some(later) = tables.ticket(region | slot)
+        {
+            let same = match of {
+                Of::Flow => later.key == ticket.key,
+                Of::Peer => later.peer_ip == ticket.peer_ip,
+            };
+            if same {
+                return false;
+            }
+        }
+        step += 1;
+    }
+    true
+}
