@@ -28,10 +28,20 @@ fn serve_translated(pair: &Pair) {
     ));
 }
 
+/// A rule that looks at the TTL of each packet and changes it: more than the fast
+/// path repeats.
+fn keep_with_the_kernel(pair: &Pair) {
+    pair.left.netns.nft(
+        "table ip slow { chain forward { type filter hook forward priority 0;
+            ip protocol { tcp, udp } ip ttl set 50; }; }",
+    );
+}
+
 #[test]
-fn translated_flows_bypass_the_device_both_ways() {
+fn flows_that_stay_with_the_kernel_bypass_the_device_both_ways() {
     let pair = Pair::agents(&Options::ebpf());
     serve_translated(&pair);
+    keep_with_the_kernel(&pair);
     let before = pair.left.outcomes();
     let requests = pair.client.traffic(&format!("requests {SERVICE} --seconds 2 --patience 2"));
     let made = requests["transactions"].as_u64().expect("a number");
@@ -55,6 +65,7 @@ fn translated_flows_bypass_the_device_both_ways() {
 fn a_plain_node_takes_and_sends_as_ever() {
     let pair = Pair::new(&Kind::Agent(Options::ebpf()), &Kind::Plain);
     serve_translated(&pair);
+    keep_with_the_kernel(&pair);
     let spaced = pair.client.traffic(&format!("spaced {SERVICE} --seconds 2"));
     assert_eq!(spaced["lost"], 0, "{spaced}");
     let outcomes = pair.left.outcomes();

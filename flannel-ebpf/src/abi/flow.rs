@@ -68,6 +68,9 @@ pub mod state {
     /// A pair between which the kernel translates connections: until
     /// [`super::Flow::time_ns`] none is opened without the kernel.
     pub const BARRED: u8 = 3;
+    /// A translated UDP packet of it has come out once. Little tells datagrams
+    /// apart, so the same has to be seen a second time.
+    pub const SEEN: u8 = 4;
 }
 
 /// Values of [`Flow::closing`]: how much of a connection's end the kernel has

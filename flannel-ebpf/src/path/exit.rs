@@ -118,7 +118,17 @@ pub(super) fn confirm<T: Tables>(
     let index = config.tickets.index(number);
     let sequence = tables.ticket_sequence(index);
     let kept = exemption::matches(tables, config, &key, &treatment.tuple);
-    let state = if kept { state::KEPT } else { state::CONFIRMED };
+    let surely = treatment.translated == 0
+        || key.proto != wire::UDP
+        || found.as_deref().is_some_and(|flow| {
+            matches!(flow.state, state::SEEN | state::CONFIRMED)
+                && flow.treatment.tuple == treatment.tuple
+        });
+    let state = match (kept, surely) {
+        (true, _) => state::KEPT,
+        (false, true) => state::CONFIRMED,
+        (false, false) => state::SEEN,
+    };
     if found.is_none() {
         tables.count(Outcome::FlowNew);
     }
@@ -140,10 +150,10 @@ pub(super) fn confirm<T: Tables>(
     }
     if kept {
         tables.count(Outcome::RefusedRule);
-    } else if treatment.translated != 0 {
+    } else if surely && treatment.translated != 0 {
         tables.count(Outcome::ConfirmedTranslated);
     }
-    !kept
+    !kept && surely
 }
 
 /// Confirms a pair by a packet of a handshake that was not translated.

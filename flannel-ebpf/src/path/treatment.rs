@@ -7,7 +7,7 @@
 
 use super::Skb;
 use super::segment::Segment;
-use crate::abi::{Ticket, Treatment, Tuple4};
+use crate::abi::{Ticket, Treatment, Tuple4, ticket_flag};
 use crate::wire::{self, ECN_MASK, IPV4_LEN};
 
 /// What the kernel did to the packet of this ticket, if `segment`, which stands
@@ -69,6 +69,11 @@ fn sums(old: &Tuple4, new: &Tuple4) -> (u32, u32) {
 /// be it complete or left to the device (then it holds the addresses only).
 #[inline(always)]
 fn checksum_follows(ticket: &Ticket, segment: &Segment, address_sum: u32, port_sum: u32) -> bool {
+    // What goes around the kernel's device stays declared as a tunnel's packet
+    // (`skb->encapsulation`), so a bridge may complete its checksum.
+    if ticket.flags & ticket_flag::SHORTCUT != 0 {
+        return true;
+    }
     let now = u16::from_ne_bytes(segment.transport_check);
     if address_sum == 0 && port_sum == 0 {
         return ticket.check == segment.transport_check;

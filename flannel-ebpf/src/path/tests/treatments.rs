@@ -51,12 +51,21 @@ fn inner(packet: &Packet) -> Vec<u8> {
     packet.bytes[INNER..].to_vec()
 }
 
-/// Sends two packets outwards: the second, which goes on the fast path, has to
+/// Lets a translated datagram be seen a second time.
+fn twice(a: &Node, packet: &Packet, kernel: &Kernel) {
+    if a.counted(Outcome::ConfirmedOut) == 0 {
+        assert_eq!(packet.bytes[ETH_LEN + 9], wire::UDP);
+        outwards(a, packet.clone(), kernel);
+    }
+}
+
+/// Sends packets outwards: the last, which goes on the fast path, has to
 /// look like what the kernel made of the first.
 #[track_caller]
 fn same_both_ways(packet: &Packet, kernel: &Kernel) -> Packet {
     let a = Node::new(1);
     let Way::Shortcut(slow) = outwards(&a, packet.clone(), kernel) else { panic!() };
+    twice(&a, packet, kernel);
     let (carried, _) = fast(outwards(&a, packet.clone(), kernel));
     assert_eq!(inner(&carried), inner(&slow));
     assert_eq!((carried.mark, carried.priority), (slow.mark, slow.priority));
@@ -74,6 +83,9 @@ fn a_services_flow_is_translated_there_and_back() {
         let b = Node::new(2);
         let back: &Kernel = &|packet| packet.snat(SERVICE, 80);
         let slow = kernel(inwards(&b, answer.clone(), back));
+        if b.counted(Outcome::ConfirmedIn) == 0 {
+            inwards(&b, answer.clone(), back);
+        }
         let (delivered, _) = fast(inwards(&b, answer, back));
         assert_eq!(delivered.bytes, slow.bytes);
         assert_eq!(b.counted(Outcome::ConfirmedTranslated), 1);
@@ -142,7 +154,6 @@ fn the_tunnel_carries_marks_where_it_should() {
 
 #[test]
 fn a_connection_to_a_service_ends_with_both_its_flows() {
-    let there: &Kernel = &|packet| packet.nat(pod(2), 7003);
     let back: &Kernel = &|packet| packet.snat(SERVICE, 80);
     // Node 2 in both roles: its pod is the client of a service on node 1.
     let b = Node::new(2);
@@ -167,7 +178,6 @@ fn a_connection_to_a_service_ends_with_both_its_flows() {
     asked(0);
     let left = b.flows.borrow().keys().filter(|key| key.proto == wire::TCP).count();
     assert_eq!(left, 0, "flows of a connection that has ended");
-    let _ = there;
 }
 
 #[test]
@@ -254,4 +264,21 @@ proptest! {
         let header = wire::ipv4(header);
         prop_assert_eq!(wire::ipv4_checksum(&header), header.check);
     }
+}
+
+#[test]
+fn a_translated_datagram_is_seen_twice_before_its_flow_is_confirmed() {
+    let a = Node::new(1);
+    let packet = to_service(Packet::udp(1, 2, b"x"));
+    let to = |port: u16| move |packet: Packet| packet.nat(pod(2), port);
+    for port in [7003, 7004] {
+        kernel(outwards(&a, packet.clone(), &to(port)));
+    }
+    assert_eq!(a.counted(Outcome::ConfirmedTranslated), 0, "twice, but not the same");
+    kernel(outwards(&a, packet.clone(), &to(7004)));
+    fast(outwards(&a, packet.clone(), &to(7004)));
+    // Once proven, one packet is enough for another window.
+    a.pass_time(a.config.window_ns);
+    kernel(outwards(&a, packet.clone(), &to(7004)));
+    fast(outwards(&a, packet, &to(7004)));
 }
