@@ -255,3 +255,13 @@ fn a_stream_of_aggregates_ends_on_the_fast_path_too() {
     }
     assert_eq!(b.counted(Outcome::FastAggregate), 3);
 }
+
+#[test]
+fn the_answer_to_a_translated_syn_is_not_taken_for_a_direct_connections() {
+    let (a, b) = known();
+    through(&a, &b, ask(2, SYN));
+    // The same client port, to a service that leads to the same pod.
+    translated(&a, 2, SYN);
+    let answer = reply(2, SYN_ACK).forwarded(vtep(1), vtep(2)).encapsulated(2, 1);
+    kernel(receive(&a, answer));
+}

@@ -77,8 +77,8 @@ fn prove<S: Skb, T: Tables>(
     now: u64,
 ) {
     let Some(treatment) = exit::treatment(frame, tables, ticket, segment, mark) else { return };
-    if treatment.translated != 0 && segment.tcp_flags != 0 {
-        eager::bar(tables, config, &segment.tuple, direction::OUT, now);
+    if treatment.translated != 0 {
+        eager::bar(tables, config, segment, direction::OUT, now);
     }
     if let Some(found) = &found
         && flow::end(tables, &ticket.key, found)

@@ -34,8 +34,8 @@ fn prove<S: Skb, T: Tables>(
     let Some(mut treatment) = exit::treatment(frame, tables, ticket, segment, frame.mark()) else {
         return;
     };
-    if treatment.translated != 0 && segment.tcp_flags != 0 {
-        eager::bar(tables, config, &segment.tuple, direction::IN, now);
+    if treatment.translated != 0 {
+        eager::bar(tables, config, segment, direction::IN, now);
     }
     let key = ticket.key;
     let found = tables.flow(&key);
