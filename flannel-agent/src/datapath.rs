@@ -66,8 +66,8 @@ fn try_open(load: &LoadOptions, underlay: &Underlay) -> Result<Loaded, String> {
     }
     if let Some(missing) = missing_capability() {
         return Err(format!(
-            "the process lacks {missing}; give it CAP_BPF and CAP_NET_ADMIN (CAP_SYS_ADMIN before \
-             Linux 5.8)"
+            "the process lacks {missing}; give it CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN \
+             (CAP_SYS_ADMIN before Linux 5.8)"
         ));
     }
     Loaded::open(load).map_err(|error| {
@@ -83,6 +83,9 @@ fn missing_capability() -> Option<&'static str> {
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
     if !has(Capability::CAP_BPF) && !has(Capability::CAP_SYS_ADMIN) {
         return Some("CAP_BPF");
+    }
+    if !has(Capability::CAP_PERFMON) && !has(Capability::CAP_SYS_ADMIN) {
+        return Some("CAP_PERFMON");
     }
     if !has(Capability::CAP_NET_ADMIN) {
         return Some("CAP_NET_ADMIN");

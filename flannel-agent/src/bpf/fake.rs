@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnetwork::Ipv4Network;
 
 use super::{
-    BpfError, Datapath, DatapathConfig, HookReport, PeerCounters, Places, PodVeth, XdpStatus,
+    BpfError, Datapath, DatapathConfig, HookReport, PeerCounters, Places, PodVeth, Stranger,
+    XdpStatus,
 };
 use crate::desired::Peer;
 
@@ -33,6 +34,8 @@ pub struct State {
     pub xdp: XdpStatus,
     /// Entries made in the flow table.
     pub flows_entered: u64,
+    /// Senders under foreign addresses.
+    pub strangers: Vec<Stranger>,
     /// Map writes fail.
     pub maps_fail: bool,
 }
@@ -112,6 +115,10 @@ impl Datapath for FakeDatapath {
 
     fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError> {
         Ok(BTreeMap::new())
+    }
+
+    fn strangers(&self, _: std::time::Duration) -> Result<Vec<Stranger>, BpfError> {
+        Ok(self.state().strangers.clone())
     }
 
     fn describe(&self) -> String {

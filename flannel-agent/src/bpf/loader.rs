@@ -15,7 +15,7 @@ use super::pin::PinDir;
 use super::xdp::{Site, XdpHalf};
 use super::{
     BpfError, Datapath, DatapathConfig, FastPath, HookReport, LoadOptions, PeerCounters, Places,
-    VerifySource, XdpStatus, attach, object,
+    Stranger, VerifySource, XdpStatus, attach, object,
 };
 use crate::desired::Peer;
 
@@ -308,6 +308,16 @@ impl Datapath for Loaded {
 
     fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError> {
         self.maps.peer_counters()
+    }
+
+    fn strangers(&self, within: std::time::Duration) -> Result<Vec<Stranger>, BpfError> {
+        let now =
+            nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_err(|errno| {
+                BpfError::new("read", "monotonic clock", &std::io::Error::from(errno))
+            })?;
+        let now = std::time::Duration::from(now);
+        let since = u64::try_from(now.saturating_sub(within).as_nanos()).unwrap_or(u64::MAX);
+        self.maps.strangers(since)
     }
 
     fn describe(&self) -> String {

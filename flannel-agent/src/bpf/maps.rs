@@ -12,7 +12,7 @@ use flannel_ebpf::abi::{
 };
 use ipnetwork::Ipv4Network;
 
-use super::{BpfError, PeerCounters, sys};
+use super::{BpfError, PeerCounters, Stranger, sys};
 use crate::desired::Peer;
 use crate::mac::MacAddr;
 
@@ -27,6 +27,7 @@ pub(super) struct Maps {
     veths: HashMap<MapData, u32, Veth>,
     stats: PerCpuArray<MapData, u64>,
     peer_stats: PerCpuArray<MapData, PeerStats>,
+    strangers: HashMap<MapData, [u8; 4], abi::Stranger>,
     subnets_fd: OwnedFd,
     peers_fd: OwnedFd,
     /// What stands in `subnets`.
@@ -52,6 +53,7 @@ impl Maps {
             veths: typed(ebpf, abi::map::VETHS)?,
             stats: typed(ebpf, abi::map::STATS)?,
             peer_stats: typed(ebpf, abi::map::PEER_STATS)?,
+            strangers: typed(ebpf, abi::map::STRANGERS4)?,
             known: BTreeMap::new(),
             direct: BTreeSet::new(),
             free_ids: BTreeSet::new(),
@@ -289,6 +291,30 @@ impl Maps {
             counters.insert(*network, sum);
         }
         Ok(counters)
+    }
+}
+
+impl Maps {
+    /// Who has sent for peers under another address than theirs since `since`,
+    /// a monotonic time in ns.
+    pub(super) fn strangers(&self, since: u64) -> Result<Vec<Stranger>, BpfError> {
+        let mut strangers = Vec::new();
+        for entry in self.strangers.iter() {
+            let (outer, stranger) =
+                entry.map_err(|error| BpfError::new("read map", abi::map::STRANGERS4, &error))?;
+            let held = self.known.iter().find(|(_, subnet)| subnet.peer_id == stranger.peer_id);
+            if stranger.time_ns >= since
+                && let Some((&subnet, _)) = held
+            {
+                strangers.push(Stranger {
+                    subnet,
+                    address: Ipv4Addr::from(outer),
+                    source: Ipv4Addr::from(stranger.inner_source),
+                    packets: stranger.packets,
+                });
+            }
+        }
+        Ok(strangers)
     }
 }
 

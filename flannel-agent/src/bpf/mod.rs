@@ -183,6 +183,19 @@ pub struct PeerCounters {
     pub rx_kernel_bytes: u64,
 }
 
+/// A sender of a peer's packets whose address is not the peer's PublicIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stranger {
+    /// The peer's subnet.
+    pub subnet: Ipv4Network,
+    /// The address that the packets come from.
+    pub address: std::net::Ipv4Addr,
+    /// Inner source of the last one.
+    pub source: std::net::Ipv4Addr,
+    /// Packets so far.
+    pub packets: u64,
+}
+
 /// Where programs and maps come from and go.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -232,6 +245,9 @@ pub trait Datapath: Send + 'static {
 
     /// Counters of each peer in the maps.
     fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError>;
+
+    /// Who has sent for peers under another address than theirs within this time.
+    fn strangers(&self, within: std::time::Duration) -> Result<Vec<Stranger>, BpfError>;
 
     /// `tcx` or `clsact`: for status.
     fn describe(&self) -> String;

@@ -319,6 +319,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if self.mtu != 0 {
             self.serve_pods();
             self.check_flow_table();
+            self.check_strangers();
         }
     }
 

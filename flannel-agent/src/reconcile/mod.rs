@@ -5,6 +5,7 @@
 mod direct;
 pub mod effects;
 mod retry;
+mod strangers;
 #[cfg(test)]
 mod tests;
 mod turnover;
