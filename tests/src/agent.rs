@@ -90,7 +90,7 @@ impl Node {
         let endpoints = options.endpoints.clone().unwrap_or_else(|| etcd.endpoint());
         let pin_dir = options.pin_dir.as_ref().unwrap_or(&self.pin_dir);
         let mut words = options.wrapper.clone();
-        words.push(program().display().to_string());
+        words.push(self.agent_program().display().to_string());
         let mut command = self.netns.command(&words[0]);
         command
             .args(&words[1..])
@@ -212,7 +212,7 @@ impl Node {
 
     /// Runs a subcommand of the agent with the node's directories.
     pub fn agent_command(&self, name: &str) -> Command {
-        let mut command = self.netns.command(program());
+        let mut command = self.netns.command(self.agent_program());
         command.arg(name).arg(format!("--state-dir={}", self.state_dir().display()));
         command
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::Ipv4Network;
 
-use crate::agent::Running;
+use crate::agent::{self, Running};
 use crate::netns::Netns;
 use crate::root::Root;
 
@@ -24,6 +24,8 @@ pub struct Node {
     pub(crate) pin_dir: PathBuf,
     pub(crate) plain: Option<Ipv4Network>,
     pub(crate) root: Option<Root>,
+    /// Another build of the agent than the one that is tested.
+    pub(crate) other_build: Option<PathBuf>,
 }
 
 impl Node {
@@ -34,7 +36,27 @@ impl Node {
         dir: PathBuf,
         pin_dir: PathBuf,
     ) -> Self {
-        Self { agent: None, netns, address, number, dir, pin_dir, plain: None, root: None }
+        Self {
+            agent: None,
+            netns,
+            address,
+            number,
+            dir,
+            pin_dir,
+            plain: None,
+            root: None,
+            other_build: None,
+        }
+    }
+
+    /// Lets another build of the agent run here, from the next start on.
+    pub fn use_build(&mut self, program: &Path) {
+        self.other_build = Some(program.to_path_buf());
+    }
+
+    /// Path of the agent that runs here.
+    pub(crate) fn agent_program(&self) -> PathBuf {
+        self.other_build.clone().unwrap_or_else(agent::program)
     }
 
     /// Makes `eth1` the underlay, with an address of its own.

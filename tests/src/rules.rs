@@ -1,11 +1,17 @@
 //! Netfilter rules as nodes have them.
 
 use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::netns::Netns;
 
-/// Services whose rules stand on the node; no packet of the load is for them.
+/// Services whose rules stand on the node.
 const SERVICES: u8 = 50;
+/// The one that can have an endpoint that answers: in the middle of the list.
+const SERVED: u8 = 25;
+/// Address and port of the service that can have an endpoint that answers, TCP
+/// and UDP.
+pub const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 1, SERVED), 443);
 
 /// What stands on a node besides the agent's rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -22,17 +28,64 @@ pub enum Rules {
 }
 
 impl Rules {
-    /// Loads them.
+    /// Loads them; no service has an endpoint that is there.
     ///
     /// # Panics
     /// The tool refuses them.
     pub fn load(self, netns: &Netns) {
+        self.load_ports(netns, &ports(None));
+    }
+
+    /// Loads them, and lets `endpoint` answer for [`SERVICE`].
+    ///
+    /// # Panics
+    /// The tool refuses them.
+    pub fn load_serving(self, netns: &Netns, endpoint: SocketAddrV4) {
+        self.load_ports(netns, &ports(Some(endpoint)));
+    }
+
+    /// Whether they have services.
+    pub fn serve(self) -> bool {
+        self != Self::None
+    }
+
+    fn load_ports(self, netns: &Netns, ports: &[Port]) {
         match self {
-            Self::Iptables => netns.iptables(&format!("{FILTER}{}", nat())),
-            Self::Nftables => nftables(netns),
+            Self::Iptables => netns.iptables(&format!("{FILTER}{}", nat(ports))),
+            Self::Nftables => nftables(netns, ports),
             Self::None => {}
         }
     }
+}
+
+/// One port of a service and its one endpoint.
+struct Port {
+    service: SocketAddrV4,
+    protocol: &'static str,
+    endpoint: SocketAddrV4,
+    /// As kube-proxy's comments have it.
+    name: String,
+    /// End of the names of its chains.
+    chain: String,
+}
+
+/// One TCP port for each service; those of [`SERVICE`] lead to `endpoint`, if
+/// there is one, with TCP and UDP.
+fn ports(endpoint: Option<SocketAddrV4>) -> Vec<Port> {
+    let mut ports = Vec::new();
+    for number in 0..SERVICES {
+        let served = endpoint.filter(|_| number == SERVED);
+        let absent = SocketAddrV4::new(Ipv4Addr::new(10, 244, 250, number), 6443);
+        let protocols: &[_] = if served.is_some() { &["tcp", "udp"] } else { &["tcp"] };
+        ports.extend(protocols.iter().map(|protocol| Port {
+            service: SocketAddrV4::new(Ipv4Addr::new(10, 96, 1, number), SERVICE.port()),
+            protocol,
+            endpoint: served.unwrap_or(absent),
+            name: format!("default/service-{number}:{protocol}"),
+            chain: format!("{number:013}{}", protocol.to_uppercase()),
+        }));
+    }
+    ports
 }
 
 impl std::fmt::Display for Rules {
@@ -70,22 +123,23 @@ const FILTER: &str = r#"*filter
 COMMIT
 "#;
 
-fn nat() -> String {
+fn nat(ports: &[Port]) -> String {
     let mut chains = String::new();
     let mut services = String::new();
-    for number in 0..SERVICES {
-        let (service, endpoint) =
-            (format!("KUBE-SVC-{number:016}"), format!("KUBE-SEP-{number:016}"));
-        let (address, pod) = (format!("10.96.1.{number}"), format!("10.244.250.{number}"));
-        let comment = format!(r#"-m comment --comment "default/service-{number}:https""#);
-        let _ = write!(chains, ":{service} - [0:0]\n:{endpoint} - [0:0]\n");
+    for Port { service, protocol, endpoint, name, chain } in ports {
+        let (ip, port) = (service.ip(), service.port());
+        let to = format!("-d {ip}/32 -p {protocol}");
+        let comment = format!(r#"-m comment --comment "{name}""#);
+        let (chain, end) = (format!("KUBE-SVC-{chain}"), format!("KUBE-SEP-{chain}"));
+        let _ = write!(chains, ":{chain} - [0:0]\n:{end} - [0:0]\n");
         let _ = write!(
             services,
-            "-A KUBE-SERVICES -d {address}/32 -p tcp {comment} -m tcp --dport 443 -j {service}\n\
-             -A {service} ! -s 10.244.0.0/16 -d {address}/32 -p tcp {comment} -m tcp --dport 443 -j KUBE-MARK-MASQ\n\
-             -A {service} {comment} -j {endpoint}\n\
-             -A {endpoint} -s {pod}/32 {comment} -j KUBE-MARK-MASQ\n\
-             -A {endpoint} -p tcp {comment} -m tcp -j DNAT --to-destination {pod}:6443\n"
+            "-A KUBE-SERVICES {to} {comment} -m {protocol} --dport {port} -j {chain}\n\
+             -A {chain} ! -s 10.244.0.0/16 {to} {comment} -m {protocol} --dport {port} -j KUBE-MARK-MASQ\n\
+             -A {chain} {comment} -j {end}\n\
+             -A {end} -s {}/32 {comment} -j KUBE-MARK-MASQ\n\
+             -A {end} -p {protocol} {comment} -m {protocol} -j DNAT --to-destination {endpoint}\n",
+            endpoint.ip()
         );
     }
     format!(
@@ -107,12 +161,12 @@ COMMIT
     )
 }
 
-fn nftables(netns: &Netns) {
-    let services: String = (0..50)
-        .map(|number| {
-            format!("ip daddr 10.96.1.{number} tcp dport 443 dnat to 10.244.250.{number}:6443\n")
-        })
-        .collect();
+fn nftables(netns: &Netns, ports: &[Port]) {
+    let mut services = String::new();
+    for Port { service, protocol, endpoint, .. } in ports {
+        let (ip, port) = (service.ip(), service.port());
+        let _ = writeln!(services, "ip daddr {ip} {protocol} dport {port} dnat to {endpoint}");
+    }
     netns.nft(&format!(
         "table ip cluster {{
             chain services {{

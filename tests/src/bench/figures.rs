@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::columns::{Column, Sense};
-use super::rows::{HOST, KERNEL, Row};
+use super::lanes::{Build, Lane};
+use super::rows::{HOST, KERNEL};
 
 /// Middle and ends of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,7 +52,7 @@ fn times(ours: &[f64], other: &[f64], sense: Sense) -> Option<Spread> {
 /// One row's numbers of one column.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
-    /// Title of the row.
+    /// Title of the row, with that of its build if there are two.
     pub row: String,
     /// Title of the column.
     pub column: String,
@@ -59,50 +60,67 @@ pub struct Cell {
     pub rounds: Vec<f64>,
     /// Of the rounds.
     pub spread: Option<Spread>,
-    /// How many times better than the kernel path; of the ratios within each
-    /// round, so that what the machine did meanwhile cancels out.
+    /// How many times better than the kernel path of the same build; of the
+    /// ratios within each round, so that what the machine did meanwhile cancels
+    /// out.
     pub times_kernel: Option<Spread>,
     /// How many times better than host to host, likewise.
     pub times_host: Option<Spread>,
+    /// How many times better than the same row without a service between,
+    /// likewise.
+    pub times_direct: Option<Spread>,
+    /// How many times better this build is than the other one, likewise.
+    pub times_other: Option<Spread>,
 }
 
-/// One series of numbers for each row and column.
+/// Titles of a row and a column, and the build.
+type Key = (&'static str, Option<Build>, &'static str);
+
+/// One series of numbers for each lane and column.
 #[derive(Default)]
-pub struct Figures(BTreeMap<(&'static str, &'static str), Vec<f64>>);
+pub struct Figures(BTreeMap<Key, Vec<f64>>);
 
 impl Figures {
     /// Adds the number of one more round.
-    pub fn add(&mut self, row: &Row, column: &Column, number: f64) {
-        self.0.entry((row.title, column.title)).or_default().push(number);
+    pub fn add(&mut self, lane: &Lane, column: &Column, number: f64) {
+        self.0.entry((lane.row.title, lane.build, column.title)).or_default().push(number);
     }
 
     /// All cells, column by column.
-    pub fn cells(&self, rows: &[Row], columns: &[Column]) -> Vec<Cell> {
-        let series = |row, column: &Column| {
-            self.0.iter().find(|((r, c), _)| *r == row && *c == column.title).map(|(_, all)| all)
-        };
+    pub fn cells(&self, lanes: &[Lane], columns: &[Column]) -> Vec<Cell> {
         let mut cells = Vec::new();
         for column in columns {
-            for row in rows {
-                let Some(ours) = series(row.title, column) else { continue };
-                let against = |row| times(ours, series(row, column)?, column.sense);
-                cells.push(Cell {
-                    row: row.title.to_owned(),
-                    column: column.title.to_owned(),
-                    rounds: ours.clone(),
-                    spread: Spread::of(ours),
-                    times_kernel: against(KERNEL),
-                    times_host: against(HOST),
-                });
-            }
+            cells.extend(lanes.iter().filter_map(|lane| self.cell(lane, column)));
         }
         cells
+    }
+
+    /// `None` if it was not measured.
+    fn cell(&self, lane: &Lane, column: &Column) -> Option<Cell> {
+        let (row, build) = (lane.row.title, lane.build);
+        let ours = self.0.get(&(row, build, column.title))?;
+        let to = |row, build, column: &Column| {
+            times(ours, self.0.get(&(row, build, column.title))?, column.sense)
+        };
+        Some(Cell {
+            row: lane.title(),
+            column: column.title.to_owned(),
+            rounds: ours.clone(),
+            spread: Spread::of(ours),
+            times_kernel: to(KERNEL, build, column),
+            times_host: to(HOST, build, column),
+            times_direct: column.direct().and_then(|direct| to(row, build, direct)),
+            times_other: (build == Some(Build::This))
+                .then(|| to(row, Some(Build::Other), column))
+                .flatten(),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::columns::columns;
+    use super::super::lanes::lanes;
     use super::super::rows::{EBPF, rows};
     use super::*;
 
@@ -118,16 +136,16 @@ mod tests {
 
     #[test]
     fn ratios_are_of_rounds_and_turned_over_for_costs() {
-        let (rows, columns) = (rows(&[KERNEL, EBPF]), columns(&["RR p99"]));
+        let (lanes, columns) = (lanes(&rows(&[KERNEL, EBPF]), false), columns(&["RR p99"]));
         let mut figures = Figures::default();
         for (kernel, ebpf) in [(100.0, 200.0), (10.0, 30.0), (50.0, 50.0)] {
             for column in &columns {
                 let number = |rate| if column.title == "TCP RR" { rate } else { 1000.0 / rate };
-                figures.add(&rows[0], column, number(kernel));
-                figures.add(&rows[1], column, number(ebpf));
+                figures.add(&lanes[0], column, number(kernel));
+                figures.add(&lanes[1], column, number(ebpf));
             }
         }
-        let cells = figures.cells(&rows, &columns);
+        let cells = figures.cells(&lanes, &columns);
         assert_eq!(cells.len(), 8, "two rows, four columns of the load");
         let cell = |row: &str, column: &str| {
             cells.iter().find(|cell| cell.row == row && cell.column == column).unwrap()
@@ -143,16 +161,73 @@ mod tests {
 
     #[test]
     fn faults_are_not_compared() {
-        let (rows, columns) = (rows(&[KERNEL, EBPF]), columns(&["TCP 32 resent"]));
+        let (lanes, columns) = (lanes(&rows(&[KERNEL, EBPF]), false), columns(&["TCP 32 resent"]));
         let mut figures = Figures::default();
         for column in &columns {
-            figures.add(&rows[0], column, 0.0);
-            figures.add(&rows[1], column, 2.0);
+            figures.add(&lanes[0], column, 0.0);
+            figures.add(&lanes[1], column, 2.0);
         }
-        let cells = figures.cells(&rows, &columns);
+        let cells = figures.cells(&lanes, &columns);
         let resent = cells.iter().find(|cell| cell.column == "TCP 32 resent" && cell.row == EBPF);
         assert_eq!(resent.unwrap().times_kernel, None);
         let gain = cells.iter().find(|cell| cell.column == "TCP 32" && cell.row == EBPF);
         assert_eq!(gain.unwrap().times_kernel, None, "nothing divides by 0");
+    }
+
+    #[test]
+    fn services_are_compared_with_the_same_row_without() {
+        let (lanes, columns) =
+            (lanes(&rows(&[KERNEL, EBPF]), false), columns(&["UDP 64 B", "service UDP 64 B"]));
+        let mut figures = Figures::default();
+        for column in &columns {
+            let service = column.title.starts_with("service");
+            figures.add(&lanes[0], column, if service { 8.0 } else { 10.0 });
+            figures.add(&lanes[1], column, if service { 15.0 } else { 20.0 });
+        }
+        let cells = figures.cells(&lanes, &columns);
+        let direct = |row: &str, column: &str| {
+            let cell = cells.iter().find(|cell| cell.row == row && cell.column == column);
+            cell.unwrap().times_direct.map(|spread| spread.median)
+        };
+        assert_eq!(direct(KERNEL, "service UDP 64 B"), Some(0.8));
+        assert_eq!(direct(EBPF, "service UDP 64 B"), Some(0.75));
+        assert_eq!(direct(EBPF, "service UDP 64 CPU"), Some(20.0 / 15.0), "turned over");
+        assert_eq!(direct(EBPF, "service UDP 64 loss"), None);
+        assert_eq!(direct(EBPF, "UDP 64 B"), None);
+    }
+
+    #[test]
+    fn builds_are_compared_within_rounds() {
+        let (lanes, columns) = (lanes(&rows(&[KERNEL, EBPF]), true), columns(&["RR p99"]));
+        let mut figures = Figures::default();
+        // The machine is ten times slower in the second round.
+        for machine in [1.0, 0.1] {
+            for (lane, rate) in lanes.iter().zip([100.0, 100.0, 300.0, 200.0]) {
+                for column in &columns {
+                    let rate = rate * machine;
+                    let number = if column.title == "TCP RR" { rate } else { 1000.0 / rate };
+                    figures.add(lane, column, number);
+                }
+            }
+        }
+        let cells = figures.cells(&lanes, &columns);
+        let cell = |row: &str, column: &str| {
+            cells.iter().find(|cell| cell.row == row && cell.column == column).unwrap()
+        };
+        for column in ["TCP RR", "RR p99"] {
+            let this = cell("eBPF path [this]", column);
+            let near = |spread: Option<Spread>, expected: f64| {
+                let spread = spread.unwrap();
+                let good = [spread.min, spread.median, spread.max]
+                    .iter()
+                    .all(|ratio| (ratio - expected).abs() < 1e-9);
+                assert!(good, "{column}: {spread:?}, not {expected}");
+            };
+            near(this.times_other, 1.5);
+            near(this.times_kernel, 3.0);
+            near(cell("eBPF path [other]", column).times_kernel, 2.0);
+            near(cell("kernel path [this]", column).times_other, 1.0);
+            assert_eq!(cell("eBPF path [other]", column).times_other, None);
+        }
     }
 }

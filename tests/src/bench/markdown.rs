@@ -1,7 +1,8 @@
 //! Results as Markdown, alone or within a document. Pure.
 
 use super::report::Report;
-use super::table::{circumstances, details, rows, summaries};
+use super::table::{Grid, circumstances, details, rows, summaries};
+use super::versus;
 use super::wire::Wire;
 
 const BEGIN: &str = "<!-- results of cargo xtask bench --markdown -->";
@@ -17,7 +18,12 @@ pub fn results(report: &Report, plot: impl Fn(Wire) -> String) -> String {
         for grid in summaries(report, wired).iter().chain([&rows(wired)]) {
             text += &format!("{}\n", grid.markdown());
         }
-        let details = details(report, wired).markdown();
+        if let Some(worse) = versus::worse(report, wired) {
+            text += &format!("{worse}\n");
+        }
+        let grids = [Some(details(report, wired)), versus::details(report, wired)];
+        let tables: Vec<_> = grids.iter().flatten().map(Grid::markdown).collect();
+        let details = tables.join("\n");
         text += &format!("<details><summary>All figures</summary>\n\n{details}\n</details>\n");
     }
     text
@@ -32,7 +38,7 @@ pub fn replace(document: &str, results: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::tests::example;
+    use super::super::report::tests::{compared, example};
     use super::*;
 
     #[test]
@@ -40,8 +46,19 @@ mod tests {
         let text = results(&example(), |wire| format!("plot-{}.svg", wire.name()));
         assert!(text.contains("(plot-gso.svg)"), "{text}");
         assert!(text.contains("| TCP RR | 2.00 | 1.00 | 3.00 |"), "{text}");
-        assert!(text.contains("| · eBPF path | 3750 | 3000 | 4500 | 3.00 | 1.50 |"), "{text}");
+        assert!(text.contains("| · eBPF path | 3750 | 3000 | 4500 | 3.00 | 1.50 | - |"), "{text}");
         assert!(text.starts_with("`cargo xtask bench --quick`, 2026-01-02T03:04:05Z"), "{text}");
+    }
+
+    #[test]
+    fn two_builds_have_their_ratios() {
+        let text = results(&compared(0.5), |_| String::new());
+        assert!(text.contains("| TCP RR | 1.00 | 1.00 | 0.50 |"), "{text}");
+        assert!(
+            text.contains("| · eBPF path | 1875 | 3750 | 0.50 | 0.50 | 0.50 | worse |"),
+            "{text}"
+        );
+        assert!(text.contains("): TCP RR, eBPF path (0.50);"), "{text}");
     }
 
     #[test]

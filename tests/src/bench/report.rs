@@ -1,6 +1,7 @@
 //! All that a run has found out: what is written as JSON, and what tables and
 //! plots are made of.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::columns::{Column, Sense};
 use super::figures::Cell;
+use super::lanes::Build;
 use super::wire::Wire;
 use crate::process::output;
 use crate::traffic::cpu::busy_seconds;
@@ -30,9 +32,10 @@ pub struct About {
     pub command: String,
     /// When it began, UTC, RFC 3339.
     pub date: String,
-    /// `flannel-agent --version`.
-    pub agent: String,
-    /// Commit of the source tree, if it was built in one; `-dirty` with changes.
+    /// The agents that ran: this one, and the one that it was compared with.
+    pub builds: Vec<Built>,
+    /// Commit of the source tree of this build, if it was built in one; `-dirty`
+    /// with changes.
     pub commit: Option<String>,
     /// Kernel release.
     pub kernel: String,
@@ -57,6 +60,38 @@ pub struct About {
     pub seconds: f64,
 }
 
+/// A build of the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Built {
+    /// Which one.
+    pub build: Build,
+    /// Path of the program.
+    pub program: PathBuf,
+    /// `flannel-agent --version`.
+    pub version: String,
+    /// SHA-256 of the program: a version does not tell builds apart.
+    pub digest: String,
+}
+
+impl Built {
+    /// This build, and the other one if there is one.
+    pub(super) fn all(other: Option<&Path>) -> Vec<Self> {
+        let this = (Build::This, crate::agent::program());
+        let other = other.map(|path| (Build::Other, path.to_path_buf()));
+        std::iter::once(this)
+            .chain(other)
+            .map(|(build, program)| Self::of(build, program))
+            .collect()
+    }
+
+    fn of(build: Build, program: PathBuf) -> Self {
+        let version = said(&program, &["--version"]).unwrap_or_default();
+        let digest = said("sha256sum", &[&program.to_string_lossy()]).unwrap_or_default();
+        let digest = digest.split_whitespace().next().unwrap_or_default().to_owned();
+        Self { build, program, version, digest }
+    }
+}
+
 /// A column.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Heading {
@@ -64,7 +99,7 @@ pub struct Heading {
     pub title: String,
     /// Unit.
     pub unit: String,
-    /// Arguments of `flannel-traffic`.
+    /// Arguments of `flannel-traffic`, and where it goes.
     pub load: String,
     /// What a larger number means.
     pub sense: Sense,
@@ -75,7 +110,7 @@ impl From<&Column> for Heading {
         Self {
             title: column.title.into(),
             unit: column.unit.into(),
-            load: column.load.into(),
+            load: column.load.to_string(),
             sense: column.sense,
         }
     }
@@ -95,8 +130,12 @@ pub struct Wired {
 /// A row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    /// Title.
+    /// Title: the row's, with that of the build if there are two.
     pub title: String,
+    /// Title of the row.
+    pub row: String,
+    /// Which build's agents ran, if there are two.
+    pub build: Option<Build>,
     /// Who talked: `hosts` or `pods`.
     pub ends: String,
     /// `Backend` of the network config.
@@ -105,6 +144,8 @@ pub struct Line {
     pub left: String,
     /// Arguments of the agent on the server's node.
     pub right: String,
+    /// Rule for forwarded packets on both nodes, besides the others.
+    pub rule: Option<String>,
     /// Share (0..=1) of the overlay's packets that the fast path of each node
     /// (client's, server's) carried.
     pub fast_shares: Option<[f64; 2]>,
@@ -125,7 +166,13 @@ impl About {
     ///
     /// # Panics
     /// /proc cannot be read.
-    pub fn now(command: String, rules: String, rounds: usize, seconds: f64) -> Self {
+    pub fn now(
+        command: String,
+        builds: Vec<Built>,
+        rules: String,
+        rounds: usize,
+        seconds: f64,
+    ) -> Self {
         let read = |path: &str| {
             std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
         };
@@ -135,7 +182,7 @@ impl About {
         Self {
             command,
             date: said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).unwrap_or_default(),
-            agent: said(crate::agent::program(), &["--version"]).unwrap_or_default(),
+            builds,
             commit: said("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             processor: after(&read("/proc/cpuinfo"), "model name").unwrap_or_default(),
@@ -199,40 +246,57 @@ fn memory_gib(meminfo: &str) -> Option<f64> {
 pub(super) mod tests {
     use super::super::columns::columns;
     use super::super::figures::Figures;
+    use super::super::lanes::{Lane, lanes};
     use super::super::rows::rows;
     use super::*;
 
     /// Three rows, all columns, two rounds; `host to host` twice as good as
     /// `kernel path`, `eBPF path` three times.
     pub(in super::super) fn example() -> Report {
-        let (rows, columns) = (rows(&["host to host", "kernel path", "eBPF path"]), columns(&[]));
+        filled(None)
+    }
+
+    /// The same with two builds, of which this one is `factor` times as good as
+    /// the other on `eBPF path`.
+    pub(in super::super) fn compared(factor: f64) -> Report {
+        filled(Some(factor))
+    }
+
+    fn filled(factor: Option<f64>) -> Report {
+        let columns = columns(&[]);
+        let lanes = lanes(&rows(&["host to host", "kernel path", "eBPF path"]), factor.is_some());
         let mut figures = Figures::default();
-        for (row, times) in rows.iter().zip([2.0, 1.0, 3.0]) {
-            for column in &columns {
+        for lane in &lanes {
+            let better = factor.filter(|_| lane.build == Some(Build::This)).unwrap_or(1.0);
+            let times = match lane.row.title {
+                "host to host" => 2.0,
+                "kernel path" => 1.0,
+                _ => 3.0 * better,
+            };
+            for column in columns.iter().filter(|column| column.load.fits(&lane.row)) {
                 for round in [1.0, 1.5] {
                     let number = match column.sense {
                         Sense::Gain => 1000.0 * times * round,
                         Sense::Cost => 24.0 / times * round,
                         Sense::Fault => 0.0,
                     };
-                    figures.add(row, column, number);
+                    figures.add(lane, column, number);
                 }
             }
         }
-        let line = |title: &str| Line {
-            title: title.into(),
-            ends: "pods".into(),
-            backend: r#"{"Type":"vxlan"}"#.into(),
-            left: "--datapath=ebpf".into(),
-            right: "--datapath=kernel".into(),
-            fast_shares: (title != "host to host").then_some([0.999, 0.0]),
-            mean_frame: 1400.4,
+        let built = |(build, digest): (Build, &str)| Built {
+            build,
+            program: "agent".into(),
+            version: "flannel-agent 0.1.0".into(),
+            digest: digest.repeat(32),
         };
+        let builds = [(Build::This, "0a"), (Build::Other, "0b")];
+        let builds = builds.into_iter().take(1 + usize::from(factor.is_some()));
         Report {
             about: About {
                 command: "cargo xtask bench --quick".into(),
                 date: "2026-01-02T03:04:05Z".into(),
-                agent: "flannel-agent 0.1.0".into(),
+                builds: builds.map(built).collect(),
                 commit: None,
                 kernel: "6.18.0".into(),
                 processor: "Processor".into(),
@@ -247,9 +311,24 @@ pub(super) mod tests {
             columns: columns.iter().map(Heading::from).collect(),
             wires: vec![Wired {
                 wire: Wire::Gso,
-                rows: rows.iter().map(|row| line(row.title)).collect(),
-                cells: figures.cells(&rows, &columns),
+                rows: lanes.iter().map(described).collect(),
+                cells: figures.cells(&lanes, &columns),
             }],
+        }
+    }
+
+    fn described(lane: &Lane) -> Line {
+        Line {
+            title: lane.title(),
+            row: lane.row.title.into(),
+            build: lane.build,
+            ends: "pods".into(),
+            backend: r#"{"Type":"vxlan"}"#.into(),
+            left: "--datapath=ebpf".into(),
+            right: "--datapath=kernel".into(),
+            rule: None,
+            fast_shares: (lane.row.title != "host to host").then_some([0.999, 0.0]),
+            mean_frame: 1400.4,
         }
     }
 
@@ -264,6 +343,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn builds_are_told_apart_by_what_they_are() {
+        let built = |path: &str| Built::of(Build::Other, path.into());
+        let (sh, cat) = (built("/bin/sh"), built("/bin/cat"));
+        assert_eq!((sh.digest.len(), cat.digest.len()), (64, 64), "{sh:?} {cat:?}");
+        assert_ne!(sh.digest, cat.digest);
+        assert_eq!(sh.digest, built("/bin/sh").digest);
+        assert!(cat.version.starts_with("cat "), "{cat:?}");
+    }
+
+    #[test]
     fn machine_files_are_read() {
         let cpuinfo = "processor\t: 0\nmodel name\t: A CPU @ 3 GHz\nmodel name\t: other\n";
         assert_eq!(after(cpuinfo, "model name").as_deref(), Some("A CPU @ 3 GHz"));
@@ -274,7 +363,7 @@ pub(super) mod tests {
 
     #[test]
     fn circumstances_are_this_machines() {
-        let about = About::now("bench".into(), "none".into(), 1, 1.0);
+        let about = About::now("bench".into(), Vec::new(), "none".into(), 1, 1.0);
         assert!(about.date.ends_with('Z') && about.date.len() == 20, "{about:?}");
         assert!(about.cpus > 0 && about.memory_gib > 0.0 && !about.kernel.is_empty());
         assert!((0.0..=1.1).contains(&about.busy_before), "{about:?}");

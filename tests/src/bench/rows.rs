@@ -21,6 +21,8 @@ pub struct Setup {
     pub left: &'static [&'static str],
     /// Arguments of the agent on the server's node.
     pub right: &'static [&'static str],
+    /// Whether both nodes judge forwarded packets by [`packet_rule`], too.
+    pub judged: bool,
 }
 
 /// One row of the table.
@@ -43,7 +45,14 @@ const fn row(
     left: Arguments,
     right: Arguments,
 ) -> Row {
-    Row { title, ends, setup: Setup { backend, left, right } }
+    Row { title, ends, setup: Setup { backend, left, right, judged: false } }
+}
+
+/// The same row with [`packet_rule`] on both nodes.
+const fn judged(title: &'static str, mut row: Row) -> Row {
+    row.title = title;
+    row.setup.judged = true;
+    row
 }
 
 const VXLAN: &str = r#"{"Type":"vxlan","VNI":1}"#;
@@ -55,12 +64,26 @@ const EAGER: Arguments = &["--datapath=ebpf", "--fast-path=eager"];
 const XDP: Arguments = &["--datapath=ebpf", "--xdp=native"];
 const COUNTED: Arguments = &["--datapath=ebpf", "--fast-path=off"];
 
+/// UDP port that no load sends to: below all ports that clients get, and no
+/// server's.
+pub const JUDGED_PORT: u16 = 53;
+
+/// What [`Setup::judged`] nodes match, in nft's words: a limit counts each
+/// packet, so nothing that takes one packet for a whole flow may skip it.
+pub fn packet_rule(port: u16) -> String {
+    format!("udp dport {port} limit rate over 100/second burst 5 packets drop")
+}
+
 /// The row without an overlay.
 pub const HOST: &str = "host to host";
 /// The row that others are compared with.
 pub const KERNEL: &str = "kernel path";
 /// The row of the programs.
 pub const EBPF: &str = "eBPF path";
+/// The same row beside a rule that counts packets of a port that is not used.
+pub const JUDGED: &str = "with packet rule";
+
+const EBPF_PATH: Row = row(EBPF, Ends::Pods, VXLAN, BY_EBPF, BY_EBPF);
 
 /// All rows. The client is on the left node: `eBPF to kernel` has the programs
 /// on the client's node only.
@@ -69,7 +92,8 @@ pub const ROWS: &[Row] = &[
     row("host-gw, kernel", Ends::Pods, HOST_GW, BY_KERNEL, BY_KERNEL),
     row("host-gw, eBPF", Ends::Pods, HOST_GW, BY_EBPF, BY_EBPF),
     row(KERNEL, Ends::Pods, VXLAN, BY_KERNEL, BY_KERNEL),
-    row(EBPF, Ends::Pods, VXLAN, BY_EBPF, BY_EBPF),
+    EBPF_PATH,
+    judged(JUDGED, EBPF_PATH),
     row("eager", Ends::Pods, VXLAN, EAGER, EAGER),
     row("with XDP", Ends::Pods, VXLAN, XDP, XDP),
     row("eBPF to kernel", Ends::Pods, VXLAN, BY_EBPF, BY_KERNEL),
@@ -77,27 +101,21 @@ pub const ROWS: &[Row] = &[
     row("fast path off", Ends::Pods, VXLAN, COUNTED, COUNTED),
 ];
 
-/// Rows whose title contains one of `texts`, in any case of letters; all for
-/// no texts.
+/// Rows that a person asked for by `texts` ([`chosen`]); all for no texts.
 pub fn rows(texts: &[&str]) -> Vec<Row> {
-    ROWS.iter().filter(|row| matches(row.title, texts)).copied().collect()
+    let titles: Vec<_> = ROWS.iter().map(|row| row.title).collect();
+    ROWS.iter().filter(|row| chosen(row.title, &titles, texts)).copied().collect()
 }
 
-/// Whether a title is among those that a person asked for.
-pub(super) fn matches(title: &str, texts: &[&str]) -> bool {
-    let title = title.to_lowercase();
-    texts.is_empty() || texts.iter().any(|text| title.contains(&text.to_lowercase()))
-}
-
-/// The setups of rows, each once.
-pub(super) fn setups(rows: &[Row]) -> Vec<Setup> {
-    let mut setups = Vec::new();
-    for row in rows {
-        if !setups.contains(&row.setup) {
-            setups.push(row.setup);
-        }
-    }
-    setups
+/// Whether `title` is meant by one of `texts`, in any case of letters: a text
+/// that is one of `titles` means that one, others all that contain them.
+pub(super) fn chosen(title: &str, titles: &[&str], texts: &[&str]) -> bool {
+    let meant = |text: &&str| {
+        let whole = titles.iter().any(|title| title.eq_ignore_ascii_case(text));
+        let contains = || title.to_lowercase().contains(&text.to_lowercase());
+        if whole { title.eq_ignore_ascii_case(text) } else { contains() }
+    };
+    texts.is_empty() || texts.iter().any(meant)
 }
 
 #[cfg(test)]
@@ -117,9 +135,17 @@ mod tests {
     }
 
     #[test]
-    fn equal_setups_are_made_once() {
-        let shared = setups(&rows(&[HOST, KERNEL]));
-        assert_eq!(shared.len(), 1, "hosts of the kernel path's nodes");
-        assert_eq!(setups(ROWS).len(), ROWS.len() - 1);
+    fn a_whole_title_means_that_one() {
+        let titles = ["TCP 1", "TCP 12", "more TCP 1"];
+        let all = |text| titles.iter().filter(|title| chosen(title, &titles, &[text])).count();
+        assert_eq!([all("tcp 1"), all("TCP"), all("more"), all("2"), all("UDP")], [1, 3, 1, 1, 0]);
+    }
+
+    #[test]
+    fn the_judged_row_differs_in_its_rule_only() {
+        let [plain, judged] = rows(&[EBPF, JUDGED])[..] else { panic!("two rows") };
+        assert_eq!(Setup { judged: true, ..plain.setup }, judged.setup);
+        assert_ne!(plain.setup, judged.setup);
+        assert_eq!(ROWS.iter().filter(|row| row.setup.judged).count(), 1);
     }
 }

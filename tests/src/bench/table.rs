@@ -2,8 +2,10 @@
 
 use super::columns::Sense;
 use super::figures::{Cell, Spread};
-use super::report::{Report, Wired};
+use super::lanes::Build;
+use super::report::{Built, Heading, Report, Wired};
 use super::rows::{HOST, KERNEL};
+use super::versus;
 
 /// Share of the CPUs that other things may use; agents and etcd that wait use
 /// about a hundredth.
@@ -11,8 +13,8 @@ const DISTURBED: f64 = 0.05;
 
 /// Lines of words; the first column is on the left, the others are numbers.
 pub(super) struct Grid {
-    head: Vec<String>,
-    lines: Vec<Vec<String>>,
+    pub(super) head: Vec<String>,
+    pub(super) lines: Vec<Vec<String>>,
 }
 
 impl Grid {
@@ -47,35 +49,52 @@ impl Grid {
     }
 }
 
-/// Median ratios to one row: columns downwards, rows across. `None` where that
-/// row was not measured.
-fn ratios(
-    report: &Report,
+/// Median ratios: columns downwards, rows across.
+fn ratios<'a>(
     wired: &Wired,
+    columns: impl Iterator<Item = &'a Heading>,
     against: &str,
     pick: fn(&Cell) -> Option<&Spread>,
-) -> Option<Grid> {
+) -> Grid {
     let titles: Vec<_> = wired.rows.iter().map(|row| row.title.clone()).collect();
-    titles.iter().find(|title| *title == against)?;
     let head = std::iter::once(format!("times better than {against}")).chain(titles.clone());
-    let lines = report.columns.iter().filter(|column| column.sense != Sense::Fault).map(|column| {
+    let lines = columns.map(|column| {
         let ratio = |row: &String| times(wired.cell(row, &column.title).and_then(pick));
         std::iter::once(column.title.clone()).chain(titles.iter().map(ratio)).collect()
     });
-    Some(Grid { head: head.collect(), lines: lines.collect() })
+    Grid { head: head.collect(), lines: lines.collect() }
 }
 
-/// Ratios to the kernel path, then to host to host, as far as they were
-/// measured.
+/// Ratios to the kernel path, to host to host, and of loads through services to
+/// those without, as far as they were measured. For two builds, ratios of one to
+/// the other are what counts.
 pub(super) fn summaries(report: &Report, wired: &Wired) -> Vec<Grid> {
-    let kernel = ratios(report, wired, KERNEL, |cell| cell.times_kernel.as_ref());
-    let host = ratios(report, wired, HOST, |cell| cell.times_host.as_ref());
-    kernel.into_iter().chain(host).collect()
+    if let Some(grid) = versus::summary(report, wired) {
+        return vec![grid];
+    }
+    let compared = || report.columns.iter().filter(|column| column.sense != Sense::Fault);
+    let measured = |title: &str| wired.rows.iter().any(|row| row.title == title);
+    let mut grids = Vec::new();
+    if measured(KERNEL) {
+        grids.push(ratios(wired, compared(), KERNEL, |cell| cell.times_kernel.as_ref()));
+    }
+    if measured(HOST) {
+        grids.push(ratios(wired, compared(), HOST, |cell| cell.times_host.as_ref()));
+    }
+    let service = |column: &&Heading| {
+        let mut cells = wired.cells.iter().filter(|cell| cell.column == column.title);
+        cells.any(|cell| cell.times_direct.is_some())
+    };
+    let direct = ratios(wired, compared().filter(service), "without a service", |cell| {
+        cell.times_direct.as_ref()
+    });
+    grids.extend(Some(direct).filter(|grid| !grid.lines.is_empty()));
+    grids
 }
 
 /// Every number: medians, ends, ratios.
 pub(super) fn details(report: &Report, wired: &Wired) -> Grid {
-    let head = ["", "median", "min", "max", "to kernel path", "to host to host"];
+    let head = ["", "median", "min", "max", "to kernel path", "to host to host", "to no service"];
     let mut lines = Vec::new();
     for column in &report.columns {
         let title = format!("{}, {}", column.title, column.unit);
@@ -83,8 +102,10 @@ pub(super) fn details(report: &Report, wired: &Wired) -> Grid {
         section.resize(head.len(), String::new());
         lines.push(section);
         for row in &wired.rows {
-            let Some(cell) = wired.cell(&row.title, &column.title) else { continue };
-            lines.push(detail(cell));
+            lines.push(match wired.cell(&row.title, &column.title) {
+                Some(cell) => detail(cell),
+                None => unmeasured(&row.title, head.len()),
+            });
         }
     }
     Grid { head: head.map(str::to_owned).into(), lines }
@@ -100,13 +121,28 @@ fn detail(cell: &Cell) -> Vec<String> {
         of(|spread| spread.max),
         times(cell.times_kernel.as_ref()),
         times(cell.times_host.as_ref()),
+        times(cell.times_direct.as_ref()),
     ]
+}
+
+/// A row that cannot carry the column's load.
+fn unmeasured(row: &str, width: usize) -> Vec<String> {
+    let mut line = vec![format!("· {row}")];
+    line.resize(width, "-".to_owned());
+    line
 }
 
 /// What the rows are, and whether the fast path carried them.
 pub(super) fn rows(wired: &Wired) -> Grid {
-    let head =
-        ["row", "backend", "client's node", "server's node", "on the fast path", "mean frame"];
+    let head = [
+        "row",
+        "backend",
+        "client's node",
+        "server's node",
+        "rule besides",
+        "on the fast path",
+        "mean frame",
+    ];
     let lines = wired.rows.iter().map(|row| {
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         let shares = row.fast_shares;
@@ -115,6 +151,7 @@ pub(super) fn rows(wired: &Wired) -> Grid {
             row.backend.clone(),
             row.left.clone(),
             row.right.clone(),
+            row.rule.clone().unwrap_or_else(|| "-".into()),
             shares.map_or("-".into(), |[l, r]| format!("{}, {}", percent(l), percent(r))),
             format!("{:.0} B", row.mean_frame),
         ]
@@ -128,31 +165,37 @@ pub fn text(report: &Report) -> String {
     for wired in &report.wires {
         text += &format!("\n== {}\n\n", wired.wire.title());
         let mut grids = vec![details(report, wired)];
+        grids.extend(versus::details(report, wired));
         grids.extend(summaries(report, wired));
         grids.push(rows(wired));
         for grid in grids {
             text += &grid.text();
             text.push('\n');
         }
+        text += &versus::worse(report, wired).map_or(String::new(), |worse| worse + "\n");
     }
     text + &circumstances(report)
+}
+
+/// Whether other things ran between the loads.
+pub(super) fn disturbed(report: &Report) -> bool {
+    report.about.busy_meanwhile.is_some_and(|share| share > DISTURBED)
 }
 
 /// How it was measured, in sentences.
 pub(super) fn circumstances(report: &Report) -> String {
     let about = &report.about;
-    let commit = about.commit.as_ref().map_or(String::new(), |commit| format!(" ({commit})"));
+    let builds = builds(&about.builds, about.commit.as_deref());
     let meanwhile = about.busy_meanwhile.map_or(String::new(), |share| {
-        let warning = if share > DISTURBED { " (the figures are disturbed)" } else { "" };
+        let warning = if disturbed(report) { " (the figures are disturbed)" } else { "" };
         format!(", in pauses between the loads {:.0} %{warning}", share * 100.0)
     });
     format!(
-        "`{}`, {}, {}{commit}, kernel {}, {} CPUs ({}), {} GiB, busy with other things before the \
+        "`{}`, {}, {builds}, kernel {}, {} CPUs ({}), {} GiB, busy with other things before the \
          run: {:.0} %{meanwhile}. Netfilter rules: the agent's and {}. Medians of {} interleaved rounds of {} \
          s; ratios are medians of the ratios within a round, turned over for costs.\n",
         about.command,
         about.date,
-        about.agent,
         about.kernel,
         about.cpus,
         about.processor,
@@ -164,11 +207,30 @@ pub(super) fn circumstances(report: &Report) -> String {
     )
 }
 
-fn times(spread: Option<&Spread>) -> String {
+/// Which agents ran. Versions and commits do not tell two builds apart: digests
+/// do.
+fn builds(builds: &[Built], commit: Option<&str>) -> String {
+    let commit = commit.map_or(String::new(), |commit| format!(" ({commit})"));
+    let version = |built: &Built| match built.build {
+        Build::This => format!("{}{commit}", built.version),
+        Build::Other => built.version.clone(),
+    };
+    let [this, other] = builds else {
+        return builds.iter().map(version).collect();
+    };
+    let same = if this.digest == other.digest { " (the same program)" } else { "" };
+    let named = |built: &Built| {
+        let digest = built.digest.get(..12).unwrap_or_default();
+        format!("{} build: {}, SHA-256 {digest}…", built.build.name(), version(built))
+    };
+    format!("{}; {}{same}", named(this), named(other))
+}
+
+pub(super) fn times(spread: Option<&Spread>) -> String {
     spread.map_or("-".into(), |spread| format!("{:.2}", spread.median))
 }
 
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value {
         1000.0.. => format!("{value:.0}"),
         100.0.. => format!("{value:.1}"),
@@ -178,7 +240,7 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::tests::example;
+    use super::super::report::tests::{compared, example};
     use super::*;
 
     #[test]
@@ -200,14 +262,22 @@ mod tests {
             let found = found.unwrap_or_else(|| panic!("{start:?} in {text}"));
             found.split_whitespace().collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(line("· eBPF path"), "· eBPF path 3750 3000 4500 3.00 1.50");
-        assert_eq!(line("· kernel path"), "· kernel path 1250 1000 1500 1.00 0.50");
+        assert_eq!(line("· eBPF path"), "· eBPF path 3750 3000 4500 3.00 1.50 -");
+        assert_eq!(line("· kernel path"), "· kernel path 1250 1000 1500 1.00 0.50 -");
         assert_eq!(line("RR p99  "), "RR p99 2.00 1.00 3.00");
-        assert!(line("eBPF path").ends_with("--datapath=kernel 99.9 %, 0.0 % 1400 B"));
+        assert!(line("eBPF path").ends_with("--datapath=kernel - 99.9 %, 0.0 % 1400 B"));
         assert!(line("host to host").ends_with("- 1400 B"));
         let resent = text.split("TCP 4 resent, 1/Gbit").nth(1).unwrap();
         let first = resent.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>();
-        assert_eq!(first, ["·", "host", "to", "host", "0.00", "0.00", "0.00", "-", "-"]);
+        assert_eq!(first, ["·", "host", "to", "host", "0.00", "0.00", "0.00", "-", "-", "-"]);
+        let service = text.split("service RR, 1/s").nth(1).unwrap().lines();
+        let lines: Vec<_> = service
+            .skip(1)
+            .take(3)
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .collect();
+        assert_eq!(lines[0], ["·", "host", "to", "host", "-", "-", "-", "-", "-", "-"]);
+        assert_eq!(lines[2][3..], ["3750", "3000", "4500", "3.00", "-", "1.00"]);
         assert!(text.contains("2 interleaved rounds of 0.5 s"), "{text}");
         let busy = "before the run: 50 %, in pauses between the loads 25 % (the figures are";
         assert!(text.contains(busy), "{text}");
@@ -217,11 +287,32 @@ mod tests {
     fn ratios_need_the_row_they_are_to() {
         let mut report = example();
         let grids = |report: &Report| summaries(report, &report.wires[0]);
-        let [kernel, host] = &grids(&report)[..] else { panic!("two tables") };
+        let [kernel, host, direct] = &grids(&report)[..] else { panic!("three tables") };
         assert!(kernel.text().contains("times better than kernel path"), "{}", kernel.text());
         assert_eq!(host.lines[0], ["TCP RR", "1.00", "0.50", "1.50"]);
+        assert_eq!(direct.lines[0], ["service RR", "-", "1.00", "1.00"]);
+        assert_eq!(direct.lines.len(), 7, "losses have no ratios");
         report.wires[0].rows.retain(|row| row.title == KERNEL);
+        report.columns.retain(|column| !column.title.starts_with("service"));
         assert_eq!(grids(&report).len(), 1);
+    }
+
+    #[test]
+    fn two_builds_are_told_apart() {
+        let mut report = compared(0.5);
+        let said = text(&report);
+        for part in [
+            "this build: flannel-agent 0.1.0, SHA-256 0a0a0a0a0a0a…; other build: ",
+            "· eBPF path [this] ",
+            "· eBPF path [other] ",
+            "times better than the other build ",
+            "this build was worse in each of 2 rounds (by chance: about ",
+        ] {
+            assert!(said.contains(part), "{part:?} in {said}");
+        }
+        assert!(!said.contains("the same program"), "{said}");
+        report.about.builds[1].digest = report.about.builds[0].digest.clone();
+        assert!(text(&report).contains("the same program"));
     }
 
     #[test]

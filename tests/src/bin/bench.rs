@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use flannel_tests::bench::columns::{COLUMNS, columns};
 use flannel_tests::bench::report::Report;
-use flannel_tests::bench::rows::{ROWS, rows};
+use flannel_tests::bench::rows::{JUDGED_PORT, ROWS, packet_rule, rows};
 use flannel_tests::bench::wire::Wire;
 use flannel_tests::bench::{Effort, Plan, markdown, plot, table};
 use flannel_tests::interrupt;
@@ -19,7 +20,7 @@ struct Cli {
     /// Fewer and shorter rounds on the GSO wire alone: under two minutes
     #[arg(long)]
     quick: bool,
-    /// Rounds
+    /// Rounds; one more with --against if they are odd
     #[arg(long)]
     rounds: Option<usize>,
     /// Seconds of each load in each round
@@ -31,13 +32,19 @@ struct Cli {
     /// Netfilter rules on the nodes besides the agent's own
     #[arg(long, value_enum, default_value_t)]
     rules: Rules,
-    /// Only rows whose title contains this, in any case of letters; may be
-    /// repeated. Ratios need the rows "kernel path" and "host to host"
-    #[arg(long, value_name = "TEXT")]
+    /// Only the row of this title, or those whose title contains this, in any
+    /// case of letters; may be repeated. Ratios need the rows "kernel path" and
+    /// "host to host"
+    #[arg(long, visible_alias = "rows", value_name = "TEXT")]
     row: Vec<String>,
-    /// Only the loads of columns whose title contains this; may be repeated
-    #[arg(long, value_name = "TEXT")]
+    /// Only the load of the column of this title, or those of columns whose
+    /// title contains this; may be repeated
+    #[arg(long, visible_alias = "columns", value_name = "TEXT")]
     only: Vec<String>,
+    /// Another build of flannel-agent: measure all rows with both, in turns, and
+    /// say how many times better this one is
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "from")]
+    against: Option<PathBuf>,
     /// Say what rows and columns there are
     #[arg(long)]
     list: bool,
@@ -69,15 +76,27 @@ impl Cli {
         if columns.is_empty() {
             bail!("no column is called like {:?}; --list names them", self.only);
         }
-        let mut effort = if self.quick { Effort::QUICK } else { Effort::FULL };
+        let mut effort = match (self.quick, &self.against) {
+            (true, _) => Effort::QUICK,
+            (false, Some(_)) => Effort::AGAINST,
+            (false, None) => Effort::FULL,
+        };
         effort.rounds = self.rounds.unwrap_or(effort.rounds);
         effort.seconds = self.seconds.unwrap_or(effort.seconds);
+        if self.against.is_some() {
+            effort = effort.even();
+        }
         let wires = match (self.wire.as_slice(), self.quick) {
             ([], true) => vec![Wire::Gso],
             ([], false) => vec![Wire::Gso, Wire::Mtu],
             (wires, _) => wires.to_vec(),
         };
-        Ok(Plan { rows, columns, wires, rules: self.rules, effort })
+        let against = self.against.as_deref().map(other_build).transpose()?;
+        let plan = Plan { rows, columns, wires, rules: self.rules, against, effort };
+        if plan.measurable().is_empty() {
+            bail!("without rules there are no services: --rules");
+        }
+        Ok(plan)
     }
 
     /// The plot's file.
@@ -87,6 +106,20 @@ impl Cli {
         let name = base.file_name().unwrap_or_default().to_string_lossy();
         base.with_file_name(format!("{name}-{}.svg", wire.name()))
     }
+}
+
+/// Whole path of another build, for commands that run elsewhere.
+fn other_build(program: &Path) -> Result<PathBuf> {
+    if std::env::var_os("FLANNEL_EBPF_OBJECT").is_some() {
+        bail!("FLANNEL_EBPF_OBJECT would give both builds the same programs");
+    }
+    let path = program.canonicalize().with_context(|| program.display().to_string())?;
+    let answer = Command::new(&path).arg("--version").output();
+    let answer = answer.with_context(|| path.display().to_string())?;
+    if !answer.status.success() {
+        bail!("{} --version: {}", path.display(), answer.status);
+    }
+    Ok(path)
 }
 
 fn main() -> Result<()> {
@@ -124,11 +157,13 @@ fn list() {
     println!("Rows (backend; agent on the client's node; on the server's node):");
     for row in ROWS {
         let (left, right) = (row.setup.left.join(" "), row.setup.right.join(" "));
-        println!("  {:<18}{}; {left}; {right}", row.title, row.setup.backend);
+        let rule = row.setup.judged.then(|| format!("; {}", packet_rule(JUDGED_PORT)));
+        let rule = rule.unwrap_or_default();
+        println!("  {:<18}{}; {left}; {right}{rule}", row.title, row.setup.backend);
     }
     println!("Columns (unit; load):");
     for column in COLUMNS {
-        println!("  {:<18}{:<10}{}", column.title, column.unit, column.load);
+        println!("  {:<22}{:<10}{}", column.title, column.unit, column.load);
     }
 }
 

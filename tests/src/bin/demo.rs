@@ -126,6 +126,7 @@ fn side_by_side() {
         columns: columns(&["TCP RR", "TCP CRR", "UDP 64 B", "TCP 4"]),
         wires: vec![Wire::Gso],
         rules: Rules::default(),
+        against: None,
         effort: Effort::GLANCE,
     };
     show(&table::text(&plan.run("cargo xtask demo", |_| {})));
