@@ -7,11 +7,14 @@
 
 pub mod agent;
 pub mod bench;
+pub mod beside;
 pub mod complexity;
 pub mod differential;
 pub mod docker;
+pub mod endpoint;
 pub mod etcd;
 pub mod forge;
+pub mod forger;
 pub mod hooks;
 pub mod interrupt;
 pub mod lab;
