@@ -160,6 +160,40 @@ pub fn assert_five_mbit(rate: f64) {
     assert!((1.5..7.0).contains(&rate), "{rate:.1} Mbit/s at a limit of 5");
 }
 
+/// How a node's packets to and from its peers' pods went so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Carried {
+    /// By the fast path, from veth to underlay or back.
+    fast: u64,
+    /// Through the kernel's path, wholly or up to the VXLAN device.
+    kernel: u64,
+}
+
+impl Carried {
+    /// Reads it; the node has the programs.
+    ///
+    /// # Panics
+    /// The agent does not answer.
+    #[track_caller]
+    pub fn of(node: &Node) -> Self {
+        let outcomes = node.outcomes();
+        let shortcut = outcomes.get("shortcut_encap") + outcomes.get("shortcut_decap");
+        let text = node.netns.ip("-json -stats link show flannel.1");
+        let links: Value = serde_json::from_str(&text).expect("JSON of ip");
+        let device = ["rx", "tx"].map(|way| links[0]["stats64"][way]["packets"].as_u64());
+        let device: u64 = device.map(|count| count.expect("a count")).iter().sum();
+        // Aggregates come through the device and leave the kernel's path there.
+        let device = device.saturating_sub(outcomes.get("fast_aggregate"));
+        Self { fast: outcomes.fast(), kernel: shortcut + device }
+    }
+
+    /// Share (0..=1) of the fast path since `before`.
+    pub fn share_since(&self, before: &Self) -> f64 {
+        let fast = (self.fast - before.fast) as f64;
+        fast / (fast + self.kernel.saturating_sub(before.kernel) as f64).max(1.0)
+    }
+}
+
 /// Packets that failed the source check, whatever the reason.
 pub fn forged(outcomes: &Outcomes) -> u64 {
     let forged = outcomes.0.iter().filter(|(name, _)| name.starts_with("forged_"));

@@ -6,6 +6,7 @@
 //! what a killed run left behind by the next one ([`netns::sweep`]).
 
 pub mod agent;
+pub mod assembled;
 pub mod bench;
 pub mod beside;
 pub mod complexity;
