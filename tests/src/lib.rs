@@ -16,6 +16,7 @@ pub mod endpoint;
 pub mod etcd;
 pub mod forge;
 pub mod forger;
+pub mod ftp;
 pub mod hooks;
 pub mod interrupt;
 pub mod lab;
