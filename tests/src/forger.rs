@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
+use etherparse::{IpFragOffset, Ipv4Header};
+
 use crate::beside::TUNNEL;
 use crate::forge::{OUTER, Tunnelled, mac};
 use crate::netns::Netns;
@@ -65,25 +67,23 @@ impl Forger {
         self.packet.inner.1 = address;
     }
 
-    /// Sends ten packets by an interface, each changed before: how many came
-    /// to the pod.
-    pub fn ten(&self, from: &Netns, link: &str, change: impl Fn(&mut Tunnelled)) -> usize {
-        self.ten_frames(from, link, |packet| {
-            change(packet);
-            packet.frame()
-        })
+    /// Sends ten packets by an interface: how many came to the pod.
+    pub fn ten(&self, from: &Netns, link: &str) -> usize {
+        self.ten_frames(from, link, |frame| vec![frame])
     }
 
-    /// As [`Forger::ten`], with frames that are changed as a whole.
+    /// As [`Forger::ten`], with frames that `make` makes of each packet's.
     pub fn ten_frames(
         &self,
         from: &Netns,
         link: &str,
-        make: impl Fn(&mut Tunnelled) -> Vec<u8>,
+        make: impl Fn(Vec<u8>) -> Vec<Vec<u8>>,
     ) -> usize {
         let wire = Wire::open(from, link);
         for number in 0..TEN {
-            wire.send(&make(&mut self.numbered(number)));
+            for frame in make(self.numbered(number).frame()) {
+                wire.send(&frame);
+            }
         }
         self.delivered()
     }
@@ -119,4 +119,48 @@ impl Forger {
         });
         numbers.len()
     }
+}
+
+/// The frame with a VLAN tag of this control information.
+pub fn with_tag(frame: &[u8], control: u16) -> Vec<u8> {
+    let [high, low] = control.to_be_bytes();
+    [&frame[..12], &[0x81, 0, high, low], &frame[12..]].concat()
+}
+
+/// The frame with options (three times "no operation", then their end) in its
+/// outer IPv4 header.
+///
+/// # Panics
+/// It has an outer header of another form.
+pub fn with_options(frame: &[u8]) -> Vec<u8> {
+    let (mut header, payload) = outer(frame);
+    header.options = [1, 1, 1, 0].into();
+    rebuilt(frame, header, payload)
+}
+
+/// The frame's outer packet in two fragments.
+///
+/// # Panics
+/// It has an outer header of another form.
+pub fn fragments(frame: &[u8]) -> Vec<Vec<u8>> {
+    let (header, payload) = outer(frame);
+    let cut = 48;
+    let part = |offset: u16, more: bool, payload: &[u8]| {
+        let mut header = header.clone();
+        (header.dont_fragment, header.more_fragments) = (false, more);
+        header.identification = u16::from(*frame.last().expect("a byte")) + 100;
+        header.fragment_offset = IpFragOffset::try_new(offset / 8).expect("an offset");
+        rebuilt(frame, header, payload)
+    };
+    vec![part(0, true, &payload[..cut]), part(cut as u16, false, &payload[cut..])]
+}
+
+fn outer(frame: &[u8]) -> (Ipv4Header, &[u8]) {
+    Ipv4Header::from_slice(&frame[14..]).expect("an IPv4 header")
+}
+
+fn rebuilt(frame: &[u8], mut header: Ipv4Header, payload: &[u8]) -> Vec<u8> {
+    header.set_payload_len(payload.len()).expect("a short payload");
+    header.header_checksum = header.calc_header_checksum();
+    [&frame[..14], &header.to_bytes()[..], payload].concat()
 }

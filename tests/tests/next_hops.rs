@@ -214,7 +214,7 @@ fn sources_are_checked_beside_an_interface_without_a_wire() {
         let pair = wireless(way);
         let forger = Forger::new(&pair);
         let before = pair.left.outcomes();
-        let delivered = forger.ten(&forger.stranger, "eth0", |_| ());
+        let delivered = forger.ten(&forger.stranger, "eth0");
         let counted = forged(&pair.left.outcomes().since(&before));
         let expected = if way == Way::Kernel { (10, 0) } else { (0, 10) };
         assert_eq!((delivered, counted), expected);
