@@ -6,12 +6,17 @@
 //! what a killed run left behind by the next one ([`netns::sweep`]).
 
 pub mod agent;
+pub mod assembled;
 pub mod bench;
+pub mod beside;
 pub mod complexity;
 pub mod differential;
 pub mod docker;
+pub mod endpoint;
 pub mod etcd;
 pub mod forge;
+pub mod forger;
+pub mod ftp;
 pub mod hooks;
 pub mod interrupt;
 pub mod lab;

@@ -59,6 +59,8 @@ const TOOLS: &[Need] = &[
     program("ip", "iproute2", "namespaces, links, routes"),
     program("nft", "nftables", "rules of nodes"),
     program("iptables", "iptables", "rules of nodes"),
+    program("ipset", "ipset", "rules of nodes"),
+    program("conntrack", "conntrack", "forgets connections as kube-proxy does"),
     program("bpftool", "bpftool", "shows maps and programs"),
     program("tcpdump", "tcpdump", "captures packets"),
     program("ethtool", "ethtool", "switches offloads"),

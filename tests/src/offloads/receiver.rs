@@ -7,14 +7,11 @@ use std::thread::{self, JoinHandle};
 
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
-use object::write::{Object, Symbol, SymbolSection};
-use object::{
-    Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
-};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 use super::device;
+use crate::assembled;
 use crate::netns::Netns;
 use crate::packet::Wire;
 use crate::pair::Pair;
@@ -182,7 +179,8 @@ impl Passing {
     /// The kernel refuses it.
     pub fn attach(netns: &Netns) -> Self {
         netns.inside(|| {
-            let mut ebpf = EbpfLoader::new().load(&passing()).expect("an object with XDP_PASS");
+            let object = assembled::object("xdp", "pass", &[assembled::answer(2), assembled::EXIT]);
+            let mut ebpf = EbpfLoader::new().load(&object).expect("an object with XDP_PASS");
             let program: &mut Xdp =
                 ebpf.program_mut("pass").expect("the program").try_into().expect("an XDP program");
             program.load().expect("load XDP_PASS");
@@ -190,25 +188,4 @@ impl Passing {
             Self { _ebpf: ebpf }
         })
     }
-}
-
-/// An object file with the program `r0 = XDP_PASS; exit`.
-fn passing() -> Vec<u8> {
-    const CODE: [u8; 16] = [0xb7, 0, 0, 0, 2, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
-    let mut file = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
-    let text = file.add_section(Vec::new(), b"xdp".to_vec(), SectionKind::Text);
-    let value = file.append_section_data(text, &CODE, 8);
-    let license = file.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
-    file.append_section_data(license, b"GPL\0", 1);
-    file.add_symbol(Symbol {
-        name: b"pass".to_vec(),
-        value,
-        size: CODE.len() as u64,
-        kind: SymbolKind::Text,
-        scope: SymbolScope::Dynamic,
-        weak: false,
-        section: SymbolSection::Section(text),
-        flags: SymbolFlags::None,
-    });
-    file.write().expect("an object file in memory")
 }

@@ -1,0 +1,111 @@
+//! The fast path never brings packets out of order that the kernel path would
+//! bring in order: not when windows end, not when decisions are made anew.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use flannel_tests::agent::Options;
+use flannel_tests::beside::{Way, pairs};
+use flannel_tests::endpoint::{Arrivals, numbered};
+use flannel_tests::pair::Pair;
+
+const PORT: u16 = 7005;
+
+fn window() -> Options {
+    Options { window: Some("500ms"), ..Options::default() }
+}
+
+/// Numbered datagrams from `client` to this address for `server`, over many
+/// windows. The kernel path shows what overtakes on this machine by itself.
+fn never_more_than_the_kernel(
+    (size, each): (usize, u32),
+    to: impl Fn(&Pair) -> SocketAddrV4,
+    meanwhile: impl Fn(&Pair) + Sync,
+) {
+    let seen: [Arrivals; 2] = pairs(&window(), |pair, way| {
+        let (at, done) = (to(pair), AtomicBool::new(false));
+        let pair = &*pair;
+        let arrivals = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    meanwhile(pair);
+                }
+            });
+            let arrivals = numbered(
+                &pair.client.netns,
+                (&pair.server.netns, at),
+                (size, each),
+                (Duration::from_micros(200), Duration::from_secs(4)),
+            );
+            done.store(true, Ordering::Relaxed);
+            arrivals
+        });
+        let least = arrivals.sent / 100 * 99;
+        assert!(arrivals.sent > 2000 && arrivals.received >= least, "{arrivals:?}");
+        let fast = pair.left.outcomes().get("fast_encap");
+        assert!(way == Way::Kernel || fast > u64::from(least) / 2, "{fast} fast, {arrivals:?}");
+        arrivals
+    });
+    let [kernel, ours] = seen;
+    assert!(ours.late <= kernel.late, "{ours:?}, by the kernel {kernel:?}");
+}
+
+fn direct(pair: &Pair) -> SocketAddrV4 {
+    SocketAddrV4::new(pair.server.address, PORT)
+}
+
+fn rest(_: &Pair) {
+    thread::sleep(Duration::from_millis(50));
+}
+
+#[test]
+fn when_windows_end() {
+    never_more_than_the_kernel((64, 1), direct, rest);
+}
+
+#[test]
+fn of_trains_when_windows_end() {
+    never_more_than_the_kernel((1000, 32), direct, rest);
+}
+
+#[test]
+fn when_all_is_decided_anew() {
+    never_more_than_the_kernel((64, 8), direct, |pair| {
+        pair.left.netns.ip("route add 203.0.113.0/24 dev eth0");
+        thread::sleep(Duration::from_millis(150));
+        pair.right.netns.ip("route add 203.0.113.0/24 dev eth0");
+        thread::sleep(Duration::from_millis(150));
+        for node in [&pair.left, &pair.right] {
+            node.netns.ip("route del 203.0.113.0/24 dev eth0");
+        }
+    });
+}
+
+#[test]
+fn when_rules_come_and_go() {
+    never_more_than_the_kernel((64, 8), direct, |pair| {
+        for node in [&pair.left, &pair.right] {
+            node.netns.nft(
+                "table ip idle { chain forward { type filter hook forward priority 0; }; }
+                 delete table ip idle",
+            );
+        }
+        thread::sleep(Duration::from_millis(300));
+    });
+}
+
+#[test]
+fn of_a_service() {
+    let service = |pair: &Pair| {
+        let to = direct(pair);
+        pair.left.netns.nft(&format!(
+            "table ip service {{ chain pre {{ type nat hook prerouting priority dstnat;
+                ip daddr 10.96.0.7 udp dport {PORT} dnat to {to}
+            }}; }}"
+        ));
+        SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 7), PORT)
+    };
+    never_more_than_the_kernel((64, 8), service, rest);
+}
