@@ -23,14 +23,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let Some(Ok(strangers)) = strangers else { return };
         let dropped = self.settings.verify_source == VerifySource::Drop;
         let state = self.shared.lock();
-        let public_ips = |stranger: &Stranger| {
-            state.peers.get(&stranger.subnet).map(|peer| peer.public_ip.to_string())
-        };
         let present: BTreeMap<String, String> = strangers
             .iter()
             .filter_map(|stranger| {
-                let lease = public_ips(stranger)?;
-                Some((format!("{GROUP}{}", stranger.subnet), describe(stranger, &lease, dropped)))
+                let lease = state.peers.get(&stranger.subnet)?.public_ip;
+                // The lease may name it meanwhile.
+                let foreign = (lease != stranger.address)
+                    .then(|| describe(stranger, &lease.to_string(), dropped))?;
+                Some((format!("{GROUP}{}", stranger.subnet), foreign))
             })
             .collect();
         drop(state);
