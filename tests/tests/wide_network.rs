@@ -75,8 +75,9 @@ fn an_expression_on_addresses_finds_the_card() {
     beside(|way| {
         let extra = vec!["--iface=".into(), r"--iface-regex=^10\.1\.0\.".into()];
         let options = Options { extra, ..way.options(&Options::default()) };
-        let pair = prepared([&options, &options], |_, etcd, [left, right]| {
+        let pair = prepared([&options, &options], |lab, etcd, [left, right]| {
             etcd.put_config(&config(VXLAN));
+            lab.underlay().ip("address add 10.1.0.1/24 dev br0");
             for (node, number) in [(left, 11), (right, 12)] {
                 on_the_lan(node, number);
                 // Its only address.
