@@ -138,12 +138,20 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Listens in a namespace.
+    /// Listens in a namespace, on every address.
     ///
     /// # Panics
     /// The port cannot be had.
     pub fn open(netns: &Netns, port: u16) -> Self {
-        let socket = socket(netns, port);
+        Self::open_at(netns, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))
+    }
+
+    /// Listens in a namespace on one address, from which the answers come.
+    ///
+    /// # Panics
+    /// It cannot be had.
+    pub fn open_at(netns: &Netns, address: SocketAddrV4) -> Self {
+        let socket = socket(netns, address);
         let count = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&count);
         let running = Running::start(netns, move |stop| {
@@ -164,9 +172,9 @@ impl Answers {
     }
 }
 
-fn socket(netns: &Netns, port: u16) -> UdpSocket {
-    let bound = netns.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
-    let socket = bound.unwrap_or_else(|error| panic!("port {port}: {error}"));
+fn socket(netns: &Netns, address: SocketAddrV4) -> UdpSocket {
+    let bound = netns.inside(|| UdpSocket::bind(address));
+    let socket = bound.unwrap_or_else(|error| panic!("{address}: {error}"));
     socket.set_read_timeout(Some(TURN)).expect("a timeout");
     socket
 }
@@ -195,7 +203,7 @@ pub fn numbered(
     (size, each): (usize, u32),
     (pause, time): (Duration, Duration),
 ) -> Arrivals {
-    let receiver = socket(to, at.port());
+    let receiver = socket(to, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, at.port()));
     nix::sys::socket::setsockopt(&receiver, nix::sys::socket::sockopt::RcvBufForce, &(16 << 20))
         .expect("a larger buffer");
     let done = Arc::new(AtomicBool::new(false));

@@ -153,6 +153,30 @@ fn udp_that_conntrack_forgets_sooner_than_the_window_has_no_gap() {
 }
 
 #[test]
+fn udp_that_conntrack_has_forgotten_is_decided_anew_without_a_gap() {
+    beside(|way| {
+        let options = Options { window: Some("5s"), ..Options::default() };
+        let settings = ["udp_timeout=1", "udp_timeout_stream=1"];
+        let pair = with_settings(way, &options, &settings);
+        for node in [&pair.left, &pair.right] {
+            node.netns.nft(STATEFUL);
+        }
+        thread::sleep(Duration::from_millis(600));
+        let load = format!("spaced {} --seconds 9 --interval-us 300", pair.server.target());
+        let running = pair.client.start_traffic(&load);
+        // Time enough for conntrack to forget what it does not see.
+        for node in [&pair.left, &pair.right, &pair.left, &pair.right] {
+            thread::sleep(Duration::from_secs(2));
+            node.netns.ip("route add 203.0.113.0/24 dev eth0");
+            node.netns.ip("route del 203.0.113.0/24 dev eth0");
+        }
+        let spaced = running.finish();
+        assert_whole(&spaced);
+        assert!(spaced["gap_ms"].as_u64() < Some(500), "{spaced}");
+    });
+}
+
+#[test]
 fn udp_of_which_the_server_speaks_first_in_a_window_has_no_gap() {
     beside(|way| {
         let options = Options { window: Some("2s"), ..Options::default() };

@@ -218,15 +218,22 @@ fn a_pod_reaches_itself_and_its_neighbour() {
 
 /// A UDP flow moves to another endpoint when conntrack forgets it, and not later
 /// than a window after that.
-fn moves(pair: &Pair, rules: impl Fn(&Pair, [Ipv4Addr; 2]), change: impl Fn(&Pair, Ipv4Addr)) {
+fn moves(
+    (pair, way): (&Pair, Way),
+    rules: impl Fn(&Pair, [Ipv4Addr; 2]),
+    change: impl Fn(&Pair, Ipv4Addr),
+) {
     let other = pair.right.pod(3);
     let answers = [&pair.server, &other].map(|pod| Answers::open(&pod.netns, 7001));
     let addresses = [pair.server.address, other.address];
     rules(pair, addresses);
+    let carried = Carried::of(&pair.left);
     let running = pair.client.start_traffic(&format!("spaced {SERVICE}:7001 --seconds 4"));
     thread::sleep(Duration::from_millis(1500));
     let early = answers.each_ref().map(Answers::count);
     assert!(early[0] > 500 && early[1] == 0, "{early:?} datagrams before");
+    let share = Carried::of(&pair.left).share_since(&carried);
+    assert!(way == Way::Kernel || share > 0.8, "a share of {share} on the fast path");
     change(pair, other.address);
     pair.left.netns.sh(&format!("conntrack -D -p udp --orig-dst {SERVICE}"));
     thread::sleep(Duration::from_millis(800));
@@ -250,17 +257,17 @@ fn one_endpoint(pair: &Pair, to: Ipv4Addr) {
 
 #[test]
 fn an_endpoint_goes_and_another_comes() {
-    pairs(&window(), |pair, _| {
-        moves(pair, |pair, [first, _]| one_endpoint(pair, first), one_endpoint)
+    pairs(&window(), |pair, way| {
+        moves((pair, way), |pair, [first, _]| one_endpoint(pair, first), one_endpoint);
     });
 }
 
 /// Nothing but conntrack tells of it.
 #[test]
 fn a_forgotten_flow_is_decided_anew() {
-    pairs(&window(), |pair, _| {
+    pairs(&window(), |pair, way| {
         moves(
-            pair,
+            (pair, way),
             |pair, [first, second]| {
                 pair.left.netns.nft(&format!(
                     "table ip service {{ chain pre {{ type nat hook prerouting priority dstnat;
