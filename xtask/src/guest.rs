@@ -70,6 +70,18 @@ const CASES: &[Cases] = &[
     on(&["6.1"], cases_of("cleanup", &["clsact"])),
     on(&["6.1"], cases_of("xdp", &["native_carries_udp_and_tcp_whole", "cleanup_removes_it"])),
     on(&["6.1"], only_here(cases_of("xdp", &["auto_takes_a_network_card"]))),
+    on(
+        &["6.12"],
+        only_here(cases_of(
+            "devices",
+            &[
+                "a_vlan_underlay_carries_the_fast_path",
+                "a_bond_underlay_carries_the_fast_path_before_and_after_a_failover",
+                "a_vrf_underlay_carries_the_fast_path",
+                "pods_on_macvlan_ipvlan_and_netkit_are_reached",
+            ],
+        )),
+    ),
 ];
 
 /// Names of the cases that no other machine can run.
@@ -187,7 +199,9 @@ fn machine(kernel: &Path, initramfs: &Path, console: &Path) -> Command {
 
 #[cfg(test)]
 mod tests {
-    use super::{CASES, RELEASES, line, runs_on};
+    use std::collections::BTreeSet;
+
+    use super::{CASES, RELEASES, line, only_here_names, runs_on};
     use crate::workspace::root;
 
     fn lines(release: &str, filter: Option<&str>) -> Vec<String> {
@@ -210,18 +224,28 @@ mod tests {
     fn a_filter_leaves_what_it_names() {
         let lines = lines("6.12", Some("netkit"));
         // A program that runs whole is asked by the filter itself.
-        assert_eq!(lines, ["complexity --test-threads=1 netkit"]);
+        assert_eq!(lines[0], "complexity --test-threads=1 netkit");
+        assert!(lines[1].starts_with("devices --test-threads=1 --exact pods_on_macvlan"));
+        assert_eq!(lines.len(), 2, "{lines:?}");
     }
 
-    /// A case that is misspelt here would run nowhere.
+    /// A case that is misspelt here, or not listed, would run nowhere.
     #[test]
-    fn every_listed_case_exists() {
+    fn every_listed_case_exists_and_those_of_devices_are_all_listed() {
+        let mut listed = BTreeSet::new();
         for cases in CASES {
             let path = root().join("tests/tests").join(cases.program).with_extension("rs");
             let text = std::fs::read_to_string(&path).unwrap();
             for name in cases.names {
                 assert!(text.contains(&format!("\nfn {name}(")), "{name} in {}", path.display());
+                listed.insert(*name);
             }
+        }
+        let text = std::fs::read_to_string(root().join("tests/tests/devices.rs")).unwrap();
+        let own = text.split("#[test]\nfn ").skip(1).filter_map(|rest| rest.split('(').next());
+        for name in own {
+            assert!(listed.contains(name), "{name}");
+            assert!(only_here_names().any(|known| known == name), "{name}");
         }
     }
 }
