@@ -37,17 +37,21 @@ pub struct Cost {
 pub struct Table(pub BTreeMap<String, Cost>);
 
 impl Table {
-    /// Reads a table as [`fmt::Display`] writes it.
+    /// Reads a table as [`fmt::Display`] writes it, or several, one behind
+    /// another.
     ///
     /// # Errors
     /// A line has another form.
     pub fn parse(text: &str) -> Result<Self> {
-        let mut lines = text.lines().filter(|line| !line.starts_with('#'));
-        let head: Vec<_> = lines.next().unwrap_or_default().split_whitespace().collect();
-        let Some(kernels) = head.strip_prefix(&HEAD) else { bail!("no head: {head:?}") };
-        let mut table = BTreeMap::new();
-        for line in lines {
+        let mut table = Self::default();
+        let mut kernels: Option<Vec<&str>> = None;
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
             let words: Vec<_> = line.split_whitespace().collect();
+            if let Some(names) = words.strip_prefix(&HEAD) {
+                kernels = Some(names.to_vec());
+                continue;
+            }
+            let Some(kernels) = &kernels else { bail!("no head: {line:?}") };
             let [name, instructions, verified @ ..] = &words[..] else { bail!("{line:?}") };
             let mut cost = Cost { instructions: instructions.parse()?, ..Cost::default() };
             for (kernel, count) in kernels.iter().zip(verified) {
@@ -56,9 +60,12 @@ impl Table {
                         .insert((*kernel).to_owned(), count.parse().context(line.to_owned())?);
                 }
             }
-            table.insert((*name).to_owned(), cost);
+            table.merge(Self(BTreeMap::from([((*name).to_owned(), cost)])));
         }
-        Ok(Self(table))
+        if kernels.is_none() {
+            bail!("no head");
+        }
+        Ok(table)
     }
 
     /// Takes over what `other` knows; of the verifier's counts, those of
@@ -196,12 +203,21 @@ mod tests {
         assert_eq!(Table::parse(&table.to_string()).unwrap(), table);
         assert_eq!(table.0["b"].verified.len(), 1);
         assert!(Table::parse("a 1 2\n").is_err());
+        assert!(Table::parse("").is_err());
     }
 
     #[test]
     fn kernels_are_in_the_order_of_their_numbers() {
         let text = "program instructions 6.18 5.4 6.1\na 1 2 3 4\n";
         assert_eq!(Table::parse(text).unwrap().kernels(), ["5.4", "6.1", "6.18"]);
+    }
+
+    #[test]
+    fn tables_behind_each_other_are_one() {
+        let other = "program instructions 6.12\na 100 800\nb 50 400\n";
+        let table = Table::parse(&format!("{TEXT}{other}")).unwrap();
+        assert_eq!(table.kernels(), ["6.1", "6.12", "6.18"]);
+        assert_eq!((table.0["b"].verified["6.1"], table.0["b"].verified["6.12"]), (500, 400));
     }
 
     #[test]

@@ -77,11 +77,20 @@ impl Lab {
     /// Joins two nodes by a veth of their own, `eth1`, which becomes their
     /// underlay: nothing stands between them. Agents need `--iface=eth1`.
     pub fn cable(&self, left: &mut Node, right: &mut Node) {
+        self.wire(left, right, "eth1");
+        for node in [left, right] {
+            node.underlay_on("eth1");
+        }
+    }
+
+    /// Joins two nodes by a veth whose ends have this name; they are up and
+    /// have no addresses.
+    pub fn wire(&self, left: &Node, right: &Node, name: &str) {
         let (one, other) = (left.netns.name(), right.netns.name());
         self.underlay
-            .ip(&format!("link add eth1 netns {one} type veth peer name eth1 netns {other}"));
+            .ip(&format!("link add {name} netns {one} type veth peer name {name} netns {other}"));
         for node in [left, right] {
-            node.underlay_on_eth1();
+            node.netns.ip(&format!("link set {name} up"));
         }
     }
 
@@ -92,7 +101,7 @@ impl Lab {
             // In one step: there is an `eth0` already.
             let netns = node.netns.name();
             run(Command::new("ip").args(["link", "set", card, "netns", netns, "name", "eth1"]));
-            node.underlay_on_eth1();
+            node.underlay_on("eth1");
         }
     }
 

@@ -59,12 +59,16 @@ impl Node {
         self.other_build.clone().unwrap_or_else(agent::program)
     }
 
-    /// Makes `eth1` the underlay, with an address of its own.
-    pub(crate) fn underlay_on_eth1(&mut self) {
+    /// Makes an interface the underlay, with an address of its own. Agents need
+    /// `--iface`.
+    ///
+    /// # Panics
+    /// There is no such interface.
+    pub fn underlay_on(&mut self, interface: &str) {
         self.address = Ipv4Addr::new(198, 18, 0, 10 + self.number);
         self.netns.ip_batch(&[
-            format!("address add {}/24 dev eth1", self.address),
-            "link set eth1 up".into(),
+            format!("address add {}/24 dev {interface}", self.address),
+            format!("link set {interface} up"),
         ]);
     }
 

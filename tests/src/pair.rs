@@ -43,6 +43,32 @@ impl Pair {
         Self::new(&Kind::Agent(options.clone()), &Kind::Agent(options.clone()))
     }
 
+    /// Agents with these options on `left` and `right`, whose underlay is
+    /// `interface`, which `join` makes.
+    ///
+    /// # Panics
+    /// The nodes do not come to know each other.
+    #[track_caller]
+    pub fn over(
+        interface: &str,
+        options: [&Options; 2],
+        join: impl FnOnce(&Lab, &mut Node, &mut Node),
+    ) -> Self {
+        let lab = Lab::new();
+        let etcd = lab.etcd();
+        let (mut left, mut right) = (lab.node(1), lab.node(2));
+        join(&lab, &mut left, &mut right);
+        for (node, options) in [&mut left, &mut right].into_iter().zip(options) {
+            let mut options = options.clone();
+            // An empty value takes back what the harness names.
+            options.extra.extend(["--iface=".into(), format!("--iface={interface}")]);
+            node.start(&etcd, &options);
+        }
+        left.wait_routes(&[&right]);
+        right.wait_routes(&[&left]);
+        Self::with_pods(lab, etcd, left, right)
+    }
+
     /// Starts both nodes and waits until they know each other.
     ///
     /// # Panics
@@ -66,10 +92,15 @@ impl Pair {
                 Kind::Plain => node.sync_plain(&etcd),
             }
         }
-        let client = first.pod(2);
-        let mut server = second.pod(2);
+        Self::with_pods(lab, etcd, first, second)
+    }
+
+    #[track_caller]
+    fn with_pods(lab: Lab, etcd: Etcd, left: Node, right: Node) -> Self {
+        let client = left.pod(2);
+        let mut server = right.pod(2);
         server.serve();
-        let pair = Self { client, server, left: first, right: second, etcd, lab };
+        let pair = Self { client, server, left, right, etcd, lab };
         // Neighbour entries of pods and underlay, veths attached.
         wait::holds("ping between the pods", Duration::from_secs(15), || {
             pair.client.netns.ping(pair.server.address, "-c 3 -i 0.2 -W 2").0
@@ -104,6 +135,24 @@ impl Pair {
             let good = result["lost"] == 0 && result["corrupt"] == 0;
             assert!(good, "{kind} {options}: {result}");
         }
+    }
+
+    /// Waits until the fast path carries both directions on both nodes.
+    ///
+    /// # Panics
+    /// A packet is lost, or the fast path does not within five seconds.
+    #[track_caller]
+    pub fn fast_both_ways(&self) {
+        let nodes = [&self.left, &self.right];
+        wait::holds("the fast path", Duration::from_secs(5), || {
+            let before = nodes.map(Node::outcomes);
+            let spaced = self.traffic("spaced", "--seconds 1");
+            assert_eq!(spaced["lost"], 0, "{spaced}");
+            nodes.iter().zip(&before).all(|(node, before)| {
+                let since = node.outcomes().since(before);
+                since.get("fast_encap") > 100 && since.get("fast_decap") > 100
+            })
+        });
     }
 
     /// A stream of one datagram per millisecond, there and back.

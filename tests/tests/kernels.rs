@@ -2,14 +2,10 @@
 //! form that it knows, carry packets with them; and without them, if it must.
 //! `cargo xtask test` runs these under other kernels too.
 
-use std::time::Duration;
-
 use flannel_tests::agent::Options;
 use flannel_tests::complexity::release;
 use flannel_tests::hooks;
-use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
-use flannel_tests::wait;
 
 /// Whether the running kernel has tcx (since Linux 6.6).
 fn has_tcx() -> bool {
@@ -26,21 +22,6 @@ fn answers(pair: &Pair) {
     }
 }
 
-/// The fast path carries both directions on both nodes.
-#[track_caller]
-fn fast_both_ways(pair: &Pair) {
-    let nodes = [&pair.left, &pair.right];
-    wait::holds("the fast path", Duration::from_secs(5), || {
-        let before = nodes.map(Node::outcomes);
-        let spaced = pair.traffic("spaced", "--seconds 1");
-        assert_eq!(spaced["lost"], 0, "{spaced}");
-        nodes.iter().zip(&before).all(|(node, before)| {
-            let since = node.outcomes().since(before);
-            since.get("fast_encap") > 100 && since.get("fast_decap") > 100
-        })
-    });
-}
-
 #[test]
 fn default_options_attach_in_the_kernels_best_form() {
     let pair = Pair::agents(&Options::default());
@@ -54,7 +35,7 @@ fn default_options_attach_in_the_kernels_best_form() {
         assert_eq!(filters.contains("from_underlay"), !has_tcx(), "{filters}");
     }
     answers(&pair);
-    fast_both_ways(&pair);
+    pair.fast_both_ways();
     pair.check_integrity(2);
 }
 
@@ -76,7 +57,7 @@ fn tcx_is_refused_where_the_kernel_has_none() {
 #[test]
 fn cleanup_leaves_nothing_of_the_programs() {
     let mut pair = Pair::agents(&Options::default());
-    fast_both_ways(&pair);
+    pair.fast_both_ways();
     pair.left.stop_agent();
     answers(&pair);
     let output = pair.left.cleanup();

@@ -104,31 +104,10 @@ fn connections_that_begin_on_the_fast_path_go_through_it() {
     assert!(since.get("fast_xdp") > 100, "{since:?}");
 }
 
-/// Two nodes on `eth1`, which `join` has made.
-fn on_eth1(options: &Options, join: impl FnOnce(&Lab, &mut Node, &mut Node)) -> Pair {
-    let lab = Lab::new();
-    let etcd = lab.etcd();
-    let (mut left, mut right) = (lab.node(1), lab.node(2));
-    join(&lab, &mut left, &mut right);
-    let mut options = options.clone();
-    // An empty value takes back what the harness names.
-    options.extra.extend(["--iface=".into(), "--iface=eth1".into()]);
-    for node in [&mut left, &mut right] {
-        node.start(&etcd, &options);
-    }
-    left.wait_routes(&[&right]);
-    right.wait_routes(&[&left]);
-    let client = left.pod(2);
-    let mut server = right.pod(2);
-    server.serve();
-    wait::holds("ping", 15 * SECOND, || client.netns.ping(server.address, "-c 3 -i 0.2 -W 2").0);
-    Pair { client, server, left, right, etcd, lab }
-}
-
 /// Frames of more than one page, which the driver hands over in fragments.
 #[test]
 fn jumbo_frames_are_carried_whole() {
-    let pair = on_eth1(&with("native"), |lab, left, right| {
+    let pair = Pair::over("eth1", [&with("native"); 2], |lab, left, right| {
         lab.cable(left, right);
         for node in [left, right] {
             node.netns.ip("link set eth1 mtu 9000");
@@ -157,7 +136,9 @@ fn auto_takes_a_network_card() {
     let &[one, other] = cards.as_slice() else {
         return skip("auto_takes_a_network_card", "FLANNEL_TEST_CARDS does not name two cards");
     };
-    let pair = on_eth1(&Options::ebpf(), |lab, left, right| lab.cards(left, right, [one, other]));
+    let pair = Pair::over("eth1", [&Options::ebpf(); 2], |lab, left, right| {
+        lab.cards(left, right, [one, other])
+    });
     for node in [&pair.left, &pair.right] {
         assert_eq!(said(node), ("native".to_owned(), String::new()));
     }

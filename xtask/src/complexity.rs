@@ -1,5 +1,5 @@
-//! `cargo xtask complexity`: asks the running kernel's verifier and that of the
-//! other kernel what the committed programs cost, and writes the table that the
+//! `cargo xtask complexity`: asks the running kernel's verifier and those of the
+//! other kernels what the committed programs cost, and writes the table that the
 //! tests compare with.
 
 use std::io::Write;
@@ -22,21 +22,27 @@ pub(crate) fn run() -> Result<()> {
         "--bin",
         PROGRAM,
     ]))?;
-    let said = output(&mut guest::program(guest::DEFAULT, PROGRAM)?)?;
-    if !said.lines().any(|line| line.strip_prefix(guest::DONE).is_some_and(|n| n.trim() == "0")) {
-        bail!("under Linux {}:\n{said}", guest::DEFAULT);
-    }
-    let table = said.lines().filter(|line| !line.starts_with("guest: "));
-    let table = table.collect::<Vec<_>>().join("\n");
+    let tables: Result<Vec<_>> = guest::RELEASES.iter().map(|release| table(release)).collect();
+    let tables = tables?.join("\n");
     let mut child = as_root(target_dir().join("debug").join(PROGRAM))
         .arg("--write")
         .stdin(Stdio::piped())
         .spawn()
         .context(PROGRAM)?;
-    child.stdin.take().context("no pipe")?.write_all(table.as_bytes())?;
+    child.stdin.take().context("no pipe")?.write_all(tables.as_bytes())?;
     let status = child.wait()?;
     if !status.success() {
         bail!("{PROGRAM}: {status}");
     }
     Ok(())
+}
+
+/// What the programs cost a kernel that has to be booted.
+fn table(release: &str) -> Result<String> {
+    let said = output(&mut guest::program(release, PROGRAM)?)?;
+    if !said.lines().any(|line| line.strip_prefix(guest::DONE).is_some_and(|n| n.trim() == "0")) {
+        bail!("under Linux {release}:\n{said}");
+    }
+    let lines: Vec<_> = said.lines().filter(|line| !line.starts_with("guest: ")).collect();
+    Ok(lines.join("\n"))
 }

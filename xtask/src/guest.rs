@@ -6,6 +6,7 @@
 mod image;
 mod package;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -13,8 +14,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace::{cargo, output, run as run_command};
 
-/// The kernel that `cargo xtask test` boots.
-pub(crate) const DEFAULT: &str = "6.1";
+/// The kernels that `cargo xtask test` boots at its end, one after another.
+pub(crate) const RELEASES: &[&str] = &["6.1", "6.12"];
 
 /// What a run may take, in seconds; a guest that hangs is ended then.
 const LIMIT: u32 = 1800;
@@ -26,25 +27,67 @@ const PATIENCE: u32 = 8;
 /// What the guest's init says when it has done everything.
 pub(crate) const DONE: &str = "guest: done, programs that failed:";
 
-/// Cases that need what only the emulated machine has (two network cards on one
-/// wire): they run there and nowhere else.
-pub(crate) const ONLY_HERE: &[&str] = &["auto_takes_a_network_card"];
+/// Cases of one test program.
+struct Cases {
+    program: &'static str,
+    /// Their names; none: all of the program's.
+    names: &'static [&'static str],
+    /// Of [`RELEASES`], those that run them. Any other kernel runs everything.
+    on: &'static [&'static str],
+    /// They need what only the emulated machine has: two network cards on one
+    /// wire, or kinds of links that are modules of Debian's kernels.
+    only_here: bool,
+}
 
-/// The cases that say something about a kernel, by test program. All of them
-/// run the agent as it starts by default or with clsact filters, which is what
-/// a kernel without tcx has.
-const CASES: &[(&str, &[&str])] = &[
-    ("kernels", &[]),
-    ("complexity", &[]),
-    ("connectivity", &["datapath_auto_chooses_ebpf_here"]),
-    ("fallback", &["no_capability", "a_program_that_the_verifier_refuses"]),
-    ("restart", &["killed_and_started_with_clsact_filters", "stopped_with_clsact_filters"]),
-    ("cleanup", &["clsact"]),
-    (
-        "xdp",
-        &["native_carries_udp_and_tcp_whole", "auto_takes_a_network_card", "cleanup_removes_it"],
+const fn cases_of(program: &'static str, names: &'static [&'static str]) -> Cases {
+    Cases { program, names, on: RELEASES, only_here: false }
+}
+
+const fn on(release: &'static [&'static str], cases: Cases) -> Cases {
+    Cases { on: release, ..cases }
+}
+
+const fn only_here(cases: Cases) -> Cases {
+    Cases { only_here: true, ..cases }
+}
+
+/// The cases that say something about a kernel. All agents start as they do by
+/// default or with clsact filters, which is what a kernel without tcx has. To
+/// keep the run short, a kernel takes only what no other kernel shows.
+const CASES: &[Cases] = &[
+    on(&["6.1"], cases_of("kernels", &[])),
+    on(&["6.12"], cases_of("kernels", &["default_options_attach_in_the_kernels_best_form"])),
+    cases_of("complexity", &[]),
+    on(&["6.1"], cases_of("connectivity", &["datapath_auto_chooses_ebpf_here"])),
+    on(&["6.1"], cases_of("fallback", &["no_capability", "a_program_that_the_verifier_refuses"])),
+    on(
+        &["6.1"],
+        cases_of(
+            "restart",
+            &["killed_and_started_with_clsact_filters", "stopped_with_clsact_filters"],
+        ),
+    ),
+    on(&["6.1"], cases_of("cleanup", &["clsact"])),
+    on(&["6.1"], cases_of("xdp", &["native_carries_udp_and_tcp_whole", "cleanup_removes_it"])),
+    on(&["6.1"], only_here(cases_of("xdp", &["auto_takes_a_network_card"]))),
+    on(
+        &["6.12"],
+        only_here(cases_of(
+            "devices",
+            &[
+                "a_vlan_underlay_carries_the_fast_path",
+                "a_bond_underlay_carries_the_fast_path_before_and_after_a_failover",
+                "a_vrf_underlay_carries_the_fast_path",
+                "pods_on_macvlan_ipvlan_and_netkit_are_reached",
+            ],
+        )),
     ),
 ];
+
+/// Names of the cases that no other machine can run.
+pub(crate) fn only_here_names() -> impl Iterator<Item = &'static str> {
+    CASES.iter().filter(|cases| cases.only_here).flat_map(|cases| cases.names.iter().copied())
+}
 
 /// Fetches what a run needs, unless it is there: the kernel's package.
 ///
@@ -61,27 +104,33 @@ pub(crate) fn prepare(release: &str) -> Result<()> {
 /// # Errors
 /// Something cannot be built or fetched.
 pub(crate) fn cases(release: &str, agent: &Path, filter: Option<&str>) -> Result<Option<Command>> {
-    let mut lines = Vec::new();
-    for (program, names) in CASES {
-        let whole = names.is_empty();
-        let chosen: Vec<&str> = names
-            .iter()
-            .filter(|name| filter.is_none_or(|filter| name.contains(filter)))
-            .copied()
-            .collect();
-        let words = match filter {
-            // Programs that run whole know their cases' names themselves.
-            Some(filter) if whole => filter.to_owned(),
-            _ if whole => String::new(),
-            _ if chosen.is_empty() => continue,
-            _ => format!("--exact {}", chosen.join(" ")),
-        };
-        lines.push(format!("{program} --test-threads=1 {words}"));
-    }
+    let chosen = CASES.iter().filter(|cases| runs_on(cases, release));
+    let lines: Vec<String> = chosen.filter_map(|cases| line(cases, filter)).collect();
     if lines.is_empty() {
         return Ok(None);
     }
     boot(release, Some(agent), &lines).map(Some)
+}
+
+fn runs_on(cases: &Cases, release: &str) -> bool {
+    cases.on.contains(&release) || !RELEASES.contains(&release)
+}
+
+/// The command line in the guest; none if the filter leaves no case.
+fn line(cases: &Cases, filter: Option<&str>) -> Option<String> {
+    let words = match (cases.names, filter) {
+        // Programs that run whole know their cases' names themselves.
+        ([], filter) => filter.unwrap_or_default().to_owned(),
+        (names, filter) => {
+            let left = names.iter().filter(|name| filter.is_none_or(|part| name.contains(part)));
+            let left: Vec<&str> = left.copied().collect();
+            if left.is_empty() {
+                return None;
+            }
+            format!("--exact {}", left.join(" "))
+        }
+    };
+    Some(format!("{} --test-threads=1 {words}", cases.program))
 }
 
 /// A command that boots the kernel and runs one program of the tests crate.
@@ -108,7 +157,8 @@ fn programs() -> Result<Vec<(String, String)>> {
     run_command(cargo().args(["build", "--bins"]).args(profile))?;
     let mut command = cargo();
     command.args(["test", "--no-run", "--message-format=json"]).args(profile);
-    for (name, _) in CASES {
+    let names: BTreeSet<&str> = CASES.iter().map(|cases| cases.program).collect();
+    for name in &names {
         command.args(["--test", name]);
     }
     let mut found = Vec::new();
@@ -120,7 +170,7 @@ fn programs() -> Result<Vec<(String, String)>> {
             found.push((name.to_owned(), path.to_owned()));
         }
     }
-    for (name, _) in CASES {
+    for name in names {
         if !found.iter().any(|(program, _)| program == name) {
             bail!("cargo built no test program {name}");
         }
@@ -145,4 +195,57 @@ fn machine(kernel: &Path, initramfs: &Path, console: &Path) -> Command {
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
     command.args(["-append", "console=ttyS0 panic=-1 quiet"]);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{CASES, RELEASES, line, only_here_names, runs_on};
+    use crate::workspace::root;
+
+    fn lines(release: &str, filter: Option<&str>) -> Vec<String> {
+        let chosen = CASES.iter().filter(|cases| runs_on(cases, release));
+        chosen.filter_map(|cases| line(cases, filter)).collect()
+    }
+
+    #[test]
+    fn each_kernel_runs_its_cases_and_another_kernel_all() {
+        let every = lines("5.10", None);
+        assert_eq!(every.len(), CASES.len());
+        for release in RELEASES {
+            let lines = lines(release, None);
+            assert!(lines.iter().any(|line| line.starts_with("kernels ")), "{lines:?}");
+            assert!(lines.len() < every.len(), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_filter_leaves_what_it_names() {
+        let lines = lines("6.12", Some("netkit"));
+        // A program that runs whole is asked by the filter itself.
+        assert_eq!(lines[0], "complexity --test-threads=1 netkit");
+        assert!(lines[1].starts_with("devices --test-threads=1 --exact pods_on_macvlan"));
+        assert_eq!(lines.len(), 2, "{lines:?}");
+    }
+
+    /// A case that is misspelt here, or not listed, would run nowhere.
+    #[test]
+    fn every_listed_case_exists_and_those_of_devices_are_all_listed() {
+        let mut listed = BTreeSet::new();
+        for cases in CASES {
+            let path = root().join("tests/tests").join(cases.program).with_extension("rs");
+            let text = std::fs::read_to_string(&path).unwrap();
+            for name in cases.names {
+                assert!(text.contains(&format!("\nfn {name}(")), "{name} in {}", path.display());
+                listed.insert(*name);
+            }
+        }
+        let text = std::fs::read_to_string(root().join("tests/tests/devices.rs")).unwrap();
+        let own = text.split("#[test]\nfn ").skip(1).filter_map(|rest| rest.split('(').next());
+        for name in own {
+            assert!(listed.contains(name), "{name}");
+            assert!(only_here_names().any(|known| known == name), "{name}");
+        }
+    }
 }

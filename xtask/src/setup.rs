@@ -73,7 +73,11 @@ const TOOLS: &[Need] = &[
     program("cpio", "cpio", "packs the files of other kernels' machines"),
     program("strip", "binutils", "packs the files of other kernels' machines"),
     program("dash", "dash", "runs the packaged scripts"),
-    program("busybox", "busybox-static", "runs the packaged scripts; the image of containers"),
+    program(
+        "busybox",
+        "busybox-static",
+        "runs the packaged scripts; the image of containers; unpacks kernels",
+    ),
     // By path: another docker in PATH is not the one that goes with dockerd.
     file("/usr/sbin/dockerd", "docker.io", "containers on nodes"),
     file("/usr/bin/docker", "docker.io", "containers on nodes"),
@@ -100,7 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     packages(TOOLS.iter(), args.check)?;
     components(args.check)?;
     if !args.check {
-        guest::prepare(guest::DEFAULT)?;
+        guest::RELEASES.iter().try_for_each(|release| guest::prepare(release))?;
     }
     if args.ebpf { ebpf(args.check) } else { Ok(()) }
 }

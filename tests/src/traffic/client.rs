@@ -287,6 +287,8 @@ pub fn echoes(
     }
     let (mut random, mut checked) = (Random::new(rand::random()), Checked::default());
     let mut buffer = vec![0; 65_536];
+    // What was sent more than once: a second answer may still be on its way.
+    let mut repeated = Vec::new();
     for size in sizes {
         let mut packet = vec![0; size.max(1)];
         random.fill(&mut packet);
@@ -294,6 +296,7 @@ pub fn echoes(
         packet.chunks_mut(part).for_each(|datagram| datagram[0] = datagram::ECHO);
         checked.sent += 1;
         let mut waiting: Vec<&[u8]> = packet.chunks(part).collect();
+        let mut again = false;
         for _ in 0..3 {
             socket.send(&packet)?;
             while !waiting.is_empty() {
@@ -303,6 +306,7 @@ pub fn echoes(
                     Some(index) => drop(waiting.swap_remove(index)),
                     // An answer to the try before is no corruption.
                     None if packet.chunks(part).any(|part| part == answer) => {}
+                    None if repeated.chunks(part).any(|part| part == answer) => {}
                     None => {
                         checked.corrupt += 1;
                         checked.wrong(format!("{length} of {size} bytes changed"));
@@ -312,10 +316,14 @@ pub fn echoes(
             if waiting.is_empty() {
                 break;
             }
+            again = true;
         }
         if !waiting.is_empty() {
             checked.lost += 1;
             checked.wrong(format!("{size} bytes lost"));
+        }
+        if again {
+            repeated = packet;
         }
     }
     Ok(checked)
@@ -345,4 +353,33 @@ pub fn bulk(to: SocketAddrV4, length: u64) -> Result<Checked> {
         checked.wrong(format!("changed on the way back, near byte {offset}"));
     }
     Ok(checked)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::thread;
+
+    use super::*;
+
+    /// A server that sleeps over its first datagram answers both tries.
+    #[test]
+    fn a_late_second_answer_is_no_corruption() {
+        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let SocketAddr::V4(address) = server.local_addr().unwrap() else { panic!("IPv6") };
+        let answers = thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            // Three sizes and one more try.
+            for number in 0..4 {
+                let (length, from) = server.recv_from(&mut buffer).unwrap();
+                if number == 0 {
+                    thread::sleep(Duration::from_millis(700));
+                }
+                server.send_to(&buffer[..length], from).unwrap();
+            }
+        });
+        let checked = echoes(address, 100..=102, None).unwrap();
+        answers.join().unwrap();
+        assert_eq!((checked.sent, checked.lost, checked.corrupt), (3, 0, 0), "{checked:?}");
+    }
 }

@@ -58,6 +58,7 @@ pub(crate) fn get(release: &str) -> Result<Kernel> {
     // that looks like a kernel.
     let part = dir.join("part");
     run_command(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(&part))?;
+    uncompress(&part.join("lib/modules"))?;
     fs::rename(&part, dir.join("package"))?;
     fs::remove_file(&archive)?;
     unpacked(&dir)?.with_context(|| format!("{package} holds no kernel"))
@@ -70,9 +71,22 @@ fn quiet(package: &str) -> Command {
     command
 }
 
+/// Newer kernels' modules are compressed, which busybox's tools do not read.
+fn uncompress(modules: &Path) -> Result<()> {
+    let names = ["-name", "*.ko.xz", "-exec", "busybox", "unxz", "{}", "+"];
+    run_command(Command::new("find").arg(modules).args(names))
+}
+
+/// The cloud flavour: a third of the size, and all that nodes' networks are
+/// made of is in it.
+fn pattern(release: &str) -> String {
+    // linux-image-6.1.0-56-..., linux-image-6.12.117+deb12-...
+    let version = r"[0-9]+(-|\+deb)[0-9]+";
+    format!(r"^linux-image-{}\.{version}-cloud-amd64-unsigned$", release.replace('.', r"\."))
+}
+
 fn newest(release: &str) -> Result<Option<String>> {
-    let pattern =
-        format!(r"^linux-image-{}\.[0-9-]+-cloud-amd64-unsigned$", release.replace('.', r"\."));
+    let pattern = pattern(release);
     let found = output(Command::new("apt-cache").args(["search", "--names-only", &pattern]))?;
     let names = found.lines().filter_map(|line| line.split_whitespace().next());
     Ok(names.max_by_key(|name| numbers(name)).map(str::to_owned))
@@ -110,5 +124,7 @@ mod tests {
         let name = |version| format!("linux-image-6.1.0-{version}-cloud-amd64-unsigned");
         assert!(numbers(&name(9)) < numbers(&name(10)));
         assert!(numbers(&name(10)) < numbers(&name(56)));
+        let name = |version| format!("linux-image-6.12.{version}+deb12-cloud-amd64-unsigned");
+        assert!(numbers(&name(99)) < numbers(&name(117)));
     }
 }
