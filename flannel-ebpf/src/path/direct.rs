@@ -102,8 +102,10 @@ fn repeat<S: Skb, T: Tables>(
             Err(reason) => reason,
         }
     };
-    if flow::can_prove(config, &segment, reason) {
-        ticket::take(frame, tables, config, &segment, &key, &entry, ticket_flag::FLOW);
+    // A SYN proves nothing; but its exit has to know that it comes from a peer.
+    let flags = if flow::can_prove(config, &segment, reason) { ticket_flag::FLOW } else { 0 };
+    if flags != 0 || segment.is_syn() {
+        ticket::take(frame, tables, config, &segment, &key, &entry, flags);
     }
     Err(reason)
 }

@@ -89,18 +89,13 @@ fn copy<T: Tables>(tables: &T, pair: &FlowKey, key: &FlowKey) {
 }
 
 /// Keeps a pair with the kernel: a packet of a connection was translated to this
-/// tuple. With its SYN nothing of a connection that was opened here with the same
-/// tuple may be left, or it would take the answers.
+/// tuple.
 #[inline(always)]
 pub(super) fn bar<T: Tables>(tables: &T, config: &Config, segment: &Segment, dir: u8, now: u64) {
     if config.flags & flag::EAGER == 0 || segment.proto != wire::TCP {
         return;
     }
     let key = segment.key(dir);
-    if segment.is_syn() {
-        tables.remove_flow(&key);
-        tables.remove_flow(&flow::reverse(&key));
-    }
     let pair = to_service(&key);
     let found = tables.flow(&pair);
     let lasts = found

@@ -25,6 +25,16 @@ pub(super) struct Exit {
     pub(super) src_mac: [u8; 6],
 }
 
+/// A SYN leaves the kernel's path: nothing of an earlier connection with the tuple
+/// that it has now may be left, or that would take the answers. Earlier ones may
+/// have been translated otherwise, or not at all.
+#[inline(always)]
+pub(super) fn begin<T: Tables>(tables: &T, segment: &Segment, dir: u8) {
+    if segment.is_syn() {
+        tables.remove_flow(&flow::reverse(&segment.key(dir)));
+    }
+}
+
 /// The ticket of a packet of this direction that may prove its flow.
 #[inline(always)]
 pub(super) fn ticket<'a, S: Skb, T: Lookups>(

@@ -23,6 +23,7 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
     if macs(frame, 0) != Some((subnet.vtep_mac, config.vtep_mac)) {
         return Verdict::Pass;
     }
+    exit::begin(tables, &segment, direction::OUT);
     let now = tables.now();
     let ticket = exit::ticket(frame, tables, config, direction::OUT, now);
     let found = ticket.and_then(|ticket| tables.flow(&ticket.key));

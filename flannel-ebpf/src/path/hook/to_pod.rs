@@ -12,11 +12,15 @@ use crate::wire::{self, ETH_LEN};
 #[inline(always)]
 pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
     let Some(config) = tables.config() else { return Verdict::Pass };
+    // Without a number it did not come from a peer.
+    if frame.ticket() == 0 || config.flags & flag::FAST_PATH == 0 {
+        return Verdict::Pass;
+    }
+    let Some(ip) = plain_ipv4(frame) else { return Verdict::Pass };
+    let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
+    exit::begin(tables, &segment, direction::IN);
     let now = tables.now();
-    if let Some(ticket) = exit::ticket(frame, tables, config, direction::IN, now)
-        && let Some(ip) = plain_ipv4(frame)
-        && let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip)
-    {
+    if let Some(ticket) = exit::ticket(frame, tables, config, direction::IN, now) {
         prove(frame, tables, config, &segment, ticket, now);
     }
     Verdict::Pass

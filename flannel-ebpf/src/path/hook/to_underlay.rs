@@ -27,11 +27,12 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
     if config.flags & flag::FAST_PATH == 0 {
         return Verdict::Pass;
     }
+    let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
+    exit::begin(tables, &segment, direction::OUT);
     let now = tables.now();
     let Some(ticket) = exit::ticket(frame, tables, config, direction::OUT, now) else {
         return Verdict::Pass;
     };
-    let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
     let Some(treatment) = exit::treatment(frame, tables, ticket, &segment, frame.mark()) else {
         return Verdict::Pass;
     };

@@ -282,3 +282,24 @@ fn a_translated_datagram_is_seen_twice_before_its_flow_is_confirmed() {
     kernel(outwards(&a, packet.clone(), &to(7004)));
     fast(outwards(&a, packet, &to(7004)));
 }
+
+#[test]
+fn a_new_connection_gets_no_answer_by_the_treatment_of_an_old_one() {
+    // A direct connection, both of whose flows are confirmed, is left as it is.
+    let b = Node::new(2);
+    let direct = |flags| Packet::tcp(2, 1, flags, b"");
+    let answer = |flags| {
+        let mut reply = Packet::tcp(1, 2, flags, b"").forwarded(vtep(2), vtep(1));
+        reply.bytes[ETH_LEN + 20..ETH_LEN + 24].rotate_left(2);
+        reply.encapsulated(1, 2)
+    };
+    kernel(send(&b, direct(0), 2, 1));
+    kernel(receive(&b, answer(0)));
+    fast(receive(&b, answer(0)));
+    // The same client port, to a service that leads to the same pod. The pod still
+    // knows the old connection, and answers its SYN without one.
+    let mut syn = direct(wire::TCP_SYN).edit(ETH_LEN, |ip| ip[16..20].copy_from_slice(&SERVICE));
+    assert_eq!(from_pod::run(&mut syn, &b), Verdict::Pass);
+    leave(&b, syn.forwarded(vtep(1), vtep(2)).nat(pod(1), 5000), 2, 1);
+    kernel(receive(&b, answer(0)));
+}
