@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
@@ -137,6 +138,10 @@ fn classifier<'a>(
         .map_err(|error: aya::programs::ProgramError| BpfError::new("open program", name, &error))
 }
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn contents(config: &DatapathConfig) -> Config {
     let mut flags = 0;
     let mut set = |wanted: bool, bit: u32| {
@@ -154,8 +159,8 @@ fn contents(config: &DatapathConfig) -> Config {
     Config {
         abi_version: ABI_VERSION,
         generation: 0,
-        window_ns: u64::try_from(config.window.as_nanos()).unwrap_or(u64::MAX),
-        udp_window_ns: u64::try_from(config.window.as_nanos()).unwrap_or(u64::MAX),
+        window_ns: nanoseconds(config.window),
+        udp_window_ns: nanoseconds(config.udp_window),
         flags,
         vni: config.vni,
         underlay_ifindex: config.underlay,

@@ -27,6 +27,8 @@ use crate::desired::Peer;
 pub struct DatapathConfig {
     /// Life of a confirmation.
     pub window: std::time::Duration,
+    /// Life of a confirmation of a UDP flow: no longer than the window.
+    pub udp_window: std::time::Duration,
     /// What happens to packets that fail the source check.
     pub verify_source: VerifySource,
     /// When the programs act by themselves.

@@ -2,8 +2,9 @@
 //! apply -> hooks -> firewall. Start, a new peer, a lost device and the slow
 //! timer are the same pass with different things to look at.
 
+pub mod conntrack;
 mod direct;
-pub mod effects;
+mod effects;
 mod retry;
 #[cfg(test)]
 mod tests;
@@ -148,8 +149,8 @@ pub struct Reconciler<K, F> {
     /// MTU of the device as it should be; 0 before the first pass.
     mtu: u32,
     turnover: Turnover,
-    /// Remembered for `cleanup`: the value of conntrack's switch before us.
-    liberal_before: Option<String>,
+    /// Remembered for `cleanup`: settings of conntrack as they were before us.
+    sysctls_before: BTreeMap<String, String>,
 }
 
 /// Subject of the complaints about a peer.
@@ -191,7 +192,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             sealed: false,
             mtu: 0,
             turnover,
-            liberal_before: None,
+            sysctls_before: BTreeMap::new(),
         }
     }
 
@@ -213,9 +214,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         Some(self.mtu).filter(|mtu| *mtu != 0)
     }
 
-    /// Conntrack's switch before we set it, if we did.
-    pub fn liberal_before(&self) -> Option<&str> {
-        self.liberal_before.as_deref()
+    /// Settings of conntrack that we have changed, with the values before.
+    pub fn sysctls_before(&self) -> &BTreeMap<String, String> {
+        &self.sysctls_before
     }
 
     /// What a kernel event asks to look at; nothing for those that do not

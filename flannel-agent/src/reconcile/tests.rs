@@ -1,5 +1,6 @@
 //! Passes over fakes: what is done, what is left alone, what is tried again.
 
+mod conntrack;
 mod direct;
 
 use std::net::Ipv4Addr;
@@ -173,7 +174,7 @@ async fn the_first_pass_makes_everything() {
     assert_eq!(config.overlay, device.ifindex);
     drop(state);
     assert_eq!(bench.complaints(), [""; 0]);
-    assert_eq!(bench.reconciler.liberal_before(), Some("0"));
+    assert_eq!(bench.reconciler.sysctls_before()[super::conntrack::LIBERAL], "0");
     let liberal = bench.sysctls.path().join("net/netfilter/nf_conntrack_tcp_be_liberal");
     assert_eq!(std::fs::read_to_string(liberal).unwrap().trim(), "1");
     assert_eq!(bench.shared.lock().peers.len(), 2);
@@ -267,7 +268,7 @@ async fn without_ebpf_the_kernel_path_is_whole() {
     bench.pass(&[peer(2)], Wake::ALL).await;
     assert_eq!(bench.observed().routes.len(), 1);
     assert_eq!(bench.complaints(), [""; 0]);
-    assert_eq!(bench.reconciler.liberal_before(), None, "conntrack is left alone");
+    assert!(bench.reconciler.sysctls_before().is_empty(), "conntrack is left alone");
 }
 
 #[tokio::test]

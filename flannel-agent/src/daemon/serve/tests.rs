@@ -18,7 +18,7 @@ use crate::kernel::{Link, LinkAddress, RouteTo};
 use crate::lease::attrs::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::plan::Op;
-use crate::reconcile::{Identity, Settings};
+use crate::reconcile::{Identity, Settings, conntrack};
 use crate::source::Claim;
 use crate::source::fake::{Call, FakeSource, Write};
 use crate::status::{SharedDatapath, lock};
@@ -223,7 +223,7 @@ async fn the_start_programs_the_peers_and_writes_the_files() {
     );
     let state = state::load(&bench.dir.path().join("state")).state.unwrap();
     assert_eq!(state.subnet, bench.own.subnet);
-    assert_eq!(state.sysctls[effects::LIBERAL], "0", "for cleanup");
+    assert_eq!(state.sysctls[conntrack::LIBERAL], "0", "for cleanup");
     assert_eq!(bench.shared.lock().health.lines(), []);
     assert_eq!(bench.renewals(), 0);
 }
