@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use flannel_ebpf::abi::{self, ABI_VERSION, Config, Outcome, Veth, action, flag, program};
+use flannel_ebpf::abi::{
+    self, ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, Outcome, Veth, action, flag, program,
+};
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 
@@ -88,6 +90,19 @@ impl Loaded {
 }
 
 impl Loaded {
+    /// Writes other settings, and ends all confirmations.
+    ///
+    /// A program may read while the kernel copies: what it confirms from a
+    /// half-written element belongs to the first of two generations, and is void with
+    /// the second.
+    fn change_config(&mut self, mut config: Config) -> Result<(), BpfError> {
+        for _ in 0..2 {
+            config.generation = config.generation.wrapping_add(1);
+            self.maps.set_config(&config)?;
+        }
+        Ok(())
+    }
+
     /// The XDP half strips nothing that the TC half would not take: it is told
     /// to when both run, and told not to before either goes.
     fn ensure_xdp(&mut self, site: Site<'_>, report: &mut HookReport) {
@@ -186,17 +201,26 @@ impl Datapath for Loaded {
         let mut new = Config { generation: old.generation, ..contents(config) };
         // What an earlier run set holds until the hooks have been looked at.
         new.flags |= old.flags & flag::XDP;
+        new.exemptions = old.exemptions;
         if new == old {
             return Ok(());
         }
-        // A program may read while the kernel copies: what it confirms from a
-        // half-written element belongs to the first of two generations, and is
-        // void with the second.
-        for _ in 0..2 {
-            new.generation = new.generation.wrapping_add(1);
-            self.maps.set_config(&new)?;
+        self.change_config(new)
+    }
+
+    fn exempt(&mut self, exemptions: &[Exemption]) -> Result<(), BpfError> {
+        let count = u32::try_from(exemptions.len()).unwrap_or(u32::MAX);
+        if count > MAX_EXEMPTIONS {
+            let reason = format!("{count} exemptions, room for {MAX_EXEMPTIONS}");
+            return Err(BpfError::plain("write map", abi::map::EXEMPTIONS, reason));
         }
-        Ok(())
+        // The entries before their number: what was confirmed between the two is void
+        // with the next generation.
+        let old = self.maps.config()?;
+        match self.maps.set_exemptions(old.exemptions, exemptions)? {
+            true => self.change_config(Config { exemptions: count, ..old }),
+            false => Ok(()),
+        }
     }
 
     fn raise_generation(&mut self) -> Result<(), BpfError> {

@@ -13,6 +13,7 @@ mod xdp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
@@ -220,6 +221,10 @@ pub trait Datapath: Send + 'static {
     /// Says which of the peers, present and future, are reached without a
     /// tunnel.
     fn set_direct(&mut self, subnets: &BTreeSet<Ipv4Network>) -> Result<(), BpfError>;
+
+    /// Makes these what the fast path never carries; ends all confirmations if
+    /// others were so before.
+    fn exempt(&mut self, exemptions: &[Exemption]) -> Result<(), BpfError>;
 
     /// Makes the hooks at exactly these places be there, exit hooks first; hooks
     /// that somebody removed come back. Returns the hooks that had to be

@@ -203,6 +203,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                 () = sleep_until(due) => self.pass().await,
                 () = sleep_until(oddities_due) => self.tell_oddities(),
                 _ = hooks.tick() => self.reconciler.check_hooks(),
+                () = self.reconciler.packet_rules_changed() => self.reconciler.check_hooks(),
                 _ = slow.tick() => self.wake(Wake::ALL),
                 _ = watchdog.tick(), if watchdog_every.is_some() => notify::watchdog(),
             }

@@ -170,6 +170,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let fast_path = self.fast_path();
         self.keep_idle_connections(tcp && fast_path != FastPath::Off);
         let udp_window = self.udp_window();
+        let veths = self.pod_veths();
+        let exemptions = self.exemptions(&veths, fast_path);
         let underlay = &self.identity.underlay;
         let source_ports = match self.sysctl.local_port_range() {
             Ok(range) => range,
@@ -178,7 +180,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 return;
             }
         };
-        let config = DatapathConfig {
+        let mut config = DatapathConfig {
             window: self.settings.window,
             udp_window,
             verify_source: self.settings.verify_source,
@@ -197,12 +199,16 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             vtep_mac: self.identity.vtep_mac,
             source_ports,
         };
-        let veths = self.pod_veths();
         let mut guard = lock(&self.datapath);
         let Some(datapath) = guard.as_mut() else { return };
         let mut failures = BTreeMap::new();
         if let Err(error) = datapath.set_direct(&self.direct) {
             failures.insert("hook peers".to_owned(), error);
+        }
+        // Before the fast path begins, which must not carry what is exempt.
+        if let Err(error) = datapath.exempt(&exemptions) {
+            failures.insert("hook exemptions".to_owned(), error);
+            config.fast_path = FastPath::Off;
         }
         if let Err(error) = datapath.configure(&config) {
             failures.insert("hook settings".to_owned(), error);

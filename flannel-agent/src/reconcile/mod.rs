@@ -5,6 +5,7 @@
 pub mod conntrack;
 mod direct;
 mod effects;
+pub mod packet_rules;
 mod retry;
 #[cfg(test)]
 mod tests;
@@ -20,13 +21,14 @@ use regex::Regex;
 use tokio::time::Instant;
 
 use self::direct::Paths;
+use self::packet_rules::PacketRules;
 use self::retry::{Retries, Unfinished};
 use self::turnover::Turnover;
 use crate::backend::udp::{self as udp_backend, Overlay};
 use crate::bpf::{FastPath, VerifySource};
 use crate::config::Backend;
 use crate::desired::{self, Desired, Node, Peer, routes_directly};
-use crate::firewall::{Firewall, Rules};
+use crate::firewall::{Firewall, Rules, packet_rules::Mode};
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Kernel, KernelEvent, Link};
 use crate::mac::MacAddr;
@@ -68,6 +70,8 @@ pub struct Settings {
     pub flow_table: u32,
     /// `--fast-path-window`.
     pub window: Duration,
+    /// `--packet-rules`.
+    pub packet_rules: Mode,
     /// `--verify-source`.
     pub verify_source: VerifySource,
     /// `--attach-iface`.
@@ -149,6 +153,7 @@ pub struct Reconciler<K, F> {
     /// MTU of the device as it should be; 0 before the first pass.
     mtu: u32,
     turnover: Turnover,
+    packet_rules: PacketRules,
     /// Remembered for `cleanup`: settings of conntrack as they were before us.
     sysctls_before: BTreeMap<String, String>,
 }
@@ -192,6 +197,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             sealed: false,
             mtu: 0,
             turnover,
+            packet_rules: PacketRules::default(),
             sysctls_before: BTreeMap::new(),
         }
     }
@@ -250,8 +256,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             KernelEvent::Neighbour { ifindex } => {
                 Wake { look: overlay == Some(ifindex), ..Wake::default() }
             }
-            KernelEvent::Ruleset => Wake { generation: true, firewall: true, ..Wake::default() },
-            KernelEvent::Overrun => Wake { generation: true, ..Wake::ALL },
+            KernelEvent::Ruleset => {
+                self.packet_rules.notice();
+                Wake { generation: true, firewall: true, ..Wake::default() }
+            }
+            KernelEvent::Overrun => {
+                self.packet_rules.notice();
+                Wake { generation: true, ..Wake::ALL }
+            }
         }
     }
 

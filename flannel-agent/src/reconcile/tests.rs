@@ -2,6 +2,7 @@
 
 mod conntrack;
 mod direct;
+mod packet_rules;
 
 use std::net::Ipv4Addr;
 
@@ -119,6 +120,7 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         fast_path: FastPath::Confirmed,
         flow_table: 65_536,
         window: Duration::from_secs(5),
+        packet_rules: crate::firewall::packet_rules::Mode::Respect,
         verify_source: VerifySource::Drop,
         attach_iface: None,
         take_over: false,

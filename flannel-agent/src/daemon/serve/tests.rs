@@ -143,6 +143,7 @@ impl Bench {
             fast_path: FastPath::Confirmed,
             flow_table: 65_536,
             window: Duration::from_secs(5),
+            packet_rules: crate::firewall::packet_rules::Mode::Respect,
             verify_source: crate::bpf::VerifySource::Drop,
             attach_iface: None,
             take_over: false,
