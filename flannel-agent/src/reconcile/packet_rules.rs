@@ -1,6 +1,6 @@
 //! What rules that judge each packet keep off the fast path.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use flannel_ebpf::abi::{Exemption, MAX_EXEMPTIONS};
 
@@ -11,9 +11,7 @@ use crate::desired::routes_directly;
 use crate::firewall::Firewall;
 use crate::firewall::packet_rules::Mode;
 use crate::firewall::packet_rules::devices::{Devices, Node};
-use crate::firewall::packet_rules::exempt::{
-    Effect, Present, Resolved, describe, everything, resolve,
-};
+use crate::firewall::packet_rules::exempt::{Present, Resolved, describe, everything, resolve};
 use crate::firewall::packet_rules::follow::{Follower, Reading};
 use crate::firewall::packet_rules::walk::{Findings, Overlay};
 use crate::kernel::Kernel;
@@ -26,8 +24,20 @@ const SUBJECT: &str = "packet rules";
 #[derive(Debug, Default)]
 pub(super) struct PacketRules {
     follower: Option<Follower>,
-    /// Told last.
-    exemptions: Option<Vec<Exemption>>,
+    /// What the log knows.
+    logged: Vec<Exemption>,
+    /// What they meant at the last look.
+    last: Option<Last>,
+}
+
+/// What rules mean, and what that depends on.
+#[derive(Debug)]
+struct Last {
+    findings: Arc<Findings>,
+    devices: Devices,
+    eager: bool,
+    helpers: bool,
+    resolved: Arc<Resolved>,
 }
 
 impl PacketRules {
@@ -48,11 +58,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// nothing is known of them.
     pub fn follow_packet_rules(&mut self, follower: Follower) {
         self.packet_rules.follower = Some(follower);
-    }
-
-    /// What has to be known of the overlay for reading rules.
-    pub fn overlay(&self) -> Overlay {
-        overlay(self.identity.network, &self.identity.backend)
     }
 
     /// Waits until something else is known of the rules.
@@ -76,13 +81,18 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let reading = self.packet_rules.reading();
         let resolved = match &reading.findings {
             Some(findings) => self.resolve(findings, veths, fast_path),
-            None => Resolved { exemptions: everything(), ..Resolved::default() },
+            None => Arc::new(Resolved { exemptions: everything(), ..Resolved::default() }),
         };
         self.tell_of_rules(&reading, &resolved);
-        resolved.exemptions
+        resolved.exemptions.clone()
     }
 
-    fn resolve(&self, findings: &Findings, veths: &[PodVeth], fast_path: FastPath) -> Resolved {
+    fn resolve(
+        &mut self,
+        findings: &Arc<Findings>,
+        veths: &[PodVeth],
+        fast_path: FastPath,
+    ) -> Arc<Resolved> {
         let helpers = match self.sysctl.automatic_helpers() {
             Ok(helpers) => helpers,
             Err(error) => {
@@ -90,6 +100,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 true
             }
         };
+        if findings.rules.is_empty() && !helpers {
+            return Arc::default();
+        }
         let devices = Devices::of(Node {
             links: &self.links,
             pods: veths,
@@ -99,25 +112,42 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             subnet: self.identity.subnet,
         });
         let eager = fast_path == FastPath::Eager;
-        resolve(findings, Present { devices: &devices, overlay: self.overlay(), eager, helpers })
+        let same = |last: &&Last| {
+            Arc::ptr_eq(&last.findings, findings)
+                && last.devices == devices
+                && (last.eager, last.helpers) == (eager, helpers)
+        };
+        if let Some(last) = self.packet_rules.last.as_ref().filter(same) {
+            return Arc::clone(&last.resolved);
+        }
+        let overlay = overlay(self.identity.network, &self.identity.backend);
+        let present = Present { devices: &devices, overlay, eager, helpers };
+        let resolved = Arc::new(resolve(findings, present));
+        self.packet_rules.last = Some(Last {
+            findings: Arc::clone(findings),
+            devices,
+            eager,
+            helpers,
+            resolved: Arc::clone(&resolved),
+        });
+        resolved
     }
 
     fn tell_of_rules(&mut self, reading: &Reading, resolved: &Resolved) {
-        if self.packet_rules.exemptions.as_ref() != Some(&resolved.exemptions) {
-            let first = self.packet_rules.exemptions.is_none();
-            if reading.findings.is_some() && !(first && resolved.exemptions.is_empty()) {
-                let flows: BTreeSet<String> = resolved.exemptions.iter().map(describe).collect();
-                let of_packets = |effect: &Effect| *effect == Effect::KernelPath;
-                let rules = resolved.rules.iter().filter(|line| of_packets(&line.effect)).count();
-                tracing::info!(
-                    rules,
-                    ?flows,
-                    "rules that judge each packet: kept on the kernel path"
-                );
-            }
-            self.packet_rules.exemptions = Some(resolved.exemptions.clone());
-        }
         let known = reading.findings.is_some();
+        if known && self.packet_rules.logged != resolved.exemptions {
+            self.packet_rules.logged.clone_from(&resolved.exemptions);
+            let flows: Vec<String> = resolved.exemptions.iter().map(describe).collect();
+            match flows.as_slice() {
+                [] => tracing::info!("no rule keeps flows on the kernel path any more"),
+                flows => {
+                    tracing::info!(
+                        ?flows,
+                        "rules that judge each packet keep these on the kernel path"
+                    );
+                }
+            }
+        }
         let complaint = match (&reading.failed, known) {
             (Some(reason), true) => Some(format!("{reason}; the rules as last read hold")),
             (Some(reason), false) => {

@@ -1,6 +1,6 @@
 //! Which devices the pods' packets cross. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use flannel_ebpf::abi::direction;
 use ipnetwork::Ipv4Network;
@@ -66,18 +66,21 @@ impl Devices {
     /// `flannel.<VNI>` and, without a tunnel, the underlay, and what they are ports
     /// of.
     pub fn of(node: Node<'_>) -> Self {
-        let mut crossed: BTreeMap<u32, u8> = BTreeMap::new();
+        let mut crossed: HashMap<u32, u8> = HashMap::new();
+        let by_index: HashMap<u32, &Link> =
+            node.links.iter().map(|link| (link.ifindex, link)).collect();
+        let pods: HashSet<u32> = node.pods.iter().map(|pod| pod.ifindex).collect();
         for link in node.links {
-            let pods = node.pods.iter().any(|pod| pod.ifindex == link.ifindex)
+            let pods = pods.contains(&link.ifindex)
                 || (link.kind == "veth" && !link.peer_in_other_netns)
                 || link.addresses.iter().any(|own| node.subnet.contains(own.network.ip()));
             if link.ifindex == node.underlay {
                 let side = if node.direct { PEERS | SENDS } else { SENDS };
-                mark(node.links, link, side, &mut crossed);
+                mark(&by_index, link, side, &mut crossed);
             } else if Some(link.ifindex) == node.overlay {
-                mark(node.links, link, PEERS, &mut crossed);
+                mark(&by_index, link, PEERS, &mut crossed);
             } else if pods {
-                mark(node.links, link, PODS, &mut crossed);
+                mark(&by_index, link, PODS, &mut crossed);
             }
         }
         let side = |link: &Link| Side {
@@ -143,7 +146,7 @@ impl Side {
 }
 
 /// Marks a link and all that it is, at some remove, a port of.
-fn mark(links: &[Link], link: &Link, side: u8, crossed: &mut BTreeMap<u32, u8>) {
+fn mark(links: &HashMap<u32, &Link>, link: &Link, side: u8, crossed: &mut HashMap<u32, u8>) {
     let mut next = Some(link);
     while let Some(link) = next {
         let sides = crossed.entry(link.ifindex).or_default();
@@ -151,7 +154,7 @@ fn mark(links: &[Link], link: &Link, side: u8, crossed: &mut BTreeMap<u32, u8>) 
             return;
         }
         *sides |= side;
-        next = link.master.and_then(|master| links.iter().find(|link| link.ifindex == master));
+        next = link.master.and_then(|master| links.get(&master)).copied();
     }
 }
 

@@ -269,7 +269,9 @@ impl<'a> Walk<'a> {
     ) {
         let decides = match &rule.verdict {
             Verdict::Continue => rule.effect,
-            Verdict::End | Verdict::Return => true,
+            Verdict::End => true,
+            // Past rules that only log.
+            Verdict::Return => rule.effect || !self.inert[place.0],
             Verdict::Jump(target) | Verdict::Goto(target) => {
                 let key = (chain.family, &*chain.table, target.as_str());
                 let inert = self.index.get(&key).is_some_and(|at| self.inert[*at]);

@@ -160,6 +160,53 @@ fn what_only_tells_keeps_nothing_off() {
     assert_eq!(forward(&drops), ["TCP and UDP"]);
 }
 
+/// What ufw makes of its defaults (abridged), with a service that it limits.
+const UFW: &[&str] = &[
+    "-A INPUT -j before-input",
+    "-A INPUT -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix \"[UFW BLOCK] \"",
+    "-A FORWARD -j before-forward",
+    "-A FORWARD -j user-forward",
+    "-A FORWARD -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix \"[UFW BLOCK] \"",
+    "-A before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    "-A before-forward -p icmp -m icmp --icmp-type 8 -j ACCEPT",
+    "-A before-input -i lo -j ACCEPT",
+    "-A before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    "-A before-input -m conntrack --ctstate INVALID -j logging-deny",
+    "-A before-input -m conntrack --ctstate INVALID -j DROP",
+    "-A before-input -j not-local",
+    "-A before-input -j user-input",
+    "-A logging-deny -m conntrack --ctstate INVALID -m limit --limit 3/min --limit-burst 10 -j RETURN",
+    "-A logging-deny -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix \"[UFW BLOCK] \"",
+    "-A not-local -m addrtype --dst-type LOCAL -j RETURN",
+    "-A not-local -m limit --limit 3/min --limit-burst 10 -j logging-deny",
+    "-A not-local -j DROP",
+    "-A user-input -p tcp -m tcp --dport 22 -m conntrack --ctstate NEW -m recent --set --name x",
+    "-A user-input -p tcp -m tcp --dport 22 -m conntrack --ctstate NEW -m recent --update \
+     --seconds 30 --hitcount 6 --name x -j user-limit",
+    "-A user-limit -m limit --limit 3/min -j LOG --log-prefix \"[UFW LIMIT BLOCK] \"",
+    "-A user-limit -j REJECT --reject-with icmp-port-unreachable",
+];
+
+#[test]
+fn a_usual_firewall_keeps_nothing_off() {
+    let chains = [
+        "before-input",
+        "before-forward",
+        "logging-deny",
+        "not-local",
+        "user-input",
+        "user-forward",
+        "user-limit",
+    ];
+    let mut text = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n".to_owned();
+    text.extend(chains.map(|chain| format!(":{chain} - [0:0]\n")));
+    text.extend(UFW.iter().map(|rule| format!("{rule}\n")));
+    let found = resolved(&walk::findings(&iptables::read(&(text + "COMMIT\n")), overlay()));
+    assert_eq!(found.exemptions, [], "{:#?}", found.rules);
+    // That of FORWARD; what comes to INPUT is the node's own.
+    assert_eq!(found.rules.len(), 1, "{:#?}", found.rules);
+}
+
 #[test]
 fn connections_are_exempt_with_their_answers() {
     let helper = read("raw", &["-A PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp"]);

@@ -39,6 +39,21 @@ fn fits(rule: &Rule, packet: &Packet) -> bool {
         && of.output.fit(output)
 }
 
+/// Whether a chain decides anything: else it does not matter how far packets come
+/// in it.
+fn decides(rules: &RuleSet, at: usize) -> bool {
+    rules.chains[at].rules.iter().any(|rule| match &rule.verdict {
+        _ if rule.acts.is_some() => true,
+        Verdict::Continue | Verdict::Return => false,
+        Verdict::End | Verdict::Goto(_) => true,
+        Verdict::Jump(name) => decides(rules, position(rules, name)),
+    })
+}
+
+fn position(rules: &RuleSet, name: &str) -> usize {
+    rules.chains.iter().position(|chain| chain.name == name).unwrap()
+}
+
 /// Takes a packet through a chain: whether it came out at the end, and whether a
 /// rule judged it.
 fn run(rules: &RuleSet, at: usize, packet: &mut Packet, judged: &mut bool) -> bool {
@@ -46,24 +61,25 @@ fn run(rules: &RuleSet, at: usize, packet: &mut Packet, judged: &mut bool) -> bo
         if !fits(rule, packet) {
             continue;
         }
-        *judged |= rule.selects.is_some() || rule.acts.is_some();
+        let selects =
+            rule.selects.is_some() && (rule.verdict != Verdict::Return || decides(rules, at));
+        *judged |= selects || rule.acts.is_some();
         if !rule.exact {
             packet.chance = packet.chance.rotate_right(1);
             if packet.chance & 1 == 0 {
                 continue;
             }
         }
-        let target = |name: &str| rules.chains.iter().position(|chain| chain.name == name).unwrap();
         match &rule.verdict {
             Verdict::Continue => {}
             Verdict::End => return false,
             Verdict::Return => return true,
             Verdict::Jump(name) => {
-                if !run(rules, target(name), packet, judged) {
+                if !run(rules, position(rules, name), packet, judged) {
                     return false;
                 }
             }
-            Verdict::Goto(name) => return run(rules, target(name), packet, judged),
+            Verdict::Goto(name) => return run(rules, position(rules, name), packet, judged),
         }
     }
     true
