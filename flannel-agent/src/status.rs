@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::backend::udp::{SharedProxy, UdpCounters};
 use crate::bpf::{Datapath, PeerCounters, XdpStatus};
 use crate::desired::Peer;
+use crate::firewall::packet_rules::Mode;
+use crate::firewall::packet_rules::exempt::RuleLine;
 use crate::health::{Health, Line};
 use crate::mac::MacAddr;
 
@@ -43,6 +45,21 @@ pub struct FlowTableStatus {
     /// New entries within `--fast-path-window`, lately. More than `size`: flows
     /// are evicted before their time.
     pub new_per_window: Option<u64>,
+}
+
+/// Rules that judge each packet and not the connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PacketRulesStatus {
+    /// `--packet-rules`.
+    pub mode: Mode,
+    /// The node's rules are known; until then nothing takes the fast path.
+    pub read: bool,
+    /// What stays on the kernel path because of them.
+    pub exempt: Vec<String>,
+    /// These rules, and those that log or offload what they see.
+    pub rules: Vec<RuleLine>,
+    /// Rules that are not in the list.
+    pub more: usize,
 }
 
 /// Our lease.
@@ -78,6 +95,8 @@ pub struct State {
     pub datapath: DatapathStatus,
     /// The firewall in use and why it is this one, once chosen.
     pub firewall: Option<String>,
+    /// Rules that judge each packet; `None` where there is no fast path.
+    pub packet_rules: Option<PacketRulesStatus>,
     /// Our lease, once acquired.
     pub lease: Option<LeaseStatus>,
     /// The device, once created.
@@ -129,6 +148,8 @@ pub struct Status {
     pub backend: &'static str,
     /// The firewall in use and why it is this one.
     pub firewall: Option<String>,
+    /// Rules that judge each packet; `null` where there is no fast path.
+    pub packet_rules: Option<PacketRulesStatus>,
     /// Our lease.
     pub lease: Option<LeaseLine>,
     /// The device.
@@ -213,6 +234,7 @@ pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
         datapath: state.datapath.clone(),
         backend: state.backend,
         firewall: state.firewall.clone(),
+        packet_rules: state.packet_rules.clone(),
         lease: state.lease.as_ref().map(|lease| LeaseLine {
             subnet: lease.subnet,
             public_ip: lease.public_ip,

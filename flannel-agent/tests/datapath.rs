@@ -14,7 +14,7 @@ use flannel_agent::bpf::{
 };
 use flannel_agent::desired::Peer;
 use flannel_agent::mac::MacAddr;
-use flannel_ebpf::abi::ABI_VERSION;
+use flannel_ebpf::abi::{ABI_VERSION, Config, Exemption};
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
@@ -96,6 +96,7 @@ fn places<'a>(overlay: &'a str, veths: &'a [PodVeth]) -> Places<'a> {
 fn settings() -> DatapathConfig {
     DatapathConfig {
         window: Duration::from_secs(5),
+        udp_window: Duration::from_secs(2),
         verify_source: VerifySource::Drop,
         fast_path: FastPath::Confirmed,
         tcp: true,
@@ -287,6 +288,49 @@ fn the_generation_rises_only_when_something_changed() {
         assert_eq!(generation(), configured + 2);
         datapath.raise_generation().unwrap();
         assert_eq!(generation(), configured + 3);
+    });
+}
+
+#[test]
+fn exemptions_stay_until_others_are_told() {
+    isolated(|pins| {
+        let mut datapath = open(pins, AttachMode::Auto);
+        let array = |name: &str| {
+            let path = pins.join(format!("v{ABI_VERSION}/{name}"));
+            aya::maps::Map::Array(aya::maps::MapData::from_pin(path).unwrap())
+        };
+        let config = || {
+            let map: aya::maps::Array<_, Config> = array("fl_cfg").try_into().unwrap();
+            map.get(&0, 0).unwrap()
+        };
+        let told = || {
+            let map: aya::maps::Array<_, Exemption> = array("fl_exemptions").try_into().unwrap();
+            (0..config().exemptions).map(|index| map.get(&index, 0).unwrap()).collect::<Vec<_>>()
+        };
+        datapath.configure(&settings()).unwrap();
+        assert_eq!(config().udp_window_ns, 2_000_000_000);
+        let port = |dport_min: u16| Exemption { dport_min, proto: 17, ..Exemption::default() };
+        let many: Vec<Exemption> = (0..64).map(port).collect();
+        for exemptions in [&many[..2], &many[1..3], &many[2..3], &many, &[]] {
+            let before = config().generation;
+            datapath.exempt(exemptions).unwrap();
+            assert_eq!(told(), exemptions);
+            let changed = config().generation;
+            assert!(changed > before, "confirmations end");
+            datapath.exempt(exemptions).unwrap();
+            assert_eq!(config().generation, changed, "they are there already");
+        }
+        datapath.exempt(&many[..2]).unwrap();
+        // Other settings leave them, and so does a restart.
+        datapath.configure(&DatapathConfig { tcp: false, ..settings() }).unwrap();
+        assert_eq!(told(), many[..2]);
+        drop(datapath);
+        let mut datapath = open(pins, AttachMode::Auto);
+        datapath.configure(&settings()).unwrap();
+        assert_eq!(told(), many[..2]);
+        let too_many = [many.clone(), vec![Exemption::default()]].concat();
+        assert!(datapath.exempt(&too_many).is_err());
+        assert_eq!(told(), many[..2]);
     });
 }
 

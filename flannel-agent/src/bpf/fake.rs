@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 
 use super::{
@@ -22,6 +23,8 @@ pub struct State {
     pub peers: BTreeMap<Ipv4Network, Peer>,
     /// Peers that are reached without a tunnel.
     pub direct: BTreeSet<Ipv4Network>,
+    /// What the fast path never carries.
+    pub exemptions: Vec<Exemption>,
     /// Overlay device of the last [`Datapath::ensure_hooks`].
     pub overlay: Option<String>,
     /// Veths of the last [`Datapath::ensure_hooks`].
@@ -88,6 +91,14 @@ impl Datapath for FakeDatapath {
     fn set_direct(&mut self, subnets: &BTreeSet<Ipv4Network>) -> Result<(), BpfError> {
         if self.state().direct != *subnets {
             self.writing()?.direct.clone_from(subnets);
+        }
+        Ok(())
+    }
+
+    fn exempt(&mut self, exemptions: &[Exemption]) -> Result<(), BpfError> {
+        if self.state().exemptions != exemptions {
+            self.writing()?.exemptions = exemptions.to_vec();
+            self.raise_generation()?;
         }
         Ok(())
     }

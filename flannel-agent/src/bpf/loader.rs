@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use flannel_ebpf::abi::{self, ABI_VERSION, Config, Outcome, Veth, action, flag, program};
+use flannel_ebpf::abi::{
+    self, ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, Outcome, Veth, action, flag, program,
+};
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 
@@ -92,6 +95,19 @@ impl Loaded {
 }
 
 impl Loaded {
+    /// Writes other settings, and ends all confirmations.
+    ///
+    /// A program may read while the kernel copies: what it confirms from a
+    /// half-written element belongs to the first of two generations, and is void with
+    /// the second.
+    fn change_config(&mut self, mut config: Config) -> Result<(), BpfError> {
+        for _ in 0..2 {
+            config.generation = config.generation.wrapping_add(1);
+            self.maps.set_config(&config)?;
+        }
+        Ok(())
+    }
+
     /// The XDP half strips nothing that the TC half would not take: it is told
     /// to when both run, and told not to before either goes.
     fn ensure_xdp(&mut self, site: Site<'_>, report: &mut HookReport) {
@@ -148,6 +164,10 @@ fn classifier<'a>(
         .map_err(|error: aya::programs::ProgramError| BpfError::new("open program", name, &error))
 }
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn contents(config: &DatapathConfig) -> Config {
     let mut flags = 0;
     let mut set = |wanted: bool, bit: u32| {
@@ -165,8 +185,8 @@ fn contents(config: &DatapathConfig) -> Config {
     Config {
         abi_version: ABI_VERSION,
         generation: 0,
-        window_ns: u64::try_from(config.window.as_nanos()).unwrap_or(u64::MAX),
-        udp_window_ns: u64::try_from(config.window.as_nanos()).unwrap_or(u64::MAX),
+        window_ns: nanoseconds(config.window),
+        udp_window_ns: nanoseconds(config.udp_window),
         flags,
         vni: config.vni,
         underlay_ifindex: config.underlay,
@@ -195,17 +215,26 @@ impl Datapath for Loaded {
             Config { generation: old.generation, tickets: self.tickets, ..contents(config) };
         // What an earlier run set holds until the hooks have been looked at.
         new.flags |= old.flags & flag::XDP;
+        new.exemptions = old.exemptions;
         if new == old {
             return Ok(());
         }
-        // A program may read while the kernel copies: what it confirms from a
-        // half-written element belongs to the first of two generations, and is
-        // void with the second.
-        for _ in 0..2 {
-            new.generation = new.generation.wrapping_add(1);
-            self.maps.set_config(&new)?;
+        self.change_config(new)
+    }
+
+    fn exempt(&mut self, exemptions: &[Exemption]) -> Result<(), BpfError> {
+        let count = u32::try_from(exemptions.len()).unwrap_or(u32::MAX);
+        if count > MAX_EXEMPTIONS {
+            let reason = format!("{count} exemptions, room for {MAX_EXEMPTIONS}");
+            return Err(BpfError::plain("write map", abi::map::EXEMPTIONS, reason));
         }
-        Ok(())
+        // The entries before their number: what was confirmed between the two is void
+        // with the next generation.
+        let old = self.maps.config()?;
+        match self.maps.set_exemptions(old.exemptions, exemptions)? {
+            true => self.change_config(Config { exemptions: count, ..old }),
+            false => Ok(()),
+        }
     }
 
     fn raise_generation(&mut self) -> Result<(), BpfError> {

@@ -8,7 +8,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
 use flannel_ebpf::abi::{
-    self, Config, MAX_PEER_STATS, Outcome, PeerStats, Subnet, Veth, subnet_flag,
+    self, Config, Exemption, MAX_EXEMPTIONS, MAX_PEER_STATS, Outcome, PeerStats, Subnet, Veth,
+    subnet_flag,
 };
 use ipnetwork::Ipv4Network;
 
@@ -25,6 +26,7 @@ pub(super) struct Maps {
     subnets: LpmTrie<MapData, abi::SubnetKey, Subnet>,
     peers: HashMap<MapData, [u8; 4], abi::Peer>,
     veths: HashMap<MapData, u32, Veth>,
+    exemptions: Array<MapData, Exemption>,
     stats: PerCpuArray<MapData, u64>,
     peer_stats: PerCpuArray<MapData, PeerStats>,
     strangers: HashMap<MapData, [u8; 4], abi::Stranger>,
@@ -51,6 +53,7 @@ impl Maps {
             subnets: typed(ebpf, abi::map::SUBNETS4)?,
             peers: typed(ebpf, abi::map::PEERS4)?,
             veths: typed(ebpf, abi::map::VETHS)?,
+            exemptions: typed(ebpf, abi::map::EXEMPTIONS)?,
             stats: typed(ebpf, abi::map::STATS)?,
             peer_stats: typed(ebpf, abi::map::PEER_STATS)?,
             strangers: typed(ebpf, abi::map::STRANGERS4)?,
@@ -74,6 +77,25 @@ impl Maps {
         self.config
             .set(0, config, 0)
             .map_err(|error| BpfError::new("write map", abi::map::CFG, &error))
+    }
+
+    /// Writes exemptions, of which the first `used` counted before; whether they are
+    /// others than those.
+    pub(super) fn set_exemptions(
+        &mut self,
+        used: u32,
+        exemptions: &[Exemption],
+    ) -> Result<bool, BpfError> {
+        let failed = |call, error| BpfError::new(call, abi::map::EXEMPTIONS, &error);
+        let known: Result<Vec<Exemption>, _> =
+            (0..used.min(MAX_EXEMPTIONS)).map(|index| self.exemptions.get(&index, 0)).collect();
+        if known.map_err(|error| failed("read map", error))? == exemptions {
+            return Ok(false);
+        }
+        for (index, exemption) in (0..MAX_EXEMPTIONS).zip(exemptions) {
+            self.exemptions.set(index, exemption, 0).map_err(|error| failed("write map", error))?;
+        }
+        Ok(true)
     }
 
     fn read_subnets(&self) -> Result<BTreeMap<Ipv4Network, Subnet>, BpfError> {

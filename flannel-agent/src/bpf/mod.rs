@@ -13,6 +13,7 @@ mod xdp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
@@ -27,6 +28,8 @@ use crate::desired::Peer;
 pub struct DatapathConfig {
     /// Life of a confirmation.
     pub window: std::time::Duration,
+    /// Life of a confirmation of a UDP flow: no longer than the window.
+    pub udp_window: std::time::Duration,
     /// What happens to packets that fail the source check.
     pub verify_source: VerifySource,
     /// When the programs act by themselves.
@@ -231,6 +234,10 @@ pub trait Datapath: Send + 'static {
     /// Says which of the peers, present and future, are reached without a
     /// tunnel.
     fn set_direct(&mut self, subnets: &BTreeSet<Ipv4Network>) -> Result<(), BpfError>;
+
+    /// Makes these what the fast path never carries; ends all confirmations if
+    /// others were so before.
+    fn exempt(&mut self, exemptions: &[Exemption]) -> Result<(), BpfError>;
 
     /// Makes the hooks at exactly these places be there, exit hooks first; hooks
     /// that somebody removed come back. Returns the hooks that had to be

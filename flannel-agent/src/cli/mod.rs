@@ -180,6 +180,10 @@ pub struct Options {
     /// Where the firewall's rules go
     #[arg(long, value_enum, value_name = "KIND", default_value_t)]
     pub firewall: crate::firewall::Mode,
+    /// Whether rules that judge each packet (limit, quota, queue, helpers, ...) keep
+    /// the flows that they match on the kernel's path
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub packet_rules: crate::firewall::packet_rules::Mode,
     /// When the eBPF programs bypass the kernel's path
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     pub fast_path: FastPath,

@@ -43,6 +43,7 @@ fn defaults() {
     assert_eq!(options.datapath, DatapathMode::Auto);
     assert_eq!(options.firewall, crate::firewall::Mode::Auto);
     assert_eq!(options.fast_path, FastPath::Confirmed);
+    assert_eq!(options.packet_rules, crate::firewall::packet_rules::Mode::Respect);
     assert_eq!(options.fast_path_window, Duration::from_secs(5));
     assert_eq!(options.verify_source, VerifySource::Drop);
     assert_eq!(options.attach, AttachMode::Auto);
@@ -83,6 +84,7 @@ fn every_flag_is_read() {
         "-ip-masq",
         "-datapath=kernel",
         "-fast-path=off",
+        "-packet-rules=ignore",
         "-fast-path-window=500ms",
         "-verify-source=count",
         "-attach=clsact",
@@ -105,6 +107,7 @@ fn every_flag_is_read() {
     assert!(options.ip_masq);
     assert_eq!(options.datapath, DatapathMode::Kernel);
     assert_eq!(options.fast_path, FastPath::Off);
+    assert_eq!(options.packet_rules, crate::firewall::packet_rules::Mode::Ignore);
     assert_eq!(options.fast_path_window, Duration::from_millis(500));
     assert_eq!(options.verify_source, VerifySource::Count);
     assert_eq!(options.attach, AttachMode::Clsact);
@@ -224,6 +227,7 @@ fn every_flag_of_the_daemon_has_a_variable() {
         ("datapath", "ebpf"),
         ("firewall", "none"),
         ("fast-path", "off"),
+        ("packet-rules", "ignore"),
         ("fast-path-window", "1"),
         ("flow-table-size", "4096"),
         ("verify-source", "off"),

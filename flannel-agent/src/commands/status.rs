@@ -1,5 +1,7 @@
 //! `flannel-agent status`.
 
+mod packet_rules;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -62,6 +64,9 @@ fn table(status: &Value) -> String {
     if let Some(firewall) = status["firewall"].as_str() {
         row("firewall", firewall.to_owned());
     }
+    if !status["packet_rules"].is_null() {
+        row("packet rules", packet_rules::summary(&status["packet_rules"]));
+    }
     let lease = &status["lease"];
     if lease.is_null() {
         row("lease", "none yet".to_owned());
@@ -109,6 +114,7 @@ fn table(status: &Value) -> String {
             let _ = write!(text, "\n  {name:<24}{count:>14}");
         }
     }
+    text.push_str(&packet_rules::list(&status["packet_rules"]));
     for (title, lines) in [("not well", &status["health"]), ("left out", &status["ignored"])] {
         if let Some(lines) = lines.as_array().filter(|lines| !lines.is_empty()) {
             let _ = write!(text, "\n\n{title}");

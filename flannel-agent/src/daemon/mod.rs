@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use ipnetwork::Ipv4Network;
 
 use crate::backend::udp;
-use crate::bpf::LoadOptions;
+use crate::bpf::{FastPath, LoadOptions};
 use crate::cli::Options;
 use crate::config::Backend;
 use crate::datapath::{self, Opened};
@@ -20,11 +20,12 @@ use crate::files::lock::{LockError, StateLock};
 use crate::files::state;
 use crate::firewall::FirewallError;
 use crate::firewall::chosen::Chosen;
+use crate::firewall::packet_rules::{self, follow::Follower};
 use crate::healthz::HealthzError;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Kernel as _, KernelError, events};
-use crate::reconcile::{Identity, Reconciler, Settings};
+use crate::reconcile::{self, Identity, Reconciler, Settings};
 use crate::source::SourceError;
 use crate::status::{LeaseStatus, Shared, SharedDatapath, lock};
 use crate::underlay::UnderlayError;
@@ -194,6 +195,14 @@ async fn start_and_serve(
     }
     // Subscribed before the first look, so that no change falls between.
     let events = events::subscribe()?;
+    let respected = options.packet_rules == packet_rules::Mode::Respect
+        && options.fast_path != FastPath::Off
+        && lock(datapath).is_some();
+    // They are read while all else begins.
+    let follower = respected.then(|| {
+        let overlay = reconcile::packet_rules::overlay(config.network, &config.backend);
+        Follower::start(overlay, options.resync_interval)
+    });
     let identity = Identity {
         subnet: lease.subnet,
         network: config.network,
@@ -212,13 +221,14 @@ async fn start_and_serve(
         fully_random: !options.ip_masq_fully_random_disable,
         blackhole: options.ip_blackhole_route,
         fast_path: options.fast_path,
+        packet_rules: options.packet_rules,
         flow_table: options.flow_table_size,
         window: options.fast_path_window,
         verify_source: options.verify_source,
         attach_iface: options.attach_iface.clone(),
         take_over: before.state.is_none(),
     };
-    let reconciler = Reconciler::new(
+    let mut reconciler = Reconciler::new(
         kernel,
         firewall,
         SharedDatapath::clone(datapath),
@@ -227,6 +237,9 @@ async fn start_and_serve(
         settings,
         identity,
     );
+    if let Some(follower) = follower {
+        reconciler.follow_packet_rules(follower);
+    }
     let remembered = before.state.as_ref().map(|state| state.sysctls.clone()).unwrap_or_default();
     serve::Loop::new(options, source, lease, reconciler, shared.clone(), remembered)
         .run(events)

@@ -24,7 +24,7 @@ use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelEvent};
 use crate::lease::table::{Lease, LeaseTable};
 use crate::notify;
-use crate::reconcile::{Reconciler, Wake, effects};
+use crate::reconcile::{Reconciler, Wake};
 use crate::source::{LeaseSource, LeaseUpdate};
 use crate::status::Shared;
 
@@ -203,6 +203,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                 () = sleep_until(due) => self.pass().await,
                 () = sleep_until(oddities_due) => self.tell_oddities(),
                 _ = hooks.tick() => self.reconciler.check_hooks(),
+                () = self.reconciler.packet_rules_changed() => self.reconciler.check_hooks(),
                 _ = slow.tick() => self.wake(Wake::ALL),
                 _ = watchdog.tick(), if watchdog_every.is_some() => notify::watchdog(),
             }
@@ -310,8 +311,8 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let lease = self.keeper.lease();
         let identity = self.reconciler.identity();
         let mut sysctls = self.remembered.clone();
-        if let Some(before) = self.reconciler.liberal_before() {
-            sysctls.entry(effects::LIBERAL.to_owned()).or_insert_with(|| before.to_owned());
+        for (name, before) in self.reconciler.sysctls_before() {
+            sysctls.entry(name.clone()).or_insert_with(|| before.clone());
         }
         let node = state::NodeState {
             version: state::VERSION,

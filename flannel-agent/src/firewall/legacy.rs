@@ -15,6 +15,12 @@ pub(super) fn has_tables() -> bool {
     std::fs::read_to_string(TABLES).is_ok_and(|tables| !tables.trim().is_empty())
 }
 
+/// The old tables of this network namespace.
+pub(super) fn tables() -> Vec<String> {
+    let tables = std::fs::read_to_string(TABLES).unwrap_or_default();
+    tables.lines().map(str::to_owned).collect()
+}
+
 /// Adds or removes our rules so that a policy of DROP does not stop the overlay.
 pub(super) async fn ensure(rules: &Rules) -> Result<(), FirewallError> {
     let Some((program, chain)) = chain().await? else { return Ok(()) };
@@ -66,7 +72,7 @@ async fn chain() -> Result<Option<(&'static str, Chain)>, FirewallError> {
 }
 
 /// Whether a program named `iptables` works on the legacy tables.
-async fn is_legacy(program: &str) -> Result<bool, FirewallError> {
+pub(super) async fn is_legacy(program: &str) -> Result<bool, FirewallError> {
     let output = tool::run(program, &["--version"], "").await?;
     Ok(output.is_some_and(|output| !String::from_utf8_lossy(&output.stdout).contains("nf_tables")))
 }

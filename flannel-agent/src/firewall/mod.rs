@@ -6,6 +6,7 @@ pub mod fake;
 pub mod iptables;
 mod legacy;
 pub mod nft;
+pub mod packet_rules;
 pub mod rules;
 mod saved;
 mod tool;

@@ -18,6 +18,16 @@ pub(super) async fn run(
     arguments: &[&str],
     input: &str,
 ) -> Result<Option<Output>, FirewallError> {
+    run_within(TIMEOUT, program, arguments, input).await
+}
+
+/// [`run`] with another limit of time.
+pub(super) async fn run_within(
+    limit: Duration,
+    program: &str,
+    arguments: &[&str],
+    input: &str,
+) -> Result<Option<Output>, FirewallError> {
     let failed = |reason: String| FirewallError { call: call(program, arguments), reason };
     let spawned = Command::new(program)
         .args(arguments)
@@ -39,10 +49,10 @@ pub(super) async fn run(
         }
         child.wait_with_output().await
     };
-    match tokio::time::timeout(TIMEOUT, finish).await {
+    match tokio::time::timeout(limit, finish).await {
         Ok(Ok(output)) => Ok(Some(output)),
         Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed(format!("no answer within {} s", TIMEOUT.as_secs()))),
+        Err(_) => Err(failed(format!("no answer within {} s", limit.as_secs()))),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod fake;
 mod links;
 mod message;
 pub mod netlink;
+pub mod nftables;
 mod socket;
 pub mod sysctl;
 

@@ -16,6 +16,38 @@ pub enum TcpConntrack {
     Liberal,
 }
 
+/// Conntrack's timeouts, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// Of a TCP connection after its handshake.
+    TcpEstablished,
+    /// Of one of which data was seen and not its ACK.
+    TcpUnacknowledged,
+    /// Of one of which data was seen again and again.
+    TcpMaxRetrans,
+    /// Of a UDP flow.
+    Udp,
+    /// Of a UDP flow that was answered several times.
+    UdpStream,
+}
+
+impl Timeout {
+    /// Its name, as `sysctl` prints it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TcpEstablished => "net.netfilter.nf_conntrack_tcp_timeout_established",
+            Self::TcpUnacknowledged => "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged",
+            Self::TcpMaxRetrans => "net.netfilter.nf_conntrack_tcp_timeout_max_retrans",
+            Self::Udp => "net.netfilter.nf_conntrack_udp_timeout",
+            Self::UdpStream => "net.netfilter.nf_conntrack_udp_timeout_stream",
+        }
+    }
+
+    fn key(self) -> String {
+        self.name().replace('.', "/")
+    }
+}
+
 /// Access to /proc/sys, or to another directory in tests.
 ///
 /// Values under `net/` are those of the calling thread's network namespace.
@@ -31,6 +63,7 @@ impl Default for Sysctl {
 }
 
 const LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
+const HELPER: &str = "net/netfilter/nf_conntrack_helper";
 const LOOSE: &str = "net/netfilter/nf_conntrack_tcp_loose";
 const PORT_RANGE: &str = "net/ipv4/ip_local_port_range";
 
@@ -132,6 +165,39 @@ impl Sysctl {
     /// When it cannot be written; `NotFound` if conntrack is absent.
     pub fn set_tcp_conntrack_liberal(&self, liberal: bool) -> Result<(), KernelError> {
         self.write(LIBERAL, if liberal { "1" } else { "0" })
+    }
+
+    /// One of conntrack's timeouts in seconds; `None` where there is no conntrack.
+    ///
+    /// # Errors
+    /// When the value is there but cannot be read.
+    pub fn timeout(&self, timeout: Timeout) -> Result<Option<u32>, KernelError> {
+        match self.number(&timeout.key()) {
+            Ok(seconds) => Ok(Some(seconds)),
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sets one of conntrack's timeouts.
+    ///
+    /// # Errors
+    /// When it cannot be written; `NotFound` if conntrack is absent.
+    pub fn set_timeout(&self, timeout: Timeout, seconds: u32) -> Result<(), KernelError> {
+        self.write(&timeout.key(), &seconds.to_string())
+    }
+
+    /// Whether conntrack gives helpers to connections by their ports, without a
+    /// rule that asks for it; kernels from 6.0 on have no such setting.
+    ///
+    /// # Errors
+    /// When the value is there but cannot be read.
+    pub fn automatic_helpers(&self) -> Result<bool, KernelError> {
+        match self.number(HELPER) {
+            Ok(value) => Ok(value != 0),
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// `net.ipv4.ip_forward`.

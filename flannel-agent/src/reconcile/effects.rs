@@ -10,14 +10,11 @@ use crate::bpf::{BpfError, DatapathConfig, FastPath, Places, PodVeth};
 use crate::config::Backend;
 use crate::desired::routes_directly;
 use crate::firewall::Firewall;
-use crate::kernel::sysctl::TcpConntrack;
 use crate::kernel::{Kernel, KernelError, Link, blackhole};
 use crate::plan::{self, Op};
 use crate::status::{FlowTableStatus, lock};
 use crate::veths::{self, Choice};
 
-/// Name of conntrack's switch, as `sysctl` prints it.
-pub const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
 const LOOSE: &str = "net.netfilter.nf_conntrack_tcp_loose";
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
@@ -171,6 +168,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let direct = routes_directly(&self.identity.backend);
         let tcp = self.tcp_allowed();
         let fast_path = self.fast_path();
+        self.keep_idle_connections(tcp && fast_path != FastPath::Off);
+        let udp_window = self.udp_window();
+        let veths = self.pod_veths();
+        let exemptions = self.exemptions(&veths, fast_path);
         let underlay = &self.identity.underlay;
         let source_ports = match self.sysctl.local_port_range() {
             Ok(range) => range,
@@ -179,8 +180,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 return;
             }
         };
-        let config = DatapathConfig {
+        let mut config = DatapathConfig {
             window: self.settings.window,
+            udp_window,
             verify_source: self.settings.verify_source,
             fast_path,
             tcp,
@@ -197,12 +199,16 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             vtep_mac: self.identity.vtep_mac,
             source_ports,
         };
-        let veths = self.pod_veths();
         let mut guard = lock(&self.datapath);
         let Some(datapath) = guard.as_mut() else { return };
         let mut failures = BTreeMap::new();
         if let Err(error) = datapath.set_direct(&self.direct) {
             failures.insert("hook peers".to_owned(), error);
+        }
+        // Before the fast path begins, which must not carry what is exempt.
+        if let Err(error) = datapath.exempt(&exemptions) {
+            failures.insert("hook exemptions".to_owned(), error);
+            config.fast_path = FastPath::Off;
         }
         if let Err(error) = datapath.configure(&config) {
             failures.insert("hook settings".to_owned(), error);
@@ -269,26 +275,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         state.datapath.attach = Some(attach);
         state.datapath.mode = if whole.is_some() { "kernel" } else { "ebpf" };
         state.datapath.reason = whole.map(|(hook, error)| format!("{hook}: {error}"));
-    }
-
-    /// Whether conntrack tolerates that it misses most of a connection; makes
-    /// it so where it can.
-    fn tcp_allowed(&mut self) -> bool {
-        let set = match self.sysctl.tcp_conntrack() {
-            Ok(TcpConntrack::Absent | TcpConntrack::Liberal) => Ok(()),
-            Ok(TcpConntrack::Strict) => self.sysctl.set_tcp_conntrack_liberal(true).inspect(|()| {
-                self.liberal_before.get_or_insert_with(|| "0".to_owned());
-                tracing::info!(
-                    sysctl = LIBERAL,
-                    "set to 1: conntrack sees only part of each TCP connection"
-                );
-            }),
-            Err(error) => Err(error),
-        };
-        let reason =
-            set.as_ref().err().map(|error| format!("{error}; TCP stays on the kernel path"));
-        self.shared.lock().health.report("conntrack", reason);
-        set.is_ok()
     }
 
     /// What `--fast-path` asks for, as far as this node has it.

@@ -2,8 +2,10 @@
 //! apply -> hooks -> firewall. Start, a new peer, a lost device and the slow
 //! timer are the same pass with different things to look at.
 
+pub mod conntrack;
 mod direct;
-pub mod effects;
+mod effects;
+pub mod packet_rules;
 mod retry;
 mod strangers;
 #[cfg(test)]
@@ -20,13 +22,14 @@ use regex::Regex;
 use tokio::time::Instant;
 
 use self::direct::Paths;
+use self::packet_rules::PacketRules;
 use self::retry::{Retries, Unfinished};
 use self::turnover::Turnover;
 use crate::backend::udp::{self as udp_backend, Overlay};
 use crate::bpf::{FastPath, VerifySource};
 use crate::config::Backend;
 use crate::desired::{self, Desired, Node, Peer, routes_directly};
-use crate::firewall::{Firewall, Rules};
+use crate::firewall::{Firewall, Rules, packet_rules::Mode};
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Kernel, KernelEvent, Link};
 use crate::mac::MacAddr;
@@ -68,6 +71,8 @@ pub struct Settings {
     pub flow_table: u32,
     /// `--fast-path-window`.
     pub window: Duration,
+    /// `--packet-rules`.
+    pub packet_rules: Mode,
     /// `--verify-source`.
     pub verify_source: VerifySource,
     /// `--attach-iface`.
@@ -149,8 +154,9 @@ pub struct Reconciler<K, F> {
     /// MTU of the device as it should be; 0 before the first pass.
     mtu: u32,
     turnover: Turnover,
-    /// Remembered for `cleanup`: the value of conntrack's switch before us.
-    liberal_before: Option<String>,
+    packet_rules: PacketRules,
+    /// Remembered for `cleanup`: settings of conntrack as they were before us.
+    sysctls_before: BTreeMap<String, String>,
 }
 
 /// Subject of the complaints about a peer.
@@ -192,7 +198,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             sealed: false,
             mtu: 0,
             turnover,
-            liberal_before: None,
+            packet_rules: PacketRules::default(),
+            sysctls_before: BTreeMap::new(),
         }
     }
 
@@ -214,9 +221,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         Some(self.mtu).filter(|mtu| *mtu != 0)
     }
 
-    /// Conntrack's switch before we set it, if we did.
-    pub fn liberal_before(&self) -> Option<&str> {
-        self.liberal_before.as_deref()
+    /// Settings of conntrack that we have changed, with the values before.
+    pub fn sysctls_before(&self) -> &BTreeMap<String, String> {
+        &self.sysctls_before
     }
 
     /// What a kernel event asks to look at; nothing for those that do not
@@ -250,8 +257,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             KernelEvent::Neighbour { ifindex } => {
                 Wake { look: overlay == Some(ifindex), ..Wake::default() }
             }
-            KernelEvent::Ruleset => Wake { generation: true, firewall: true, ..Wake::default() },
-            KernelEvent::Overrun => Wake { generation: true, ..Wake::ALL },
+            KernelEvent::Ruleset => {
+                self.packet_rules.notice();
+                Wake { generation: true, firewall: true, ..Wake::default() }
+            }
+            KernelEvent::Overrun => {
+                self.packet_rules.notice();
+                Wake { generation: true, ..Wake::ALL }
+            }
         }
     }
 

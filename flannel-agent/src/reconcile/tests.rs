@@ -1,6 +1,8 @@
 //! Passes over fakes: what is done, what is left alone, what is tried again.
 
+mod conntrack;
 mod direct;
+mod packet_rules;
 
 use std::net::Ipv4Addr;
 
@@ -118,6 +120,7 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         fast_path: FastPath::Confirmed,
         flow_table: 65_536,
         window: Duration::from_secs(5),
+        packet_rules: crate::firewall::packet_rules::Mode::Respect,
         verify_source: VerifySource::Drop,
         attach_iface: None,
         take_over: false,
@@ -173,7 +176,7 @@ async fn the_first_pass_makes_everything() {
     assert_eq!(config.overlay, device.ifindex);
     drop(state);
     assert_eq!(bench.complaints(), [""; 0]);
-    assert_eq!(bench.reconciler.liberal_before(), Some("0"));
+    assert_eq!(bench.reconciler.sysctls_before()[super::conntrack::LIBERAL], "0");
     let liberal = bench.sysctls.path().join("net/netfilter/nf_conntrack_tcp_be_liberal");
     assert_eq!(std::fs::read_to_string(liberal).unwrap().trim(), "1");
     assert_eq!(bench.shared.lock().peers.len(), 2);
@@ -267,7 +270,7 @@ async fn without_ebpf_the_kernel_path_is_whole() {
     bench.pass(&[peer(2)], Wake::ALL).await;
     assert_eq!(bench.observed().routes.len(), 1);
     assert_eq!(bench.complaints(), [""; 0]);
-    assert_eq!(bench.reconciler.liberal_before(), None, "conntrack is left alone");
+    assert!(bench.reconciler.sysctls_before().is_empty(), "conntrack is left alone");
 }
 
 #[tokio::test]

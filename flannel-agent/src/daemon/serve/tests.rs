@@ -18,7 +18,7 @@ use crate::kernel::{Link, LinkAddress, RouteTo};
 use crate::lease::attrs::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::plan::Op;
-use crate::reconcile::{Identity, Settings};
+use crate::reconcile::{Identity, Settings, conntrack};
 use crate::source::Claim;
 use crate::source::fake::{Call, FakeSource, Write};
 use crate::status::{SharedDatapath, lock};
@@ -143,6 +143,7 @@ impl Bench {
             fast_path: FastPath::Confirmed,
             flow_table: 65_536,
             window: Duration::from_secs(5),
+            packet_rules: crate::firewall::packet_rules::Mode::Respect,
             verify_source: crate::bpf::VerifySource::Drop,
             attach_iface: None,
             take_over: false,
@@ -223,7 +224,7 @@ async fn the_start_programs_the_peers_and_writes_the_files() {
     );
     let state = state::load(&bench.dir.path().join("state")).state.unwrap();
     assert_eq!(state.subnet, bench.own.subnet);
-    assert_eq!(state.sysctls[effects::LIBERAL], "0", "for cleanup");
+    assert_eq!(state.sysctls[conntrack::LIBERAL], "0", "for cleanup");
     assert_eq!(bench.shared.lock().health.lines(), []);
     assert_eq!(bench.renewals(), 0);
 }

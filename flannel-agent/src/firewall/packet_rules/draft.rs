@@ -1,0 +1,83 @@
+//! A rule while it is being read. Pure.
+
+use super::flags;
+use super::matches::{Matches, protocol};
+use super::ruleset::{Note, Reach, Rule, Verdict};
+
+/// What was read of a rule so far.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    /// The rule.
+    pub(super) rule: Rule,
+    /// No packet of the fast path can match it.
+    pub(super) never: bool,
+    /// It keeps packets from conntrack.
+    pub(super) notrack: bool,
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        let rule = Rule { exact: true, ..Rule::default() };
+        Self { rule, never: false, notrack: false }
+    }
+}
+
+impl Draft {
+    /// Only what matches this, too.
+    pub(super) fn narrow(&mut self, matches: &Matches) {
+        match self.rule.matches.and(matches) {
+            Some(both) => self.rule.matches = both,
+            None => self.never = true,
+        }
+    }
+
+    /// There is a condition that cannot be expressed.
+    pub(super) fn vague(&mut self) {
+        self.rule.exact = false;
+    }
+
+    /// There is a condition that differs from packet to packet.
+    pub(super) fn select(&mut self, reach: Reach, why: &str) {
+        self.vague();
+        if self.rule.selects.as_ref().is_none_or(|(known, _)| *known < reach) {
+            self.rule.selects = Some((reach, why.into()));
+        }
+    }
+
+    /// It does something that cannot be repeated.
+    pub(super) fn act(&mut self, reach: Reach, why: &str) {
+        self.rule.effect = true;
+        if self.rule.acts.as_ref().is_none_or(|(known, _)| *known < reach) {
+            self.rule.acts = Some((reach, why.into()));
+        }
+    }
+
+    /// It tells of packets, or offloads flows.
+    pub(super) fn note(&mut self, note: Note) {
+        self.rule.note = self.rule.note.max(Some(note));
+    }
+
+    /// The packet is done with.
+    pub(super) fn end(&mut self) {
+        self.rule.verdict = Verdict::End;
+    }
+
+    /// Packets of TCP whose flags pass a test.
+    pub(super) fn flags(&mut self, test: impl Fn(u8) -> bool) {
+        let judged = flags::judge(test);
+        self.narrow(&Matches {
+            protocols: protocol::TCP,
+            stages: judged.stages,
+            ..Matches::default()
+        });
+        if judged.depends {
+            self.select(Reach::Packet, "tcp flags");
+        }
+        self.rule.exact &= judged.exact;
+    }
+
+    /// The rule, unless no packet can match it.
+    pub(super) fn finish(self) -> Option<Rule> {
+        Some(self.rule).filter(|_| !self.never)
+    }
+}

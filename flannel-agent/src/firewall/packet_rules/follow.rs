@@ -1,0 +1,172 @@
+//! Follows the node's rules in a task of its own: nobody waits for it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::read::Reader;
+use super::walk::{Findings, Overlay};
+use crate::backoff::Backoff;
+
+/// Rules are read at most this often.
+const PAUSE: Duration = Duration::from_millis(500);
+/// And at most for this part of the time: a large rule set that changes all the
+/// time must not keep a processor busy.
+const SHARE: u32 = 20;
+/// A look that takes longer has failed.
+const LIMIT: Duration = Duration::from_secs(60);
+/// No event tells of the tables of legacy iptables: their names are looked at this
+/// often, which costs next to nothing.
+const NAMES: Duration = Duration::from_secs(1);
+const FIRST: Duration = Duration::from_secs(1);
+const LAST: Duration = Duration::from_secs(60);
+
+/// What is known of the rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// As last read; `None`: never yet.
+    pub findings: Option<Arc<Findings>>,
+    /// Why the last look failed, if it did.
+    pub failed: Option<String>,
+}
+
+/// Where rules come from: [`Reader`], or a test's.
+pub trait Source: Send + 'static {
+    /// Whether something has changed that no event tells of. Cheap.
+    fn hints(&self) -> bool;
+
+    /// What matters of the rules; `None` if nothing changed.
+    fn look(
+        &mut self,
+        thoroughly: bool,
+    ) -> impl Future<Output = Result<Option<Findings>, String>> + Send;
+}
+
+impl Source for Reader {
+    fn hints(&self) -> bool {
+        self.sees_other_tables()
+    }
+
+    async fn look(&mut self, thoroughly: bool) -> Result<Option<Findings>, String> {
+        Self::look(self, thoroughly).await.map_err(|error| error.to_string())
+    }
+}
+
+/// The task's handle: with it the task ends.
+#[derive(Debug)]
+pub struct Follower {
+    notice: Arc<Notify>,
+    readings: watch::Receiver<Reading>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Follower {
+    /// Follows the rules of the calling thread's network namespace. Must be called
+    /// within a tokio runtime.
+    pub fn start(overlay: Overlay, slow: Duration) -> Self {
+        Self::of(Reader::new(overlay), slow)
+    }
+
+    /// Follows what a source says; looks at it at least once in `slow`.
+    pub fn of(source: impl Source, slow: Duration) -> Self {
+        let notice = Arc::new(Notify::new());
+        let (sender, readings) = watch::channel(Reading::default());
+        let task = tokio::spawn(follow(source, Arc::clone(&notice), sender, slow));
+        Self { notice, readings, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// The rules have changed.
+    pub fn notice(&self) {
+        self.notice.notify_one();
+    }
+
+    /// What is known now.
+    pub fn reading(&mut self) -> Reading {
+        self.readings.borrow_and_update().clone()
+    }
+
+    /// Waits until something else is known.
+    pub async fn changed(&mut self) {
+        if self.readings.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+async fn follow(
+    mut source: impl Source,
+    notice: Arc<Notify>,
+    sender: watch::Sender<Reading>,
+    slow: Duration,
+) {
+    // The first tick of both is at once.
+    let (mut slow, mut names) = (every(slow), every(NAMES));
+    let mut backoff = Backoff::new(FIRST, LAST);
+    let mut again = None;
+    loop {
+        let thoroughly = tokio::select! {
+            () = notice.notified() => false,
+            _ = slow.tick() => true,
+            _ = names.tick() => match source.hints() {
+                true => true,
+                false => continue,
+            },
+            () = at(again) => true,
+        };
+        let began = Instant::now();
+        let looked = match tokio::time::timeout(LIMIT, source.look(thoroughly)).await {
+            Ok(looked) => looked,
+            Err(_) => Err(format!("the rules were not read within {} s", LIMIT.as_secs())),
+        };
+        let mut pause = (began.elapsed() * SHARE).max(PAUSE);
+        again = None;
+        match looked {
+            Ok(found) => {
+                backoff.reset();
+                sender.send_if_modified(|reading| take(reading, found));
+            }
+            Err(reason) => {
+                pause = pause.max(backoff.fail());
+                again = Some(Instant::now() + pause);
+                sender.send_if_modified(|reading| {
+                    let failed = Some(reason);
+                    let news = reading.failed != failed;
+                    reading.failed = failed;
+                    news
+                });
+            }
+        }
+        // What changes meanwhile is remembered by `notice`.
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Whether it is news.
+fn take(reading: &mut Reading, found: Option<Findings>) -> bool {
+    let mut news = reading.failed.take().is_some();
+    if let Some(found) = found.filter(|found| reading.findings.as_deref() != Some(found)) {
+        reading.findings = Some(Arc::new(found));
+        news = true;
+    }
+    news
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! Matches and targets of iptables, by name. nftables shows them by their names
+//! only where they have no form of its own. Pure.
+
+use super::ruleset::Reach;
+
+/// What a match looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// What its options say, which are read.
+    Read,
+    /// Something that stays the same for all packets of a flow, or for a window.
+    Constant,
+    /// Something that differs from packet to packet.
+    Differs(Reach),
+}
+
+/// What `-m NAME` looks at. What nobody knows may differ.
+pub(super) fn condition(name: &str) -> Condition {
+    match name {
+        "tcp" | "udp" | "conntrack" | "state" | "multiport" | "iprange" | "comment" => {
+            Condition::Read
+        }
+        // Connections are counted when they begin.
+        "connlimit" => Condition::Constant,
+        // The window bounds what depends on the hour.
+        "time" => Condition::Constant,
+        // MSS, window scale and the like stand in a SYN only.
+        "tcpmss" | "osf" => Condition::Constant,
+        "addrtype" | "ah" | "cgroup" | "cluster" | "connlabel" | "connmark" | "cpu" | "dccp"
+        | "devgroup" | "dscp" | "esp" | "geoip" | "helper" | "hl" | "icmp" | "icmp6" | "ipcomp"
+        | "ipvs" | "l2tp" | "mac" | "mark" | "nfacct" | "owner" | "physdev" | "pkttype"
+        | "policy" | "realm" | "rpfilter" | "sctp" | "set" | "socket" | "tos" | "ttl"
+        | "udplite" => Condition::Constant,
+        // Of ebtables.
+        "among" | "ip" | "mark_m" | "vlan" => Condition::Constant,
+        "connbytes" => Condition::Differs(Reach::Counters),
+        _ => Condition::Differs(Reach::Packet),
+    }
+}
+
+/// What a target does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// The packet is done with.
+    End,
+    /// Back to the chain before.
+    Return,
+    /// Something that belongs to the flow, or to the packet as it is sent on.
+    Treats,
+    /// Something that cannot be repeated; the packet goes on.
+    Acts(Reach),
+    /// The same, and the packet is done with.
+    ActsAndEnds(Reach),
+    /// It tells of the packet.
+    Logs,
+    /// It hands the flow to the kernel's own fast path.
+    Offloads,
+    /// `CT`: its options decide.
+    Conntrack,
+    /// The packet is kept from conntrack.
+    Untracks,
+}
+
+/// What `-j NAME` does; `None` for a name that nobody knows.
+pub(super) fn action(name: &str) -> Option<Action> {
+    Some(match name {
+        "ACCEPT" | "DROP" | "REJECT" | "STOLEN" => Action::End,
+        // They are found in chains that translate, which nobody asks about.
+        "DNAT" | "MASQUERADE" | "NETMAP" | "REDIRECT" | "SNAT" | "TPROXY" => Action::End,
+        // Of ebtables.
+        "dnat" | "redirect" | "snat" => Action::End,
+        "mark" => Action::Treats,
+        "log" | "nflog" => Action::Logs,
+        "RETURN" => Action::Return,
+        "CHECKSUM" | "CLASSIFY" | "CONNMARK" | "CONNSECMARK" | "DSCP" | "HL" | "HMARK" | "LED"
+        | "MARK" | "SECMARK" | "SET" | "TOS" | "TTL" => Action::Treats,
+        "AUDIT" | "LOG" | "NFLOG" | "TRACE" | "ULOG" => Action::Logs,
+        "FLOWOFFLOAD" => Action::Offloads,
+        "CT" => Action::Conntrack,
+        "NOTRACK" => Action::Untracks,
+        "NFQUEUE" | "QUEUE" => Action::ActsAndEnds(Reach::Packet),
+        "SYNPROXY" => Action::ActsAndEnds(Reach::Connection),
+        "ECN" | "IDLETIMER" | "RATEEST" | "TCPMSS" | "TCPOPTSTRIP" | "TEE" => {
+            Action::Acts(Reach::Packet)
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_knows_counts() {
+        assert_eq!(condition("brandnew"), Condition::Differs(Reach::Packet));
+        assert_eq!(action("BRANDNEW"), None);
+    }
+
+    #[test]
+    fn rates_contents_and_chance_differ() {
+        for name in [
+            "bpf",
+            "ecn",
+            "hashlimit",
+            "length",
+            "limit",
+            "quota",
+            "rateest",
+            "recent",
+            "statistic",
+            "string",
+            "u32",
+        ] {
+            assert_eq!(condition(name), Condition::Differs(Reach::Packet), "{name}");
+        }
+    }
+}

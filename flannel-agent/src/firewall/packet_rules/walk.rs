@@ -1,0 +1,415 @@
+//! Which packets come to which rule: from the base chains through all jumps. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use ipnetwork::Ipv4Network;
+
+use super::matches::{Matches, protocol};
+use super::ranges::{Addresses, Ports};
+use super::ruleset::{Base, Chain, ChainKey, Family, Hook, Note, Reach, Rule, RuleSet, Verdict};
+
+/// The kernel allows 16 jumps in a row.
+const DEPTH: usize = 32;
+/// Rules that are looked at, each time that a way leads there. A rule set with
+/// more ways than this is not followed to the end.
+const STEPS: usize = 200_000;
+/// Rules that only tell of packets are listed up to this many.
+const NOTES: usize = 100;
+
+/// What is known of the overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// The overlay network: what is forwarded to a pod or a peer goes there.
+    pub network: Ipv4Network,
+    /// The tunnel's port, if there is one.
+    pub port: Option<u16>,
+}
+
+/// Which packet a rule sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Layer {
+    /// That of pods.
+    Inner,
+    /// The tunnel's, which comes in.
+    Tunnel,
+}
+
+/// Packets that come to a rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope {
+    /// Which packet it is.
+    pub layer: Layer,
+    /// Where the rule is met.
+    pub hook: Hook,
+    /// The packets.
+    pub matches: Matches,
+}
+
+/// A rule that matters, and what comes to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Family, table and chain; `None` if the whole rule set is meant.
+    pub place: Option<(Family, Arc<str>, String)>,
+    /// Number in nftables.
+    pub handle: Option<u64>,
+    /// Its text.
+    pub text: Arc<str>,
+    /// What of it matters (`limit`, `queue`, ...).
+    pub why: Arc<str>,
+    /// How far that reaches; `None` for a rule that is only noted.
+    pub reach: Option<Reach>,
+    /// Why it is noted.
+    pub note: Option<Note>,
+    /// What comes to it.
+    pub scopes: Vec<Scope>,
+}
+
+/// All rules that matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The rules.
+    pub rules: Vec<Finding>,
+    /// Packets may be kept from conntrack.
+    pub notrack: bool,
+    /// Rules that are noted and not in the list.
+    pub more_notes: usize,
+}
+
+impl Findings {
+    /// Both.
+    pub fn join(mut self, other: Self) -> Self {
+        self.rules.extend(other.rules);
+        self.notrack |= other.notrack;
+        self.more_notes += other.more_notes;
+        self
+    }
+}
+
+/// Follows all packets through a rule set.
+pub fn findings(rules: &RuleSet, overlay: Overlay) -> Findings {
+    let mut walk = Walk::new(rules);
+    for (at, chain) in rules.chains.iter().enumerate() {
+        let Some(base) = chain.base.as_ref().filter(|_| walk.of_interest[at]) else { continue };
+        for (layer, matches) in classes(chain.family, base, overlay) {
+            walk.here = (layer, base.hook);
+            walk.through(at, matches, 0);
+        }
+    }
+    let mut findings = walk.take();
+    add_notes(rules, overlay, &mut findings);
+    findings
+}
+
+/// The packets that come to a base chain. TCP and UDP on their own: rules often
+/// treat them apart.
+fn classes(family: Family, base: &Base, overlay: Overlay) -> Vec<(Layer, Matches)> {
+    if base.nat {
+        return Vec::new();
+    }
+    let mut classes = Vec::new();
+    for protocols in [protocol::TCP, protocol::UDP] {
+        classes.extend(
+            inner(family, base, overlay)
+                .map(|class| (Layer::Inner, Matches { protocols, ..class })),
+        );
+    }
+    let received = matches!(base.hook, Hook::Prerouting | Hook::Input | Hook::Ingress);
+    if let Some(port) = overlay.port.filter(|_| received && family != Family::Bridge) {
+        let class = Matches {
+            protocols: protocol::UDP,
+            dport: Ports::of([(port.into(), port.into())]),
+            input: base.devices.clone(),
+            ..Matches::default()
+        };
+        classes.push((Layer::Tunnel, class));
+    }
+    classes
+}
+
+/// The pods' packets at a hook. What goes between a bridge's ports is not on its
+/// way to a peer, and what is the node's own is nobody else's.
+fn inner(family: Family, base: &Base, overlay: Overlay) -> Option<Matches> {
+    let Overlay { network, .. } = overlay;
+    let addressed = Addresses::prefix(network.network().into(), network.prefix());
+    let devices = base.devices.clone();
+    match (family, base.hook) {
+        (_, Hook::Ingress) => Some(Matches { input: devices, ..Matches::default() }),
+        (_, Hook::Egress) => Some(Matches { output: devices, ..Matches::default() }),
+        (Family::Bridge, Hook::Forward) => None,
+        (Family::Bridge, _) | (_, Hook::Prerouting) => Some(Matches::default()),
+        // Translation of the destination is over.
+        (_, Hook::Forward | Hook::Postrouting) => {
+            Some(Matches { destination: addressed, ..Matches::default() })
+        }
+        (_, Hook::Input | Hook::Output) => None,
+    }
+}
+
+struct Walk<'a> {
+    rules: &'a RuleSet,
+    index: HashMap<ChainKey<'a>, usize>,
+    /// Chains with rules that matter, or that lead to such.
+    of_interest: Vec<bool>,
+    /// Chains that decide nothing: they log and count.
+    inert: Vec<bool>,
+    here: (Layer, Hook),
+    /// What comes to a rule (chain and place in it).
+    found: BTreeMap<(usize, usize), BTreeSet<Scope>>,
+    /// What was walked already, with the states that came back.
+    walked: HashMap<(usize, Scope), u8>,
+    steps: usize,
+    lost: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn new(rules: &'a RuleSet) -> Self {
+        let index = rules.index();
+        let callers = callers(rules, &index);
+        let of_interest =
+            spread(rules, &callers, |rule| rule.selects.is_some() || rule.acts.is_some());
+        let decides = spread(rules, &callers, |rule| {
+            rule.effect
+                || rule.acts.is_some()
+                || matches!(rule.verdict, Verdict::End | Verdict::Goto(_))
+        });
+        let inert = decides.into_iter().map(|decides| !decides).collect();
+        Self {
+            rules,
+            index,
+            of_interest,
+            inert,
+            here: (Layer::Inner, Hook::Forward),
+            found: BTreeMap::new(),
+            walked: HashMap::new(),
+            steps: 0,
+            lost: false,
+        }
+    }
+
+    /// Takes packets through a chain; conntrack's states of those that come out at
+    /// its end.
+    fn through(&mut self, at: usize, packets: Matches, depth: usize) -> u8 {
+        let (layer, hook) = self.here;
+        let scope = Scope { layer, hook, matches: packets };
+        if let Some(states) = self.walked.get(&(at, scope.clone())) {
+            return *states;
+        }
+        if depth > DEPTH {
+            self.lost = true;
+            return scope.matches.states;
+        }
+        let left = self.pass(at, &scope, depth);
+        self.walked.insert((at, scope), left);
+        left
+    }
+
+    fn pass(&mut self, at: usize, scope: &Scope, depth: usize) -> u8 {
+        let rules = self.rules;
+        let chain = &rules.chains[at];
+        let mut packets = scope.matches.clone();
+        let mut returned = 0;
+        for (number, rule) in chain.rules.iter().enumerate() {
+            self.steps += 1;
+            if self.steps > STEPS {
+                self.lost = true;
+                return scope.matches.states;
+            }
+            let Some(matched) = packets.and(&rule.matches) else { continue };
+            self.note(chain, (at, number), rule, scope, &matched);
+            let all = rule.exact && rule.matches.covers_but_for_states(&packets);
+            let (states, matched_states) = (packets.states, matched.states);
+            let unmatched = if all { states & !rule.matches.states } else { states };
+            packets.states = match &rule.verdict {
+                Verdict::Continue => states,
+                Verdict::End => unmatched,
+                Verdict::Return => {
+                    returned |= matched_states;
+                    unmatched
+                }
+                Verdict::Jump(target) => unmatched | self.jump(chain, target, matched, all, depth),
+                Verdict::Goto(target) => {
+                    returned |= self.jump(chain, target, matched, all, depth);
+                    unmatched
+                }
+            };
+            if packets.states == 0 {
+                break;
+            }
+        }
+        packets.states | returned
+    }
+
+    /// Into another chain. Where nothing there matters, and something else may come
+    /// out below in any case, it is not walked.
+    fn jump(
+        &mut self,
+        from: &Chain,
+        target: &str,
+        packets: Matches,
+        all: bool,
+        depth: usize,
+    ) -> u8 {
+        let states = packets.states;
+        let key = (from.family, &*from.table, target);
+        match self.index.get(&key).copied() {
+            Some(at) if all || self.of_interest[at] => self.through(at, packets, depth + 1),
+            _ => states,
+        }
+    }
+
+    /// Notes what comes to a rule, if its decision is for single packets.
+    fn note(
+        &mut self,
+        chain: &Chain,
+        place: (usize, usize),
+        rule: &Rule,
+        scope: &Scope,
+        matched: &Matches,
+    ) {
+        let decides = match &rule.verdict {
+            Verdict::Continue => rule.effect,
+            Verdict::End => true,
+            // Past rules that only log.
+            Verdict::Return => rule.effect || !self.inert[place.0],
+            Verdict::Jump(target) | Verdict::Goto(target) => {
+                let key = (chain.family, &*chain.table, target.as_str());
+                let inert = self.index.get(&key).is_some_and(|at| self.inert[*at]);
+                rule.effect || !inert || matches!(rule.verdict, Verdict::Goto(_))
+            }
+        };
+        if rule.acts.is_some() || (rule.selects.is_some() && decides) {
+            let scope = Scope { matches: matched.clone(), ..scope.clone() };
+            self.found.entry(place).or_default().insert(scope);
+        }
+    }
+
+    fn take(self) -> Findings {
+        let rules = self.rules;
+        let mut findings = Findings { notrack: rules.notrack, ..Findings::default() };
+        for ((at, number), scopes) in self.found {
+            let chain = &rules.chains[at];
+            let rule = &chain.rules[number];
+            findings.rules.extend(rule.acts.iter().chain(&rule.selects).max().map(|reason| {
+                Finding {
+                    why: Arc::clone(&reason.1),
+                    reach: Some(reason.0),
+                    scopes: scopes.into_iter().collect(),
+                    ..finding(chain, rule)
+                }
+            }));
+        }
+        if self.lost {
+            findings.rules.push(too_large());
+        }
+        findings
+    }
+}
+
+fn finding(chain: &Chain, rule: &Rule) -> Finding {
+    Finding {
+        place: Some((chain.family, Arc::clone(&chain.table), chain.name.clone())),
+        handle: rule.handle,
+        text: rule.text.clone().unwrap_or_default(),
+        why: "".into(),
+        reach: None,
+        note: None,
+        scopes: Vec::new(),
+    }
+}
+
+/// What stands for a rule set with too many ways through it.
+fn too_large() -> Finding {
+    Finding {
+        place: None,
+        handle: None,
+        text: "the rule set has more ways through it than are followed".into(),
+        why: "size".into(),
+        reach: Some(Reach::Packet),
+        note: None,
+        scopes: vec![Scope {
+            layer: Layer::Inner,
+            hook: Hook::Forward,
+            matches: Matches::default(),
+        }],
+    }
+}
+
+/// For each chain those that jump to it.
+fn callers(rules: &RuleSet, index: &HashMap<ChainKey<'_>, usize>) -> Vec<Vec<usize>> {
+    let mut callers = vec![Vec::new(); rules.chains.len()];
+    for (at, chain) in rules.chains.iter().enumerate() {
+        for target in chain.rules.iter().filter_map(|rule| leads_to(chain, rule, index)) {
+            callers[target].push(at);
+        }
+    }
+    callers
+}
+
+fn leads_to(chain: &Chain, rule: &Rule, index: &HashMap<ChainKey<'_>, usize>) -> Option<usize> {
+    match &rule.verdict {
+        Verdict::Jump(target) | Verdict::Goto(target) => {
+            index.get(&(chain.family, &*chain.table, target.as_str())).copied()
+        }
+        _ => None,
+    }
+}
+
+/// Chains with such a rule, and all that lead to them.
+fn spread(rules: &RuleSet, callers: &[Vec<usize>], such: impl Fn(&Rule) -> bool) -> Vec<bool> {
+    let mut marked: Vec<bool> =
+        rules.chains.iter().map(|chain| chain.rules.iter().any(&such)).collect();
+    let mut open: Vec<usize> = (0..marked.len()).filter(|at| marked[*at]).collect();
+    while let Some(at) = open.pop() {
+        for caller in &callers[at] {
+            if !std::mem::replace(&mut marked[*caller], true) {
+                open.push(*caller);
+            }
+        }
+    }
+    marked
+}
+
+/// Rules that log or offload: by their own matches, and only if packets come to
+/// their chain at all.
+fn add_notes(rules: &RuleSet, overlay: Overlay, findings: &mut Findings) {
+    let index = rules.index();
+    let mut reached: BTreeMap<usize, BTreeSet<Scope>> = BTreeMap::new();
+    let mut open = VecDeque::new();
+    for (at, chain) in rules.chains.iter().enumerate() {
+        let Some(base) = chain.base.as_ref().filter(|base| !base.nat) else { continue };
+        if let Some(matches) = inner(chain.family, base, overlay) {
+            open.push_back((at, Scope { layer: Layer::Inner, hook: base.hook, matches }));
+        }
+    }
+    while let Some((at, scope)) = open.pop_front() {
+        if !reached.entry(at).or_default().insert(scope.clone()) {
+            continue;
+        }
+        let chain = &rules.chains[at];
+        let targets = chain.rules.iter().filter_map(|rule| leads_to(chain, rule, &index));
+        open.extend(targets.map(|target| (target, scope.clone())));
+    }
+    let mut count = 0;
+    for (at, scopes) in reached {
+        let chain = &rules.chains[at];
+        for rule in chain.rules.iter().filter(|rule| rule.note.is_some()) {
+            let seen = scopes.iter().filter_map(|scope| {
+                let matches = scope.matches.and(&rule.matches)?;
+                Some(Scope { matches, ..scope.clone() })
+            });
+            let scopes: Vec<Scope> = seen.collect();
+            if scopes.is_empty() {
+                continue;
+            }
+            count += 1;
+            if count <= NOTES {
+                findings.rules.push(Finding { note: rule.note, scopes, ..finding(chain, rule) });
+            }
+        }
+    }
+    findings.more_notes = count.saturating_sub(NOTES);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! What rules that judge each packet keep off the fast path.
+
+use std::sync::Arc;
+
+use flannel_ebpf::abi::{Exemption, MAX_EXEMPTIONS};
+
+use super::Reconciler;
+use crate::bpf::{FastPath, PodVeth};
+use crate::config::Backend;
+use crate::desired::routes_directly;
+use crate::firewall::Firewall;
+use crate::firewall::packet_rules::Mode;
+use crate::firewall::packet_rules::devices::{Devices, Node};
+use crate::firewall::packet_rules::exempt::{Present, Resolved, describe, everything, resolve};
+use crate::firewall::packet_rules::follow::{Follower, Reading};
+use crate::firewall::packet_rules::walk::{Findings, Overlay};
+use crate::kernel::Kernel;
+use crate::status::PacketRulesStatus;
+
+/// Subject of the complaints.
+const SUBJECT: &str = "packet rules";
+
+/// The rules as they are known.
+#[derive(Debug, Default)]
+pub(super) struct PacketRules {
+    follower: Option<Follower>,
+    /// What the log knows.
+    logged: Vec<Exemption>,
+    /// What they meant at the last look.
+    last: Option<Last>,
+}
+
+/// What rules mean, and what that depends on.
+#[derive(Debug)]
+struct Last {
+    findings: Arc<Findings>,
+    devices: Devices,
+    eager: bool,
+    helpers: bool,
+    resolved: Arc<Resolved>,
+}
+
+impl PacketRules {
+    /// The rules have changed.
+    pub(super) fn notice(&self) {
+        if let Some(follower) = &self.follower {
+            follower.notice();
+        }
+    }
+
+    fn reading(&mut self) -> Reading {
+        self.follower.as_mut().map(Follower::reading).unwrap_or_default()
+    }
+}
+
+impl<K: Kernel, F: Firewall> Reconciler<K, F> {
+    /// From now on rules that judge each packet are what this one reads. Without one
+    /// nothing is known of them.
+    pub fn follow_packet_rules(&mut self, follower: Follower) {
+        self.packet_rules.follower = Some(follower);
+    }
+
+    /// Waits until something else is known of the rules.
+    pub async fn packet_rules_changed(&mut self) {
+        match &mut self.packet_rules.follower {
+            Some(follower) => follower.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What the programs have to leave alone at the moment; says so.
+    pub(super) fn exemptions(&mut self, veths: &[PodVeth], fast_path: FastPath) -> Vec<Exemption> {
+        let mode = self.settings.packet_rules;
+        if mode == Mode::Ignore || fast_path == FastPath::Off {
+            let status = PacketRulesStatus { mode, read: false, ..PacketRulesStatus::default() };
+            let mut state = self.shared.lock();
+            state.health.well(SUBJECT);
+            state.packet_rules = Some(status).filter(|_| fast_path != FastPath::Off);
+            return Vec::new();
+        }
+        let reading = self.packet_rules.reading();
+        let resolved = match &reading.findings {
+            Some(findings) => self.resolve(findings, veths, fast_path),
+            None => Arc::new(Resolved { exemptions: everything(), ..Resolved::default() }),
+        };
+        self.tell_of_rules(&reading, &resolved);
+        resolved.exemptions.clone()
+    }
+
+    fn resolve(
+        &mut self,
+        findings: &Arc<Findings>,
+        veths: &[PodVeth],
+        fast_path: FastPath,
+    ) -> Arc<Resolved> {
+        let helpers = match self.sysctl.automatic_helpers() {
+            Ok(helpers) => helpers,
+            Err(error) => {
+                tracing::debug!(%error, "helpers are taken to be given by port");
+                true
+            }
+        };
+        if findings.rules.is_empty() && !helpers {
+            return Arc::default();
+        }
+        let devices = Devices::of(Node {
+            links: &self.links,
+            pods: veths,
+            underlay: self.identity.underlay.ifindex,
+            overlay: self.overlay,
+            direct: routes_directly(&self.identity.backend),
+            subnet: self.identity.subnet,
+        });
+        let eager = fast_path == FastPath::Eager;
+        let same = |last: &&Last| {
+            Arc::ptr_eq(&last.findings, findings)
+                && last.devices == devices
+                && (last.eager, last.helpers) == (eager, helpers)
+        };
+        if let Some(last) = self.packet_rules.last.as_ref().filter(same) {
+            return Arc::clone(&last.resolved);
+        }
+        let overlay = overlay(self.identity.network, &self.identity.backend);
+        let present = Present { devices: &devices, overlay, eager, helpers };
+        let resolved = Arc::new(resolve(findings, present));
+        self.packet_rules.last = Some(Last {
+            findings: Arc::clone(findings),
+            devices,
+            eager,
+            helpers,
+            resolved: Arc::clone(&resolved),
+        });
+        resolved
+    }
+
+    fn tell_of_rules(&mut self, reading: &Reading, resolved: &Resolved) {
+        let known = reading.findings.is_some();
+        if known && self.packet_rules.logged != resolved.exemptions {
+            self.packet_rules.logged.clone_from(&resolved.exemptions);
+            let flows: Vec<String> = resolved.exemptions.iter().map(describe).collect();
+            match flows.as_slice() {
+                [] => tracing::info!("no rule keeps flows on the kernel path any more"),
+                flows => {
+                    tracing::info!(
+                        ?flows,
+                        "rules that judge each packet keep these on the kernel path"
+                    );
+                }
+            }
+        }
+        let complaint = match (&reading.failed, known) {
+            (Some(reason), true) => Some(format!("{reason}; the rules as last read hold")),
+            (Some(reason), false) => {
+                Some(format!("{reason}; nothing takes the fast path until they are read"))
+            }
+            (None, _) if resolved.crowded => Some(format!(
+                "more than {MAX_EXEMPTIONS} kinds of flows are matched by rules that judge each \
+                 packet; nothing takes the fast path"
+            )),
+            (None, _) => None,
+        };
+        let mut state = self.shared.lock();
+        state.health.report(SUBJECT, complaint);
+        state.packet_rules = Some(PacketRulesStatus {
+            mode: Mode::Respect,
+            read: known,
+            exempt: resolved.exemptions.iter().map(describe).collect(),
+            rules: resolved.rules.clone(),
+            more: resolved.more,
+        });
+    }
+}
+
+/// What has to be known of the overlay for reading rules.
+pub fn overlay(network: ipnetwork::Ipv4Network, backend: &Backend) -> Overlay {
+    let port = match backend {
+        Backend::Vxlan(vxlan) => Some(vxlan.port),
+        _ => None,
+    };
+    Overlay { network, port }
+}
