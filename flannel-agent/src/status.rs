@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::udp::{SharedProxy, UdpCounters};
 use crate::bpf::{Datapath, PeerCounters, XdpStatus};
 use crate::desired::Peer;
+use crate::envelope::Report;
 use crate::health::{Health, Line};
 use crate::mac::MacAddr;
 
@@ -33,6 +34,9 @@ pub struct DatapathStatus {
     pub xdp: XdpStatus,
     /// The flow table; `null` on the kernel path.
     pub flows: Option<FlowTableStatus>,
+    /// What the fast path carries, and why it does not carry the rest.
+    #[serde(flatten)]
+    pub envelope: Report,
 }
 
 /// Room for flows, and how fast it is used.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    self, AttachMode, Datapath as _, DatapathConfig, FastPath, LoadOptions, Places, PodVeth,
-    VerifySource, XdpMode,
+    self, AttachMode, Datapath as _, DatapathConfig, FastPath, Inlet, Inward, Keep, LoadOptions,
+    Places, PodVeth, VerifySource, VethEntry, XdpMode,
 };
 use flannel_agent::desired::Peer;
 use flannel_agent::mac::MacAddr;
@@ -70,7 +70,7 @@ fn veth(name: &str) -> PodVeth {
         ifindex: if_nametoindex(name).unwrap(),
         name: name.to_owned(),
         mtu: 1450,
-        through_egress: false,
+        entry: Some(VethEntry { inward: Inward::Peer, keep_out: false }),
     }
 }
 
@@ -90,7 +90,14 @@ fn peer(third: u8) -> Peer {
 }
 
 fn places<'a>(overlay: &'a str, veths: &'a [PodVeth]) -> Places<'a> {
-    Places { underlay: "eth0", underlay_kind: "veth", overlay: Some(overlay), direct: false, veths }
+    Places {
+        underlay: "eth0",
+        underlay_kind: "veth",
+        inlets: &[],
+        overlay: Some(overlay),
+        direct: false,
+        veths,
+    }
 }
 
 fn settings() -> DatapathConfig {
@@ -111,6 +118,7 @@ fn settings() -> DatapathConfig {
         direct_mtu: None,
         vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
         source_ports: (32_768, 60_999),
+        keep: Keep::default(),
     }
 }
 

@@ -446,13 +446,13 @@ fn links_tell_what_pods_hang_on() {
         let find = |name: &str| links.iter().find(|link| link.name == name).unwrap();
         let (lo, eth0, veth1) = (find("lo"), find("eth0"), find("veth1"));
         assert!(lo.loopback && !lo.ethernet && lo.up);
-        assert!(eth0.ethernet && eth0.up && !eth0.peer_in_other_netns && !eth0.loopback);
+        assert!(eth0.ethernet && eth0.up && eth0.lower_netns.is_none() && !eth0.loopback);
         assert_eq!((eth0.kind.as_str(), eth0.mtu, eth0.qdisc.as_str()), ("veth", 1500, "noqueue"));
         assert_eq!(eth0.addresses.len(), 1);
         let address = eth0.addresses[0];
         assert_eq!(address.network.to_string(), "192.0.2.1/24");
         assert!(address.permanent && address.global && !address.deprecated);
-        assert!(veth1.peer_in_other_netns);
+        assert!(veth1.lower_netns.is_some());
         assert_eq!((veth1.master, veth1.qdisc.as_str()), (Some(find("cni0").ifindex), "tbf"));
         assert_eq!(find("cni0").kind, "bridge");
     });

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnetwork::Ipv4Network;
 
 use super::{
-    BpfError, Datapath, DatapathConfig, HookReport, PeerCounters, Places, PodVeth, XdpStatus,
+    BpfError, Datapath, DatapathConfig, HookReport, Inlet, Keep, PeerCounters, Places, PodVeth,
+    Tcx, XdpStatus,
 };
 use crate::desired::Peer;
 
@@ -23,8 +24,16 @@ pub struct State {
     pub direct: BTreeSet<Ipv4Network>,
     /// Overlay device of the last [`Datapath::ensure_hooks`].
     pub overlay: Option<String>,
-    /// Veths of the last [`Datapath::ensure_hooks`].
+    /// Veths of the last [`Datapath::ensure_hooks`], with entries as last set.
     pub veths: Vec<PodVeth>,
+    /// Inlets of the last [`Datapath::ensure_hooks`].
+    pub inlets: Vec<Inlet>,
+    /// Ways that are the kernel's.
+    pub keep: Keep,
+    /// What [`Datapath::tcx`] gives, by interface index.
+    pub tcx: BTreeMap<u32, Tcx>,
+    /// What [`Datapath::seen_from_underlay`] gives.
+    pub seen_from_underlay: u64,
     /// How often hooks were ensured.
     pub ensured: u32,
     /// `<interface>/<program>` or interface names whose hooks fail.
@@ -59,7 +68,9 @@ impl FakeDatapath {
 
 impl Datapath for FakeDatapath {
     fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError> {
-        self.state().config = Some(config.clone());
+        let mut state = self.state();
+        state.keep = config.keep;
+        state.config = Some(config.clone());
         Ok(())
     }
 
@@ -93,6 +104,7 @@ impl Datapath for FakeDatapath {
         let mut state = self.state();
         state.overlay = places.overlay.map(str::to_owned);
         state.veths = places.veths.to_vec();
+        state.inlets = places.inlets.to_vec();
         state.ensured += 1;
         let failed = state
             .failing_hooks
@@ -100,6 +112,37 @@ impl Datapath for FakeDatapath {
             .map(|hook| (hook.clone(), BpfError::plain("attach", hook.clone(), "told to fail")))
             .collect();
         HookReport { attached: Vec::new(), failed }
+    }
+
+    fn set_veths(&mut self, veths: &[PodVeth]) -> Result<(), BpfError> {
+        let mut state = self.writing()?;
+        let mut changed = false;
+        for veth in veths {
+            let known = state.veths.iter_mut().find(|known| known.ifindex == veth.ifindex);
+            if let Some(known) = known.filter(|known| *known != veth) {
+                known.clone_from(veth);
+                changed = true;
+            }
+        }
+        state.generation += u32::from(changed);
+        Ok(())
+    }
+
+    fn set_keep(&mut self, keep: Keep) -> Result<(), BpfError> {
+        let mut state = self.writing()?;
+        if state.keep != keep {
+            state.keep = keep;
+            state.generation += 1;
+        }
+        Ok(())
+    }
+
+    fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError> {
+        Ok(self.state().tcx.get(&ifindex).cloned().unwrap_or_default())
+    }
+
+    fn seen_from_underlay(&self) -> Result<u64, BpfError> {
+        Ok(self.state().seen_from_underlay)
     }
 
     fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {

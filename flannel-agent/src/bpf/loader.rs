@@ -5,17 +5,18 @@ use std::path::Path;
 
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use flannel_ebpf::abi::{self, ABI_VERSION, Config, Outcome, Veth, action, flag, program};
+use flannel_ebpf::abi::{self, ABI_VERSION, Config, Outcome, flag, program};
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 
 use super::attach::{Attacher, Form, Hook};
 use super::maps::Maps;
 use super::pin::PinDir;
+use super::sys::{TcxHook, tcx_programs};
 use super::xdp::{Site, XdpHalf};
 use super::{
-    BpfError, Datapath, DatapathConfig, FastPath, HookReport, LoadOptions, PeerCounters, Places,
-    VerifySource, XdpStatus, attach, object,
+    BpfError, Datapath, DatapathConfig, FastPath, HookReport, Keep, LoadOptions, PeerCounters,
+    Places, PodVeth, Tcx, TcxProgram, VerifySource, XdpStatus, attach, object,
 };
 use crate::desired::Peer;
 
@@ -29,6 +30,8 @@ pub struct Loaded {
     pins: Result<PinDir, String>,
     /// Other ABI versions' programs run until ours do.
     others_remain: bool,
+    /// Ids of our TC programs.
+    ids: BTreeSet<u32>,
 }
 
 impl Loaded {
@@ -58,10 +61,12 @@ impl Loaded {
         let mut ebpf = loader
             .load(&bytes)
             .map_err(|error| BpfError::new("load maps of", "flannel-ebpf.bpf.o", &error))?;
+        let mut ids = BTreeSet::new();
         for name in program::ALL {
-            classifier(&mut ebpf, name)?
-                .load()
-                .map_err(|error| BpfError::new("load program", name, &error))?;
+            let program = classifier(&mut ebpf, name)?;
+            program.load().map_err(|error| BpfError::new("load program", name, &error))?;
+            let info = program.info();
+            ids.insert(info.map_err(|error| BpfError::new("inspect program", name, &error))?.id());
         }
         start_program_log(&mut ebpf);
         let maps = Maps::take(&mut ebpf)?;
@@ -72,6 +77,7 @@ impl Loaded {
             xdp: XdpHalf::new(options.xdp, pins.clone().ok()),
             others_remain: pins.is_ok(),
             pins,
+            ids,
         })
     }
 
@@ -87,6 +93,18 @@ impl Loaded {
 }
 
 impl Loaded {
+    /// Writes settings that are not as before.
+    fn replace_config(&mut self, mut new: Config) -> Result<(), BpfError> {
+        // A program may read while the kernel copies: what it confirms from a
+        // half-written element belongs to the first of two generations, and is
+        // void with the second.
+        for _ in 0..2 {
+            new.generation = new.generation.wrapping_add(1);
+            self.maps.set_config(&new)?;
+        }
+        Ok(())
+    }
+
     /// The XDP half strips nothing that the TC half would not take: it is told
     /// to when both run, and told not to before either goes.
     fn ensure_xdp(&mut self, site: Site<'_>, report: &mut HookReport) {
@@ -151,6 +169,7 @@ fn contents(config: &DatapathConfig) -> Config {
     set(config.verify_source == VerifySource::Count, flag::VERIFY_COUNT);
     set(config.direct_mtu.is_some(), flag::DIRECT);
     set(config.gbp, flag::GBP);
+    flags |= config.keep.bits();
     Config {
         abi_version: ABI_VERSION,
         generation: 0,
@@ -180,18 +199,10 @@ impl Datapath for Loaded {
         let old = self.maps.config()?;
         let mut new = Config { generation: old.generation, ..contents(config) };
         // What an earlier run set holds until the hooks have been looked at.
-        new.flags |= old.flags & flag::XDP;
-        if new == old {
-            return Ok(());
+        if !config.keep.inward {
+            new.flags |= old.flags & flag::XDP;
         }
-        // A program may read while the kernel copies: what it confirms from a
-        // half-written element belongs to the first of two generations, and is
-        // void with the second.
-        for _ in 0..2 {
-            new.generation = new.generation.wrapping_add(1);
-            self.maps.set_config(&new)?;
-        }
-        Ok(())
+        if new == old { Ok(()) } else { self.replace_config(new) }
     }
 
     fn raise_generation(&mut self) -> Result<(), BpfError> {
@@ -217,7 +228,7 @@ impl Datapath for Loaded {
     }
 
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport {
-        let Places { underlay, underlay_kind, overlay, direct, veths } = places;
+        let Places { underlay, underlay_kind, inlets, overlay, direct, veths } = places;
         let mut report = HookReport::default();
         let ifindex = |name: &str, report: &mut HookReport| match if_nametoindex(name) {
             Ok(ifindex) => Some(ifindex),
@@ -246,18 +257,24 @@ impl Datapath for Loaded {
         hooks.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::TO_POD)));
         hooks.extend(overlay.map(|(index, name)| hook(index, name, program::FROM_OVERLAY)));
         hooks.push(hook(underlay_index, underlay, program::FROM_UNDERLAY));
+        hooks.extend(
+            inlets.iter().map(|inlet| hook(inlet.ifindex, &inlet.name, program::FROM_UNDERLAY)),
+        );
         hooks.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::FROM_POD)));
-        for veth in veths {
-            let action = if veth.through_egress { action::EGRESS } else { action::PEER };
-            let value = Veth { action, keep_out: 0, reserved: [0; 2], mtu: veth.mtu };
-            if let Err(error) = self.maps.set_veth(veth.ifindex, &value) {
-                report.failed.push((veth.name.clone(), error));
-            }
+        // Those that have gone make room first.
+        let served: BTreeSet<u32> = veths
+            .iter()
+            .filter(|veth| veth.entry.is_some())
+            .map(|veth| veth.ifindex)
+            .collect();
+        let kept = self.maps.retain_veths(&served);
+        if let Err(error) = kept.and_then(|()| self.set_veths(veths)) {
+            report.failed.push((abi::map::VETHS.to_owned(), error));
         }
         for hook in &hooks {
             self.ensure(hook, &mut report);
         }
-        let fast_path = self.maps.config().is_ok_and(|now| now.flags & flag::FAST_PATH != 0);
+        let flags = self.maps.config().map_or(0, |now| now.flags);
         let tc = format!("{underlay}/{}", program::FROM_UNDERLAY);
         self.ensure_xdp(
             Site {
@@ -265,16 +282,13 @@ impl Datapath for Loaded {
                 name: underlay,
                 kind: underlay_kind,
                 tunnel: overlay.is_some(),
-                fast_path,
+                fast_path: flags & flag::FAST_PATH != 0,
+                kept: flags & flag::KEEP_IN != 0,
                 tc: !report.failed.iter().any(|(hook, _)| *hook == tc),
             },
             &mut report,
         );
         self.attacher.retain(&hooks);
-        let served: BTreeSet<u32> = veths.iter().map(|veth| veth.ifindex).collect();
-        if let Err(error) = self.maps.retain_veths(&served) {
-            report.failed.push((abi::map::VETHS.to_owned(), error));
-        }
         if self.others_remain && report.failed.is_empty() {
             self.others_remain = false;
             if let Ok(Err(error)) = self.pins.as_ref().map(PinDir::remove_other_versions) {
@@ -282,6 +296,52 @@ impl Datapath for Loaded {
             }
         }
         report
+    }
+
+    fn set_veths(&mut self, veths: &[PodVeth]) -> Result<(), BpfError> {
+        let mut changed = false;
+        for veth in veths {
+            if let Some(value) = veth.value() {
+                changed |= self.maps.set_veth(veth.ifindex, &value)?;
+            }
+        }
+        if changed { self.raise_generation() } else { Ok(()) }
+    }
+
+    fn set_keep(&mut self, keep: Keep) -> Result<(), BpfError> {
+        let old = self.maps.config()?;
+        let mut flags = old.flags & !Keep::MASK | keep.bits();
+        if keep.inward {
+            // The card's program must strip nothing that the kernel has to see.
+            flags &= !flag::XDP;
+        }
+        if flags == old.flags {
+            return Ok(());
+        }
+        self.replace_config(Config { flags, ..old })
+    }
+
+    fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError> {
+        let programs = |hook| match tcx_programs(ifindex, hook) {
+            Ok(ids) => Ok(ids
+                .into_iter()
+                .map(|id| TcxProgram { id, ours: self.ids.contains(&id) })
+                .collect()),
+            // No tcx here, or the device has gone.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EINVAL) | Some(libc::ENODEV)) =>
+            {
+                Ok(Vec::new())
+            }
+            Err(error) => {
+                Err(BpfError::new("query tcx hooks of", format!("interface {ifindex}"), &error))
+            }
+        };
+        Ok(Tcx { ingress: programs(TcxHook::Ingress)?, egress: programs(TcxHook::Egress)? })
+    }
+
+    fn seen_from_underlay(&self) -> Result<u64, BpfError> {
+        self.maps.outcome(Outcome::SeenFromUnderlay)
     }
 
     fn flows_entered(&self) -> Result<u64, BpfError> {

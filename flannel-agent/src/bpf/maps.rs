@@ -184,8 +184,13 @@ impl Maps {
             return Ok(());
         }
         for (network, subnet) in chunk {
-            self.subnets
-                .insert(&lpm_key(network), subnet, 0)
+            let key = lpm_key(network);
+            if self.subnets.insert(&key, subnet, 0).is_ok() {
+                continue;
+            }
+            // A full trie refuses to replace, too, on some kernels.
+            ignore_missing(self.subnets.remove(&key))
+                .and_then(|()| self.subnets.insert(&key, subnet, 0))
                 .map_err(|error| BpfError::new("write map", abi::map::SUBNETS4, &error))?;
         }
         Ok(())
@@ -233,13 +238,16 @@ impl Maps {
         Ok(id)
     }
 
-    pub(super) fn set_veth(&mut self, ifindex: u32, veth: &Veth) -> Result<(), BpfError> {
-        if self.veths.get(&ifindex, 0).ok().as_ref() == Some(veth) {
-            return Ok(());
+    /// Puts a veth; whether it was there with another value.
+    pub(super) fn set_veth(&mut self, ifindex: u32, veth: &Veth) -> Result<bool, BpfError> {
+        let before = self.veths.get(&ifindex, 0).ok();
+        if before.as_ref() == Some(veth) {
+            return Ok(false);
         }
         self.veths
             .insert(ifindex, veth, 0)
-            .map_err(|error| BpfError::new("write map", abi::map::VETHS, &error))
+            .map_err(|error| BpfError::new("write map", abi::map::VETHS, &error))?;
+        Ok(before.is_some())
     }
 
     /// Forgets all veths but these.

@@ -1,6 +1,7 @@
 //! The eBPF data path. Only this module speaks bpf(2).
 
 mod attach;
+mod envelope;
 mod error;
 pub mod fake;
 pub mod loader;
@@ -17,6 +18,7 @@ use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
 pub use self::attach::CLSACT_PRIORITY;
+pub use self::envelope::{Inlet, Inward, Keep, PodVeth, Tcx, TcxProgram, VethEntry};
 pub use self::error::BpfError;
 pub use self::loader::cleanup;
 pub use self::object::{OBJECT_ENV, bytes as object};
@@ -58,6 +60,8 @@ pub struct DatapathConfig {
     pub vtep_mac: crate::mac::MacAddr,
     /// `net.ipv4.ip_local_port_range`.
     pub source_ports: (u16, u16),
+    /// Ways that are the kernel's.
+    pub keep: Keep,
 }
 
 /// `--fast-path`.
@@ -133,20 +137,6 @@ impl Default for XdpStatus {
     }
 }
 
-/// A host-side veth that leads to a pod.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PodVeth {
-    /// Interface index.
-    pub ifindex: u32,
-    /// Name.
-    pub name: String,
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// `bpf_redirect_peer` would skip something (a qdisc): deliver through the
-    /// veth's egress.
-    pub through_egress: bool,
-}
-
 /// Where the programs have to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Places<'a> {
@@ -154,6 +144,8 @@ pub struct Places<'a> {
     pub underlay: &'a str,
     /// Kind of the underlay device (`veth`, `bond`...), empty for hardware.
     pub underlay_kind: &'a str,
+    /// Other devices by which packets of the tunnel may come.
+    pub inlets: &'a [Inlet],
     /// `flannel.<VNI>`, if there is a tunnel.
     pub overlay: Option<&'a str>,
     /// Peers may be reached without a tunnel: the underlay device's egress too.
@@ -224,11 +216,25 @@ pub trait Datapath: Send + 'static {
     /// (re-)attached and the failures.
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport;
 
+    /// Says how packets are handed to these veths. Ends every confirmation if it
+    /// was another way before.
+    fn set_veths(&mut self, veths: &[PodVeth]) -> Result<(), BpfError>;
+
+    /// Says which ways are the kernel's. Ends every confirmation if they were
+    /// others before.
+    fn set_keep(&mut self, keep: Keep) -> Result<(), BpfError>;
+
+    /// The tcx programs of a device; none where the kernel has no tcx.
+    fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError>;
+
     /// Packets by outcome: all names, summed over CPUs.
     fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError>;
 
     /// Entries made in the flow table since the counters began.
     fn flows_entered(&self) -> Result<u64, BpfError>;
+
+    /// Packets of peers that came by the hooks, since the counters began.
+    fn seen_from_underlay(&self) -> Result<u64, BpfError>;
 
     /// Counters of each peer in the maps.
     fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError>;

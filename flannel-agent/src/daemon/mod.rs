@@ -192,8 +192,6 @@ async fn start_and_serve(
             state.datapath.reason = reason.filter(|_| !udp);
         }
     }
-    // Subscribed before the first look, so that no change falls between.
-    let events = events::subscribe()?;
     let identity = Identity {
         subnet: lease.subnet,
         network: config.network,
@@ -227,6 +225,8 @@ async fn start_and_serve(
         settings,
         identity,
     );
+    // Subscribed before the first look, so that no change falls between.
+    let events = events::subscribe(reconciler.watch().scope())?;
     let remembered = before.state.as_ref().map(|state| state.sysctls.clone()).unwrap_or_default();
     serve::Loop::new(options, source, lease, reconciler, shared.clone(), remembered)
         .run(events)

@@ -9,6 +9,8 @@ pub mod events;
 pub mod fake;
 mod links;
 mod message;
+mod raw;
+mod inspect;
 pub mod netlink;
 mod socket;
 pub mod sysctl;
@@ -21,6 +23,7 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 use self::blackhole::Blackhole;
+pub use self::inspect::{Filter, Inspect, PodEnd, Stacked, TrafficControl};
 use crate::mac::MacAddr;
 use crate::plan::{DirectRoute, Observed, Op};
 
@@ -32,7 +35,7 @@ pub const PROTOCOL: u8 = 241;
 pub const UNMARKED: u8 = 3;
 
 /// A link, reduced to what choosing an underlay and finding pods' veths needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Interface index.
     pub ifindex: u32,
@@ -44,6 +47,8 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// It has a carrier (IFF_LOWER_UP).
+    pub carrier: bool,
     /// ARPHRD_ETHER.
     pub ethernet: bool,
     /// IFF_LOOPBACK.
@@ -52,8 +57,12 @@ pub struct Link {
     pub kind: String,
     /// Index of the bridge or bond that it is a port of.
     pub master: Option<u32>,
-    /// Its other end is in another network namespace (IFLA_LINK_NETNSID).
-    pub peer_in_other_netns: bool,
+    /// Index of the device that it stands on, or of its other end (IFLA_LINK).
+    pub lower: Option<u32>,
+    /// Id of the other network namespace that `lower` is in (IFLA_LINK_NETNSID).
+    pub lower_netns: Option<i32>,
+    /// How a bridge forwards.
+    pub bridge: Option<Bridge>,
     /// Name of its root qdisc.
     pub qdisc: String,
     /// IPv4 addresses, host bits kept, in the kernel's order.
@@ -65,6 +74,17 @@ impl Link {
     pub fn has(&self, address: Ipv4Addr) -> bool {
         self.addresses.iter().any(|own| own.network.ip() == address)
     }
+}
+
+/// Settings of a bridge by which its packets go another way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bridge {
+    /// It keeps VLANs apart.
+    pub vlan_filtering: bool,
+    /// The VLAN of untagged frames on new ports.
+    pub default_pvid: u16,
+    /// Its frames go through iptables (`nf_call_iptables`).
+    pub calls_iptables: bool,
 }
 
 /// An IPv4 address on a link.
@@ -98,15 +118,38 @@ pub enum KernelEvent {
         /// Output interface index.
         ifindex: u32,
     },
-    /// A permanent neighbour or FDB entry of a link changed or went.
+    /// A permanent neighbour or FDB entry of a VXLAN device changed or went.
     Neighbour {
         /// Interface index.
         ifindex: u32,
     },
+    /// A qdisc or a filter came or went.
+    Tc {
+        /// Interface index; 0 if it is a filter block that devices share.
+        ifindex: u32,
+    },
+    /// An IPv4 routing rule came or went.
+    Rule,
+    /// Something changed by which the kernel may decide otherwise about packets
+    /// than it did: a way, a MAC, a port, a switch.
+    Decision,
     /// An nftables rule set changed (NFNLGRP_NFTABLES).
     Ruleset,
     /// Events were lost (ENOBUFS): look at everything again.
     Overrun,
+    /// Nothing comes from this source at present.
+    Deaf(EventSource),
+    /// Events come again; what changed meanwhile nobody told.
+    Hears(EventSource),
+}
+
+/// Where events come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EventSource {
+    /// rtnetlink.
+    Routing,
+    /// nfnetlink.
+    Netfilter,
 }
 
 /// The verbs that reconciling needs. `netlink::RealKernel` is the
@@ -131,6 +174,9 @@ pub trait Kernel: Send + Sync + 'static {
         &self,
         protocol: u8,
     ) -> impl Future<Output = Result<BTreeSet<DirectRoute>, KernelError>> + Send;
+
+    /// What a look at the node's devices needs, on a connection of its own.
+    fn inspector(&self) -> Box<dyn Inspect>;
 
     /// All links with their IPv4 addresses.
     fn links(&self) -> impl Future<Output = Result<Vec<Link>, KernelError>> + Send;

@@ -15,7 +15,8 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::blackhole::Blackhole;
 use super::socket::{BATCH, Refused, Request, RouteSocket};
 use super::sysctl::Sysctl;
-use super::{Kernel, KernelError, Link, RouteTo, answer, device, links, message};
+use super::inspect::Inspector;
+use super::{Inspect, Kernel, KernelError, Link, RouteTo, answer, device, links, message};
 use crate::desired::Device;
 use crate::plan::{DirectRoute, Observed, Op};
 
@@ -264,6 +265,10 @@ impl Kernel for RealKernel {
         let object = format!("proto {protocol}");
         let routes = self.dump("RTM_GETROUTE", &object, &RouteNetlinkMessage::GetRoute(ask))?;
         Ok(routes.iter().filter_map(|message| answer::direct_route(protocol, message)).collect())
+    }
+
+    fn inspector(&self) -> Box<dyn Inspect> {
+        Box::new(Inspector::open())
     }
 
     async fn links(&self) -> Result<Vec<Link>, KernelError> {

@@ -42,6 +42,7 @@ fn desired(peers: &[Peer]) -> Desired {
         device: Some(device()),
         peers: peers.iter().map(|peer| (peer.subnet, *peer)).collect(),
         direct: BTreeSet::new(),
+        unmapped: BTreeSet::new(),
     }
 }
 

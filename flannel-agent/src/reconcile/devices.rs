@@ -1,0 +1,64 @@
+//! The devices around the programs: their roles, and whose hooks failed.
+
+use std::collections::BTreeMap;
+
+use super::Reconciler;
+use crate::bpf::BpfError;
+use crate::desired::Desired;
+use crate::envelope::{Choice, HookReport, Scene};
+use crate::firewall::Firewall;
+use crate::kernel::Kernel;
+use crate::watch::Settled;
+
+/// Beginning of the subject of a failed hook's complaint.
+const HOOK: &str = "hook ";
+
+impl<K: Kernel, F: Firewall> Reconciler<K, F> {
+    /// The roles of the links as last seen.
+    pub(super) fn scene(&self, overlay: Option<u32>) -> Scene {
+        Scene::of(
+            &self.links,
+            Choice {
+                underlay: self.identity.underlay.ifindex,
+                overlay,
+                network: self.identity.network,
+                names: self.settings.attach_iface.as_ref(),
+            },
+        )
+    }
+
+    /// Says where the peers are, and which of them the programs do not know.
+    pub(super) fn tell_peers(&self, desired: &Desired) {
+        let addresses = desired.peers.values().map(|peer| peer.public_ip);
+        self.watch.set_peers(addresses, desired.unmapped.len());
+        let reason = desired.unmapped.first().map(|first| {
+            format!(
+                "{} peers are more than the programs' tables hold ({}): the newest {}, {first} \
+                 among them, are reached by the kernel's path only",
+                desired.peers.len(),
+                desired.peers.len() - desired.unmapped.len(),
+                desired.unmapped.len()
+            )
+        });
+        let known = self.shared.lock().datapath.mode == "ebpf";
+        self.shared.lock().health.report("peers", reason.filter(|_| known));
+    }
+}
+
+/// Whether a failure is about one pod, or a device by which nothing may come:
+/// the others go on.
+pub(super) fn is_of_one(settled: &Settled, failure: &str) -> bool {
+    let Some(hook) = failure.strip_prefix(HOOK) else { return false };
+    let device = hook.split('/').next().unwrap_or(hook);
+    settled.veths.iter().any(|veth| veth.name == device)
+        || settled.inlets.iter().any(|inlet| inlet.name == device)
+}
+
+/// The failed hooks, for status.
+pub(super) fn hook_reports(failures: &BTreeMap<String, BpfError>) -> Vec<HookReport> {
+    let reports = failures.iter().map(|(subject, error)| HookReport {
+        hook: subject.strip_prefix(HOOK).unwrap_or(subject).to_owned(),
+        reason: error.to_string(),
+    });
+    reports.collect()
+}
