@@ -148,20 +148,18 @@ impl Memory {
 
     /// Whether the link's change ends decisions.
     fn link(&mut self, gone: bool, ifindex: u32, body: &[u8], scope: &Scope) -> bool {
-        // Nobody's packets go through a veth that is not served yet: a pod is
-        // being made.
-        let counts = |link: &Link| link.kind != "veth" || scope.passes(ifindex);
+        let part = if scope.passes(ifindex) { Part::OnTheWay } else { Part::Elsewhere };
         if gone {
             self.ports.remove(&ifindex);
-            return self.links.remove(&ifindex).is_some_and(|old| old.up && counts(&old));
+            return self.links.remove(&ifindex).is_some_and(|old| ends_decisions(&old, None, part));
         }
         let Some(new) = LinkMessage::parse(body).ok().as_ref().and_then(links::link) else {
             return true;
         };
-        let counts = counts(&new);
-        let old = self.links.insert(ifindex, new);
-        let (Some(old), Some(new)) = (old, self.links.get(&ifindex)) else { return false };
-        counts && ends_decisions(&old, new)
+        let ended =
+            self.links.get(&ifindex).is_some_and(|old| ends_decisions(old, Some(&new), part));
+        self.links.insert(ifindex, new);
+        ended
     }
 
     /// Whether a bridge treats a port otherwise than before.
@@ -230,14 +228,27 @@ impl Memory {
     }
 }
 
-/// Whether what went through a link before may go another way now. A link that
-/// was down carried nothing; one that gets its carrier back takes nothing away.
-fn ends_decisions(old: &Link, new: &Link) -> bool {
-    old.up
-        && (!new.up
-            || (old.carrier && !new.carrier)
-            || (&old.name, &old.kind, old.mac, old.mtu, old.master, old.bridge)
-                != (&new.name, &new.kind, new.mac, new.mtu, new.master, new.bridge))
+/// What a link has to do with packets of the overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// They pass it.
+    OnTheWay,
+    /// It may be where a route leads that takes them away.
+    Elsewhere,
+}
+
+/// Whether packets may go another way now. A link that was down carried nothing;
+/// one that gets its carrier back takes nothing away.
+fn ends_decisions(old: &Link, new: Option<&Link>, part: Part) -> bool {
+    // A veth without a part is that of a pod that is being made.
+    if !old.up || (part == Part::Elsewhere && old.kind == "veth") {
+        return false;
+    }
+    // Routes go with it, and nobody says so.
+    let Some(new) = new.filter(|new| new.up && (new.carrier || !old.carrier)) else { return true };
+    let settings = |link: &Link| (link.mac, link.mtu, link.master, link.bridge);
+    part == Part::OnTheWay
+        && (settings(old) != settings(new) || (&old.name, &old.kind) != (&new.name, &new.kind))
 }
 
 /// Whether packets of the overlay pass a bridge's port, or its bridge.

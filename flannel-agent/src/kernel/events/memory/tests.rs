@@ -226,14 +226,23 @@ fn a_link_ends_decisions_by_what_packets_depend_on() {
         Link { name: "veth1".to_owned(), ..link.clone() },
         Link { bridge, ..link.clone() },
     ] {
-        assert!(ends_decisions(&link, &changed), "{changed:?}");
+        assert!(ends_decisions(&link, Some(&changed), Part::OnTheWay), "{changed:?}");
+        assert!(!ends_decisions(&link, Some(&changed), Part::Elsewhere), "a pod in the making");
     }
+    assert!(ends_decisions(&link, None, Part::OnTheWay));
     let shaped = Link { qdisc: "tbf".to_owned(), ..link.clone() };
-    assert!(!ends_decisions(&link, &shaped), "traffic control tells of that");
+    assert!(!ends_decisions(&link, Some(&shaped), Part::OnTheWay), "traffic control tells of that");
     let without = Link { carrier: false, ..link.clone() };
-    assert!(!ends_decisions(&without, &link), "it takes nothing away");
+    assert!(!ends_decisions(&without, Some(&link), Part::OnTheWay), "it takes nothing away");
     let down = Link { up: false, mtu: 1400, ..link.clone() };
-    assert!(!ends_decisions(&down, &link));
+    assert!(!ends_decisions(&down, Some(&link), Part::OnTheWay));
+    // Another link takes its routes with it, and nothing else of it counts.
+    let card = Link { kind: String::new(), ..link };
+    let of_card = |new: Option<Link>| ends_decisions(&card, new.as_ref(), Part::Elsewhere);
+    assert!(!of_card(Some(Link { mtu: 9000, ..card.clone() })));
+    assert!(of_card(Some(Link { carrier: false, ..card.clone() })));
+    assert!(of_card(Some(Link { up: false, ..card.clone() })));
+    assert!(of_card(None));
 }
 
 #[test]
