@@ -100,6 +100,8 @@ pub struct State {
     pub peers: Arc<BTreeMap<Ipv4Network, Peer>>,
     /// Those of them that are reached without encapsulation.
     pub direct: Arc<BTreeSet<Ipv4Network>>,
+    /// Those of them that the programs' tables have no place for.
+    pub unmapped: Arc<BTreeSet<Ipv4Network>>,
     /// Leases and keys that are left out, with the reason.
     pub ignored: Vec<String>,
 }
@@ -256,7 +258,10 @@ pub fn peers(shared: &Shared, datapath: &SharedDatapath) -> Vec<PeerLine> {
             state: state
                 .health
                 .reason(&crate::reconcile::subject_of_peer(peer.subnet))
-                .unwrap_or("ok")
+                .unwrap_or(match state.unmapped.contains(&peer.subnet) {
+                    true => "ok, by the kernel's path only: the programs' tables are full",
+                    false => "ok",
+                })
                 .to_owned(),
             counters: match &through_proxy {
                 Some(all) => Counters::Udp(all.get(&peer.subnet).copied().unwrap_or_default()),

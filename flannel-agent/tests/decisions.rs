@@ -24,7 +24,9 @@ const DEVICES: [&str; 6] = ["eth0", "flannel.1", "cni0", "veth1", "veth2", "veth
 impl Node {
     async fn new() -> Self {
         underlay();
-        run("ip link add flannel.1 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning");
+        run(
+            "ip link add flannel.1 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning",
+        );
         run("ip link set flannel.1 up");
         run("ip link add cni0 address 02:00:00:00:00:c0 type bridge forward_delay 0");
         run("ip address add 10.5.1.1/24 dev cni0");

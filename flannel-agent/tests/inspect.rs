@@ -91,8 +91,7 @@ fn each_device_has_its_own() {
         run("tc qdisc add dev veth3 root handle 1: htb");
         run("tc class add dev veth3 parent 1: classid 1:1 htb rate 1mbit");
         run("tc qdisc add dev veth3 parent 1:1 tbf rate 1mbit burst 10k latency 50ms");
-        let asked: BTreeSet<u32> =
-            (0..4).map(|number| ifindex(&format!("veth{number}"))).collect();
+        let asked: BTreeSet<u32> = (0..4).map(|number| ifindex(&format!("veth{number}"))).collect();
         let found = inspector.traffic_control(&asked).unwrap();
         assert_eq!(found.keys().copied().collect::<BTreeSet<_>>(), asked);
         let roots: Vec<&str> = found.values().map(|device| device.root.as_str()).collect();
@@ -150,11 +149,8 @@ fn our_filters_are_told_from_others() {
         program.load().unwrap();
         qdisc_add_clsact("veth0").unwrap();
         for priority in [CLSACT_PRIORITY, 8] {
-            let options = NlOptions {
-                priority,
-                handle: TcHandle::new(0, priority),
-                ..NlOptions::default()
-            };
+            let options =
+                NlOptions { priority, handle: TcHandle::new(0, priority), ..NlOptions::default() };
             let attached = program.attach_with_options(
                 "veth0",
                 TcAttachType::Ingress,
@@ -178,8 +174,14 @@ fn an_xdp_program_in_a_pod_is_seen_from_here() {
         run("ip link set veth0 up");
         pod.sh("ip link set eth0 up");
         let links = RealKernel::open().unwrap().links().await.unwrap();
-        let network = "10.5.0.0/16".parse().unwrap();
-        let choice = Choice { underlay: 1, overlay: None, network, names: None };
+        let choice = Choice {
+            underlay: 1,
+            overlay: None,
+            network: "10.5.0.0/16".parse().unwrap(),
+            subnet: "10.5.1.0/24".parse().unwrap(),
+            uplinks: &BTreeSet::new(),
+            names: None,
+        };
         let veth = Scene::of(&links, choice).veths.remove(0);
         let end = veth.end.unwrap();
         assert_eq!(inspector.xdp_in_pod(end).unwrap(), Some(false));

@@ -484,3 +484,28 @@ fn the_underlay_is_chosen_from_real_links() {
         assert_eq!(neighbour.gateway, None);
     });
 }
+
+#[test]
+fn interfaces_that_routes_lead_out_of_are_told_from_pods() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let network = "10.5.0.0/16".parse().unwrap();
+        for name in ["pod1", "up1", "up2"] {
+            run(&format!("ip link add {name} type veth peer name {name}-end"));
+            run(&format!("ip link set {name} up"));
+            run(&format!("ip link set {name}-end up"));
+        }
+        let [pod, first, second] = ["pod1", "up1", "up2"].map(ifindex);
+        let all = [pod, first, second].into();
+        run("ip route add 10.5.1.7/32 dev pod1");
+        assert_eq!(kernel.uplinks(&all, network).await.unwrap(), [].into());
+        run("ip route add 192.0.2.12/32 via inet6 fe80::12 dev up1");
+        assert_eq!(kernel.uplinks(&all, network).await.unwrap(), [first].into());
+        run("ip route add 198.51.100.0/24 via inet6 fe80::2 dev up2");
+        assert_eq!(kernel.uplinks(&all, network).await.unwrap(), [first, second].into());
+        for (candidate, expected) in [(pod, vec![]), (second, vec![second])] {
+            let found = kernel.uplinks(&[candidate].into(), network).await.unwrap();
+            assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+        }
+    });
+}

@@ -3,7 +3,9 @@
 
 mod netns;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,11 +14,11 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use flannel_agent::bpf::loader::Loaded;
-use flannel_agent::bpf::{self, AttachMode, LoadOptions, Places, XdpMode};
+use flannel_agent::bpf::{self, AttachMode, Datapath as _, LoadOptions, Places, XdpMode};
 use flannel_agent::envelope::{Choice, Scene};
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel as _, events};
-use flannel_agent::status::{Shared, SharedDatapath, lock};
+use flannel_agent::status::Shared;
 use flannel_agent::watch::{self, Watch};
 use flannel_ebpf::abi::{ABI_VERSION, Config, Veth, action, flag, map};
 use netns::vxlan::{ifindex, underlay};
@@ -31,7 +33,7 @@ struct Node {
     pins: PathBuf,
     kernel: RealKernel,
     watch: Watch,
-    datapath: SharedDatapath,
+    datapath: Mutex<Loaded>,
     shared: Shared,
     pods: Vec<Namespace>,
 }
@@ -43,7 +45,9 @@ impl Node {
         let name = format!("/sys/fs/bpf/flannel-watch-{}-{number}", std::process::id());
         let pins = PathBuf::from(name);
         underlay();
-        run("ip link add flannel.1 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning");
+        run(
+            "ip link add flannel.1 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning",
+        );
         run("ip link set flannel.1 up");
         run("ip link add cni0 address 02:00:00:00:00:c0 type bridge forward_delay 0");
         run("ip address add 10.5.1.1/24 dev cni0");
@@ -57,19 +61,13 @@ impl Node {
             pods.push(pod);
         }
         run("ip link set veth1 master cni0");
-        let options = LoadOptions {
-            pin_dir: pins.clone(),
-            attach,
-            xdp: XdpMode::Off,
-            flow_table: 4096,
-        };
-        let datapath = SharedDatapath::default();
-        *lock(&datapath) = Some(Box::new(Loaded::open(&options).unwrap()));
+        let options =
+            LoadOptions { pin_dir: pins.clone(), attach, xdp: XdpMode::Off, flow_table: 4096 };
+        let datapath = Mutex::new(Loaded::open(&options).unwrap());
         let (kernel, shared) = (RealKernel::open().unwrap(), Shared::default());
         let network = "10.5.0.0/16".parse().unwrap();
         let window = Duration::from_secs(5);
-        let slot = SharedDatapath::clone(&datapath);
-        let watch = Watch::new(kernel.inspector(), slot, shared.clone(), network, window);
+        let watch = Watch::new(kernel.inspector(), shared.clone(), network, window);
         watch.set_peers(["192.0.2.12".parse().unwrap()].into_iter(), 0);
         let heard = events::subscribe(watch.scope()).unwrap();
         let mut for_the_loop = watch::start(watch.clone(), heard, Duration::from_secs(60));
@@ -88,12 +86,12 @@ impl Node {
             underlay: ifindex("eth0"),
             overlay: Some(ifindex("flannel.1")),
             network: "10.5.0.0/16".parse().unwrap(),
+            subnet: "10.5.1.0/24".parse().unwrap(),
+            uplinks: &BTreeSet::new(),
             names: None,
         };
-        let mut guard = lock(&self.datapath);
-        let datapath = guard.as_mut().unwrap();
-        let settled = self.watch.settle(Scene::of(&links, choice), datapath.as_mut(), true);
-        datapath.set_keep(settled.keep).unwrap();
+        let mut datapath = self.datapath.lock().unwrap();
+        let settled = self.watch.settle(Scene::of(&links, choice), &*datapath, true);
         let report = datapath.ensure_hooks(Places {
             underlay: "eth0",
             underlay_kind: "veth",
@@ -155,8 +153,7 @@ impl Foreign {
     fn on(device: &str, attach: TcAttachType, order: LinkOrder) -> Self {
         let object = bpf::object().unwrap();
         let mut ebpf = EbpfLoader::new().load(&object).unwrap();
-        let program: &mut SchedClassifier =
-            ebpf.program_mut("to_pod").unwrap().try_into().unwrap();
+        let program: &mut SchedClassifier = ebpf.program_mut("to_pod").unwrap().try_into().unwrap();
         program.load().unwrap();
         let options = TcAttachOptions::TcxOrder(order);
         let id = program.attach_with_options(device, attach, options).unwrap();
@@ -180,7 +177,8 @@ fn traffic_control_reaches_the_maps_within_a_tenth_of_a_second() {
         let keeps = flag::KEEP_OUT | flag::KEEP_IN | flag::KEEP_TUNNEL | flag::MARKED_ROUTES;
         assert_eq!(node.flags() & keeps, 0);
         // The limits of the CNI bandwidth plugin, in both directions.
-        node.soon(&format!("tc qdisc add dev veth1 {TBF}"), |node| node.veth("veth1") == EGRESS).await;
+        node.soon(&format!("tc qdisc add dev veth1 {TBF}"), |node| node.veth("veth1") == EGRESS)
+            .await;
         run("tc qdisc add dev veth2 ingress");
         node.soon(&format!("tc filter add dev veth2 parent ffff: {U32}"), |node| {
             node.veth("veth2") == KEPT_OUT
@@ -190,7 +188,8 @@ fn traffic_control_reaches_the_maps_within_a_tenth_of_a_second() {
         node.soon("tc qdisc del dev veth1 root", |node| node.veth("veth1") == FREE).await;
         node.soon("tc qdisc del dev veth2 ingress", |node| node.veth("veth2") == FREE).await;
         // What the bridge does is its ports' only.
-        node.soon(&format!("tc qdisc add dev cni0 {TBF}"), |node| node.veth("veth1") == KERNEL).await;
+        node.soon(&format!("tc qdisc add dev cni0 {TBF}"), |node| node.veth("veth1") == KERNEL)
+            .await;
         assert_eq!(node.veth("veth2"), FREE);
         node.soon("tc qdisc del dev cni0 root", |node| node.veth("veth1") == FREE).await;
         run("tc qdisc add dev cni0 clsact");
@@ -250,7 +249,8 @@ fn as_filters_our_programs_are_no_obstacle_and_others_count_by_their_priority() 
     in_netns(async {
         let node = Node::start(AttachMode::Clsact).await;
         assert_eq!((node.veth("veth1"), node.veth("veth2")), (FREE, FREE));
-        let early = "tc filter add dev veth1 ingress pref 5 protocol all u32 match u32 0 0 flowid 1:1";
+        let early =
+            "tc filter add dev veth1 ingress pref 5 protocol all u32 match u32 0 0 flowid 1:1";
         run(early);
         tokio::time::sleep(SOON).await;
         assert_eq!(node.veth("veth1"), FREE, "it has acted already");

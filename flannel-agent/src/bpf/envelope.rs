@@ -69,11 +69,8 @@ pub struct Keep {
 
 impl Keep {
     /// All bits that stand for it.
-    pub(super) const MASK: u32 = flag::KEEP_OUT
-        | flag::KEEP_IN
-        | flag::KEEP_TUNNEL
-        | flag::MARKED_ROUTES
-        | flag::MORE_PEERS;
+    pub(super) const MASK: u32 =
+        flag::KEEP_OUT | flag::KEEP_IN | flag::KEEP_TUNNEL | flag::MARKED_ROUTES | flag::MORE_PEERS;
 
     /// The bits that are set.
     pub(super) fn bits(self) -> u32 {
@@ -123,13 +120,8 @@ mod tests {
 
     #[test]
     fn each_way_has_its_bit_and_all_are_in_the_mask() {
-        let all = Keep {
-            out: true,
-            inward: true,
-            tunnel: true,
-            marked_routes: true,
-            more_peers: true,
-        };
+        let all =
+            Keep { out: true, inward: true, tunnel: true, marked_routes: true, more_peers: true };
         assert_eq!(all.bits(), Keep::MASK);
         assert_eq!(Keep::default().bits(), 0);
         assert_eq!(Keep { tunnel: true, ..Keep::default() }.bits(), flag::KEEP_TUNNEL);

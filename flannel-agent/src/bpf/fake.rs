@@ -7,7 +7,7 @@ use ipnetwork::Ipv4Network;
 
 use super::{
     BpfError, Datapath, DatapathConfig, HookReport, Inlet, Keep, PeerCounters, Places, PodVeth,
-    Tcx, XdpStatus,
+    Tcx, Teller, XdpStatus,
 };
 use crate::desired::Peer;
 
@@ -24,13 +24,15 @@ pub struct State {
     pub direct: BTreeSet<Ipv4Network>,
     /// Overlay device of the last [`Datapath::ensure_hooks`].
     pub overlay: Option<String>,
-    /// Veths of the last [`Datapath::ensure_hooks`], with entries as last set.
+    /// Veths as last told.
     pub veths: Vec<PodVeth>,
+    /// Veths of the last [`Datapath::ensure_hooks`].
+    pub hooked: BTreeSet<u32>,
     /// Inlets of the last [`Datapath::ensure_hooks`].
     pub inlets: Vec<Inlet>,
     /// Ways that are the kernel's.
     pub keep: Keep,
-    /// What [`Datapath::tcx`] gives, by interface index.
+    /// What [`Teller::tcx`] gives, by interface index.
     pub tcx: BTreeMap<u32, Tcx>,
     /// What [`Datapath::seen_from_underlay`] gives.
     pub seen_from_underlay: u64,
@@ -68,9 +70,7 @@ impl FakeDatapath {
 
 impl Datapath for FakeDatapath {
     fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError> {
-        let mut state = self.state();
-        state.keep = config.keep;
-        state.config = Some(config.clone());
+        self.state().config = Some(config.clone());
         Ok(())
     }
 
@@ -103,7 +103,7 @@ impl Datapath for FakeDatapath {
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport {
         let mut state = self.state();
         state.overlay = places.overlay.map(str::to_owned);
-        state.veths = places.veths.to_vec();
+        state.hooked = places.veths.iter().map(|veth| veth.ifindex).collect();
         state.inlets = places.inlets.to_vec();
         state.ensured += 1;
         let failed = state
@@ -114,31 +114,8 @@ impl Datapath for FakeDatapath {
         HookReport { attached: Vec::new(), failed }
     }
 
-    fn set_veths(&mut self, veths: &[PodVeth]) -> Result<(), BpfError> {
-        let mut state = self.writing()?;
-        let mut changed = false;
-        for veth in veths {
-            let known = state.veths.iter_mut().find(|known| known.ifindex == veth.ifindex);
-            if let Some(known) = known.filter(|known| *known != veth) {
-                known.clone_from(veth);
-                changed = true;
-            }
-        }
-        state.generation += u32::from(changed);
-        Ok(())
-    }
-
-    fn set_keep(&mut self, keep: Keep) -> Result<(), BpfError> {
-        let mut state = self.writing()?;
-        if state.keep != keep {
-            state.keep = keep;
-            state.generation += 1;
-        }
-        Ok(())
-    }
-
-    fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError> {
-        Ok(self.state().tcx.get(&ifindex).cloned().unwrap_or_default())
+    fn teller(&self) -> Box<dyn Teller> {
+        Box::new(self.clone())
     }
 
     fn seen_from_underlay(&self) -> Result<u64, BpfError> {
@@ -167,5 +144,39 @@ impl Datapath for FakeDatapath {
 
     fn unpinned(&self) -> Option<String> {
         None
+    }
+}
+
+impl Teller for FakeDatapath {
+    fn raise_generation(&mut self) -> Result<(), BpfError> {
+        Datapath::raise_generation(self)
+    }
+
+    fn set_veths(&mut self, veths: &[PodVeth]) -> Result<(), BpfError> {
+        if self.state().veths == veths {
+            return Ok(());
+        }
+        let mut state = self.writing()?;
+        let other = |veth: &PodVeth| {
+            let known = state.veths.iter().find(|known| known.ifindex == veth.ifindex);
+            known.is_some_and(|known| known != veth)
+        };
+        let changed = veths.iter().any(other);
+        state.veths = veths.to_vec();
+        state.generation += u32::from(changed);
+        Ok(())
+    }
+
+    fn set_keep(&mut self, keep: Keep) -> Result<(), BpfError> {
+        if self.state().keep != keep {
+            let mut state = self.writing()?;
+            state.keep = keep;
+            state.generation += 1;
+        }
+        Ok(())
+    }
+
+    fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError> {
+        Ok(self.state().tcx.get(&ifindex).cloned().unwrap_or_default())
     }
 }

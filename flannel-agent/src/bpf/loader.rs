@@ -12,11 +12,11 @@ use nix::net::if_::if_nametoindex;
 use super::attach::{Attacher, Form, Hook};
 use super::maps::Maps;
 use super::pin::PinDir;
-use super::sys::{TcxHook, tcx_programs};
+use super::teller::{RealTeller, Settings};
 use super::xdp::{Site, XdpHalf};
 use super::{
     BpfError, Datapath, DatapathConfig, FastPath, HookReport, Keep, LoadOptions, PeerCounters,
-    Places, PodVeth, Tcx, TcxProgram, VerifySource, XdpStatus, attach, object,
+    Places, Teller, VerifySource, XdpStatus, attach, object,
 };
 use crate::desired::Peer;
 
@@ -24,14 +24,14 @@ use crate::desired::Peer;
 pub struct Loaded {
     ebpf: Ebpf,
     maps: Maps,
+    settings: Settings,
+    teller: RealTeller,
     attacher: Attacher,
     xdp: XdpHalf,
     /// The pins, or why there are none.
     pins: Result<PinDir, String>,
     /// Other ABI versions' programs run until ours do.
     others_remain: bool,
-    /// Ids of our TC programs.
-    ids: BTreeSet<u32>,
 }
 
 impl Loaded {
@@ -70,14 +70,17 @@ impl Loaded {
         }
         start_program_log(&mut ebpf);
         let maps = Maps::take(&mut ebpf)?;
+        let settings = Settings::take(&mut ebpf)?;
+        let teller = RealTeller::take(&mut ebpf, settings.clone(), ids)?;
         Ok(Self {
             ebpf,
             maps,
+            settings,
+            teller,
             attacher: Attacher::new(options.attach, pins.clone().ok()),
             xdp: XdpHalf::new(options.xdp, pins.clone().ok()),
             others_remain: pins.is_ok(),
             pins,
-            ids,
         })
     }
 
@@ -93,18 +96,6 @@ impl Loaded {
 }
 
 impl Loaded {
-    /// Writes settings that are not as before.
-    fn replace_config(&mut self, mut new: Config) -> Result<(), BpfError> {
-        // A program may read while the kernel copies: what it confirms from a
-        // half-written element belongs to the first of two generations, and is
-        // void with the second.
-        for _ in 0..2 {
-            new.generation = new.generation.wrapping_add(1);
-            self.maps.set_config(&new)?;
-        }
-        Ok(())
-    }
-
     /// The XDP half strips nothing that the TC half would not take: it is told
     /// to when both run, and told not to before either goes.
     fn ensure_xdp(&mut self, site: Site<'_>, report: &mut HookReport) {
@@ -112,12 +103,9 @@ impl Loaded {
         if ensured.attached {
             report.attached.push(format!("{}/{}", site.name, program::FROM_WIRE));
         }
-        let told = self.maps.config().and_then(|old| {
-            let flags = old.flags & !flag::XDP | if ensured.runs { flag::XDP } else { 0 };
-            if flags == old.flags {
-                return Ok(());
-            }
-            self.maps.set_config(&Config { flags, ..old })
+        let told = self.settings.mark(|flags| match ensured.runs && flags & flag::KEEP_IN == 0 {
+            true => flags | flag::XDP,
+            false => flags & !flag::XDP,
         });
         match told {
             Ok(()) => self.xdp.settle(site),
@@ -169,7 +157,6 @@ fn contents(config: &DatapathConfig) -> Config {
     set(config.verify_source == VerifySource::Count, flag::VERIFY_COUNT);
     set(config.direct_mtu.is_some(), flag::DIRECT);
     set(config.gbp, flag::GBP);
-    flags |= config.keep.bits();
     Config {
         abi_version: ABI_VERSION,
         generation: 0,
@@ -196,19 +183,16 @@ fn contents(config: &DatapathConfig) -> Config {
 
 impl Datapath for Loaded {
     fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError> {
-        let old = self.maps.config()?;
-        let mut new = Config { generation: old.generation, ..contents(config) };
-        // What an earlier run set holds until the hooks have been looked at.
-        if !config.keep.inward {
-            new.flags |= old.flags & flag::XDP;
-        }
-        if new == old { Ok(()) } else { self.replace_config(new) }
+        self.settings.replace(|old| {
+            let new = contents(config);
+            // What an earlier run set holds until the hooks have been looked at.
+            let flags = new.flags | old.flags & (flag::XDP | Keep::MASK);
+            Config { flags, ..new }
+        })
     }
 
     fn raise_generation(&mut self) -> Result<(), BpfError> {
-        let mut config = self.maps.config()?;
-        config.generation = config.generation.wrapping_add(1);
-        self.maps.set_config(&config)
+        self.settings.raise_generation()
     }
 
     fn peers(&self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError> {
@@ -261,20 +245,10 @@ impl Datapath for Loaded {
             inlets.iter().map(|inlet| hook(inlet.ifindex, &inlet.name, program::FROM_UNDERLAY)),
         );
         hooks.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::FROM_POD)));
-        // Those that have gone make room first.
-        let served: BTreeSet<u32> = veths
-            .iter()
-            .filter(|veth| veth.entry.is_some())
-            .map(|veth| veth.ifindex)
-            .collect();
-        let kept = self.maps.retain_veths(&served);
-        if let Err(error) = kept.and_then(|()| self.set_veths(veths)) {
-            report.failed.push((abi::map::VETHS.to_owned(), error));
-        }
         for hook in &hooks {
             self.ensure(hook, &mut report);
         }
-        let flags = self.maps.config().map_or(0, |now| now.flags);
+        let flags = self.settings.get().map_or(0, |now| now.flags);
         let tc = format!("{underlay}/{}", program::FROM_UNDERLAY);
         self.ensure_xdp(
             Site {
@@ -298,46 +272,8 @@ impl Datapath for Loaded {
         report
     }
 
-    fn set_veths(&mut self, veths: &[PodVeth]) -> Result<(), BpfError> {
-        let mut changed = false;
-        for veth in veths {
-            if let Some(value) = veth.value() {
-                changed |= self.maps.set_veth(veth.ifindex, &value)?;
-            }
-        }
-        if changed { self.raise_generation() } else { Ok(()) }
-    }
-
-    fn set_keep(&mut self, keep: Keep) -> Result<(), BpfError> {
-        let old = self.maps.config()?;
-        let mut flags = old.flags & !Keep::MASK | keep.bits();
-        if keep.inward {
-            // The card's program must strip nothing that the kernel has to see.
-            flags &= !flag::XDP;
-        }
-        if flags == old.flags {
-            return Ok(());
-        }
-        self.replace_config(Config { flags, ..old })
-    }
-
-    fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError> {
-        let programs = |hook| match tcx_programs(ifindex, hook) {
-            Ok(ids) => Ok(ids
-                .into_iter()
-                .map(|id| TcxProgram { id, ours: self.ids.contains(&id) })
-                .collect()),
-            // No tcx here, or the device has gone.
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::EINVAL) | Some(libc::ENODEV)) =>
-            {
-                Ok(Vec::new())
-            }
-            Err(error) => {
-                Err(BpfError::new("query tcx hooks of", format!("interface {ifindex}"), &error))
-            }
-        };
-        Ok(Tcx { ingress: programs(TcxHook::Ingress)?, egress: programs(TcxHook::Egress)? })
+    fn teller(&self) -> Box<dyn Teller> {
+        Box::new(self.teller.clone())
     }
 
     fn seen_from_underlay(&self) -> Result<u64, BpfError> {

@@ -6,10 +6,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
-use flannel_ebpf::abi::{
-    self, Config, MAX_PEER_STATS, Outcome, PeerStats, Subnet, Veth, subnet_flag,
-};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
+use flannel_ebpf::abi::{self, MAX_PEER_STATS, MAX_PEERS, Outcome, PeerStats, Subnet, subnet_flag};
 use ipnetwork::Ipv4Network;
 
 use super::{BpfError, PeerCounters, sys};
@@ -21,10 +19,8 @@ const BATCH: usize = 1024;
 
 /// The maps, typed.
 pub(super) struct Maps {
-    config: Array<MapData, Config>,
     subnets: LpmTrie<MapData, abi::SubnetKey, Subnet>,
     peers: HashMap<MapData, [u8; 4], abi::Peer>,
-    veths: HashMap<MapData, u32, Veth>,
     stats: PerCpuArray<MapData, u64>,
     peer_stats: PerCpuArray<MapData, PeerStats>,
     subnets_fd: OwnedFd,
@@ -46,10 +42,8 @@ impl Maps {
         let mut maps = Self {
             subnets_fd,
             peers_fd,
-            config: typed(ebpf, abi::map::CFG)?,
             subnets: typed(ebpf, abi::map::SUBNETS4)?,
             peers: typed(ebpf, abi::map::PEERS4)?,
-            veths: typed(ebpf, abi::map::VETHS)?,
             stats: typed(ebpf, abi::map::STATS)?,
             peer_stats: typed(ebpf, abi::map::PEER_STATS)?,
             known: BTreeMap::new(),
@@ -62,16 +56,6 @@ impl Maps {
         maps.next_id = used.last().map_or(0, |last| last + 1);
         maps.free_ids = (0..maps.next_id).filter(|id| !used.contains(id)).collect();
         Ok(maps)
-    }
-
-    pub(super) fn config(&self) -> Result<Config, BpfError> {
-        self.config.get(&0, 0).map_err(|error| BpfError::new("read map", abi::map::CFG, &error))
-    }
-
-    pub(super) fn set_config(&mut self, config: &Config) -> Result<(), BpfError> {
-        self.config
-            .set(0, config, 0)
-            .map_err(|error| BpfError::new("write map", abi::map::CFG, &error))
     }
 
     fn read_subnets(&self) -> Result<BTreeMap<Ipv4Network, Subnet>, BpfError> {
@@ -127,6 +111,10 @@ impl Maps {
             .filter_map(|(network, subnet)| self.known.insert(*network, *subnet))
             .map(|old| old.public_ip)
             .collect();
+        // A full table has no room for a peer's old and new address at once.
+        if self.known.len() + replaced.len() > MAX_PEERS as usize {
+            self.drop_unused_addresses(&replaced)?;
+        }
         for chunk in subnets.chunks(BATCH) {
             self.write_addresses(chunk)?;
             self.write_subnets(chunk)?;
@@ -238,30 +226,6 @@ impl Maps {
         Ok(id)
     }
 
-    /// Puts a veth; whether it was there with another value.
-    pub(super) fn set_veth(&mut self, ifindex: u32, veth: &Veth) -> Result<bool, BpfError> {
-        let before = self.veths.get(&ifindex, 0).ok();
-        if before.as_ref() == Some(veth) {
-            return Ok(false);
-        }
-        self.veths
-            .insert(ifindex, veth, 0)
-            .map_err(|error| BpfError::new("write map", abi::map::VETHS, &error))?;
-        Ok(before.is_some())
-    }
-
-    /// Forgets all veths but these.
-    pub(super) fn retain_veths(&mut self, keep: &BTreeSet<u32>) -> Result<(), BpfError> {
-        // Collected first: removing the current key would start the walk anew.
-        let stale: Vec<u32> =
-            self.veths.keys().flatten().filter(|ifindex| !keep.contains(ifindex)).collect();
-        for ifindex in stale {
-            ignore_missing(self.veths.remove(&ifindex))
-                .map_err(|error| BpfError::new("remove from map", abi::map::VETHS, &error))?;
-        }
-        Ok(())
-    }
-
     pub(super) fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {
         Outcome::ALL.iter().map(|&outcome| Ok((outcome.name(), self.outcome(outcome)?))).collect()
     }
@@ -312,7 +276,7 @@ fn peer(network: Ipv4Network, subnet: &Subnet) -> Peer {
     }
 }
 
-fn typed<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BpfError>
+pub(super) fn typed<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BpfError>
 where
     T: TryFrom<Map, Error = aya::maps::MapError>,
 {
@@ -334,7 +298,9 @@ fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, BpfError> {
     }
 }
 
-fn ignore_missing(result: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
+pub(super) fn ignore_missing(
+    result: Result<(), aya::maps::MapError>,
+) -> Result<(), aya::maps::MapError> {
     use aya::maps::MapError;
     match result {
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),

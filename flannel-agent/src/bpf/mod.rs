@@ -9,6 +9,7 @@ mod maps;
 mod object;
 pub mod pin;
 mod sys;
+mod teller;
 mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ pub use self::envelope::{Inlet, Inward, Keep, PodVeth, Tcx, TcxProgram, VethEntr
 pub use self::error::BpfError;
 pub use self::loader::cleanup;
 pub use self::object::{OBJECT_ENV, bytes as object};
+pub use self::teller::Teller;
 use crate::desired::Peer;
 
 /// Settings of the programs that the agent decides.
@@ -60,8 +62,6 @@ pub struct DatapathConfig {
     pub vtep_mac: crate::mac::MacAddr,
     /// `net.ipv4.ip_local_port_range`.
     pub source_ports: (u16, u16),
-    /// Ways that are the kernel's.
-    pub keep: Keep,
 }
 
 /// `--fast-path`.
@@ -192,7 +192,8 @@ pub struct LoadOptions {
 /// bpf(2) does not block). The real one is `loader::Loaded`, the one for
 /// tests `fake::FakeDatapath`.
 pub trait Datapath: Send + 'static {
-    /// Writes the settings; raises the generation if they changed.
+    /// Writes the settings, apart from [`Keep`]; raises the generation if they
+    /// changed.
     fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError>;
 
     /// Ends every confirmation: the decision of the kernel may have changed.
@@ -216,16 +217,8 @@ pub trait Datapath: Send + 'static {
     /// (re-)attached and the failures.
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport;
 
-    /// Says how packets are handed to these veths. Ends every confirmation if it
-    /// was another way before.
-    fn set_veths(&mut self, veths: &[PodVeth]) -> Result<(), BpfError>;
-
-    /// Says which ways are the kernel's. Ends every confirmation if they were
-    /// others before.
-    fn set_keep(&mut self, keep: Keep) -> Result<(), BpfError>;
-
-    /// The tcx programs of a device; none where the kernel has no tcx.
-    fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError>;
+    /// What may be told to the programs without the lock of this.
+    fn teller(&self) -> Box<dyn Teller>;
 
     /// Packets by outcome: all names, summed over CPUs.
     fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError>;

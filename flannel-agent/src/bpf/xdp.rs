@@ -246,16 +246,15 @@ impl Failure {
 mod tests {
     use super::*;
 
-    const CARD: Site<'_> =
-        Site {
-            ifindex: 2,
-            name: "eth0",
-            kind: "",
-            tunnel: true,
-            fast_path: true,
-            kept: false,
-            tc: true,
-        };
+    const CARD: Site<'_> = Site {
+        ifindex: 2,
+        name: "eth0",
+        kind: "",
+        tunnel: true,
+        fast_path: true,
+        kept: false,
+        tc: true,
+    };
 
     #[test]
     fn auto_takes_network_cards_only() {

@@ -247,14 +247,14 @@ mod tests {
                 mac: None,
                 mtu: 1500,
                 up: true,
-        carrier: true,
+                carrier: true,
                 ethernet: true,
                 loopback: false,
                 kind: String::new(),
                 master: None,
                 lower: None,
-        lower_netns: None,
-        bridge: None,
+                lower_netns: None,
+                bridge: None,
                 qdisc: String::new(),
                 addresses: addresses
                     .iter()

@@ -19,6 +19,10 @@ pub struct Choice<'a> {
     pub overlay: Option<u32>,
     /// The overlay network.
     pub network: Ipv4Network,
+    /// Our own subnet.
+    pub subnet: Ipv4Network,
+    /// Interfaces by which routes lead to other places than pods.
+    pub uplinks: &'a BTreeSet<u32>,
     /// `--attach-iface`: only veths whose name matches.
     pub names: Option<&'a Regex>,
 }
@@ -67,8 +71,7 @@ impl Scene {
         let bridges: BTreeSet<u32> = veths.iter().filter_map(|veth| veth.bridge).collect();
         let stacks: BTreeMap<u32, Vec<u32>> =
             bridges.into_iter().map(|bridge| (bridge, stack(&by_index, bridge))).collect();
-        let overlay =
-            choice.overlay.map(|overlay| stack(&by_index, overlay)).unwrap_or_default();
+        let overlay = choice.overlay.map(|overlay| stack(&by_index, overlay)).unwrap_or_default();
         let taken: BTreeSet<u32> = veths
             .iter()
             .map(|veth| veth.ifindex)
@@ -79,7 +82,7 @@ impl Scene {
             .iter()
             .filter(|link| {
                 link.ifindex == choice.underlay
-                    || (!taken.contains(&link.ifindex) && is_inlet(&by_index, link))
+                    || (!taken.contains(&link.ifindex) && is_inlet(&by_index, link, choice))
             })
             .map(|link| Inlet { ifindex: link.ifindex, name: link.name.clone() })
             .collect();
@@ -146,9 +149,8 @@ fn stack(links: &BTreeMap<u32, &Link>, from: u32) -> Vec<u32> {
         let Some(link) = links.get(&ifindex) else { continue };
         open.extend(link.master);
         if link.kind == "bridge" {
-            let stands_on_it = |other: &&&Link| {
-                other.lower == Some(ifindex) && other.lower_netns.is_none()
-            };
+            let stands_on_it =
+                |other: &&&Link| other.lower == Some(ifindex) && other.lower_netns.is_none();
             open.extend(links.values().filter(stands_on_it).map(|other| other.ifindex));
         }
     }
@@ -157,8 +159,11 @@ fn stack(links: &BTreeMap<u32, &Link>, from: u32) -> Vec<u32> {
 
 /// Whether packets to an address of this node can come by a device: of those
 /// that are part of another device, and those that nothing comes by, they cannot.
-fn is_inlet(links: &BTreeMap<u32, &Link>, link: &Link) -> bool {
-    let numbered = link.addresses.iter().any(|address| address.global);
+fn is_inlet(links: &BTreeMap<u32, &Link>, link: &Link, choice: Choice<'_>) -> bool {
+    let mut global = link.addresses.iter().filter(|address| address.global);
+    let numbered = global.clone().next().is_some();
+    // A bridge that waits for its first pod.
+    let pods = numbered && global.all(|address| veths::is_gateway(address, choice));
     let kind = link.kind.as_str();
     let possible = match kind {
         "ifb" | "dummy" | "netkit" => false,
@@ -172,5 +177,5 @@ fn is_inlet(links: &BTreeMap<u32, &Link>, link: &Link) -> bool {
         None | Some(Some("vrf")) => true,
         Some(_) => numbered && matches!(kind, "bridge" | "bond" | "team" | "vlan"),
     };
-    link.up && link.ethernet && !link.loopback && possible && on_its_own
+    link.up && link.ethernet && !link.loopback && !pods && possible && on_its_own
 }

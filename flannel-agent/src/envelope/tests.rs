@@ -54,8 +54,17 @@ fn links() -> Vec<Link> {
 }
 
 fn scene_of(links: &[Link]) -> Scene {
-    let network = "10.5.0.0/16".parse().unwrap();
-    Scene::of(links, Choice { underlay: ETH0, overlay: Some(FLANNEL), network, names: None })
+    Scene::of(
+        links,
+        Choice {
+            underlay: ETH0,
+            overlay: Some(FLANNEL),
+            network: "10.5.0.0/16".parse().unwrap(),
+            subnet: "10.5.1.0/24".parse().unwrap(),
+            uplinks: &BTreeSet::from([45]),
+            names: None,
+        },
+    )
 }
 
 fn inlets(links: &[Link]) -> Vec<String> {
@@ -126,11 +135,8 @@ fn what_acts_on_a_pods_packets_behind_our_program_keeps_them() {
     assert_eq!(behind, (FREE, KEPT_OUT, Keep::default()));
     let before = judged(|seen| tcx(seen, VETH1).ingress.insert(0, foreign(9)));
     assert_eq!(before, (FREE, FREE, Keep::default()), "it has acted already");
-    let chain = NetdevChain {
-        device: "veth1".to_owned(),
-        side: Side::Ingress,
-        chain: "t/c".to_owned(),
-    };
+    let chain =
+        NetdevChain { device: "veth1".to_owned(), side: Side::Ingress, chain: "t/c".to_owned() };
     let chain = judged(|seen| seen.chains.push(chain));
     assert_eq!(chain, (FREE, KEPT_OUT, Keep::default()));
 }
@@ -265,7 +271,8 @@ fn devices_that_stand_on_a_bridge_or_hold_it_are_on_the_way() {
 
 #[test]
 fn tunnel_packets_may_come_by_every_device_that_can_receive() {
-    let port = |ifindex, name: &str, master| Link { master: Some(master), ..link(ifindex, name, "") };
+    let port =
+        |ifindex, name: &str, master| Link { master: Some(master), ..link(ifindex, name, "") };
     let mut all = links();
     all.extend([
         link(30, "eth1", ""),
@@ -283,11 +290,17 @@ fn tunnel_packets_may_come_by_every_device_that_can_receive() {
         Link { lower_netns: None, ..link(42, "stub", "veth") },
         link(43, "docker0", "bridge"),
         addressed(pod(44, "card", None), "198.51.100.7/24"),
+        pod(45, "uplink", None),
+        addressed(link(46, "cni1", "bridge"), "10.5.1.129/25"),
+        addressed(link(47, "eth5", ""), "10.5.9.7/24"),
     ]);
     let found = inlets(&all);
     assert_eq!(
         found,
-        ["eth0", "eth1", "bond0", "red", "eth4", "br9", "tap-vpn", "stub", "docker0", "card"]
+        [
+            "eth0", "eth1", "bond0", "red", "eth4", "br9", "tap-vpn", "stub", "docker0", "card",
+            "uplink", "eth5"
+        ]
     );
     // One of them with somebody's filter is enough to keep what comes in.
     let scene = scene_of(&all);
@@ -364,7 +377,8 @@ fn a_report_survives_its_json() {
     assert_eq!(json["veths"][0]["why"][0]["what"], "root_qdisc");
     assert_eq!(json["veths"][0]["why"][0]["qdisc"], "tbf");
     assert_eq!(json["veths"][1]["outward"], "kept");
-    let why: Vec<String> = report.veths.iter().flat_map(|veth| &veth.why).map(|why| why.to_string()).collect();
+    let why: Vec<String> =
+        report.veths.iter().flat_map(|veth| &veth.why).map(|why| why.to_string()).collect();
     assert_eq!(why, ["veth0: root qdisc tbf", "veth1: tcx program 9 on ingress"]);
     assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
 }

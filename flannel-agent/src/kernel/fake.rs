@@ -26,6 +26,8 @@ pub struct State {
     pub links: Vec<Link>,
     /// What [`Kernel::route_to`] gives; `None` is the default route's.
     pub routes: HashMap<Option<Ipv4Addr>, RouteTo>,
+    /// Of which candidates [`Kernel::uplinks`] gives these.
+    pub uplinks: BTreeSet<u32>,
     /// What [`Kernel::blackholes`] gives.
     pub blackholes: Vec<Blackhole>,
     /// Every operation that was carried out, in order.
@@ -135,6 +137,14 @@ impl Kernel for FakeKernel {
         destination: Option<Ipv4Addr>,
     ) -> Result<Option<RouteTo>, KernelError> {
         Ok(self.reading("route_to")?.routes.get(&destination).copied())
+    }
+
+    async fn uplinks(
+        &self,
+        candidates: &BTreeSet<u32>,
+        _: Ipv4Network,
+    ) -> Result<BTreeSet<u32>, KernelError> {
+        Ok(self.reading("uplinks")?.uplinks.intersection(candidates).copied().collect())
     }
 
     async fn blackholes(&self) -> Result<Vec<Blackhole>, KernelError> {

@@ -7,11 +7,12 @@ pub mod clsact;
 mod device;
 pub mod events;
 pub mod fake;
+mod inspect;
 mod links;
 mod message;
-mod raw;
-mod inspect;
 pub mod netlink;
+mod outputs;
+mod raw;
 mod socket;
 pub mod sysctl;
 
@@ -187,6 +188,14 @@ pub trait Kernel: Send + Sync + 'static {
         &self,
         destination: Option<Ipv4Addr>,
     ) -> impl Future<Output = Result<Option<RouteTo>, KernelError>> + Send;
+
+    /// Which of these interfaces a route of the main table leads out of, to
+    /// anywhere outside `network`.
+    fn uplinks(
+        &self,
+        candidates: &BTreeSet<u32>,
+        network: Ipv4Network,
+    ) -> impl Future<Output = Result<BTreeSet<u32>, KernelError>> + Send;
 
     /// All IPv4 blackhole routes of the main table.
     fn blackholes(&self) -> impl Future<Output = Result<Vec<Blackhole>, KernelError>> + Send;

@@ -51,7 +51,9 @@ pub(super) fn answer(message: &[u8], sequence: u32) -> Option<Answer> {
     let body = message.get(HEADER_LEN..)?;
     Some(match kind {
         // Both begin with an errno, negative.
-        NLMSG_ERROR | NLMSG_DONE => Answer::End((number(body, 0).unwrap_or(0) as i32).wrapping_neg()),
+        NLMSG_ERROR | NLMSG_DONE => {
+            Answer::End((number(body, 0).unwrap_or(0) as i32).wrapping_neg())
+        }
         _ => {
             let message = Raw { kind, body: body.to_vec() };
             Answer::Message(message, flags & NLM_F_DUMP_INTR != 0)

@@ -29,7 +29,6 @@ const DUMP_ATTEMPTS: u32 = 5;
 /// NLMSGERR_ATTR_MSG.
 const ATTR_MSG: u16 = 1;
 
-
 /// A request with the flags that go beside NLM_F_REQUEST.
 #[derive(Clone, Debug)]
 pub(super) struct Request {

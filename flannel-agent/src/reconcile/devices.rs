@@ -1,6 +1,7 @@
 //! The devices around the programs: their roles, and whose hooks failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Reconciler;
 use crate::bpf::BpfError;
@@ -8,6 +9,8 @@ use crate::desired::Desired;
 use crate::envelope::{Choice, HookReport, Scene};
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
+use crate::status::lock;
+use crate::veths;
 use crate::watch::Settled;
 
 /// Beginning of the subject of a failed hook's complaint.
@@ -22,9 +25,34 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 underlay: self.identity.underlay.ifindex,
                 overlay,
                 network: self.identity.network,
+                subnet: self.identity.subnet,
+                uplinks: &self.uplinks,
                 names: self.settings.attach_iface.as_ref(),
             },
         )
+    }
+
+    /// Asks of links that may be a routed pod's or a network card where routes
+    /// lead by them. Where the kernel does not answer, what was known stays.
+    pub(super) async fn look_for_uplinks(&mut self) {
+        let doubtful = self.links.iter().filter(|link| veths::is_doubtful(link));
+        let doubtful: BTreeSet<u32> = doubtful.map(|link| link.ifindex).collect();
+        if doubtful.is_empty() {
+            self.uplinks.clear();
+            return;
+        }
+        let found = self.kernel.uplinks(&doubtful, self.identity.network).await;
+        let reason = found.as_ref().err().map(ToString::to_string);
+        self.shared.lock().health.report("uplinks", reason);
+        if let Ok(found) = found {
+            self.uplinks = found;
+        }
+    }
+
+    /// Whether routes tell what this link is.
+    pub(super) fn is_doubtful(&self, ifindex: u32) -> bool {
+        let mut links = self.links.iter();
+        links.any(|link| (link.ifindex == ifindex || ifindex == 0) && veths::is_doubtful(link))
     }
 
     /// Says where the peers are, and which of them the programs do not know.
@@ -40,8 +68,12 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 desired.unmapped.len()
             )
         });
-        let known = self.shared.lock().datapath.mode == "ebpf";
-        self.shared.lock().health.report("peers", reason.filter(|_| known));
+        let programs = lock(&self.datapath).is_some();
+        let mut state = self.shared.lock();
+        state.health.report("peers", reason.filter(|_| programs));
+        if *state.unmapped != desired.unmapped {
+            state.unmapped = Arc::new(desired.unmapped.clone());
+        }
     }
 }
 

@@ -189,7 +189,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         };
         let mut guard = lock(&self.datapath);
         let Some(datapath) = guard.as_mut() else { return };
-        let settled = self.watch.settle(scene, datapath.as_mut(), fast_path != FastPath::Off);
+        let settled = self.watch.settle(scene, datapath.as_ref(), fast_path != FastPath::Off);
         let config = DatapathConfig {
             window: self.settings.window,
             verify_source: self.settings.verify_source,
@@ -207,7 +207,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             direct_mtu: direct.then(|| u16::try_from(underlay.mtu).unwrap_or(u16::MAX)),
             vtep_mac: self.identity.vtep_mac,
             source_ports,
-            keep: settled.keep,
         };
         let mut failures = BTreeMap::new();
         if let Err(error) = datapath.set_direct(&self.direct) {

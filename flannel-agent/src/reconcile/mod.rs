@@ -136,6 +136,8 @@ pub struct Reconciler<K, F> {
     paths: Paths,
     udp: Overlay,
     links: Vec<Link>,
+    /// Of those that may be a pod's, the ones by which routes lead elsewhere.
+    uplinks: BTreeSet<u32>,
     /// What is there, as last seen and changed by us since.
     observed: Option<Observed>,
     /// `observed` may be wrong: something failed, or could not be read.
@@ -173,13 +175,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     ) -> Self {
         let device = identity.backend.vxlan_device();
         let turnover = Turnover::new(settings.flow_table, settings.window);
-        let watch = Watch::new(
-            kernel.inspector(),
-            SharedDatapath::clone(&datapath),
-            shared.clone(),
-            identity.network,
-            settings.window,
-        );
+        let watch =
+            Watch::new(kernel.inspector(), shared.clone(), identity.network, settings.window);
         Self {
             kernel,
             firewall,
@@ -193,6 +190,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             paths: Paths::default(),
             udp: Overlay::default(),
             links: Vec::new(),
+            uplinks: BTreeSet::new(),
             observed: None,
             stale: false,
             overlay: None,
@@ -258,6 +256,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             },
             KernelEvent::Route { ifindex } => Wake {
                 look: direct || ifindex == 0 || overlay == Some(ifindex),
+                links: self.is_doubtful(ifindex),
                 paths: direct,
                 ..Wake::default()
             },
@@ -373,6 +372,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.shared.lock().health.report("links", reason);
         if let Ok(links) = links {
             self.links = links;
+            self.look_for_uplinks().await;
         }
     }
 

@@ -289,6 +289,41 @@ async fn hooks_of_the_devices_decide_the_mode_and_those_of_pods_do_not() {
 }
 
 #[tokio::test]
+async fn a_second_card_without_its_hook_is_told_and_takes_nothing_else_away() {
+    let mut bench = bench(true);
+    bench.reconciler.kernel.state().links.push(link(9, "eth1", "", None));
+    bench.datapath.state().failing_hooks = vec!["eth1/from_underlay".to_owned()];
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(bench.datapath.state().inlets[0].name, "eth1");
+    let state = bench.shared.lock();
+    assert_eq!(state.datapath.mode, "ebpf");
+    assert_eq!(state.datapath.envelope.hooks[0].hook, "eth1/from_underlay");
+    drop(state);
+    assert_eq!(bench.complaints(), ["hook eth1/from_underlay"]);
+}
+
+#[tokio::test]
+async fn peers_without_a_place_in_the_maps_are_told() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2), peer(3)], Wake::ALL).await;
+    assert!(!bench.datapath.state().keep.more_peers);
+    let mut desired = bench.reconciler.desire(&[peer(2), peer(3)]).unwrap();
+    desired.unmapped = [peer(3).subnet].into();
+    bench.reconciler.tell_peers(&desired);
+    bench.reconciler.check_hooks();
+    assert!(bench.datapath.state().keep.more_peers);
+    assert_eq!(bench.complaints(), ["peers"]);
+    let lines = crate::status::peers(&bench.shared, &bench.reconciler.datapath);
+    assert_eq!(lines[0].state, "ok");
+    assert!(lines[1].state.contains("full"), "{}", lines[1].state);
+    desired.unmapped.clear();
+    bench.reconciler.tell_peers(&desired);
+    bench.reconciler.check_hooks();
+    assert!(!bench.datapath.state().keep.more_peers);
+    assert_eq!(bench.complaints(), [""; 0]);
+}
+
+#[tokio::test]
 async fn tcp_stays_on_the_kernel_path_where_conntrack_cannot_be_made_liberal() {
     let mut bench = bench(true);
     let liberal = bench.sysctls.path().join("net/netfilter/nf_conntrack_tcp_be_liberal");

@@ -2,7 +2,7 @@
 //!
 //! A [`Watch`] is shared: the reconciler settles it with each pass and each look
 //! after the hooks, and a task of its own ([`start`]) answers the kernel's events
-//! without waiting for a pass. Whoever holds it holds the data path's lock first.
+//! without waiting for a pass, or for the hooks.
 
 mod arrivals;
 mod said;
@@ -19,11 +19,11 @@ use ipnetwork::Ipv4Network;
 
 use self::arrivals::Arrivals;
 pub use self::task::start;
-use crate::bpf::{Datapath, Inlet, Keep, PodVeth};
+use crate::bpf::{Datapath, Inlet, PodVeth, Teller};
 use crate::envelope::{Facts, Judgement, NetdevChain, Scene, Seen, judge};
 use crate::kernel::Inspect;
 use crate::kernel::events::Scope;
-use crate::status::{Shared, SharedDatapath, lock};
+use crate::status::Shared;
 
 /// Subject of the complaint that nothing, or nothing that comes in, is carried.
 pub const FAST_PATH: &str = "fast path";
@@ -32,16 +32,19 @@ const SUBJECT: &str = "devices";
 /// What is seen and judged, for the reconciler and the task.
 #[derive(Clone)]
 pub struct Watch {
-    datapath: SharedDatapath,
     shared: Shared,
     scope: Scope,
     /// The overlay network.
     network: Ipv4Network,
     state: Arc<Mutex<State>>,
+    /// For the generation alone: it waits for no look.
+    teller: Arc<Mutex<Option<Box<dyn Teller>>>>,
 }
 
 struct State {
     inspector: Box<dyn Inspect>,
+    /// The programs, once there are some.
+    teller: Option<Box<dyn Teller>>,
     scene: Scene,
     seen: Seen,
     judgement: Judgement,
@@ -52,15 +55,13 @@ struct State {
     wanted: bool,
 }
 
-/// What the programs have to be told.
+/// Where programs have to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
     /// The pods' veths.
     pub veths: Vec<PodVeth>,
     /// Devices beside the underlay by which packets of the tunnel may come.
     pub inlets: Vec<Inlet>,
-    /// Ways that are the kernel's.
-    pub keep: Keep,
 }
 
 impl Watch {
@@ -68,7 +69,6 @@ impl Watch {
     /// `window` at most.
     pub fn new(
         inspector: Box<dyn Inspect>,
-        datapath: SharedDatapath,
         shared: Shared,
         network: Ipv4Network,
         window: Duration,
@@ -77,6 +77,7 @@ impl Watch {
         scope.set_network(network, window);
         let state = State {
             inspector,
+            teller: None,
             scene: Scene::default(),
             seen: Seen::default(),
             judgement: Judgement::default(),
@@ -84,7 +85,8 @@ impl Watch {
             rules_known: false,
             wanted: false,
         };
-        Self { datapath, shared, scope, network, state: Arc::new(Mutex::new(state)) }
+        let (state, teller) = (Arc::new(Mutex::new(state)), Arc::default());
+        Self { shared, scope, network, state, teller }
     }
 
     /// What the kernel's events have to be about to matter.
@@ -104,22 +106,23 @@ impl Watch {
 
     /// Tells of the chains of nftables' netdev family, where they are read.
     pub fn set_chains(&self, chains: Vec<NetdevChain>) {
-        let mut guard = lock(&self.datapath);
         let mut state = self.state();
-        if state.seen.chains == chains {
-            return;
-        }
-        state.seen.chains = chains;
-        if let Some(datapath) = guard.as_mut() {
-            self.tell(&mut state, datapath.as_mut());
+        if state.seen.chains != chains {
+            state.seen.chains = chains;
+            self.judge_and_tell(&mut state);
         }
     }
 
     /// Takes the present roles of the devices, looks at those that are new, and
-    /// judges. The caller holds `datapath`, and tells it what follows.
-    pub fn settle(&self, scene: Scene, datapath: &mut dyn Datapath, wanted: bool) -> Settled {
+    /// tells the programs what follows. `wanted`: it is worth a complaint if they
+    /// carry nothing.
+    pub fn settle(&self, scene: Scene, datapath: &dyn Datapath, wanted: bool) -> Settled {
         let mut state = self.state();
         state.wanted = wanted;
+        if state.teller.is_none() {
+            state.teller = Some(datapath.teller());
+            *self.teller.lock().unwrap_or_else(PoisonError::into_inner) = Some(datapath.teller());
+        }
         let devices = scene.devices();
         if state.scene != scene {
             self.scope.set_devices(devices.clone());
@@ -127,28 +130,22 @@ impl Watch {
         }
         let unknown = state.unknown(&devices);
         state.look_at_traffic(&unknown);
-        let unasked: BTreeSet<u32> = state.unasked();
+        let unasked = state.unasked();
         state.look_into_pods(&unasked);
-        for ifindex in &devices {
-            state.look_at_programs(*ifindex, datapath);
-        }
+        state.look_at_programs(&devices);
         if !state.rules_known {
             self.read_rules(&mut state);
         }
-        let state = &mut *state;
-        state.arrivals.look(state.scene.overlay.first().copied(), &mut *state.inspector, datapath);
-        self.judge(state);
+        state.look_for_arrivals(datapath);
+        self.judge_and_tell(&mut state);
         Settled {
             veths: state.judgement.veths.clone(),
             inlets: state.scene.inlets.iter().skip(1).cloned().collect(),
-            keep: state.judgement.keep,
         }
     }
 
     /// Looks at these devices anew, and tells the programs what follows.
     fn look(&self, devices: &BTreeSet<u32>) {
-        let mut guard = lock(&self.datapath);
-        let Some(datapath) = guard.as_mut() else { return };
         let mut state = self.state();
         let known = state.scene.devices();
         let devices: BTreeSet<u32> = devices.intersection(&known).copied().collect();
@@ -157,36 +154,33 @@ impl Watch {
         }
         state.look_at_traffic(&devices);
         state.look_into_pods(&devices);
-        for ifindex in &devices {
-            state.look_at_programs(*ifindex, datapath.as_ref());
-        }
-        self.tell(&mut state, datapath.as_mut());
+        state.look_at_programs(&devices);
+        self.judge_and_tell(&mut state);
     }
 
     /// Looks at the other side of a pod's veth.
     fn look_into_pod(&self, ifindex: u32) {
-        let mut guard = lock(&self.datapath);
-        let Some(datapath) = guard.as_mut() else { return };
         let mut state = self.state();
         state.look_into_pods(&[ifindex].into());
-        self.tell(&mut state, datapath.as_mut());
+        self.judge_and_tell(&mut state);
     }
 
     /// Reads the routing rules anew.
     fn look_at_rules(&self) {
-        let mut guard = lock(&self.datapath);
-        let Some(datapath) = guard.as_mut() else { return };
         let mut state = self.state();
-        self.read_rules(&mut state);
-        self.tell(&mut state, datapath.as_mut());
+        if state.teller.is_some() {
+            self.read_rules(&mut state);
+            self.judge_and_tell(&mut state);
+        }
     }
 
     fn read_rules(&self, state: &mut State) {
         let read = state.inspector.rules_look_at_marks();
         state.rules_known = read.is_ok();
-        let reason = read.as_ref().err().map(|error| {
-            format!("{error}; packets with a firewall mark are left to the kernel")
-        });
+        let reason = read
+            .as_ref()
+            .err()
+            .map(|error| format!("{error}; packets with a firewall mark are left to the kernel"));
         // What cannot be read may look at marks.
         state.seen.mark_rules = read.unwrap_or(true);
         self.shared.lock().health.report("ip rules", reason);
@@ -219,28 +213,19 @@ impl Watch {
 
     /// Ends all confirmations.
     fn raise(&self) {
-        let raised = lock(&self.datapath).as_mut().map(|datapath| datapath.raise_generation());
-        if let Some(raised) = raised {
+        let mut teller = self.teller.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(raised) = teller.as_mut().map(|teller| teller.raise_generation()) {
             let reason = raised.err().map(|error| error.to_string());
             self.shared.lock().health.report("generation", reason);
         }
     }
 
-    /// Judges, and tells the programs what is another way than before.
-    fn tell(&self, state: &mut State, datapath: &mut dyn Datapath) {
-        let before = state.judgement.clone();
+    /// Judges, and tells the programs. What is as before costs a comparison.
+    fn judge_and_tell(&self, state: &mut State) {
         self.judge(state);
         let judged = &state.judgement;
-        // Both are in the order of their indexes.
-        let was_another = |veth: &&PodVeth| {
-            let at = before.veths.binary_search_by_key(&veth.ifindex, |old| old.ifindex);
-            at.is_ok_and(|at| before.veths[at] != **veth)
-        };
-        let changed: Vec<PodVeth> = judged.veths.iter().filter(was_another).cloned().collect();
-        let told = datapath.set_veths(&changed).and_then(|()| match judged.keep == before.keep {
-            true => Ok(()),
-            false => datapath.set_keep(judged.keep),
-        });
+        let Some(teller) = &mut state.teller else { return };
+        let told = teller.set_veths(&judged.veths).and_then(|()| teller.set_keep(judged.keep));
         let reason = told.err().map(|error| error.to_string());
         self.shared.lock().health.report(SUBJECT, reason);
     }
@@ -320,10 +305,18 @@ impl State {
         }
     }
 
-    fn look_at_programs(&mut self, ifindex: u32, datapath: &dyn Datapath) {
-        if let Some(facts) = self.seen.devices.get_mut(&ifindex) {
-            facts.tcx = datapath.tcx(ifindex).map_err(|error| error.to_string());
+    fn look_at_programs(&mut self, devices: &BTreeSet<u32>) {
+        let Some(teller) = &self.teller else { return };
+        for ifindex in devices {
+            if let Some(facts) = self.seen.devices.get_mut(ifindex) {
+                facts.tcx = teller.tcx(*ifindex).map_err(|error| error.to_string());
+            }
         }
+    }
+
+    fn look_for_arrivals(&mut self, datapath: &dyn Datapath) {
+        let overlay = self.scene.overlay.first().copied();
+        self.arrivals.look(overlay, self.inspector.as_mut(), datapath);
     }
 
     fn look_into_pods(&mut self, veths: &BTreeSet<u32>) {

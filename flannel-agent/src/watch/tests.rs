@@ -42,12 +42,10 @@ fn link(ifindex: u32, name: &str, kind: &str) -> Link {
 impl Bench {
     fn new() -> Self {
         let (kernel, datapath) = (FakeKernel::default(), FakeDatapath::default());
-        let slot = SharedDatapath::default();
-        *lock(&slot) = Some(Box::new(datapath.clone()));
         let shared = Shared::default();
         let network = "10.5.0.0/16".parse().unwrap();
         let window = Duration::from_secs(5);
-        let watch = Watch::new(kernel.inspector(), slot, shared.clone(), network, window);
+        let watch = Watch::new(kernel.inspector(), shared.clone(), network, window);
         let links = vec![
             link(ETH0, "eth0", ""),
             link(FLANNEL, "flannel.1", "vxlan"),
@@ -60,14 +58,16 @@ impl Bench {
 
     /// As each look after the hooks does.
     fn settle(&mut self) -> Settled {
-        let network = "10.5.0.0/16".parse().unwrap();
-        let choice = Choice { underlay: ETH0, overlay: Some(FLANNEL), network, names: None };
+        let choice = Choice {
+            underlay: ETH0,
+            overlay: Some(FLANNEL),
+            network: "10.5.0.0/16".parse().unwrap(),
+            subnet: "10.5.1.0/24".parse().unwrap(),
+            uplinks: &BTreeSet::new(),
+            names: None,
+        };
         let scene = Scene::of(&self.links, choice);
-        let mut datapath = self.datapath.clone();
-        let settled = self.watch.settle(scene, &mut datapath, true);
-        datapath.state().veths.clone_from(&settled.veths);
-        datapath.state().keep = settled.keep;
-        settled
+        self.watch.settle(scene, &self.datapath, true)
     }
 
     fn limit(&self, ifindex: u32) {
@@ -249,7 +249,11 @@ async fn while_nobody_tells_it_looks_each_second_and_says_so() {
     pause(10).await;
     assert!(bench.complaint("kernel events").unwrap().contains("Routing"));
     for limited in [true, false] {
-        if limited { bench.limit(VETH0) } else { bench.kernel.state().traffic.clear() }
+        if limited {
+            bench.limit(VETH0)
+        } else {
+            bench.kernel.state().traffic.clear()
+        }
         let before = bench.generation();
         pause(1100).await;
         assert_eq!(bench.inward(), if limited { Inward::Egress } else { Inward::Peer });

@@ -473,6 +473,18 @@ async fn a_pod_that_comes_is_served_and_ends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_link_that_routes_lead_out_of_is_no_pods() {
+    let bench = Bench::start(&[]).await;
+    bench.kernel.state().links.push(link(9, "eth1", "veth", &[]));
+    bench.tell(KernelEvent::Link { ifindex: 9 }).await;
+    assert!(bench.datapath.state().hooked.contains(&9), "nothing else is known of it");
+    bench.kernel.state().uplinks.insert(9);
+    bench.tell(KernelEvent::Route { ifindex: 9 }).await;
+    assert!(!bench.datapath.state().hooked.contains(&9));
+    assert_eq!(bench.datapath.state().inlets[0].name, "eth1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn traffic_control_is_followed_without_a_pass() {
     let bench = Bench::start(&[]).await;
     let (passes, looks) = (bench.passes(), bench.kernel.state().looks);

@@ -119,7 +119,8 @@ impl Memory {
                 [Some(KernelEvent::Link { ifindex: index }), decision(ended)]
             }
             RTM_NEWADDR | RTM_DELADDR => {
-                let matters = scope.passes(index) || address(body).is_none_or(|ip| scope.reaches(ip));
+                let matters =
+                    scope.passes(index) || address(body).is_none_or(|ip| scope.reaches(ip));
                 [Some(KernelEvent::Address { ifindex: index }), decision(matters)]
             }
             RTM_NEWROUTE | RTM_DELROUTE => route(body, scope).unwrap_or(none),
@@ -172,15 +173,16 @@ impl Memory {
         let attributes = body.get(IFINFO_LEN..).unwrap_or_default();
         let settings = raw::attribute(attributes, IFLA_PROTINFO).unwrap_or_default();
         let state = raw::attribute(settings, IFLA_BRPORT_STATE).and_then(|state| state.first());
-        let mut port =
-            Port { forwarding: state.is_none_or(|state| *state == FORWARDING), settings: Vec::new() };
+        let mut port = Port {
+            forwarding: state.is_none_or(|state| *state == FORWARDING),
+            settings: Vec::new(),
+        };
         for (kind, value) in raw::attributes(settings).filter(|(kind, _)| PORT.contains(kind)) {
             raw::put(&mut port.settings, kind, value);
         }
         port.settings.extend(raw::attribute(attributes, IFLA_AF_SPEC).unwrap_or_default());
-        let ended = |old: &Port| {
-            (old.forwarding && !port.forwarding) || old.settings != port.settings
-        };
+        let ended =
+            |old: &Port| (old.forwarding && !port.forwarding) || old.settings != port.settings;
         let ended = self.ports.get(&ifindex).is_some_and(ended);
         self.ports.insert(ifindex, port);
         ended
@@ -188,13 +190,7 @@ impl Memory {
 
     /// Whether a known neighbour has another MAC, or a known MAC another port.
     /// `None` if the message makes no sense.
-    fn neighbour(
-        &mut self,
-        gone: bool,
-        body: &[u8],
-        scope: &Scope,
-        now: Instant,
-    ) -> Option<bool> {
+    fn neighbour(&mut self, gone: bool, body: &[u8], scope: &Scope, now: Instant) -> Option<bool> {
         let (ifindex, state) = (raw::number(body, 4)?, raw::short(body, 8)?);
         let attributes = body.get(NDMSG_LEN..)?;
         let mac = raw::attribute(attributes, NDA_LLADDR).and_then(|mac| mac.try_into().ok());

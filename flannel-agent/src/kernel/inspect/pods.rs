@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd as _;
 
 use ipnetwork::Ipv4Network;
 
-use super::{IFINFO_LEN, RTM_GETLINK, Inspector, behind, ifinfo};
+use super::{IFINFO_LEN, Inspector, RTM_GETLINK, behind, ifinfo};
 use crate::kernel::KernelError;
 use crate::kernel::raw::{self, Raw};
 
