@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use flannel_ebpf::abi::MAX_PEERS;
 use ipnetwork::Ipv4Network;
 
 use crate::config::{Backend, VxlanConfig};
@@ -73,6 +74,9 @@ pub struct Desired {
     pub peers: BTreeMap<Ipv4Network, Peer>,
     /// Subnets of those peers that are reached without encapsulation.
     pub direct: BTreeSet<Ipv4Network>,
+    /// Subnets of those peers that do not fit into the programs' tables, the
+    /// newest leases: the kernel's path alone reaches them.
+    pub unmapped: BTreeSet<Ipv4Network>,
 }
 
 /// How packets get to a peer.
@@ -205,6 +209,7 @@ pub fn desired(
             }
         }
     }
+    let ages: Vec<Ipv4Network> = candidates.iter().map(|peer| peer.subnet).collect();
     for peer in candidates {
         if device.is_none() {
             accepted.insert(peer.subnet, peer);
@@ -240,10 +245,24 @@ pub fn desired(
         mtu,
         device,
         underlay: node.underlay.ifindex,
+        unmapped: beyond(&accepted, &ages, MAX_PEERS as usize),
         peers: accepted,
         direct,
     };
     Ok((desired, rejected))
+}
+
+/// The accepted peers that are left when the oldest have their places; `ages` has
+/// all that were candidates, the oldest first.
+fn beyond(
+    accepted: &BTreeMap<Ipv4Network, Peer>,
+    ages: &[Ipv4Network],
+    places: usize,
+) -> BTreeSet<Ipv4Network> {
+    if accepted.len() <= places {
+        return BTreeSet::new();
+    }
+    ages.iter().filter(|subnet| accepted.contains_key(subnet)).skip(places).copied().collect()
 }
 
 /// Whether the backend reaches peers by routes through the underlay, if they

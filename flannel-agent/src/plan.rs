@@ -190,7 +190,8 @@ fn additions(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<
     for peer in desired.peers.values() {
         // Direct peers, too: their packets may come through the tunnel, and
         // the check of the source has to know them.
-        let put_maps = base.maps.as_ref().is_some_and(|maps| maps.get(&peer.subnet) != Some(peer));
+        let put_maps = !desired.unmapped.contains(&peer.subnet)
+            && base.maps.as_ref().is_some_and(|maps| maps.get(&peer.subnet) != Some(peer));
         if desired.reach(&peer.subnet) == Reach::Direct {
             ops.extend(put_maps.then_some(Op::PutMaps(*peer)));
             let route = direct_to(desired, peer);
@@ -276,7 +277,10 @@ fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<O
     };
     ops.extend(base.direct.iter().filter(stale_direct).map(|route| Op::RemoveDirect(*route)));
     if let Some(maps) = &base.maps {
-        let stale = maps.keys().filter(|subnet| !desired.peers.contains_key(subnet));
+        let mapped = |subnet: &&Ipv4Network| {
+            desired.peers.contains_key(subnet) && !desired.unmapped.contains(subnet)
+        };
+        let stale = maps.keys().filter(|subnet| !mapped(subnet));
         ops.extend(stale.map(|subnet| Op::RemoveMaps(*subnet)));
     }
     let foreign: BTreeSet<MacAddr> = base

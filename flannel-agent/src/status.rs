@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::udp::{SharedProxy, UdpCounters};
 use crate::bpf::{Datapath, PeerCounters, XdpStatus};
 use crate::desired::Peer;
+use crate::envelope::Report;
 use crate::firewall::packet_rules::Mode;
 use crate::firewall::packet_rules::exempt::RuleLine;
 use crate::health::{Health, Line};
@@ -35,6 +36,9 @@ pub struct DatapathStatus {
     pub xdp: XdpStatus,
     /// The flow table; `null` on the kernel path.
     pub flows: Option<FlowTableStatus>,
+    /// What the fast path carries, and why it does not carry the rest.
+    #[serde(flatten)]
+    pub envelope: Report,
 }
 
 /// Room for flows, and how fast it is used.
@@ -115,6 +119,8 @@ pub struct State {
     pub peers: Arc<BTreeMap<Ipv4Network, Peer>>,
     /// Those of them that are reached without encapsulation.
     pub direct: Arc<BTreeSet<Ipv4Network>>,
+    /// Those of them that the programs' tables have no place for.
+    pub unmapped: Arc<BTreeSet<Ipv4Network>>,
     /// Leases and keys that are left out, with the reason.
     pub ignored: Vec<String>,
 }
@@ -274,7 +280,10 @@ pub fn peers(shared: &Shared, datapath: &SharedDatapath) -> Vec<PeerLine> {
             state: state
                 .health
                 .reason(&crate::reconcile::subject_of_peer(peer.subnet))
-                .unwrap_or("ok")
+                .unwrap_or(match state.unmapped.contains(&peer.subnet) {
+                    true => "ok, by the kernel's path only: the programs' tables are full",
+                    false => "ok",
+                })
                 .to_owned(),
             counters: match &through_proxy {
                 Some(all) => Counters::Udp(all.get(&peer.subnet).copied().unwrap_or_default()),

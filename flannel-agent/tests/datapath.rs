@@ -1,6 +1,6 @@
 //! Loading, pinning and attaching, in network namespaces of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    self, AttachMode, Datapath as _, DatapathConfig, FastPath, LoadOptions, Places, PodVeth,
-    VerifySource, XdpMode,
+    self, AttachMode, Datapath as _, DatapathConfig, FastPath, Inlet, Inward, Keep, LoadOptions,
+    Places, PodVeth, VerifySource, VethEntry, XdpMode,
 };
 use flannel_agent::desired::Peer;
 use flannel_agent::mac::MacAddr;
-use flannel_ebpf::abi::{ABI_VERSION, Config, Exemption};
+use flannel_ebpf::abi::{ABI_VERSION, Config, Exemption, MAX_PEERS, MAX_VETHS, flag};
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
@@ -70,7 +70,7 @@ fn veth(name: &str) -> PodVeth {
         ifindex: if_nametoindex(name).unwrap(),
         name: name.to_owned(),
         mtu: 1450,
-        through_egress: false,
+        entry: Some(VethEntry { inward: Inward::Peer, keep_out: false }),
     }
 }
 
@@ -90,7 +90,14 @@ fn peer(third: u8) -> Peer {
 }
 
 fn places<'a>(overlay: &'a str, veths: &'a [PodVeth]) -> Places<'a> {
-    Places { underlay: "eth0", underlay_kind: "veth", overlay: Some(overlay), direct: false, veths }
+    Places {
+        underlay: "eth0",
+        underlay_kind: "veth",
+        inlets: &[],
+        overlay: Some(overlay),
+        direct: false,
+        veths,
+    }
 }
 
 fn settings() -> DatapathConfig {
@@ -273,13 +280,7 @@ fn bpftool_prints_the_names_of_the_fields() {
 fn the_generation_rises_only_when_something_changed() {
     isolated(|pins| {
         let mut datapath = open(pins, AttachMode::Auto);
-        let generation = || {
-            let map =
-                aya::maps::MapData::from_pin(pins.join(format!("v{ABI_VERSION}/fl_cfg"))).unwrap();
-            let map = aya::maps::Map::Array(map);
-            let array: aya::maps::Array<_, flannel_ebpf::abi::Config> = map.try_into().unwrap();
-            array.get(&0, 0).unwrap().generation
-        };
+        let generation = || config(pins).generation;
         datapath.configure(&settings()).unwrap();
         let configured = generation();
         datapath.configure(&settings()).unwrap();
@@ -288,6 +289,111 @@ fn the_generation_rises_only_when_something_changed() {
         assert_eq!(generation(), configured + 2);
         datapath.raise_generation().unwrap();
         assert_eq!(generation(), configured + 3);
+    });
+}
+
+fn config(pins: &Path) -> flannel_ebpf::abi::Config {
+    let map = aya::maps::MapData::from_pin(pins.join(format!("v{ABI_VERSION}/fl_cfg"))).unwrap();
+    let array: aya::maps::Array<_, _> = aya::maps::Map::Array(map).try_into().unwrap();
+    array.get(&0, 0).unwrap()
+}
+
+#[test]
+fn settings_and_ways_of_the_kernel_do_not_undo_each_other() {
+    isolated(|pins| {
+        let mut datapath = open(pins, AttachMode::Auto);
+        let mut teller = datapath.teller();
+        datapath.configure(&settings()).unwrap();
+        let before = config(pins);
+        teller.set_keep(Keep { inward: true, tunnel: true, ..Keep::default() }).unwrap();
+        let kept = config(pins);
+        assert_eq!(kept.flags, before.flags | flag::KEEP_IN | flag::KEEP_TUNNEL);
+        assert_ne!(kept.generation, before.generation);
+        datapath.configure(&settings()).unwrap();
+        assert_eq!(config(pins), kept, "nothing changed");
+        datapath.configure(&DatapathConfig { tcp: false, ..settings() }).unwrap();
+        assert_eq!(config(pins).flags, kept.flags & !flag::TCP);
+        teller.set_keep(Keep::default()).unwrap();
+        assert_eq!(config(pins).flags, before.flags & !flag::TCP);
+        let generation = config(pins).generation;
+        teller.set_keep(Keep::default()).unwrap();
+        teller.raise_generation().unwrap();
+        assert_eq!(config(pins).generation, generation + 1);
+    });
+}
+
+#[test]
+fn more_veths_than_the_table_holds_make_no_failure() {
+    isolated(|pins| {
+        let datapath = open(pins, AttachMode::Auto);
+        let mut teller = datapath.teller();
+        let entry = Some(VethEntry { inward: Inward::Peer, keep_out: false });
+        let veths = |first: u32| -> Vec<PodVeth> {
+            (first..first + MAX_VETHS + 1)
+                .map(|ifindex| PodVeth {
+                    ifindex,
+                    name: format!("veth{ifindex}"),
+                    mtu: 1450,
+                    entry: entry.filter(|_| ifindex != first),
+                })
+                .collect()
+        };
+        let known = || {
+            let map = aya::maps::MapData::from_pin(pins.join(format!("v{ABI_VERSION}/fl_veths")));
+            let map: aya::maps::HashMap<_, u32, flannel_ebpf::abi::Veth> =
+                aya::maps::Map::HashMap(map.unwrap()).try_into().unwrap();
+            let keys: BTreeSet<u32> = map.keys().map(Result::unwrap).collect();
+            keys
+        };
+        teller.set_veths(&veths(1000)).unwrap();
+        assert_eq!(known(), (1001..=1000 + MAX_VETHS).collect());
+        // All go, and as many come.
+        teller.set_veths(&veths(9000)).unwrap();
+        assert_eq!(known(), (9001..=9000 + MAX_VETHS).collect());
+    });
+}
+
+#[test]
+fn a_full_table_takes_a_peers_new_address_and_a_new_peer_for_an_old_one() {
+    isolated(|pins| {
+        let mut datapath = open(pins, AttachMode::Auto);
+        let numbered = |number: u32| Peer {
+            subnet: Ipv4Network::new(Ipv4Addr::from(0x0a00_0000 + number * 16), 28).unwrap(),
+            vtep_mac: MacAddr([2, 0, 1, (number >> 16) as u8, (number >> 8) as u8, number as u8]),
+            public_ip: Ipv4Addr::from(0xac10_0000 + number),
+        };
+        let many: Vec<Peer> = (0..MAX_PEERS).map(numbered).collect();
+        datapath.put_peers(&many).unwrap();
+        let moved = Peer { public_ip: Ipv4Addr::new(192, 0, 2, 9), ..many[7] };
+        datapath.remove_peers(&[many[8].subnet]).unwrap();
+        datapath.put_peers(&[moved, numbered(MAX_PEERS)]).unwrap();
+        let peers = datapath.peers().unwrap();
+        assert_eq!(peers.len(), MAX_PEERS as usize);
+        assert_eq!(peers[&moved.subnet], moved);
+        assert!(peers.contains_key(&numbered(MAX_PEERS).subnet));
+    });
+}
+
+#[test]
+fn every_device_by_which_packets_may_come_has_its_hook() {
+    isolated(|pins| {
+        let mut datapath = open(pins, AttachMode::Auto);
+        ip("link add eth1 type veth peer name wire1");
+        let inlet = Inlet { ifindex: if_nametoindex("eth1").unwrap(), name: "eth1".to_owned() };
+        let veths = [veth("veth0")];
+        let inlets = [inlet];
+        let with = Places { inlets: &inlets, ..places("flannel.1", &veths) };
+        let attached = datapath.ensure_hooks(with).attached;
+        assert_eq!(attached.len(), HOOKS.len() + 1, "{attached:?}");
+        assert!(attached.contains(&"eth1/from_underlay".to_owned()));
+        assert_eq!(datapath.teller().tcx(inlets[0].ifindex).unwrap().ingress.len(), 1);
+        // It is one no more.
+        ensure(&mut datapath, &veths);
+        let gone = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            datapath.teller().tcx(inlets[0].ifindex).unwrap().ingress.is_empty()
+        });
+        assert!(gone);
     });
 }
 

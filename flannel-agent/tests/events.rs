@@ -5,6 +5,7 @@ mod netns;
 
 use std::time::Duration;
 
+use flannel_agent::kernel::events::Scope;
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel, KernelEvent, events};
 use flannel_agent::plan;
@@ -43,7 +44,7 @@ fn damage_is_told_and_repaired() {
     in_netns(async {
         let kernel = RealKernel::open().unwrap();
         let want = desired(underlay(), [peer(1), peer(2)]);
-        let mut events = events::subscribe().unwrap();
+        let mut events = events::subscribe(&Scope::default()).unwrap();
         reconcile(&kernel, &want).await;
         let ifindex = ifindex("flannel.1");
         let route = KernelEvent::Route { ifindex };
@@ -80,7 +81,7 @@ fn resolution_is_no_event_and_a_burst_is_few() {
         let mut want = desired(underlay(), []);
         want.network = "10.0.0.0/8".parse().unwrap();
         reconcile(&kernel, &want).await;
-        let mut events = events::subscribe().unwrap();
+        let mut events = events::subscribe(&Scope::default()).unwrap();
         run("ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev eth0 nud reachable");
         run("ip neigh change 192.0.2.9 lladdr 02:00:00:00:00:09 dev eth0 nud stale");
         run("ip neigh del 192.0.2.9 dev eth0");
@@ -99,7 +100,7 @@ fn lost_events_are_told() {
         let kernel = RealKernel::open().unwrap();
         let mut want = desired(underlay(), []);
         reconcile(&kernel, &want).await;
-        let mut events = events::subscribe_with_buffer(4096).unwrap();
+        let mut events = events::subscribe_with_buffer(&Scope::default(), 4096).unwrap();
         want.peers = (0..100).map(|n| (peer(n + 1).subnet, peer(n + 1))).collect();
         let ops = plan::diff(&want, &kernel.observe("flannel.1").await.unwrap());
         for result in kernel.apply("flannel.1", &ops).await {
@@ -116,7 +117,7 @@ fn lost_events_are_told() {
 #[test]
 fn a_rule_set_that_changes_is_an_event() {
     in_netns(async {
-        let mut events = events::subscribe().unwrap();
+        let mut events = events::subscribe(&Scope::default()).unwrap();
         run("nft add table ip something");
         expect(&mut events, KernelEvent::Ruleset).await;
         drain(&mut events).await;

@@ -446,13 +446,13 @@ fn links_tell_what_pods_hang_on() {
         let find = |name: &str| links.iter().find(|link| link.name == name).unwrap();
         let (lo, eth0, veth1) = (find("lo"), find("eth0"), find("veth1"));
         assert!(lo.loopback && !lo.ethernet && lo.up);
-        assert!(eth0.ethernet && eth0.up && !eth0.peer_in_other_netns && !eth0.loopback);
+        assert!(eth0.ethernet && eth0.up && eth0.lower_netns.is_none() && !eth0.loopback);
         assert_eq!((eth0.kind.as_str(), eth0.mtu, eth0.qdisc.as_str()), ("veth", 1500, "noqueue"));
         assert_eq!(eth0.addresses.len(), 1);
         let address = eth0.addresses[0];
         assert_eq!(address.network.to_string(), "192.0.2.1/24");
         assert!(address.permanent && address.global && !address.deprecated);
-        assert!(veth1.peer_in_other_netns);
+        assert!(veth1.lower_netns.is_some());
         assert_eq!((veth1.master, veth1.qdisc.as_str()), (Some(find("cni0").ifindex), "tbf"));
         assert_eq!(find("cni0").kind, "bridge");
     });
@@ -482,5 +482,30 @@ fn the_underlay_is_chosen_from_real_links() {
         assert_eq!((reached.ifindex, reached.source), (eth0, Some(Ipv4Addr::new(192, 0, 2, 1))));
         let neighbour = kernel.route_to(Some(Ipv4Addr::new(192, 0, 2, 9))).await.unwrap().unwrap();
         assert_eq!(neighbour.gateway, None);
+    });
+}
+
+#[test]
+fn interfaces_that_routes_lead_out_of_are_told_from_pods() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let network = "10.5.0.0/16".parse().unwrap();
+        for name in ["pod1", "up1", "up2"] {
+            run(&format!("ip link add {name} type veth peer name {name}-end"));
+            run(&format!("ip link set {name} up"));
+            run(&format!("ip link set {name}-end up"));
+        }
+        let [pod, first, second] = ["pod1", "up1", "up2"].map(ifindex);
+        let all = [pod, first, second].into();
+        run("ip route add 10.5.1.7/32 dev pod1");
+        assert_eq!(kernel.uplinks(&all, network).await.unwrap(), [].into());
+        run("ip route add 192.0.2.12/32 via inet6 fe80::12 dev up1");
+        assert_eq!(kernel.uplinks(&all, network).await.unwrap(), [first].into());
+        run("ip route add 198.51.100.0/24 via inet6 fe80::2 dev up2");
+        assert_eq!(kernel.uplinks(&all, network).await.unwrap(), [first, second].into());
+        for (candidate, expected) in [(pod, vec![]), (second, vec![second])] {
+            let found = kernel.uplinks(&[candidate].into(), network).await.unwrap();
+            assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+        }
     });
 }

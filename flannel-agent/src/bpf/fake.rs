@@ -7,8 +7,8 @@ use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 
 use super::{
-    BpfError, Datapath, DatapathConfig, HookReport, PeerCounters, Places, PodVeth, Stranger,
-    XdpStatus,
+    BpfError, Datapath, DatapathConfig, HookReport, Inlet, Keep, PeerCounters, Places, PodVeth,
+    Stranger, Tcx, Teller, XdpStatus,
 };
 use crate::desired::Peer;
 
@@ -27,8 +27,18 @@ pub struct State {
     pub exemptions: Vec<Exemption>,
     /// Overlay device of the last [`Datapath::ensure_hooks`].
     pub overlay: Option<String>,
-    /// Veths of the last [`Datapath::ensure_hooks`].
+    /// Veths as last told.
     pub veths: Vec<PodVeth>,
+    /// Veths of the last [`Datapath::ensure_hooks`].
+    pub hooked: BTreeSet<u32>,
+    /// Inlets of the last [`Datapath::ensure_hooks`].
+    pub inlets: Vec<Inlet>,
+    /// Ways that are the kernel's.
+    pub keep: Keep,
+    /// What [`Teller::tcx`] gives, by interface index.
+    pub tcx: BTreeMap<u32, Tcx>,
+    /// What [`Datapath::seen_from_underlay`] gives.
+    pub seen_from_underlay: u64,
     /// How often hooks were ensured.
     pub ensured: u32,
     /// `<interface>/<program>` or interface names whose hooks fail.
@@ -98,7 +108,7 @@ impl Datapath for FakeDatapath {
     fn exempt(&mut self, exemptions: &[Exemption]) -> Result<(), BpfError> {
         if self.state().exemptions != exemptions {
             self.writing()?.exemptions = exemptions.to_vec();
-            self.raise_generation()?;
+            Datapath::raise_generation(self)?;
         }
         Ok(())
     }
@@ -106,7 +116,8 @@ impl Datapath for FakeDatapath {
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport {
         let mut state = self.state();
         state.overlay = places.overlay.map(str::to_owned);
-        state.veths = places.veths.to_vec();
+        state.hooked = places.veths.iter().map(|veth| veth.ifindex).collect();
+        state.inlets = places.inlets.to_vec();
         state.ensured += 1;
         let failed = state
             .failing_hooks
@@ -114,6 +125,14 @@ impl Datapath for FakeDatapath {
             .map(|hook| (hook.clone(), BpfError::plain("attach", hook.clone(), "told to fail")))
             .collect();
         HookReport { attached: Vec::new(), failed }
+    }
+
+    fn teller(&self) -> Box<dyn Teller> {
+        Box::new(self.clone())
+    }
+
+    fn seen_from_underlay(&self) -> Result<u64, BpfError> {
+        Ok(self.state().seen_from_underlay)
     }
 
     fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {
@@ -142,5 +161,39 @@ impl Datapath for FakeDatapath {
 
     fn unpinned(&self) -> Option<String> {
         None
+    }
+}
+
+impl Teller for FakeDatapath {
+    fn raise_generation(&mut self) -> Result<(), BpfError> {
+        Datapath::raise_generation(self)
+    }
+
+    fn set_veths(&mut self, veths: &[PodVeth]) -> Result<(), BpfError> {
+        if self.state().veths == veths {
+            return Ok(());
+        }
+        let mut state = self.writing()?;
+        let other = |veth: &PodVeth| {
+            let known = state.veths.iter().find(|known| known.ifindex == veth.ifindex);
+            known.is_some_and(|known| known != veth)
+        };
+        let changed = veths.iter().any(other);
+        state.veths = veths.to_vec();
+        state.generation += u32::from(changed);
+        Ok(())
+    }
+
+    fn set_keep(&mut self, keep: Keep) -> Result<(), BpfError> {
+        if self.state().keep != keep {
+            let mut state = self.writing()?;
+            state.keep = keep;
+            state.generation += 1;
+        }
+        Ok(())
+    }
+
+    fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError> {
+        Ok(self.state().tcx.get(&ifindex).cloned().unwrap_or_default())
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use flannel_ebpf::abi::{
-    self, ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, Outcome, Veth, action, flag, program,
+    self, ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, Outcome, flag, program,
 };
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
@@ -15,10 +15,11 @@ use nix::net::if_::if_nametoindex;
 use super::attach::{Attacher, Form, Hook};
 use super::maps::Maps;
 use super::pin::PinDir;
+use super::teller::{RealTeller, Settings};
 use super::xdp::{Site, XdpHalf};
 use super::{
-    BpfError, Datapath, DatapathConfig, FastPath, HookReport, LoadOptions, PeerCounters, Places,
-    Stranger, VerifySource, XdpStatus, attach, object,
+    BpfError, Datapath, DatapathConfig, FastPath, HookReport, Keep, LoadOptions, PeerCounters,
+    Places, Stranger, Teller, VerifySource, XdpStatus, attach, object,
 };
 use crate::desired::Peer;
 
@@ -28,6 +29,8 @@ pub struct Loaded {
     maps: Maps,
     /// [`Config::tickets`] of the map that was made.
     tickets: abi::TicketNumbers,
+    settings: Settings,
+    teller: RealTeller,
     attacher: Attacher,
     xdp: XdpHalf,
     /// The pins, or why there are none.
@@ -65,17 +68,23 @@ impl Loaded {
         let mut ebpf = loader
             .load(&bytes)
             .map_err(|error| BpfError::new("load maps of", "flannel-ebpf.bpf.o", &error))?;
+        let mut ids = BTreeSet::new();
         for name in program::ALL {
-            classifier(&mut ebpf, name)?
-                .load()
-                .map_err(|error| BpfError::new("load program", name, &error))?;
+            let program = classifier(&mut ebpf, name)?;
+            program.load().map_err(|error| BpfError::new("load program", name, &error))?;
+            let info = program.info();
+            ids.insert(info.map_err(|error| BpfError::new("inspect program", name, &error))?.id());
         }
         start_program_log(&mut ebpf);
         let maps = Maps::take(&mut ebpf)?;
+        let settings = Settings::take(&mut ebpf)?;
+        let teller = RealTeller::take(&mut ebpf, settings.clone(), ids)?;
         Ok(Self {
             ebpf,
             maps,
             tickets,
+            settings,
+            teller,
             attacher: Attacher::new(options.attach, pins.clone().ok()),
             xdp: XdpHalf::new(options.xdp, pins.clone().ok()),
             others_remain: pins.is_ok(),
@@ -95,19 +104,6 @@ impl Loaded {
 }
 
 impl Loaded {
-    /// Writes other settings, and ends all confirmations.
-    ///
-    /// A program may read while the kernel copies: what it confirms from a
-    /// half-written element belongs to the first of two generations, and is void with
-    /// the second.
-    fn change_config(&mut self, mut config: Config) -> Result<(), BpfError> {
-        for _ in 0..2 {
-            config.generation = config.generation.wrapping_add(1);
-            self.maps.set_config(&config)?;
-        }
-        Ok(())
-    }
-
     /// The XDP half strips nothing that the TC half would not take: it is told
     /// to when both run, and told not to before either goes.
     fn ensure_xdp(&mut self, site: Site<'_>, report: &mut HookReport) {
@@ -115,12 +111,9 @@ impl Loaded {
         if ensured.attached {
             report.attached.push(format!("{}/{}", site.name, program::FROM_WIRE));
         }
-        let told = self.maps.config().and_then(|old| {
-            let flags = old.flags & !flag::XDP | if ensured.runs { flag::XDP } else { 0 };
-            if flags == old.flags {
-                return Ok(());
-            }
-            self.maps.set_config(&Config { flags, ..old })
+        let told = self.settings.mark(|flags| match ensured.runs && flags & flag::KEEP_IN == 0 {
+            true => flags | flag::XDP,
+            false => flags & !flag::XDP,
         });
         match told {
             Ok(()) => self.xdp.settle(site),
@@ -210,16 +203,13 @@ fn contents(config: &DatapathConfig) -> Config {
 
 impl Datapath for Loaded {
     fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError> {
-        let old = self.maps.config()?;
-        let mut new =
-            Config { generation: old.generation, tickets: self.tickets, ..contents(config) };
-        // What an earlier run set holds until the hooks have been looked at.
-        new.flags |= old.flags & flag::XDP;
-        new.exemptions = old.exemptions;
-        if new == old {
-            return Ok(());
-        }
-        self.change_config(new)
+        let tickets = self.tickets;
+        self.settings.replace(|old| {
+            let new = contents(config);
+            // What an earlier run set holds until the hooks have been looked at.
+            let flags = new.flags | old.flags & (flag::XDP | Keep::MASK);
+            Config { flags, tickets, exemptions: old.exemptions, ..new }
+        })
     }
 
     fn exempt(&mut self, exemptions: &[Exemption]) -> Result<(), BpfError> {
@@ -230,17 +220,16 @@ impl Datapath for Loaded {
         }
         // The entries before their number: what was confirmed between the two is void
         // with the next generation.
-        let old = self.maps.config()?;
-        match self.maps.set_exemptions(old.exemptions, exemptions)? {
-            true => self.change_config(Config { exemptions: count, ..old }),
-            false => Ok(()),
+        let used = self.settings.get()?.exemptions;
+        if self.maps.set_exemptions(used, exemptions)? {
+            self.settings.replace(|old| Config { exemptions: count, ..old })?;
+            self.settings.raise_generation()?;
         }
+        Ok(())
     }
 
     fn raise_generation(&mut self) -> Result<(), BpfError> {
-        let mut config = self.maps.config()?;
-        config.generation = config.generation.wrapping_add(1);
-        self.maps.set_config(&config)
+        self.settings.raise_generation()
     }
 
     fn peers(&self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError> {
@@ -260,7 +249,7 @@ impl Datapath for Loaded {
     }
 
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport {
-        let Places { underlay, underlay_kind, overlay, direct, veths } = places;
+        let Places { underlay, underlay_kind, inlets, overlay, direct, veths } = places;
         let mut report = HookReport::default();
         let ifindex = |name: &str, report: &mut HookReport| match if_nametoindex(name) {
             Ok(ifindex) => Some(ifindex),
@@ -289,18 +278,14 @@ impl Datapath for Loaded {
         hooks.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::TO_POD)));
         hooks.extend(overlay.map(|(index, name)| hook(index, name, program::FROM_OVERLAY)));
         hooks.push(hook(underlay_index, underlay, program::FROM_UNDERLAY));
+        hooks.extend(
+            inlets.iter().map(|inlet| hook(inlet.ifindex, &inlet.name, program::FROM_UNDERLAY)),
+        );
         hooks.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::FROM_POD)));
-        for veth in veths {
-            let action = if veth.through_egress { action::EGRESS } else { action::PEER };
-            let value = Veth { action, keep_out: 0, reserved: [0; 2], mtu: veth.mtu };
-            if let Err(error) = self.maps.set_veth(veth.ifindex, &value) {
-                report.failed.push((veth.name.clone(), error));
-            }
-        }
         for hook in &hooks {
             self.ensure(hook, &mut report);
         }
-        let fast_path = self.maps.config().is_ok_and(|now| now.flags & flag::FAST_PATH != 0);
+        let flags = self.settings.get().map_or(0, |now| now.flags);
         let tc = format!("{underlay}/{}", program::FROM_UNDERLAY);
         self.ensure_xdp(
             Site {
@@ -308,16 +293,13 @@ impl Datapath for Loaded {
                 name: underlay,
                 kind: underlay_kind,
                 tunnel: overlay.is_some(),
-                fast_path,
+                fast_path: flags & flag::FAST_PATH != 0,
+                kept: flags & flag::KEEP_IN != 0,
                 tc: !report.failed.iter().any(|(hook, _)| *hook == tc),
             },
             &mut report,
         );
         self.attacher.retain(&hooks);
-        let served: BTreeSet<u32> = veths.iter().map(|veth| veth.ifindex).collect();
-        if let Err(error) = self.maps.retain_veths(&served) {
-            report.failed.push((abi::map::VETHS.to_owned(), error));
-        }
         if self.others_remain && report.failed.is_empty() {
             self.others_remain = false;
             if let Ok(Err(error)) = self.pins.as_ref().map(PinDir::remove_other_versions) {
@@ -325,6 +307,14 @@ impl Datapath for Loaded {
             }
         }
         report
+    }
+
+    fn teller(&self) -> Box<dyn Teller> {
+        Box::new(self.teller.clone())
+    }
+
+    fn seen_from_underlay(&self) -> Result<u64, BpfError> {
+        self.maps.outcome(Outcome::SeenFromUnderlay)
     }
 
     fn flows_entered(&self) -> Result<u64, BpfError> {

@@ -8,7 +8,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
 use flannel_ebpf::abi::{
-    self, Config, Exemption, MAX_EXEMPTIONS, MAX_PEER_STATS, Outcome, PeerStats, Subnet, Veth,
+    self, Exemption, MAX_EXEMPTIONS, MAX_PEER_STATS, MAX_PEERS, Outcome, PeerStats, Subnet,
     subnet_flag,
 };
 use ipnetwork::Ipv4Network;
@@ -22,10 +22,8 @@ const BATCH: usize = 1024;
 
 /// The maps, typed.
 pub(super) struct Maps {
-    config: Array<MapData, Config>,
     subnets: LpmTrie<MapData, abi::SubnetKey, Subnet>,
     peers: HashMap<MapData, [u8; 4], abi::Peer>,
-    veths: HashMap<MapData, u32, Veth>,
     exemptions: Array<MapData, Exemption>,
     stats: PerCpuArray<MapData, u64>,
     peer_stats: PerCpuArray<MapData, PeerStats>,
@@ -49,10 +47,8 @@ impl Maps {
         let mut maps = Self {
             subnets_fd,
             peers_fd,
-            config: typed(ebpf, abi::map::CFG)?,
             subnets: typed(ebpf, abi::map::SUBNETS4)?,
             peers: typed(ebpf, abi::map::PEERS4)?,
-            veths: typed(ebpf, abi::map::VETHS)?,
             exemptions: typed(ebpf, abi::map::EXEMPTIONS)?,
             stats: typed(ebpf, abi::map::STATS)?,
             peer_stats: typed(ebpf, abi::map::PEER_STATS)?,
@@ -67,16 +63,6 @@ impl Maps {
         maps.next_id = used.last().map_or(0, |last| last + 1);
         maps.free_ids = (0..maps.next_id).filter(|id| !used.contains(id)).collect();
         Ok(maps)
-    }
-
-    pub(super) fn config(&self) -> Result<Config, BpfError> {
-        self.config.get(&0, 0).map_err(|error| BpfError::new("read map", abi::map::CFG, &error))
-    }
-
-    pub(super) fn set_config(&mut self, config: &Config) -> Result<(), BpfError> {
-        self.config
-            .set(0, config, 0)
-            .map_err(|error| BpfError::new("write map", abi::map::CFG, &error))
     }
 
     /// Writes exemptions, of which the first `used` counted before; whether they are
@@ -151,6 +137,10 @@ impl Maps {
             .filter_map(|(network, subnet)| self.known.insert(*network, *subnet))
             .map(|old| old.public_ip)
             .collect();
+        // A full table has no room for a peer's old and new address at once.
+        if self.known.len() + replaced.len() > MAX_PEERS as usize {
+            self.drop_unused_addresses(&replaced)?;
+        }
         for chunk in subnets.chunks(BATCH) {
             self.write_addresses(chunk)?;
             self.write_subnets(chunk)?;
@@ -208,8 +198,13 @@ impl Maps {
             return Ok(());
         }
         for (network, subnet) in chunk {
-            self.subnets
-                .insert(&lpm_key(network), subnet, 0)
+            let key = lpm_key(network);
+            if self.subnets.insert(&key, subnet, 0).is_ok() {
+                continue;
+            }
+            // A full trie refuses to replace, too, on some kernels.
+            ignore_missing(self.subnets.remove(&key))
+                .and_then(|()| self.subnets.insert(&key, subnet, 0))
                 .map_err(|error| BpfError::new("write map", abi::map::SUBNETS4, &error))?;
         }
         Ok(())
@@ -255,27 +250,6 @@ impl Maps {
                 .map_err(|error| BpfError::new("write map", abi::map::PEER_STATS, &error))?;
         }
         Ok(id)
-    }
-
-    pub(super) fn set_veth(&mut self, ifindex: u32, veth: &Veth) -> Result<(), BpfError> {
-        if self.veths.get(&ifindex, 0).ok().as_ref() == Some(veth) {
-            return Ok(());
-        }
-        self.veths
-            .insert(ifindex, veth, 0)
-            .map_err(|error| BpfError::new("write map", abi::map::VETHS, &error))
-    }
-
-    /// Forgets all veths but these.
-    pub(super) fn retain_veths(&mut self, keep: &BTreeSet<u32>) -> Result<(), BpfError> {
-        // Collected first: removing the current key would start the walk anew.
-        let stale: Vec<u32> =
-            self.veths.keys().flatten().filter(|ifindex| !keep.contains(ifindex)).collect();
-        for ifindex in stale {
-            ignore_missing(self.veths.remove(&ifindex))
-                .map_err(|error| BpfError::new("remove from map", abi::map::VETHS, &error))?;
-        }
-        Ok(())
     }
 
     pub(super) fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {
@@ -352,7 +326,7 @@ fn peer(network: Ipv4Network, subnet: &Subnet) -> Peer {
     }
 }
 
-fn typed<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BpfError>
+pub(super) fn typed<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BpfError>
 where
     T: TryFrom<Map, Error = aya::maps::MapError>,
 {
@@ -374,7 +348,9 @@ fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, BpfError> {
     }
 }
 
-fn ignore_missing(result: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
+pub(super) fn ignore_missing(
+    result: Result<(), aya::maps::MapError>,
+) -> Result<(), aya::maps::MapError> {
     use aya::maps::MapError;
     match result {
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),

@@ -1,6 +1,7 @@
 //! The eBPF data path. Only this module speaks bpf(2).
 
 mod attach;
+mod envelope;
 mod error;
 pub mod fake;
 pub mod loader;
@@ -8,6 +9,7 @@ mod maps;
 mod object;
 pub mod pin;
 mod sys;
+mod teller;
 mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,9 +20,11 @@ use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
 pub use self::attach::CLSACT_PRIORITY;
+pub use self::envelope::{Inlet, Inward, Keep, PodVeth, Tcx, TcxProgram, VethEntry};
 pub use self::error::BpfError;
 pub use self::loader::cleanup;
 pub use self::object::{OBJECT_ENV, bytes as object};
+pub use self::teller::Teller;
 use crate::desired::Peer;
 
 /// Settings of the programs that the agent decides.
@@ -136,20 +140,6 @@ impl Default for XdpStatus {
     }
 }
 
-/// A host-side veth that leads to a pod.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PodVeth {
-    /// Interface index.
-    pub ifindex: u32,
-    /// Name.
-    pub name: String,
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// `bpf_redirect_peer` would skip something (a qdisc): deliver through the
-    /// veth's egress.
-    pub through_egress: bool,
-}
-
 /// Where the programs have to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Places<'a> {
@@ -157,6 +147,8 @@ pub struct Places<'a> {
     pub underlay: &'a str,
     /// Kind of the underlay device (`veth`, `bond`...), empty for hardware.
     pub underlay_kind: &'a str,
+    /// Other devices by which packets of the tunnel may come.
+    pub inlets: &'a [Inlet],
     /// `flannel.<VNI>`, if there is a tunnel.
     pub overlay: Option<&'a str>,
     /// Peers may be reached without a tunnel: the underlay device's egress too.
@@ -216,7 +208,8 @@ pub struct LoadOptions {
 /// bpf(2) does not block). The real one is `loader::Loaded`, the one for
 /// tests `fake::FakeDatapath`.
 pub trait Datapath: Send + 'static {
-    /// Writes the settings; raises the generation if they changed.
+    /// Writes the settings, apart from [`Keep`]; raises the generation if they
+    /// changed.
     fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError>;
 
     /// Ends every confirmation: the decision of the kernel may have changed.
@@ -244,11 +237,17 @@ pub trait Datapath: Send + 'static {
     /// (re-)attached and the failures.
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport;
 
+    /// What may be told to the programs without the lock of this.
+    fn teller(&self) -> Box<dyn Teller>;
+
     /// Packets by outcome: all names, summed over CPUs.
     fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError>;
 
     /// Entries made in the flow table since the counters began.
     fn flows_entered(&self) -> Result<u64, BpfError>;
+
+    /// Packets of peers that came by the hooks, since the counters began.
+    fn seen_from_underlay(&self) -> Result<u64, BpfError>;
 
     /// Counters of each peer in the maps.
     fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError>;

@@ -29,6 +29,8 @@ pub(super) struct Site<'a> {
     pub(super) tunnel: bool,
     /// Confirmed flows are used.
     pub(super) fast_path: bool,
+    /// Something else acts on what comes in, and has to see all of it.
+    pub(super) kept: bool,
     /// The TC half runs.
     pub(super) tc: bool,
 }
@@ -202,6 +204,7 @@ fn refused(mode: XdpMode, site: Site<'_>) -> Option<Option<String>> {
         XdpMode::Generic => "generic XDP does not go together with TC programs".to_owned(),
         _ if !site.tunnel => "this backend has no tunnel".to_owned(),
         _ if !site.fast_path => "the fast path is off".to_owned(),
+        _ if site.kept => "the kernel has to see all that comes in".to_owned(),
         _ if !site.tc => format!("the TC program on {} is missing", site.name),
         XdpMode::Auto if !site.kind.is_empty() => {
             format!("{} is a device of the kind {}, not a network card", site.name, site.kind)
@@ -243,8 +246,15 @@ impl Failure {
 mod tests {
     use super::*;
 
-    const CARD: Site<'_> =
-        Site { ifindex: 2, name: "eth0", kind: "", tunnel: true, fast_path: true, tc: true };
+    const CARD: Site<'_> = Site {
+        ifindex: 2,
+        name: "eth0",
+        kind: "",
+        tunnel: true,
+        fast_path: true,
+        kept: false,
+        tc: true,
+    };
 
     #[test]
     fn auto_takes_network_cards_only() {
@@ -264,6 +274,7 @@ mod tests {
         for site in [
             Site { tunnel: false, ..CARD },
             Site { fast_path: false, ..CARD },
+            Site { kept: true, ..CARD },
             Site { tc: false, ..CARD },
         ] {
             for mode in [XdpMode::Auto, XdpMode::Native] {

@@ -1,6 +1,7 @@
 //! The subcommands. Each returns its exit code.
 
 pub mod cleanup;
+mod kept;
 pub mod migrate;
 pub mod peers;
 pub mod status;

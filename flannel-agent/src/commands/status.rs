@@ -9,7 +9,7 @@ use comfy_table::Table;
 use comfy_table::presets;
 use serde_json::{Value, json};
 
-use super::{NOT_RUNNING, ask, could_not_ask, plain, print};
+use super::{NOT_RUNNING, ask, could_not_ask, kept, plain, print};
 use crate::backend::udp;
 use crate::files::state;
 
@@ -115,6 +115,13 @@ fn table(status: &Value) -> String {
         }
     }
     text.push_str(&packet_rules::list(&status["packet_rules"]));
+    let kept = kept::lines(&status["datapath"]);
+    if !kept.is_empty() {
+        text.push_str("\n\nleft to the kernel");
+        for line in kept {
+            let _ = write!(text, "\n  {line}");
+        }
+    }
     for (title, lines) in [("not well", &status["health"]), ("left out", &status["ignored"])] {
         if let Some(lines) = lines.as_array().filter(|lines| !lines.is_empty()) {
             let _ = write!(text, "\n\n{title}");
@@ -167,7 +174,10 @@ mod tests {
     fn the_table_says_what_counts() {
         let text = table(&json!({
             "version": "0.1.0", "pid": 7, "backend": "vxlan",
-            "datapath": {"mode": "kernel", "reason": "CAP_BPF is missing", "attach": null, "tcp": false},
+            "datapath": {
+                "mode": "kernel", "reason": "CAP_BPF is missing", "attach": null, "tcp": false,
+                "kept": [{"way": "MARKED_ROUTES", "why": [{"device": "", "what": "mark_rule"}]}],
+            },
             "lease": {"subnet": "10.5.1.0/24", "public_ip": "192.0.2.1", "expires_in_seconds": 86000},
             "device": {"name": "flannel.1", "mac": "72:35:2e:f2:e7:c9", "mtu": 1450},
             "store": {"connected": false, "detail": "connection refused"},
@@ -181,6 +191,7 @@ mod tests {
             "10.5.1.0/24 at 192.0.2.1, 86000 s left",
             "flannel.1, MAC 72:35:2e:f2:e7:c9, MTU 1450",
             "fast_encap",
+            "left to the kernel\n  packets with a firewall mark (MARKED_ROUTES): an ip rule looks at",
             "store: connection refused (for 3 s)",
             "lease 10.9.1.0-24 is not used",
         ] {

@@ -193,8 +193,6 @@ async fn start_and_serve(
             state.datapath.reason = reason.filter(|_| !udp);
         }
     }
-    // Subscribed before the first look, so that no change falls between.
-    let events = events::subscribe()?;
     let respected = options.packet_rules == packet_rules::Mode::Respect
         && options.fast_path != FastPath::Off
         && lock(datapath).is_some();
@@ -240,6 +238,8 @@ async fn start_and_serve(
     if let Some(follower) = follower {
         reconciler.follow_packet_rules(follower);
     }
+    // Subscribed before the first look, so that no change falls between.
+    let events = events::subscribe(reconciler.watch().scope())?;
     let remembered = before.state.as_ref().map(|state| state.sysctls.clone()).unwrap_or_default();
     serve::Loop::new(options, source, lease, reconciler, shared.clone(), remembered)
         .run(events)

@@ -27,6 +27,7 @@ use crate::notify;
 use crate::reconcile::{Reconciler, Wake};
 use crate::source::{LeaseSource, LeaseUpdate};
 use crate::status::Shared;
+use crate::watch;
 
 /// Events that come together are answered together.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -138,8 +139,10 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
 
     pub(super) async fn run(
         mut self,
-        mut events: mpsc::Receiver<KernelEvent>,
+        events: mpsc::Receiver<KernelEvent>,
     ) -> Result<(), StartError> {
+        let watch = self.reconciler.watch().clone();
+        let mut events = watch::start(watch, events, self.options.resync_interval);
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
         let mut updates = self.source.watch(stop);

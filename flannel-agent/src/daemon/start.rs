@@ -247,11 +247,14 @@ mod tests {
                 mac: None,
                 mtu: 1500,
                 up: true,
+                carrier: true,
                 ethernet: true,
                 loopback: false,
                 kind: String::new(),
                 master: None,
-                peer_in_other_netns: false,
+                lower: None,
+                lower_netns: None,
+                bridge: None,
                 qdisc: String::new(),
                 addresses: addresses
                     .iter()

@@ -201,3 +201,33 @@ fn of_nested_subnets_with_one_first_address_the_specific_one_stays() {
     let (desired, rejected) = build(&vxlan(), &[wide, inside]).unwrap();
     assert_eq!((desired.peers.len(), rejected.len()), (2, 0));
 }
+
+#[test]
+fn of_more_peers_than_the_tables_hold_the_newest_stay_out_of_them() {
+    let numbered = |number: u32| Peer {
+        // Those of the newest leases come first in the order of subnets.
+        subnet: Ipv4Network::new(Ipv4Addr::from(0x0a7f_0000 - number * 16), 28).unwrap(),
+        vtep_mac: MacAddr([2, 0, 0, (number >> 16) as u8, (number >> 8) as u8, number as u8]),
+        public_ip: Ipv4Addr::from(0xac10_0000 + number),
+    };
+    let mut peers: Vec<Peer> = (0..MAX_PEERS + 3).map(numbered).collect();
+    // One that is left out anyway takes nobody's place.
+    peers[5].vtep_mac = MacAddr::default();
+    let node = |peers: &[Peer]| {
+        let node = Node {
+            subnet: net("10.200.27.0/24"),
+            network: net("10.0.0.0/8"),
+            vtep_mac: MacAddr([2, 1, 0, 0, 0, 0xff]),
+            underlay: &underlay(),
+            backend: &Backend::Vxlan(vxlan()),
+            paths: &BTreeMap::new(),
+        };
+        desired(node, peers.iter().copied()).unwrap().0
+    };
+    let wanted = node(&peers);
+    assert_eq!(wanted.peers.len(), MAX_PEERS as usize + 2, "the kernel reaches all of them");
+    let newest = [numbered(MAX_PEERS + 1), numbered(MAX_PEERS + 2)].map(|peer| peer.subnet);
+    assert_eq!(wanted.unmapped, newest.into());
+    peers.truncate(MAX_PEERS as usize + 1);
+    assert!(node(&peers).unmapped.is_empty());
+}

@@ -5,9 +5,10 @@ use std::net::Ipv4Addr;
 
 use rtnetlink::LinkVxlan;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridge, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
+use super::Bridge;
 use crate::desired::Device;
 use crate::mac::MacAddr;
 use crate::plan::{ObservedDevice, ObservedVxlan};
@@ -87,6 +88,27 @@ fn infos(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
             _ => None,
         })
         .flatten()
+}
+
+/// How it forwards, if it is a bridge.
+pub(super) fn bridge(message: &LinkMessage) -> Option<Bridge> {
+    if kind(message) != Some(&InfoKind::Bridge) {
+        return None;
+    }
+    let mut bridge = Bridge::default();
+    let data = infos(message).filter_map(|info| match info {
+        LinkInfo::Data(InfoData::Bridge(data)) => Some(data),
+        _ => None,
+    });
+    for attribute in data.flatten() {
+        match attribute {
+            InfoBridge::VlanFiltering(on) => bridge.vlan_filtering = *on,
+            InfoBridge::VlanDefaultPvid(id) => bridge.default_pvid = *id,
+            InfoBridge::NfCallIpTables(on) => bridge.calls_iptables = *on,
+            _ => {}
+        }
+    }
+    Some(bridge)
 }
 
 /// VXLAN attributes, if it is a VXLAN device.

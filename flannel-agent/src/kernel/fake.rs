@@ -1,12 +1,16 @@
 //! [`FakeKernel`]: a kernel in memory, for tests of what drives one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ipnetwork::Ipv4Network;
+
 use super::blackhole::Blackhole;
-use super::{Kernel, KernelError, Link, PROTOCOL, RouteTo};
+use super::{
+    Inspect, Kernel, KernelError, Link, PROTOCOL, PodEnd, RouteTo, Stacked, TrafficControl,
+};
 use crate::plan::{self, DirectRoute, Observed, Op};
 
 /// State of a [`FakeKernel`], open to tests.
@@ -22,6 +26,8 @@ pub struct State {
     pub links: Vec<Link>,
     /// What [`Kernel::route_to`] gives; `None` is the default route's.
     pub routes: HashMap<Option<Ipv4Addr>, RouteTo>,
+    /// Of which candidates [`Kernel::uplinks`] gives these.
+    pub uplinks: BTreeSet<u32>,
     /// What [`Kernel::blackholes`] gives.
     pub blackholes: Vec<Blackhole>,
     /// Every operation that was carried out, in order.
@@ -30,6 +36,20 @@ pub struct State {
     pub failing: Vec<(Op, i32)>,
     /// How often a device was looked at.
     pub looks: u32,
+    /// What [`Inspect::traffic_control`] gives; nothing on a link that is not here.
+    pub traffic: BTreeMap<u32, TrafficControl>,
+    /// How often traffic control was read, by device.
+    pub traffic_looks: BTreeMap<u32, u32>,
+    /// Traffic control cannot be read.
+    pub traffic_fails: bool,
+    /// Ends of veths with an XDP program.
+    pub xdp_in_pods: BTreeSet<PodEnd>,
+    /// What [`Inspect::rules_look_at_marks`] gives.
+    pub mark_rules: bool,
+    /// What [`Inspect::received`] gives.
+    pub received: HashMap<u32, u64>,
+    /// What [`Inspect::stacked`] gives, by namespace.
+    pub stacked: BTreeMap<i32, Vec<Stacked>>,
     /// Errno of the next call that reads, once.
     pub fail_next_read: Option<i32>,
 }
@@ -104,6 +124,10 @@ impl Kernel for FakeKernel {
         Ok(if protocol == PROTOCOL { state.direct.clone() } else { state.unmarked.clone() })
     }
 
+    fn inspector(&self) -> Box<dyn Inspect> {
+        Box::new(self.clone())
+    }
+
     async fn links(&self) -> Result<Vec<Link>, KernelError> {
         Ok(self.reading("links")?.links.clone())
     }
@@ -113,6 +137,14 @@ impl Kernel for FakeKernel {
         destination: Option<Ipv4Addr>,
     ) -> Result<Option<RouteTo>, KernelError> {
         Ok(self.reading("route_to")?.routes.get(&destination).copied())
+    }
+
+    async fn uplinks(
+        &self,
+        candidates: &BTreeSet<u32>,
+        _: Ipv4Network,
+    ) -> Result<BTreeSet<u32>, KernelError> {
+        Ok(self.reading("uplinks")?.uplinks.intersection(candidates).copied().collect())
     }
 
     async fn blackholes(&self) -> Result<Vec<Blackhole>, KernelError> {
@@ -127,6 +159,46 @@ impl Kernel for FakeKernel {
     async fn remove_blackhole(&self, route: Blackhole) -> Result<(), KernelError> {
         self.reading("remove_blackhole")?.blackholes.retain(|present| *present != route);
         Ok(())
+    }
+}
+
+impl Inspect for FakeKernel {
+    fn traffic_control(
+        &mut self,
+        devices: &BTreeSet<u32>,
+    ) -> Result<BTreeMap<u32, TrafficControl>, KernelError> {
+        let mut state = self.state();
+        if state.traffic_fails {
+            let error = io::Error::from_raw_os_error(libc::EPERM);
+            return Err(KernelError::new("traffic_control", "all", error));
+        }
+        let mut found = BTreeMap::new();
+        for ifindex in devices {
+            *state.traffic_looks.entry(*ifindex).or_default() += 1;
+            let nothing = TrafficControl { root: "noqueue".to_owned(), ..Default::default() };
+            found.insert(*ifindex, state.traffic.get(ifindex).cloned().unwrap_or(nothing));
+        }
+        Ok(found)
+    }
+
+    fn xdp_in_pod(&mut self, end: PodEnd) -> Result<Option<bool>, KernelError> {
+        Ok(Some(self.state().xdp_in_pods.contains(&end)))
+    }
+
+    fn rules_look_at_marks(&mut self) -> Result<bool, KernelError> {
+        Ok(self.state().mark_rules)
+    }
+
+    fn received(&mut self, ifindex: u32) -> Result<Option<u64>, KernelError> {
+        Ok(self.state().received.get(&ifindex).copied())
+    }
+
+    fn namespaces(&mut self) -> Result<BTreeSet<i32>, KernelError> {
+        Ok(self.state().stacked.keys().copied().collect())
+    }
+
+    fn stacked(&mut self, netns: i32, _: Ipv4Network) -> Result<Vec<Stacked>, KernelError> {
+        Ok(self.state().stacked.get(&netns).cloned().unwrap_or_default())
     }
 }
 

@@ -21,13 +21,22 @@ pub(super) fn join(links: &[RouteNetlinkMessage], addresses: &[RouteNetlinkMessa
     links
         .iter()
         .filter_map(|message| match message {
-            RouteNetlinkMessage::NewLink(message) => link(message, &mut by_link),
+            RouteNetlinkMessage::NewLink(message) => with_addresses(message, &mut by_link),
             _ => None,
         })
         .collect()
 }
 
-fn link(message: &LinkMessage, addresses: &mut HashMap<u32, Vec<LinkAddress>>) -> Option<Link> {
+fn with_addresses(
+    message: &LinkMessage,
+    addresses: &mut HashMap<u32, Vec<LinkAddress>>,
+) -> Option<Link> {
+    let link = link(message)?;
+    Some(Link { addresses: addresses.remove(&link.ifindex).unwrap_or_default(), ..link })
+}
+
+/// A link without its addresses.
+pub(super) fn link(message: &LinkMessage) -> Option<Link> {
     let header = &message.header;
     let mut link = Link {
         ifindex: header.index,
@@ -35,18 +44,22 @@ fn link(message: &LinkMessage, addresses: &mut HashMap<u32, Vec<LinkAddress>>) -
         mac: device::mac(message),
         mtu: device::mtu(message),
         up: header.flags.contains(LinkFlags::Up),
+        carrier: header.flags.contains(LinkFlags::LowerUp),
         ethernet: header.link_layer_type == LinkLayerType::Ether,
         loopback: header.flags.contains(LinkFlags::Loopback),
         kind: device::kind(message).map(ToString::to_string).unwrap_or_default(),
         master: None,
-        peer_in_other_netns: false,
+        lower: None,
+        lower_netns: None,
+        bridge: device::bridge(message),
         qdisc: String::new(),
-        addresses: addresses.remove(&header.index).unwrap_or_default(),
+        addresses: Vec::new(),
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Controller(master) => link.master = Some(*master),
-            LinkAttribute::LinkNetNsId(_) => link.peer_in_other_netns = true,
+            LinkAttribute::Link(lower) => link.lower = Some(*lower),
+            LinkAttribute::LinkNetNsId(id) => link.lower_netns = Some(*id),
             LinkAttribute::Qdisc(qdisc) => link.qdisc.clone_from(qdisc),
             _ => {}
         }

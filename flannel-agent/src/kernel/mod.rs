@@ -7,10 +7,13 @@ pub mod clsact;
 mod device;
 pub mod events;
 pub mod fake;
+mod inspect;
 mod links;
 mod message;
 pub mod netlink;
 pub mod nftables;
+mod outputs;
+mod raw;
 mod socket;
 pub mod sysctl;
 
@@ -22,6 +25,7 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 use self::blackhole::Blackhole;
+pub use self::inspect::{Filter, Inspect, PodEnd, Stacked, TrafficControl};
 use crate::mac::MacAddr;
 use crate::plan::{DirectRoute, Observed, Op};
 
@@ -33,7 +37,7 @@ pub const PROTOCOL: u8 = 241;
 pub const UNMARKED: u8 = 3;
 
 /// A link, reduced to what choosing an underlay and finding pods' veths needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Interface index.
     pub ifindex: u32,
@@ -45,6 +49,8 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// It has a carrier (IFF_LOWER_UP).
+    pub carrier: bool,
     /// ARPHRD_ETHER.
     pub ethernet: bool,
     /// IFF_LOOPBACK.
@@ -53,8 +59,12 @@ pub struct Link {
     pub kind: String,
     /// Index of the bridge or bond that it is a port of.
     pub master: Option<u32>,
-    /// Its other end is in another network namespace (IFLA_LINK_NETNSID).
-    pub peer_in_other_netns: bool,
+    /// Index of the device that it stands on, or of its other end (IFLA_LINK).
+    pub lower: Option<u32>,
+    /// Id of the other network namespace that `lower` is in (IFLA_LINK_NETNSID).
+    pub lower_netns: Option<i32>,
+    /// How a bridge forwards.
+    pub bridge: Option<Bridge>,
     /// Name of its root qdisc.
     pub qdisc: String,
     /// IPv4 addresses, host bits kept, in the kernel's order.
@@ -66,6 +76,17 @@ impl Link {
     pub fn has(&self, address: Ipv4Addr) -> bool {
         self.addresses.iter().any(|own| own.network.ip() == address)
     }
+}
+
+/// Settings of a bridge by which its packets go another way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bridge {
+    /// It keeps VLANs apart.
+    pub vlan_filtering: bool,
+    /// The VLAN of untagged frames on new ports.
+    pub default_pvid: u16,
+    /// Its frames go through iptables (`nf_call_iptables`).
+    pub calls_iptables: bool,
 }
 
 /// An IPv4 address on a link.
@@ -99,15 +120,38 @@ pub enum KernelEvent {
         /// Output interface index.
         ifindex: u32,
     },
-    /// A permanent neighbour or FDB entry of a link changed or went.
+    /// A permanent neighbour or FDB entry of a VXLAN device changed or went.
     Neighbour {
         /// Interface index.
         ifindex: u32,
     },
+    /// A qdisc or a filter came or went.
+    Tc {
+        /// Interface index; 0 if it is a filter block that devices share.
+        ifindex: u32,
+    },
+    /// An IPv4 routing rule came or went.
+    Rule,
+    /// Something changed by which the kernel may decide otherwise about packets
+    /// than it did: a way, a MAC, a port, a switch.
+    Decision,
     /// An nftables rule set changed (NFNLGRP_NFTABLES).
     Ruleset,
     /// Events were lost (ENOBUFS): look at everything again.
     Overrun,
+    /// Nothing comes from this source at present.
+    Deaf(EventSource),
+    /// Events come again; what changed meanwhile nobody told.
+    Hears(EventSource),
+}
+
+/// Where events come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EventSource {
+    /// rtnetlink.
+    Routing,
+    /// nfnetlink.
+    Netfilter,
 }
 
 /// The verbs that reconciling needs. `netlink::RealKernel` is the
@@ -133,6 +177,9 @@ pub trait Kernel: Send + Sync + 'static {
         protocol: u8,
     ) -> impl Future<Output = Result<BTreeSet<DirectRoute>, KernelError>> + Send;
 
+    /// What a look at the node's devices needs, on a connection of its own.
+    fn inspector(&self) -> Box<dyn Inspect>;
+
     /// All links with their IPv4 addresses.
     fn links(&self) -> impl Future<Output = Result<Vec<Link>, KernelError>> + Send;
 
@@ -142,6 +189,14 @@ pub trait Kernel: Send + Sync + 'static {
         &self,
         destination: Option<Ipv4Addr>,
     ) -> impl Future<Output = Result<Option<RouteTo>, KernelError>> + Send;
+
+    /// Which of these interfaces a route of the main table leads out of, to
+    /// anywhere outside `network`.
+    fn uplinks(
+        &self,
+        candidates: &BTreeSet<u32>,
+        network: Ipv4Network,
+    ) -> impl Future<Output = Result<BTreeSet<u32>, KernelError>> + Send;
 
     /// All IPv4 blackhole routes of the main table.
     fn blackholes(&self) -> impl Future<Output = Result<Vec<Blackhole>, KernelError>> + Send;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use ipnetwork::Ipv4Network;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
@@ -13,11 +14,12 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, 
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::blackhole::Blackhole;
+use super::inspect::Inspector;
 use super::socket::{BATCH, Refused, Request, RouteSocket};
 use super::sysctl::Sysctl;
-use super::{Kernel, KernelError, Link, RouteTo, answer, device, links, message};
+use super::{Inspect, Kernel, KernelError, Link, RouteTo, answer, device, links, message, outputs};
 use crate::desired::Device;
-use crate::plan::{DirectRoute, Observed, Op};
+use crate::plan::{DirectRoute, Observed, Op, within};
 
 const NEEDS_CAPABILITY: &str = "needs CAP_NET_ADMIN in the node's network namespace";
 
@@ -266,6 +268,10 @@ impl Kernel for RealKernel {
         Ok(routes.iter().filter_map(|message| answer::direct_route(protocol, message)).collect())
     }
 
+    fn inspector(&self) -> Box<dyn Inspect> {
+        Box::new(Inspector::open())
+    }
+
     async fn links(&self) -> Result<Vec<Link>, KernelError> {
         let all = self.dump("RTM_GETLINK", "all", &all_links())?;
         let addresses = self.dump("RTM_GETADDR", "all", &addresses_of(0))?;
@@ -296,6 +302,23 @@ impl Kernel for RealKernel {
             }
             Err(refused) => Err(explain("RTM_GETROUTE", destination.to_string(), refused)),
         }
+    }
+
+    async fn uplinks(
+        &self,
+        candidates: &BTreeSet<u32>,
+        network: Ipv4Network,
+    ) -> Result<BTreeSet<u32>, KernelError> {
+        let ask = outputs::question(candidates);
+        let routes = self.socket().dump_raw(outputs::RTM_GETROUTE, &ask);
+        let routes =
+            routes.map_err(|refused| explain("RTM_GETROUTE", "main".to_owned(), refused))?;
+        let outputs = routes
+            .iter()
+            .filter_map(|route| outputs::of(&route.body))
+            .filter(|(destination, _)| !within(network, *destination))
+            .flat_map(|(_, outputs)| outputs);
+        Ok(outputs.filter(|ifindex| candidates.contains(ifindex)).collect())
     }
 
     async fn blackholes(&self) -> Result<Vec<Blackhole>, KernelError> {

@@ -17,6 +17,8 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use super::raw::{self, Answer, HEADER_LEN, Raw};
+
 /// Requests in one send. Each answer takes about 800 bytes of the receive
 /// buffer (212,992 by default); from about 260 on answers would be dropped.
 pub(super) const BATCH: usize = 64;
@@ -26,7 +28,6 @@ const BUFFER: usize = 64 * 1024;
 const DUMP_ATTEMPTS: u32 = 5;
 /// NLMSGERR_ATTR_MSG.
 const ATTR_MSG: u16 = 1;
-const HEADER_LEN: usize = 16;
 
 /// A request with the flags that go beside NLM_F_REQUEST.
 #[derive(Clone, Debug)]
@@ -153,6 +154,53 @@ impl RouteSocket {
         }
     }
 
+    /// One request as it stands on the wire, and all that is answered: for
+    /// messages that must not get lost because the library cannot parse them.
+    pub(super) fn get_raw(&mut self, kind: u16, body: &[u8]) -> Result<Vec<Raw>, Refused> {
+        self.exchange(kind, NLM_F_ACK, body).map(|(found, _)| found)
+    }
+
+    /// A dump, likewise; repeated when the kernel's table changed under it.
+    pub(super) fn dump_raw(&mut self, kind: u16, body: &[u8]) -> Result<Vec<Raw>, Refused> {
+        let mut attempt = 1;
+        loop {
+            let (found, interrupted) = self.exchange(kind, NLM_F_DUMP, body)?;
+            if !interrupted || attempt == DUMP_ATTEMPTS {
+                return Ok(found);
+            }
+            attempt += 1;
+        }
+    }
+
+    fn exchange(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: &[u8],
+    ) -> Result<(Vec<Raw>, bool), Refused> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let first = self.sequence;
+        self.socket.send(&raw::request(kind, NLM_F_REQUEST | flags, first, body), 0)?;
+        let mut found = Vec::new();
+        let mut interrupted = false;
+        loop {
+            self.fill()?;
+            for message in split(&self.buffer) {
+                match raw::answer(message, first) {
+                    Some(Answer::Message(message, dump_interrupted)) => {
+                        interrupted |= dump_interrupted;
+                        found.push(message);
+                    }
+                    Some(Answer::End(0)) => return Ok((found, interrupted)),
+                    Some(Answer::End(errno)) => {
+                        return Err(io::Error::from_raw_os_error(errno).into());
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+
     /// Sends up to [`BATCH`] requests at once; one result each, in order.
     pub(super) fn batch(&mut self, requests: &[Request]) -> Vec<Result<(), Refused>> {
         debug_assert!(requests.len() <= BATCH);
@@ -213,11 +261,15 @@ impl RouteSocket {
     /// The messages of one datagram. A message that cannot be parsed (an
     /// attribute newer than the library) keeps its header only.
     fn receive(&mut self) -> io::Result<Vec<Received>> {
+        self.fill()?;
+        Ok(split(&self.buffer).filter_map(parse).collect())
+    }
+
+    /// Waits for one datagram.
+    fn fill(&mut self) -> io::Result<()> {
         loop {
             self.buffer.clear();
-            let Err(error) = self.socket.recv(&mut self.buffer, 0) else {
-                return Ok(split(&self.buffer).filter_map(parse).collect());
-            };
+            let Err(error) = self.socket.recv(&mut self.buffer, 0) else { return Ok(()) };
             match error.kind() {
                 // With a timeout set, signals interrupt in spite of SA_RESTART.
                 io::ErrorKind::Interrupted => {}

@@ -42,6 +42,7 @@ fn desired(peers: &[Peer]) -> Desired {
         device: Some(device()),
         peers: peers.iter().map(|peer| (peer.subnet, *peer)).collect(),
         direct: BTreeSet::new(),
+        unmapped: BTreeSet::new(),
     }
 }
 
@@ -522,4 +523,22 @@ proptest! {
         prop_assert!(late.iter().all(Option::is_some), "{ops:?}");
         prop_assert!(late.is_sorted(), "{ops:?}");
     }
+}
+
+#[test]
+fn peers_without_a_place_in_the_maps_are_reached_all_the_same() {
+    let (old, new) = (peer("10.5.1.0/24", 1, 1), peer("10.5.2.0/24", 2, 2));
+    let all = desired(&[old, new]);
+    let mut observed = Observed { maps: Some(BTreeMap::new()), ..Observed::default() };
+    let full = Desired { unmapped: [new.subnet].into(), ..all.clone() };
+    for op in diff(&full, &observed) {
+        apply(&mut observed, &op);
+    }
+    assert_eq!(observed.maps.as_ref().unwrap().keys().collect::<Vec<_>>(), [&old.subnet]);
+    assert_eq!(observed.routes.len(), 2);
+    assert_eq!(diff(&full, &observed), []);
+    // It gets a place, and loses it to one that is older.
+    assert_eq!(diff(&all, &observed), [Op::PutMaps(new)]);
+    let other = Desired { unmapped: [old.subnet].into(), ..all };
+    assert_eq!(diff(&other, &observed), [Op::PutMaps(new), Op::RemoveMaps(old.subnet)]);
 }

@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use flannel_ebpf::abi::MAX_PEERS;
 use ipnetwork::Ipv4Network;
 
-use super::{Reconciler, is_device, is_ground};
-use crate::bpf::{BpfError, DatapathConfig, FastPath, Places, PodVeth};
+use super::{Reconciler, devices, is_device, is_ground};
+use crate::bpf::{BpfError, DatapathConfig, FastPath, Places};
 use crate::config::Backend;
 use crate::desired::routes_directly;
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelError, Link, blackhole};
 use crate::plan::{self, Op};
 use crate::status::{FlowTableStatus, lock};
-use crate::veths::{self, Choice};
+use crate::watch::Settled;
 
 const LOOSE: &str = "net.netfilter.nf_conntrack_tcp_loose";
 
@@ -142,9 +143,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 _ => {}
             }
         }
-        let written = datapath
-            .put_peers(&put)
-            .and_then(|()| datapath.remove_peers(&remove))
+        let there = self.observed.as_ref().and_then(|observed| observed.maps.as_ref());
+        let full = there.map_or(0, BTreeMap::len) + put.len() > MAX_PEERS as usize;
+        let mut remove_peers = || datapath.remove_peers(&remove);
+        // Room is made first only where it is needed: otherwise a subnet that is
+        // replaced by another keeps its peer meanwhile.
+        let written = if full { remove_peers() } else { Ok(()) };
+        let written = written
+            .and_then(|()| datapath.put_peers(&put))
+            .and_then(|()| if full { Ok(()) } else { datapath.remove_peers(&remove) })
             .map_err(|error| error.to_string());
         group.iter().map(|_| written.clone()).collect()
     }
@@ -170,9 +177,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let fast_path = self.fast_path();
         self.keep_idle_connections(tcp && fast_path != FastPath::Off);
         let udp_window = self.udp_window();
-        let veths = self.pod_veths();
-        let exemptions = self.exemptions(&veths, fast_path);
+        let exemptions = self.exemptions(fast_path);
         let underlay = &self.identity.underlay;
+        let scene = self.scene(overlay.as_ref().map(|(ifindex, _)| *ifindex));
         let source_ports = match self.sysctl.local_port_range() {
             Ok(range) => range,
             Err(error) => {
@@ -180,6 +187,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 return;
             }
         };
+        let mut guard = lock(&self.datapath);
+        let Some(datapath) = guard.as_mut() else { return };
+        let settled = self.watch.settle(scene, datapath.as_ref(), fast_path != FastPath::Off);
         let mut config = DatapathConfig {
             window: self.settings.window,
             udp_window,
@@ -199,8 +209,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             vtep_mac: self.identity.vtep_mac,
             source_ports,
         };
-        let mut guard = lock(&self.datapath);
-        let Some(datapath) = guard.as_mut() else { return };
         let mut failures = BTreeMap::new();
         if let Err(error) = datapath.set_direct(&self.direct) {
             failures.insert("hook peers".to_owned(), error);
@@ -216,9 +224,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let report = datapath.ensure_hooks(Places {
             underlay: &underlay.name,
             underlay_kind: kind_of(&self.links, underlay.ifindex),
+            inlets: &settled.inlets,
             overlay: overlay.as_ref().map(|(_, name)| name.as_str()),
             direct,
-            veths: &veths,
+            veths: &settled.veths,
         });
         if !report.attached.is_empty() {
             tracing::info!(hooks = ?report.attached, "attached programs");
@@ -235,19 +244,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             state.health.report("xdp", xdp.complaint.clone());
             state.datapath.xdp = xdp;
         }
-        self.judge(&failures, attach, tcp, &veths);
-    }
-
-    /// The pods' veths, as last seen.
-    fn pod_veths(&self) -> Vec<PodVeth> {
-        veths::pod_veths(
-            &self.links,
-            Choice {
-                underlay: self.identity.underlay.ifindex,
-                network: self.identity.network,
-                names: self.settings.attach_iface.as_ref(),
-            },
-        )
+        self.judge(&failures, attach, tcp, &settled);
     }
 
     /// A pod without hooks is on the kernel path; the node is, if the hooks of
@@ -257,20 +254,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         failures: &BTreeMap<String, BpfError>,
         attach: String,
         tcp: bool,
-        veths: &[PodVeth],
+        settled: &Settled,
     ) {
-        let of_a_pod = |hook: &str| {
-            veths.iter().any(|veth| {
-                hook.strip_prefix("hook ").is_some_and(|hook| {
-                    hook == veth.name || hook.split('/').next() == Some(veth.name.as_str())
-                })
-            })
-        };
-        let whole = failures.iter().find(|(hook, _)| !of_a_pod(hook));
+        let whole = failures.iter().find(|(hook, _)| !devices::is_of_one(settled, hook));
         let mut state = self.shared.lock();
         let present =
             failures.iter().map(|(hook, error)| (hook.clone(), error.to_string())).collect();
         state.health.replace_group("hook ", &present);
+        state.datapath.envelope.hooks = devices::hook_reports(failures);
         state.datapath.tcp = tcp;
         state.datapath.attach = Some(attach);
         state.datapath.mode = if whole.is_some() { "kernel" } else { "ebpf" };

@@ -3,6 +3,7 @@
 //! timer are the same pass with different things to look at.
 
 pub mod conntrack;
+mod devices;
 mod direct;
 mod effects;
 pub mod packet_rules;
@@ -36,6 +37,7 @@ use crate::mac::MacAddr;
 use crate::plan::{self, Observed, Op};
 use crate::status::{DeviceStatus, Shared, SharedDatapath, lock};
 use crate::underlay::{self, Underlay, Wish};
+use crate::watch::Watch;
 
 /// What this node is, as leases and config say.
 #[derive(Clone, Debug)]
@@ -132,6 +134,7 @@ pub struct Reconciler<K, F> {
     firewall: F,
     datapath: SharedDatapath,
     shared: Shared,
+    watch: Watch,
     sysctl: Sysctl,
     settings: Settings,
     identity: Identity,
@@ -139,6 +142,8 @@ pub struct Reconciler<K, F> {
     paths: Paths,
     udp: Overlay,
     links: Vec<Link>,
+    /// Of those that may be a pod's, the ones by which routes lead elsewhere.
+    uplinks: BTreeSet<u32>,
     /// What is there, as last seen and changed by us since.
     observed: Option<Observed>,
     /// `observed` may be wrong: something failed, or could not be read.
@@ -177,11 +182,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     ) -> Self {
         let device = identity.backend.vxlan_device();
         let turnover = Turnover::new(settings.flow_table, settings.window);
+        let watch =
+            Watch::new(kernel.inspector(), shared.clone(), identity.network, settings.window);
         Self {
             kernel,
             firewall,
             datapath,
             shared,
+            watch,
             sysctl,
             settings,
             identity,
@@ -189,6 +197,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             paths: Paths::default(),
             udp: Overlay::default(),
             links: Vec::new(),
+            uplinks: BTreeSet::new(),
             observed: None,
             stale: false,
             overlay: None,
@@ -206,6 +215,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// What this node is now.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// What looks at the devices around the programs.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     /// Name of the overlay's device, if the backend has one.
@@ -227,7 +241,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     }
 
     /// What a kernel event asks to look at; nothing for those that do not
-    /// matter.
+    /// matter, and those that the watch has answered.
     pub fn wake_for(&self, event: KernelEvent) -> Wake {
         let overlay = self.overlay.or(self.udp.ifindex());
         // Their routes hang on other people's links, and the ways to the peers
@@ -250,21 +264,26 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             },
             KernelEvent::Route { ifindex } => Wake {
                 look: direct || ifindex == 0 || overlay == Some(ifindex),
+                links: self.is_doubtful(ifindex),
                 paths: direct,
-                generation: true,
                 ..Wake::default()
             },
+            KernelEvent::Rule => Wake { paths: direct, ..Wake::default() },
             KernelEvent::Neighbour { ifindex } => {
                 Wake { look: overlay == Some(ifindex), ..Wake::default() }
             }
             KernelEvent::Ruleset => {
                 self.packet_rules.notice();
-                Wake { generation: true, firewall: true, ..Wake::default() }
+                Wake { firewall: true, ..Wake::default() }
             }
             KernelEvent::Overrun => {
                 self.packet_rules.notice();
                 Wake { generation: true, ..Wake::ALL }
             }
+            KernelEvent::Tc { .. }
+            | KernelEvent::Decision
+            | KernelEvent::Deaf(_)
+            | KernelEvent::Hears(_) => Wake::default(),
         }
     }
 
@@ -274,9 +293,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let mut outcome = Outcome::default();
         wake.merge(self.unfinished.due());
         if wake.links || self.links.is_empty() {
-            // A link that goes down takes its routes with it and nobody says
-            // so; a port that changes its bridge changes where packets go.
-            wake.generation |= self.look_at_links().await;
+            self.look_at_links().await;
             outcome.underlay_changed = self.follow_underlay().await;
         }
         if routes_directly(&self.identity.backend) {
@@ -318,6 +335,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.serve_udp(&desired, look).await;
         self.mtu = desired.mtu;
         self.direct.clone_from(&desired.direct);
+        self.tell_peers(&desired);
         self.serve_pods();
         if (changed || wake.generation)
             && let Some(datapath) = lock(&self.datapath).as_mut()
@@ -361,18 +379,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         desired
     }
 
-    /// Reads the links; whether they changed.
-    async fn look_at_links(&mut self) -> bool {
+    async fn look_at_links(&mut self) {
         let links = self.kernel.links().await;
         self.unfinished.wake.links = links.is_err();
         let reason = links.as_ref().err().map(|error| error.to_string());
         self.shared.lock().health.report("links", reason);
-        match links {
-            Ok(links) if links != self.links => {
-                self.links = links;
-                true
-            }
-            _ => false,
+        if let Ok(links) = links {
+            self.links = links;
+            self.look_for_uplinks().await;
         }
     }
 

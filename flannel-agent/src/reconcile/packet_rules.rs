@@ -5,7 +5,7 @@ use std::sync::Arc;
 use flannel_ebpf::abi::{Exemption, MAX_EXEMPTIONS};
 
 use super::Reconciler;
-use crate::bpf::{FastPath, PodVeth};
+use crate::bpf::FastPath;
 use crate::config::Backend;
 use crate::desired::routes_directly;
 use crate::firewall::Firewall;
@@ -69,7 +69,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     }
 
     /// What the programs have to leave alone at the moment; says so.
-    pub(super) fn exemptions(&mut self, veths: &[PodVeth], fast_path: FastPath) -> Vec<Exemption> {
+    pub(super) fn exemptions(&mut self, fast_path: FastPath) -> Vec<Exemption> {
         let mode = self.settings.packet_rules;
         if mode == Mode::Ignore || fast_path == FastPath::Off {
             let status = PacketRulesStatus { mode, read: false, ..PacketRulesStatus::default() };
@@ -80,19 +80,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
         let reading = self.packet_rules.reading();
         let resolved = match &reading.findings {
-            Some(findings) => self.resolve(findings, veths, fast_path),
+            Some(findings) => self.resolve(findings, fast_path),
             None => Arc::new(Resolved { exemptions: everything(), ..Resolved::default() }),
         };
         self.tell_of_rules(&reading, &resolved);
         resolved.exemptions.clone()
     }
 
-    fn resolve(
-        &mut self,
-        findings: &Arc<Findings>,
-        veths: &[PodVeth],
-        fast_path: FastPath,
-    ) -> Arc<Resolved> {
+    fn resolve(&mut self, findings: &Arc<Findings>, fast_path: FastPath) -> Arc<Resolved> {
         let helpers = match self.sysctl.automatic_helpers() {
             Ok(helpers) => helpers,
             Err(error) => {
@@ -105,7 +100,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
         let devices = Devices::of(Node {
             links: &self.links,
-            pods: veths,
+            pods: &self.pods(),
             underlay: self.identity.underlay.ifindex,
             overlay: self.overlay,
             direct: routes_directly(&self.identity.backend),

@@ -39,11 +39,14 @@ fn link(ifindex: u32, name: &str, kind: &str, address: Option<&str>) -> Link {
         mac: Some(MacAddr([2, 0, 0, 0, 9, ifindex as u8])),
         mtu: 1500,
         up: true,
+        carrier: true,
         ethernet: true,
         loopback: false,
         kind: kind.to_owned(),
         master: None,
-        peer_in_other_netns: kind == "veth",
+        lower: None,
+        lower_netns: (kind == "veth").then_some(0),
+        bridge: None,
         qdisc: "noqueue".to_owned(),
         addresses: address
             .map(|address| LinkAddress {
@@ -255,9 +258,7 @@ async fn the_generation_rises_when_decisions_may_have_changed() {
     let generation = || bench.datapath.state().generation;
     let first = generation();
     let reconciler = &bench.reconciler;
-    for event in [KernelEvent::Ruleset, KernelEvent::Route { ifindex: 5 }, KernelEvent::Overrun] {
-        assert!(reconciler.wake_for(event).generation, "{event:?}");
-    }
+    assert!(reconciler.wake_for(KernelEvent::Overrun).generation);
     let wake = reconciler.wake_for(KernelEvent::Neighbour { ifindex: 5 });
     assert!(wake.is_nothing(), "neighbours of other devices");
     bench.reconciler.pass(&[peer(2)], RENEWED).await;
@@ -287,6 +288,41 @@ async fn hooks_of_the_devices_decide_the_mode_and_those_of_pods_do_not() {
     bench.datapath.state().failing_hooks.clear();
     bench.reconciler.check_hooks();
     assert_eq!(bench.shared.lock().datapath.mode, "ebpf");
+    assert_eq!(bench.complaints(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_second_card_without_its_hook_is_told_and_takes_nothing_else_away() {
+    let mut bench = bench(true);
+    bench.reconciler.kernel.state().links.push(link(9, "eth1", "", None));
+    bench.datapath.state().failing_hooks = vec!["eth1/from_underlay".to_owned()];
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(bench.datapath.state().inlets[0].name, "eth1");
+    let state = bench.shared.lock();
+    assert_eq!(state.datapath.mode, "ebpf");
+    assert_eq!(state.datapath.envelope.hooks[0].hook, "eth1/from_underlay");
+    drop(state);
+    assert_eq!(bench.complaints(), ["hook eth1/from_underlay"]);
+}
+
+#[tokio::test]
+async fn peers_without_a_place_in_the_maps_are_told() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2), peer(3)], Wake::ALL).await;
+    assert!(!bench.datapath.state().keep.more_peers);
+    let mut desired = bench.reconciler.desire(&[peer(2), peer(3)]).unwrap();
+    desired.unmapped = [peer(3).subnet].into();
+    bench.reconciler.tell_peers(&desired);
+    bench.reconciler.check_hooks();
+    assert!(bench.datapath.state().keep.more_peers);
+    assert_eq!(bench.complaints(), ["peers"]);
+    let lines = crate::status::peers(&bench.shared, &bench.reconciler.datapath);
+    assert_eq!(lines[0].state, "ok");
+    assert!(lines[1].state.contains("full"), "{}", lines[1].state);
+    desired.unmapped.clear();
+    bench.reconciler.tell_peers(&desired);
+    bench.reconciler.check_hooks();
+    assert!(!bench.datapath.state().keep.more_peers);
     assert_eq!(bench.complaints(), [""; 0]);
 }
 

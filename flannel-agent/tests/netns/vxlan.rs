@@ -60,6 +60,7 @@ pub(crate) fn desired(underlay: u32, peers: impl IntoIterator<Item = Peer>) -> D
         underlay,
         peers: peers.into_iter().map(|peer| (peer.subnet, peer)).collect(),
         direct: Default::default(),
+        unmapped: Default::default(),
     }
 }
 

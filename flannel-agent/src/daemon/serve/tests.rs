@@ -8,13 +8,13 @@ use ipnetwork::Ipv4Network;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::bpf::FastPath;
 use crate::bpf::fake::FakeDatapath;
+use crate::bpf::{FastPath, Inward};
 use crate::config::NetworkConfig;
 use crate::firewall::fake::FakeFirewall;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Link, LinkAddress, RouteTo};
+use crate::kernel::{Link, LinkAddress, RouteTo, TrafficControl};
 use crate::lease::attrs::LeaseAttrs;
 use crate::mac::MacAddr;
 use crate::plan::Op;
@@ -65,11 +65,14 @@ fn link(ifindex: u32, name: &str, kind: &str, addresses: &[Ipv4Addr]) -> Link {
         mac: None,
         mtu: 1500,
         up: true,
+        carrier: true,
         ethernet: true,
         loopback: false,
         kind: kind.to_owned(),
         master: None,
-        peer_in_other_netns: kind == "veth",
+        lower: None,
+        lower_netns: (kind == "veth").then_some(0),
+        bridge: None,
         qdisc: "noqueue".to_owned(),
         addresses: addresses.iter().map(with_prefix).collect(),
     }
@@ -459,16 +462,43 @@ async fn many_events_cost_few_looks_and_few_generations() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pod_that_comes_is_served_and_ends_confirmations() {
+async fn a_pod_that_comes_is_served_and_ends_nothing() {
     let bench = Bench::start(&[]).await;
     let generation = bench.generation();
     bench.kernel.state().links.push(link(9, "veth1", "veth", &[]));
     bench.tell(KernelEvent::Link { ifindex: 9 }).await;
     assert_eq!(bench.datapath.state().veths.len(), 2);
+    assert_eq!(bench.generation(), generation);
+    bench.tell(KernelEvent::Decision).await;
     assert_eq!(bench.generation(), generation + 1);
-    // The same link again, unchanged (its counters, say).
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_routes_lead_out_of_is_no_pods() {
+    let bench = Bench::start(&[]).await;
+    bench.kernel.state().links.push(link(9, "eth1", "veth", &[]));
     bench.tell(KernelEvent::Link { ifindex: 9 }).await;
-    assert_eq!(bench.generation(), generation + 1);
+    assert!(bench.datapath.state().hooked.contains(&9), "nothing else is known of it");
+    bench.kernel.state().uplinks.insert(9);
+    bench.tell(KernelEvent::Route { ifindex: 9 }).await;
+    assert!(!bench.datapath.state().hooked.contains(&9));
+    assert_eq!(bench.datapath.state().inlets[0].name, "eth1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn traffic_control_is_followed_without_a_pass() {
+    let bench = Bench::start(&[]).await;
+    let (passes, looks) = (bench.passes(), bench.kernel.state().looks);
+    let limited = TrafficControl { root: "tbf".to_owned(), ..TrafficControl::default() };
+    bench.kernel.state().traffic.insert(7, limited);
+    bench.events.send(KernelEvent::Tc { ifindex: 7 }).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let entry = bench.datapath.state().veths[0].entry.unwrap();
+    assert_eq!(entry.inward, Inward::Egress);
+    assert_eq!((bench.passes(), bench.kernel.state().looks), (passes, looks));
+    // It stays when the hooks are looked after.
+    bench.settle().await;
+    assert_eq!(bench.datapath.state().veths[0].entry, Some(entry));
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,6 @@ use ipnetwork::Ipv4Network;
 
 use super::matches::Names;
 use super::ranges::Addresses;
-use crate::bpf::PodVeth;
 use crate::kernel::Link;
 
 /// Both directions, as bits: 1 << [`direction::OUT`], 1 << [`direction::IN`].
@@ -30,7 +29,7 @@ pub struct Node<'a> {
     /// All links.
     pub links: &'a [Link],
     /// The pods' veths.
-    pub pods: &'a [PodVeth],
+    pub pods: &'a [u32],
     /// Interface index of the underlay device.
     pub underlay: u32,
     /// Interface index of `flannel.<VNI>`, if there is one.
@@ -69,10 +68,10 @@ impl Devices {
         let mut crossed: HashMap<u32, u8> = HashMap::new();
         let by_index: HashMap<u32, &Link> =
             node.links.iter().map(|link| (link.ifindex, link)).collect();
-        let pods: HashSet<u32> = node.pods.iter().map(|pod| pod.ifindex).collect();
+        let pods: HashSet<u32> = node.pods.iter().copied().collect();
         for link in node.links {
             let pods = pods.contains(&link.ifindex)
-                || (link.kind == "veth" && !link.peer_in_other_netns)
+                || (link.kind == "veth" && link.lower_netns.is_none())
                 || link.addresses.iter().any(|own| node.subnet.contains(own.network.ip()));
             if link.ifindex == node.underlay {
                 let side = if node.direct { PEERS | SENDS } else { SENDS };
@@ -167,16 +166,14 @@ pub(super) mod tests {
         Link {
             ifindex,
             name: name.to_owned(),
-            mac: None,
             mtu: 1500,
             up: true,
             ethernet: true,
             loopback: name == "lo",
             kind: kind.to_owned(),
             master,
-            peer_in_other_netns: kind == "veth",
-            qdisc: String::new(),
-            addresses: Vec::new(),
+            lower_netns: (kind == "veth").then_some(0),
+            ..Link::default()
         }
     }
 
@@ -184,15 +181,9 @@ pub(super) mod tests {
     /// `cni0` with the pod `veth1`, the pod `veth2` without a bridge, and `docker0`.
     pub(in super::super) fn node(direct: bool) -> Devices {
         let links = links();
-        let pods = [4, 5].map(|ifindex| PodVeth {
-            ifindex,
-            name: format!("veth{}", ifindex - 3),
-            mtu: 1450,
-            through_egress: false,
-        });
         Devices::of(Node {
             links: &links,
-            pods: &pods,
+            pods: &[4, 5],
             underlay: 2,
             overlay: Some(3),
             direct,
@@ -275,7 +266,7 @@ pub(super) mod tests {
         links.push(Link { addresses: vec![gateway], ..link(9, "cni0.7", "vlan", Some(10)) });
         links.push(link(10, "vrf0", "vrf", None));
         links[1].master = Some(10);
-        links.push(Link { peer_in_other_netns: false, ..link(11, "cable", "veth", Some(12)) });
+        links.push(Link { lower_netns: None, ..link(11, "cable", "veth", Some(12)) });
         links.push(link(12, "br1", "bridge", None));
         let devices = Devices::of(Node {
             links: &links,

@@ -1,0 +1,186 @@
+//! What may be told to the programs at any time, whatever else is being done
+//! with them: attaching many hooks takes seconds.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData};
+use flannel_ebpf::abi::{self, Config, Veth, flag};
+
+use super::maps::{ignore_missing, typed};
+use super::sys::{TcxHook, tcx_programs};
+use super::{BpfError, Keep, PodVeth, Tcx, TcxProgram};
+
+/// The verbs that need no lock of the data path. The real one is
+/// `RealTeller`, the one for tests `fake::FakeDatapath`.
+pub trait Teller: Send {
+    /// Ends every confirmation: the decision of the kernel may have changed.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    fn raise_generation(&mut self) -> Result<(), BpfError>;
+
+    /// Makes exactly these veths known, as far as they have entries. Ends every
+    /// confirmation if one was known otherwise.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    fn set_veths(&mut self, veths: &[PodVeth]) -> Result<(), BpfError>;
+
+    /// Says which ways are the kernel's. Ends every confirmation if they were
+    /// others before.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    fn set_keep(&mut self, keep: Keep) -> Result<(), BpfError>;
+
+    /// The tcx programs of a device; none where the kernel has no tcx.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError>;
+}
+
+/// The one element of the map of settings. Whoever changes it keeps the others
+/// out between reading and writing.
+#[derive(Clone)]
+pub(super) struct Settings(Arc<Mutex<Array<MapData, Config>>>);
+
+impl Settings {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+        Ok(Self(Arc::new(Mutex::new(typed(ebpf, abi::map::CFG)?))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Array<MapData, Config>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn get(&self) -> Result<Config, BpfError> {
+        read(&self.lock())
+    }
+
+    /// Writes what `change` makes of the settings, with a new generation, if that
+    /// is anything else.
+    pub(super) fn replace(&self, change: impl FnOnce(Config) -> Config) -> Result<(), BpfError> {
+        let mut map = self.lock();
+        let old = read(&map)?;
+        let mut new = Config { generation: old.generation, ..change(old) };
+        if new == old {
+            return Ok(());
+        }
+        // A program may read while the kernel copies: what it confirms from a
+        // half-written element belongs to the first of two generations, and is
+        // void with the second.
+        for _ in 0..2 {
+            new.generation = new.generation.wrapping_add(1);
+            write(&mut map, &new)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what `change` makes of the flags; confirmations stay.
+    pub(super) fn mark(&self, change: impl FnOnce(u32) -> u32) -> Result<(), BpfError> {
+        let mut map = self.lock();
+        let old = read(&map)?;
+        let flags = change(old.flags);
+        if flags == old.flags { Ok(()) } else { write(&mut map, &Config { flags, ..old }) }
+    }
+
+    pub(super) fn raise_generation(&self) -> Result<(), BpfError> {
+        let mut map = self.lock();
+        let old = read(&map)?;
+        write(&mut map, &Config { generation: old.generation.wrapping_add(1), ..old })
+    }
+}
+
+fn read(map: &Array<MapData, Config>) -> Result<Config, BpfError> {
+    map.get(&0, 0).map_err(|error| BpfError::new("read map", abi::map::CFG, &error))
+}
+
+fn write(map: &mut Array<MapData, Config>, config: &Config) -> Result<(), BpfError> {
+    map.set(0, config, 0).map_err(|error| BpfError::new("write map", abi::map::CFG, &error))
+}
+
+/// The maps that are told of devices.
+#[derive(Clone)]
+pub(super) struct RealTeller {
+    settings: Settings,
+    veths: Arc<Mutex<HashMap<MapData, u32, Veth>>>,
+    /// Ids of our programs.
+    ids: Arc<BTreeSet<u32>>,
+}
+
+impl RealTeller {
+    pub(super) fn take(
+        ebpf: &mut Ebpf,
+        settings: Settings,
+        ids: BTreeSet<u32>,
+    ) -> Result<Self, BpfError> {
+        let veths = Arc::new(Mutex::new(typed(ebpf, abi::map::VETHS)?));
+        Ok(Self { settings, veths, ids: Arc::new(ids) })
+    }
+
+    fn veths(&self) -> MutexGuard<'_, HashMap<MapData, u32, Veth>> {
+        self.veths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn programs(&self, ifindex: u32, hook: TcxHook) -> Result<Vec<TcxProgram>, BpfError> {
+        let program = |id| TcxProgram { id, ours: self.ids.contains(&id) };
+        match tcx_programs(ifindex, hook) {
+            Ok(ids) => Ok(ids.into_iter().map(program).collect()),
+            // No tcx here, or the device has gone.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => {
+                Ok(Vec::new())
+            }
+            Err(error) => {
+                Err(BpfError::new("query tcx hooks of", format!("interface {ifindex}"), &error))
+            }
+        }
+    }
+}
+
+impl Teller for RealTeller {
+    fn raise_generation(&mut self) -> Result<(), BpfError> {
+        self.settings.raise_generation()
+    }
+
+    fn set_veths(&mut self, veths: &[PodVeth]) -> Result<(), BpfError> {
+        let failed = |step| move |error| BpfError::new(step, abi::map::VETHS, &error);
+        let mut map = self.veths();
+        // Collected first: removing the current key would start the walk anew.
+        let known: Vec<u32> = map.keys().flatten().collect();
+        let wanted: BTreeSet<u32> =
+            veths.iter().filter(|veth| veth.entry.is_some()).map(|veth| veth.ifindex).collect();
+        // Those that have gone make room first.
+        for ifindex in known.iter().filter(|ifindex| !wanted.contains(ifindex)) {
+            ignore_missing(map.remove(ifindex)).map_err(failed("remove from map"))?;
+        }
+        let mut changed = false;
+        for (veth, value) in veths.iter().filter_map(|veth| Some((veth, veth.value()?))) {
+            let before = map.get(&veth.ifindex, 0).ok();
+            if before != Some(value) {
+                map.insert(veth.ifindex, value, 0).map_err(failed("write map"))?;
+                changed |= before.is_some();
+            }
+        }
+        drop(map);
+        if changed { self.raise_generation() } else { Ok(()) }
+    }
+
+    fn set_keep(&mut self, keep: Keep) -> Result<(), BpfError> {
+        self.settings.replace(|old| {
+            let flags = old.flags & !Keep::MASK | keep.bits();
+            // The card's program must strip nothing that the kernel has to see.
+            let cleared = if keep.inward { flag::XDP } else { 0 };
+            Config { flags: flags & !cleared, ..old }
+        })
+    }
+
+    fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError> {
+        Ok(Tcx {
+            ingress: self.programs(ifindex, TcxHook::Ingress)?,
+            egress: self.programs(ifindex, TcxHook::Egress)?,
+        })
+    }
+}

@@ -1,0 +1,116 @@
+//! Why packets are left to the kernel.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What stands where.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Reason {
+    /// Name of the device; empty where it is none.
+    pub device: String,
+    /// What it is.
+    #[serde(flatten)]
+    pub what: Obstacle,
+}
+
+/// Something that acts on packets, or may.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum Obstacle {
+    /// A root qdisc that queues.
+    RootQdisc {
+        /// Its kind.
+        qdisc: String,
+    },
+    /// Somebody else's TC filter.
+    Filter {
+        /// Where it hangs.
+        side: Side,
+        /// Its kind.
+        filter: String,
+        /// Its priority.
+        priority: u16,
+    },
+    /// Somebody else's tcx program.
+    Program {
+        /// Where it hangs.
+        side: Side,
+        /// Its id, as `bpftool prog` shows it.
+        id: u32,
+    },
+    /// A chain of nftables' netdev family.
+    Chain {
+        /// Where it hangs.
+        side: Side,
+        /// Table and chain.
+        chain: String,
+    },
+    /// An XDP program on the pod's side of the veth.
+    XdpInPod,
+    /// What stands there cannot be read.
+    Unreadable {
+        /// Why not.
+        error: String,
+    },
+    /// The programs' table of veths is full.
+    TooManyVeths {
+        /// Veths that it holds.
+        limit: u32,
+    },
+    /// A routing rule that looks at firewall marks.
+    MarkRule,
+    /// The programs' tables of peers are full.
+    TooManyPeers {
+        /// Peers that did not fit.
+        left_out: usize,
+    },
+}
+
+/// One side of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// What comes in.
+    Ingress,
+    /// What goes out.
+    Egress,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.device.is_empty() {
+            write!(f, "{}: ", self.device)?;
+        }
+        self.what.fmt(f)
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RootQdisc { qdisc } => write!(f, "root qdisc {qdisc}"),
+            Self::Filter { side, filter, priority } => {
+                write!(f, "{filter} filter on {side}, priority {priority}")
+            }
+            Self::Program { side, id } => write!(f, "tcx program {id} on {side}"),
+            Self::Chain { side, chain } => write!(f, "nftables chain {chain} on {side}"),
+            Self::XdpInPod => f.write_str("XDP program on the pod's side"),
+            Self::Unreadable { error } => write!(f, "cannot be looked at: {error}"),
+            Self::TooManyVeths { limit } => write!(f, "the programs know {limit} veths at most"),
+            Self::MarkRule => f.write_str("an ip rule looks at firewall marks"),
+            Self::TooManyPeers { left_out } => {
+                write!(f, "{left_out} peers do not fit into the programs' tables")
+            }
+        }
+    }
+}

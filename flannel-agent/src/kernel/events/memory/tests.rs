@@ -1,0 +1,257 @@
+//! Messages as the kernel sends them, and what they change.
+
+use super::*;
+
+const BRIDGE: u32 = 5;
+const PORT_1: u32 = 7;
+const PORT_2: u32 = 8;
+const WINDOW: Duration = Duration::from_secs(5);
+const MAC_1: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const MAC_2: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+struct Bench {
+    memory: Memory,
+    scope: Scope,
+    now: Instant,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let scope = Scope::default();
+        scope.set_network("10.5.0.0/16".parse().unwrap(), WINDOW);
+        scope.set_peers(["192.0.2.12".parse().unwrap()].into_iter());
+        scope.set_devices([2, 3, BRIDGE, PORT_1, PORT_2].into());
+        Self { memory: Memory::default(), scope, now: Instant::now() }
+    }
+
+    fn take(&mut self, kind: u16, body: &[u8]) -> Vec<KernelEvent> {
+        let message = raw::request(kind, 0, 0, body);
+        self.memory.take(&message, &self.scope, self.now).into_iter().flatten().collect()
+    }
+
+    /// Whether a message ends decisions.
+    fn decides(&mut self, kind: u16, body: &[u8]) -> bool {
+        self.take(kind, body).contains(&KernelEvent::Decision)
+    }
+}
+
+fn with(mut header: Vec<u8>, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    attributes.iter().for_each(|(kind, value)| raw::put(&mut header, *kind, value));
+    header
+}
+
+fn neighbour(ifindex: u32, state: u16, attributes: &[(u16, &[u8])], family: i32) -> Vec<u8> {
+    let mut header = vec![0; NDMSG_LEN];
+    header[0] = family as u8;
+    header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    header[8..10].copy_from_slice(&state.to_ne_bytes());
+    with(header, attributes)
+}
+
+fn arp(ifindex: u32, state: u16, mac: [u8; 6]) -> Vec<u8> {
+    let attributes: [(u16, &[u8]); 2] = [(NDA_DST, &[10, 5, 1, 2]), (NDA_LLADDR, &mac)];
+    neighbour(ifindex, state, &attributes, libc::AF_INET)
+}
+
+fn station(port: u32, mac: [u8; 6]) -> Vec<u8> {
+    let bridge = BRIDGE.to_ne_bytes();
+    neighbour(port, 2, &[(NDA_LLADDR, &mac), (NDA_MASTER, &bridge)], libc::AF_BRIDGE)
+}
+
+const REACHABLE: u16 = 0x02;
+const STALE: u16 = 0x04;
+const FAILED: u16 = 0x20;
+
+#[test]
+fn a_neighbour_decides_only_by_another_mac() {
+    let mut bench = Bench::new();
+    assert!(!bench.decides(RTM_NEWNEIGH, &arp(BRIDGE, REACHABLE, MAC_1)), "new");
+    assert!(!bench.decides(RTM_NEWNEIGH, &arp(BRIDGE, STALE, MAC_1)), "state");
+    assert!(!bench.decides(RTM_NEWNEIGH, &arp(BRIDGE, FAILED, MAC_2)), "no MAC is used");
+    assert!(bench.decides(RTM_NEWNEIGH, &arp(BRIDGE, STALE, MAC_2)));
+    assert!(!bench.decides(RTM_NEWNEIGH, &arp(99, REACHABLE, MAC_1)));
+    assert!(!bench.decides(RTM_NEWNEIGH, &arp(99, REACHABLE, MAC_2)), "nobody's bridge");
+}
+
+#[test]
+fn what_the_kernel_forgot_counts_as_long_as_it_may_be_repeated() {
+    let mut bench = Bench::new();
+    bench.take(RTM_NEWNEIGH, &arp(BRIDGE, REACHABLE, MAC_1));
+    assert!(!bench.decides(RTM_DELNEIGH, &arp(BRIDGE, FAILED, MAC_1)));
+    bench.now += WINDOW;
+    assert!(bench.decides(RTM_NEWNEIGH, &arp(BRIDGE, REACHABLE, MAC_2)));
+    bench.take(RTM_DELNEIGH, &arp(BRIDGE, FAILED, MAC_2));
+    bench.now += WINDOW + Duration::from_millis(1);
+    assert!(!bench.decides(RTM_NEWNEIGH, &arp(BRIDGE, REACHABLE, MAC_1)), "another pod's now");
+}
+
+#[test]
+fn a_station_decides_only_by_another_port() {
+    let mut bench = Bench::new();
+    assert!(!bench.decides(RTM_NEWNEIGH, &station(PORT_1, MAC_1)), "new");
+    assert!(!bench.decides(RTM_NEWNEIGH, &station(PORT_1, MAC_1)), "refreshed");
+    assert!(!bench.decides(RTM_NEWNEIGH, &station(PORT_2, MAC_2)), "another one");
+    assert!(bench.decides(RTM_NEWNEIGH, &station(PORT_2, MAC_1)));
+    assert!(bench.decides(RTM_NEWNEIGH, &station(PORT_1, MAC_1)), "and back");
+    bench.take(RTM_DELNEIGH, &station(PORT_1, MAC_1));
+    assert!(bench.decides(RTM_NEWNEIGH, &station(PORT_2, MAC_1)), "a container made anew");
+}
+
+#[test]
+fn a_table_that_overflows_is_emptied_and_says_so() {
+    let mut places = Places::<u32, u32>::default();
+    let now = Instant::now();
+    for key in 0..PLACES as u32 {
+        assert!(!places.moved(key, 1, now, WINDOW));
+    }
+    assert!(!places.moved(0, 1, now, WINDOW), "known ones need no room");
+    assert!(places.moved(u32::MAX, 1, now, WINDOW));
+    assert_eq!(places.0.len(), 1);
+}
+
+fn port(ifindex: u32, state: u8, settings: &[(u16, u8)], vlans: &[u8]) -> Vec<u8> {
+    let mut info = Vec::new();
+    raw::put(&mut info, IFLA_BRPORT_STATE, &[state]);
+    // A timer.
+    raw::put(&mut info, 21, &[settings.len() as u8; 8]);
+    settings.iter().for_each(|(kind, value)| raw::put(&mut info, *kind, &[*value]));
+    let mut header = vec![0; IFINFO_LEN];
+    header[0] = libc::AF_BRIDGE as u8;
+    header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    let bridge = BRIDGE.to_ne_bytes();
+    with(header, &[(IFLA_MASTER, &bridge), (IFLA_PROTINFO | 0x8000, &info), (IFLA_AF_SPEC, vlans)])
+}
+
+#[test]
+fn a_bridge_port_decides_by_its_settings() {
+    const HAIRPIN: u16 = 4;
+    const ISOLATED: u16 = 33;
+    let mut bench = Bench::new();
+    assert!(!bench.decides(RTM_NEWLINK, &port(PORT_1, 0, &[(HAIRPIN, 0)], &[1])), "new");
+    assert!(!bench.decides(RTM_NEWLINK, &port(PORT_1, 3, &[(HAIRPIN, 0)], &[1])), "it forwards");
+    assert!(bench.decides(RTM_NEWLINK, &port(PORT_1, 3, &[(HAIRPIN, 1)], &[1])));
+    assert!(bench.decides(RTM_NEWLINK, &port(PORT_1, 3, &[(HAIRPIN, 1), (ISOLATED, 1)], &[1])));
+    assert!(bench.decides(RTM_NEWLINK, &port(PORT_1, 3, &[(HAIRPIN, 1), (ISOLATED, 1)], &[2])));
+    assert!(bench.decides(RTM_NEWLINK, &port(PORT_1, 4, &[(HAIRPIN, 1), (ISOLATED, 1)], &[2])));
+    // A port of a bridge of pods, though it is no pod's.
+    assert!(!bench.decides(RTM_NEWLINK, &port(99, 3, &[], &[])));
+    assert!(bench.decides(RTM_NEWLINK, &port(99, 4, &[], &[])));
+}
+
+fn route(destination: [u8; 4], prefix: u8, table: u8) -> Vec<u8> {
+    let mut header = vec![0; RTMSG_LEN];
+    header[0] = libc::AF_INET as u8;
+    header[1] = prefix;
+    header[4] = table;
+    let output = 9_u32.to_ne_bytes();
+    let attributes: [(u16, &[u8]); 2] = [(RTA_DST, &destination), (RTA_OIF, &output)];
+    with(header, if prefix == 0 { &attributes[1..] } else { &attributes })
+}
+
+#[test]
+fn routes_decide_where_they_lead_to_pods_or_peers() {
+    let mut bench = Bench::new();
+    for (destination, prefix) in [([10, 5, 7, 0], 24), ([192, 0, 2, 0], 24), ([0; 4], 0)] {
+        let events = bench.take(RTM_NEWROUTE, &route(destination, prefix, 100));
+        assert_eq!(events, [KernelEvent::Route { ifindex: 9 }, KernelEvent::Decision]);
+    }
+    let other = bench.take(RTM_DELROUTE, &route([198, 51, 100, 0], 24, 254));
+    assert_eq!(other, [KernelEvent::Route { ifindex: 9 }]);
+    assert_eq!(bench.take(RTM_NEWROUTE, &route([10, 5, 7, 1], 32, RT_TABLE_LOCAL)), []);
+}
+
+fn new_address(ifindex: u32, address: [u8; 4]) -> Vec<u8> {
+    let mut header = vec![0; IFADDR_LEN];
+    header[0] = libc::AF_INET as u8;
+    header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    with(header, &[(IFA_LOCAL, &address)])
+}
+
+#[test]
+fn addresses_decide_on_devices_of_the_overlay_or_if_they_are_a_pods_or_peers() {
+    let mut bench = Bench::new();
+    assert!(bench.decides(RTM_NEWADDR, &new_address(2, [198, 51, 100, 1])));
+    assert!(bench.decides(RTM_DELADDR, &new_address(99, [10, 5, 9, 9])));
+    assert!(bench.decides(RTM_NEWADDR, &new_address(99, [192, 0, 2, 12])));
+    let unrelated = bench.take(RTM_NEWADDR, &new_address(99, [192, 0, 2, 13]));
+    assert_eq!(unrelated, [KernelEvent::Address { ifindex: 99 }]);
+}
+
+#[test]
+fn switches_decide_when_they_are_turned_and_not_when_a_device_comes() {
+    let netconf = |ifindex: i32, kinds: &[u16]| {
+        let mut body = vec![libc::AF_INET as u8, 0, 0, 0];
+        raw::put(&mut body, NETCONFA_IFINDEX, &ifindex.to_ne_bytes());
+        kinds.iter().for_each(|kind| raw::put(&mut body, *kind, &[0; 4]));
+        body
+    };
+    let mut bench = Bench::new();
+    let all = [NETCONFA_FORWARDING, NETCONFA_RP_FILTER, 4, 5, 6];
+    assert!(!bench.decides(RTM_NEWNETCONF, &netconf(7, &all)));
+    assert!(bench.decides(RTM_NEWNETCONF, &netconf(7, &[NETCONFA_FORWARDING])));
+    assert!(bench.decides(RTM_NEWNETCONF, &netconf(-1, &[NETCONFA_RP_FILTER])));
+    assert!(!bench.decides(RTM_NEWNETCONF, &netconf(-2, &[NETCONFA_FORWARDING])));
+}
+
+#[test]
+fn a_shared_filter_block_is_any_devices() {
+    let mut bench = Bench::new();
+    let tc = |ifindex: u32| {
+        let mut body = vec![0; 20];
+        body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+        body
+    };
+    assert_eq!(bench.take(RTM_NEWQDISC, &tc(7)), [KernelEvent::Tc { ifindex: 7 }]);
+    assert_eq!(bench.take(RTM_DELTFILTER, &tc(SHARED_BLOCK)), [KernelEvent::Tc { ifindex: 0 }]);
+}
+
+#[test]
+fn a_link_ends_decisions_by_what_packets_depend_on() {
+    let link = Link {
+        name: "veth0".to_owned(),
+        mtu: 1450,
+        up: true,
+        carrier: true,
+        kind: "veth".to_owned(),
+        master: Some(BRIDGE),
+        ..Link::default()
+    };
+    let bridge = Some(crate::kernel::Bridge { vlan_filtering: true, ..Default::default() });
+    for changed in [
+        Link { up: false, ..link.clone() },
+        Link { carrier: false, ..link.clone() },
+        Link { mac: Some(MacAddr(MAC_1)), ..link.clone() },
+        Link { mtu: 1400, ..link.clone() },
+        Link { master: None, ..link.clone() },
+        Link { name: "veth1".to_owned(), ..link.clone() },
+        Link { bridge, ..link.clone() },
+    ] {
+        assert!(ends_decisions(&link, Some(&changed), Part::OnTheWay), "{changed:?}");
+        assert!(!ends_decisions(&link, Some(&changed), Part::Elsewhere), "a pod in the making");
+    }
+    assert!(ends_decisions(&link, None, Part::OnTheWay));
+    let shaped = Link { qdisc: "tbf".to_owned(), ..link.clone() };
+    assert!(!ends_decisions(&link, Some(&shaped), Part::OnTheWay), "traffic control tells of that");
+    let without = Link { carrier: false, ..link.clone() };
+    assert!(!ends_decisions(&without, Some(&link), Part::OnTheWay), "it takes nothing away");
+    let down = Link { up: false, mtu: 1400, ..link.clone() };
+    assert!(!ends_decisions(&down, Some(&link), Part::OnTheWay));
+    // Another link takes its routes with it, and nothing else of it counts.
+    let card = Link { kind: String::new(), ..link };
+    let of_card = |new: Option<Link>| ends_decisions(&card, new.as_ref(), Part::Elsewhere);
+    assert!(!of_card(Some(Link { mtu: 9000, ..card.clone() })));
+    assert!(of_card(Some(Link { carrier: false, ..card.clone() })));
+    assert!(of_card(Some(Link { up: false, ..card.clone() })));
+    assert!(of_card(None));
+}
+
+#[test]
+fn messages_that_are_cut_off_do_no_harm() {
+    let mut bench = Bench::new();
+    for kind in 0..128 {
+        for length in 0..24 {
+            bench.take(kind, &vec![0xff; length]);
+            bench.take(kind, &vec![0; length]);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The devices around the programs: their roles, and whose hooks failed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Reconciler;
+use crate::bpf::BpfError;
+use crate::desired::Desired;
+use crate::envelope::{Choice, HookReport, Scene};
+use crate::firewall::Firewall;
+use crate::kernel::Kernel;
+use crate::status::lock;
+use crate::veths;
+use crate::watch::Settled;
+
+/// Beginning of the subject of a failed hook's complaint.
+const HOOK: &str = "hook ";
+
+impl<K: Kernel, F: Firewall> Reconciler<K, F> {
+    /// The roles of the links as last seen.
+    pub(super) fn scene(&self, overlay: Option<u32>) -> Scene {
+        Scene::of(
+            &self.links,
+            Choice {
+                underlay: self.identity.underlay.ifindex,
+                overlay,
+                network: self.identity.network,
+                subnet: self.identity.subnet,
+                uplinks: &self.uplinks,
+                names: self.settings.attach_iface.as_ref(),
+            },
+        )
+    }
+
+    /// Interface indexes of the pods' veths.
+    pub(super) fn pods(&self) -> Vec<u32> {
+        let choice = Choice {
+            underlay: self.identity.underlay.ifindex,
+            overlay: self.overlay,
+            network: self.identity.network,
+            subnet: self.identity.subnet,
+            uplinks: &self.uplinks,
+            names: self.settings.attach_iface.as_ref(),
+        };
+        veths::pod_veths(&self.links, choice).into_iter().map(|link| link.ifindex).collect()
+    }
+
+    /// Asks of links that may be a routed pod's or a network card where routes
+    /// lead by them. Where the kernel does not answer, what was known stays.
+    pub(super) async fn look_for_uplinks(&mut self) {
+        let doubtful = self.links.iter().filter(|link| veths::is_doubtful(link));
+        let doubtful: BTreeSet<u32> = doubtful.map(|link| link.ifindex).collect();
+        if doubtful.is_empty() {
+            self.uplinks.clear();
+            return;
+        }
+        let found = self.kernel.uplinks(&doubtful, self.identity.network).await;
+        let reason = found.as_ref().err().map(ToString::to_string);
+        self.shared.lock().health.report("uplinks", reason);
+        if let Ok(found) = found {
+            self.uplinks = found;
+        }
+    }
+
+    /// Whether routes tell what this link is.
+    pub(super) fn is_doubtful(&self, ifindex: u32) -> bool {
+        let mut links = self.links.iter();
+        links.any(|link| (link.ifindex == ifindex || ifindex == 0) && veths::is_doubtful(link))
+    }
+
+    /// Says where the peers are, and which of them the programs do not know.
+    pub(super) fn tell_peers(&self, desired: &Desired) {
+        let addresses = desired.peers.values().map(|peer| peer.public_ip);
+        self.watch.set_peers(addresses, desired.unmapped.len());
+        let reason = desired.unmapped.first().map(|first| {
+            format!(
+                "{} peers are more than the programs' tables hold ({}): the newest {}, {first} \
+                 among them, are reached by the kernel's path only",
+                desired.peers.len(),
+                desired.peers.len() - desired.unmapped.len(),
+                desired.unmapped.len()
+            )
+        });
+        let programs = lock(&self.datapath).is_some();
+        let mut state = self.shared.lock();
+        state.health.report("peers", reason.filter(|_| programs));
+        if *state.unmapped != desired.unmapped {
+            state.unmapped = Arc::new(desired.unmapped.clone());
+        }
+    }
+}
+
+/// Whether a failure is about one pod, or a device by which nothing may come:
+/// the others go on.
+pub(super) fn is_of_one(settled: &Settled, failure: &str) -> bool {
+    let Some(hook) = failure.strip_prefix(HOOK) else { return false };
+    let device = hook.split('/').next().unwrap_or(hook);
+    settled.veths.iter().any(|veth| veth.name == device)
+        || settled.inlets.iter().any(|inlet| inlet.name == device)
+}
+
+/// The failed hooks, for status.
+pub(super) fn hook_reports(failures: &BTreeMap<String, BpfError>) -> Vec<HookReport> {
+    let reports = failures.iter().map(|(subject, error)| HookReport {
+        hook: subject.strip_prefix(HOOK).unwrap_or(subject).to_owned(),
+        reason: error.to_string(),
+    });
+    reports.collect()
+}

@@ -1,0 +1,333 @@
+//! Looks at the devices around the programs, and tells the programs what follows.
+//!
+//! A [`Watch`] is shared: the reconciler settles it with each pass and each look
+//! after the hooks, and a task of its own ([`start`]) answers the kernel's events
+//! without waiting for a pass, or for the hooks.
+
+mod arrivals;
+mod said;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ipnetwork::Ipv4Network;
+
+use self::arrivals::Arrivals;
+pub use self::task::start;
+use crate::bpf::{Datapath, Inlet, PodVeth, Teller};
+use crate::envelope::{Facts, Judgement, NetdevChain, Scene, Seen, judge};
+use crate::kernel::Inspect;
+use crate::kernel::events::Scope;
+use crate::status::Shared;
+
+/// Subject of the complaint that nothing, or nothing that comes in, is carried.
+pub const FAST_PATH: &str = "fast path";
+const SUBJECT: &str = "devices";
+
+/// What is seen and judged, for the reconciler and the task.
+#[derive(Clone)]
+pub struct Watch {
+    shared: Shared,
+    scope: Scope,
+    /// The overlay network.
+    network: Ipv4Network,
+    state: Arc<Mutex<State>>,
+    /// For the generation alone: it waits for no look.
+    teller: Arc<Mutex<Option<Box<dyn Teller>>>>,
+}
+
+struct State {
+    inspector: Box<dyn Inspect>,
+    /// The programs, once there are some.
+    teller: Option<Box<dyn Teller>>,
+    scene: Scene,
+    seen: Seen,
+    judgement: Judgement,
+    arrivals: Arrivals,
+    /// Routing rules were read.
+    rules_known: bool,
+    /// The fast path is asked for: that it carries nothing is worth a complaint.
+    wanted: bool,
+}
+
+/// Where programs have to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// The pods' veths.
+    pub veths: Vec<PodVeth>,
+    /// Devices beside the underlay by which packets of the tunnel may come.
+    pub inlets: Vec<Inlet>,
+}
+
+impl Watch {
+    /// A watch that has not looked at anything yet. Decisions are repeated for
+    /// `window` at most.
+    pub fn new(
+        inspector: Box<dyn Inspect>,
+        shared: Shared,
+        network: Ipv4Network,
+        window: Duration,
+    ) -> Self {
+        let scope = Scope::default();
+        scope.set_network(network, window);
+        let state = State {
+            inspector,
+            teller: None,
+            scene: Scene::default(),
+            seen: Seen::default(),
+            judgement: Judgement::default(),
+            arrivals: Arrivals::default(),
+            rules_known: false,
+            wanted: false,
+        };
+        let (state, teller) = (Arc::new(Mutex::new(state)), Arc::default());
+        Self { shared, scope, network, state, teller }
+    }
+
+    /// What the kernel's events have to be about to matter.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells where the peers are, and how many did not fit into the tables.
+    pub fn set_peers(&self, addresses: impl Iterator<Item = Ipv4Addr>, left_out: usize) {
+        self.scope.set_peers(addresses);
+        self.state().seen.peers_left_out = left_out;
+    }
+
+    /// Tells of the chains of nftables' netdev family, where they are read.
+    pub fn set_chains(&self, chains: Vec<NetdevChain>) {
+        let mut state = self.state();
+        if state.seen.chains != chains {
+            state.seen.chains = chains;
+            self.judge_and_tell(&mut state);
+        }
+    }
+
+    /// Takes the present roles of the devices, looks at those that are new, and
+    /// tells the programs what follows. `wanted`: it is worth a complaint if they
+    /// carry nothing.
+    pub fn settle(&self, scene: Scene, datapath: &dyn Datapath, wanted: bool) -> Settled {
+        let mut state = self.state();
+        state.wanted = wanted;
+        if state.teller.is_none() {
+            state.teller = Some(datapath.teller());
+            *self.teller.lock().unwrap_or_else(PoisonError::into_inner) = Some(datapath.teller());
+        }
+        let devices = scene.devices();
+        if state.scene != scene {
+            self.scope.set_devices(devices.clone());
+            state.take(scene);
+        }
+        let unknown = state.unknown(&devices);
+        state.look_at_traffic(&unknown);
+        let unasked = state.unasked();
+        state.look_into_pods(&unasked);
+        state.look_at_programs(&devices);
+        if !state.rules_known {
+            self.read_rules(&mut state);
+        }
+        state.look_for_arrivals(datapath);
+        self.judge_and_tell(&mut state);
+        Settled {
+            veths: state.judgement.veths.clone(),
+            inlets: state.scene.inlets.iter().skip(1).cloned().collect(),
+        }
+    }
+
+    /// Looks at these devices anew, and tells the programs what follows.
+    fn look(&self, devices: &BTreeSet<u32>) {
+        let mut state = self.state();
+        let known = state.scene.devices();
+        let devices: BTreeSet<u32> = devices.intersection(&known).copied().collect();
+        if devices.is_empty() {
+            return;
+        }
+        state.look_at_traffic(&devices);
+        state.look_into_pods(&devices);
+        state.look_at_programs(&devices);
+        self.judge_and_tell(&mut state);
+    }
+
+    /// Looks at the other side of a pod's veth.
+    fn look_into_pod(&self, ifindex: u32) {
+        let mut state = self.state();
+        state.look_into_pods(&[ifindex].into());
+        self.judge_and_tell(&mut state);
+    }
+
+    /// Reads the routing rules anew.
+    fn look_at_rules(&self) {
+        let mut state = self.state();
+        if state.teller.is_some() {
+            self.read_rules(&mut state);
+            self.judge_and_tell(&mut state);
+        }
+    }
+
+    fn read_rules(&self, state: &mut State) {
+        let read = state.inspector.rules_look_at_marks();
+        state.rules_known = read.is_ok();
+        let reason = read
+            .as_ref()
+            .err()
+            .map(|error| format!("{error}; packets with a firewall mark are left to the kernel"));
+        // What cannot be read may look at marks.
+        state.seen.mark_rules = read.unwrap_or(true);
+        self.shared.lock().health.report("ip rules", reason);
+    }
+
+    /// The other network namespaces that are not looked into yet, or `all`.
+    fn namespaces(&self, all: bool) -> BTreeSet<i32> {
+        let mut state = self.state();
+        let Ok(present) = state.inspector.namespaces() else { return BTreeSet::new() };
+        state.seen.stacked.retain(|netns, _| present.contains(netns));
+        let known = |netns: &i32| state.seen.stacked.contains_key(netns);
+        present.into_iter().filter(|netns| all || !known(netns)).collect()
+    }
+
+    /// Looks for devices in that namespace that no program can serve.
+    fn look_into_namespace(&self, netns: i32) {
+        let mut state = self.state();
+        match state.inspector.stacked(netns, self.network) {
+            Ok(stacked) => {
+                let nothing = stacked.is_empty();
+                let before = state.seen.stacked.insert(netns, stacked);
+                // It is only for status, so no program has to be told.
+                if before.is_some_and(|before| !before.is_empty()) || !nothing {
+                    self.judge(&mut state);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "a network namespace cannot be looked into"),
+        }
+    }
+
+    /// Ends all confirmations.
+    fn raise(&self) {
+        let mut teller = self.teller.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(raised) = teller.as_mut().map(|teller| teller.raise_generation()) {
+            let reason = raised.err().map(|error| error.to_string());
+            self.shared.lock().health.report("generation", reason);
+        }
+    }
+
+    /// Judges, and tells the programs. What is as before costs a comparison.
+    fn judge_and_tell(&self, state: &mut State) {
+        self.judge(state);
+        let judged = &state.judgement;
+        let Some(teller) = &mut state.teller else { return };
+        let told = teller.set_veths(&judged.veths).and_then(|()| teller.set_keep(judged.keep));
+        let reason = told.err().map(|error| error.to_string());
+        self.shared.lock().health.report(SUBJECT, reason);
+    }
+
+    fn judge(&self, state: &mut State) {
+        let served = state.judgement.served();
+        let judged = judge(&state.scene, &state.seen, &served);
+        said::log(&state.judgement.report, &judged.report);
+        state.judgement = judged;
+        let complaint = said::complaint(state);
+        let mut shared = self.shared.lock();
+        shared.health.report(FAST_PATH, complaint);
+        let hooks = std::mem::take(&mut shared.datapath.envelope.hooks);
+        shared.datapath.envelope.clone_from(&state.judgement.report);
+        shared.datapath.envelope.hooks = hooks;
+    }
+
+    /// All devices that have a role.
+    fn devices(&self) -> BTreeSet<u32> {
+        self.state().scene.devices()
+    }
+
+    fn is_pods_veth(&self, ifindex: u32) -> bool {
+        self.state().scene.veths.iter().any(|veth| veth.ifindex == ifindex)
+    }
+}
+
+impl State {
+    /// Takes the roles, and forgets what has none any more.
+    fn take(&mut self, scene: Scene) {
+        let devices = scene.devices();
+        self.seen.devices.retain(|ifindex, _| devices.contains(ifindex));
+        let end = |scene: &Scene, ifindex: u32| {
+            let veth = scene.veths.iter().find(|veth| veth.ifindex == ifindex);
+            veth.and_then(|veth| veth.end)
+        };
+        let before = std::mem::replace(&mut self.scene, scene);
+        let same = |ifindex: &u32| {
+            let now = end(&self.scene, *ifindex);
+            now.is_some() && now == end(&before, *ifindex)
+        };
+        self.seen.xdp.retain(|ifindex, _| same(ifindex));
+    }
+
+    /// Devices that were not looked at, or could not be.
+    fn unknown(&self, devices: &BTreeSet<u32>) -> BTreeSet<u32> {
+        let known = |ifindex: &u32| {
+            self.seen.devices.get(ifindex).is_some_and(|facts| facts.traffic.is_ok())
+        };
+        devices.iter().filter(|ifindex| !known(ifindex)).copied().collect()
+    }
+
+    /// Pods' veths of whose other side the same holds.
+    fn unasked(&self) -> BTreeSet<u32> {
+        let asked = |ifindex: &u32| self.seen.xdp.get(ifindex).is_some_and(Result::is_ok);
+        let veths = self.scene.veths.iter().map(|veth| veth.ifindex);
+        veths.filter(|ifindex| !asked(ifindex)).collect()
+    }
+
+    fn look_at_traffic(&mut self, devices: &BTreeSet<u32>) {
+        if devices.is_empty() {
+            return;
+        }
+        let found = self.inspector.traffic_control(devices);
+        for ifindex in devices {
+            let traffic = match &found {
+                Ok(found) => found.get(ifindex).cloned().ok_or_else(|| "it has gone".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            match self.seen.devices.get_mut(ifindex) {
+                Some(facts) => facts.traffic = traffic,
+                None => {
+                    let tcx = Err("not looked at yet".to_owned());
+                    self.seen.devices.insert(*ifindex, Facts { traffic, tcx });
+                }
+            }
+        }
+    }
+
+    fn look_at_programs(&mut self, devices: &BTreeSet<u32>) {
+        let Some(teller) = &self.teller else { return };
+        for ifindex in devices {
+            if let Some(facts) = self.seen.devices.get_mut(ifindex) {
+                facts.tcx = teller.tcx(*ifindex).map_err(|error| error.to_string());
+            }
+        }
+    }
+
+    fn look_for_arrivals(&mut self, datapath: &dyn Datapath) {
+        let overlay = self.scene.overlay.first().copied();
+        self.arrivals.look(overlay, self.inspector.as_mut(), datapath);
+    }
+
+    fn look_into_pods(&mut self, veths: &BTreeSet<u32>) {
+        for veth in self.scene.veths.iter().filter(|veth| veths.contains(&veth.ifindex)) {
+            let Some(end) = veth.end else { continue };
+            let runs = match self.inspector.xdp_in_pod(end) {
+                // One that has gone takes nothing in.
+                Ok(runs) => Ok(runs.unwrap_or(false)),
+                Err(error) => Err(error.to_string()),
+            };
+            self.seen.xdp.insert(veth.ifindex, runs);
+        }
+    }
+}

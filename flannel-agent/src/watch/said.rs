@@ -1,0 +1,91 @@
+//! What is logged and complained about.
+
+use std::fmt::Display;
+
+use super::State;
+use crate::bpf::Inward;
+use crate::envelope::{Outward, Report};
+
+/// Lines about veths that one change logs at most.
+const LINES: usize = 20;
+
+/// Logs what is another way than before.
+pub(super) fn log(before: &Report, now: &Report) {
+    if before == now {
+        return;
+    }
+    for kept in now.kept.iter().filter(|kept| !before.kept.contains(kept)) {
+        tracing::info!(why = list(&kept.why), "the kernel carries {}", kept.way);
+    }
+    for kept in &before.kept {
+        if !now.kept.iter().any(|other| other.way == kept.way) {
+            tracing::info!("nothing keeps {} with the kernel any more", kept.way);
+        }
+    }
+    let mut changed = now.veths.iter().filter(|veth| {
+        // Both are in the order of their indexes.
+        match before.veths.binary_search_by_key(&veth.ifindex, |old| old.ifindex) {
+            Ok(at) => before.veths[at].why != veth.why,
+            Err(_) => !veth.is_free(),
+        }
+    });
+    for veth in changed.by_ref().take(LINES) {
+        tracing::info!(
+            veth = veth.name,
+            outward = ?veth.outward,
+            inward = ?veth.inward,
+            why = list(&veth.why),
+            "a pod is served in another way"
+        );
+    }
+    let more = changed.count();
+    if more > 0 {
+        tracing::info!(more, "further pods are served in another way");
+    }
+    for pods in now.not_served.iter().filter(|pods| !before.not_served.contains(pods)) {
+        tracing::info!("{pods}");
+    }
+}
+
+/// Why nothing, or nothing that comes in, is carried, if that is so.
+pub(super) fn complaint(state: &State) -> Option<String> {
+    if !state.wanted {
+        return None;
+    }
+    let report = &state.judgement.report;
+    let keep = state.judgement.keep;
+    let nobody = |free: &dyn Fn(&crate::envelope::VethReport) -> bool| {
+        !report.veths.is_empty() && !report.veths.iter().any(free)
+    };
+    let none_out = keep.out || nobody(&|veth| veth.outward == Outward::Carried);
+    let none_in = keep.inward || nobody(&|veth| veth.inward != Inward::Kernel);
+    if none_out && none_in {
+        let ways = report.kept.iter().flat_map(|kept| &kept.why);
+        let mut why: Vec<String> = ways.map(ToString::to_string).collect();
+        why.extend(report.veths.iter().flat_map(|veth| &veth.why).map(ToString::to_string));
+        why.sort();
+        why.dedup();
+        why.truncate(3);
+        return Some(format!("it carries nothing on this node: {}", why.join("; ")));
+    }
+    if report.veths.is_empty() && !report.not_served.is_empty() {
+        return Some(format!(
+            "it carries nothing on this node: no pod has a veth ({})",
+            list(&report.not_served)
+        ));
+    }
+    state.arrivals.missed().map(|missed| {
+        let inlets: Vec<&str> =
+            state.scene.inlets.iter().map(|inlet| inlet.name.as_str()).collect();
+        format!(
+            "it carries nothing that comes in: {missed} packets came through the tunnel's device, \
+             and none by {}",
+            inlets.join(", ")
+        )
+    })
+}
+
+fn list<T: Display>(all: &[T]) -> String {
+    let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+    all.join("; ")
+}

@@ -1,0 +1,266 @@
+//! Answers the kernel's events at once, whatever the loop is doing.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Watch;
+use crate::kernel::{EventSource, KernelEvent};
+
+/// Confirmations are ended at once, but not more often than this.
+const GENERATION: Duration = Duration::from_millis(50);
+/// The same holds for looks at traffic control: a script adds many filters.
+const TRAFFIC: Duration = Duration::from_millis(20);
+/// Devices that are looked at before events get their turn.
+const AT_ONCE: usize = 32;
+/// A pod that was just made has no address yet.
+const NEW_PODS: Duration = Duration::from_secs(2);
+/// How often everything is looked at while no events come.
+const DEAF: Duration = Duration::from_secs(1);
+/// Events for the loop that wait in the channel.
+const QUEUE: usize = 64;
+
+/// Starts answering events; gives those that are for the loop. Everything is
+/// looked at again after each `every`. Ends with `events` or its receiver. Must
+/// be called within a tokio runtime.
+pub fn start(
+    watch: Watch,
+    events: mpsc::Receiver<KernelEvent>,
+    every: Duration,
+) -> mpsc::Receiver<KernelEvent> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let now = Instant::now();
+    let task = Task {
+        watch,
+        every,
+        pending: Pending::default(),
+        raise: Throttle::new(GENERATION),
+        traffic: Throttle::new(TRAFFIC),
+        changed: BTreeSet::new(),
+        devices: BTreeSet::new(),
+        namespaces: BTreeSet::new(),
+        new_pods: None,
+        everything: now + every.min(DEAF),
+        deaf: BTreeSet::new(),
+    };
+    tokio::spawn(task.run(events, sender));
+    receiver
+}
+
+struct Task {
+    watch: Watch,
+    every: Duration,
+    /// For the loop, which may be busy.
+    pending: Pending,
+    raise: Throttle,
+    traffic: Throttle,
+    /// Devices whose traffic control has changed.
+    changed: BTreeSet<u32>,
+    /// Devices that are looked at when there is nothing else to do.
+    devices: BTreeSet<u32>,
+    /// Network namespaces likewise.
+    namespaces: BTreeSet<i32>,
+    /// When to look into new network namespaces.
+    new_pods: Option<Instant>,
+    /// When to look at everything.
+    everything: Instant,
+    deaf: BTreeSet<EventSource>,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        mut events: mpsc::Receiver<KernelEvent>,
+        sender: mpsc::Sender<KernelEvent>,
+    ) {
+        loop {
+            self.do_what_is_due(Instant::now());
+            let idle = !self.devices.is_empty() || !self.namespaces.is_empty();
+            let due = self.next_due();
+            tokio::select! {
+                biased;
+                event = events.recv() => match event {
+                    Some(event) => self.take(event, Instant::now()),
+                    None => break,
+                },
+                permit = sender.reserve(), if !self.pending.is_empty() => match permit {
+                    Ok(permit) => {
+                        if let Some(event) = self.pending.pop() {
+                            permit.send(event);
+                        }
+                    }
+                    Err(_) => return,
+                },
+                () = sender.closed() => return,
+                () = tokio::time::sleep_until(due) => {}
+                () = std::future::ready(()), if idle => {
+                    self.look_at_some();
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        while let Some(event) = self.pending.pop() {
+            if sender.send(event).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, event: KernelEvent, now: Instant) {
+        match event {
+            KernelEvent::Decision => self.raise.ask(now),
+            KernelEvent::Ruleset => {
+                self.raise.ask(now);
+                self.pending.push(event);
+            }
+            KernelEvent::Rule => {
+                self.raise.ask(now);
+                self.watch.look_at_rules();
+                self.pending.push(event);
+            }
+            KernelEvent::Tc { ifindex } => {
+                if ifindex == 0 {
+                    self.changed.append(&mut self.watch.devices());
+                } else {
+                    self.changed.insert(ifindex);
+                }
+                self.traffic.ask(now);
+            }
+            KernelEvent::Link { ifindex } => {
+                if self.watch.is_pods_veth(ifindex) {
+                    self.watch.look_into_pod(ifindex);
+                } else {
+                    self.new_pods.get_or_insert(now + NEW_PODS);
+                }
+                self.pending.push(event);
+            }
+            KernelEvent::Overrun => {
+                tracing::warn!("kernel events were lost; looking at everything");
+                self.lost(now);
+            }
+            KernelEvent::Deaf(source) => {
+                self.deaf.insert(source);
+                self.complain();
+                self.everything = now;
+            }
+            KernelEvent::Hears(source) => {
+                self.deaf.remove(&source);
+                self.complain();
+                self.lost(now);
+            }
+            KernelEvent::Address { .. }
+            | KernelEvent::Route { .. }
+            | KernelEvent::Neighbour { .. } => self.pending.push(event),
+        }
+    }
+
+    /// Anything may have changed.
+    fn lost(&mut self, now: Instant) {
+        self.raise.ask(now);
+        self.everything = now;
+        self.pending.push(KernelEvent::Overrun);
+    }
+
+    fn complain(&self) {
+        let reason = (!self.deaf.is_empty()).then(|| {
+            format!(
+                "the kernel does not tell of changes at present ({:?}); everything is looked at \
+                 each second",
+                self.deaf
+            )
+        });
+        self.watch.shared.lock().health.report("kernel events", reason);
+    }
+
+    fn do_what_is_due(&mut self, now: Instant) {
+        if self.raise.is_due(now) {
+            self.watch.raise();
+        }
+        if self.traffic.is_due(now) {
+            self.watch.look(&std::mem::take(&mut self.changed));
+        }
+        if self.new_pods.is_some_and(|due| due <= now) {
+            self.new_pods = None;
+            self.namespaces.append(&mut self.watch.namespaces(false));
+        }
+        if self.everything <= now {
+            let deaf = !self.deaf.is_empty();
+            if deaf {
+                self.raise.ask(now);
+            }
+            self.everything = now + if deaf { DEAF } else { self.every };
+            self.devices = self.watch.devices();
+            self.namespaces = self.watch.namespaces(true);
+            self.watch.look_at_rules();
+        }
+    }
+
+    fn look_at_some(&mut self) {
+        let some: BTreeSet<u32> = self.devices.iter().take(AT_ONCE).copied().collect();
+        self.devices.retain(|device| !some.contains(device));
+        self.watch.look(&some);
+        if let Some(netns) = self.namespaces.pop_first() {
+            self.watch.look_into_namespace(netns);
+        }
+    }
+
+    fn next_due(&self) -> Instant {
+        let dues = [self.raise.due, self.traffic.due, self.new_pods];
+        dues.into_iter().flatten().chain([self.everything]).min().unwrap_or(self.everything)
+    }
+}
+
+/// Something that is done at once, and then not again for a while.
+struct Throttle {
+    pause: Duration,
+    last: Option<Instant>,
+    due: Option<Instant>,
+}
+
+impl Throttle {
+    fn new(pause: Duration) -> Self {
+        Self { pause, last: None, due: None }
+    }
+
+    fn ask(&mut self, now: Instant) {
+        let free = self.last.map_or(now, |last| now.max(last + self.pause));
+        self.due.get_or_insert(free);
+    }
+
+    /// Whether it is to be done now; the caller does it then.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.due.is_some_and(|due| due <= now);
+        if due {
+            self.due = None;
+            self.last = Some(now);
+        }
+        due
+    }
+}
+
+/// Events in the order of their first occurrence, each once.
+#[derive(Default)]
+struct Pending {
+    queue: VecDeque<KernelEvent>,
+    seen: HashSet<KernelEvent>,
+}
+
+impl Pending {
+    fn push(&mut self, event: KernelEvent) {
+        if self.seen.insert(event) {
+            self.queue.push_back(event);
+        }
+    }
+
+    fn pop(&mut self) -> Option<KernelEvent> {
+        let event = self.queue.pop_front()?;
+        self.seen.remove(&event);
+        Some(event)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
