@@ -11,6 +11,7 @@ use flannel_tests::lab::Lab;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::process::run;
+use flannel_tests::rules::Rules;
 use flannel_tests::wait;
 use serde_json::{Value, json};
 
@@ -168,6 +169,23 @@ fn rules_on_devices_of_the_path() {
 }
 
 #[test]
+fn rules_of_services_keep_nothing_off() {
+    for rules in [Rules::Iptables, Rules::Nftables] {
+        let (_lab, _etcd, node) = started(&Options::ebpf());
+        rules.load(&node.netns);
+        // Chance chooses among a service's pods, once for a connection.
+        node.netns
+            .sh("iptables -t nat -A POSTROUTING -m statistic --mode random --probability 0.5 \
+             -j ACCEPT");
+        node.netns.nft(
+            "table ip told { chain c { type filter hook forward priority 7; \
+             udp dport 9 limit rate 7/second drop; }; }",
+        );
+        wait_for(&node, "only what is no service's", &[exemption(17, [9, 9], 0, 0)]);
+    }
+}
+
+#[test]
 fn rules_can_be_ignored() {
     let options = Options { extra: vec!["--packet-rules=ignore".into()], ..Options::ebpf() };
     let (_lab, _etcd, node) = started(&options);
@@ -199,7 +217,7 @@ fn too_many_rules_count_as_all() {
 }
 
 #[test]
-fn a_restart_reads_them_before_flows_are_confirmed() {
+fn rules_that_came_while_no_agent_ran_are_read() {
     let (_lab, etcd, mut node) = started(&Options::ebpf());
     let limited = exemption(17, [5300, 5300], 0, 0);
     node.stop_agent();

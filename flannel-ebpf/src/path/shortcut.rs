@@ -18,7 +18,7 @@ use super::encap::{self, End};
 use super::segment::Segment;
 use super::ticket::{self, Of};
 use super::tunnel::{self, INNER_ETH};
-use super::{Skb, Tables, Verdict, Way, flow};
+use super::{Skb, Tables, Verdict, Way, exemption, flow};
 use crate::abi::{Config, Outcome, Subnet, Ticket, flag, state, ticket_flag};
 use crate::wire::{self, ETH_LEN};
 
@@ -117,7 +117,12 @@ pub(super) fn confirm<S: Skb, T: Tables>(
     let lasts = found
         .as_deref()
         .is_some_and(|tunnel| flow::fresh(tunnel, config, now + config.window_ns / 2).is_ok());
-    if lasts || !ticket::is_last(frame, tables, config, ticket, Of::Peer) {
+    if lasts
+        || !ticket::is_last(frame, tables, config, ticket, Of::Peer)
+        // A rule of INPUT that judges tunnel packets one by one exempts all that
+        // comes in.
+        || exemption::matches(tables, config, &ticket.key, &ticket.key.tuple)
+    {
         return;
     }
     if found.is_none() {

@@ -202,3 +202,15 @@ fn the_smallest_frames_come_with_padding() {
     kernel(send(&a, longer, 1, 2));
     assert_eq!(a.counted(Outcome::KernelMalformed), 1);
 }
+
+#[test]
+fn a_rule_about_all_that_comes_in_keeps_the_tunnel_with_the_device() {
+    let mut b = Node::new(2);
+    b.exemptions = vec![Exemption { direction: crate::abi::direction::IN, ..Exemption::default() }];
+    b.config.exemptions = 1;
+    for _ in 0..3 {
+        kernel(receive(&b, Packet::udp(1, 2, b"x").encapsulated(1, 2)));
+    }
+    assert_eq!(b.counted(Outcome::ConfirmedTunnel), 0);
+    assert_eq!(b.counted(Outcome::ShortcutDecap), 0);
+}
