@@ -1,7 +1,7 @@
 //! Conntrack forgets connections when it would on the kernel path, no sooner.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,6 @@ use flannel_tests::agent::Options;
 use flannel_tests::beside::{Way, assert_whole, beside, prepared, wait_ping};
 use flannel_tests::pair::Pair;
 use flannel_tests::pod::Pod;
-use flannel_tests::traffic::want;
 
 /// A pair whose nodes have these settings of conntrack before the agents come.
 fn with_settings(way: Way, options: &Options, settings: &[&str]) -> Pair {
@@ -43,13 +42,24 @@ fn window() -> Options {
 struct Idle(TcpStream);
 
 impl Idle {
-    fn new(pair: &Pair) -> Self {
-        let at = pair.server.target().into();
-        let connect = || TcpStream::connect_timeout(&at, Duration::from_secs(2));
-        let mut stream = pair.client.netns.inside(connect).expect("a connection");
+    /// Connects; the server takes `delay` for each answer.
+    fn new(pair: &Pair, delay: Duration) -> Self {
+        let at = SocketAddrV4::new(pair.server.address, 7001);
+        let listener = pair.server.netns.inside(|| TcpListener::bind(at)).expect("a port");
+        // It ends with the connection.
+        pair.server.netns.spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut byte = [0];
+            while stream.read_exact(&mut byte).is_ok() {
+                thread::sleep(delay);
+                // The client sees it if this fails.
+                let _ = stream.write_all(&byte);
+            }
+        });
+        let connect = || TcpStream::connect_timeout(&at.into(), Duration::from_secs(2));
+        let stream = pair.client.netns.inside(connect).expect("a connection");
         stream.set_nodelay(true).expect("no delay");
         stream.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
-        stream.write_all(&[want::ECHO]).expect("a first word");
         Self(stream)
     }
 
@@ -64,22 +74,33 @@ impl Idle {
 /// place of 300 s.
 const SHORT: [&str; 2] = ["tcp_timeout_unacknowledged=2", "tcp_timeout_max_retrans=2"];
 
-#[test]
-fn idle_connections_are_not_forgotten() {
+fn idle_connections_answered_after(delay: Duration) {
     beside(|way| {
         let pair = with_settings(way, &window(), &SHORT);
         for node in [&pair.left, &pair.right] {
             node.netns.nft(CAREFUL);
         }
         thread::sleep(Duration::from_millis(600));
-        let mut idle = Idle::new(&pair);
+        let mut idle = Idle::new(&pair, delay);
         // The second byte finds a confirmation whose time is over: of what it
         // starts, conntrack sees the data and may miss the acknowledgement.
-        for (number, silence) in [0, 1000, 4000, 100, 4000].into_iter().enumerate() {
+        for (number, silence) in [0, 1000, 3000, 100, 3000].into_iter().enumerate() {
             let answered = idle.answers_after(Duration::from_millis(silence));
             assert!(answered, "byte {number}, after {silence} ms");
         }
     });
+}
+
+#[test]
+fn idle_connections_are_not_forgotten() {
+    idle_connections_answered_after(Duration::ZERO);
+}
+
+/// Data and what acknowledges it lie apart, but not so far that a request is
+/// acknowledged before its answer.
+#[test]
+fn idle_connections_to_slow_servers_are_not_forgotten() {
+    idle_connections_answered_after(Duration::from_millis(20));
 }
 
 #[test]
@@ -90,7 +111,7 @@ fn connections_that_were_busy_are_not_forgotten() {
             node.netns.nft(CAREFUL);
         }
         thread::sleep(Duration::from_millis(600));
-        let mut idle = Idle::new(&pair);
+        let mut idle = Idle::new(&pair, Duration::ZERO);
         // Over several windows, so that its last sight of conntrack is any.
         for number in 0..150 {
             assert!(idle.answers_after(Duration::from_millis(10)), "byte {number}");

@@ -10,6 +10,7 @@ use flannel_tests::agent::Options;
 use flannel_tests::beside::{Way, pairs};
 use flannel_tests::endpoint::{Arrivals, numbered};
 use flannel_tests::pair::Pair;
+use flannel_tests::traffic::counters::tcp_ext;
 
 const PORT: u16 = 7005;
 
@@ -18,9 +19,10 @@ fn window() -> Options {
 }
 
 /// Numbered datagrams from `client` to this address for `server`, over many
-/// windows. The kernel path shows what overtakes on this machine by itself.
+/// windows, of which at least `least` percent have to arrive. The kernel path
+/// shows what overtakes on this machine by itself.
 fn never_more_than_the_kernel(
-    (size, each): (usize, u32),
+    (size, each, least): (usize, u32, u32),
     to: impl Fn(&Pair) -> SocketAddrV4,
     meanwhile: impl Fn(&Pair) + Sync,
 ) {
@@ -42,7 +44,7 @@ fn never_more_than_the_kernel(
             done.store(true, Ordering::Relaxed);
             arrivals
         });
-        let least = arrivals.sent / 100 * 99;
+        let least = arrivals.sent / 100 * least;
         assert!(arrivals.sent > 2000 && arrivals.received >= least, "{arrivals:?}");
         let fast = pair.left.outcomes().get("fast_encap");
         assert!(way == Way::Kernel || fast > u64::from(least) / 2, "{fast} fast, {arrivals:?}");
@@ -62,17 +64,44 @@ fn rest(_: &Pair) {
 
 #[test]
 fn when_windows_end() {
-    never_more_than_the_kernel((64, 1), direct, rest);
+    never_more_than_the_kernel((64, 1, 99), direct, rest);
 }
 
 #[test]
 fn of_trains_when_windows_end() {
-    never_more_than_the_kernel((1000, 32), direct, rest);
+    never_more_than_the_kernel((1000, 32, 99), direct, rest);
+}
+
+/// Then the kernel takes packets in batches.
+#[test]
+fn of_trains_beside_a_flood() {
+    never_more_than_the_kernel((64, 32, 20), direct, |pair| {
+        pair.client.traffic(&format!("flood {} --seconds 1 --cpu 0", pair.server.target()));
+    });
+}
+
+/// Marked packets are the kernel's, between others that are not.
+#[test]
+fn of_packets_that_met_congestion() {
+    let marked = |pair: &Pair| {
+        pair.client.netns.nft(&format!(
+            "table ip able {{ chain output {{ type filter hook output priority 0;
+                udp dport {PORT} ip ecn set ect0
+            }}; }}"
+        ));
+        pair.lab.underlay().nft(
+            "table bridge congestion { chain forward { type filter hook forward priority 0;
+                udp dport 8472 ip ecn ect0 numgen inc mod 10 == 0 ip ecn set ce
+            }; }",
+        );
+        direct(pair)
+    };
+    never_more_than_the_kernel((64, 8, 99), marked, rest);
 }
 
 #[test]
 fn when_all_is_decided_anew() {
-    never_more_than_the_kernel((64, 8), direct, |pair| {
+    never_more_than_the_kernel((64, 8, 99), direct, |pair| {
         pair.left.netns.ip("route add 203.0.113.0/24 dev eth0");
         thread::sleep(Duration::from_millis(150));
         pair.right.netns.ip("route add 203.0.113.0/24 dev eth0");
@@ -85,7 +114,7 @@ fn when_all_is_decided_anew() {
 
 #[test]
 fn when_rules_come_and_go() {
-    never_more_than_the_kernel((64, 8), direct, |pair| {
+    never_more_than_the_kernel((64, 8, 99), direct, |pair| {
         for node in [&pair.left, &pair.right] {
             node.netns.nft(
                 "table ip idle { chain forward { type filter hook forward priority 0; }; }
@@ -107,5 +136,24 @@ fn of_a_service() {
         ));
         SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 7), PORT)
     };
-    never_more_than_the_kernel((64, 8), service, rest);
+    never_more_than_the_kernel((64, 8, 99), service, rest);
+}
+
+/// Segments that came to the pod `server` after later ones.
+fn late_segments(pair: &Pair) -> u64 {
+    let text = pair.server.netns.sh("cat /proc/net/netstat");
+    tcp_ext(&text, "TCPOFOQueue").expect("a counter of TCP")
+}
+
+#[test]
+fn of_streams() {
+    let seen = pairs(&window(), |pair, _| {
+        let before = late_segments(pair);
+        let stream = pair.traffic("stream", "--seconds 4 --cpu 0");
+        let late = late_segments(pair) - before;
+        let gbit = stream["bytes"].as_f64().expect("a number") * 8.0 / 1e9;
+        late as f64 / gbit
+    });
+    let [kernel, ours] = seen;
+    assert!(ours <= 1.5 * kernel + 2.0, "{ours:.2} late segments per Gbit, the kernel {kernel:.2}");
 }

@@ -10,11 +10,11 @@ use flannel_tests::beside::{Way, pairs};
 use flannel_tests::pair::Pair;
 
 /// The window, and half a second for the processes to be scheduled.
-const LIMIT: Duration = Duration::from_millis(2500);
+const LIMIT: Duration = Duration::from_millis(1500);
 
 fn options(fast_path: &str) -> Options {
     let extra = vec![format!("--fast-path={fast_path}")];
-    Options { window: Some("2s"), extra, ..Options::default() }
+    Options { window: Some("1s"), extra, ..Options::default() }
 }
 
 /// When the last of many connections was made, counted from `start`.
@@ -39,11 +39,12 @@ fn stops(fast_path: &str, before: impl Fn(&Pair), forbid: impl Fn(&Pair)) {
         before(pair);
         let target = pair.server.target();
         let start = Instant::now();
-        let tcp = pair.client.start_traffic(&format!("requests {target} --seconds 7 --patience 3"));
-        let udp = pair.client.start_traffic(&format!("spaced {target} --seconds 7"));
+        let tcp =
+            pair.client.start_traffic(&format!("requests {target} --seconds 5 --patience 1.5"));
+        let udp = pair.client.start_traffic(&format!("spaced {target} --seconds 5"));
         let (inserted, connected) = thread::scope(|scope| {
-            let connecting = scope.spawn(|| last_connection(pair, start, Duration::from_secs(7)));
-            thread::sleep(Duration::from_secs(3));
+            let connecting = scope.spawn(|| last_connection(pair, start, Duration::from_secs(5)));
+            thread::sleep(Duration::from_secs(2));
             let eager = pair.left.outcomes().get("opened_eager");
             assert!(fast_path != "eager" || way == Way::Kernel || eager > 30, "{eager}");
             forbid(pair);
@@ -56,7 +57,7 @@ fn stops(fast_path: &str, before: impl Fn(&Pair), forbid: impl Fn(&Pair)) {
         for (name, last) in
             [("TCP", time(tcp.finish())), ("UDP", time(udp.finish())), ("connections", connected)]
         {
-            assert!(last > Duration::from_secs(2), "{name} until {last:?}");
+            assert!(last > Duration::from_secs(1), "{name} until {last:?}");
             assert!(last < inserted + limit, "{name} until {last:?}, the rule at {inserted:?}");
         }
     });

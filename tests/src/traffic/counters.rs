@@ -15,6 +15,11 @@ pub fn tcp(text: &str, name: &str) -> Option<u64> {
     field(text, "Tcp:", name)
 }
 
+/// A counter of TCP in the text of /proc/net/netstat.
+pub fn tcp_ext(text: &str, name: &str) -> Option<u64> {
+    field(text, "TcpExt:", name)
+}
+
 /// The file has two lines for each protocol: names, then numbers.
 fn field(text: &str, protocol: &str, name: &str) -> Option<u64> {
     let mut lines = text.lines().filter(|line| line.starts_with(protocol));
