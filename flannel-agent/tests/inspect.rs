@@ -252,7 +252,7 @@ fn pods_on_a_device_without_a_veth_are_found_by_their_address() {
             found.extend(inspector.stacked(netns, network).unwrap());
         }
         let macvlan = Stacked { kind: "macvlan".to_owned(), lower: ifindex("eth0") };
-        assert_eq!(found, [macvlan.clone()]);
+        assert_eq!(found, std::slice::from_ref(&macvlan));
         // The kernel has an id for our own namespace now: it is no pod's.
         run("ip link add m3 link eth0 type macvlan mode bridge");
         run("ip address add 10.5.1.9/24 dev m3");

@@ -360,8 +360,7 @@ pub(crate) struct Node {
     pub(crate) veths: HashMap<u32, Veth>,
     pub(crate) exemptions: Vec<Exemption>,
     pub(crate) strangers: RefCell<HashMap<[u8; 4], Stranger>>,
-    /// Never moved: programs hold references to slots.
-    tickets: Vec<Box<Cell<Ticket>>>,
+    tickets: Vec<Cell<Ticket>>,
     pub(crate) epoch: Cell<u32>,
     /// Path MTU to every peer.
     pub(crate) path_mtu: Cell<u16>,
@@ -418,7 +417,7 @@ impl Node {
             veths: HashMap::from([(VETH, Veth { action: 2, mtu: 1450, ..Veth::default() })]),
             exemptions: Vec::new(),
             strangers: RefCell::default(),
-            tickets: (0..2 * SLOTS).map(|_| Box::default()).collect(),
+            tickets: (0..2 * SLOTS).map(|_| Cell::default()).collect(),
             epoch: Cell::new(0),
             path_mtu: Cell::new(1500),
             way_out: Cell::new(UNDERLAY),
