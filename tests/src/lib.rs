@@ -11,6 +11,7 @@ pub mod complexity;
 pub mod differential;
 pub mod docker;
 pub mod etcd;
+pub mod first_edition;
 pub mod forge;
 pub mod hooks;
 pub mod interrupt;

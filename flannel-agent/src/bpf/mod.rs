@@ -3,9 +3,13 @@
 mod attach;
 mod error;
 pub mod fake;
+mod filter;
+pub mod flow_table;
 pub mod loader;
 mod maps;
 mod object;
+mod others;
+mod owner;
 pub mod pin;
 mod sys;
 mod xdp;
@@ -16,8 +20,8 @@ use std::path::PathBuf;
 use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
-pub use self::attach::CLSACT_PRIORITY;
 pub use self::error::BpfError;
+pub use self::filter::CLSACT_PRIORITY;
 pub use self::loader::cleanup;
 pub use self::object::{OBJECT_ENV, bytes as object};
 use crate::desired::Peer;
@@ -192,7 +196,8 @@ pub struct LoadOptions {
     pub attach: AttachMode,
     /// `--xdp`.
     pub xdp: XdpMode,
-    /// `--flow-table-size`: entries of [`flannel_ebpf::abi::map::FLOWS4`].
+    /// `--flow-table-size`: flows that [`flannel_ebpf::abi::map::FLOWS4`] keeps;
+    /// it has more entries ([`flow_table`]).
     pub flow_table: u32,
 }
 
