@@ -107,7 +107,7 @@ fn log_verifier(error: &BpfError) {
 }
 
 fn retire(pin_dir: &Path) {
-    match bpf::cleanup(pin_dir) {
+    match bpf::cleanup(pin_dir, false) {
         Ok(removed) if removed.is_empty() => {}
         Ok(removed) => tracing::info!(pins = removed.len(), "detached an earlier run's programs"),
         Err(error) => tracing::warn!(%error, "an earlier run's programs may still be attached"),

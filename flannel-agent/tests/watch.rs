@@ -139,7 +139,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = bpf::cleanup(&self.pins);
+        let _ = bpf::cleanup(&self.pins, false);
     }
 }
 

@@ -1,5 +1,6 @@
 //! TC programs on interfaces, asked of the kernel.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +19,31 @@ pub fn tcx(netns: &Netns, interface: &str, attach: TcAttachType) -> Vec<String> 
         let names = programs.iter().filter_map(|info| info.name_as_str().map(str::to_owned));
         names.collect()
     })
+}
+
+/// Names and ids of the programs on one hook, tcx's and filters'.
+///
+/// # Panics
+/// `tc` prints a filter without them.
+pub fn at(netns: &Netns, interface: &str, attach: TcAttachType) -> Vec<(String, u32)> {
+    let mut found: Vec<(String, u32)> = netns.inside(|| {
+        let Ok((_, programs)) = SchedClassifier::query_tcx(interface, attach) else {
+            return Vec::new();
+        };
+        let named = |info: &aya::programs::ProgramInfo| {
+            (info.name_as_str().unwrap_or_default().to_owned(), info.id())
+        };
+        programs.iter().map(named).collect()
+    });
+    let direction = if attach == TcAttachType::Egress { "egress" } else { "ingress" };
+    let text = output(netns.command("tc").args(["filter", "show", "dev", interface, direction]));
+    for line in String::from_utf8_lossy(&text.stdout).lines() {
+        let mut words = line.split_whitespace().skip_while(|word| *word != "handle").skip(2);
+        let Some(name) = words.next() else { continue };
+        let id = words.skip_while(|word| *word != "id").nth(1).and_then(|id| id.parse().ok());
+        found.push((name.to_owned(), id.unwrap_or_else(|| panic!("no id in {line}"))));
+    }
+    found
 }
 
 /// Everything that classifies packets on an interface, in text: tcx programs
@@ -44,6 +70,21 @@ pub fn pinned_links(pin_dir: &Path) -> Vec<PathBuf> {
             output(command.args(["link", "show", "pinned"]).arg(path)).status.success()
         })
         .collect()
+}
+
+/// Ids of the pinned links below a directory, by the names of their pins.
+///
+/// # Panics
+/// bpftool refuses one.
+pub fn link_ids(dir: &Path) -> BTreeMap<String, u64> {
+    let id = |path: PathBuf| {
+        let text =
+            output(Command::new("bpftool").args(["-j", "link", "show", "pinned"]).arg(&path));
+        let link: serde_json::Value = serde_json::from_slice(&text.stdout).expect("bpftool's JSON");
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        (name, link["id"].as_u64().expect("a link"))
+    };
+    pins(dir).into_iter().map(id).collect()
 }
 
 /// All files below a pin directory.

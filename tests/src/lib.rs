@@ -14,6 +14,7 @@ pub mod differential;
 pub mod docker;
 pub mod endpoint;
 pub mod etcd;
+pub mod first_edition;
 pub mod forge;
 pub mod forger;
 pub mod ftp;

@@ -1,25 +1,19 @@
 //! Hooks: tcx links, or clsact filters where the kernel has no tcx.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
-};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use flannel_ebpf::abi::program;
 
+use super::others::Others;
 use super::pin::{self, PinDir};
-use super::sys::{TcxHook, tcx_programs};
-use super::{AttachMode, BpfError};
-
-/// Priority of our clsact filters: the same for all, so that they are found
-/// again, and not one that people choose.
-pub const CLSACT_PRIORITY: u16 = 0xf1a0;
-/// Handle of our clsact filters.
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, CLSACT_PRIORITY);
+use super::sys::{self, Attached, TcxHook, tcx_programs};
+use super::{AttachMode, BpfError, filter};
 
 /// One place where a program runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +29,7 @@ impl Hook {
         format!("{}/{}", self.interface, self.program)
     }
 
-    fn direction(&self) -> TcAttachType {
+    pub(super) fn direction(&self) -> TcAttachType {
         match self.program {
             program::TO_OVERLAY | program::TO_POD | program::TO_UNDERLAY => TcAttachType::Egress,
             _ => TcAttachType::Ingress,
@@ -47,6 +41,10 @@ impl Hook {
             TcAttachType::Egress => TcxHook::Egress,
             _ => TcxHook::Ingress,
         }
+    }
+
+    fn failed(&self, step: &'static str, error: &(dyn std::error::Error + 'static)) -> BpfError {
+        BpfError::new(step, self.name(), error)
     }
 }
 
@@ -66,28 +64,41 @@ pub(super) struct Attacher {
     /// Hooks that this process attached or took over; the link is kept open
     /// only while there is no pin to keep it alive.
     ours: BTreeMap<Hook, Option<FdLink>>,
+    /// Why hooks have no pin.
+    unpinned: BTreeMap<Hook, String>,
+    /// Filters of an earlier run may hang where none is wanted.
+    filters_remain: bool,
 }
 
 impl Attacher {
-    pub(super) fn new(mode: AttachMode, pins: Option<PinDir>) -> Self {
-        Self { mode, form: None, pins, ours: BTreeMap::new() }
+    /// `filters_remain`: an earlier run attached clsact filters.
+    pub(super) fn new(mode: AttachMode, pins: Option<PinDir>, filters_remain: bool) -> Self {
+        let (ours, unpinned) = (BTreeMap::new(), BTreeMap::new());
+        Self { mode, form: None, pins, ours, unpinned, filters_remain }
     }
 
     pub(super) fn form(&self) -> Option<Form> {
         self.form
     }
 
-    /// Makes `program` run at `hook`. Returns whether it had to be attached:
-    /// taking over the link of an earlier run is not attaching.
+    /// Why a hook goes with this process.
+    pub(super) fn unpinned(&self) -> Option<&str> {
+        self.unpinned.values().next().map(String::as_str)
+    }
+
+    /// Makes `program` run at `hook`, and nothing else of ours, of whatever
+    /// version. Returns whether it had to be attached: taking over the link of
+    /// an earlier run is not attaching.
     pub(super) fn ensure(
         &mut self,
         hook: &Hook,
         program: &mut SchedClassifier,
+        others: &mut Others,
     ) -> Result<bool, BpfError> {
         match self.form {
-            Some(Form::Tcx) => self.ensure_tcx(hook, program),
-            Some(Form::Clsact) => self.ensure_clsact(hook, program),
-            None => self.ensure_first(hook, program),
+            Some(Form::Tcx) => self.ensure_tcx(hook, program, others),
+            Some(Form::Clsact) => self.ensure_clsact(hook, program, others),
+            None => self.ensure_first(hook, program, others),
         }
     }
 
@@ -95,13 +106,14 @@ impl Attacher {
         &mut self,
         hook: &Hook,
         program: &mut SchedClassifier,
+        others: &mut Others,
     ) -> Result<bool, BpfError> {
         let done = match self.mode {
-            AttachMode::Tcx => (self.ensure_tcx(hook, program)?, Form::Tcx),
-            AttachMode::Clsact => (self.ensure_clsact(hook, program)?, Form::Clsact),
-            AttachMode::Auto => match self.ensure_tcx(hook, program) {
+            AttachMode::Tcx => (self.ensure_tcx(hook, program, others)?, Form::Tcx),
+            AttachMode::Clsact => (self.ensure_clsact(hook, program, others)?, Form::Clsact),
+            AttachMode::Auto => match self.ensure_tcx(hook, program, others) {
                 Ok(attached) => (attached, Form::Tcx),
-                Err(refused) => match self.ensure_clsact(hook, program) {
+                Err(refused) => match self.ensure_clsact(hook, program, others) {
                     Ok(attached) => {
                         tracing::info!(reason = %refused, "no tcx here; attaching clsact filters");
                         (attached, Form::Clsact)
@@ -114,158 +126,208 @@ impl Attacher {
         Ok(done.0)
     }
 
-    fn ensure_tcx(&mut self, hook: &Hook, program: &mut SchedClassifier) -> Result<bool, BpfError> {
-        let failed = |step, error: &(dyn std::error::Error + 'static)| {
-            BpfError::new(step, hook.name(), error)
-        };
-        let id = program.info().map_err(|error| failed("inspect program", &error))?.id();
+    fn ensure_tcx(
+        &mut self,
+        hook: &Hook,
+        program: &mut SchedClassifier,
+        others: &mut Others,
+    ) -> Result<bool, BpfError> {
+        let id = program.info().map_err(|error| hook.failed("inspect program", &error))?.id();
         let running = tcx_programs(hook.ifindex, hook.tcx())
-            .map_err(|error| failed("query tcx hook", &error))?;
-        if running.contains(&id) {
-            return Ok(false);
+            .map_err(|error| hook.failed("query tcx hook", &error))?;
+        let mut attached = false;
+        if !running.iter().any(|at| at.program == id) {
+            self.ours.remove(hook);
+            self.unpinned.remove(hook);
+            if !self.take_over(hook, program, &running, others) {
+                self.attach_tcx(hook, program)?;
+                attached = true;
+            }
         }
-        self.ours.remove(hook);
-        let pin = self.pins.as_ref().map(|pins| pins.link(hook.ifindex, hook.program));
-        if let Some(path) = &pin
-            && path.exists()
-        {
-            match take_over(path, program) {
-                Ok(()) if is_running(hook, id) => {
-                    self.ours.insert(hook.clone(), None);
-                    return Ok(false);
+        for old in others.links_at(hook.ifindex, hook.program) {
+            others.remove(&old);
+        }
+        if self.filters_remain {
+            filter::remove(&hook.interface, hook.direction());
+        }
+        Ok(attached)
+    }
+
+    fn pin_of(&self, hook: &Hook) -> Option<PathBuf> {
+        self.pins.as_ref().map(|pins| pins.link(hook.ifindex, hook.program))
+    }
+
+    /// Lets the link of an earlier run carry `program`, in one step: there is no
+    /// moment with both programs, and none with neither.
+    fn take_over(
+        &mut self,
+        hook: &Hook,
+        program: &mut SchedClassifier,
+        running: &[Attached],
+        others: &mut Others,
+    ) -> bool {
+        let own = self.pin_of(hook).filter(|path| path.exists());
+        let old = others.links_at(hook.ifindex, hook.program);
+        for path in own.iter().chain(&old) {
+            let link = match update(path, hook, program, running) {
+                Ok(link) => link,
+                Err(why) => {
+                    tracing::info!(pin = %path.display(), why, "not reusing a pinned link");
+                    continue;
                 }
-                // The link's device has gone, or somebody detached it.
-                _ => pin::remove(path)?,
-            }
+            };
+            let open =
+                if own.as_ref() == Some(path) { None } else { self.move_pin(hook, path, link) };
+            self.ours.insert(hook.clone(), open);
+            return true;
         }
-        let link = program
-            .attach_with_options(
-                &hook.interface,
-                hook.direction(),
-                TcAttachOptions::TcxOrder(LinkOrder::default()),
-            )
-            .and_then(|id| program.take_link(id))
-            .map_err(|error| failed("attach tcx", &error))?;
-        let link = FdLink::try_from(link).map_err(|error| failed("attach tcx", &error))?;
-        let open = match pin {
-            Some(path) => {
-                link.pin(&path).map_err(|error| failed("pin link of", &error))?;
-                None
+        false
+    }
+
+    /// Moves another version's pin to its place in this one. Returns the link if
+    /// it has none.
+    fn move_pin(&mut self, hook: &Hook, from: &Path, link: FdLink) -> Option<FdLink> {
+        let moved = self.pin_of(hook).map(|to| fs::rename(from, to));
+        match moved {
+            Some(Ok(())) => return None,
+            Some(Err(error)) => {
+                self.unpinned.insert(hook.clone(), hook.failed("pin link of", &error).to_string());
             }
-            None => Some(link),
+            None => {}
+        }
+        Some(link)
+    }
+
+    fn attach_tcx(&mut self, hook: &Hook, program: &mut SchedClassifier) -> Result<(), BpfError> {
+        let link = link_tcx(hook, program);
+        // Its place is needed; and the old program goes even if the new one
+        // could not come.
+        let path = self.pin_of(hook);
+        let cleared = path.as_deref().map_or(Ok(()), pin::remove);
+        let pinned = match (path, link?, cleared) {
+            (None, link, _) => Err((None, link)),
+            (Some(_), link, Err(error)) => Err((Some(error), link)),
+            (Some(path), link, Ok(())) => match link.pin(&path) {
+                Ok(_) => Ok(()),
+                // aya has closed the link: it is attached once more.
+                Err(error) => {
+                    Err((Some(hook.failed("pin link of", &error)), link_tcx(hook, program)?))
+                }
+            },
+        };
+        let open = match pinned {
+            Ok(()) => None,
+            Err((why, link)) => {
+                self.unpinned.extend(why.map(|why| (hook.clone(), why.to_string())));
+                Some(link)
+            }
         };
         self.ours.insert(hook.clone(), open);
-        Ok(true)
+        Ok(())
     }
 
     fn ensure_clsact(
         &mut self,
         hook: &Hook,
         program: &mut SchedClassifier,
+        others: &mut Others,
     ) -> Result<bool, BpfError> {
-        let failed = |step, error: &(dyn std::error::Error + 'static)| {
-            BpfError::new(step, hook.name(), error)
-        };
-        match qdisc_add_clsact(&hook.interface) {
-            Err(error) if !has_errno(&error, libc::EEXIST) => {
-                return Err(failed("add clsact qdisc for", &error));
-            }
-            _ => {}
+        // The filter of an earlier run is replaced once.
+        let replace = !self.ours.contains_key(hook);
+        let attached = filter::ensure(hook, program, replace)?;
+        self.ours.insert(hook.clone(), None);
+        // The links of a run that attached otherwise.
+        for old in others.links_at(hook.ifindex, hook.program) {
+            others.remove(&old);
         }
-        // The filter of an earlier run is replaced in place, once.
-        if !self.ours.contains_key(hook) {
-            let replaced = clsact_link(&hook.interface, hook.direction())
-                .map_err(|error| failed("find interface of", &error))
-                .map(|link| program.attach_to_link(link).and_then(|id| program.take_link(id)))?;
-            if let Ok(link) = replaced {
-                keep(link);
-                self.ours.insert(hook.clone(), None);
-                return Ok(false);
-            }
+        if let Some(path) = self.pin_of(hook).filter(|path| replace && path.exists()) {
+            pin::remove(&path)?;
         }
-        let options =
-            NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, ..NlOptions::default() };
-        let attached = program
-            .attach_with_options(
-                &hook.interface,
-                hook.direction(),
-                TcAttachOptions::Netlink(options),
-            )
-            .and_then(|id| program.take_link(id));
-        match attached {
-            Ok(link) => {
-                keep(link);
-                self.ours.insert(hook.clone(), None);
-                Ok(true)
-            }
-            Err(error) if has_errno(&error, libc::EEXIST) => Ok(false),
-            Err(error) => Err(failed("attach clsact filter", &error)),
-        }
+        Ok(attached)
     }
 
     /// Detaches every hook of ours that is not among `keep`: of devices that
-    /// have gone, and of veths that are not to be served any more.
+    /// have gone, and of veths that are not to be served any more. The pins are
+    /// this network namespace's, so an index can mean no other's device.
     pub(super) fn retain(&mut self, keep: &[Hook]) {
         let wanted = |ifindex: u32, program: &str| {
             keep.iter().any(|hook| hook.ifindex == ifindex && hook.program == program)
         };
-        if let Some(pins) = &self.pins {
-            for (path, ifindex, program) in pins.pinned_links() {
-                if !wanted(ifindex, &program)
-                    && let Err(error) = pin::remove(&path)
-                {
-                    tracing::warn!(%error, "a hook of ours stays");
-                }
+        for link in self.pins.iter().flat_map(PinDir::pinned_links) {
+            let stays = wanted(link.ifindex, &link.program) && self.form != Some(Form::Clsact);
+            if !stays && let Err(error) = pin::remove(&link.path) {
+                tracing::warn!(%error, "a hook of ours stays");
             }
         }
         let form = self.form;
         self.ours.retain(|hook, _| {
             let stays = wanted(hook.ifindex, hook.program);
             if !stays && form == Some(Form::Clsact) {
-                // An error says that filter or device have gone already.
-                drop(clsact_link(&hook.interface, hook.direction()));
+                filter::remove(&hook.interface, hook.direction());
             }
             stays
+        });
+        self.unpinned.retain(|hook, _| wanted(hook.ifindex, hook.program));
+        self.sweep_filters();
+    }
+
+    /// Removes, once, the filters of an earlier run that this one did not
+    /// replace.
+    fn sweep_filters(&mut self) {
+        if !std::mem::take(&mut self.filters_remain) {
+            return;
+        }
+        let replaced: BTreeSet<(&str, bool)> = match self.form {
+            Some(Form::Clsact) => self
+                .ours
+                .keys()
+                .map(|hook| (hook.interface.as_str(), hook.tcx() == TcxHook::Egress))
+                .collect(),
+            _ => BTreeSet::new(),
+        };
+        filter::remove_all(|interface, direction| {
+            replaced.contains(&(interface, direction == TcAttachType::Egress))
         });
     }
 }
 
-/// Removes our clsact filters from every interface of this network namespace.
-pub(super) fn remove_clsact_filters() {
-    for interface in nix::net::if_::if_nameindex().iter().flat_map(|all| all.iter()) {
-        let Ok(name) = interface.name().to_str() else { continue };
-        for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
-            // Dropping a link of this kind deletes its filter; that none is
-            // there is the usual case.
-            drop(clsact_link(name, direction));
-        }
-    }
+fn link_tcx(hook: &Hook, program: &mut SchedClassifier) -> Result<FdLink, BpfError> {
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let link = program
+        .attach_with_options(&hook.interface, hook.direction(), options)
+        .and_then(|id| program.take_link(id))
+        .map_err(|error| hook.failed("attach tcx", &error))?;
+    FdLink::try_from(link).map_err(|error| hook.failed("attach tcx", &error))
 }
 
-fn clsact_link(interface: &str, direction: TcAttachType) -> io::Result<SchedClassifierLink> {
-    SchedClassifierLink::attached(interface, direction, CLSACT_PRIORITY, CLSACT_HANDLE, None)
-}
-
-/// Lets the filter outlive this process: dropping the link would delete it,
-/// and traffic has to go on without us.
-fn keep(link: SchedClassifierLink) {
-    std::mem::forget(link);
-}
-
-/// Lets a pinned link run `program`: atomically, by BPF_LINK_UPDATE.
-fn take_over(
+/// Lets a pinned link run `program`: atomically, by BPF_LINK_UPDATE. Only if it
+/// is this hook's.
+fn update(
     path: &Path,
+    hook: &Hook,
     program: &mut SchedClassifier,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let link = FdLink::from(PinnedLink::from_pin(path)?);
-    let id = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
-    // The pin keeps the link alive.
-    drop(program.take_link(id)?);
-    Ok(())
-}
-
-fn is_running(hook: &Hook, id: u32) -> bool {
-    tcx_programs(hook.ifindex, hook.tcx()).is_ok_and(|running| running.contains(&id))
+    running: &[Attached],
+) -> Result<FdLink, String> {
+    fn text(error: impl std::fmt::Display) -> String {
+        error.to_string()
+    }
+    let link = sys::pinned_link(path).map_err(text)?;
+    // That says type, device, network namespace and direction in one.
+    if !running.iter().any(|at| at.link == link.id) {
+        return Err("it is not attached to this hook".to_owned());
+    }
+    // Tags differ from build to build. Without CAP_SYS_ADMIN the kernel tells no
+    // names; the place is right then, and the pin's name.
+    if let Ok(name) = sys::program_name(link.program)
+        && name != hook.program
+    {
+        return Err(format!("its program is {name}"));
+    }
+    let link = FdLink::from(PinnedLink::from_pin(path).map_err(text)?);
+    let id =
+        program.attach_to_link(SchedClassifierLink::try_from(link).map_err(text)?).map_err(text)?;
+    let link = program.take_link(id).map_err(text)?;
+    FdLink::try_from(link).map_err(text)
 }
 
 pub(super) fn has_errno(error: &(dyn std::error::Error + 'static), errno: i32) -> bool {

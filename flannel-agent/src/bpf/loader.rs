@@ -14,12 +14,15 @@ use nix::net::if_::if_nametoindex;
 
 use super::attach::{Attacher, Form, Hook};
 use super::maps::Maps;
+use super::others::Others;
+use super::owner::Claim;
 use super::pin::PinDir;
+use super::sys::TcxHook;
 use super::teller::{RealTeller, Settings};
 use super::xdp::{Site, XdpHalf};
 use super::{
     BpfError, Datapath, DatapathConfig, FastPath, HookReport, Keep, LoadOptions, PeerCounters,
-    Places, Stranger, Teller, VerifySource, XdpStatus, attach, object,
+    Places, Stranger, Teller, VerifySource, XdpStatus, filter, flow_table, object,
 };
 use crate::desired::Peer;
 
@@ -35,8 +38,10 @@ pub struct Loaded {
     xdp: XdpHalf,
     /// The pins, or why there are none.
     pins: Result<PinDir, String>,
-    /// Other ABI versions' programs run until ours do.
-    others_remain: bool,
+    /// Other ABI versions' programs run until ours do, hook by hook.
+    others: Others,
+    /// Holds the pin directory.
+    _claim: Option<Claim>,
 }
 
 impl Loaded {
@@ -48,16 +53,23 @@ impl Loaded {
     /// A map cannot be created, or the verifier refuses a program.
     pub fn open(options: &LoadOptions) -> Result<Self, BpfError> {
         let bytes = object::bytes()?;
-        let pins = PinDir::new(&options.pin_dir);
-        let pins = match pins
-            .create()
-            .and_then(|()| pins.discard_unfit_maps(&bytes, options.flow_table))
-        {
-            Ok(()) => Ok(pins),
-            Err(error) => Err(error.to_string()),
+        let dir = PinDir::new(&options.pin_dir);
+        let claim = dir.create();
+        // What is not ours alone is neither used nor removed.
+        let filters_remain = claim.is_ok() && dir.has_maps_without_links();
+        let (claim, pins) = match claim {
+            Ok(claim) => (Some(claim), dir.discard_unfit_maps(&bytes, options.flow_table)),
+            Err(error) => (None, Err(error)),
         };
+        let others = match (&claim, &pins) {
+            (Some(_), Ok(())) => Others::new(dir.other_versions()),
+            // Nothing can be pinned in our own version: it goes like the others.
+            (Some(_), Err(_)) => Others::new(dir.versions()),
+            (None, _) => Others::default(),
+        };
+        let pins = pins.map(|()| dir).map_err(|error| error.to_string());
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries(abi::map::FLOWS4, options.flow_table);
+        loader.map_max_entries(abi::map::FLOWS4, flow_table::entries(options.flow_table)?);
         let tickets = abi::TicketNumbers::of(possible_cpus()?);
         loader.map_max_entries(abi::map::TICKETS, tickets.region(possible_cpus()?));
         if let Ok(pins) = &pins {
@@ -85,16 +97,17 @@ impl Loaded {
             tickets,
             settings,
             teller,
-            attacher: Attacher::new(options.attach, pins.clone().ok()),
+            attacher: Attacher::new(options.attach, pins.clone().ok(), filters_remain),
             xdp: XdpHalf::new(options.xdp, pins.clone().ok()),
-            others_remain: pins.is_ok(),
             pins,
+            others,
+            _claim: claim,
         })
     }
 
     fn ensure(&mut self, hook: &Hook, report: &mut HookReport) {
         let ensured = classifier(&mut self.ebpf, hook.program)
-            .and_then(|program| self.attacher.ensure(hook, program));
+            .and_then(|program| self.attacher.ensure(hook, program, &mut self.others));
         match ensured {
             Ok(true) => report.attached.push(hook.name()),
             Ok(false) => {}
@@ -118,6 +131,69 @@ impl Loaded {
         match told {
             Ok(()) => self.xdp.settle(site),
             Err(error) => report.failed.push((site.name.to_owned(), error)),
+        }
+    }
+
+    fn ensure_places(&mut self, places: Places<'_>, report: &mut HookReport) {
+        let Places { underlay, underlay_kind, inlets, overlay, direct, veths } = places;
+        let ifindex = |name: &str, report: &mut HookReport| match if_nametoindex(name) {
+            Ok(ifindex) => Some(ifindex),
+            Err(errno) => {
+                let error = BpfError::new("find interface", name, &std::io::Error::from(errno));
+                report.failed.push((name.to_owned(), error));
+                None
+            }
+        };
+        let Some(underlay_index) = ifindex(underlay, report) else { return };
+        let overlay = match overlay.map(|name| (ifindex(name, report), name)) {
+            Some((Some(index), name)) => Some((index, name)),
+            Some((None, _)) => return,
+            None => None,
+        };
+        let hook = |ifindex, interface: &str, program| Hook {
+            ifindex,
+            interface: interface.to_owned(),
+            program,
+        };
+        let mut exits = Vec::new();
+        exits.extend(overlay.map(|(index, name)| hook(index, name, program::TO_OVERLAY)));
+        exits.extend(direct.then(|| hook(underlay_index, underlay, program::TO_UNDERLAY)));
+        exits.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::TO_POD)));
+        let mut entries = Vec::new();
+        entries.extend(overlay.map(|(index, name)| hook(index, name, program::FROM_OVERLAY)));
+        entries.push(hook(underlay_index, underlay, program::FROM_UNDERLAY));
+        entries.extend(
+            inlets.iter().map(|inlet| hook(inlet.ifindex, &inlet.name, program::FROM_UNDERLAY)),
+        );
+        entries.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::FROM_POD)));
+        let flags = self.settings.get().map_or(0, |now| now.flags);
+        let site = Site {
+            ifindex: underlay_index,
+            name: underlay,
+            kind: underlay_kind,
+            tunnel: overlay.is_some(),
+            fast_path: flags & flag::FAST_PATH != 0,
+            kept: flags & flag::KEEP_IN != 0,
+            tc: true,
+        };
+        self.xdp.relieve(&mut self.ebpf, site, &mut self.others);
+        self.ensure_all(&exits, &entries, report);
+        let tc = format!("{underlay}/{}", program::FROM_UNDERLAY);
+        let tc = !report.failed.iter().any(|(hook, _)| *hook == tc);
+        self.ensure_xdp(Site { tc, ..site }, report);
+        let hooks: Vec<Hook> = exits.into_iter().chain(entries).collect();
+        self.attacher.retain(&hooks);
+    }
+
+    /// Exit hooks first: a packet noted at an entry hook finds its exit hook in
+    /// place. Hooks of other versions that have no successor go with the others of
+    /// their direction.
+    fn ensure_all(&mut self, exits: &[Hook], entries: &[Hook], report: &mut HookReport) {
+        for (hooks, direction) in [(exits, TcxHook::Egress), (entries, TcxHook::Ingress)] {
+            for hook in hooks {
+                self.ensure(hook, report);
+            }
+            self.others.retire(direction);
         }
     }
 }
@@ -249,63 +325,10 @@ impl Datapath for Loaded {
     }
 
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport {
-        let Places { underlay, underlay_kind, inlets, overlay, direct, veths } = places;
         let mut report = HookReport::default();
-        let ifindex = |name: &str, report: &mut HookReport| match if_nametoindex(name) {
-            Ok(ifindex) => Some(ifindex),
-            Err(errno) => {
-                let error = BpfError::new("find interface", name, &std::io::Error::from(errno));
-                report.failed.push((name.to_owned(), error));
-                None
-            }
-        };
-        let Some(underlay_index) = ifindex(underlay, &mut report) else { return report };
-        let overlay = match overlay.map(|name| (ifindex(name, &mut report), name)) {
-            Some((Some(index), name)) => Some((index, name)),
-            Some((None, _)) => return report,
-            None => None,
-        };
-        let hook = |ifindex, interface: &str, program| Hook {
-            ifindex,
-            interface: interface.to_owned(),
-            program,
-        };
-        // Exit hooks first: a packet noted at an entry hook finds its exit hook
-        // in place.
-        let mut hooks = Vec::new();
-        hooks.extend(overlay.map(|(index, name)| hook(index, name, program::TO_OVERLAY)));
-        hooks.extend(direct.then(|| hook(underlay_index, underlay, program::TO_UNDERLAY)));
-        hooks.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::TO_POD)));
-        hooks.extend(overlay.map(|(index, name)| hook(index, name, program::FROM_OVERLAY)));
-        hooks.push(hook(underlay_index, underlay, program::FROM_UNDERLAY));
-        hooks.extend(
-            inlets.iter().map(|inlet| hook(inlet.ifindex, &inlet.name, program::FROM_UNDERLAY)),
-        );
-        hooks.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::FROM_POD)));
-        for hook in &hooks {
-            self.ensure(hook, &mut report);
-        }
-        let flags = self.settings.get().map_or(0, |now| now.flags);
-        let tc = format!("{underlay}/{}", program::FROM_UNDERLAY);
-        self.ensure_xdp(
-            Site {
-                ifindex: underlay_index,
-                name: underlay,
-                kind: underlay_kind,
-                tunnel: overlay.is_some(),
-                fast_path: flags & flag::FAST_PATH != 0,
-                kept: flags & flag::KEEP_IN != 0,
-                tc: !report.failed.iter().any(|(hook, _)| *hook == tc),
-            },
-            &mut report,
-        );
-        self.attacher.retain(&hooks);
-        if self.others_remain && report.failed.is_empty() {
-            self.others_remain = false;
-            if let Ok(Err(error)) = self.pins.as_ref().map(PinDir::remove_other_versions) {
-                tracing::warn!(%error, "programs of another version stay attached");
-            }
-        }
+        self.ensure_places(places, &mut report);
+        // Whatever failed: nobody keeps the maps of other versions true.
+        self.others.end();
         report
     }
 
@@ -352,17 +375,25 @@ impl Datapath for Loaded {
     }
 
     fn unpinned(&self) -> Option<String> {
-        self.pins.as_ref().err().cloned()
+        let hook = || self.attacher.unpinned().map(str::to_owned);
+        self.pins.as_ref().err().cloned().or_else(hook)
     }
 }
 
-/// Detaches all programs of ours in this network namespace and removes all
-/// pins below `pin_dir`. Returns what was removed.
+/// Detaches all programs of ours in this network namespace, of all versions, and
+/// removes all pins below `pin_dir`. Returns what was removed. With `force` even
+/// if an agent, or another network namespace's programs, use them.
 ///
 /// # Errors
-/// A pin cannot be removed.
-pub fn cleanup(pin_dir: &Path) -> Result<Vec<String>, BpfError> {
-    let removed = PinDir::new(pin_dir).remove_all()?;
-    attach::remove_clsact_filters();
-    Ok(removed)
+/// A pin cannot be removed, or others use them.
+pub fn cleanup(pin_dir: &Path, force: bool) -> Result<Vec<String>, BpfError> {
+    let pins = PinDir::new(pin_dir);
+    let claim = pins.claim();
+    if !force && let Err(error) = claim {
+        return Err(error);
+    }
+    let removed = pins.remove_all(force);
+    // Those hang in this namespace, whosever the pins are.
+    filter::remove_all(|_, _| false);
+    removed
 }

@@ -4,9 +4,13 @@ mod attach;
 mod envelope;
 mod error;
 pub mod fake;
+mod filter;
+pub mod flow_table;
 pub mod loader;
 mod maps;
 mod object;
+mod others;
+mod owner;
 pub mod pin;
 mod sys;
 mod teller;
@@ -19,9 +23,9 @@ use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
-pub use self::attach::CLSACT_PRIORITY;
 pub use self::envelope::{Inlet, Inward, Keep, PodVeth, Tcx, TcxProgram, VethEntry};
 pub use self::error::BpfError;
+pub use self::filter::CLSACT_PRIORITY;
 pub use self::loader::cleanup;
 pub use self::object::{OBJECT_ENV, bytes as object};
 pub use self::teller::Teller;
@@ -200,7 +204,8 @@ pub struct LoadOptions {
     pub attach: AttachMode,
     /// `--xdp`.
     pub xdp: XdpMode,
-    /// `--flow-table-size`: entries of [`flannel_ebpf::abi::map::FLOWS4`].
+    /// `--flow-table-size`: flows that [`flannel_ebpf::abi::map::FLOWS4`] keeps;
+    /// it has more entries ([`flow_table`]).
     pub flow_table: u32,
 }
 

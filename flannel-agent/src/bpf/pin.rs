@@ -9,7 +9,8 @@ use flannel_ebpf::abi::{self, ABI_VERSION};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::BpfError;
+use super::owner::{self, Claim, Owner};
+use super::{BpfError, flow_table};
 
 /// Where the kernel's convention has the bpf file system.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -52,12 +53,44 @@ impl PinDir {
         self.xdp_links().join(ifindex.to_string())
     }
 
-    /// Makes the directories, and mounts the bpf file system where it belongs
-    /// if nobody did.
+    /// Makes the directories and takes them for this process. Mounts the bpf
+    /// file system where it belongs if nobody did.
     ///
     /// # Errors
-    /// The file system is not a bpf one and cannot be mounted.
-    pub fn create(&self) -> Result<(), BpfError> {
+    /// The file system is not a bpf one and cannot be mounted; or the directory
+    /// is in use by another agent or network namespace.
+    pub fn create(&self) -> Result<Claim, BpfError> {
+        self.mount()?;
+        make(&self.root)?;
+        if !is_bpffs(&self.root) {
+            return Err(BpfError::plain(
+                "use pin directory",
+                self.root.display().to_string(),
+                "it is not on a bpf file system",
+            )
+            .with_hint(format!("choose --pin-dir below {BPFFS}, or another bpf mount")));
+        }
+        let claim = owner::claim(&self.root)?;
+        for version in self.versions() {
+            match owner::of(&version)? {
+                Owner::Ours => {}
+                Owner::Other(other) => return Err(owner::foreign(&self.root, &other)),
+                Owner::Gone => {
+                    tracing::info!(
+                        path = %version.display(),
+                        "removing the pins of a network namespace that has gone"
+                    );
+                    remove_version(&version, &mut Vec::new())?;
+                }
+            }
+        }
+        make(&self.links())?;
+        make(&self.xdp_links())?;
+        owner::record(&self.version)?;
+        Ok(claim)
+    }
+
+    fn mount(&self) -> Result<(), BpfError> {
         if self.root.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS)) {
             mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(
                 |errno| {
@@ -70,23 +103,11 @@ impl PinDir {
             )?;
             tracing::info!(path = BPFFS, "mounted the bpf file system");
         }
-        for folder in [self.links(), self.xdp_links()] {
-            fs::create_dir_all(&folder)
-                .map_err(|error| BpfError::new("create", folder.display().to_string(), &error))?;
-        }
-        if !is_bpffs(&self.version) {
-            return Err(BpfError::plain(
-                "use pin directory",
-                self.version.display().to_string(),
-                "it is not on a bpf file system",
-            )
-            .with_hint(format!("choose --pin-dir below {BPFFS}, or another bpf mount")));
-        }
         Ok(())
     }
 
     /// Removes the pins of maps that are not what `object` defines, with a flow
-    /// table of `flows` entries: a map is reused by name, and neither the kernel
+    /// table for `flows` flows: a map is reused by name, and neither the kernel
     /// nor aya compares it.
     ///
     /// # Errors
@@ -105,8 +126,10 @@ impl PinDir {
             let found = MapInfo::from_pin(&path);
             let unfit = match &found {
                 Ok(info) => {
-                    let entries =
-                        if name == abi::map::FLOWS4 { flows } else { wanted.max_entries() };
+                    let entries = match name {
+                        abi::map::FLOWS4 => flow_table::entries(flows)?,
+                        _ => wanted.max_entries(),
+                    };
                     differs(info, wanted, entries)
                 }
                 Err(error) => Some(error.to_string()),
@@ -119,34 +142,49 @@ impl PinDir {
         Ok(())
     }
 
-    /// Link pins that are there: path, interface index and program name.
-    pub fn pinned_links(&self) -> Vec<(PathBuf, u32, String)> {
-        let Ok(entries) = fs::read_dir(self.links()) else { return Vec::new() };
-        entries
-            .flatten()
-            .filter_map(|entry| {
-                let name = entry.file_name().into_string().ok()?;
-                let (ifindex, program) = name.split_once('-')?;
-                Some((entry.path(), ifindex.parse().ok()?, program.to_owned()))
-            })
-            .collect()
+    /// Link pins that are there.
+    pub(super) fn pinned_links(&self) -> Vec<LinkPin> {
+        links_in(&self.links())
     }
 
-    /// Removes the directories of other ABI versions: their programs have been
-    /// replaced by ours.
-    ///
-    /// # Errors
-    /// A pin cannot be removed.
-    pub fn remove_other_versions(&self) -> Result<Vec<String>, BpfError> {
-        self.remove_where(|path| path != self.version)
+    /// Directories of other ABI versions.
+    pub(super) fn other_versions(&self) -> Vec<PathBuf> {
+        self.versions().into_iter().filter(|version| *version != self.version).collect()
     }
 
-    /// Removes everything below `--pin-dir`; returns what was there.
+    /// Whether programs of an earlier run may hang on clsact filters: its maps
+    /// are there, and no links.
+    pub(super) fn has_maps_without_links(&self) -> bool {
+        let without_links = |version: &PathBuf| {
+            version.join(abi::map::CFG).exists() && links_in(&version.join("links")).is_empty()
+        };
+        self.versions().iter().any(without_links)
+    }
+
+    /// Takes the directory for this process, if it is there.
     ///
     /// # Errors
-    /// A pin cannot be removed.
-    pub fn remove_all(&self) -> Result<Vec<String>, BpfError> {
-        let removed = self.remove_where(|_| true)?;
+    /// Another agent uses it.
+    pub(super) fn claim(&self) -> Result<Option<Claim>, BpfError> {
+        self.root.exists().then(|| owner::claim(&self.root)).transpose()
+    }
+
+    /// Removes everything below `--pin-dir`, all ABI versions; returns what was
+    /// there. With `force` even if it is another network namespace's.
+    ///
+    /// # Errors
+    /// A pin cannot be removed, or is another network namespace's.
+    pub(super) fn remove_all(&self, force: bool) -> Result<Vec<String>, BpfError> {
+        for version in self.versions() {
+            match owner::of(&version)? {
+                Owner::Other(other) if !force => return Err(owner::foreign(&self.root, &other)),
+                _ => {}
+            }
+        }
+        let mut removed = Vec::new();
+        for version in self.versions() {
+            remove_version(&version, &mut removed)?;
+        }
         match fs::remove_dir(&self.root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(BpfError::new("remove", self.root.display().to_string(), &error))
@@ -155,33 +193,66 @@ impl PinDir {
         }
     }
 
-    fn remove_where(&self, wanted: impl Fn(&Path) -> bool) -> Result<Vec<String>, BpfError> {
-        let mut removed = Vec::new();
-        let Ok(entries) = fs::read_dir(&self.root) else { return Ok(removed) };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            let version = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
+    /// Directories of all ABI versions.
+    pub(super) fn versions(&self) -> Vec<PathBuf> {
+        let is_version = |path: &PathBuf| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
                 name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
-            });
-            if version && wanted(&path) {
-                // Links first: the hooks fall silent before their maps go; and
-                // XDP's before those that take over from it.
-                for folder in [path.join("xdp"), path.join("links"), path] {
-                    remove_folder(&folder, &mut removed)?;
-                }
-            }
-        }
-        Ok(removed)
+            })
+        };
+        entries(&self.root).into_iter().filter(is_version).collect()
     }
 }
 
-fn remove_folder(folder: &Path, removed: &mut Vec<String>) -> Result<(), BpfError> {
-    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        remove(&path)?;
-        removed.push(path.display().to_string());
+/// A pinned link of a TC hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LinkPin {
+    pub(super) path: PathBuf,
+    pub(super) ifindex: u32,
+    pub(super) program: String,
+}
+
+/// What is pinned in a directory for links, as far as the names are ours.
+pub(super) fn links_in(folder: &Path) -> Vec<LinkPin> {
+    let parse = |path: PathBuf| {
+        let (ifindex, program) = path.file_name()?.to_str()?.split_once('-')?;
+        Some(LinkPin {
+            ifindex: ifindex.parse().ok()?,
+            program: program.to_owned(),
+            path: path.clone(),
+        })
+    };
+    entries(folder).into_iter().filter_map(parse).collect()
+}
+
+/// What is in a directory, if it is there.
+pub(super) fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn make(folder: &Path) -> Result<(), BpfError> {
+    fs::create_dir_all(folder)
+        .map_err(|error| BpfError::new("create", folder.display().to_string(), &error))
+}
+
+/// Removes a version's directory with all that is pinned in it.
+///
+/// Links first: the hooks fall silent before their maps go; and XDP's before
+/// those that take over from it.
+pub(super) fn remove_version(version: &Path, removed: &mut Vec<String>) -> Result<(), BpfError> {
+    for folder in [version.join("xdp"), version.join("links"), version.to_owned()] {
+        for path in entries(&folder) {
+            remove(&path)?;
+            removed.push(path.display().to_string());
+        }
+        match fs::remove_dir(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(BpfError::new("remove", folder.display().to_string(), &error));
+            }
+            _ => {}
+        }
     }
-    fs::remove_dir(folder)
-        .map_err(|error| BpfError::new("remove", folder.display().to_string(), &error))
+    Ok(())
 }
 
 /// Removes a pin; one that has gone already is no error.

@@ -9,7 +9,7 @@ use aya::maps::{Array, HashMap, MapData};
 use flannel_ebpf::abi::{self, Config, Veth, flag};
 
 use super::maps::{ignore_missing, typed};
-use super::sys::{TcxHook, tcx_programs};
+use super::sys::{Attached, TcxHook, tcx_programs};
 use super::{BpfError, Keep, PodVeth, Tcx, TcxProgram};
 
 /// The verbs that need no lock of the data path. The real one is
@@ -126,7 +126,10 @@ impl RealTeller {
     }
 
     fn programs(&self, ifindex: u32, hook: TcxHook) -> Result<Vec<TcxProgram>, BpfError> {
-        let program = |id| TcxProgram { id, ours: self.ids.contains(&id) };
+        let program = |program: Attached| TcxProgram {
+            id: program.program,
+            ours: self.ids.contains(&program.program),
+        };
         match tcx_programs(ifindex, hook) {
             Ok(ids) => Ok(ids.into_iter().map(program).collect()),
             // No tcx here, or the device has gone.

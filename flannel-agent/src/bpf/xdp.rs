@@ -1,6 +1,8 @@
 //! The XDP half of `from_underlay`: whether it may run, and its link.
 
+use std::error::Error;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
@@ -10,7 +12,9 @@ use aya::programs::{ProgramError, Xdp};
 use flannel_ebpf::abi::program;
 
 use super::attach::has_errno;
+use super::others::{IN_FLIGHT, Others};
 use super::pin::{self, PinDir};
+use super::sys::{self, LINK_XDP};
 use super::{BpfError, XdpMode, XdpStatus};
 
 /// How long an attempt that met somebody else's program stands.
@@ -109,6 +113,45 @@ impl XdpHalf {
         Ensured { runs: self.running, attached: attached == Ok(true) }
     }
 
+    /// Ends the programs of other versions: what they strip, only the TC program of
+    /// their own version takes. To be called while that is still there. On the
+    /// device that is to be served ours comes in place, in one step, and strips
+    /// nothing before it is told to: no driver has to be reset.
+    pub(super) fn relieve(&mut self, ebpf: &mut Ebpf, site: Site<'_>, others: &mut Others) {
+        let found = others.xdp_links();
+        if found.is_empty() {
+            return;
+        }
+        for (path, ifindex) in found {
+            let own = self.pins.as_ref().map(|pins| pins.xdp_link(site.ifindex));
+            let moved = match own.filter(|own| !own.exists()) {
+                Some(own)
+                    if ifindex == Some(site.ifindex) && refused(self.mode, site).is_none() =>
+                {
+                    self.program(ebpf)
+                        .and_then(|program| update(&path, site.ifindex, program))
+                        .and_then(|_| {
+                            fs::rename(&path, own)
+                                .map_err(|error| Failure::of("pin link of", site.name, &error))
+                        })
+                        .inspect_err(|failure| {
+                            tracing::info!(
+                                pin = %path.display(),
+                                why = failure.reason,
+                                "not reusing a pinned link"
+                            );
+                        })
+                        .is_ok()
+                }
+                _ => false,
+            };
+            if !moved {
+                others.remove(&path);
+            }
+        }
+        std::thread::sleep(IN_FLIGHT);
+    }
+
     /// Detaches what must not run. To be called when the settings tell the
     /// programs so.
     pub(super) fn settle(&mut self, site: Site<'_>) {
@@ -145,7 +188,8 @@ impl XdpHalf {
         })
     }
 
-    fn try_attach(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Result<bool, Failure> {
+    /// The loaded program.
+    fn program<'a>(&mut self, ebpf: &'a mut Ebpf) -> Result<&'a mut Xdp, Failure> {
         let program: &mut Xdp = ebpf
             .program_mut(program::FROM_WIRE)
             .ok_or_else(|| Failure::plain("the object has no XDP program"))?
@@ -159,18 +203,19 @@ impl XdpHalf {
                 .map_err(|error| Failure::of("load program", program::FROM_WIRE, &error))?;
             self.loaded = true;
         }
+        Ok(program)
+    }
+
+    fn try_attach(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Result<bool, Failure> {
+        let program = self.program(ebpf)?;
         let pin = self.pins.as_ref().map(|pins| pins.xdp_link(site.ifindex));
-        // A link that the kernel lets run our program is a link that is attached.
         let held = match &pin {
-            Some(path) if path.exists() => PinnedLink::from_pin(path).ok().map(FdLink::from),
-            _ => self.open.take(),
+            Some(path) if path.exists() => update(path, site.ifindex, program).ok(),
+            // A link that the kernel lets run our program is a link that is attached.
+            _ => self.open.take().and_then(|link| run(link, program).ok()),
         };
-        if let Some(link) = held
-            && let Ok(link) = XdpLink::try_from(link)
-            && let Ok(id) = program.attach_to_link(link)
-            && let Ok(link) = program.take_link(id)
-        {
-            self.open = FdLink::try_from(link).ok().filter(|_| pin.is_none());
+        if let Some(link) = held {
+            self.open = Some(link).filter(|_| pin.is_none());
             return Ok(false);
         }
         if let Some(path) = &pin {
@@ -212,6 +257,29 @@ fn refused(mode: XdpMode, site: Site<'_>) -> Option<Option<String>> {
         XdpMode::Native | XdpMode::Auto => return None,
     };
     Some(Some(reason))
+}
+
+/// Lets a pinned link run `program`: atomically, by BPF_LINK_UPDATE. Only if it
+/// is the XDP link of this interface, with our program.
+fn update(path: &Path, ifindex: u32, program: &mut Xdp) -> Result<FdLink, Failure> {
+    let object = path.display().to_string();
+    let link = sys::pinned_link(path).map_err(|error| Failure::of("open link", &object, &error))?;
+    if (link.kind, link.ifindex) != (LINK_XDP, ifindex) {
+        return Err(Failure::plain(format!("{object} is not attached to this device")));
+    }
+    if let Ok(name) = sys::program_name(link.program)
+        && name != program::FROM_WIRE
+    {
+        return Err(Failure::plain(format!("the program of {object} is {name}")));
+    }
+    let link =
+        PinnedLink::from_pin(path).map_err(|error| Failure::of("open link", &object, &error))?;
+    run(FdLink::from(link), program).map_err(|error| Failure::of("update link", &object, &*error))
+}
+
+fn run(link: FdLink, program: &mut Xdp) -> Result<FdLink, Box<dyn Error + Send + Sync>> {
+    let id = program.attach_to_link(XdpLink::try_from(link)?)?;
+    Ok(FdLink::try_from(program.take_link(id)?)?)
 }
 
 struct Failure {

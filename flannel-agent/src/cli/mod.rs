@@ -87,7 +87,8 @@ pub enum Command {
         /// The file with the node's subnet
         #[arg(long, value_name = "FILE", default_value = SUBNET_FILE)]
         subnet_file: PathBuf,
-        /// Go on even if an agent is running
+        /// Go on even if an agent is running, or another network namespace uses
+        /// the pins
         #[arg(long)]
         force: bool,
         /// Leave device (but udp's), routes, neighbours, FDB and subnet.env for

@@ -61,7 +61,7 @@ pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
     // Programs first: what follows is the kernel path's.
     let pinned = state.as_ref().and_then(|state| state.pin_dir.as_deref());
     for dir in BTreeSet::from([places.pin_dir, pinned.unwrap_or(places.pin_dir)]) {
-        match bpf::cleanup(dir) {
+        match bpf::cleanup(dir, force) {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => steps.did(format!("detached the programs ({} pins)", removed.len())),
             Err(error) => steps.failed(error),

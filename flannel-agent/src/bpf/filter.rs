@@ -1,0 +1,93 @@
+//! clsact filters: hooks where the kernel has no tcx.
+
+use std::io;
+
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
+};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+
+use super::BpfError;
+use super::attach::{Hook, has_errno};
+
+/// Priority of our clsact filters: the same for all, so that they are found
+/// again, and not one that people choose.
+pub const CLSACT_PRIORITY: u16 = 0xf1a0;
+/// Handle of our clsact filters.
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, CLSACT_PRIORITY);
+
+/// Makes `program` the filter at `hook`; with `replace` in place of one of an
+/// earlier run, whatever its version. Returns whether there was none.
+pub(super) fn ensure(
+    hook: &Hook,
+    program: &mut SchedClassifier,
+    replace: bool,
+) -> Result<bool, BpfError> {
+    let failed =
+        |step, error: &(dyn std::error::Error + 'static)| BpfError::new(step, hook.name(), error);
+    match qdisc_add_clsact(&hook.interface) {
+        Err(error) if !has_errno(&error, libc::EEXIST) => {
+            return Err(failed("add clsact qdisc for", &error));
+        }
+        _ => {}
+    }
+    if replace {
+        let replaced = link(&hook.interface, hook.direction())
+            .map_err(|error| failed("find interface of", &error))
+            .map(|link| program.attach_to_link(link).and_then(|id| program.take_link(id)))?;
+        if let Ok(link) = replaced {
+            keep(link);
+            return Ok(false);
+        }
+    }
+    match attach(hook, program) {
+        Ok(()) => Ok(true),
+        Err(error) if has_errno(&error, libc::EEXIST) && replace => {
+            // It could not be replaced, and must not go on.
+            remove(&hook.interface, hook.direction());
+            attach(hook, program).map_err(|error| failed("attach clsact filter", &error))?;
+            Ok(true)
+        }
+        Err(error) if has_errno(&error, libc::EEXIST) => Ok(false),
+        Err(error) => Err(failed("attach clsact filter", &error)),
+    }
+}
+
+fn attach(hook: &Hook, program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    let options =
+        NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, ..NlOptions::default() };
+    let options = TcAttachOptions::Netlink(options);
+    let id = program.attach_with_options(&hook.interface, hook.direction(), options)?;
+    keep(program.take_link(id)?);
+    Ok(())
+}
+
+/// Removes our filter, if there is one.
+pub(super) fn remove(interface: &str, direction: TcAttachType) {
+    // Dropping a link of this kind deletes its filter. An error says that filter
+    // or device have gone already.
+    drop(link(interface, direction));
+}
+
+/// Removes our filters from every interface of this network namespace, but for
+/// those that `keep` names.
+pub(super) fn remove_all(keep: impl Fn(&str, TcAttachType) -> bool) {
+    for interface in nix::net::if_::if_nameindex().iter().flat_map(|all| all.iter()) {
+        let Ok(name) = interface.name().to_str() else { continue };
+        for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+            if !keep(name, direction) {
+                remove(name, direction);
+            }
+        }
+    }
+}
+
+fn link(interface: &str, direction: TcAttachType) -> io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(interface, direction, CLSACT_PRIORITY, CLSACT_HANDLE, None)
+}
+
+/// Lets the filter outlive this process: dropping the link would delete it,
+/// and traffic has to go on without us.
+fn keep(link: SchedClassifierLink) {
+    std::mem::forget(link);
+}
