@@ -5,7 +5,7 @@ use std::sync::Barrier;
 
 use aya::maps::{HashMap, IterableMap as _, Map, MapData};
 use flannel_agent::bpf::flow_table;
-use flannel_ebpf::abi::{Flow, FlowKey};
+use flannel_ebpf::abi::{Flow, FlowKey, Tuple4};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -30,7 +30,8 @@ fn open(table: &OwnedFd) -> Table {
 }
 
 fn key(kind: u8, number: u32) -> FlowKey {
-    FlowKey { saddr: number.to_be_bytes(), direction: kind, ..FlowKey::default() }
+    let tuple = Tuple4 { saddr: number.to_be_bytes(), ..Tuple4::default() };
+    FlowKey { tuple, direction: kind, ..FlowKey::default() }
 }
 
 /// Fills the table with old flows. Then two CPUs renew [`FLOWS`] flows, each in
