@@ -9,13 +9,20 @@
 //! may differ is said in [`exceptions`].
 
 pub mod compare;
+pub mod connection;
+pub mod demands;
 pub mod draft;
 pub mod exceptions;
 pub mod generate;
+pub mod kind;
 pub mod lane;
+pub mod mode;
 pub mod oddity;
+pub mod pool;
 pub mod ports;
+pub mod ruleset;
 pub mod run;
+pub mod signs;
 pub mod world;
 
 #[cfg(test)]
