@@ -21,14 +21,21 @@ const HOLDS: Duration = Duration::from_secs(7);
 /// A difference that is no fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exception {
-    /// The outer UDP checksum is there and wrong.
+    /// A tunnel packet put on the underlay, whose outer UDP checksum is there and
+    /// wrong: nothing comes to a pod by the kernel path, something by the eBPF path.
     OuterUdpChecksum,
-    /// The TCP or UDP checksum is wrong, and conntrack minds.
+    /// A whole packet whose TCP or UDP checksum is wrong. With rules that drop what is
+    /// invalid: nothing comes of it on the kernel path. Without: it belongs to a
+    /// translated connection, and only the kernel path leaves its addresses.
     Checksum,
-    /// A packet under a foreign address, after one of its flow that conntrack called
-    /// invalid.
+    /// Without rules that drop what is invalid: a packet of no connection, not from a
+    /// pod's own address to another pod, within a window after one of its flow that
+    /// conntrack called invalid. The kernel path masquerades it, the eBPF path does
+    /// not.
     AfterInvalid,
-    /// Conntrack does not know a connection that began on the fast path.
+    /// With `eager` and rules that drop what is invalid, TCP of a connection: the eBPF
+    /// path lacks ICMP errors, or one of both paths drops a packet with odd flags
+    /// earlier.
     Unknown,
 }
 
