@@ -109,26 +109,29 @@ pub(super) fn stands(flow: &Flow, config: &Config, now: u64) -> Result<(), Outco
     }
 }
 
-/// Whether a packet with this DSCP is treated as the flow's proven one was.
+/// Whether a packet with this DSCP and TTL is treated as the flow's proven one was.
 ///
 /// # Errors
 /// It may be treated differently.
 #[inline(always)]
 pub(super) fn fits(flow: &Flow, segment: &Segment) -> Result<(), Outcome> {
-    if segment.tos & !ECN_MASK == flow.treatment.entry_dscp {
+    let proven = &flow.treatment;
+    if segment.tos & !ECN_MASK == proven.entry_dscp && segment.ttl == proven.entry_ttl {
         Ok(())
     } else {
-        Err(Outcome::KernelDscp)
+        Err(Outcome::KernelDiffers)
     }
 }
 
 /// Whether a packet that goes to the kernel for this reason can prove its flow at
-/// the exit, or its pair. The end of a connection proves nothing.
+/// the exit, or its pair. The end of a connection proves nothing, and what differs
+/// from a fresh proof leaves that as it is.
 #[inline(always)]
 pub(super) fn can_prove(config: &Config, segment: &Segment, reason: Outcome) -> bool {
     let ends = segment.tcp_flags & (wire::TCP_FIN | wire::TCP_RST) != 0;
     let begins = segment.is_syn() && config.flags & flag::EAGER == 0;
-    is_ordinary(reason) && reason != Outcome::KernelRule && !ends && !begins
+    let proves = !matches!(reason, Outcome::KernelRule | Outcome::KernelDiffers);
+    is_ordinary(reason) && proves && !ends && !begins
 }
 
 /// Whether the kernel carries a packet for this reason as it does the other
@@ -142,7 +145,7 @@ pub(super) fn is_ordinary(reason: Outcome) -> bool {
             | Outcome::KernelExpired
             | Outcome::KernelGeneration
             | Outcome::KernelMoved
-            | Outcome::KernelDscp
+            | Outcome::KernelDiffers
             | Outcome::KernelRule
             | Outcome::KernelTcpState
     )

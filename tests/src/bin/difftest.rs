@@ -1,6 +1,8 @@
 //! `flannel-difftest`: the same packets over the kernel path and the eBPF path.
 
 use clap::Parser;
+use flannel_tests::differential::exceptions::Exception;
+use flannel_tests::differential::mode::Mode;
 use flannel_tests::differential::run::Differential;
 use flannel_tests::interrupt;
 use flannel_tests::rules::Rules;
@@ -14,23 +16,34 @@ struct Cli {
     /// Seed of the sequence; random unless given
     #[arg(long)]
     seed: Option<u64>,
-    /// Netfilter rules on the nodes besides the agent's own
-    #[arg(long, value_enum, default_value = "none")]
-    rules: Rules,
+    /// What is compared
+    #[arg(long, value_enum, default_value = "confirmed")]
+    mode: Mode,
+    /// Language of the rules on the nodes; `none`: only those without which the mode
+    /// has no sense. [default: none for `confirmed`, else nftables]
+    #[arg(long, value_enum)]
+    rules: Option<Rules>,
     /// Shows this many differing packets, the shortest ones
     #[arg(long, default_value_t = 5)]
     show: usize,
     /// Shows none that is odd in one of these ways
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     hide: Vec<String>,
+    /// Shows this many packets of each exception
+    #[arg(long, default_value_t = 0)]
+    show_excepted: usize,
 }
 
 fn main() {
     let cli = Cli::parse();
     interrupt::clean_up();
     let seed = cli.seed.unwrap_or_else(rand::random);
-    eprintln!("difftest: seed {seed}; two nodes on the kernel path, two on the eBPF path");
-    let differential = Differential::new(cli.rules);
+    let rules = cli.rules.unwrap_or(cli.mode.rules());
+    eprintln!(
+        "difftest: {}, rules: {rules}, seed {seed}; two nodes on the kernel path, two on the eBPF path",
+        cli.mode
+    );
+    let mut differential = Differential::new(cli.mode, rules);
     let start = std::time::Instant::now();
     let mut said = 0;
     let report = differential.run(cli.packets, seed, |so_far| {
@@ -52,6 +65,12 @@ fn main() {
     differences.sort_by_key(|difference| difference.step.frames.concat().len());
     for difference in differences.iter().take(cli.show) {
         println!("{}", difference.text());
+    }
+    for exception in Exception::ALL {
+        let these = report.excused.iter().filter(|(reason, _)| reason == exception);
+        for (_, difference) in these.take(cli.show_excepted) {
+            println!("{exception:?}: {}", difference.text());
+        }
     }
     drop(differential);
     if !report.good() {

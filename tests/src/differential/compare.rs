@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
-use super::draft::ETH;
+use super::draft::{ETH, renew_checksum};
 use super::generate::Sender;
+use super::kind::Kind;
+use super::signs;
 use super::world::{LEFT, PORT, RIGHT};
 
 /// Where frames are watched.
@@ -27,8 +29,12 @@ impl Seen {
     /// Takes a frame, if it belongs to a packet of ours.
     pub fn add(&mut self, tap: Tap, frame: &[u8]) {
         if let Some(key) = key(frame) {
+            let mut frame = normal(frame);
+            if tap == Tap::Cable && !between_nodes(&frame) {
+                blank_shared(&mut frame, 0);
+            }
             let frames = self.0.entry(key).or_default();
-            frames.push((tap, normal(frame)));
+            frames.push((tap, frame));
             frames.sort();
         }
     }
@@ -39,11 +45,16 @@ impl Seen {
     pub fn made_of(&self, key: u16, sender: Sender) -> Vec<(Tap, Vec<u8>)> {
         let made = |tap: Tap, frame: &[u8]| match sender {
             Sender::Wire(side) if tap == Tap::Cable => {
-                frame.get(6..12) == Some(&side.other().node_mac())
+                signs::is_from(frame, side.other().node_mac())
             }
             _ => true,
         };
         self.of(key).iter().filter(|(tap, frame)| made(*tap, frame)).cloned().collect()
+    }
+
+    /// Forgets what was seen under a key.
+    pub fn forget(&mut self, key: u16) {
+        self.0.remove(&key);
     }
 
     /// All that was seen under a key.
@@ -52,7 +63,8 @@ impl Seen {
     }
 }
 
-const TCP: u8 = 6;
+/// Protocol number of TCP.
+pub const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const IGMP: u8 = 2;
@@ -143,10 +155,20 @@ impl<'a> Packet<'a> {
         }
     }
 
+    /// Whether the rules for connections say what it is translated to.
+    fn is_fixed(&self) -> bool {
+        let ported = matches!(self.proto(), Some(TCP | UDP));
+        self.source().is_some_and(Kind::is_virtual)
+            || ported && self.word(self.l4 + 2).is_some_and(Kind::has_port)
+    }
+
     /// Where conntrack may have written a port or identifier of its choice, and
     /// where the checksum over it stands: in what is not sent under a pod's
     /// address, or not any more.
     fn translated(&self) -> Option<[Range<usize>; 2]> {
+        if self.is_fixed() {
+            return None;
+        }
         let first = self.word(6).is_some_and(|flags| flags & 0x1fff == 0);
         let at = |chosen: usize, checksum: Range<usize>| {
             let from = self.l4 + chosen;
@@ -220,14 +242,33 @@ fn blank(frame: &mut [u8]) {
 
 /// What conntrack put together, the kernel forwards in the buffers of the
 /// fragments, which it rewrites while a socket still holds them: MACs (written
-/// with two bytes before them), TTL and checksum are those of some later time.
+/// with two bytes before them), TTL, checksums and what rules change are those of
+/// some later time. What comes to the pod is compared as a whole.
 fn blank_shared(frame: &mut [u8], eth: usize) {
     let Some((l3, packet)) = frame.get(eth..).and_then(Packet::in_frame) else { return };
-    if packet.word(6).is_some_and(|flags| flags & 0x3fff != 0) {
-        zero(frame, eth - 2..eth + ETH - 2);
-        zero(frame, eth + l3 + 8..eth + l3 + 9);
-        zero(frame, eth + l3 + 10..eth + l3 + 12);
+    let Some(flags) = packet.word(6).filter(|flags| flags & 0x3fff != 0) else { return };
+    let (l3, l4) = (eth + l3, eth + l3 + packet.l4);
+    let checksum = match packet.proto() {
+        _ if flags & 0x1fff != 0 => None,
+        Some(TCP) => Some(16),
+        Some(UDP) => Some(6),
+        _ => None,
+    };
+    zero(frame, eth.saturating_sub(2)..eth + ETH - 2);
+    for (at, length) in [(1, 1), (8, 1), (10, 10)] {
+        zero(frame, l3 + at..l3 + at + length);
     }
+    if let Some(checksum) = checksum {
+        zero(frame, l4..l4 + 4);
+        zero(frame, l4 + checksum..l4 + checksum + 2);
+    }
+}
+
+/// Whether a packet goes from one node's own address to another's, as tunnel
+/// packets do.
+fn between_nodes(frame: &[u8]) -> bool {
+    let ends = Packet::in_frame(frame).and_then(|(_, packet)| packet.bytes.get(12..20));
+    ends.is_some_and(|ends| [&ends[..3], &ends[4..7]] == [&[198, 18, 0]; 2])
 }
 
 fn zero(frame: &mut [u8], range: Range<usize>) {
@@ -263,14 +304,59 @@ pub fn inner_flow(frame: &[u8]) -> Option<Vec<u8>> {
         .then(|| [&inner.bytes[9..10], &inner.bytes[12..20], ports].concat())
 }
 
+/// The innermost IPv4 packet.
+pub fn innermost(frame: &[u8]) -> Option<&[u8]> {
+    let (l3, packet) = Packet::in_frame(frame)?;
+    let inner = frame.get(l3 + packet.l4 + TUNNEL..).filter(|_| packet.is_tunnel());
+    inner.and_then(innermost).or(Some(packet.bytes))
+}
+
+/// The frame that conntrack puts together of a packet's fragments; a packet that is
+/// none as it is. `None`: they do not make a whole.
+pub fn whole(frames: &[Vec<u8>]) -> Option<Vec<u8>> {
+    let [first, rest @ ..] = frames else { return None };
+    let mut frame = first.clone();
+    if rest.is_empty() {
+        return Some(frame);
+    }
+    let (l3, header) = Packet::in_frame(first)?;
+    let l4 = l3 + header.l4;
+    for fragment in rest {
+        let (l3, packet) = Packet::in_frame(fragment)?;
+        let offset = usize::from(packet.word(6)? & 0x1fff) * 8;
+        if frame.len() != l4 + offset {
+            return None;
+        }
+        frame.extend(fragment.get(l3 + packet.l4..)?);
+    }
+    let total = u16::try_from(frame.len() - l3).ok()?;
+    frame.get_mut(l3 + 2..l3 + 4)?.copy_from_slice(&total.to_be_bytes());
+    // No fragment any more.
+    *frame.get_mut(l3 + 6)? &= 0x40;
+    frame[l3 + 7] = 0;
+    renew_checksum(&mut frame, l3);
+    Some(frame)
+}
+
 /// Source and destination of the innermost IPv4 packet.
 pub fn addresses(frame: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr)> {
-    let (l3, packet) = Packet::in_frame(frame)?;
-    if packet.is_tunnel()
-        && let Some(inner) = frame.get(l3 + packet.l4 + TUNNEL..).and_then(addresses)
-    {
-        return Some(inner);
-    }
+    let packet = Packet::new(innermost(frame)?)?;
     let destination: [u8; 4] = packet.bytes.get(16..20)?.try_into().ok()?;
     Some((packet.source()?, destination.into()))
+}
+
+/// Whether the innermost packet is an ICMP error that a node sends.
+pub fn is_error(frame: &[u8]) -> bool {
+    let answer = innermost(frame).and_then(Packet::new).and_then(|packet| packet.answer());
+    answer.is_some_and(|kind| kind != ECHO_REPLY)
+}
+
+/// Protocol, addresses and ports of the innermost IPv4 packet, as far as conntrack
+/// finds them: TCP or UDP, no fragment.
+pub fn flow(frame: &[u8]) -> Option<Vec<u8>> {
+    let packet = Packet::new(innermost(frame)?)?;
+    let whole = packet.word(6)? & 0x3fff == 0 && packet.l4 >= 20;
+    let ports = packet.bytes.get(packet.l4..packet.l4 + 4)?;
+    (whole && matches!(packet.proto()?, TCP | UDP))
+        .then(|| [&packet.bytes[9..10], &packet.bytes[12..20], ports].concat())
 }

@@ -8,8 +8,12 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::draft::{Draft, Edit, Transport};
+use super::expected::Expected;
+use super::kind::Kind;
+use super::mode::{Backend, Mode};
 use super::oddity::Oddity;
-use super::world::{ABSENT, LEFT, PORT, RIGHT, Side, VNI};
+use super::pool::Pool;
+use super::world::{ABSENT, LEFT, MTU, PORT, RIGHT, Side, VNI};
 
 /// Identifications from here on are not given to packets.
 pub const KEYS: u16 = 0xfff0;
@@ -17,7 +21,12 @@ pub const KEYS: u16 = 0xfff0;
 const CONVERSATIONS: u16 = 24;
 
 /// Longest frame that the underlay carries.
-const WIRE_MOST: usize = 14 + 1500;
+const fn wire_most(backend: Backend) -> usize {
+    match backend {
+        Backend::Vxlan => 14 + 1500,
+        Backend::HostGw => 14 + MTU,
+    }
+}
 
 /// Who sends a packet.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +74,15 @@ impl Oddities {
     }
 }
 
+/// Whose packet it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Part {
+    /// What the rules do with the connection.
+    pub kind: Kind,
+    /// By the pod that opened it, else an answer.
+    pub request: bool,
+}
+
 /// One packet: the same for both paths.
 #[derive(Clone, Debug)]
 pub struct Step {
@@ -73,25 +91,43 @@ pub struct Step {
     pub key: u16,
     /// Who sends it.
     pub sender: Sender,
+    /// Part of a connection; else one of the packets that hang together by
+    /// addresses and ports only.
+    pub part: Option<Part>,
+    /// What the kernel path has to make of it, if it is known.
+    pub expected: Option<Expected>,
+    /// Everything that was sent before has to have arrived.
+    pub waits: bool,
     /// What is odd about it.
     pub oddities: Oddities,
     /// The frame, or its fragments.
     pub frames: Vec<Vec<u8>>,
 }
 
+impl Step {
+    /// One that belongs to no connection.
+    pub(super) fn new(key: u16, sender: Sender, oddities: Oddities, frames: Vec<Vec<u8>>) -> Self {
+        Self { key, sender, part: None, expected: None, waits: false, oddities, frames }
+    }
+}
+
 /// An endless sequence of packets.
 pub struct Generator {
-    rng: StdRng,
+    pub(super) rng: StdRng,
     next: u16,
+    pub(super) mode: Mode,
+    pub(super) pool: Pool,
 }
 
 impl Generator {
     /// The sequence of this seed.
-    pub fn new(seed: u64) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed), next: 0 }
+    pub fn new(mode: Mode, seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let pool = Pool::new(mode, &mut rng);
+        Self { rng, next: 0, mode, pool }
     }
 
-    fn key(&mut self) -> u16 {
+    pub(super) fn key(&mut self) -> u16 {
         // 0 is what kernels write where they need none.
         self.next = self.next % (KEYS - 1) + 1;
         self.next
@@ -136,7 +172,7 @@ impl Generator {
     }
 
     /// Zero to three of them, as odd as wanted.
-    fn oddities<T: Copy + PartialEq>(&mut self, all: &[T]) -> Vec<T> {
+    pub(super) fn oddities<T: Copy + PartialEq>(&mut self, all: &[T]) -> Vec<T> {
         let wanted = [1, 1, 1, 2, 2, 3].choose(&mut self.rng).copied().unwrap_or(1);
         let mut chosen: Vec<T> = Vec::new();
         for _ in 0..wanted {
@@ -155,18 +191,15 @@ impl Generator {
         if odd {
             oddities.inner = self.oddities(Oddity::ALL);
         }
-        for oddity in &oddities.inner {
-            oddity.apply(&mut draft, &mut self.rng);
-        }
-        Step { key, sender: Sender::Pod(from), oddities, frames: draft.frames() }
+        self.make_odd(&mut draft, &oddities.inner);
+        let frames = draft.frames();
+        Step::new(key, Sender::Pod(from), oddities, frames)
     }
 
     fn of_wire(&mut self, from: Side, odd: bool) -> Step {
         let key = self.key();
         let mut inner = self.inner(from, key);
         inner.ip.destination = from.other().pod().octets();
-        inner.eth = ethernet(from.vtep_mac(), from.other().vtep_mac());
-        inner.ip.time_to_live -= 1;
         let mut oddities = Oddities::default();
         if odd {
             match self.rng.random_range(0..6) {
@@ -177,23 +210,68 @@ impl Generator {
                 _ => oddities.outer = self.oddities(Oddity::ALL),
             }
         }
-        for oddity in &oddities.inner {
-            oddity.apply(&mut inner, &mut self.rng);
+        if self.mode.backend() == Backend::HostGw {
+            // There is one header only.
+            oddities.inner.append(&mut oddities.outer);
+            oddities.tunnel.clear();
         }
+        self.forward(from, &mut inner);
+        self.make_odd(&mut inner, &oddities.inner);
+        self.on_wire(from, key, &inner, oddities)
+    }
+
+    /// Makes a pod's packet what its node would make of it.
+    pub(super) fn forward(&self, from: Side, inner: &mut Draft) {
+        inner.ip.time_to_live -= 1;
+        inner.eth = match self.mode.backend() {
+            Backend::Vxlan => ethernet(from.vtep_mac(), from.other().vtep_mac()),
+            Backend::HostGw => ethernet(from.node_mac(), from.other().node_mac()),
+        };
+    }
+
+    /// A packet that was forwarded, on the underlay.
+    pub(super) fn on_wire(
+        &mut self,
+        from: Side,
+        key: u16,
+        inner: &Draft,
+        oddities: Oddities,
+    ) -> Step {
+        let frames = match self.mode.backend() {
+            Backend::Vxlan => self.tunnelled(from, key, inner, &oddities),
+            Backend::HostGw => inner.frames(),
+        };
+        let most = wire_most(self.mode.backend());
+        let cut = |mut frame: Vec<u8>| {
+            frame.truncate(most);
+            frame
+        };
+        let frames = frames.into_iter().map(cut).collect();
+        Step::new(key, Sender::Wire(from), oddities, frames)
+    }
+
+    pub(super) fn make_odd(&mut self, draft: &mut Draft, oddities: &[Oddity]) {
+        for oddity in oddities {
+            oddity.apply(draft, &mut self.rng);
+        }
+    }
+
+    fn tunnelled(
+        &mut self,
+        from: Side,
+        key: u16,
+        inner: &Draft,
+        oddities: &Oddities,
+    ) -> Vec<Vec<u8>> {
         let inner = inner.frames().swap_remove(0);
         let mut outer = self.outer(from, key, &inner);
-        for oddity in &oddities.outer {
-            // What it carries is its length.
-            if *oddity != Oddity::Length {
-                oddity.apply(&mut outer, &mut self.rng);
-            }
-        }
+        // What it carries is its length.
+        let fit = oddities.outer.iter().copied().filter(|odd| *odd != Oddity::Length);
+        self.make_odd(&mut outer, &fit.collect::<Vec<_>>());
         for oddity in &oddities.tunnel {
             self.tunnel(*oddity, &mut outer);
         }
-        let mut frames = outer.frames();
-        frames.iter_mut().for_each(|frame| frame.truncate(WIRE_MOST));
-        Step { key, sender: Sender::Wire(from), oddities, frames }
+        outer.frames()
     }
 
     fn outer(&mut self, from: Side, key: u16, inner: &[u8]) -> Draft {
@@ -236,7 +314,7 @@ impl Generator {
     }
 }
 
-fn ethernet(source: [u8; 6], destination: [u8; 6]) -> Ethernet2Header {
+pub(super) fn ethernet(source: [u8; 6], destination: [u8; 6]) -> Ethernet2Header {
     Ethernet2Header { source, destination, ether_type: EtherType::IPV4 }
 }
 
@@ -244,6 +322,11 @@ impl Iterator for Generator {
     type Item = Step;
 
     fn next(&mut self) -> Option<Step> {
+        if self.rng.random_range(0..100) < self.mode.share_of_connections()
+            && let Some(next) = self.pool.next(&mut self.rng)
+        {
+            return Some(self.of_connection(next));
+        }
         let from = if self.rng.random() { LEFT } else { RIGHT };
         // Plain packets keep flows confirmed, so that odd ones meet the fast
         // path.

@@ -4,25 +4,39 @@ use std::collections::BTreeSet;
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 
-use super::compare::{Seen, Tap, inner_flow, key, normal, source_port, without_checksum};
+use super::compare::{
+    Seen, Tap, inner_flow, innermost, key, normal, source_port, whole, without_checksum,
+};
 use super::generate::{Generator, KEYS, Oddities, Sender, Step, TunnelOddity};
+use super::invalid::invalid;
+use super::mode::{Backend, Mode};
 use super::oddity::Oddity;
 use super::ports::Ports;
-use super::world::{LEFT, MTU, RIGHT};
+use super::world::{LEFT, MTU, RIGHT, Side};
 
 fn steps(seed: u64, count: usize) -> Vec<Step> {
-    Generator::new(seed).take(count).collect()
+    Generator::new(Mode::Confirmed, seed).take(count).collect()
 }
 
 fn by_pod(step: &Step) -> bool {
     matches!(step.sender, Sender::Pod(_))
 }
 
+fn sender(step: &Step) -> Side {
+    let (Sender::Pod(side) | Sender::Wire(side)) = step.sender;
+    side
+}
+
 #[test]
 fn a_seed_gives_one_sequence() {
-    let frames = |seed| steps(seed, 500).into_iter().map(|step| step.frames).collect::<Vec<_>>();
-    assert_eq!(frames(3), frames(3));
-    assert_ne!(frames(3), frames(4));
+    for mode in Mode::ALL {
+        let frames = |seed| {
+            let steps = Generator::new(mode, seed).take(2_000);
+            steps.map(|step| (step.frames, step.waits)).collect::<Vec<_>>()
+        };
+        assert_eq!(frames(3), frames(3));
+        assert_ne!(frames(3), frames(4));
+    }
 }
 
 #[test]
@@ -77,12 +91,18 @@ fn plain_packets_are_right_in_every_layer() {
 
 #[test]
 fn frames_fit_the_devices_and_are_known_by_their_identification() {
-    for step in steps(3, 20_000) {
-        assert!((1..KEYS).contains(&step.key));
-        for frame in &step.frames {
-            assert!(frame.len() >= 14, "{step:?}");
-            assert!(frame.len() <= if by_pod(&step) { 14 + MTU + 150 } else { 1514 }, "{step:?}");
+    for (mode, wire) in Mode::ALL.map(|mode| (mode, if mode == Mode::HostGw { MTU } else { 1500 }))
+    {
+        for step in Generator::new(mode, 3).take(20_000) {
+            assert!((1..KEYS).contains(&step.key));
+            for frame in &step.frames {
+                assert!(frame.len() >= 14, "{step:?}");
+                let most = if by_pod(&step) { MTU + 150 } else { wire };
+                assert!(frame.len() <= 14 + most, "{step:?}");
+            }
         }
+    }
+    for step in steps(3, 20_000) {
         // Whatever pods send, but for frames that are cut or no IPv4.
         let Oddities { inner, .. } = &step.oddities;
         let hidden = [Oddity::Cut, Oddity::EtherType, Oddity::Vlan, Oddity::Version];
@@ -100,9 +120,17 @@ fn frames_fit_the_devices_and_are_known_by_their_identification() {
 
 #[test]
 fn fragments_hold_the_packet() {
-    let whole = |step: &&Step| step.oddities.inner == [Oddity::WholeFragments] && by_pod(step);
+    let is_whole = |step: &&Step| step.oddities.inner == [Oddity::WholeFragments] && by_pod(step);
     let mut several = 0;
-    for step in steps(4, 20_000).iter().filter(whole) {
+    for step in steps(4, 20_000).iter().filter(is_whole) {
+        let together = whole(&step.frames).expect("all of them");
+        let innermost = innermost(&together).expect("a packet");
+        assert_eq!(invalid(innermost), None, "{step:?}");
+        let mut gap = step.frames.clone();
+        if gap.len() > 2 {
+            gap.remove(1);
+            assert_eq!(whole(&gap), None);
+        }
         let mut end = 0;
         for (index, frame) in step.frames.iter().enumerate() {
             let packet = etherparse::Ipv4HeaderSlice::from_slice(&frame[14..]).expect("a header");
@@ -139,7 +167,7 @@ fn tunnelled(inner: &[u8], id: u16, port: u16, checksum: u16) -> Vec<u8> {
 
 fn plain() -> Step {
     let plain = |step: &Step| by_pod(step) && step.oddities.none();
-    Generator::new(5).find(plain).expect("the sequence is endless")
+    Generator::new(Mode::Confirmed, 5).find(plain).expect("the sequence is endless")
 }
 
 #[test]
@@ -237,4 +265,74 @@ fn a_flow_has_one_source_port() {
     let mut ours = Ports::default();
     ours.add(&tunnelled(&step.frames[0], step.key, 40_000, 0));
     assert!(ours.is_empty());
+}
+
+#[test]
+fn a_connections_ports_have_to_be_equal_whoever_sends() {
+    // Masquerading elsewhere may choose any port.
+    let step = plain();
+    let mut foreign = step.frames[0].clone();
+    foreign[26..30].copy_from_slice(&LEFT.address(0).octets());
+    assert_eq!(normal(&foreign)[34..36], [0, 0]);
+    let translated = |step: &Step| {
+        let whole = by_pod(step) && step.oddities.none();
+        whole && step.part.is_some_and(|part| part.kind.translates())
+    };
+    for step in Generator::new(Mode::Services, 9).filter(translated).take(200) {
+        let part = step.part.expect("it is a connection's");
+        let mut frame = step.frames[0].clone();
+        // As it comes to the other pod.
+        let client = if part.request { sender(&step) } else { sender(&step).other() };
+        let ends = part.kind.ends(client, 40_000, Backend::Vxlan);
+        let (source, port) = if part.request { ends.source } else { ends.target };
+        frame[26..30].copy_from_slice(&source.octets());
+        frame[34..36].copy_from_slice(&port.to_be_bytes());
+        if part.request {
+            frame[36..38].copy_from_slice(&ends.server.1.to_be_bytes());
+        }
+        assert_eq!(normal(&frame), frame, "{step:?}");
+    }
+}
+
+#[test]
+fn routed_packets_have_no_tunnel_and_tunnelled_ones_do() {
+    for (mode, port) in [(Mode::Services, Some(8472)), (Mode::HostGw, None)] {
+        let by_wire = |step: &Step| !by_pod(step) && step.oddities.none() && step.part.is_some();
+        let mut seen = 0;
+        for step in Generator::new(mode, 10).filter(by_wire).take(50) {
+            let [frame] = &step.frames[..] else { panic!("one frame: {step:?}") };
+            assert_eq!(source_port(frame).is_some(), port.is_some(), "{step:?}");
+            assert_eq!(key(frame), Some(step.key));
+            let side = sender(&step);
+            assert_eq!(frame[..12], [side.other().node_mac(), side.node_mac()].concat());
+            seen += 1;
+        }
+        assert_eq!(seen, 50);
+    }
+}
+
+#[test]
+fn what_shares_its_buffer_with_fragments_is_not_compared_on_the_underlay() {
+    let step = plain();
+    let mut frame = step.frames[0].clone();
+    // A last fragment.
+    frame[20..22].copy_from_slice(&[0, 8]);
+    let seen = |tap: Tap, frame: &[u8]| {
+        let mut seen = Seen::default();
+        seen.add(tap, frame);
+        seen.of(step.key).to_vec()
+    };
+    let whole = seen(Tap::Cable, &step.frames[0]);
+    for at in [0, 6, 11, 15, 22, 26, 30] {
+        let mut changed = frame.clone();
+        changed[at] ^= 2;
+        assert_eq!(seen(Tap::Cable, &frame), seen(Tap::Cable, &changed), "byte {at}");
+        assert_ne!(seen(Tap::LeftPod, &frame), seen(Tap::LeftPod, &changed), "byte {at}");
+        let mut changed = step.frames[0].clone();
+        changed[at] ^= 2;
+        assert_ne!(whole, seen(Tap::Cable, &changed), "byte {at}");
+    }
+    let mut changed = frame.clone();
+    *changed.last_mut().expect("some bytes") ^= 2;
+    assert_ne!(seen(Tap::Cable, &frame), seen(Tap::Cable, &changed));
 }

@@ -13,7 +13,7 @@ pub const PORT: u16 = 8472;
 pub const VNI: u32 = 1;
 
 /// One node with its pod.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Side {
     number: u8,
 }

@@ -126,7 +126,12 @@ fn finish<S: Skb, T: Tables>(
         next_hop: way.next_hop.address,
         next_hop_family: way.next_hop.family,
         dst_mac: subnet.vtep_mac,
-        treatment: Treatment { entry_dscp: dscp, dscp, ..Treatment::default() },
+        treatment: Treatment {
+            entry_dscp: dscp,
+            dscp,
+            entry_ttl: segment.ttl,
+            ..Treatment::default()
+        },
         ..Flow::default()
     };
     encap::carry(frame, tables, config, segment, &flow)
