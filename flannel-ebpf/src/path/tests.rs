@@ -196,7 +196,7 @@ fn a_packet_over_the_mtu_goes_to_the_kernel() {
     assert_eq!(from_pod::run(&mut packet, &a), Verdict::Pass);
     assert_eq!(packet, big, "untouched");
     assert_eq!(a.counted(Outcome::KernelTooBig), 1);
-    let mut packet = big.encapsulated(1, 2);
+    let mut packet = big.sent().encapsulated(1, 2);
     assert_eq!(from_underlay::run(&mut packet, &b), Verdict::Pass);
     assert_eq!(b.counted(Outcome::KernelTooBig), 1);
     fast(send(&a, Packet::udp(1, 2, &[0; 1450 - 28]), 1, 2));
@@ -216,18 +216,18 @@ fn a_gso_packet_counts_by_its_segments() {
 #[test]
 fn aggregates_go_through_the_device_and_what_follows_stays_behind_them() {
     let (_, b) = confirmed(&Packet::tcp(1, 2, 0, b"x"));
-    let mut aggregate = Packet::tcp(1, 2, 0, &[0; 9000]).encapsulated(1, 2);
+    let mut aggregate = Packet::tcp(1, 2, 0, &[0; 9000]).sent().encapsulated(1, 2);
     aggregate.gso_size = 1410;
     let (_, verdict) = fast(receive(&b, aggregate));
     assert_eq!(verdict, Verdict::Peer { ifindex: VETH });
-    fast(receive(&b, Packet::tcp(1, 2, 0, b"x").encapsulated(1, 2)));
+    fast(receive(&b, Packet::tcp(1, 2, 0, b"x").sent().encapsulated(1, 2)));
     assert_eq!(b.counted(Outcome::KernelAggregate), 2);
     assert_eq!(b.counted(Outcome::FastAggregate), 2);
     assert_eq!(b.peer_counted(1, Traffic::RxFast), 2);
     // A window without aggregates, and the flow is an ordinary one again.
     b.pass_time(b.config.window_ns);
-    kernel(receive(&b, Packet::tcp(1, 2, 0, b"x").encapsulated(1, 2)));
-    fast(receive(&b, Packet::tcp(1, 2, 0, b"x").encapsulated(1, 2)));
+    kernel(receive(&b, Packet::tcp(1, 2, 0, b"x").sent().encapsulated(1, 2)));
+    fast(receive(&b, Packet::tcp(1, 2, 0, b"x").sent().encapsulated(1, 2)));
     assert_eq!(b.counted(Outcome::FastDecap), 1);
 }
 
@@ -264,7 +264,7 @@ fn a_refused_resize_leaves_the_packet_to_the_kernel() {
     let mut out = rigid.clone();
     assert_eq!(from_pod::run(&mut out, &a), Verdict::Pass);
     assert_eq!(out, rigid);
-    let rigid = rigid.encapsulated(1, 2);
+    let rigid = rigid.sent().encapsulated(1, 2);
     let mut inwards = rigid.clone();
     assert_eq!(from_underlay::run(&mut inwards, &b), Verdict::Pass);
     assert_eq!(inwards, rigid);
@@ -275,7 +275,7 @@ fn a_refused_resize_leaves_the_packet_to_the_kernel() {
 fn congestion_is_the_kernels_to_carry_inwards() {
     let packet = Packet::udp(1, 2, b"x");
     let (_, b) = confirmed(&packet);
-    let marked = packet.encapsulated(1, 2).edit(ETH_LEN, |ip| ip[1] = 3);
+    let marked = packet.sent().encapsulated(1, 2).edit(ETH_LEN, |ip| ip[1] = 3);
     let mut inwards = marked.clone();
     assert_eq!(from_underlay::run(&mut inwards, &b), Verdict::Pass);
     assert_eq!(inwards, marked);

@@ -125,6 +125,11 @@ impl Packet {
         packet
     }
 
+    /// As its sender's node sends it on: with one hop less.
+    pub(crate) fn sent(self) -> Self {
+        self.edit(ETH_LEN, |ip| ip[8] -= 1)
+    }
+
     /// The destination translated, with all checksums, as netfilter does it.
     pub(crate) fn nat(self, to: [u8; 4], port: u16) -> Self {
         self.translate(16, to, 22, port)
