@@ -130,6 +130,7 @@ fn what_can_alter_a_decision_ends_all_at_once() {
             "ip link set veth1 type bridge_slave hairpin on",
             "ip link set veth1 type bridge_slave isolated on",
             "ip link set veth1 type bridge_slave learning off",
+            "ip link set cni0 type bridge nf_call_iptables 1",
             "ip link set cni0 address 02:00:00:00:00:c1",
             "ip link set veth2 mtu 1400",
             "ip link set veth2 nomaster",

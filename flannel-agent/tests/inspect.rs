@@ -251,8 +251,8 @@ fn pods_on_a_device_without_a_veth_are_found_by_their_address() {
         for netns in inspector.namespaces().unwrap() {
             found.extend(inspector.stacked(netns, network).unwrap());
         }
-        let macvlan = Stacked { kind: "macvlan".to_owned(), lower: ifindex("eth0") };
-        assert_eq!(found, std::slice::from_ref(&macvlan));
+        let macvlan = [Stacked { kind: "macvlan".to_owned(), lower: ifindex("eth0") }];
+        assert_eq!(found, macvlan);
         // The kernel has an id for our own namespace now: it is no pod's.
         run("ip link add m3 link eth0 type macvlan mode bridge");
         run("ip address add 10.5.1.9/24 dev m3");
@@ -260,6 +260,6 @@ fn pods_on_a_device_without_a_veth_are_found_by_their_address() {
         for netns in inspector.namespaces().unwrap() {
             found.extend(inspector.stacked(netns, network).unwrap());
         }
-        assert_eq!(found, [macvlan]);
+        assert_eq!(found, macvlan);
     });
 }

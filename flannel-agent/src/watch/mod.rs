@@ -20,7 +20,7 @@ use ipnetwork::Ipv4Network;
 use self::arrivals::Arrivals;
 pub use self::task::start;
 use crate::bpf::{Datapath, Inlet, PodVeth, Teller};
-use crate::envelope::{Facts, Judgement, NetdevChain, Scene, Seen, judge};
+use crate::envelope::{Facts, Judgement, NetdevChain, Report, Scene, Seen, judge};
 use crate::kernel::Inspect;
 use crate::kernel::events::Scope;
 use crate::status::Shared;
@@ -233,14 +233,18 @@ impl Watch {
     fn judge(&self, state: &mut State) {
         let served = state.judgement.served();
         let judged = judge(&state.scene, &state.seen, &served);
-        said::log(&state.judgement.report, &judged.report);
+        let changed = judged.report != state.judgement.report;
+        if changed {
+            said::log(&state.judgement.report, &judged.report);
+        }
         state.judgement = judged;
         let complaint = said::complaint(state);
         let mut shared = self.shared.lock();
         shared.health.report(FAST_PATH, complaint);
-        let hooks = std::mem::take(&mut shared.datapath.envelope.hooks);
-        shared.datapath.envelope.clone_from(&state.judgement.report);
-        shared.datapath.envelope.hooks = hooks;
+        if changed {
+            let hooks = std::mem::take(&mut shared.datapath.envelope.hooks);
+            shared.datapath.envelope = Report { hooks, ..state.judgement.report.clone() };
+        }
     }
 
     /// All devices that have a role.

@@ -11,9 +11,6 @@ const LINES: usize = 20;
 
 /// Logs what is another way than before.
 pub(super) fn log(before: &Report, now: &Report) {
-    if before == now {
-        return;
-    }
     for kept in now.kept.iter().filter(|kept| !before.kept.contains(kept)) {
         tracing::info!(why = list(&kept.why), "the kernel carries {}", kept.way);
     }
