@@ -160,6 +160,15 @@ fn tcx_links_change_their_program_in_place() {
     all_new(&pair.left, &ids);
 }
 
+/// Without CAP_SYS_ADMIN the kernel tells no program's name.
+#[test]
+fn links_are_taken_over_with_fewer_capabilities() {
+    let wrapper = ["setpriv", "--bounding-set", "-sys_admin"].map(String::from).to_vec();
+    let options = Options { wrapper, ..Options::ebpf() };
+    let (_pair, [before, after]) = links_over_a_take_over(&TCX, &options, "links");
+    assert_eq!((before.len(), &after), (HOOKS.len(), &before));
+}
+
 #[test]
 fn filters_are_replaced_in_place() {
     let options = Options { attach: Some("clsact"), ..Options::ebpf() };

@@ -123,33 +123,25 @@ impl XdpHalf {
             return;
         }
         for (path, ifindex) in found {
-            let own = self.pins.as_ref().map(|pins| pins.xdp_link(site.ifindex));
-            let moved = match own.filter(|own| !own.exists()) {
-                Some(own)
-                    if ifindex == Some(site.ifindex) && refused(self.mode, site).is_none() =>
-                {
-                    self.program(ebpf)
-                        .and_then(|program| update(&path, site.ifindex, program))
-                        .and_then(|_| {
-                            fs::rename(&path, own)
-                                .map_err(|error| Failure::of("pin link of", site.name, &error))
-                        })
-                        .inspect_err(|failure| {
-                            tracing::info!(
-                                pin = %path.display(),
-                                why = failure.reason,
-                                "not reusing a pinned link"
-                            );
-                        })
-                        .is_ok()
-                }
-                _ => false,
-            };
-            if !moved {
+            let stays = ifindex == Some(site.ifindex) && refused(self.mode, site).is_none();
+            let moved = stays.then(|| self.take_over(ebpf, site, &path));
+            if let Some(Err(failure)) = &moved {
+                let why = failure.reason.as_str();
+                tracing::info!(pin = %path.display(), why, "not reusing a pinned link");
+            }
+            if !matches!(moved, Some(Ok(()))) {
                 others.remove(&path);
             }
         }
         std::thread::sleep(IN_FLIGHT);
+    }
+
+    /// Lets another version's link carry our program, and moves its pin to ours.
+    fn take_over(&mut self, ebpf: &mut Ebpf, site: Site<'_>, from: &Path) -> Result<(), Failure> {
+        let to = self.pins.as_ref().map(|pins| pins.xdp_link(site.ifindex));
+        let to = to.filter(|to| !to.exists()).ok_or_else(|| Failure::plain("no place for it"))?;
+        update(from, site.ifindex, self.program(ebpf)?)?;
+        fs::rename(from, to).map_err(|error| Failure::of("pin link of", site.name, &error))
     }
 
     /// Detaches what must not run. To be called when the settings tell the
