@@ -219,7 +219,7 @@ fn inwards(tuple: Tuple4, treatment: Treatment) -> Flow {
         action: action::PEER,
         dst_mac: [2, 0, 0, 0, 1, 2],
         src_mac: [2, 0, 0, 0, 1, 1],
-        treatment: Treatment { tuple, entry_ttl: 64, ..treatment },
+        treatment: Treatment { tuple, ..treatment },
         ..Flow::default()
     }
 }
@@ -309,7 +309,7 @@ fn a_confirmed_flow_is_encapsulated() {
         next_hop: NextHop::ipv4(PEER).address,
         next_hop_family: NextHop::IPV4,
         dst_mac: [2, 0, 0, 0, 0, 1],
-        treatment: Treatment { tuple: key.tuple, entry_ttl: 64, ..Treatment::default() },
+        treatment: Treatment { tuple: key.tuple, ..Treatment::default() },
         ..Flow::default()
     };
     programs.confirm(key, flow);

@@ -126,9 +126,8 @@ pub struct Treatment {
     pub dscp: u8,
     /// 1: addresses or ports are changed.
     pub translated: u8,
-    /// TTL at the entry. As with the DSCP: a rule that writes a TTL may change one
-    /// packet and leave another as it is.
-    pub entry_ttl: u8,
+    /// Always zero.
+    pub reserved: u8,
 }
 
 /// What is known of a flow.

@@ -79,8 +79,8 @@ outcomes! {
     KernelBeyond = "kernel_beyond",
     /// To the kernel: a rule judges the flow's packets one by one.
     KernelRule = "kernel_rule",
-    /// To the kernel: its DSCP or TTL is not the confirmed packet's, so that a rule
-    /// may treat it differently.
+    /// To the kernel: its DSCP is not the confirmed packet's, so that rules and
+    /// routing may treat it differently.
     KernelDiffers = "kernel_differs",
     /// To the kernel: the confirmation's time was over.
     KernelExpired = "kernel_expired",

@@ -103,7 +103,10 @@ fn repeat<S: Skb, T: Tables>(
         }
     };
     // A SYN proves nothing; but its exit has to know that it comes from a peer.
-    let flags = if flow::can_prove(config, &segment, reason) { ticket_flag::FLOW } else { 0 };
+    let settled =
+        found.as_deref().is_some_and(|flow| flow::is_settled(flow, config, &key, entry.now));
+    let flags =
+        if flow::can_prove(config, &segment, settled, reason) { ticket_flag::FLOW } else { 0 };
     if flags != 0 || segment.is_syn() {
         ticket::take(frame, tables, config, &segment, &key, &entry, flags);
     }

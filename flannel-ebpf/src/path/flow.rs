@@ -6,6 +6,9 @@ use super::{Tables, eager};
 use crate::abi::{Config, Flow, FlowKey, Outcome, closing, direction, flag, state};
 use crate::wire::{self, ECN_MASK};
 
+/// A proof younger than this is not replaced by one of another DSCP.
+const SETTLED_NS: u64 = 50_000_000;
+
 /// Whether TTL, TCP flags or settings keep this packet on the kernel path: it
 /// answers for packets that die here, and has to see the birth and the death of
 /// each connection. `found` is what stands under `key`, `ours` whether it belongs
@@ -109,14 +112,13 @@ pub(super) fn stands(flow: &Flow, config: &Config, now: u64) -> Result<(), Outco
     }
 }
 
-/// Whether a packet with this DSCP and TTL is treated as the flow's proven one was.
+/// Whether a packet with this DSCP is treated as the flow's proven one was.
 ///
 /// # Errors
 /// It may be treated differently.
 #[inline(always)]
 pub(super) fn fits(flow: &Flow, segment: &Segment) -> Result<(), Outcome> {
-    let proven = &flow.treatment;
-    if segment.tos & !ECN_MASK == proven.entry_dscp && segment.ttl == proven.entry_ttl {
+    if segment.tos & !ECN_MASK == flow.treatment.entry_dscp {
         Ok(())
     } else {
         Err(Outcome::KernelDiffers)
@@ -125,13 +127,29 @@ pub(super) fn fits(flow: &Flow, segment: &Segment) -> Result<(), Outcome> {
 
 /// Whether a packet that goes to the kernel for this reason can prove its flow at
 /// the exit, or its pair. The end of a connection proves nothing, and what differs
-/// from a fresh proof leaves that as it is.
+/// from a young proof leaves that as it is: a flow of mixed packets would be proven
+/// again with each.
 #[inline(always)]
-pub(super) fn can_prove(config: &Config, segment: &Segment, reason: Outcome) -> bool {
+pub(super) fn can_prove(
+    config: &Config,
+    segment: &Segment,
+    settled: bool,
+    reason: Outcome,
+) -> bool {
     let ends = segment.tcp_flags & (wire::TCP_FIN | wire::TCP_RST) != 0;
     let begins = segment.is_syn() && config.flags & flag::EAGER == 0;
-    let proves = !matches!(reason, Outcome::KernelRule | Outcome::KernelDiffers);
+    let proves = match reason {
+        Outcome::KernelRule => false,
+        Outcome::KernelDiffers => settled,
+        _ => true,
+    };
     is_ordinary(reason) && proves && !ends && !begins
+}
+
+/// Whether a proof has stood for a moment.
+#[inline(always)]
+pub(super) fn is_settled(flow: &Flow, config: &Config, key: &FlowKey, now: u64) -> bool {
+    now + window(config, key.proto) >= flow.time_ns.wrapping_add(SETTLED_NS)
 }
 
 /// Whether the kernel carries a packet for this reason as it does the other

@@ -43,7 +43,7 @@ pub(super) fn of(
         entry_dscp: ticket.tos & !ECN_MASK,
         dscp: segment.tos & !ECN_MASK,
         translated: u8::from(translated),
-        entry_ttl: ticket.ttl,
+        reserved: 0,
     })
 }
 

@@ -16,15 +16,17 @@ pub const TRANSLATED: bool = true;
 pub const REWRITTEN: bool = true;
 
 /// Whether packets leave the node with the mark and the priority that the kernel
-/// path gives them. Off: what differs in them alone is counted, and no fault.
-pub const SIGNS: bool = true;
+/// path gives them, where netfilter's egress hook looks. Off: packets that programs
+/// redirect skip that hook, so it sees nothing of them. What differs in signs alone
+/// is counted, and no fault; the cases of shaping compare them by qdiscs.
+pub const SIGNS: bool = false;
 
 /// Whether a flow that a rule rewrites to one DSCP may have packets that carry that
 /// value already, and so leave as they came. Off: none is made.
 pub const MIXED_DSCP: bool = true;
 
 /// The same for a rule that writes one TTL.
-pub const MIXED_TTL: bool = true;
+pub const MIXED_TTL: bool = false;
 
 /// Whether a packet that conntrack calls invalid, and so does not translate, leaves
 /// the rest of its flow alone. Off: translated flows that pass as they are for a
@@ -41,7 +43,8 @@ pub const REUSED: bool = false;
 /// changes them, each direction on its own.
 pub fn changed_share(mode: Mode, kind: Kind) -> Option<f64> {
     // The answers are addressed to the node.
-    let by_address = kind.masquerades() && kind.by() == By::Client && mode == Mode::HostGw;
+    let by_address = kind == Kind::MasqueradeByPeer
+        || (kind.masquerades() && kind.by() == By::Client && mode == Mode::HostGw);
     let demanded = match kind {
         Kind::Plain | Kind::Mark | Kind::Priority => true,
         // The path counts one hop down and knows no other change.
@@ -86,7 +89,8 @@ mod tests {
     fn translated_flows_have_to_be_fast_where_that_is_on() {
         let translated = ALL.into_iter().filter(|kind| kind.translates() && !kind.marks_dscp());
         for kind in translated {
-            let demanded = TRANSLATED.then_some(FAST_SHARE);
+            let by_address = kind == Kind::MasqueradeByPeer;
+            let demanded = (TRANSLATED && !by_address).then_some(FAST_SHARE);
             assert_eq!(changed_share(Mode::Services, kind), demanded, "{kind:?}");
             assert_eq!(unchanged_share(Mode::Services, kind), Some(FAST_SHARE), "{kind:?}");
         }

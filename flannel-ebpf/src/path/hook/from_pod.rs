@@ -48,7 +48,7 @@ fn repeat<S: Skb, T: Tables>(
     if !wire::is_station(sender) {
         return Err(Outcome::KernelForeignMac);
     }
-    let entry = Entry {
+    let mut entry = Entry {
         ifindex: frame.ifindex(),
         now: tables.now(),
         peer_ip: direct::NO_OUTER_SOURCE,
@@ -85,10 +85,14 @@ fn repeat<S: Skb, T: Tables>(
             Err(reason) => reason,
         }
     };
-    if flow::can_prove(config, &segment, reason) {
+    if flow::is_ordinary(reason) {
         // The device derives the outer source port from this. It has to be the
         // same before and behind a translation.
-        let entry = Entry { hash: frame.hash(), ..entry };
+        entry.hash = frame.hash();
+    }
+    let settled =
+        found.as_deref().is_some_and(|flow| flow::is_settled(flow, config, &key, entry.now));
+    if flow::can_prove(config, &segment, settled, reason) {
         ticket::take(frame, tables, config, &segment, &key, &entry, ticket_flag::FLOW);
     }
     Err(reason)
@@ -126,12 +130,7 @@ fn finish<S: Skb, T: Tables>(
         next_hop: way.next_hop.address,
         next_hop_family: way.next_hop.family,
         dst_mac: subnet.vtep_mac,
-        treatment: Treatment {
-            entry_dscp: dscp,
-            dscp,
-            entry_ttl: segment.ttl,
-            ..Treatment::default()
-        },
+        treatment: Treatment { entry_dscp: dscp, dscp, ..Treatment::default() },
         ..Flow::default()
     };
     encap::carry(frame, tables, config, segment, &flow)

@@ -146,6 +146,8 @@ struct Left {
     /// Its flow has aggregates: what goes through the device must not be
     /// overtaken.
     sticky: bool,
+    /// Its flow's proof has stood for a moment.
+    settled: bool,
     /// `from_overlay` counts it for its peer.
     counted_later: bool,
 }
@@ -174,7 +176,7 @@ fn of_flow<S: Skb, T: Tables>(
             Err(verdict) => return verdict,
         },
     };
-    let Left { reason, sticky, counted_later } =
+    let Left { reason, sticky, settled, counted_later } =
         match repeat(frame, tables, config, outer, segment, &key, entry, peer, found) {
             Ok(verdict) => return verdict,
             Err(left) => left,
@@ -187,7 +189,7 @@ fn of_flow<S: Skb, T: Tables>(
         && peer != NOBODY
         && shortcut::is_open(frame, tables, config, outer, segment, reason, entry.now);
     // ECN bits that the device changes are more than a treatment.
-    let proof = flow::can_prove(config, segment, reason)
+    let proof = flow::can_prove(config, segment, settled, reason)
         && !wire::decap_changes_ecn(outer.tos, segment.tos);
     let flags =
         if proof { ticket_flag::FLOW } else { 0 } | if open { ticket_flag::SHORTCUT } else { 0 };
@@ -216,7 +218,9 @@ fn repeat<'a, S: Skb, T: Tables>(
         found = tables.flow(key);
     }
     let sticky = found.as_deref().is_some_and(|flow| flow.sticky_ns > entry.now);
-    let left = |reason| Left { reason, sticky, counted_later: false };
+    let settled =
+        found.as_deref().is_some_and(|flow| flow::is_settled(flow, config, key, entry.now));
+    let left = |reason| Left { reason, sticky, settled, counted_later: false };
     let ours = found.as_deref().is_some_and(|flow| flow::is_senders(flow, key, entry));
     let opened = ours && found.as_deref().is_some_and(|flow| eager::holds(config, segment, flow));
     flow::admit(tables, config, segment, key, found.as_deref(), ours, opened).map_err(left)?;
@@ -240,7 +244,7 @@ fn repeat<'a, S: Skb, T: Tables>(
         return Err(left(Outcome::KernelEcn));
     }
     if aggregated(frame, tables, config, flow, entry.now) {
-        return Err(Left { reason: Outcome::KernelAggregate, sticky: true, counted_later: true });
+        return Err(Left { sticky: true, counted_later: true, ..left(Outcome::KernelAggregate) });
     }
     decap::carry(frame, tables, segment, flow).map_err(left)
 }
