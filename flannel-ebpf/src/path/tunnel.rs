@@ -41,6 +41,7 @@ pub(super) fn transport<F: Frame, T: Lookups>(
 }
 
 /// What stands behind the UDP header of a packet to our port.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Inside {
     /// Less than a first look needs.
     Short,
@@ -49,7 +50,7 @@ pub(super) enum Inside {
     /// A packet that is not IPv4.
     Other,
     /// An IPv4 packet.
-    Ipv4(Ipv4Hdr),
+    Ipv4,
 }
 
 /// Looks into the tunnel packet whose transport header stands at `l4`.
@@ -63,13 +64,13 @@ pub(super) fn look_inside<F: Frame>(frame: &mut F, config: &Config, l4: usize) -
         return Inside::Foreign;
     }
     let Some(ethertype) = frame.load::<2>(inner_eth + 12) else { return Inside::Short };
-    if ethertype != wire::ETHERTYPE_IPV4 {
-        return Inside::Other;
-    }
-    match ipv4_at(frame, inner_l3) {
-        Some(inner) => Inside::Ipv4(inner),
-        None => Inside::Short,
-    }
+    if ethertype == wire::ETHERTYPE_IPV4 { Inside::Ipv4 } else { Inside::Other }
+}
+
+/// The inner IPv4 header of such a packet.
+#[inline(always)]
+pub(super) fn inner<F: Frame>(frame: &F, l4: usize) -> Option<Ipv4Hdr> {
+    ipv4_at(frame, l4 + UDP_LEN + VXLAN_LEN + ETH_LEN)
 }
 
 /// A packet that the fast path could take, were its flow confirmed.

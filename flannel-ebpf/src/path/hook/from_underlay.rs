@@ -67,12 +67,12 @@ fn receive<S: Skb, T: Tables>(
     l4: usize,
 ) -> Verdict {
     tables.count(Outcome::SeenFromUnderlay);
-    let inner = match tunnel::look_inside(frame, config, l4) {
-        Inside::Ipv4(inner) => Some(inner),
-        Inside::Other => None,
+    let inside = tunnel::look_inside(frame, config, l4);
+    match inside {
         Inside::Short => return short(tables, config, outer),
         Inside::Foreign => return to_kernel(tables, Outcome::KernelForeignVni),
-    };
+        Inside::Other | Inside::Ipv4 => {}
+    }
     let entry = Entry {
         ifindex: frame.ifindex(),
         now: tables.now(),
@@ -80,12 +80,13 @@ fn receive<S: Skb, T: Tables>(
         mac: frame.load(0).unwrap_or_default(),
         hash: 0,
     };
-    let Some(inner) = inner else {
+    if inside == Inside::Other {
         return match verify(tables, config, outer, None, &entry) {
             Ok(peer) => left(frame, tables, Outcome::KernelNotIpv4, peer, l4),
             Err(verdict) => verdict,
         };
-    };
+    }
+    let Some(inner) = tunnel::inner(frame, l4) else { return short(tables, config, outer) };
     match tunnel::candidate(frame, config, outer, &inner, l4) {
         Ok(segment) => of_flow(frame, tables, config, outer, &segment, &entry),
         Err(reason) => match verify(tables, config, outer, Some(inner.src_addr), &entry) {
