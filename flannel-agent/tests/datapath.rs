@@ -14,7 +14,9 @@ use flannel_agent::bpf::{
 };
 use flannel_agent::desired::Peer;
 use flannel_agent::mac::MacAddr;
-use flannel_ebpf::abi::{ABI_VERSION, Config, Exemption, MAX_PEERS, MAX_VETHS, flag};
+use flannel_ebpf::abi::{
+    ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, MAX_PEERS, MAX_VETHS, flag,
+};
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 
@@ -336,7 +338,7 @@ fn exemptions_stay_until_others_are_told() {
         datapath.configure(&settings()).unwrap();
         assert_eq!(config().udp_window_ns, 2_000_000_000);
         let port = |dport_min: u16| Exemption { dport_min, proto: 17, ..Exemption::default() };
-        let many: Vec<Exemption> = (0..64).map(port).collect();
+        let many: Vec<Exemption> = (0..u16::try_from(MAX_EXEMPTIONS).unwrap()).map(port).collect();
         for exemptions in [&many[..2], &many[1..3], &many[2..3], &many, &[]] {
             let before = config().generation;
             datapath.exempt(exemptions).unwrap();

@@ -9,6 +9,8 @@ use super::{Frame, Lookups};
 use crate::abi::{Config, FlowKey, Outcome, direction, flag};
 use crate::wire::{self, ENCAP_LEN, ETH_LEN, IPV4_LEN, UDP_LEN, VXLAN_LEN};
 
+/// First byte of 127.0.0.0/8, which is no destination from outside.
+const LOOPBACK_NET: u8 = 127;
 /// Where the transport header stands behind an outer header without options.
 pub(super) const L4: usize = ETH_LEN + IPV4_LEN;
 /// Where the inner Ethernet header stands behind outer headers without options.
@@ -36,7 +38,8 @@ pub(super) fn transport<F: Frame, T: Lookups>(
     frame.linearize((l4 + UDP_LEN) as u32);
     // The kernel's socket takes what comes to any address of the node.
     let ours = frame.load::<UDP_LEN>(l4).map(wire::udp)?.dst == config.port
-        && (outer.dst_addr == config.local_ip || tables.is_local(outer.dst_addr));
+        && (outer.dst_addr == config.local_ip
+            || (outer.dst_addr[0] != LOOPBACK_NET && tables.is_local(outer.dst_addr)));
     ours.then_some(l4)
 }
 

@@ -108,9 +108,16 @@ impl Mode {
                 both.into_iter().map(move |from_left| Slot { kind, tcp, from_left })
             })
         });
-        // Its ports come again soon.
+        // Its ports come again soon. And rules that treat single connections of a
+        // client and a service differently are not for eager ones.
         let fits = |slot: &Slot| {
-            demands::REUSED || self != Self::Eager || !slot.tcp || slot.kind != Kind::SourceNat
+            let single = matches!(
+                slot.kind,
+                Kind::Dscp | Kind::ServiceDscp | Kind::Ttl | Kind::Mark | Kind::Priority
+            );
+            self != Self::Eager
+                || !slot.tcp
+                || ((demands::REUSED || slot.kind != Kind::SourceNat) && !single)
         };
         if self == Self::Confirmed { Vec::new() } else { slots.filter(fits).collect() }
     }

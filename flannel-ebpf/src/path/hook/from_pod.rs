@@ -85,11 +85,9 @@ fn repeat<S: Skb, T: Tables>(
             Err(reason) => reason,
         }
     };
-    if flow::is_ordinary(reason) {
-        // The device derives the outer source port from this. It has to be the
-        // same before and behind a translation.
-        entry.hash = frame.hash();
-    }
+    // The device derives the outer source port from this. It has to be the same
+    // before and behind a translation.
+    entry.hash = frame.hash();
     let settled =
         found.as_deref().is_some_and(|flow| flow::is_settled(flow, config, &key, entry.now));
     if flow::can_prove(config, &segment, settled, reason) {
