@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Entries of [`map::EXEMPTIONS`](super::map::EXEMPTIONS). More rules than this
 /// become one entry that matches everything.
-pub const MAX_EXEMPTIONS: u32 = 16;
+pub const MAX_EXEMPTIONS: u32 = 6;
 
 /// What one rule may match: addresses, ports, protocol and direction; the
 /// default matches every packet.

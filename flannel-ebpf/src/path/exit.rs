@@ -109,12 +109,24 @@ pub(super) fn is_kept_out<T: Lookups>(tables: &T, config: &Config, ticket: &Tick
     config.flags & flag::KEEP_OUT != 0 || !open
 }
 
-/// Confirms the flow of a ticket; or notes that a rule keeps it, so that its next
+/// Whether a rule judges the packets of this flow one by one.
+#[inline(always)]
+pub(super) fn is_exempt<T: Lookups>(
+    tables: &T,
+    config: &Config,
+    ticket: &Ticket,
+    treatment: &Treatment,
+) -> bool {
+    exemption::matches(tables, config, &ticket.key, &treatment.tuple)
+}
+
+/// Confirms the flow of a ticket; or, `kept`, notes that a rule keeps it, so that its next
 /// packets need no tickets.
 ///
 /// The bound of one window counts from the entry: what the kernel decided then is
 /// repeated no longer.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a program has no stack to spare")]
 pub(super) fn confirm<T: Tables>(
     tables: &T,
     config: &Config,
@@ -123,11 +135,11 @@ pub(super) fn confirm<T: Tables>(
     found: Option<T::FlowRef<'_>>,
     treatment: &Treatment,
     exit: &Exit,
+    kept: bool,
 ) -> bool {
     let key = ticket.key;
     let index = config.tickets.index(number);
     let sequence = tables.ticket_sequence(index);
-    let kept = exemption::matches(tables, config, &key, &treatment.tuple);
     let surely = treatment.translated == 0
         || key.proto != wire::UDP
         || found.as_deref().is_some_and(|flow| {
@@ -176,9 +188,6 @@ pub(super) fn confirm_pair<T: Tables>(
     treatment: &Treatment,
     exit: &Exit,
 ) {
-    if exemption::matches(tables, config, &ticket.key, &treatment.tuple) {
-        return;
-    }
     let found = tables.flow(pair);
     match &found {
         Some(flow) if flow.state == state::BARRED && ticket.time_ns < flow.time_ns => return,

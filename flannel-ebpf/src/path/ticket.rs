@@ -15,7 +15,7 @@ use crate::abi::{Config, FlowKey, Ticket, Tuple4, direction};
 pub(super) const LIFE_NS: u64 = 1_000_000_000;
 /// Tickets that were given out after one, and are looked at for packets of the
 /// same flow. With more of them under way a flow waits for a calmer moment.
-const LOOK_AHEAD: u32 = 8;
+const LOOK_AHEAD: u32 = 4;
 
 /// What the entry hook knows of a packet besides its headers.
 #[derive(Clone, Copy)]

@@ -33,6 +33,11 @@ pub const MIXED_TTL: bool = false;
 /// window after one are counted, and no fault.
 pub const INVALID: bool = false;
 
+/// Whether all packets of a translated flow have one outer source port. Off: a
+/// packet that no program parses (a fragment, a wrong length) gets its hash behind
+/// the translation, the others before it.
+pub const SOURCE_PORTS: bool = false;
+
 /// Whether a connection that began on the fast path (eager) may be followed by one
 /// from the same port. Off: none is. Conntrack may have picked up the first one
 /// by a packet of the server, and has not seen its end: then a SYN of the client

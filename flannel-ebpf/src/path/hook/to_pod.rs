@@ -68,12 +68,14 @@ fn prove<S: Skb, T: Tables>(
         tables.count(against);
         return;
     }
+    let kept = exit::is_exempt(tables, config, ticket, &treatment);
     if flow::may_confirm(segment)
-        && exit::confirm(tables, config, frame.ticket(), ticket, found, &treatment, &exit)
+        && exit::confirm(tables, config, frame.ticket(), ticket, found, &treatment, &exit, kept)
     {
         tables.count(Outcome::ConfirmedIn);
     }
     if treatment.translated == 0
+        && !kept
         && let Some(pair) = eager::pair(config, segment, &key)
     {
         exit::confirm_pair(tables, config, ticket, &pair, &treatment, &exit);

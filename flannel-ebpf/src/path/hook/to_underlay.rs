@@ -75,7 +75,8 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
         dst_mac: [0; 6],
         src_mac: [0; 6],
     };
-    if exit::confirm(tables, config, frame.ticket(), ticket, found, &treatment, &exit) {
+    let kept = exit::is_exempt(tables, config, ticket, &treatment);
+    if exit::confirm(tables, config, frame.ticket(), ticket, found, &treatment, &exit, kept) {
         tables.count(Outcome::ConfirmedOut);
     }
     Verdict::Pass
