@@ -250,14 +250,15 @@ fn rules_on_tunnel_packets_keep_all_that_comes_by_them() {
 #[test]
 fn too_many_become_one() {
     let rule = |port: usize| format!("-p udp -m udp --dport {port} {LIMIT}");
-    let rules: Vec<String> = (0..64).map(|port| rule(2 * port)).collect();
+    let most_kinds = MAX_EXEMPTIONS as usize;
+    let rules: Vec<String> = (0..most_kinds).map(|port| rule(2 * port)).collect();
     let read_all = |rules: &[String]| {
         resolved(&read("filter", &rules.iter().map(String::as_str).collect::<Vec<&str>>()))
     };
     let most = read_all(&rules);
-    assert_eq!((most.exemptions.len(), most.crowded, most.more), (64, false, 0));
+    assert_eq!((most.exemptions.len(), most.crowded, most.more), (most_kinds, false, 0));
     let more: Vec<String> = (0..2000).map(|port| rule(2 * port)).collect();
-    for rules in [&more[..65], &more[..]] {
+    for rules in [&more[..most_kinds + 1], &more[..]] {
         let found = read_all(rules);
         assert_eq!((found.exemptions, found.crowded), (everything(), true));
         assert_eq!(found.rules.len() + found.more, rules.len().max(LINES).min(rules.len()));
@@ -288,12 +289,9 @@ fn helpers_by_port_are_exempt_both_ways() {
     let devices = node(false);
     let present = Present { devices: &devices, overlay: overlay(), eager: false, helpers: true };
     let found = resolve(&Findings::default(), present);
-    let words: Vec<String> = found.exemptions.iter().map(describe).collect();
-    for exempt in ["TCP to port 21, with the answers", "TCP and UDP to port 5060, with the answers"]
-    {
-        assert!(words.iter().any(|words| words == exempt), "{exempt}: {words:?}");
-    }
-    assert_eq!(found.rules.len(), words.len());
+    // They are more kinds of flows than the programs compare.
+    assert_eq!((found.exemptions, found.crowded), (everything(), true));
+    assert!(!found.rules.is_empty());
     assert!(
         found.rules.iter().all(|line| line.family.is_none() && line.effect == Effect::KernelPath)
     );
