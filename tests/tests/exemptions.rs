@@ -204,7 +204,7 @@ fn rules_can_be_ignored() {
 #[test]
 fn too_many_rules_count_as_all() {
     let (_lab, _etcd, node) = started(&Options::ebpf());
-    let rules: String = (0..17)
+    let rules: String = (0..65)
         .map(|number| format!("udp dport {} limit rate 9/second drop\n", 2 * number + 1))
         .collect();
     node.netns.nft(&format!(
@@ -213,7 +213,7 @@ fn too_many_rules_count_as_all() {
     wait_for(&node, "too many", &[everything()]);
     let status = node.status();
     assert_eq!(status["health"][0]["what"], "packet rules", "{status}");
-    assert_eq!(status["packet_rules"]["rules"].as_array().map(Vec::len), Some(17), "{status}");
+    assert_eq!(status["packet_rules"]["rules"].as_array().map(Vec::len), Some(65), "{status}");
 }
 
 #[test]

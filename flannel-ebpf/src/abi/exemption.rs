@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Entries of [`map::EXEMPTIONS`](super::map::EXEMPTIONS). More rules than this
 /// become one entry that matches everything.
-pub const MAX_EXEMPTIONS: u32 = 6;
+pub const MAX_EXEMPTIONS: u32 = 64;
 
 /// What one rule may match: addresses, ports, protocol and direction; the
 /// default matches every packet.
@@ -13,7 +13,7 @@ pub const MAX_EXEMPTIONS: u32 = 6;
 /// A flow is exempt if its tuple matches before or after the kernel's
 /// translation, or with its source before and its destination after it (as
 /// FORWARD sees it).
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -43,7 +43,7 @@ pub struct Exemption {
     /// rule that looks at the connection).
     pub both_ways: u8,
     /// Always zero.
-    pub reserved: u8,
+    pub reserved: [u8; 5],
 }
 
 impl Default for Exemption {
@@ -60,7 +60,7 @@ impl Default for Exemption {
             proto: 0,
             direction: 0,
             both_ways: 0,
-            reserved: 0,
+            reserved: [0; 5],
         }
     }
 }

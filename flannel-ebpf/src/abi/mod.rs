@@ -102,7 +102,7 @@ const _: () = {
     assert!(size_of::<Veth>() == 8);
     assert!(size_of::<PeerStats>() == 64);
     assert!(size_of::<Handover>() == 32);
-    assert!(size_of::<Exemption>() == 28);
+    assert!(size_of::<Exemption>() == 32);
     assert!(size_of::<Ticket>() == 72);
     assert!(size_of::<Treatment>() == 32);
     assert!(size_of::<Stranger>() == 24);

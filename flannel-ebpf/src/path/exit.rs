@@ -115,9 +115,9 @@ pub(super) fn is_exempt<T: Lookups>(
     tables: &T,
     config: &Config,
     ticket: &Ticket,
-    treatment: &Treatment,
+    segment: &Segment,
 ) -> bool {
-    exemption::matches(tables, config, &ticket.key, &treatment.tuple)
+    exemption::covers(tables, config, &ticket.key, &segment.tuple)
 }
 
 /// Confirms the flow of a ticket; or, `kept`, notes that a rule keeps it, so that its next

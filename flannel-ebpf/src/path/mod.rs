@@ -10,7 +10,7 @@ mod direct;
 mod eager;
 mod encap;
 mod entry;
-mod exemption;
+pub mod exemption;
 mod exit;
 #[cfg(test)]
 mod fake;
@@ -21,15 +21,14 @@ mod shortcut;
 mod source;
 #[cfg(test)]
 mod tests;
-mod ticket;
+pub mod ticket;
 mod treatment;
 mod tunnel;
 
 use core::ops::Deref;
 
-use crate::abi::{
-    Config, Exemption, Flow, FlowKey, Handover, Outcome, Subnet, Ticket, TicketNumbers, Veth,
-};
+use self::exemption::Asked;
+use crate::abi::{Config, Flow, FlowKey, Handover, Outcome, Subnet, Ticket, TicketNumbers, Veth};
 
 /// A packet that can be read, Ethernet header first.
 ///
@@ -128,13 +127,16 @@ pub trait Lookups {
     /// [`Ticket::sequence`] of a slot at this moment; 0 if there is no such slot.
     fn ticket_sequence(&self, index: u32) -> u32;
     /// The peer's subnet that holds this address.
-    fn subnet(&self, addr: [u8; 4]) -> Option<Subnet>;
+    fn subnet(&self, addr: [u8; 4]) -> Option<&Subnet>;
     /// Id of the peer with this underlay address.
     fn peer(&self, addr: [u8; 4]) -> Option<u32>;
     /// How packets are handed to this host-side veth.
     fn veth(&self, ifindex: u32) -> Option<Veth>;
-    /// One of the exemptions.
-    fn exemption(&self, index: u32) -> Option<&Exemption>;
+    /// Whether an exemption covers this ([`Asked::is_covered`]).
+    fn is_exempt(&self, asked: Asked) -> bool;
+    /// Whether no later ticket is of the same flow or peer
+    /// ([`ticket::none_is_later`]).
+    fn is_last(&self, index: u32, sequence: u32, of: ticket::Of) -> bool;
     /// Times that the node was told of other routes by ICMP.
     fn epoch(&self) -> u32;
     /// Where the kernel would send a packet of its own, if the neighbour there is

@@ -121,7 +121,7 @@ pub(super) fn confirm<S: Skb, T: Tables>(
         || !ticket::is_last(frame, tables, config, ticket, Of::Peer)
         // A rule of INPUT that judges tunnel packets one by one exempts all that
         // comes in.
-        || exemption::matches(tables, config, &ticket.key, &ticket.key.tuple)
+        || exemption::covers(tables, config, &ticket.key, &ticket.key.tuple)
     {
         return;
     }

@@ -15,7 +15,7 @@ use crate::abi::{Config, FlowKey, Ticket, Tuple4, direction};
 pub(super) const LIFE_NS: u64 = 1_000_000_000;
 /// Tickets that were given out after one, and are looked at for packets of the
 /// same flow. With more of them under way a flow waits for a calmer moment.
-const LOOK_AHEAD: u32 = 4;
+const LOOK_AHEAD: u32 = 32;
 
 /// What the entry hook knows of a packet besides its headers.
 #[derive(Clone, Copy)]
@@ -118,8 +118,8 @@ pub(super) fn is_of(ticket: &Ticket, ip: &Ipv4Hdr) -> bool {
 }
 
 /// Whose packets a confirmation must not let overtake others.
-#[derive(Clone, Copy)]
-pub(super) enum Of {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Of {
     /// The ticket's flow.
     Flow,
     /// The ticket's peer.
@@ -136,10 +136,19 @@ pub(super) fn is_last<S: Skb, T: Lookups>(
     ticket: &Ticket,
     of: Of,
 ) -> bool {
+    tables.is_last(config.tickets.index(frame.ticket()), ticket.sequence, of)
+}
+
+/// [`is_last`] of the ticket in the slot `index`, which `config` says how to
+/// find. It is not, if the slot has been given out again.
+#[inline(always)]
+pub fn none_is_later<T: Lookups>(tables: &T, index: u32, sequence: u32, of: Of) -> bool {
+    let Some(config) = tables.config() else { return false };
     let numbers = config.tickets;
-    let region = numbers.index(frame.ticket()) & !(numbers.slots() - 1);
-    let ahead = tables.ticket_sequence(region).wrapping_sub(ticket.sequence);
-    if ahead > LOOK_AHEAD {
+    let region = index & !(numbers.slots() - 1);
+    let ahead = tables.ticket_sequence(region).wrapping_sub(sequence);
+    let Some(ticket) = tables.ticket(index) else { return false };
+    if ahead > LOOK_AHEAD || ticket.sequence != sequence {
         return false;
     }
     let mut step = 1;
@@ -147,7 +156,7 @@ pub(super) fn is_last<S: Skb, T: Lookups>(
         if step > ahead {
             break;
         }
-        let slot = numbers.slot(ticket.sequence.wrapping_add(step));
+        let slot = numbers.slot(sequence.wrapping_add(step));
         if slot != 0
             && let Some(later) = tables.ticket(region | slot)
         {

@@ -18,6 +18,8 @@ use flannel_ebpf::abi::{
     MAX_STRANGERS, MAX_VETHS, OUTCOMES, Outcome, Peer, PeerStats, Stranger, Subnet, Ticket,
     TicketNumbers, Veth,
 };
+use flannel_ebpf::path::exemption::Asked;
+use flannel_ebpf::path::ticket::{self, Of};
 use flannel_ebpf::path::{Counters, Lookups, NextHop, Tables, Traffic, Trip, Way};
 
 #[btf_map(name = "fl_cfg")]
@@ -130,8 +132,8 @@ impl Lookups for Maps {
     }
 
     #[inline(always)]
-    fn subnet(&self, addr: [u8; 4]) -> Option<Subnet> {
-        SUBNETS.get(&Key::new(32, addr)).copied()
+    fn subnet(&self, addr: [u8; 4]) -> Option<&Subnet> {
+        SUBNETS.get(&Key::new(32, addr))
     }
 
     #[inline(always)]
@@ -147,8 +149,13 @@ impl Lookups for Maps {
     }
 
     #[inline(always)]
-    fn exemption(&self, index: u32) -> Option<&Exemption> {
-        EXEMPTIONS.get(index)
+    fn is_exempt(&self, Asked { addresses, rest }: Asked) -> bool {
+        fl_is_exempt(addresses, rest) != 0
+    }
+
+    #[inline(always)]
+    fn is_last(&self, index: u32, sequence: u32, of: Of) -> bool {
+        fl_is_last(index.into(), sequence.into(), (of == Of::Peer).into()) != 0
     }
 
     #[inline(always)]
@@ -331,4 +338,21 @@ impl Tables for Maps {
         let first = Stranger { time_ns: now, packets: 1, inner_source: inner, peer_id };
         let _ = STRANGERS.insert(&outer, &first, u64::from(BPF_ANY));
     }
+}
+
+/// A function of its own, which the verifier goes through once: unrolled into its
+/// callers it costs a kernel of 6.1 more than a million steps.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn fl_is_exempt(addresses: u64, rest: u64) -> u64 {
+    Asked { addresses, rest }.is_covered(|index| EXEMPTIONS.get(index)).into()
+}
+
+/// As `fl_is_exempt`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn fl_is_last(index: u64, sequence: u64, of_peer: u64) -> u64 {
+    let of = if of_peer == 0 { Of::Flow } else { Of::Peer };
+    let tables = Maps::new(core::ptr::null_mut());
+    ticket::none_is_later(&tables, index as u32, sequence as u32, of).into()
 }

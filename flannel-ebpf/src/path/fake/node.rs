@@ -8,6 +8,8 @@ use super::{OVERLAY, PORT, SECOND, SECONDARY, SLOTS, UNDERLAY, VETH, underlay, v
 use crate::abi::{
     Config, Exemption, Flow, FlowKey, Outcome, Stranger, Subnet, Ticket, TicketNumbers, Veth, flag,
 };
+use crate::path::exemption::Asked;
+use crate::path::ticket::{self, Of};
 use crate::path::{Counters, Lookups, NextHop, Tables, Traffic, Trip, Way as Route};
 
 /// The maps of one node.
@@ -159,8 +161,8 @@ impl Lookups for Node {
     fn ticket_sequence(&self, index: u32) -> u32 {
         self.tickets.get(index as usize).map_or(0, |ticket| ticket.get().sequence)
     }
-    fn subnet(&self, [a, b, c, _]: [u8; 4]) -> Option<Subnet> {
-        self.subnets.get(&[a, b, c]).copied()
+    fn subnet(&self, [a, b, c, _]: [u8; 4]) -> Option<&Subnet> {
+        self.subnets.get(&[a, b, c])
     }
     fn peer(&self, addr: [u8; 4]) -> Option<u32> {
         self.subnets.values().find(|subnet| subnet.public_ip == addr).map(|subnet| subnet.peer_id)
@@ -168,8 +170,11 @@ impl Lookups for Node {
     fn veth(&self, ifindex: u32) -> Option<Veth> {
         self.veths.get(&ifindex).copied()
     }
-    fn exemption(&self, index: u32) -> Option<&Exemption> {
-        self.exemptions.get(index as usize)
+    fn is_exempt(&self, asked: Asked) -> bool {
+        asked.is_covered(|index| self.exemptions.get(index as usize))
+    }
+    fn is_last(&self, index: u32, sequence: u32, of: Of) -> bool {
+        ticket::none_is_later(self, index, sequence, of)
     }
     fn epoch(&self) -> u32 {
         self.epoch.get()

@@ -3,7 +3,7 @@
 
 use crate::abi::{Config, Flow, Outcome, Subnet, Ticket, Treatment, action, direction, flag};
 use crate::path::exit::{self, Exit};
-use crate::path::segment::{Segment, macs, plain_ipv4};
+use crate::path::segment::{Segment, in_memory, macs, plain_ipv4};
 use crate::path::{NextHop, Skb, Tables, Traffic, Verdict, Way, eager, encap, flow, shortcut};
 use crate::wire::{ENCAP_LEN, ETH_LEN};
 
@@ -19,25 +19,27 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
         return Verdict::Pass;
     }
     let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
+    let segment = in_memory(&segment);
     // The kernel's choice of VTEP has to be the one that we would make.
     if macs(frame, 0) != Some((subnet.vtep_mac, config.vtep_mac)) {
         return Verdict::Pass;
     }
-    exit::begin(tables, &segment, direction::OUT);
+    exit::begin(tables, segment, direction::OUT);
     let now = tables.now();
     let ticket = exit::ticket(frame, tables, config, direction::OUT, now);
+    let kept = ticket.is_some_and(|ticket| exit::is_exempt(tables, config, ticket, segment));
     let found = ticket.and_then(|ticket| tables.flow(&ticket.key));
-    let known = found.as_deref().and_then(|flow| known_way(flow, config, tables, &subnet, now));
+    let known = found.as_deref().and_then(|flow| known_way(flow, config, tables, subnet, now));
     let mark = frame.mark();
-    let way = known.or_else(|| encap::way(frame, tables, config, &segment, &subnet, mark));
+    let way = known.or_else(|| encap::way(frame, tables, config, segment, subnet, mark));
     let Some(way) = way else {
         tables.count(Outcome::UnresolvedNextHop);
         return Verdict::Pass;
     };
     if let Some(ticket) = ticket {
-        prove(frame, tables, config, &segment, ticket, found, &subnet, &way, mark, now);
+        prove(frame, tables, config, segment, ticket, found, subnet, &way, mark, now, kept);
     }
-    shortcut::out(frame, tables, config, &segment, &subnet, &way, mark)
+    shortcut::out(frame, tables, config, segment, subnet, &way, mark)
 }
 
 /// The way of a confirmed flow to this peer.
@@ -76,8 +78,10 @@ fn prove<S: Skb, T: Tables>(
     way: &Way,
     mark: u32,
     now: u64,
+    kept: bool,
 ) {
     let Some(treatment) = exit::treatment(frame, tables, ticket, segment, mark) else { return };
+    let treatment = in_memory(&treatment);
     if treatment.translated != 0 {
         eager::bar(tables, config, segment, direction::OUT, now);
     }
@@ -100,7 +104,7 @@ fn prove<S: Skb, T: Tables>(
         dst_mac: subnet.vtep_mac,
         src_mac: config.vtep_mac,
     };
-    confirm(frame, tables, config, segment, ticket, found, &treatment, &exit, now);
+    confirm(frame, tables, config, segment, ticket, found, treatment, in_memory(&exit), now, kept);
 }
 
 #[inline(always)]
@@ -115,12 +119,12 @@ fn confirm<S: Skb, T: Tables>(
     treatment: &Treatment,
     exit: &Exit,
     now: u64,
+    kept: bool,
 ) {
     if let Err(against) = exit::admit(frame, tables, config, ticket, found.as_deref(), now) {
         tables.count(against);
         return;
     }
-    let kept = exit::is_exempt(tables, config, ticket, treatment);
     if flow::may_confirm(segment)
         && exit::confirm(tables, config, frame.ticket(), ticket, found, treatment, exit, kept)
     {

@@ -68,7 +68,7 @@ fn prove<S: Skb, T: Tables>(
         tables.count(against);
         return;
     }
-    let kept = exit::is_exempt(tables, config, ticket, &treatment);
+    let kept = exit::is_exempt(tables, config, ticket, segment);
     if flow::may_confirm(segment)
         && exit::confirm(tables, config, frame.ticket(), ticket, found, &treatment, &exit, kept)
     {

@@ -75,7 +75,7 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
         dst_mac: [0; 6],
         src_mac: [0; 6],
     };
-    let kept = exit::is_exempt(tables, config, ticket, &treatment);
+    let kept = exit::is_exempt(tables, config, ticket, &segment);
     if exit::confirm(tables, config, frame.ticket(), ticket, found, &treatment, &exit, kept) {
         tables.count(Outcome::ConfirmedOut);
     }

@@ -1,7 +1,7 @@
 //! What keeps packets with the kernel, and the source check at the place where all
 //! tunnel packets meet.
 
-use crate::abi::{Exemption, Outcome, action, flag};
+use crate::abi::{Exemption, MAX_EXEMPTIONS, Outcome, action, flag};
 use crate::path::fake::*;
 use crate::path::hook::{from_overlay, from_pod, from_underlay};
 use crate::path::{Traffic, Verdict};
@@ -99,6 +99,20 @@ fn a_rule_sees_a_service_before_and_behind_its_translation() {
         assert_eq!(from_pod::run(&mut packet, &a), Verdict::Pass);
         leave(&a, packet.forwarded(vtep(2), vtep(1)).nat(pod(2), 5000), 1, 2);
         assert_eq!(a.counted(Outcome::RefusedRule) == 1, kept, "{port}");
+    }
+}
+
+#[test]
+fn all_places_of_exemptions_count_and_none_behind_them() {
+    let only = |port| Exemption { dport_min: port, dport_max: port, ..Exemption::default() };
+    let last = MAX_EXEMPTIONS - 1;
+    for (count, kept) in [(MAX_EXEMPTIONS, true), (last, false)] {
+        let mut a = Node::new(1);
+        a.exemptions = vec![only(9); last as usize];
+        a.exemptions.push(only(5000));
+        a.config.exemptions = count;
+        kernel(send(&a, Packet::udp(1, 2, b"x"), 1, 2));
+        assert_eq!(a.counted(Outcome::RefusedRule) == 1, kept, "{count}");
     }
 }
 
