@@ -189,6 +189,9 @@ impl Watch {
     /// The other network namespaces that are not looked into yet, or `all`.
     fn namespaces(&self, all: bool) -> BTreeSet<i32> {
         let mut state = self.state();
+        if state.teller.is_none() {
+            return BTreeSet::new();
+        }
         let Ok(present) = state.inspector.namespaces() else { return BTreeSet::new() };
         state.seen.stacked.retain(|netns, _| present.contains(netns));
         let known = |netns: &i32| state.seen.stacked.contains_key(netns);
