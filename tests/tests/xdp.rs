@@ -269,9 +269,9 @@ fn somebody_elses_program_is_left_alone_and_reported() {
     };
     let before = id(&pair.left);
     pair.left.start(&pair.etcd, &with("native"));
-    let (mode, reason) = said(&pair.left);
-    assert_eq!(mode, "off");
-    assert!(reason.contains("another XDP program"), "{reason}");
+    // Until the agent knows what acts on packets, that is the reason.
+    wait::holds("the reason", 10 * SECOND, || said(&pair.left).1.contains("another XDP program"));
+    assert_eq!(said(&pair.left).0, "off");
     let complained = complaint(&pair.left).expect("a complaint");
     assert!(complained.contains("another XDP program runs on eth0"), "{complained}");
     assert_eq!(id(&pair.left), before);
