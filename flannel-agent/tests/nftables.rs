@@ -12,6 +12,7 @@ fn chain(family: &'static str, table: &str, name: &str, kind: &str, devices: &[&
         name: name.to_owned(),
         kind: kind.to_owned(),
         devices: devices.iter().map(|name| (*name).to_owned()).collect(),
+        egress: name == "two",
     }
 }
 

@@ -114,12 +114,13 @@ fn published_port(
     assert_eq!(got.trim(), SENT.to_string());
 
     // By the bridge's address, so that it crosses the overlay: what docker
-    // translates is never confirmed on the node that translates.
+    // translates is confirmed with its translation.
     let bridge = right.subnet().nth(1).expect("an address");
     let before = right.outcomes();
     stream(client, &format!("{bridge} 8080"));
     let since = right.outcomes().since(&before);
-    assert_eq!(since.fast(), 0, "{since:?}");
+    assert!(since.get("confirmed_translated") > 0, "{since:?}");
+    assert!(since.fast() > 100, "{since:?}");
     let translated = right.netns.sh("iptables -t nat -S DOCKER");
     assert!(translated.contains("--dport 8080") && translated.contains("DNAT"), "{translated}");
     assert!(left.outcomes().get("fast_encap") > 0);

@@ -111,6 +111,40 @@ fn a_limit_where_the_pods_packets_come_in() {
 }
 
 #[test]
+fn a_limit_where_tunnel_packets_leave() {
+    passes_as_many(|netns| {
+        netns.nft(
+            "table netdev packets { chain out { type filter hook egress device eth0 priority 0;
+                udp dport 8472 limit rate over 100/second drop
+            }; }",
+        );
+    });
+}
+
+#[test]
+fn a_chain_where_tunnel_packets_leave_marks_all_of_them() {
+    let [kernel, ours] = pairs(&window(), |pair, _| {
+        pair.left.netns.nft(
+            "table netdev marks { chain out { type filter hook egress device eth0 priority 0;
+                udp dport 8472 ip dscp set cs5 counter
+            }; }",
+        );
+        thread::sleep(SETTLED);
+        assert_eq!(passed(pair), 1000);
+        let rules = pair.left.netns.sh("nft -j list chain netdev marks out");
+        let rules: serde_json::Value = serde_json::from_str(&rules).expect("JSON of nft");
+        let counter = rules["nftables"].as_array().expect("a list").iter().find_map(|entry| {
+            entry["rule"]["expr"]
+                .as_array()?
+                .iter()
+                .find_map(|part| part["counter"]["packets"].as_u64())
+        });
+        counter.expect("a counter")
+    });
+    assert!(kernel >= 1000 && ours >= 1000, "{kernel} by the kernel, {ours} by ours");
+}
+
+#[test]
 fn a_quota() {
     // 64 bytes of data are 92 bytes of a packet.
     passes_as_many(|netns| nft(netns, "udp dport 7000 quota over 18 kbytes drop"));

@@ -165,7 +165,10 @@ impl Look<'_> {
         let mut inward: Vec<Reason> =
             overlay.iter().flat_map(|device| self.ingress(*device)).collect();
         inward.extend(inlets.iter().cloned());
-        let outward = overlay.iter().flat_map(|device| self.egress(*device)).collect();
+        let mut outward: Vec<Reason> =
+            overlay.iter().flat_map(|device| self.egress(*device)).collect();
+        let leaving = self.scene.inlets.iter();
+        outward.extend(leaving.flat_map(|inlet| self.chains(inlet.ifindex, Side::Egress)));
         let node = |there: bool, what| {
             there.then_some(Reason { device: String::new(), what }).into_iter().collect()
         };
@@ -258,14 +261,24 @@ impl Look<'_> {
             filter: filter.kind,
             priority: filter.priority,
         });
-        let on_it = |chain: &&NetdevChain| chain.device == device && chain.side == side;
-        let chains = self.seen.chains.iter().filter(on_it);
-        let chains = chains.map(|chain| Obstacle::Chain { side, chain: chain.chain.clone() });
         root.into_iter()
             .chain(programs)
             .chain(filters)
-            .chain(chains)
             .map(|what| Reason { device: device.clone(), what })
+            .chain(self.chains(ifindex, side))
+            .collect()
+    }
+
+    /// nftables' chains on one side of a device.
+    fn chains(self, ifindex: u32, side: Side) -> Vec<Reason> {
+        let device = self.scene.name(ifindex);
+        let on_it = |chain: &&NetdevChain| chain.device == device && chain.side == side;
+        let chains = self.seen.chains.iter().filter(on_it);
+        chains
+            .map(|chain| Reason {
+                device: device.clone(),
+                what: Obstacle::Chain { side, chain: chain.chain.clone() },
+            })
             .collect()
     }
 }

@@ -34,10 +34,13 @@ const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_TYPE: u16 = 7;
+const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NFTA_HOOK_DEV: u16 = 3;
 const NFTA_HOOK_DEVS: u16 = 4;
 const NFTA_DEVICE_NAME: u16 = 1;
 const NFTA_DEVICE_PREFIX: u16 = 2;
+/// NF_NETDEV_EGRESS.
+const NETDEV_EGRESS: u32 = 1;
 /// The upper bits of an attribute's type are flags.
 const TYPE_MASK: u16 = 0x3fff;
 
@@ -54,6 +57,8 @@ pub struct BaseChain {
     pub kind: String,
     /// Its devices, if its hook is a device's; a `*` at the end stands for anything.
     pub devices: Vec<String>,
+    /// It sees what its devices send.
+    pub egress: bool,
 }
 
 /// The number of the rule set in the calling thread's network namespace: every
@@ -114,17 +119,22 @@ fn base_chain(family: u8, body: &[u8]) -> Option<BaseChain> {
         10 => "ip6",
         _ => return None,
     };
-    let (mut table, mut name, mut kind, mut hook) = (None, None, None, None);
+    let (mut table, mut name, mut kind, mut hook, mut number) = (None, None, None, None, None);
     for (attribute, value) in attributes(body) {
         match attribute {
             NFTA_CHAIN_TABLE => table = Some(text(value)),
             NFTA_CHAIN_NAME => name = Some(text(value)),
             NFTA_CHAIN_TYPE => kind = Some(text(value)),
-            NFTA_CHAIN_HOOK => hook = Some(devices(value)),
+            NFTA_CHAIN_HOOK => {
+                hook = Some(devices(value));
+                number = attributes(value).find(|(kind, _)| *kind == NFTA_HOOK_HOOKNUM);
+            }
             _ => {}
         }
     }
+    let number = number.and_then(|(_, value)| Some(u32::from_be_bytes(value.try_into().ok()?)));
     Some(BaseChain {
+        egress: family == "netdev" && number == Some(NETDEV_EGRESS),
         family,
         table: table?,
         name: name?,

@@ -8,6 +8,7 @@ use super::Reconciler;
 use crate::bpf::FastPath;
 use crate::config::Backend;
 use crate::desired::routes_directly;
+use crate::envelope::{NetdevChain, Side};
 use crate::firewall::Firewall;
 use crate::firewall::packet_rules::Mode;
 use crate::firewall::packet_rules::devices::{Devices, Node};
@@ -72,6 +73,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub(super) fn exemptions(&mut self, fast_path: FastPath) -> Vec<Exemption> {
         let mode = self.settings.packet_rules;
         if mode == Mode::Ignore || fast_path == FastPath::Off {
+            self.watch.set_chains(Vec::new());
             let status = PacketRulesStatus { mode, read: false, ..PacketRulesStatus::default() };
             let mut state = self.shared.lock();
             state.health.well(SUBJECT);
@@ -79,12 +81,27 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             return Vec::new();
         }
         let reading = self.packet_rules.reading();
+        self.watch.set_chains(self.egress_chains(&reading));
         let resolved = match &reading.findings {
             Some(findings) => self.resolve(findings, fast_path),
             None => Arc::new(Resolved { exemptions: everything(), ..Resolved::default() }),
         };
         self.tell_of_rules(&reading, &resolved);
         resolved.exemptions.clone()
+    }
+
+    /// The chains that see what this node's devices send.
+    fn egress_chains(&self, reading: &Reading) -> Vec<NetdevChain> {
+        let chains = reading.findings.iter().flat_map(|findings| &findings.egress);
+        let on_links = chains.flat_map(|chain| {
+            let links = self.links.iter().filter(|link| chain.devices.fit(&link.name));
+            links.map(|link| NetdevChain {
+                device: link.name.clone(),
+                side: Side::Egress,
+                chain: chain.chain.clone(),
+            })
+        });
+        on_links.collect()
     }
 
     fn resolve(&mut self, findings: &Arc<Findings>, fast_path: FastPath) -> Arc<Resolved> {

@@ -5,9 +5,10 @@ use std::process::Output;
 use std::time::Duration;
 
 use super::iptables;
+use super::matches::Names;
 use super::nft::{Devices, Listing};
 use super::ruleset::{Family, RuleSet};
-use super::walk::{self, Findings, Overlay};
+use super::walk::{self, EgressChain, Findings, Overlay};
 use crate::firewall::{FirewallError, legacy, tool};
 use crate::kernel::KernelError;
 use crate::kernel::nftables::{self, BaseChain};
@@ -78,9 +79,20 @@ fn tables_of(chains: &[BaseChain]) -> BTreeSet<(Family, String)> {
     judging.filter_map(|chain| Some((Family::named(chain.family)?, chain.table.clone()))).collect()
 }
 
+fn egress_of(chains: &[BaseChain]) -> Vec<EgressChain> {
+    let chains = chains.iter().filter(|chain| chain.egress);
+    chains
+        .map(|chain| EgressChain {
+            chain: format!("{}/{}", chain.table, chain.name),
+            devices: Names::of(chain.devices.iter().cloned()),
+        })
+        .collect()
+}
+
 async fn of_nftables(overlay: Overlay) -> Result<Findings, FirewallError> {
     let chains = nftables::base_chains().map_err(failed)?;
     let tables = tables_of(&chains);
+    let egress = egress_of(&chains);
     let devices: Devices = chains
         .into_iter()
         .filter(|chain| !chain.devices.is_empty())
@@ -103,11 +115,11 @@ async fn of_nftables(overlay: Overlay) -> Result<Findings, FirewallError> {
     let (found, rules) = follow(rules, overlay).await?;
     let unclear: Vec<&str> =
         TABLES.into_iter().filter(|table| is_unclear(&found, &opaque, table)).collect();
-    if unclear.is_empty() {
-        return Ok(found);
-    }
-    let rules = ask_iptables(rules, &unclear).await?;
-    follow(rules, overlay).await.map(|(found, _)| found)
+    let found = match unclear.as_slice() {
+        [] => found,
+        unclear => follow(ask_iptables(rules, unclear).await?, overlay).await?.0,
+    };
+    Ok(Findings { egress, ..found })
 }
 
 /// Whether something was found in a table of which nft shows names only, so that

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnetwork::Ipv4Network;
 
-use super::matches::{Matches, protocol};
+use super::matches::{Matches, Names, protocol};
 use super::ranges::{Addresses, Ports};
 use super::ruleset::{Base, Chain, ChainKey, Family, Hook, Note, Reach, Rule, RuleSet, Verdict};
 
@@ -74,6 +74,18 @@ pub struct Findings {
     pub notrack: bool,
     /// Rules that are noted and not in the list.
     pub more_notes: usize,
+    /// Chains that see what devices send, whatever their rules do: what the programs
+    /// send goes around them.
+    pub egress: Vec<EgressChain>,
+}
+
+/// A base chain at the egress hook of nftables' netdev family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressChain {
+    /// Table and chain.
+    pub chain: String,
+    /// Its devices.
+    pub devices: Names,
 }
 
 impl Findings {
@@ -82,6 +94,7 @@ impl Findings {
         self.rules.extend(other.rules);
         self.notrack |= other.notrack;
         self.more_notes += other.more_notes;
+        self.egress.extend(other.egress);
         self
     }
 }
