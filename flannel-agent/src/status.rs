@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use flannel_core::envelope::Report;
+use flannel_core::mac::MacAddr;
+use flannel_core::peer::Peer;
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::udp::{SharedProxy, UdpCounters};
 use crate::bpf::{Datapath, PeerCounters, XdpStatus};
-use crate::desired::Peer;
-use crate::envelope::Report;
 use crate::firewall::packet_rules::Mode;
 use crate::firewall::packet_rules::exempt::RuleLine;
 use crate::health::{Health, Line};
-use crate::mac::MacAddr;
 
 /// The loaded data path, if there is one: shared with the control socket, which
 /// reads its counters.

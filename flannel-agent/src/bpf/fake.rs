@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flannel_core::envelope::{Inlet, Keep, PodVeth, Tcx};
+use flannel_core::peer::Peer;
 use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 
 use super::{
-    BpfError, Datapath, DatapathConfig, HookReport, Inlet, Keep, PeerCounters, Places, PodVeth,
-    Stranger, Tcx, Teller, XdpStatus,
+    BpfError, Datapath, DatapathConfig, HookReport, PeerCounters, Places, Stranger, Teller,
+    XdpStatus,
 };
-use crate::desired::Peer;
 
 /// State of a [`FakeDatapath`], open to tests.
 #[derive(Debug, Default)]

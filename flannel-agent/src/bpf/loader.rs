@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
+use flannel_core::envelope::Keep;
+use flannel_core::peer::Peer;
 use flannel_ebpf::abi::{
     self, ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, Outcome, flag, program,
 };
@@ -21,10 +23,9 @@ use super::sys::TcxHook;
 use super::teller::{RealTeller, Settings};
 use super::xdp::{Site, XdpHalf};
 use super::{
-    BpfError, Datapath, DatapathConfig, FastPath, HookReport, Keep, LoadOptions, PeerCounters,
-    Places, Stranger, Teller, VerifySource, XdpStatus, filter, flow_table, object,
+    BpfError, Datapath, DatapathConfig, FastPath, HookReport, LoadOptions, PeerCounters, Places,
+    Stranger, Teller, VerifySource, XdpStatus, filter, flow_table, object,
 };
-use crate::desired::Peer;
 
 /// The programs, their maps and their hooks.
 pub struct Loaded {

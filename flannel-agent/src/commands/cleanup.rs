@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use flannel_core::plan::Op;
+use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
 
 use super::{complain, print};
@@ -17,7 +19,6 @@ use crate::firewall::chosen;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Kernel as _, KernelError, PROTOCOL, blackhole, clsact};
-use crate::plan::{Op, within};
 
 /// What to clean up.
 #[derive(Clone, Copy, Debug)]

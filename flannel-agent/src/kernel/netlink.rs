@@ -5,6 +5,11 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use flannel_core::desired::Device;
+use flannel_core::link::{Link, RouteTo};
+use flannel_core::observed::{DirectRoute, Observed};
+use flannel_core::plan::Op;
+use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::address::AddressMessage;
@@ -17,9 +22,7 @@ use super::blackhole::Blackhole;
 use super::inspect::Inspector;
 use super::socket::{BATCH, Refused, Request, RouteSocket};
 use super::sysctl::Sysctl;
-use super::{Inspect, Kernel, KernelError, Link, RouteTo, answer, device, links, message, outputs};
-use crate::desired::Device;
-use crate::plan::{DirectRoute, Observed, Op, within};
+use super::{Inspect, Kernel, KernelError, answer, device, links, message, outputs};
 
 const NEEDS_CAPABILITY: &str = "needs CAP_NET_ADMIN in the node's network namespace";
 

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use flannel_core::desired::Desired;
+use flannel_core::envelope::{HookReport, Scene};
+use flannel_core::pods;
+use flannel_core::pods::Choice;
+
 use super::Reconciler;
 use crate::bpf::BpfError;
-use crate::desired::Desired;
-use crate::envelope::{Choice, HookReport, Scene};
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::status::lock;
-use crate::veths;
 use crate::watch::Settled;
 
 /// Beginning of the subject of a failed hook's complaint.
@@ -42,13 +44,13 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             uplinks: &self.uplinks,
             names: self.settings.attach_iface.as_ref(),
         };
-        veths::pod_veths(&self.links, choice).into_iter().map(|link| link.ifindex).collect()
+        pods::pod_veths(&self.links, choice).into_iter().map(|link| link.ifindex).collect()
     }
 
     /// Asks of links that may be a routed pod's or a network card where routes
     /// lead by them. Where the kernel does not answer, what was known stays.
     pub(super) async fn look_for_uplinks(&mut self) {
-        let doubtful = self.links.iter().filter(|link| veths::is_doubtful(link));
+        let doubtful = self.links.iter().filter(|link| pods::is_doubtful(link));
         let doubtful: BTreeSet<u32> = doubtful.map(|link| link.ifindex).collect();
         if doubtful.is_empty() {
             self.uplinks.clear();
@@ -65,7 +67,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Whether routes tell what this link is.
     pub(super) fn is_doubtful(&self, ifindex: u32) -> bool {
         let mut links = self.links.iter();
-        links.any(|link| (link.ifindex == ifindex || ifindex == 0) && veths::is_doubtful(link))
+        links.any(|link| (link.ifindex == ifindex || ifindex == 0) && pods::is_doubtful(link))
     }
 
     /// Says where the peers are, and which of them the programs do not know.

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use flannel_core::config::Backend;
+use flannel_core::desired::routes_directly;
+use flannel_core::link::Link;
+use flannel_core::model;
+use flannel_core::plan::Op;
 use flannel_ebpf::abi::MAX_PEERS;
 use ipnetwork::Ipv4Network;
 
 use super::{Reconciler, devices, is_device, is_ground};
 use crate::bpf::{BpfError, DatapathConfig, FastPath, Places};
-use crate::config::Backend;
-use crate::desired::routes_directly;
 use crate::firewall::Firewall;
-use crate::kernel::{Kernel, KernelError, Link, blackhole};
-use crate::plan::{self, Op};
+use crate::kernel::{Kernel, KernelError, blackhole};
 use crate::status::{FlowTableStatus, lock};
 use crate::watch::Settled;
 
@@ -82,7 +84,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                             self.overlay = None;
                         }
                         if let Some(observed) = &mut self.observed {
-                            plan::apply(observed, op);
+                            model::apply(observed, op);
                         }
                     }
                     Err(reason) => {

@@ -18,6 +18,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flannel_core::config::Backend;
+use flannel_core::desired;
+use flannel_core::desired::{Desired, Node, routes_directly};
+use flannel_core::link::Link;
+use flannel_core::mac::MacAddr;
+use flannel_core::observed::Observed;
+use flannel_core::peer::Peer;
+use flannel_core::plan;
+use flannel_core::plan::Op;
+use flannel_core::underlay;
+use flannel_core::underlay::{Underlay, Wish};
 use ipnetwork::Ipv4Network;
 use regex::Regex;
 use tokio::time::Instant;
@@ -28,15 +39,10 @@ use self::retry::{Retries, Unfinished};
 use self::turnover::Turnover;
 use crate::backend::udp::{self as udp_backend, Overlay};
 use crate::bpf::{FastPath, VerifySource};
-use crate::config::Backend;
-use crate::desired::{self, Desired, Node, Peer, routes_directly};
 use crate::firewall::{Firewall, Rules, packet_rules::Mode};
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Kernel, KernelEvent, Link};
-use crate::mac::MacAddr;
-use crate::plan::{self, Observed, Op};
+use crate::kernel::{self, Kernel, KernelEvent};
 use crate::status::{DeviceStatus, Shared, SharedDatapath, lock};
-use crate::underlay::{self, Underlay, Wish};
 use crate::watch::Watch;
 
 /// What this node is, as leases and config say.
@@ -396,7 +402,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             return false;
         }
         let wish = &self.settings.underlay;
-        let routes = match underlay::routes_for(&self.kernel, wish).await {
+        let routes = match kernel::routes_for(&self.kernel, wish).await {
             Ok(routes) => routes,
             Err(error) => {
                 self.shared.lock().health.complain("underlay", error.to_string());

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use flannel_core::config::Backend;
+use flannel_core::desired::routes_directly;
 use flannel_ebpf::abi::{Exemption, MAX_EXEMPTIONS};
 
 use super::Reconciler;
 use crate::bpf::FastPath;
-use crate::config::Backend;
-use crate::desired::routes_directly;
 use crate::firewall::Firewall;
 use crate::firewall::packet_rules::Mode;
 use crate::firewall::packet_rules::devices::{Devices, Node};

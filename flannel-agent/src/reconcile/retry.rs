@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use flannel_core::plan::Op;
 use tokio::time::Instant;
 
 use super::{Wake, subject_of_peer};
 use crate::backoff::Backoff;
-use crate::plan::Op;
 use crate::status::Shared;
 
 const FIRST: Duration = Duration::from_millis(200);

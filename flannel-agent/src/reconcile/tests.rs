@@ -6,14 +6,15 @@ mod packet_rules;
 
 use std::net::Ipv4Addr;
 
+use flannel_core::config::VxlanConfig;
+use flannel_core::link::{LinkAddress, RouteTo};
+
 use super::*;
 use crate::bpf::FastPath;
 use crate::bpf::fake::FakeDatapath;
-use crate::config::VxlanConfig;
 use crate::firewall::fake::FakeFirewall;
 use crate::kernel::blackhole::Blackhole;
 use crate::kernel::fake::FakeKernel;
-use crate::kernel::{LinkAddress, RouteTo};
 
 const NODE: u8 = 1;
 
@@ -115,7 +116,7 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         backend,
     };
     let settings = Settings {
-        underlay: crate::underlay::Wish::default(),
+        underlay: flannel_core::underlay::Wish::default(),
         masquerade: true,
         forward: true,
         fully_random: true,

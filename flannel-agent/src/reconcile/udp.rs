@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use flannel_core::config::Backend;
+use flannel_core::desired::Desired;
 use ipnetwork::Ipv4Network;
 
 use super::Reconciler;
 use crate::backend::udp::overlay::Wanted;
 use crate::backend::udp::proxy::{self, Settings};
 use crate::backend::udp::{DEVICE, SUBJECT};
-use crate::config::Backend;
-use crate::desired::Desired;
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 

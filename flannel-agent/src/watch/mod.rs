@@ -15,12 +15,13 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use flannel_core::envelope::{Facts, Judgement, NetdevChain, Report, Scene, Seen, judge};
+use flannel_core::envelope::{Inlet, PodVeth};
 use ipnetwork::Ipv4Network;
 
 use self::arrivals::Arrivals;
 pub use self::task::start;
-use crate::bpf::{Datapath, Inlet, PodVeth, Teller};
-use crate::envelope::{Facts, Judgement, NetdevChain, Report, Scene, Seen, judge};
+use crate::bpf::{Datapath, Teller};
 use crate::kernel::Inspect;
 use crate::kernel::events::Scope;
 use crate::status::Shared;

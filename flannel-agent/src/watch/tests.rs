@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use flannel_core::envelope::KeptWay;
+use flannel_core::envelope::{Inward, Tcx, TcxProgram};
+use flannel_core::envelope::{PodEnd, Stacked, TrafficControl};
+use flannel_core::link::Link;
+use flannel_core::pods::Choice;
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::bpf::fake::FakeDatapath;
-use crate::bpf::{Inward, Tcx, TcxProgram};
-use crate::envelope::{Choice, KeptWay};
 use crate::kernel::fake::FakeKernel;
-use crate::kernel::{EventSource, Kernel as _, KernelEvent, Link, PodEnd, Stacked, TrafficControl};
+use crate::kernel::{EventSource, Kernel as _, KernelEvent};
 
 const ETH0: u32 = 2;
 const FLANNEL: u32 = 3;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use flannel_core::lease::table::OwnChange;
 use tokio::time::Instant;
 
 use super::Loop;
 use crate::daemon::keeper::Kept;
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
-use crate::lease::table::OwnChange;
 use crate::source::LeaseSource;
 use crate::status::LeaseStatus;
 

@@ -4,25 +4,27 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use flannel_core::config::NetworkConfig;
+use flannel_core::envelope::Inward;
+use flannel_core::envelope::TrafficControl;
+use flannel_core::lease::attrs::LeaseAttrs;
+use flannel_core::link::{Link, LinkAddress, RouteTo};
+use flannel_core::mac::MacAddr;
+use flannel_core::plan::Op;
+use flannel_core::underlay::Underlay;
 use ipnetwork::Ipv4Network;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::bpf::FastPath;
 use crate::bpf::fake::FakeDatapath;
-use crate::bpf::{FastPath, Inward};
-use crate::config::NetworkConfig;
 use crate::firewall::fake::FakeFirewall;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Link, LinkAddress, RouteTo, TrafficControl};
-use crate::lease::attrs::LeaseAttrs;
-use crate::mac::MacAddr;
-use crate::plan::Op;
 use crate::reconcile::{Identity, Settings, conntrack};
 use crate::source::Claim;
 use crate::source::fake::{Call, FakeSource, Write};
 use crate::status::{SharedDatapath, lock};
-use crate::underlay::Underlay;
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 const OVERLAY: u32 = 3;
@@ -138,7 +140,7 @@ impl Bench {
             backend: config.backend.clone(),
         };
         let settings = Settings {
-            underlay: crate::underlay::Wish::default(),
+            underlay: flannel_core::underlay::Wish::default(),
             masquerade: false,
             forward: true,
             fully_random: true,

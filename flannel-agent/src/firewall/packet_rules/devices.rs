@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use flannel_core::link::Link;
 use flannel_ebpf::abi::direction;
 use ipnetwork::Ipv4Network;
 
 use super::matches::Names;
 use super::ranges::Addresses;
-use crate::kernel::Link;
 
 /// Both directions, as bits: 1 << [`direction::OUT`], 1 << [`direction::IN`].
 pub const BOTH: u8 = OUT | IN;
@@ -160,7 +160,7 @@ fn mark(links: &HashMap<u32, &Link>, link: &Link, side: u8, crossed: &mut HashMa
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::kernel::LinkAddress;
+    use flannel_core::link::LinkAddress;
 
     fn link(ifindex: u32, name: &str, kind: &str, master: Option<u32>) -> Link {
         Link {

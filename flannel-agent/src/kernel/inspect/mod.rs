@@ -6,10 +6,9 @@ mod tc;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use flannel_core::envelope::{PodEnd, Stacked, TrafficControl};
 use ipnetwork::Ipv4Network;
 
-pub use self::pods::{PodEnd, Stacked};
-pub use self::tc::{Filter, TrafficControl};
 use super::KernelError;
 use super::netlink::explain;
 use super::raw::{self, Raw};

@@ -1,8 +1,9 @@
 //! Passes of the backends that reach peers without encapsulation, and of the
 //! one that reaches none.
 
+use flannel_core::observed::DirectRoute;
+
 use super::*;
-use crate::plan::DirectRoute;
 
 impl Bench {
     /// The kernel's way to a peer from now on.

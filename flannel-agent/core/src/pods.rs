@@ -1,7 +1,28 @@
-//! Which host-side veths lead to pods. Pure.
+//! Which host-side veths lead to pods.
 
-use crate::envelope::Choice;
-use crate::kernel::{Link, LinkAddress};
+use std::collections::BTreeSet;
+
+use ipnetwork::Ipv4Network;
+use regex::Regex;
+
+use crate::link::{Link, LinkAddress};
+
+/// What the roles of links hang on.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    /// Interface index of the underlay device.
+    pub underlay: u32,
+    /// Interface index of `flannel.<VNI>`, if there is a tunnel.
+    pub overlay: Option<u32>,
+    /// The overlay network.
+    pub network: Ipv4Network,
+    /// Our own subnet.
+    pub subnet: Ipv4Network,
+    /// Interfaces by which routes lead to other places than pods.
+    pub uplinks: &'a BTreeSet<u32>,
+    /// `--attach-iface`: only veths whose name matches.
+    pub names: Option<&'a Regex>,
+}
 
 /// The pods' host-side veths among all links.
 ///

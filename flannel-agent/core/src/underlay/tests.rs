@@ -258,20 +258,6 @@ fn can_reach_takes_interface_and_source_of_the_route() {
     }
 }
 
-#[tokio::test]
-async fn only_the_routes_that_matter_are_asked_for() {
-    let kernel = crate::kernel::fake::FakeKernel::default();
-    let to = |ifindex| RouteTo { ifindex, source: None, gateway: None };
-    kernel.state().routes.insert(None, to(2));
-    kernel.state().routes.insert(Some(ip("192.0.2.9")), to(3));
-    let ask = async |wish: Wish| routes_for(&kernel, &wish).await.unwrap();
-    // A public address that is no local one leaves the choice to the default route.
-    assert_eq!(ask(published("203.0.113.9")).await, route(2));
-    let reach = Wish { can_reach: Some(ip("192.0.2.9")), ..Wish::default() };
-    assert_eq!(ask(reach).await, Routes { default: None, reach: Some(to(3)) });
-    assert_eq!(ask(pattern(&["eth0"])).await, Routes::default());
-}
-
 #[test]
 fn what_was_sought_stays_while_it_has_its_address() {
     let reach = |ifindex| Routes {

@@ -11,7 +11,6 @@
 //! at the same address) wins, each time: the plan never flips between them.
 //! [`crate::desired::desired`] leaves such peers out in the first place.
 
-mod observed;
 #[cfg(test)]
 mod tests;
 
@@ -20,9 +19,13 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
-pub use self::observed::{DirectRoute, Observed, ObservedDevice, ObservedRoute, ObservedVxlan};
-use crate::desired::{Desired, Device, Peer, Reach};
+use crate::desired::{Desired, Device};
 use crate::mac::MacAddr;
+use crate::model::apply;
+use crate::observed::{DirectRoute, Observed, ObservedDevice, ObservedRoute};
+use crate::peer::Peer;
+use crate::reach::Reach;
+use crate::subnet::within;
 
 /// One idempotent step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,11 +85,6 @@ impl Op {
     pub fn is_direct(&self) -> bool {
         matches!(self, Self::PutDirect(_) | Self::RemoveDirect(_))
     }
-}
-
-/// Whether `inner` lies within `outer`.
-pub(crate) fn within(outer: Ipv4Network, inner: Ipv4Network) -> bool {
-    inner.prefix() >= outer.prefix() && outer.contains(inner.network())
 }
 
 /// The operations that turn `observed` into `desired`, in the order in which
@@ -149,7 +147,7 @@ fn device_ops(
             }
         }
     }
-    let own = host(want.address);
+    let own = Ipv4Network::from(want.address);
     if !kept.is_some_and(|have| have.addresses.contains(&own)) {
         ops.push(Op::AddAddress(want.address));
     }
@@ -234,7 +232,7 @@ fn direct_to(desired: &Desired, peer: &Peer) -> DirectRoute {
 /// it into the new one without a gap. Should there be more, they are removed
 /// behind it.
 fn put_fdb(mac: MacAddr, ip: Ipv4Addr, base: &Observed, ops: &mut Vec<Op>) {
-    let others: Vec<Ipv4Addr> = destinations(&base.fdb, mac).filter(|other| *other != ip).collect();
+    let others: Vec<Ipv4Addr> = base.destinations(mac).filter(|other| *other != ip).collect();
     let present = base.fdb.contains(&(mac, ip));
     if !present {
         ops.push(Op::PutFdb(mac, ip));
@@ -242,13 +240,6 @@ fn put_fdb(mac: MacAddr, ip: Ipv4Addr, base: &Observed, ops: &mut Vec<Op>) {
     if present || others.len() > 1 {
         ops.extend(others.into_iter().map(|other| Op::RemoveFdb(mac, other)));
     }
-}
-
-fn destinations(
-    fdb: &BTreeSet<(MacAddr, Ipv4Addr)>,
-    mac: MacAddr,
-) -> impl Iterator<Item = Ipv4Addr> {
-    fdb.range((mac, Ipv4Addr::UNSPECIFIED)..=(mac, Ipv4Addr::BROADCAST)).map(|(_, ip)| *ip)
 }
 
 fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<Op>) {
@@ -303,139 +294,5 @@ fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<O
 /// replaces the first route with the same destination and metric.
 fn replaced(base: &Observed, route: &ObservedRoute) -> bool {
     let peer = ObservedRoute::to_peer(route.destination);
-    !base.routes.contains(&peer) && first_to(&base.routes, route.destination) == Some(*route)
-}
-
-fn first_to(routes: &BTreeSet<ObservedRoute>, destination: Ipv4Network) -> Option<ObservedRoute> {
-    routes.iter().find(|route| route.destination == destination && route.metric == 0).copied()
-}
-
-fn direct_to_same(routes: &BTreeSet<DirectRoute>, destination: Ipv4Network) -> Option<DirectRoute> {
-    routes.iter().find(|route| route.destination == destination).copied()
-}
-
-fn host(address: Ipv4Addr) -> Ipv4Network {
-    Ipv4Network::from(address)
-}
-
-/// What an operation does to the kernel's tables and the maps: the model that
-/// `kernel::fake` and the tests use. Like the kernel's, every operation is
-/// idempotent; an operation on a device that is not there does nothing.
-pub fn apply(observed: &mut Observed, op: &Op) {
-    match op {
-        Op::DeleteDevice { .. } => {
-            *observed = Observed {
-                maps: observed.maps.take(),
-                direct: std::mem::take(&mut observed.direct),
-                ..Observed::default()
-            };
-        }
-        Op::CreateDevice(device) if observed.device.is_none() => {
-            observed.device = Some(created(device));
-        }
-        Op::PutMaps(peer) => {
-            if let Some(maps) = &mut observed.maps {
-                maps.insert(peer.subnet, *peer);
-            }
-        }
-        Op::RemoveMaps(subnet) => {
-            if let Some(maps) = &mut observed.maps {
-                maps.remove(subnet);
-            }
-        }
-        Op::PutDirect(route) => {
-            if !observed.direct.contains(route) {
-                if let Some(old) = direct_to_same(&observed.direct, route.destination) {
-                    observed.direct.remove(&old);
-                } else if let Some(old) = first_to(&observed.routes, route.destination) {
-                    observed.routes.remove(&old);
-                }
-                observed.direct.insert(*route);
-            }
-        }
-        Op::RemoveDirect(route) => {
-            observed.direct.remove(route);
-        }
-        _ if observed.device.is_none() => {}
-        Op::PutNeighbour(ip, mac) => {
-            observed.neighbours.insert(*ip, *mac);
-        }
-        Op::RemoveNeighbour(ip, _) => {
-            observed.neighbours.remove(ip);
-        }
-        Op::PutFdb(mac, ip) => {
-            if !observed.fdb.contains(&(*mac, *ip)) {
-                let first = destinations(&observed.fdb, *mac).next();
-                if let Some(first) = first {
-                    observed.fdb.remove(&(*mac, first));
-                }
-                observed.fdb.insert((*mac, *ip));
-            }
-        }
-        Op::RemoveFdb(mac, ip) => {
-            observed.fdb.remove(&(*mac, *ip));
-        }
-        Op::PutRoute(subnet) => {
-            let route = ObservedRoute::to_peer(*subnet);
-            if !observed.routes.contains(&route) {
-                if let Some(old) = first_to(&observed.routes, *subnet) {
-                    observed.routes.remove(&old);
-                } else if let Some(old) = direct_to_same(&observed.direct, *subnet) {
-                    observed.direct.remove(&old);
-                }
-                observed.routes.insert(route);
-            }
-        }
-        Op::PutLinkRoute(network) => {
-            observed.routes.insert(ObservedRoute::to_link(*network));
-        }
-        Op::RemoveRoute(route) => {
-            observed.routes.remove(route);
-        }
-        Op::SetMac(_)
-        | Op::SetMtu(_)
-        | Op::SetUp
-        | Op::AddAddress(_)
-        | Op::RemoveAddress(_)
-        | Op::CreateDevice(_) => apply_to_device(observed, op),
-    }
-}
-
-fn apply_to_device(observed: &mut Observed, op: &Op) {
-    let Some(device) = &mut observed.device else { return };
-    match op {
-        Op::SetMac(mac) if device.mac != *mac => {
-            device.mac = *mac;
-            // The kernel flushes a device's neighbours when its MAC changes,
-            // the permanent ones too.
-            observed.neighbours.clear();
-        }
-        Op::SetMtu(mtu) => device.mtu = *mtu,
-        Op::SetUp => device.up = true,
-        Op::AddAddress(address) => {
-            device.addresses.insert(host(*address));
-        }
-        Op::RemoveAddress(address) => {
-            device.addresses.remove(address);
-        }
-        _ => {}
-    }
-}
-
-fn created(device: &Device) -> ObservedDevice {
-    ObservedDevice {
-        ifindex: device.underlay + 1,
-        vxlan: Some(ObservedVxlan {
-            vni: device.vni,
-            port: device.port,
-            local: Some(device.local),
-            underlay: device.underlay,
-            gbp: device.gbp,
-            learning: device.learning,
-        }),
-        mac: device.mac,
-        mtu: device.mtu,
-        up: false,
-        addresses: BTreeSet::new(),
-    }
+    !base.routes.contains(&peer) && base.first_to(route.destination) == Some(*route)
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use flannel_ebpf::abi::MAX_VETHS;
 
 use super::*;
-use crate::bpf::{CLSACT_PRIORITY, Inward, Keep, Tcx, TcxProgram, VethEntry};
-use crate::kernel::{Filter, Link, LinkAddress, Stacked, TrafficControl};
+use crate::link::{Link, LinkAddress};
+use crate::pods::Choice;
 
 const ETH0: u32 = 2;
 const FLANNEL: u32 = 3;

@@ -20,7 +20,7 @@ pub struct PodVeth {
 
 impl PodVeth {
     /// The element of the map of veths, if there is one.
-    pub(super) fn value(&self) -> Option<Veth> {
+    pub fn value(&self) -> Option<Veth> {
         let VethEntry { inward, keep_out } = self.entry?;
         let action = match inward {
             Inward::Peer => action::PEER,
@@ -69,11 +69,11 @@ pub struct Keep {
 
 impl Keep {
     /// All bits that stand for it.
-    pub(super) const MASK: u32 =
+    pub const MASK: u32 =
         flag::KEEP_OUT | flag::KEEP_IN | flag::KEEP_TUNNEL | flag::MARKED_ROUTES | flag::MORE_PEERS;
 
     /// The bits that are set.
-    pub(super) fn bits(self) -> u32 {
+    pub fn bits(self) -> u32 {
         [
             (self.out, flag::KEEP_OUT),
             (self.inward, flag::KEEP_IN),

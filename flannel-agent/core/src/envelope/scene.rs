@@ -2,30 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnetwork::Ipv4Network;
-use regex::Regex;
-
-use super::NotServed;
-use crate::bpf::Inlet;
-use crate::kernel::{Link, PodEnd};
-use crate::veths;
-
-/// What the roles of links hang on.
-#[derive(Clone, Copy, Debug)]
-pub struct Choice<'a> {
-    /// Interface index of the underlay device.
-    pub underlay: u32,
-    /// Interface index of `flannel.<VNI>`, if there is a tunnel.
-    pub overlay: Option<u32>,
-    /// The overlay network.
-    pub network: Ipv4Network,
-    /// Our own subnet.
-    pub subnet: Ipv4Network,
-    /// Interfaces by which routes lead to other places than pods.
-    pub uplinks: &'a BTreeSet<u32>,
-    /// `--attach-iface`: only veths whose name matches.
-    pub names: Option<&'a Regex>,
-}
+use super::devices::PodEnd;
+use super::programs::Inlet;
+use super::report::NotServed;
+use crate::link::Link;
+use crate::pods::{self, Choice};
 
 /// The devices by their roles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,7 +47,7 @@ impl Scene {
         let by_index: BTreeMap<u32, &Link> =
             links.iter().map(|link| (link.ifindex, link)).collect();
         let mut veths: Vec<Veth> =
-            veths::pod_veths(links, choice).into_iter().map(Veth::of).collect();
+            pods::pod_veths(links, choice).into_iter().map(Veth::of).collect();
         veths.sort_by_key(|veth| veth.ifindex);
         let bridges: BTreeSet<u32> = veths.iter().filter_map(|veth| veth.bridge).collect();
         let stacks: BTreeMap<u32, Vec<u32>> =
@@ -163,7 +144,7 @@ fn is_inlet(links: &BTreeMap<u32, &Link>, link: &Link, choice: Choice<'_>) -> bo
     let mut global = link.addresses.iter().filter(|address| address.global);
     let numbered = global.clone().next().is_some();
     // A bridge that waits for its first pod.
-    let pods = numbered && global.all(|address| veths::is_gateway(address, choice));
+    let pods = numbered && global.all(|address| pods::is_gateway(address, choice));
     let kind = link.kind.as_str();
     let possible = match kind {
         "ifb" | "dummy" | "netkit" => false,

@@ -1,9 +1,9 @@
-//! Whether a node is reached over the underlay's link or through a gateway.
+//! How a node is reached: by which way, and in the tunnel or as it is.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use crate::kernel::RouteTo;
+use crate::link::RouteTo;
 
 /// The kernel's way to an underlay address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum Path {
 }
 
 impl Path {
-    /// What `route` (an answer of [`crate::kernel::Kernel::route_to`]) means
+    /// What `route` (an answer of the routing tables) means
     /// for a node whose underlay has this interface index.
     pub fn of(route: Option<RouteTo>, underlay: u32) -> Self {
         match route {
@@ -43,6 +43,15 @@ impl fmt::Display for Path {
             Self::None => f.write_str("there is no route to it"),
         }
     }
+}
+
+/// How packets get to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Encapsulated, through the device.
+    Tunnel,
+    /// As they are, by a route through the underlay.
+    Direct,
 }
 
 #[cfg(test)]

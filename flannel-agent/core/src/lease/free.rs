@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 use crate::config::NetworkConfig;
-use crate::plan::within;
+use crate::subnet::within;
 
 /// Whether `subnet` could have been given out under `config`.
 pub fn fits(config: &NetworkConfig, subnet: Ipv4Network) -> bool {

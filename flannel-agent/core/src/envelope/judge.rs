@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flannel_ebpf::abi::MAX_VETHS;
 
-use super::{
-    Kept, KeptWay, NotServed, Obstacle, Outward, Reason, Report, Scene, Side, Veth, VethReport,
-};
-use crate::bpf::{Inward, Keep, PodVeth, Tcx, TcxProgram, VethEntry};
-use crate::kernel::{Filter, Stacked, TrafficControl};
+use super::devices::{Filter, Stacked, TrafficControl};
+use super::programs::{Inward, Keep, PodVeth, Tcx, TcxProgram, VethEntry};
+use super::reason::{Obstacle, Reason, Side};
+use super::report::{Kept, KeptWay, NotServed, Outward, Report, VethReport};
+use super::scene::{Scene, Veth};
 
 /// What stands on the devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

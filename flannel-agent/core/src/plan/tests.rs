@@ -2,6 +2,7 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::created;
 
 fn net(text: &str) -> Ipv4Network {
     text.parse().unwrap()
@@ -384,7 +385,7 @@ fn reachable(desired: &Desired, observed: &Observed) -> BTreeSet<Ipv4Network> {
             && observed
                 .neighbours
                 .get(&hop)
-                .is_some_and(|mac| destinations(&observed.fdb, *mac).next().is_some())
+                .is_some_and(|mac| observed.destinations(*mac).next().is_some())
     };
     desired.peers.keys().filter(|subnet| works(subnet)).copied().collect()
 }
@@ -428,7 +429,7 @@ proptest! {
             let peers = desired.tunnelled().any(|peer| peer.vtep_mac == *mac);
             let foreign = |(ip, of): (&Ipv4Addr, &MacAddr)| !desired.network.contains(*ip) && of == mac;
             prop_assert!(peers || after.neighbours.iter().any(foreign));
-            prop_assert!(!peers || destinations(&after.fdb, *mac).count() == 1);
+            prop_assert!(!peers || after.destinations(*mac).count() == 1);
         }
     }
 
@@ -468,8 +469,8 @@ proptest! {
             prop_assert_eq!(foreign(&observed), foreign(&after));
             for ip in foreign(&after) {
                 let mac = after.neighbours[&ip];
-                let before = destinations(&observed.fdb, mac).next();
-                prop_assert!(before.is_none() || destinations(&after.fdb, mac).next().is_some());
+                let before = observed.destinations(mac).next();
+                prop_assert!(before.is_none() || after.destinations(mac).next().is_some());
             }
         }
     }

@@ -61,7 +61,6 @@ pub struct NetworkConfig {
 
 /// The `Backend` object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Backend {
     /// `"Type": "vxlan"`.
     Vxlan(VxlanConfig),

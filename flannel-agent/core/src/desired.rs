@@ -8,8 +8,9 @@ use ipnetwork::Ipv4Network;
 
 use crate::config::{Backend, VxlanConfig};
 use crate::mac::MacAddr;
-use crate::path::Path;
-use crate::plan::within;
+use crate::peer::Peer;
+use crate::reach::{Path, Reach};
+use crate::subnet::within;
 use crate::underlay::Underlay;
 
 /// Bytes that VXLAN adds to an IPv4 underlay's packets: 20 IPv4 + 8 UDP +
@@ -47,17 +48,6 @@ pub struct Device {
     pub address: Ipv4Addr,
 }
 
-/// A lease that is not ours, reduced to what the data plane needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Peer {
-    /// The peer's overlay subnet.
-    pub subnet: Ipv4Network,
-    /// MAC of its VTEP; zero with the backends that have none.
-    pub vtep_mac: MacAddr,
-    /// Its underlay address.
-    pub public_ip: Ipv4Addr,
-}
-
 /// Everything that the node should have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
@@ -77,15 +67,6 @@ pub struct Desired {
     /// Subnets of those peers that do not fit into the programs' tables, the
     /// newest leases: the kernel's path alone reaches them.
     pub unmapped: BTreeSet<Ipv4Network>,
-}
-
-/// How packets get to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// Encapsulated, through the device.
-    Tunnel,
-    /// As they are, by a route through the underlay.
-    Direct,
 }
 
 impl Desired {

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Reason;
-use crate::bpf::Inward;
+use super::programs::Inward;
+use super::reason::Reason;
 
 /// What the fast path carries on this node, and why it does not carry the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,35 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::time::SystemTime;
 
 use ipnetwork::Ipv4Network;
 
+use super::Lease;
 use super::attrs::{HOST_GW, LeaseAttrs, NotVxlan};
 use super::key::SubnetKey;
+use super::update::LeaseUpdate;
 use crate::config::Backend;
-use crate::desired::Peer;
 use crate::mac::MacAddr;
-use crate::plan::within;
-use crate::source::LeaseUpdate;
+use crate::peer::Peer;
+use crate::subnet::within;
 
 /// Most oddities that are spelled out.
 const ODDITIES: usize = 32;
-
-/// A node's claim on a subnet.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Lease {
-    /// The subnet, host bits zero.
-    pub subnet: Ipv4Network,
-    /// What the node says of itself.
-    pub attrs: LeaseAttrs,
-    /// End of the claim as far as known; `None` for a reservation, and for
-    /// peers whose expiry was not asked for.
-    pub expires: Option<SystemTime>,
-    /// The store's revision of the last change of this key (etcd v3
-    /// `mod_revision`, v2 `modifiedIndex`): what compare-and-swap compares.
-    pub revision: i64,
-}
 
 /// All leases of the network as last read, and which of them is ours.
 #[derive(Clone, Debug, PartialEq)]

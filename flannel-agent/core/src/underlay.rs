@@ -1,5 +1,4 @@
-//! Choosing the external interface and the address that peers send to. The
-//! choice is pure; [`routes_for`] asks the kernel what it needs beside links.
+//! Choosing the external interface and the address that peers send to.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -7,7 +6,7 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 use regex::Regex;
 
-use crate::kernel::{Kernel, KernelError, Link, LinkAddress, RouteTo};
+use crate::link::{Link, LinkAddress, RouteTo};
 
 /// The chosen external interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +57,8 @@ pub struct Wish {
 }
 
 impl Wish {
-    fn names_an_interface(&self) -> bool {
+    /// Whether a flag names an interface, so that the default route does not matter.
+    pub fn names_an_interface(&self) -> bool {
         !self.iface.is_empty() || !self.iface_regex.is_empty() || self.can_reach.is_some()
     }
 
@@ -74,21 +74,6 @@ pub struct Routes {
     pub default: Option<RouteTo>,
     /// The route to `--iface-can-reach`.
     pub reach: Option<RouteTo>,
-}
-
-/// Asks for the routes that [`choose`] needs.
-///
-/// # Errors
-/// The kernel's.
-pub async fn routes_for<K: Kernel>(kernel: &K, wish: &Wish) -> Result<Routes, KernelError> {
-    let mut routes = Routes::default();
-    if wish.can_reach.is_some() {
-        routes.reach = kernel.route_to(wish.can_reach).await?;
-    }
-    if !wish.names_an_interface() {
-        routes.default = kernel.route_to(None).await?;
-    }
-    Ok(routes)
 }
 
 /// No interface could be chosen.

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
-use crate::desired::Peer;
 use crate::mac::MacAddr;
+use crate::peer::Peer;
 
 /// The device as read back from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,12 +56,12 @@ pub struct ObservedRoute {
 }
 
 impl ObservedRoute {
-    /// The route to a peer as [`Op::PutRoute`] makes it.
+    /// The route to a peer as [`crate::plan::Op::PutRoute`] makes it.
     pub fn to_peer(subnet: Ipv4Network) -> Self {
         Self { destination: subnet, gateway: Some(subnet.network()), onlink: true, metric: 0 }
     }
 
-    /// The route as [`Op::PutLinkRoute`] makes it.
+    /// The route as [`crate::plan::Op::PutLinkRoute`] makes it.
     pub fn to_link(network: Ipv4Network) -> Self {
         Self { destination: network, gateway: None, onlink: false, metric: 0 }
     }
@@ -95,4 +95,31 @@ pub struct Observed {
     pub direct: BTreeSet<DirectRoute>,
     /// Subnets in the BPF maps; `None` when there are no maps.
     pub maps: Option<BTreeMap<Ipv4Network, Peer>>,
+}
+
+impl Observed {
+    /// The route that the kernel replaces when one with this destination and
+    /// metric 0 is put.
+    pub fn first_to(&self, destination: Ipv4Network) -> Option<ObservedRoute> {
+        let first = ObservedRoute { destination, gateway: None, onlink: false, metric: 0 };
+        let last = ObservedRoute {
+            gateway: Some(Ipv4Addr::BROADCAST),
+            onlink: true,
+            metric: u32::MAX,
+            ..first
+        };
+        self.routes.range(first..=last).find(|route| route.metric == 0).copied()
+    }
+
+    /// The first direct route to this destination.
+    pub fn direct_to(&self, destination: Ipv4Network) -> Option<DirectRoute> {
+        let first = DirectRoute { destination, gateway: Ipv4Addr::UNSPECIFIED, ifindex: 0 };
+        let last = DirectRoute { gateway: Ipv4Addr::BROADCAST, ifindex: u32::MAX, ..first };
+        self.direct.range(first..=last).next().copied()
+    }
+
+    /// Where the FDB sends what is for this MAC.
+    pub fn destinations(&self, mac: MacAddr) -> impl Iterator<Item = Ipv4Addr> {
+        self.fdb.range((mac, Ipv4Addr::UNSPECIFIED)..=(mac, Ipv4Addr::BROADCAST)).map(|(_, ip)| *ip)
+    }
 }
