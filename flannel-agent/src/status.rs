@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use flannel_core::envelope::Report;
+use flannel_core::firewall::packet_rules::exempt::RuleLine;
 use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
 use ipnetwork::Ipv4Network;
@@ -14,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use crate::backend::udp::{SharedProxy, UdpCounters};
 use crate::bpf::{Datapath, PeerCounters, XdpStatus};
 use crate::firewall::packet_rules::Mode;
-use crate::firewall::packet_rules::exempt::RuleLine;
 use crate::health::{Health, Line};
 
 /// The loaded data path, if there is one: shared with the control socket, which

@@ -5,6 +5,7 @@
 pub mod config;
 pub mod desired;
 pub mod envelope;
+pub mod firewall;
 pub mod lease;
 pub mod link;
 pub mod mac;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::config::NetworkConfig;
+use flannel_core::firewall::upstream::Node;
 use flannel_core::lease::Lease;
 use flannel_core::link::Link;
 use flannel_core::mac::MacAddr;
@@ -19,7 +20,6 @@ use crate::backend;
 use crate::backoff::Backoff;
 use crate::cli::Options;
 use crate::files::{state, subnet_env};
-use crate::firewall::upstream::Node;
 use crate::kernel::{self, Kernel};
 use crate::notify;
 use crate::source::store::Store;

@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use flannel_core::config::Backend;
 use flannel_core::desired::routes_directly;
+use flannel_core::firewall::packet_rules::devices::{Devices, Node};
+use flannel_core::firewall::packet_rules::exempt::{
+    Present, Resolved, describe, everything, resolve,
+};
+use flannel_core::firewall::packet_rules::walk::{Findings, Overlay};
 use flannel_ebpf::abi::{Exemption, MAX_EXEMPTIONS};
 
 use super::Reconciler;
 use crate::bpf::FastPath;
 use crate::firewall::Firewall;
 use crate::firewall::packet_rules::Mode;
-use crate::firewall::packet_rules::devices::{Devices, Node};
-use crate::firewall::packet_rules::exempt::{Present, Resolved, describe, everything, resolve};
 use crate::firewall::packet_rules::follow::{Follower, Reading};
-use crate::firewall::packet_rules::walk::{Findings, Overlay};
 use crate::kernel::Kernel;
 use crate::status::PacketRulesStatus;
 

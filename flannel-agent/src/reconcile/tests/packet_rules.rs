@@ -1,12 +1,13 @@
 //! Rules that judge each packet, from a source in memory to the programs.
 
+use flannel_core::firewall::packet_rules::exempt::everything;
+use flannel_core::firewall::packet_rules::iptables;
+use flannel_core::firewall::packet_rules::walk::{Findings, findings};
 use flannel_ebpf::abi::{Exemption, direction};
 
 use super::*;
-use crate::firewall::packet_rules::exempt::everything;
+use crate::firewall::packet_rules::Mode;
 use crate::firewall::packet_rules::follow::{Follower, Source};
-use crate::firewall::packet_rules::walk::{Findings, findings};
-use crate::firewall::packet_rules::{Mode, iptables};
 use crate::status::PacketRulesStatus;
 
 /// Rules that a test sets, or why they cannot be read.

@@ -2,23 +2,23 @@
 
 /// A table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Table {
+pub struct Table {
     /// `filter`, `nat`, ...
-    pub(super) name: String,
+    pub name: String,
     /// Chains with their policies (`-` for a chain that is no base chain).
-    pub(super) chains: Vec<(String, String)>,
+    pub chains: Vec<(String, String)>,
     /// Rules as printed, each from its `-A` on, without counters.
-    pub(super) rules: Vec<String>,
+    pub rules: Vec<String>,
 }
 
 impl Table {
     /// Whether there is this chain.
-    pub(super) fn has(&self, chain: &str) -> bool {
+    pub fn has(&self, chain: &str) -> bool {
         self.chains.iter().any(|(name, _)| name == chain)
     }
 
     /// The rules of a chain, without `-A CHAIN `, in order.
-    pub(super) fn rules_of<'a>(&'a self, chain: &str) -> impl Iterator<Item = &'a str> {
+    pub fn rules_of<'a>(&'a self, chain: &str) -> impl Iterator<Item = &'a str> {
         let start = format!("-A {chain} ");
         self.rules.iter().filter_map(move |rule| rule.strip_prefix(start.as_str()))
     }
@@ -30,7 +30,7 @@ impl Table {
 }
 
 /// Reads the output of `iptables-save`; lines that are no part of it are left out.
-pub(super) fn parse(text: &str) -> Vec<Table> {
+pub fn parse(text: &str) -> Vec<Table> {
     let mut tables: Vec<Table> = Vec::new();
     for line in text.lines().map(str::trim_end) {
         if let Some(name) = line.strip_prefix('*') {
@@ -50,7 +50,7 @@ pub(super) fn parse(text: &str) -> Vec<Table> {
 }
 
 /// Whether the rule set has rules, chains or policies of somebody.
-pub(super) fn in_use(tables: &[Table]) -> bool {
+pub fn in_use(tables: &[Table]) -> bool {
     tables.iter().any(Table::in_use)
 }
 

@@ -78,7 +78,7 @@ fn forward(rules: &Rules) -> Vec<(String, String)> {
 /// The input of `iptables-restore --noflush` that makes our rules exactly
 /// these and removes what flannel left for these nodes; `None` when all is so.
 /// Without rules, ours go too.
-pub(super) fn plan(found: &[Table], rules: Option<&Rules>, nodes: &[Node]) -> Option<String> {
+pub fn plan(found: &[Table], rules: Option<&Rules>, nodes: &[Node]) -> Option<String> {
     let mut text = String::new();
     let none = Table::default();
     for chain in &CHAINS {

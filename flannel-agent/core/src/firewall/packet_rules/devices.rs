@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use flannel_core::link::Link;
+use crate::link::Link;
 use flannel_ebpf::abi::direction;
 use ipnetwork::Ipv4Network;
 
@@ -160,7 +160,7 @@ fn mark(links: &HashMap<u32, &Link>, link: &Link, side: u8, crossed: &mut HashMa
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use flannel_core::link::LinkAddress;
+    use crate::link::LinkAddress;
 
     fn link(ifindex: u32, name: &str, kind: &str, master: Option<u32>) -> Link {
         Link {

@@ -21,7 +21,7 @@ use super::Rules;
 /// Our table, as flannel calls it.
 pub const TABLE: &str = "flannel-ipv4";
 /// Flannel's table for IPv6.
-pub(super) const TABLE_V6: &str = "flannel-ipv6";
+pub const TABLE_V6: &str = "flannel-ipv6";
 /// Comment of rules that masquerade, as flannel's.
 pub(super) const MASQUERADE: &str = "flanneld masq";
 /// Comment of rules that accept forwarding, as flannel's.
@@ -214,7 +214,7 @@ fn parse_forward(json: &str) -> Result<FoundForward, serde_json::Error> {
 
 /// Whether a comment is one that [`script`] writes into FORWARD (flannel's own
 /// rules there have no digest, and are not touched).
-pub(super) fn is_ours(comment: &str) -> bool {
+pub fn is_ours(comment: &str) -> bool {
     comment
         .strip_prefix(FORWARD)
         .and_then(|rest| rest.strip_prefix(' '))
@@ -296,7 +296,7 @@ fn write_table(text: &mut String, chains: &[Chain]) {
 }
 
 /// The two rules for a legacy iptables FORWARD chain: arguments behind `-A FORWARD`.
-pub(super) fn legacy_forward(rules: &Rules) -> Vec<(Vec<String>, String)> {
+pub fn legacy_forward(rules: &Rules) -> Vec<(Vec<String>, String)> {
     let network = rules.network.to_string();
     ["-s", "-d"]
         .into_iter()
