@@ -11,7 +11,6 @@ pub mod daemon;
 pub mod datapath;
 pub mod files;
 pub mod firewall;
-pub mod health;
 pub mod healthz;
 pub mod kernel;
 pub mod notify;

@@ -6,6 +6,7 @@ pub mod config;
 pub mod desired;
 pub mod envelope;
 pub mod firewall;
+pub mod health;
 pub mod lease;
 pub mod link;
 pub mod mac;

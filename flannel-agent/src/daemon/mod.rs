@@ -31,9 +31,6 @@ use crate::source::SourceError;
 use crate::status::{LeaseStatus, Shared, SharedDatapath, lock};
 use crate::{control, healthz, notify};
 
-/// Subject of the complaint that subnet.env cannot be written.
-pub const SUBNET_FILE: &str = "subnet file";
-
 /// Why the daemon did not start. Each ends it with exit code 1.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -189,7 +186,7 @@ async fn start_and_serve(
         Opened::Kernel(reason) => {
             let mut state = shared.lock();
             let udp = matches!(config.backend, Backend::Udp(_));
-            state.datapath.mode = if udp { udp::SUBJECT } else { "kernel" };
+            state.datapath.mode = if udp { udp::PROXY } else { "kernel" };
             state.datapath.reason = reason.filter(|_| !udp);
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use flannel_core::desired::{Desired, routes_directly};
+use flannel_core::health::Subject;
 use flannel_core::observed::{DirectRoute, Observed};
 use flannel_core::peer::Peer;
 use flannel_core::reach::Path;
@@ -58,7 +59,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             tracing::info!(changed, first = %address, "ways to peers changed: {path}");
         }
         self.unfinished.wake.paths = failed.is_some();
-        self.shared.lock().health.report("paths", failed);
+        self.shared.report(Subject::Paths, failed);
     }
 
     /// What is there, apart from the maps.

@@ -22,6 +22,7 @@ use flannel_core::config::Backend;
 use flannel_core::desired;
 use flannel_core::desired::{Desired, Node, routes_directly};
 use flannel_core::firewall::Rules;
+use flannel_core::health::{Found, Part, Subject};
 use flannel_core::link::Link;
 use flannel_core::mac::MacAddr;
 use flannel_core::observed::Observed;
@@ -170,11 +171,6 @@ pub struct Reconciler<K, F> {
     packet_rules: PacketRules,
     /// Remembered for `cleanup`: settings of conntrack as they were before us.
     sysctls_before: BTreeMap<String, String>,
-}
-
-/// Subject of the complaints about a peer.
-pub fn subject_of_peer(subnet: Ipv4Network) -> String {
-    format!("peer {subnet}")
 }
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
@@ -349,8 +345,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             && let Some(datapath) = lock(&self.datapath).as_mut()
         {
             let raised = datapath.raise_generation();
-            let reason = raised.err().map(|error| error.to_string());
-            self.shared.lock().health.report("generation", reason);
+            self.unfinished.wake.generation = raised.is_err();
+            self.shared.report(Subject::Generation, raised);
         }
         if wake.firewall {
             self.guard().await;
@@ -369,29 +365,21 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             backend: &self.identity.backend,
             paths: self.paths.known(),
         };
-        let (desired, reason) = match desired::desired(node, peers.iter().copied()) {
-            Ok((desired, rejected)) => {
-                let present: BTreeMap<String, String> = rejected
-                    .iter()
-                    .map(|rejected| {
-                        let what = format!("lease {}", rejected.peer.subnet);
-                        (what, rejected.reason.to_string())
-                    })
-                    .collect();
-                self.shared.lock().health.replace_group("lease ", &present);
-                (Some(desired), None)
-            }
-            Err(error) => (None, Some(error.to_string())),
-        };
-        self.shared.lock().health.report("MTU", reason);
-        desired
+        let desired = desired::desired(node, peers.iter().copied());
+        let mut state = self.shared.lock();
+        state.report(Subject::Mtu, desired.as_ref());
+        let (desired, rejected) = desired.ok()?;
+        let rejected = rejected
+            .iter()
+            .map(|rejected| (Part::Subnet(rejected.peer.subnet), rejected.reason.to_string()));
+        state.report(Subject::Lease, rejected.collect::<Found>());
+        Some(desired)
     }
 
     async fn look_at_links(&mut self) {
         let links = self.kernel.links().await;
         self.unfinished.wake.links = links.is_err();
-        let reason = links.as_ref().err().map(|error| error.to_string());
-        self.shared.lock().health.report("links", reason);
+        self.shared.report(Subject::Links, links.as_ref());
         if let Ok(links) = links {
             self.links = links;
             self.look_for_uplinks().await;
@@ -407,15 +395,17 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let routes = match kernel::routes_for(&self.kernel, wish).await {
             Ok(routes) => routes,
             Err(error) => {
-                self.shared.lock().health.complain("underlay", error.to_string());
+                self.shared.report(Subject::Underlay, Found::not_well(error.to_string()));
                 return false;
             }
         };
         let chosen = underlay::follow(&self.identity.underlay, &self.links, wish, routes);
         let mut state = self.shared.lock();
+        // An interface that is down for a moment comes back: what is programmed
+        // stays.
+        state.report(Subject::Underlay, chosen.as_ref());
         match chosen {
             Ok(chosen) => {
-                state.health.well("underlay");
                 let unfit = match &self.identity.backend {
                     Backend::HostGw => self.links.as_slice(),
                     _ => &[],
@@ -424,7 +414,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 let unfit = unfit.filter(|link| !link.has(chosen.public_ip)).map(|link| {
                     format!("PublicIP {} is no address of {} any more", chosen.public_ip, link.name)
                 });
-                state.health.report("host-gw", unfit);
+                state.report(Subject::HostGw, unfit);
                 if chosen == self.identity.underlay {
                     return false;
                 }
@@ -438,12 +428,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 self.identity.underlay = chosen;
                 true
             }
-            Err(error) => {
-                // An interface that is down for a moment comes back: what is
-                // programmed stays.
-                state.health.complain("underlay", error.to_string());
-                false
-            }
+            Err(_) => false,
         }
     }
 
@@ -458,7 +443,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             (Err(error), _) => Err(error.to_string()),
             (_, Err(reason)) => Err(reason),
         };
-        let reason = observed.as_ref().err().cloned();
+        self.shared.report(Subject::Observation, observed.as_ref());
         self.stale = observed.is_err();
         self.unfinished.wake.look = self.stale;
         if let Ok(observed) = observed {
@@ -466,7 +451,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.overlay = device.map(|device| device.ifindex);
             self.observed = Some(observed);
         }
-        self.shared.lock().health.report("observation", reason);
     }
 
     async fn guard(&mut self) {
@@ -486,10 +470,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 Backend::HostGw | Backend::Alloc => 0,
             },
         };
-        let reason = self.firewall.ensure(&rules).await.err().map(|error| error.to_string());
-        self.unfinished.wake.firewall = reason.is_some();
+        let ensured = self.firewall.ensure(&rules).await;
+        self.unfinished.wake.firewall = ensured.is_err();
         let mut state = self.shared.lock();
-        state.health.report("firewall", reason);
+        state.report(Subject::Firewall, ensured);
         let forwarding = match self.sysctl.ip_forward() {
             Ok(true) => None,
             Ok(false) => Some(
@@ -498,7 +482,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             ),
             Err(error) => Some(error.to_string()),
         };
-        state.health.report("forwarding", forwarding);
+        state.report(Subject::Forwarding, forwarding);
     }
 
     fn publish(&self, desired: &Desired) {

@@ -9,6 +9,7 @@ use flannel_core::firewall::packet_rules::exempt::{
     Present, Resolved, describe, everything, resolve,
 };
 use flannel_core::firewall::packet_rules::walk::{Findings, Overlay};
+use flannel_core::health::{Found, Subject};
 use flannel_ebpf::abi::{Exemption, MAX_EXEMPTIONS};
 
 use super::Reconciler;
@@ -18,9 +19,6 @@ use crate::firewall::packet_rules::Mode;
 use crate::firewall::packet_rules::follow::{Follower, Reading};
 use crate::kernel::Kernel;
 use crate::status::PacketRulesStatus;
-
-/// Subject of the complaints.
-const SUBJECT: &str = "packet rules";
 
 /// The rules as they are known.
 #[derive(Debug, Default)]
@@ -76,7 +74,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if mode == Mode::Ignore || fast_path == FastPath::Off {
             let status = PacketRulesStatus { mode, read: false, ..PacketRulesStatus::default() };
             let mut state = self.shared.lock();
-            state.health.well(SUBJECT);
+            state.report(Subject::PacketRules, Found::well());
             state.packet_rules = Some(status).filter(|_| fast_path != FastPath::Off);
             return Vec::new();
         }
@@ -157,7 +155,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             (None, _) => None,
         };
         let mut state = self.shared.lock();
-        state.health.report(SUBJECT, complaint);
+        state.report(Subject::PacketRules, complaint);
         state.packet_rules = Some(PacketRulesStatus {
             mode: Mode::Respect,
             read: known,
