@@ -2,6 +2,7 @@
 //! and the plan that leads there. Nothing in here does I/O.
 #![forbid(unsafe_code)]
 
+pub mod blackhole;
 pub mod config;
 pub mod desired;
 pub mod envelope;
@@ -12,6 +13,7 @@ pub mod link;
 pub mod mac;
 pub mod model;
 pub mod observed;
+pub mod op;
 pub mod peer;
 pub mod plan;
 pub mod pods;

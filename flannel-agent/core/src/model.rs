@@ -6,7 +6,7 @@ use ipnetwork::Ipv4Network;
 
 use crate::desired::Device;
 use crate::observed::{Observed, ObservedDevice, ObservedRoute, ObservedVxlan};
-use crate::plan::Op;
+use crate::op::Op;
 
 /// What an operation does to the kernel's tables and the maps: the model that
 /// `kernel::fake` and the tests use. Like the kernel's, every operation is

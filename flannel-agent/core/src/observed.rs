@@ -56,12 +56,12 @@ pub struct ObservedRoute {
 }
 
 impl ObservedRoute {
-    /// The route to a peer as [`crate::plan::Op::PutRoute`] makes it.
+    /// The route to a peer as [`crate::op::Op::PutRoute`] makes it.
     pub fn to_peer(subnet: Ipv4Network) -> Self {
         Self { destination: subnet, gateway: Some(subnet.network()), onlink: true, metric: 0 }
     }
 
-    /// The route as [`crate::plan::Op::PutLinkRoute`] makes it.
+    /// The route as [`crate::op::Op::PutLinkRoute`] makes it.
     pub fn to_link(network: Ipv4Network) -> Self {
         Self { destination: network, gateway: None, onlink: false, metric: 0 }
     }

@@ -9,7 +9,7 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use flannel_core::envelope::CLSACT_PRIORITY;
 
 use super::BpfError;
-use super::attach::{Hook, has_errno};
+use super::hook::{Hook, has_errno};
 
 /// Handle of our clsact filters.
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, CLSACT_PRIORITY);

@@ -14,7 +14,8 @@ use flannel_ebpf::abi::{
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 
-use super::attach::{Attacher, Form, Hook};
+use super::attach::{Attacher, Form};
+use super::hook::Hook;
 use super::maps::Maps;
 use super::others::Others;
 use super::owner::Claim;

@@ -20,10 +20,11 @@ use ipnetwork::Ipv4Network;
 use regex::Regex;
 use serde::Serialize;
 
-pub use self::etcd::{EtcdApi, EtcdArgs, MigrateFrom, MigrateTo};
+pub use self::etcd::{EtcdArgs, MigrateFrom, MigrateTo};
 pub use self::flannel::WithoutEffect;
 pub use self::values::Secret;
 use crate::bpf::{AttachMode, FastPath, VerifySource, XdpMode};
+use crate::source::options::EtcdApi;
 
 const STATE_DIR: &str = "/var/lib/flannel-ebpf";
 const PIN_DIR: &str = "/sys/fs/bpf/flannel";

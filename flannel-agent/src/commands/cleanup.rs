@@ -5,7 +5,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use flannel_core::plan::Op;
+use flannel_core::blackhole;
+use flannel_core::op::Op;
 use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
 
@@ -18,7 +19,7 @@ use crate::files::state::{self, NodeState};
 use crate::firewall::chosen;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Kernel as _, KernelError, PROTOCOL, blackhole, clsact};
+use crate::kernel::{Kernel as _, KernelError, PROTOCOL, clsact};
 
 /// What to clean up.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use flannel_core::firewall::upstream::Node;
 use flannel_core::lease::Lease;
 use flannel_core::link::Link;
 use flannel_core::mac::MacAddr;
-use flannel_core::plan::Op;
+use flannel_core::op::Op;
 use flannel_core::underlay;
 use flannel_core::underlay::{Underlay, Wish};
 use ipnetwork::Ipv4Network;

@@ -9,11 +9,11 @@ use flannel_core::envelope::{PodEnd, Stacked, TrafficControl};
 use flannel_core::link::{Link, RouteTo};
 use flannel_core::model;
 use flannel_core::observed::{DirectRoute, Observed};
-use flannel_core::plan::Op;
+use flannel_core::op::Op;
 use ipnetwork::Ipv4Network;
 
-use super::blackhole::Blackhole;
 use super::{Inspect, Kernel, KernelError, PROTOCOL};
+use flannel_core::blackhole::Blackhole;
 
 /// State of a [`FakeKernel`], open to tests.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use flannel_core::mac::MacAddr;
 use flannel_core::observed::{DirectRoute, ObservedRoute};
-use flannel_core::plan::Op;
+use flannel_core::op::Op;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};

@@ -2,7 +2,7 @@
 //! module speaks netlink.
 
 mod answer;
-pub mod blackhole;
+mod blackhole;
 pub mod clsact;
 mod device;
 pub mod events;
@@ -25,12 +25,12 @@ use std::net::Ipv4Addr;
 
 use flannel_core::link::{Link, RouteTo};
 use flannel_core::observed::{DirectRoute, Observed};
-use flannel_core::plan::Op;
+use flannel_core::op::Op;
 use ipnetwork::Ipv4Network;
 
-use self::blackhole::Blackhole;
 pub use self::inspect::Inspect;
 pub use self::underlay::routes_for;
+use flannel_core::blackhole::Blackhole;
 
 /// Protocol number (rtm_protocol) of our direct routes: by it they are known
 /// after a restart. Free in iproute2's `rt_protos`.

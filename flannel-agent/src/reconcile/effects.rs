@@ -3,19 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use flannel_core::blackhole;
 use flannel_core::config::Backend;
 use flannel_core::desired::routes_directly;
 use flannel_core::health::{Found, Part, Subject};
 use flannel_core::link::Link;
 use flannel_core::model;
-use flannel_core::plan::Op;
+use flannel_core::op::Op;
 use flannel_ebpf::abi::MAX_PEERS;
 use ipnetwork::Ipv4Network;
 
 use super::{Reconciler, devices, is_device, is_ground};
 use crate::bpf::{BpfError, DatapathConfig, FastPath, Places};
 use crate::firewall::Firewall;
-use crate::kernel::{Kernel, KernelError, blackhole};
+use crate::kernel::{Kernel, KernelError};
 use crate::status::{FlowTableStatus, lock};
 use crate::watch::Settled;
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use flannel_core::health::{About, Found, Part, Subject};
-use flannel_core::plan::Op;
+use flannel_core::op::Op;
 use tokio::time::Instant;
 
 use super::Wake;

@@ -15,8 +15,8 @@ use super::*;
 use crate::bpf::FastPath;
 use crate::bpf::fake::FakeDatapath;
 use crate::firewall::fake::FakeFirewall;
-use crate::kernel::blackhole::Blackhole;
 use crate::kernel::fake::FakeKernel;
+use flannel_core::blackhole::Blackhole;
 
 const NODE: u8 = 1;
 

@@ -10,6 +10,7 @@ pub mod etcd3;
 pub mod fake;
 mod follow;
 mod hint;
+pub mod holdings;
 mod merged;
 pub mod migration;
 pub mod options;

@@ -12,10 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::etcd2::Etcd2;
 use super::etcd3::Etcd3;
 use super::merged::Merged;
-use super::options::EtcdOptions;
+use super::options::{EtcdApi, EtcdOptions};
 use super::{Claim, LeaseSource, SourceError};
 use crate::backoff::Backoff;
-use crate::cli::EtcdApi;
 
 /// Leases in etcd, by one of its APIs or by both. Clones share everything.
 #[derive(Clone)]

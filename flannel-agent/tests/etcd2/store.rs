@@ -1,6 +1,6 @@
 //! Which API is taken, and both at once.
 
-use flannel_agent::cli::EtcdApi;
+use flannel_agent::source::options::EtcdApi;
 use flannel_agent::source::store::Store;
 use flannel_agent::source::{LeaseSource, SourceError};
 use flannel_core::lease::update::LeaseUpdate;

@@ -7,9 +7,9 @@ use flannel_agent::kernel::{Kernel, PROTOCOL};
 use flannel_core::desired::{Desired, Device};
 use flannel_core::mac::MacAddr;
 use flannel_core::observed::Observed;
+use flannel_core::op::Op;
 use flannel_core::peer::Peer;
 use flannel_core::plan;
-use flannel_core::plan::Op;
 use ipnetwork::Ipv4Network;
 
 use super::{json, run};

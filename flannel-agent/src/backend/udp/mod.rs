@@ -18,5 +18,6 @@ mod tun;
 /// What carries the packets, for status.
 pub const PROXY: &str = "udp proxy";
 
-pub use self::overlay::{DEVICE, Overlay, SharedProxy, UdpCounters};
+pub use self::counters::UdpCounters;
+pub use self::overlay::{DEVICE, Overlay, SharedProxy};
 pub use self::proxy::Proxy;

@@ -5,29 +5,16 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flannel_core::observed::{Observed, ObservedRoute};
-use flannel_core::plan::Op;
+use flannel_core::op::Op;
 use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
-use serde::Serialize;
 
+use super::counters::UdpCounters;
 use super::proxy::{Proxy, Settings};
 use crate::kernel::Kernel;
 
 /// Name of the TUN device, flannel's first `flannel%d`.
 pub const DEVICE: &str = "flannel0";
-
-/// Packets and bytes (of IPv4 packets, headers included) of one peer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct UdpCounters {
-    /// Sent: packets.
-    pub tx_udp_packets: u64,
-    /// Sent: bytes.
-    pub tx_udp_bytes: u64,
-    /// Received: packets.
-    pub rx_udp_packets: u64,
-    /// Received: bytes.
-    pub rx_udp_bytes: u64,
-}
 
 /// The running proxy, shared with who reads its counters.
 #[derive(Clone, Debug, Default)]

@@ -11,7 +11,7 @@ use flannel_core::health::{About, Subject};
 use flannel_core::lease::attrs::LeaseAttrs;
 use flannel_core::link::{Link, LinkAddress, RouteTo};
 use flannel_core::mac::MacAddr;
-use flannel_core::plan::Op;
+use flannel_core::op::Op;
 use flannel_core::underlay::Underlay;
 use ipnetwork::Ipv4Network;
 use tokio::task::JoinHandle;

@@ -10,9 +10,8 @@ use flannel_core::envelope::{PodEnd, Stacked, TrafficControl};
 use ipnetwork::Ipv4Network;
 
 use super::KernelError;
-use super::netlink::explain;
 use super::raw::{self, Raw};
-use super::socket::{Refused, RouteSocket};
+use super::socket::{Refused, RouteSocket, explain};
 
 const RTM_GETLINK: u16 = 18;
 const RTM_GETRULE: u16 = 34;

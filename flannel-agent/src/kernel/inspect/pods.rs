@@ -43,7 +43,7 @@ impl Inspector {
             // EINVAL: the namespace has gone, and its id with it.
             Err(refused) if matches!(refused.errno(), libc::ENODEV | libc::EINVAL) => None,
             Err(refused) => {
-                return Err(crate::kernel::netlink::explain("RTM_GETLINK", object, refused));
+                return Err(crate::kernel::socket::explain("RTM_GETLINK", object, refused));
             }
         };
         Ok(link.map(|link| has_xdp(&link)))

@@ -22,6 +22,13 @@ use super::ruleset::{Base, Chain, Family, Hook, Rule, RuleSet, bounded};
 /// version 1.0.7.
 pub type Devices = HashMap<(Family, String, String), Vec<String>>;
 
+/// Where a rule stands, and what it can refer to.
+struct Context<'a> {
+    sets: &'a Sets,
+    family: Family,
+    table: &'a str,
+}
+
 /// A rule set while its tables are being read.
 #[derive(Debug, Default)]
 pub struct Listing {
@@ -94,7 +101,7 @@ impl Listing {
         let Some(chain) = object.get("chain").and_then(Value::as_str) else { return };
         let key = (family, table.to_owned(), chain.to_owned());
         let Some(at) = self.places.get(&key).copied() else { return };
-        let context = statement::Context { sets: &self.sets, family, table };
+        let context = Context { sets: &self.sets, family, table };
         let expressions = object.get("expr").unwrap_or(&Value::Null);
         let drafts = statement::read(expressions, &context);
         if expressions.as_array().is_some_and(|all| all.iter().any(|one| one.get("xt").is_some())) {

@@ -5,8 +5,7 @@ use std::net::Ipv4Addr;
 use serde_json::Value;
 
 use super::sets::Stored;
-use super::single;
-use super::statement::Context;
+use super::{Context, single};
 use crate::firewall::packet_rules::draft::Draft;
 use crate::firewall::packet_rules::flags;
 use crate::firewall::packet_rules::matches::{Matches, Names, protocol, state};

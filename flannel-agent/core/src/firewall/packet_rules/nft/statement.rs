@@ -3,22 +3,15 @@
 use serde_json::Value;
 
 use super::expression::{self, Content};
-use super::sets::{self, Sets};
-use super::single;
+use super::sets;
+use super::{Context, single};
 use crate::firewall::packet_rules::draft::Draft;
 use crate::firewall::packet_rules::iptables;
 use crate::firewall::packet_rules::kinds::{self, Action, Condition};
-use crate::firewall::packet_rules::ruleset::{Family, Note, Reach, Verdict};
+use crate::firewall::packet_rules::ruleset::{Note, Reach, Verdict};
 
 /// Elements of a verdict map that are told apart.
 const VERDICTS: usize = 256;
-
-/// Where a rule stands, and what it can refer to.
-pub(super) struct Context<'a> {
-    pub(super) sets: &'a Sets,
-    pub(super) family: Family,
-    pub(super) table: &'a str,
-}
 
 /// Reads a rule: one draft, or one for each element of its verdict map.
 pub(super) fn read(expressions: &Value, context: &Context<'_>) -> Vec<Draft> {
