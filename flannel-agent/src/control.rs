@@ -95,13 +95,15 @@ pub fn ask(state_dir: &Path, request: &str) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use flannel_core::health::{Found, Subject};
+
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn answers_and_survives_bad_requests() {
         let folder = tempfile::tempdir().unwrap();
         let shared = Shared::default();
-        shared.lock().health.complain("store", "connection refused");
+        shared.report(Subject::Store, Found::not_well("connection refused"));
         serve(folder.path(), shared, SharedDatapath::default()).unwrap();
         let path = folder.path().to_owned();
         tokio::task::spawn_blocking(move || {

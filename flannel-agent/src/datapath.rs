@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use caps::{CapSet, Capability};
+use flannel_core::underlay::Underlay;
 
 use crate::bpf::loader::Loaded;
 use crate::bpf::{self, BpfError, Datapath, LoadOptions};
 use crate::cli::DatapathMode;
-use crate::underlay::Underlay;
 
 /// The data path that was opened, or why it is the kernel's.
 pub enum Opened {

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flannel_core::health::Subject;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -16,7 +17,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-use crate::daemon::SUBNET_FILE;
 use crate::status::{Shared, State};
 
 /// Connections at a time: a probe is short, and nobody may take all files.
@@ -115,7 +115,8 @@ fn answer(path: &str, state: &State) -> (StatusCode, String) {
     match path {
         "/healthz" => (StatusCode::OK, "flanneld is running".to_owned()),
         "/readyz" => {
-            let (code, text) = if state.ready && state.health.reason(SUBNET_FILE).is_none() {
+            let (code, text) = if state.ready && state.health.reason(Subject::SubnetFile).is_none()
+            {
                 (StatusCode::OK, "flanneld is ready")
             } else {
                 (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet")
@@ -131,13 +132,12 @@ fn answer(path: &str, state: &State) -> (StatusCode, String) {
 fn reasons(state: &State) -> Vec<String> {
     let line = |what: &str, reason: &str| format!("{what}: {reason}").replace(['\r', '\n'], " ");
     let mut lines: Vec<String> = state
-        .health
-        .lines()
+        .complaints()
         .iter()
         .map(|complaint| line(&complaint.what, &complaint.reason))
         .collect();
     if let Some(reason) = &state.store_detail
-        && state.health.reason("store").is_none()
+        && state.health.reason(Subject::Store).is_none()
     {
         lines.insert(0, line("store", reason));
     }
@@ -149,6 +149,7 @@ fn reasons(state: &State) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use flannel_core::health::Found;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -173,7 +174,7 @@ mod tests {
     fn reasons_follow_the_first_line() {
         let mut state = State { ready: true, ..State::default() };
         state.datapath.reason = Some("bpf(BPF_PROG_LOAD): EPERM\nline 2".to_owned());
-        state.health.complain("firewall", "nft: not found");
+        state.report(Subject::Firewall, Found::not_well("nft: not found"));
         let (code, text) = answer("/readyz", &state);
         assert_eq!(code, StatusCode::OK);
         assert_eq!(
@@ -181,7 +182,7 @@ mod tests {
             "flanneld is ready\nfirewall: nft: not found\n\
              data path: kernel: bpf(BPF_PROG_LOAD): EPERM line 2"
         );
-        state.health.complain(SUBNET_FILE, "no space left");
+        state.report(Subject::SubnetFile, Found::not_well("no space left"));
         let (code, text) = answer("/readyz", &state);
         assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
         assert!(text.starts_with("flanneld is not ready yet\nfirewall: "), "{text}");

@@ -3,19 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
+use flannel_core::envelope::Report;
+use flannel_core::firewall::packet_rules::exempt::RuleLine;
+use flannel_core::health::{About, Change, Found, Health, Line, Subject};
+use flannel_core::mac::MacAddr;
+use flannel_core::peer::Peer;
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::udp::{SharedProxy, UdpCounters};
 use crate::bpf::{Datapath, PeerCounters, XdpStatus};
-use crate::desired::Peer;
-use crate::envelope::Report;
 use crate::firewall::packet_rules::Mode;
-use crate::firewall::packet_rules::exempt::RuleLine;
-use crate::health::{Health, Line};
-use crate::mac::MacAddr;
 
 /// The loaded data path, if there is one: shared with the control socket, which
 /// reads its counters.
@@ -125,6 +125,27 @@ pub struct State {
     pub ignored: Vec<String>,
 }
 
+impl State {
+    /// All complaints as they are now.
+    pub fn complaints(&self) -> Vec<Line> {
+        self.health.lines(Instant::now())
+    }
+
+    /// Takes in how a subject is now, and logs what is new of it.
+    pub fn report(&mut self, subject: Subject, found: impl Into<Found>) {
+        for change in self.health.report(subject, found, Instant::now()) {
+            match change {
+                Change::Began(what, reason) => tracing::warn!(%what, reason, "not well"),
+                Change::Differs(what, reason) => tracing::warn!(%what, reason, "still not well"),
+                Change::Unlisted(what, reason) => {
+                    tracing::debug!(%what, reason, "not well; not listed, too many complaints");
+                }
+                Change::Ended(what) => tracing::info!(%what, "well again"),
+            }
+        }
+    }
+}
+
 /// [`State`], shared.
 #[derive(Clone, Debug, Default)]
 pub struct Shared(Arc<Mutex<State>>);
@@ -133,6 +154,11 @@ impl Shared {
     /// The state; a short lock.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// [`State::report`], with a lock of its own.
+    pub fn report(&self, subject: Subject, found: impl Into<Found>) {
+        self.lock().report(subject, found);
     }
 }
 
@@ -224,15 +250,10 @@ pub enum Counters {
 
 /// Builds the answer to `status`.
 pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
-    let outcomes = match lock(datapath).as_ref().map(|datapath| datapath.outcomes()) {
-        Some(Ok(outcomes)) => outcomes,
-        Some(Err(error)) => {
-            shared.lock().health.complain("counters", error.to_string());
-            BTreeMap::new()
-        }
-        None => BTreeMap::new(),
-    };
-    let state = shared.lock();
+    let outcomes = lock(datapath).as_ref().map(|datapath| datapath.outcomes()).transpose();
+    let mut state = shared.lock();
+    state.report(Subject::Counters, outcomes.as_ref());
+    let outcomes = outcomes.ok().flatten().unwrap_or_default();
     let outcomes = state.proxy.outcomes().unwrap_or(outcomes);
     Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -256,7 +277,7 @@ pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
         },
         peers: state.peers.len(),
         outcomes,
-        health: state.health.lines(),
+        health: state.complaints(),
         ignored: state.ignored.clone(),
     }
 }
@@ -279,7 +300,7 @@ pub fn peers(shared: &Shared, datapath: &SharedDatapath) -> Vec<PeerLine> {
             path: if state.direct.contains(&peer.subnet) { "direct" } else { state.backend },
             state: state
                 .health
-                .reason(&crate::reconcile::subject_of_peer(peer.subnet))
+                .reason(About::peer(peer.subnet))
                 .unwrap_or(match state.unmapped.contains(&peer.subnet) {
                     true => "ok, by the kernel's path only: the programs' tables are full",
                     false => "ok",

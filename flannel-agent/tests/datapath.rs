@@ -9,11 +9,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use flannel_agent::bpf::{
-    AttachMode, Datapath as _, DatapathConfig, FastPath, Inlet, Inward, Keep, Places, PodVeth,
-    VerifySource, VethEntry,
+    AttachMode, Datapath as _, DatapathConfig, FastPath, Places, VerifySource,
 };
-use flannel_agent::desired::Peer;
-use flannel_agent::mac::MacAddr;
+use flannel_core::envelope::{Inlet, Inward, Keep, PodVeth, VethEntry};
+use flannel_core::mac::MacAddr;
+use flannel_core::peer::Peer;
 use flannel_ebpf::abi::{
     ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, MAX_PEERS, MAX_VETHS, flag,
 };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use flannel_agent::kernel::events::Scope;
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel, KernelEvent, events};
-use flannel_agent::plan;
+use flannel_core::plan;
 use netns::vxlan::{OWN_MAC, desired, ifindex, peer, reconcile, settled, underlay};
 use netns::{in_netns, json, run};
 use tokio::sync::mpsc;

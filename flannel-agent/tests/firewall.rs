@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use flannel_agent::firewall::chosen::{self, Chosen};
 use flannel_agent::firewall::nft::Nft;
-use flannel_agent::firewall::upstream::Node as Former;
-use flannel_agent::firewall::{Firewall, Mode, Rules};
+use flannel_agent::firewall::{Firewall, Mode};
+use flannel_core::firewall::Rules;
+use flannel_core::firewall::upstream::Node as Former;
 use netns::{Namespace, in_netns, run, try_run};
 
 const SHORT: Duration = Duration::from_millis(800);

@@ -6,11 +6,13 @@ mod netns;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use flannel_agent::bpf::CLSACT_PRIORITY;
-use flannel_agent::envelope::{Choice, Scene};
 use flannel_agent::kernel::events::{self, Scope};
 use flannel_agent::kernel::netlink::RealKernel;
-use flannel_agent::kernel::{Filter, Inspect, Kernel, PodEnd, Stacked, TrafficControl};
+use flannel_agent::kernel::{Inspect, Kernel};
+use flannel_core::envelope::CLSACT_PRIORITY;
+use flannel_core::envelope::Scene;
+use flannel_core::envelope::{Filter, PodEnd, Stacked, TrafficControl};
+use flannel_core::pods::Choice;
 use netns::vxlan::ifindex;
 use netns::{Namespace, in_netns, run, try_run};
 

@@ -7,13 +7,17 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use flannel_agent::desired::{Desired, Device, Peer};
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel, KernelError, PROTOCOL, UNMARKED};
-use flannel_agent::mac::MacAddr;
-use flannel_agent::path::Path;
-use flannel_agent::plan::{self, DirectRoute, Op};
-use flannel_agent::underlay::{self, Routes, Wish};
+use flannel_core::desired::{Desired, Device};
+use flannel_core::mac::MacAddr;
+use flannel_core::observed::DirectRoute;
+use flannel_core::op::Op;
+use flannel_core::peer::Peer;
+use flannel_core::plan;
+use flannel_core::reach::Path;
+use flannel_core::underlay;
+use flannel_core::underlay::{Routes, Wish};
 use netns::vxlan::{OWN_MAC, desired, device_name, ifindex, peer, reconcile, settled, underlay};
 use netns::{Namespace, in_netns, json, run, try_run};
 

@@ -4,17 +4,17 @@ mod netns;
 
 use std::time::{Duration, Instant};
 
-use flannel_agent::firewall::packet_rules::devices::{Devices, Node};
-use flannel_agent::firewall::packet_rules::exempt::{Effect, Present, Resolved, describe, resolve};
 use flannel_agent::firewall::packet_rules::follow::Follower;
 use flannel_agent::firewall::packet_rules::read::Reader;
-use flannel_agent::firewall::packet_rules::walk::{Findings, Overlay};
 use flannel_agent::kernel::Kernel as _;
 use flannel_agent::kernel::netlink::RealKernel;
+use flannel_core::firewall::packet_rules::devices::{Devices, Node};
+use flannel_core::firewall::packet_rules::exempt::{Effect, Present, Resolved, describe, resolve};
+use flannel_core::firewall::packet_rules::walk::{Findings, Overlay};
 use netns::{in_netns, run};
 
 const RULES: &str =
-    concat!(env!("CARGO_MANIFEST_DIR"), "/src/firewall/packet_rules/testdata/nft.rules");
+    concat!(env!("CARGO_MANIFEST_DIR"), "/core/src/firewall/packet_rules/testdata/nft.rules");
 
 fn overlay() -> Overlay {
     Overlay { network: "10.5.0.0/16".parse().unwrap(), port: Some(8472) }

@@ -15,11 +15,13 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{self, AttachMode, Datapath as _, LoadOptions, Places, XdpMode};
-use flannel_agent::envelope::{Choice, Scene};
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel as _, events};
 use flannel_agent::status::Shared;
 use flannel_agent::watch::{self, Watch};
+use flannel_core::envelope::Scene;
+use flannel_core::health::Subject;
+use flannel_core::pods::Choice;
 use flannel_ebpf::abi::{ABI_VERSION, Config, Veth, action, flag, map};
 use netns::vxlan::{ifindex, underlay};
 use netns::{Namespace, in_netns, run};
@@ -208,7 +210,7 @@ fn traffic_control_reaches_the_maps_within_a_tenth_of_a_second() {
             node.flags() & keeps == flag::KEEP_OUT | flag::KEEP_IN | flag::KEEP_TUNNEL
         })
         .await;
-        let complaint = node.shared.lock().health.reason(watch::FAST_PATH).map(str::to_owned);
+        let complaint = node.shared.lock().health.reason(Subject::FastPath).map(str::to_owned);
         assert!(complaint.unwrap().contains("carries nothing"));
         run("tc qdisc del dev eth0 clsact");
         node.soon("tc qdisc del dev flannel.1 root", |node| node.flags() & keeps == 0).await;
@@ -217,7 +219,7 @@ fn traffic_control_reaches_the_maps_within_a_tenth_of_a_second() {
         })
         .await;
         node.soon("ip rule del fwmark 7 table 100", |node| node.flags() & keeps == 0).await;
-        assert_eq!(node.shared.lock().health.reason(watch::FAST_PATH), None);
+        assert_eq!(node.shared.lock().health.reason(Subject::FastPath), None);
     });
 }
 

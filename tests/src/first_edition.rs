@@ -11,7 +11,7 @@ use aya::programs::links::FdLink;
 use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, xdp};
 use aya::{Ebpf, EbpfLoader};
-use flannel_agent::bpf::CLSACT_PRIORITY;
+use flannel_core::envelope::CLSACT_PRIORITY;
 use nix::net::if_::if_nametoindex;
 
 use crate::node::Node;

@@ -62,5 +62,5 @@ fn build(builder: etherparse::PacketBuilderStep<etherparse::UdpHeader>, payload:
 /// # Panics
 /// It is no MAC address.
 pub fn mac(text: &str) -> [u8; 6] {
-    text.trim().parse::<flannel_agent::mac::MacAddr>().expect("a MAC address").0
+    text.trim().parse::<flannel_core::mac::MacAddr>().expect("a MAC address").0
 }

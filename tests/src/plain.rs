@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use flannel_agent::lease::attrs::{LeaseAttrs, VxlanData};
+use flannel_core::lease::attrs::{LeaseAttrs, VxlanData};
 use ipnetwork::Ipv4Network;
 
 use crate::etcd::Etcd;

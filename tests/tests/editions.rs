@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use aya::programs::TcAttachType::{Egress, Ingress};
 use flannel_agent::bpf::loader::Loaded;
-use flannel_agent::bpf::{
-    AttachMode, Datapath as _, Inward, LoadOptions, Places, PodVeth, VethEntry, XdpMode,
-};
+use flannel_agent::bpf::{AttachMode, Datapath as _, LoadOptions, Places, XdpMode};
+use flannel_core::envelope::{Inward, PodVeth, VethEntry};
 use flannel_ebpf::abi::ABI_VERSION;
 use flannel_tests::agent::Options;
 use flannel_tests::first_edition::{self, Edition, Form};

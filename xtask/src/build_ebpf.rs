@@ -1,16 +1,14 @@
 //! `cargo xtask build-ebpf`: compiles the TC programs, reproducibly.
 
-pub(crate) mod toolchain;
-
-use std::fs;
+pub(crate) use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use self::toolchain::Toolchain;
 use crate::setup;
+use crate::toolchain::{self, Toolchain};
 use crate::workspace::{output, root, run as run_command, target_dir};
 
 /// File name of the object.

@@ -4,6 +4,7 @@
 //! before anything else (in particular before `protoc` is there).
 
 mod build_ebpf;
+mod circles;
 mod complexity;
 mod guest;
 mod harness;
@@ -11,6 +12,7 @@ mod quiet;
 mod setup;
 mod test;
 mod tidy;
+mod toolchain;
 mod workspace;
 
 use clap::{Parser, Subcommand};

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::build_ebpf::toolchain;
+use crate::toolchain;
 use crate::workspace::{as_root, cargo, is_root, output, run as run_command, which};
 use crate::{guest, quiet};
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::circles::circles;
 use crate::workspace::root;
 
 /// Longest file in lines.
@@ -18,6 +19,14 @@ const UNSAFE: &[&str] = &[
     "flannel-ebpf/src/abi/mod.rs",
     "flannel-agent/src/bpf/",
     "tests/src/sys",
+];
+
+/// Crates whose modules make no circles.
+const LAYERED: &[&str] = &[
+    "flannel-agent/core/src",
+    "flannel-agent/src",
+    "flannel-ebpf/src/bin/flannel-ebpf",
+    "xtask/src",
 ];
 
 pub(crate) fn run() -> Result<()> {
@@ -39,6 +48,9 @@ fn complaints(root: &Path) -> Result<Vec<String>> {
         let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
         check(&name, &text, &mut complaints);
+    }
+    for name in LAYERED {
+        complaints.extend(circles(&root.join(name), name)?);
     }
     Ok(complaints)
 }

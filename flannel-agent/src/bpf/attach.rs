@@ -2,51 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
-use flannel_ebpf::abi::program;
 
+use super::hook::Hook;
 use super::others::Others;
-use super::pin::{self, PinDir};
+use super::pin::PinDir;
+use super::pinned;
 use super::sys::{self, Attached, TcxHook, tcx_programs};
 use super::{AttachMode, BpfError, filter};
-
-/// One place where a program runs.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Hook {
-    pub(super) ifindex: u32,
-    pub(super) interface: String,
-    pub(super) program: &'static str,
-}
-
-impl Hook {
-    /// `<interface>/<program>`.
-    pub(super) fn name(&self) -> String {
-        format!("{}/{}", self.interface, self.program)
-    }
-
-    pub(super) fn direction(&self) -> TcAttachType {
-        match self.program {
-            program::TO_OVERLAY | program::TO_POD | program::TO_UNDERLAY => TcAttachType::Egress,
-            _ => TcAttachType::Ingress,
-        }
-    }
-
-    fn tcx(&self) -> TcxHook {
-        match self.direction() {
-            TcAttachType::Egress => TcxHook::Egress,
-            _ => TcxHook::Ingress,
-        }
-    }
-
-    fn failed(&self, step: &'static str, error: &(dyn std::error::Error + 'static)) -> BpfError {
-        BpfError::new(step, self.name(), error)
-    }
-}
 
 /// How hooks are attached on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,7 +170,7 @@ impl Attacher {
         // Its place is needed; and the old program goes even if the new one
         // could not come.
         let path = self.pin_of(hook);
-        let cleared = path.as_deref().map_or(Ok(()), pin::remove);
+        let cleared = path.as_deref().map_or(Ok(()), pinned::remove);
         let pinned = match (path, link?, cleared) {
             (None, link, _) => Err((None, link)),
             (Some(_), link, Err(error)) => Err((Some(error), link)),
@@ -241,7 +208,7 @@ impl Attacher {
             others.remove(&old);
         }
         if let Some(path) = self.pin_of(hook).filter(|path| replace && path.exists()) {
-            pin::remove(&path)?;
+            pinned::remove(&path)?;
         }
         Ok(attached)
     }
@@ -255,7 +222,7 @@ impl Attacher {
         };
         for link in self.pins.iter().flat_map(PinDir::pinned_links) {
             let stays = wanted(link.ifindex, &link.program) && self.form != Some(Form::Clsact);
-            if !stays && let Err(error) = pin::remove(&link.path) {
+            if !stays && let Err(error) = pinned::remove(&link.path) {
                 tracing::warn!(%error, "a hook of ours stays");
             }
         }
@@ -328,15 +295,4 @@ fn update(
         program.attach_to_link(SchedClassifierLink::try_from(link).map_err(text)?).map_err(text)?;
     let link = program.take_link(id).map_err(text)?;
     FdLink::try_from(link).map_err(text)
-}
-
-pub(super) fn has_errno(error: &(dyn std::error::Error + 'static), errno: i32) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) == Some(errno) {
-            return true;
-        }
-        next = error.source();
-    }
-    false
 }

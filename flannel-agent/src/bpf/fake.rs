@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flannel_core::envelope::{Inlet, Keep, PodVeth, Tcx};
+use flannel_core::peer::Peer;
 use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 
 use super::{
-    BpfError, Datapath, DatapathConfig, HookReport, Inlet, Keep, PeerCounters, Places, PodVeth,
-    Stranger, Tcx, Teller, XdpStatus,
+    BpfError, Datapath, DatapathConfig, HookReport, PeerCounters, Places, Stranger, Teller,
+    XdpStatus,
 };
-use crate::desired::Peer;
 
 /// State of a [`FakeDatapath`], open to tests.
 #[derive(Debug, Default)]
@@ -51,6 +52,10 @@ pub struct State {
     pub strangers: Vec<Stranger>,
     /// Map writes fail.
     pub maps_fail: bool,
+    /// What only reads counters fails.
+    pub counters_fail: bool,
+    /// The generation cannot be raised.
+    pub generation_fails: bool,
 }
 
 /// A data path that remembers.
@@ -61,6 +66,15 @@ impl FakeDatapath {
     /// Its state, to prepare or to look at.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counting(&self) -> Result<MutexGuard<'_, State>, BpfError> {
+        let state = self.state();
+        if state.counters_fail {
+            Err(BpfError::plain("read map", "counters", "told to fail"))
+        } else {
+            Ok(state)
+        }
     }
 
     fn writing(&self) -> Result<MutexGuard<'_, State>, BpfError> {
@@ -80,7 +94,11 @@ impl Datapath for FakeDatapath {
     }
 
     fn raise_generation(&mut self) -> Result<(), BpfError> {
-        self.state().generation += 1;
+        let mut state = self.state();
+        if state.generation_fails {
+            return Err(BpfError::plain("write map", "settings", "told to fail"));
+        }
+        state.generation += 1;
         Ok(())
     }
 
@@ -136,11 +154,11 @@ impl Datapath for FakeDatapath {
     }
 
     fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {
-        Ok(BTreeMap::new())
+        self.counting().map(|_| BTreeMap::new())
     }
 
     fn flows_entered(&self) -> Result<u64, BpfError> {
-        Ok(self.state().flows_entered)
+        Ok(self.counting()?.flows_entered)
     }
 
     fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError> {
@@ -148,7 +166,7 @@ impl Datapath for FakeDatapath {
     }
 
     fn strangers(&self, _: std::time::Duration) -> Result<Vec<Stranger>, BpfError> {
-        Ok(self.state().strangers.clone())
+        Ok(self.counting()?.strangers.clone())
     }
 
     fn describe(&self) -> String {

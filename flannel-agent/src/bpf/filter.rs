@@ -6,13 +6,11 @@ use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
 };
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use flannel_core::envelope::CLSACT_PRIORITY;
 
 use super::BpfError;
-use super::attach::{Hook, has_errno};
+use super::hook::{Hook, has_errno};
 
-/// Priority of our clsact filters: the same for all, so that they are found
-/// again, and not one that people choose.
-pub const CLSACT_PRIORITY: u16 = 0xf1a0;
 /// Handle of our clsact filters.
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, CLSACT_PRIORITY);
 

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
+use flannel_core::envelope::Keep;
+use flannel_core::peer::Peer;
 use flannel_ebpf::abi::{
     self, ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, Outcome, flag, program,
 };
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 
-use super::attach::{Attacher, Form, Hook};
+use super::attach::{Attacher, Form};
+use super::hook::Hook;
 use super::maps::Maps;
 use super::others::Others;
 use super::owner::Claim;
@@ -21,10 +24,9 @@ use super::sys::TcxHook;
 use super::teller::{RealTeller, Settings};
 use super::xdp::{Site, XdpHalf};
 use super::{
-    BpfError, Datapath, DatapathConfig, FastPath, HookReport, Keep, LoadOptions, PeerCounters,
-    Places, Stranger, Teller, VerifySource, XdpStatus, filter, flow_table, object,
+    BpfError, Datapath, DatapathConfig, FastPath, HookReport, LoadOptions, PeerCounters, Places,
+    Stranger, Teller, VerifySource, XdpStatus, filter, flow_table, object,
 };
-use crate::desired::Peer;
 
 /// The programs, their maps and their hooks.
 pub struct Loaded {

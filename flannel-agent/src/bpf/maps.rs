@@ -7,6 +7,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
+use flannel_core::mac::MacAddr;
+use flannel_core::peer::Peer;
 use flannel_ebpf::abi::{
     self, Exemption, MAX_EXEMPTIONS, MAX_PEER_STATS, MAX_PEERS, Outcome, PeerStats, Subnet,
     subnet_flag,
@@ -14,8 +16,6 @@ use flannel_ebpf::abi::{
 use ipnetwork::Ipv4Network;
 
 use super::{BpfError, PeerCounters, Stranger, sys};
-use crate::desired::Peer;
-use crate::mac::MacAddr;
 
 /// Elements that one batch call carries.
 const BATCH: usize = 1024;

@@ -1,17 +1,18 @@
 //! The eBPF data path. Only this module speaks bpf(2).
 
 mod attach;
-mod envelope;
 mod error;
 pub mod fake;
 mod filter;
 pub mod flow_table;
+mod hook;
 pub mod loader;
 mod maps;
 mod object;
 mod others;
 mod owner;
 pub mod pin;
+mod pinned;
 mod sys;
 mod teller;
 mod xdp;
@@ -19,17 +20,16 @@ mod xdp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use flannel_core::envelope::{Inlet, PodVeth};
+use flannel_core::peer::Peer;
 use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
-pub use self::envelope::{Inlet, Inward, Keep, PodVeth, Tcx, TcxProgram, VethEntry};
 pub use self::error::BpfError;
-pub use self::filter::CLSACT_PRIORITY;
 pub use self::loader::cleanup;
 pub use self::object::{OBJECT_ENV, bytes as object};
 pub use self::teller::Teller;
-use crate::desired::Peer;
 
 /// Settings of the programs that the agent decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct DatapathConfig {
     /// tunnel.
     pub direct_mtu: Option<u16>,
     /// Own VTEP MAC.
-    pub vtep_mac: crate::mac::MacAddr,
+    pub vtep_mac: flannel_core::mac::MacAddr,
     /// `net.ipv4.ip_local_port_range`.
     pub source_ports: (u16, u16),
 }
@@ -213,7 +213,7 @@ pub struct LoadOptions {
 /// bpf(2) does not block). The real one is `loader::Loaded`, the one for
 /// tests `fake::FakeDatapath`.
 pub trait Datapath: Send + 'static {
-    /// Writes the settings, apart from [`Keep`]; raises the generation if they
+    /// Writes the settings, apart from [`flannel_core::envelope::Keep`]; raises the generation if they
     /// changed.
     fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError>;
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::pin::{self, LinkPin};
+use super::pinned::{self, LinkPin};
 use super::sys::{self, TcxHook};
 
 /// How long a packet that a driver's XDP program has stripped may be on its way
@@ -38,13 +38,13 @@ impl Others {
     /// Pins of XDP links, with the interface that their names tell.
     pub(super) fn xdp_links(&self) -> Vec<(PathBuf, Option<u32>)> {
         let ifindex = |path: &Path| path.file_name()?.to_str()?.parse().ok();
-        let pins = self.versions.iter().flat_map(|version| pin::entries(&version.join("xdp")));
+        let pins = self.versions.iter().flat_map(|version| pinned::entries(&version.join("xdp")));
         pins.map(|path| (path.clone(), ifindex(&path))).collect()
     }
 
     /// Removes one pin, and with it the program from its hook.
     pub(super) fn remove(&mut self, path: &Path) {
-        match pin::remove(path) {
+        match pinned::remove(path) {
             Ok(()) => tracing::debug!(pin = %path.display(), "removed another version's pin"),
             Err(error) => self.say(&error),
         }
@@ -52,7 +52,8 @@ impl Others {
 
     /// Removes all links of one direction.
     pub(super) fn retire(&mut self, direction: TcxHook) {
-        let pins = self.versions.iter().flat_map(|version| pin::links_in(&version.join("links")));
+        let pins =
+            self.versions.iter().flat_map(|version| pinned::links_in(&version.join("links")));
         let paths: Vec<PathBuf> = pins.map(|LinkPin { path, .. }| path).collect();
         for path in paths {
             let link = sys::pinned_link(&path).ok();
@@ -72,7 +73,7 @@ impl Others {
             std::thread::sleep(IN_FLIGHT);
         }
         for version in std::mem::take(&mut self.versions) {
-            match pin::remove_version(&version, &mut Vec::new()) {
+            match pinned::remove_version(&version, &mut Vec::new()) {
                 Ok(()) => {
                     tracing::info!(path = %version.display(), "removed another version's pins");
                 }

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::BpfError;
-use super::pin::{self, LinkPin};
+use super::pinned::{self, LinkPin};
 use super::sys::{self, TcxHook};
 
 /// Name of the symbolic link in a version's directory. It is no directory and
@@ -77,7 +77,7 @@ pub(super) fn record(version: &Path) -> Result<(), BpfError> {
     if recorded(version).as_ref() == Some(&here) {
         return Ok(());
     }
-    pin::remove(&path)?;
+    pinned::remove(&path)?;
     symlink(here, &path).map_err(failed)
 }
 
@@ -113,9 +113,10 @@ pub(super) fn of(version: &Path) -> Result<Owner, BpfError> {
     if recorded.as_ref() == Some(&here) {
         return Ok(Owner::Ours);
     }
-    let links = pin::links_in(&version.join("links")).into_iter().map(|LinkPin { path, .. }| path);
+    let links =
+        pinned::links_in(&version.join("links")).into_iter().map(|LinkPin { path, .. }| path);
     let devices: Vec<Device> =
-        links.chain(pin::entries(&version.join("xdp"))).map(|path| device_of(&path)).collect();
+        links.chain(pinned::entries(&version.join("xdp"))).map(|path| device_of(&path)).collect();
     Ok(judge(recorded.as_deref(), &here, &devices))
 }
 

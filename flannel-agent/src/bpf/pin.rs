@@ -10,6 +10,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::owner::{self, Claim, Owner};
+use super::pinned::{LinkPin, entries, links_in, remove, remove_version};
 use super::{BpfError, flow_table};
 
 /// Where the kernel's convention has the bpf file system.
@@ -204,65 +205,9 @@ impl PinDir {
     }
 }
 
-/// A pinned link of a TC hook.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LinkPin {
-    pub(super) path: PathBuf,
-    pub(super) ifindex: u32,
-    pub(super) program: String,
-}
-
-/// What is pinned in a directory for links, as far as the names are ours.
-pub(super) fn links_in(folder: &Path) -> Vec<LinkPin> {
-    let parse = |path: PathBuf| {
-        let (ifindex, program) = path.file_name()?.to_str()?.split_once('-')?;
-        Some(LinkPin {
-            ifindex: ifindex.parse().ok()?,
-            program: program.to_owned(),
-            path: path.clone(),
-        })
-    };
-    entries(folder).into_iter().filter_map(parse).collect()
-}
-
-/// What is in a directory, if it is there.
-pub(super) fn entries(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-}
-
 fn make(folder: &Path) -> Result<(), BpfError> {
     fs::create_dir_all(folder)
         .map_err(|error| BpfError::new("create", folder.display().to_string(), &error))
-}
-
-/// Removes a version's directory with all that is pinned in it.
-///
-/// Links first: the hooks fall silent before their maps go; and XDP's before
-/// those that take over from it.
-pub(super) fn remove_version(version: &Path, removed: &mut Vec<String>) -> Result<(), BpfError> {
-    for folder in [version.join("xdp"), version.join("links"), version.to_owned()] {
-        for path in entries(&folder) {
-            remove(&path)?;
-            removed.push(path.display().to_string());
-        }
-        match fs::remove_dir(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(BpfError::new("remove", folder.display().to_string(), &error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Removes a pin; one that has gone already is no error.
-pub(super) fn remove(path: &Path) -> Result<(), BpfError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(BpfError::new("unpin", path.display().to_string(), &error))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn is_bpffs(path: &Path) -> bool {

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
+use flannel_core::envelope::{Keep, PodVeth, Tcx, TcxProgram};
 use flannel_ebpf::abi::{self, Config, Veth, flag};
 
+use super::BpfError;
 use super::maps::{ignore_missing, typed};
 use super::sys::{Attached, TcxHook, tcx_programs};
-use super::{BpfError, Keep, PodVeth, Tcx, TcxProgram};
 
 /// The verbs that need no lock of the data path. The real one is
 /// `RealTeller`, the one for tests `fake::FakeDatapath`.

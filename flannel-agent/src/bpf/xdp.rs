@@ -11,9 +11,10 @@ use aya::programs::xdp::{self, XdpLink};
 use aya::programs::{ProgramError, Xdp};
 use flannel_ebpf::abi::program;
 
-use super::attach::has_errno;
+use super::hook::has_errno;
 use super::others::{IN_FLIGHT, Others};
-use super::pin::{self, PinDir};
+use super::pin::PinDir;
+use super::pinned;
 use super::sys::{self, LINK_XDP};
 use super::{BpfError, XdpMode, XdpStatus};
 
@@ -154,7 +155,7 @@ impl XdpHalf {
         let keep = self.running.then(|| pins.xdp_link(site.ifindex));
         let entries = fs::read_dir(pins.xdp_links()).into_iter().flatten().flatten();
         for path in entries.map(|entry| entry.path()).filter(|path| Some(path) != keep.as_ref()) {
-            match pin::remove(&path) {
+            match pinned::remove(&path) {
                 Ok(()) => tracing::info!(pin = %path.display(), "detached the XDP program"),
                 Err(error) => tracing::warn!(%error, "an XDP program of ours stays"),
             }
@@ -211,7 +212,7 @@ impl XdpHalf {
             return Ok(false);
         }
         if let Some(path) = &pin {
-            pin::remove(path).map_err(|error| Failure::plain(error.to_string()))?;
+            pinned::remove(path).map_err(|error| Failure::plain(error.to_string()))?;
         }
         let hook = format!("{}/{}", site.name, program::FROM_WIRE);
         let link = program

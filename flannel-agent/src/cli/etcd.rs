@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
-use serde::Serialize;
 
 use super::Secret;
 use crate::source::options::EtcdOptions;
@@ -54,22 +53,6 @@ impl EtcdArgs {
             password: self.password.as_ref().map(|password| password.expose().to_owned()),
         }
     }
-}
-
-/// `--etcd-api`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EtcdApi {
-    /// The one that has the network config; v3 if both have it
-    #[default]
-    Auto,
-    /// v2, as flannel up to 0.17 uses it
-    V2,
-    /// v3, as flannel since 0.18 uses it
-    V3,
-    /// Leases in v3, mirrored in v2, and peers of both: for the time in which a
-    /// cluster is moved from v2 to v3
-    Both,
 }
 
 /// `migrate --from`.

@@ -15,15 +15,16 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use flannel_core::underlay::Wish;
 use ipnetwork::Ipv4Network;
 use regex::Regex;
 use serde::Serialize;
 
-pub use self::etcd::{EtcdApi, EtcdArgs, MigrateFrom, MigrateTo};
+pub use self::etcd::{EtcdArgs, MigrateFrom, MigrateTo};
 pub use self::flannel::WithoutEffect;
 pub use self::values::Secret;
 use crate::bpf::{AttachMode, FastPath, VerifySource, XdpMode};
-use crate::underlay::Wish;
+use crate::source::options::EtcdApi;
 
 const STATE_DIR: &str = "/var/lib/flannel-ebpf";
 const PIN_DIR: &str = "/sys/fs/bpf/flannel";

@@ -5,6 +5,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use flannel_core::blackhole;
+use flannel_core::op::Op;
+use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
 
 use super::{complain, print};
@@ -16,8 +19,7 @@ use crate::files::state::{self, NodeState};
 use crate::firewall::chosen;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Kernel as _, KernelError, PROTOCOL, blackhole, clsact};
-use crate::plan::{Op, within};
+use crate::kernel::{Kernel as _, KernelError, PROTOCOL, clsact};
 
 /// What to clean up.
 #[derive(Clone, Copy, Debug)]

@@ -1,9 +1,8 @@
 //! What `status` says about packets that the fast path leaves to the kernel.
 
+use flannel_core::envelope::Inward;
+use flannel_core::envelope::{Outward, Reason, Report, VethReport};
 use serde_json::Value;
-
-use crate::bpf::Inward;
-use crate::envelope::{Outward, Reason, Report, VethReport};
 
 /// Veths that are listed at most.
 const VETHS: usize = 20;

@@ -9,12 +9,13 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use flannel_core::config::{Backend, NetworkConfig};
+use flannel_core::lease::Lease;
+use flannel_core::lease::attrs::LeaseAttrs;
+use flannel_core::mac::MacAddr;
+
 use super::StartError;
 use super::start::{Before, Waiting};
-use crate::config::{Backend, NetworkConfig};
-use crate::lease::attrs::LeaseAttrs;
-use crate::lease::table::Lease;
-use crate::mac::MacAddr;
 use crate::source::{Claim, LeaseSource, SourceError};
 use crate::status::Shared;
 
@@ -95,7 +96,7 @@ struct Memory<'a> {
 
 impl<'a> Memory<'a> {
     fn of(before: &'a Before) -> Self {
-        Self { before: Some(before), new: MacAddr::random() }
+        Self { before: Some(before), new: MacAddr::local(rand::random()) }
     }
 
     fn mac(&self, leases: &[Lease], public_ip: Ipv4Addr) -> MacAddr {

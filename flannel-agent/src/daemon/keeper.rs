@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use flannel_core::lease::Lease;
+use flannel_core::lease::attrs::LeaseAttrs;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::lease::attrs::LeaseAttrs;
-use crate::lease::table::Lease;
 use crate::source::{LeaseSource, SourceError};
 
 /// A failed renewal is tried again after at most this.
@@ -181,10 +181,10 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::config::NetworkConfig;
-    use crate::mac::MacAddr;
     use crate::source::Claim;
     use crate::source::fake::{Call, FakeSource, Write};
+    use flannel_core::config::NetworkConfig;
+    use flannel_core::mac::MacAddr;
 
     const HOUR: Duration = Duration::from_secs(3600);
 

@@ -8,14 +8,15 @@ mod start;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use flannel_core::config::Backend;
+use flannel_core::desired;
+use flannel_core::underlay::UnderlayError;
 use ipnetwork::Ipv4Network;
 
 use crate::backend::udp;
 use crate::bpf::{FastPath, LoadOptions};
 use crate::cli::Options;
-use crate::config::Backend;
 use crate::datapath::{self, Opened};
-use crate::desired;
 use crate::files::lock::{LockError, StateLock};
 use crate::files::state;
 use crate::firewall::FirewallError;
@@ -28,11 +29,7 @@ use crate::kernel::{Kernel as _, KernelError, events};
 use crate::reconcile::{self, Identity, Reconciler, Settings};
 use crate::source::SourceError;
 use crate::status::{LeaseStatus, Shared, SharedDatapath, lock};
-use crate::underlay::UnderlayError;
 use crate::{control, healthz, notify};
-
-/// Subject of the complaint that subnet.env cannot be written.
-pub const SUBNET_FILE: &str = "subnet file";
 
 /// Why the daemon did not start. Each ends it with exit code 1.
 #[derive(Debug, thiserror::Error)]
@@ -189,7 +186,7 @@ async fn start_and_serve(
         Opened::Kernel(reason) => {
             let mut state = shared.lock();
             let udp = matches!(config.backend, Backend::Udp(_));
-            state.datapath.mode = if udp { udp::SUBJECT } else { "kernel" };
+            state.datapath.mode = if udp { udp::PROXY } else { "kernel" };
             state.datapath.reason = reason.filter(|_| !udp);
         }
     }

@@ -7,6 +7,12 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flannel_core::config::Backend;
+use flannel_core::health::{Found, Subject};
+use flannel_core::lease::Lease;
+use flannel_core::lease::table::LeaseTable;
+use flannel_core::lease::update::LeaseUpdate;
+use flannel_core::peer::Peer;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -14,18 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::StartError;
 use super::keeper::Keeper;
-use crate::backend::udp;
 use crate::cli::{DatapathMode, Options};
-use crate::config::Backend;
 use crate::datapath::Demanded;
-use crate::desired::Peer;
 use crate::files::{state, subnet_env};
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelEvent};
-use crate::lease::table::{Lease, LeaseTable};
 use crate::notify;
 use crate::reconcile::{Reconciler, Wake};
-use crate::source::{LeaseSource, LeaseUpdate};
+use crate::source::LeaseSource;
 use crate::status::Shared;
 use crate::watch;
 
@@ -43,6 +45,17 @@ const HOOKS: Duration = Duration::from_millis(400);
 /// Other people's rule sets may change all the time: ours are compared at most
 /// this often.
 const FIREWALL: Duration = Duration::from_millis(500);
+
+/// Without these there is no device that pods can use, and no start.
+const DEVICE: [Subject; 7] = [
+    Subject::Device,
+    Subject::DeviceAddress,
+    Subject::DeviceMac,
+    Subject::DeviceMtu,
+    Subject::DeviceRoute,
+    Subject::Mtu,
+    Subject::UdpProxy,
+];
 
 /// SIGTERM and SIGINT.
 pub(super) struct Shutdown {
@@ -173,10 +186,8 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
 
     fn check_start(&self) -> Result<(), StartError> {
         let state = self.shared.lock();
-        for group in ["device", "MTU", udp::SUBJECT] {
-            if let Some(reason) = state.health.first_of_group(group) {
-                return Err(StartError::Device(reason));
-            }
+        if let Some(reason) = state.health.first_of(&DEVICE) {
+            return Err(StartError::Device(reason));
         }
         if self.options.datapath == DatapathMode::Ebpf
             && let Some(reason) = &state.datapath.reason
@@ -239,14 +250,14 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             let mut state = self.shared.lock();
             state.connected = false;
             state.store_detail = Some(reason.clone());
-            state.health.complain("store", reason.clone());
+            state.report(Subject::Store, Found::not_well(reason));
             return;
         }
         {
             let mut state = self.shared.lock();
             state.connected = true;
             state.store_detail = None;
-            state.health.well("store");
+            state.report(Subject::Store, Found::well());
         }
         let changes = self.table.apply(update);
         if let Some(own) = changes.own {
@@ -334,11 +345,9 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             sysctls,
         };
         if self.last_state.as_ref() != Some(&node) {
-            let reason = state::store(&self.options.state_dir, &node).err();
-            let written = reason.is_none();
-            let reason = reason.map(|error| error.to_string());
-            self.shared.lock().health.report("state file", reason);
-            if written {
+            let stored = state::store(&self.options.state_dir, &node);
+            self.shared.report(Subject::StateFile, stored.as_ref());
+            if stored.is_ok() {
                 self.last_state = Some(node);
             }
         }
@@ -351,11 +360,9 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             ip_masq: self.options.ip_masq,
         };
         if self.last_env.as_ref() != Some(&env) {
-            let reason = subnet_env::write(&self.options.subnet_file, &env).err();
-            let written = reason.is_none();
-            let reason = reason.map(|error| error.to_string());
-            self.shared.lock().health.report(super::SUBNET_FILE, reason);
-            if written {
+            let written = subnet_env::write(&self.options.subnet_file, &env);
+            self.shared.report(Subject::SubnetFile, written.as_ref());
+            if written.is_ok() {
                 self.last_env = Some(env);
             }
         }
@@ -369,7 +376,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             state.datapath.mode,
             self.peers.len()
         );
-        if let Some(complaint) = state.health.lines().first() {
+        if let Some(complaint) = state.complaints().first() {
             text.push_str(&format!("; {}: {}", complaint.what, complaint.reason));
         }
         drop(state);

@@ -4,6 +4,14 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flannel_core::config::NetworkConfig;
+use flannel_core::firewall::upstream::Node;
+use flannel_core::lease::Lease;
+use flannel_core::link::Link;
+use flannel_core::mac::MacAddr;
+use flannel_core::op::Op;
+use flannel_core::underlay;
+use flannel_core::underlay::{Underlay, Wish};
 use ipnetwork::Ipv4Network;
 use tokio::time::Instant;
 
@@ -11,18 +19,12 @@ use super::StartError;
 use crate::backend;
 use crate::backoff::Backoff;
 use crate::cli::Options;
-use crate::config::NetworkConfig;
 use crate::files::{state, subnet_env};
-use crate::firewall::upstream::Node;
-use crate::kernel::{Kernel, Link};
-use crate::lease::table::Lease;
-use crate::mac::MacAddr;
+use crate::kernel::{self, Kernel};
 use crate::notify;
-use crate::plan::Op;
 use crate::source::store::Store;
 use crate::source::{Former, LeaseSource, SourceError};
 use crate::status::Shared;
-use crate::underlay::{self, Underlay, Wish};
 
 /// Retries of what the start waits for.
 const FIRST: Duration = Duration::from_millis(250);
@@ -98,7 +100,7 @@ pub(super) async fn choose_underlay<K: Kernel>(
     wish: &Wish,
 ) -> Result<Underlay, StartError> {
     let links = kernel.links().await?;
-    let routes = underlay::routes_for(kernel, wish).await?;
+    let routes = kernel::routes_for(kernel, wish).await?;
     Ok(underlay::choose(&links, wish, routes)?)
 }
 
@@ -214,7 +216,7 @@ impl Before {
 mod tests {
     use super::*;
     use crate::kernel::fake::FakeKernel;
-    use crate::plan::{Observed, ObservedDevice, ObservedVxlan};
+    use flannel_core::observed::{Observed, ObservedDevice, ObservedVxlan};
 
     fn before(device: &str) -> Before {
         let text = format!(
@@ -241,7 +243,7 @@ mod tests {
             ethernet: true,
         };
         let links = |addresses: &[&str]| {
-            vec![crate::kernel::Link {
+            vec![flannel_core::link::Link {
                 ifindex: 2,
                 name: "eth0".to_owned(),
                 mac: None,
@@ -258,7 +260,7 @@ mod tests {
                 qdisc: String::new(),
                 addresses: addresses
                     .iter()
-                    .map(|address| crate::kernel::LinkAddress {
+                    .map(|address| flannel_core::link::LinkAddress {
                         network: address.parse().unwrap(),
                         permanent: true,
                         deprecated: false,

@@ -5,11 +5,11 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use flannel_core::mac::MacAddr;
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
 use super::{WriteError, write_atomically};
-use crate::mac::MacAddr;
 
 /// Version of the file's format that this program writes. A file of a higher
 /// one is not read.

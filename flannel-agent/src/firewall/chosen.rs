@@ -1,12 +1,13 @@
 //! [`Chosen`]: the firewall that `--firewall` or the node's other rules ask for,
 //! and the end of rules that are elsewhere.
 
+use flannel_core::firewall::Rules;
+use flannel_core::firewall::upstream::Node;
 use tokio::sync::Mutex;
 
 use super::iptables::{self, Iptables};
 use super::nft::Nft;
-use super::upstream::Node;
-use super::{Firewall, FirewallError, Mode, Rules};
+use super::{Firewall, FirewallError, Mode};
 
 #[derive(Debug)]
 enum Kind {

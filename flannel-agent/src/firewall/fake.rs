@@ -2,7 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Firewall, FirewallError, Rules};
+use flannel_core::firewall::Rules;
+
+use super::{Firewall, FirewallError};
 
 /// State of a [`FakeFirewall`], open to tests.
 #[derive(Debug, Default)]

@@ -1,8 +1,11 @@
 //! [`Iptables`]: the rules through `iptables-save` and `iptables-restore`.
 
-use super::saved::{self, Table};
-use super::upstream::Node;
-use super::{FirewallError, Rules, chains, legacy, tool};
+use flannel_core::firewall::saved;
+use flannel_core::firewall::saved::Table;
+use flannel_core::firewall::upstream::Node;
+use flannel_core::firewall::{Rules, chains};
+
+use super::{FirewallError, legacy, tool};
 
 /// One set of iptables programs.
 #[derive(Clone, Debug, PartialEq, Eq)]

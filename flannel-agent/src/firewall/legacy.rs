@@ -2,7 +2,9 @@
 //! policy is DROP. nft neither sees nor changes that chain, and a packet has to
 //! pass both.
 
-use super::{FirewallError, Rules, rules, tool};
+use flannel_core::firewall::{Rules, rules};
+
+use super::{FirewallError, tool};
 
 /// Tables that legacy iptables has in this thread's network namespace. Asking
 /// iptables-legacy itself would create them.

@@ -1,20 +1,16 @@
 //! Masquerade and forward rules of the overlay.
 
-mod chains;
 pub mod chosen;
 pub mod fake;
 pub mod iptables;
 mod legacy;
 pub mod nft;
 pub mod packet_rules;
-pub mod rules;
-mod saved;
 mod tool;
-pub mod upstream;
 
 use std::future::Future;
 
-use ipnetwork::Ipv4Network;
+use flannel_core::firewall::Rules;
 
 /// `--firewall`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -28,24 +24,6 @@ pub enum Mode {
     Iptables,
     /// No rules: somebody else takes care of them
     None,
-}
-
-/// What the rules depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// The overlay network.
-    pub network: Ipv4Network,
-    /// Our subnet.
-    pub subnet: Ipv4Network,
-    /// Masquerade traffic that leaves the overlay (`--ip-masq`).
-    pub masquerade: bool,
-    /// Accept forwarded packets of the overlay (`--iptables-forward-rules`).
-    pub forward: bool,
-    /// Masquerade from random source ports (not `--ip-masq-fully-random-disable`).
-    pub fully_random: bool,
-    /// UDP port of the tunnel: masquerade must not use it as a source port,
-    /// since answers to it would be taken for VXLAN.
-    pub vxlan_port: u16,
 }
 
 /// The verbs that reconciling needs: `nft::Nft` is the real one,

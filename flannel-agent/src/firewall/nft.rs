@@ -1,7 +1,10 @@
 //! [`Nft`]: the rules in nftables, through the `nft` program.
 
-use super::rules::{self, Found, TABLE};
-use super::{Firewall, FirewallError, Rules, legacy, tool};
+use flannel_core::firewall::Rules;
+use flannel_core::firewall::rules;
+use flannel_core::firewall::rules::{Found, TABLE};
+
+use super::{Firewall, FirewallError, legacy, tool};
 
 /// nftables. Nothing is written when the rules are as they should be.
 #[derive(Debug)]

@@ -2,16 +2,15 @@
 
 use std::net::Ipv4Addr;
 
+use flannel_core::link::RouteTo;
+use flannel_core::mac::MacAddr;
+use flannel_core::observed::{DirectRoute, ObservedRoute};
 use ipnetwork::Ipv4Network;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
 };
-
-use super::RouteTo;
-use crate::mac::MacAddr;
-use crate::plan::{DirectRoute, ObservedRoute};
 
 /// NUD_PERMANENT.
 const PERMANENT: u16 = 0x80;

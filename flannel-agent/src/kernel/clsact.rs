@@ -1,12 +1,12 @@
 //! The clsact qdiscs under our filters: made for them where there is no tcx,
 //! and removed when nobody's filter is left.
 
+use flannel_core::envelope::CLSACT_PRIORITY;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcHandle, TcMessage};
 
 use super::KernelError;
 use super::socket::{Refused, Request, RouteSocket};
-use crate::bpf::CLSACT_PRIORITY;
 
 /// TC_H_CLSACT: parent of the qdisc; its filters hang at minor 0xfff2 (ingress)
 /// and 0xfff3 (egress), `linux/pkt_sched.h`.

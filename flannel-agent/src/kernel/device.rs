@@ -3,15 +3,14 @@
 
 use std::net::Ipv4Addr;
 
+use flannel_core::desired::Device;
+use flannel_core::link::Bridge;
+use flannel_core::mac::MacAddr;
+use flannel_core::observed::{ObservedDevice, ObservedVxlan};
 use rtnetlink::LinkVxlan;
 use rtnetlink::packet_route::link::{
     InfoBridge, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-
-use super::Bridge;
-use crate::desired::Device;
-use crate::mac::MacAddr;
-use crate::plan::{ObservedDevice, ObservedVxlan};
 
 /// Ageing of learned FDB entries in seconds (the kernel's default, which
 /// flannel leaves).

@@ -5,13 +5,15 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flannel_core::envelope::{PodEnd, Stacked, TrafficControl};
+use flannel_core::link::{Link, RouteTo};
+use flannel_core::model;
+use flannel_core::observed::{DirectRoute, Observed};
+use flannel_core::op::Op;
 use ipnetwork::Ipv4Network;
 
-use super::blackhole::Blackhole;
-use super::{
-    Inspect, Kernel, KernelError, Link, PROTOCOL, PodEnd, RouteTo, Stacked, TrafficControl,
-};
-use crate::plan::{self, DirectRoute, Observed, Op};
+use super::{Inspect, Kernel, KernelError, PROTOCOL};
+use flannel_core::blackhole::Blackhole;
 
 /// State of a [`FakeKernel`], open to tests.
 #[derive(Debug, Default)]
@@ -57,7 +59,7 @@ pub struct State {
 /// Interface index that a created device gets.
 const IFINDEX: u32 = 3;
 
-/// A kernel whose tables follow [`plan::apply`]. Clones share them.
+/// A kernel whose tables follow [`model::apply`]. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct FakeKernel {
     state: Arc<Mutex<State>>,
@@ -102,7 +104,7 @@ impl Kernel for FakeKernel {
                 let direct = std::mem::take(&mut state.direct);
                 let observed = state.devices.entry(device.to_owned()).or_default();
                 observed.direct = direct;
-                plan::apply(observed, op);
+                model::apply(observed, op);
                 let direct = std::mem::take(&mut observed.direct);
                 if let Some(device) = &mut observed.device {
                     device.ifindex = device.ifindex.max(IFINDEX);
@@ -205,12 +207,13 @@ impl Inspect for FakeKernel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mac::MacAddr;
+    use flannel_core::mac::MacAddr;
+    use flannel_core::observed::ObservedDevice;
 
     #[tokio::test]
     async fn failures_are_those_asked_for_and_the_others_are_done() {
         let kernel = FakeKernel::default();
-        let device = plan::ObservedDevice {
+        let device = ObservedDevice {
             ifindex: 3,
             vxlan: None,
             mac: MacAddr([2; 6]),

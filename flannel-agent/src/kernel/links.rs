@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use flannel_core::link::{Link, LinkAddress};
 use ipnetwork::Ipv4Network;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{
@@ -10,7 +11,6 @@ use rtnetlink::packet_route::address::{
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 
 use super::device;
-use super::{Link, LinkAddress};
 
 /// Joins the answers of a link dump and an IPv4 address dump.
 pub(super) fn join(links: &[RouteNetlinkMessage], addresses: &[RouteNetlinkMessage]) -> Vec<Link> {

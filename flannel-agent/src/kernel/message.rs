@@ -2,6 +2,9 @@
 
 use std::net::Ipv4Addr;
 
+use flannel_core::mac::MacAddr;
+use flannel_core::observed::{DirectRoute, ObservedRoute};
+use flannel_core::op::Op;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -13,8 +16,6 @@ use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::socket::Request;
-use crate::mac::MacAddr;
-use crate::plan::{DirectRoute, ObservedRoute, Op};
 
 use super::PROTOCOL;
 

@@ -5,6 +5,11 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use flannel_core::desired::Device;
+use flannel_core::link::{Link, RouteTo};
+use flannel_core::observed::{DirectRoute, Observed};
+use flannel_core::op::Op;
+use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::address::AddressMessage;
@@ -13,15 +18,11 @@ use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::blackhole::Blackhole;
 use super::inspect::Inspector;
-use super::socket::{BATCH, Refused, Request, RouteSocket};
+use super::socket::{BATCH, Refused, Request, RouteSocket, explain};
 use super::sysctl::Sysctl;
-use super::{Inspect, Kernel, KernelError, Link, RouteTo, answer, device, links, message, outputs};
-use crate::desired::Device;
-use crate::plan::{DirectRoute, Observed, Op, within};
-
-const NEEDS_CAPABILITY: &str = "needs CAP_NET_ADMIN in the node's network namespace";
+use super::{Inspect, Kernel, KernelError, answer, device, links, message, outputs};
+use flannel_core::blackhole::Blackhole;
 
 /// The kernel, through one rtnetlink socket.
 ///
@@ -398,15 +399,4 @@ fn not_ours(device: &str, op: &Op) -> KernelError {
         "not an operation of the kernel's tables",
     );
     KernelError::new(message::call(op), message::object(device, op), error)
-}
-
-pub(super) fn explain(call: &'static str, object: String, refused: Refused) -> KernelError {
-    let hint = match refused.errno() {
-        libc::EPERM => Some(NEEDS_CAPABILITY.into()),
-        _ if refused.source.kind() == std::io::ErrorKind::TimedOut => {
-            Some("it may have been done; the next reconciliation reads it back".into())
-        }
-        _ => None,
-    };
-    KernelError { call, object, source: refused.source, detail: refused.detail, hint }
 }

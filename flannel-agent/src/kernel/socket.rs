@@ -17,11 +17,14 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use super::KernelError;
 use super::raw::{self, Answer, HEADER_LEN, Raw};
 
 /// Requests in one send. Each answer takes about 800 bytes of the receive
 /// buffer (212,992 by default); from about 260 on answers would be dropped.
 pub(super) const BATCH: usize = 64;
+
+const NEEDS_CAPABILITY: &str = "needs CAP_NET_ADMIN in the node's network namespace";
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const BUFFER: usize = 64 * 1024;
@@ -53,6 +56,18 @@ impl Refused {
     pub(super) fn errno(&self) -> i32 {
         self.source.raw_os_error().unwrap_or(0)
     }
+}
+
+/// The error of a call, with what usually causes it.
+pub(super) fn explain(call: &'static str, object: String, refused: Refused) -> KernelError {
+    let hint = match refused.errno() {
+        libc::EPERM => Some(NEEDS_CAPABILITY.into()),
+        _ if refused.source.kind() == io::ErrorKind::TimedOut => {
+            Some("it may have been done; the next reconciliation reads it back".into())
+        }
+        _ => None,
+    };
+    KernelError { call, object, source: refused.source, detail: refused.detail, hint }
 }
 
 pub(super) struct RouteSocket {

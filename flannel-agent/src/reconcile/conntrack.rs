@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use flannel_core::health::Subject;
+
 use super::Reconciler;
 use crate::firewall::Firewall;
 use crate::kernel::sysctl::{TcpConntrack, Timeout};
@@ -31,9 +33,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             }
             Err(error) => Err(error),
         };
-        let reason =
-            set.as_ref().err().map(|error| format!("{error}; TCP stays on the kernel path"));
-        self.shared.lock().health.report("conntrack", reason);
+        let found = set.as_ref().map_err(|error| format!("{error}; TCP stays on the kernel path"));
+        self.shared.report(Subject::Conntrack, found);
         set.is_ok()
     }
 
@@ -41,10 +42,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// path carries TCP: it would take them for connections that get no answer.
     pub(super) fn keep_idle_connections(&mut self, carries_tcp: bool) {
         let kept = if carries_tcp { self.raise_idle_timeouts() } else { Ok(()) };
-        let reason = kept.err().map(|error| {
+        let found = kept.map_err(|error| {
             format!("{error}; idle TCP connections end for conntrack after some minutes")
         });
-        self.shared.lock().health.report("conntrack timeouts", reason);
+        self.shared.report(Subject::ConntrackTimeouts, found);
     }
 
     fn raise_idle_timeouts(&mut self) -> Result<(), KernelError> {
@@ -84,11 +85,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let timeouts = [Timeout::Udp, Timeout::UdpStream];
         let read: Result<Vec<Option<u32>>, KernelError> =
             timeouts.into_iter().map(|timeout| self.sysctl.timeout(timeout)).collect();
-        let reason = read
-            .as_ref()
-            .err()
-            .map(|error| format!("{error}; it is not known how soon conntrack forgets UDP flows"));
-        self.shared.lock().health.report("conntrack UDP timeouts", reason);
+        let found = read.as_ref().map_err(|error| {
+            format!("{error}; it is not known how soon conntrack forgets UDP flows")
+        });
+        self.shared.report(Subject::ConntrackUdpTimeouts, found);
         let bounds = read.unwrap_or_default().into_iter().flatten();
         let bounds = bounds.map(|seconds| Duration::from_secs(seconds.into()) / UDP_SHARE);
         bounds.fold(self.settings.window, Duration::min)

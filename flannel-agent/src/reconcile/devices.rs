@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use flannel_core::desired::Desired;
+use flannel_core::envelope::{HookReport, Scene};
+use flannel_core::health::Subject;
+use flannel_core::pods;
+use flannel_core::pods::Choice;
+
 use super::Reconciler;
 use crate::bpf::BpfError;
-use crate::desired::Desired;
-use crate::envelope::{Choice, HookReport, Scene};
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::status::lock;
-use crate::veths;
 use crate::watch::Settled;
-
-/// Beginning of the subject of a failed hook's complaint.
-const HOOK: &str = "hook ";
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// The roles of the links as last seen.
@@ -42,21 +42,19 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             uplinks: &self.uplinks,
             names: self.settings.attach_iface.as_ref(),
         };
-        veths::pod_veths(&self.links, choice).into_iter().map(|link| link.ifindex).collect()
+        pods::pod_veths(&self.links, choice).into_iter().map(|link| link.ifindex).collect()
     }
 
     /// Asks of links that may be a routed pod's or a network card where routes
     /// lead by them. Where the kernel does not answer, what was known stays.
     pub(super) async fn look_for_uplinks(&mut self) {
-        let doubtful = self.links.iter().filter(|link| veths::is_doubtful(link));
+        let doubtful = self.links.iter().filter(|link| pods::is_doubtful(link));
         let doubtful: BTreeSet<u32> = doubtful.map(|link| link.ifindex).collect();
-        if doubtful.is_empty() {
-            self.uplinks.clear();
-            return;
-        }
-        let found = self.kernel.uplinks(&doubtful, self.identity.network).await;
-        let reason = found.as_ref().err().map(ToString::to_string);
-        self.shared.lock().health.report("uplinks", reason);
+        let found = match doubtful.is_empty() {
+            true => Ok(BTreeSet::new()),
+            false => self.kernel.uplinks(&doubtful, self.identity.network).await,
+        };
+        self.shared.report(Subject::Uplinks, found.as_ref());
         if let Ok(found) = found {
             self.uplinks = found;
         }
@@ -65,7 +63,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Whether routes tell what this link is.
     pub(super) fn is_doubtful(&self, ifindex: u32) -> bool {
         let mut links = self.links.iter();
-        links.any(|link| (link.ifindex == ifindex || ifindex == 0) && veths::is_doubtful(link))
+        links.any(|link| (link.ifindex == ifindex || ifindex == 0) && pods::is_doubtful(link))
     }
 
     /// Says where the peers are, and which of them the programs do not know.
@@ -83,7 +81,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         });
         let programs = lock(&self.datapath).is_some();
         let mut state = self.shared.lock();
-        state.health.report("peers", reason.filter(|_| programs));
+        state.report(Subject::Peers, reason.filter(|_| programs));
         if *state.unmapped != desired.unmapped {
             state.unmapped = Arc::new(desired.unmapped.clone());
         }
@@ -92,8 +90,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
 /// Whether a failure is about one pod, or a device by which nothing may come:
 /// the others go on.
-pub(super) fn is_of_one(settled: &Settled, failure: &str) -> bool {
-    let Some(hook) = failure.strip_prefix(HOOK) else { return false };
+pub(super) fn is_of_one(settled: &Settled, hook: &str) -> bool {
     let device = hook.split('/').next().unwrap_or(hook);
     settled.veths.iter().any(|veth| veth.name == device)
         || settled.inlets.iter().any(|inlet| inlet.name == device)
@@ -101,9 +98,9 @@ pub(super) fn is_of_one(settled: &Settled, failure: &str) -> bool {
 
 /// The failed hooks, for status.
 pub(super) fn hook_reports(failures: &BTreeMap<String, BpfError>) -> Vec<HookReport> {
-    let reports = failures.iter().map(|(subject, error)| HookReport {
-        hook: subject.strip_prefix(HOOK).unwrap_or(subject).to_owned(),
+    let report = |(hook, error): (&String, &BpfError)| HookReport {
+        hook: hook.clone(),
         reason: error.to_string(),
-    });
-    reports.collect()
+    };
+    failures.iter().map(report).collect()
 }

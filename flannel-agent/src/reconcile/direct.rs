@@ -4,12 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use flannel_core::desired::{Desired, routes_directly};
+use flannel_core::health::Subject;
+use flannel_core::observed::{DirectRoute, Observed};
+use flannel_core::peer::Peer;
+use flannel_core::reach::Path;
+use flannel_core::subnet::within;
+
 use super::Reconciler;
-use crate::desired::{Desired, Peer, routes_directly};
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelError, PROTOCOL, UNMARKED};
-use crate::path::Path;
-use crate::plan::{self, DirectRoute, Observed};
 
 /// Other tasks get their turn after so many questions.
 const AT_ONCE: usize = 256;
@@ -55,7 +59,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             tracing::info!(changed, first = %address, "ways to peers changed: {path}");
         }
         self.unfinished.wake.paths = failed.is_some();
-        self.shared.lock().health.report("paths", failed);
+        self.shared.report(Subject::Paths, failed);
     }
 
     /// What is there, apart from the maps.
@@ -84,7 +88,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let left = route.ifindex == desired.underlay
             && route.destination.prefix() == subnet.prefix()
             && route.destination != subnet
-            && plan::within(desired.network, route.destination)
+            && within(desired.network, route.destination)
             && !desired.peers.contains_key(&route.destination);
         if left {
             tracing::info!(

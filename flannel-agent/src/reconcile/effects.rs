@@ -3,16 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use flannel_core::blackhole;
+use flannel_core::config::Backend;
+use flannel_core::desired::routes_directly;
+use flannel_core::health::{Found, Part, Subject};
+use flannel_core::link::Link;
+use flannel_core::model;
+use flannel_core::op::Op;
 use flannel_ebpf::abi::MAX_PEERS;
 use ipnetwork::Ipv4Network;
 
 use super::{Reconciler, devices, is_device, is_ground};
 use crate::bpf::{BpfError, DatapathConfig, FastPath, Places};
-use crate::config::Backend;
-use crate::desired::routes_directly;
 use crate::firewall::Firewall;
-use crate::kernel::{Kernel, KernelError, Link, blackhole};
-use crate::plan::{self, Op};
+use crate::kernel::{Kernel, KernelError};
 use crate::status::{FlowTableStatus, lock};
 use crate::watch::Settled;
 
@@ -34,10 +38,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             }
             Ok::<_, KernelError>(())
         };
-        let reason = sealed.await.err().map(|error| error.to_string());
-        self.sealed = reason.is_none();
-        self.unfinished.wake.look |= reason.is_some();
-        self.shared.lock().health.report("blackhole route", reason);
+        let sealed = sealed.await;
+        self.sealed = sealed.is_ok();
+        self.unfinished.wake.look |= sealed.is_err();
+        self.shared.report(Subject::BlackholeRoute, sealed);
     }
 
     /// Carries out a plan in its order: neighbouring operations of one kind go
@@ -82,7 +86,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                             self.overlay = None;
                         }
                         if let Some(observed) = &mut self.observed {
-                            plan::apply(observed, op);
+                            model::apply(observed, op);
                         }
                     }
                     Err(reason) => {
@@ -180,13 +184,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let exemptions = self.exemptions(fast_path);
         let underlay = &self.identity.underlay;
         let scene = self.scene(overlay.as_ref().map(|(ifindex, _)| *ifindex));
-        let source_ports = match self.sysctl.local_port_range() {
-            Ok(range) => range,
-            Err(error) => {
-                self.shared.lock().health.complain("source ports", error.to_string());
-                return;
-            }
-        };
+        let source_ports = self.sysctl.local_port_range();
+        self.shared.report(Subject::SourcePorts, source_ports.as_ref());
+        let Ok(source_ports) = source_ports else { return };
         let mut guard = lock(&self.datapath);
         let Some(datapath) = guard.as_mut() else { return };
         let settled = self.watch.settle(scene, datapath.as_ref(), fast_path != FastPath::Off);
@@ -211,15 +211,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         };
         let mut failures = BTreeMap::new();
         if let Err(error) = datapath.set_direct(&self.direct) {
-            failures.insert("hook peers".to_owned(), error);
+            failures.insert("peers".to_owned(), error);
         }
         // Before the fast path begins, which must not carry what is exempt.
         if let Err(error) = datapath.exempt(&exemptions) {
-            failures.insert("hook exemptions".to_owned(), error);
+            failures.insert("exemptions".to_owned(), error);
             config.fast_path = FastPath::Off;
         }
         if let Err(error) = datapath.configure(&config) {
-            failures.insert("hook settings".to_owned(), error);
+            failures.insert("settings".to_owned(), error);
         }
         let report = datapath.ensure_hooks(Places {
             underlay: &underlay.name,
@@ -232,16 +232,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if !report.attached.is_empty() {
             tracing::info!(hooks = ?report.attached, "attached programs");
         }
-        failures
-            .extend(report.failed.into_iter().map(|(hook, error)| (format!("hook {hook}"), error)));
+        failures.extend(report.failed);
         let attach = datapath.describe();
         let unpinned = datapath.unpinned();
         let xdp = datapath.xdp();
         drop(guard);
         {
             let mut state = self.shared.lock();
-            state.health.report("pins", unpinned);
-            state.health.report("xdp", xdp.complaint.clone());
+            state.report(Subject::Pins, unpinned);
+            state.report(Subject::Xdp, xdp.complaint.clone());
             state.datapath.xdp = xdp;
         }
         self.judge(&failures, attach, tcp, &settled);
@@ -258,23 +257,24 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     ) {
         let whole = failures.iter().find(|(hook, _)| !devices::is_of_one(settled, hook));
         let mut state = self.shared.lock();
-        let present =
-            failures.iter().map(|(hook, error)| (hook.clone(), error.to_string())).collect();
-        state.health.replace_group("hook ", &present);
+        let failed = failures.iter().map(|(hook, error)| (hook.clone(), error.to_string()));
+        state.report(
+            Subject::Hook,
+            failed.map(|(hook, why)| (Part::Name(hook), why)).collect::<Found>(),
+        );
         state.datapath.envelope.hooks = devices::hook_reports(failures);
         state.datapath.tcp = tcp;
         state.datapath.attach = Some(attach);
         state.datapath.mode = if whole.is_some() { "kernel" } else { "ebpf" };
-        state.datapath.reason = whole.map(|(hook, error)| format!("{hook}: {error}"));
+        state.datapath.reason =
+            whole.map(|(hook, error)| format!("{} {hook}: {error}", Subject::Hook));
     }
 
     /// What `--fast-path` asks for, as far as this node has it.
     fn fast_path(&self) -> FastPath {
         let asked = self.settings.fast_path;
-        if !self.identity.underlay.ethernet {
-            return FastPath::Off;
-        }
         let reason = match asked {
+            _ if !self.identity.underlay.ethernet => None,
             FastPath::Eager => match self.sysctl.tcp_conntrack_loose() {
                 Ok(true) => None,
                 Ok(false) => Some(format!(
@@ -286,8 +286,12 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             FastPath::Confirmed | FastPath::Off => None,
         };
         let eager = reason.is_none();
-        self.shared.lock().health.report("eager", reason);
-        if eager { asked } else { FastPath::Confirmed }
+        self.shared.report(Subject::Eager, reason);
+        match eager {
+            _ if !self.identity.underlay.ethernet => FastPath::Off,
+            true => asked,
+            false => FastPath::Confirmed,
+        }
     }
 
     /// Whether the hooks and conntrack are as they should be; puts them right.
@@ -302,10 +306,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
     fn check_flow_table(&mut self) {
         let entered = lock(&self.datapath).as_ref().map(|datapath| datapath.flows_entered());
-        let Some(Ok(entered)) = entered else { return };
-        let complaint = self.turnover.look(Instant::now(), entered);
+        let Some(entered) = entered else { return };
+        let looked = entered.map(|entered| self.turnover.look(Instant::now(), entered));
         let mut state = self.shared.lock();
-        state.health.report("flow table", complaint);
+        match looked {
+            Ok(complaint) => state.report(Subject::FlowTable, complaint),
+            Err(error) => {
+                return state.report(Subject::FlowTable, Found::not_well(error.to_string()));
+            }
+        }
         state.datapath.flows = Some(FlowTableStatus {
             size: self.settings.flow_table,
             new_per_window: self.turnover.per_window(),

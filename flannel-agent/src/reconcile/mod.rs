@@ -18,6 +18,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flannel_core::config::Backend;
+use flannel_core::desired;
+use flannel_core::desired::{Desired, Node, routes_directly};
+use flannel_core::firewall::Rules;
+use flannel_core::health::{Found, Part, Subject};
+use flannel_core::link::Link;
+use flannel_core::mac::MacAddr;
+use flannel_core::observed::Observed;
+use flannel_core::op::Op;
+use flannel_core::peer::Peer;
+use flannel_core::plan;
+use flannel_core::underlay;
+use flannel_core::underlay::{Underlay, Wish};
 use ipnetwork::Ipv4Network;
 use regex::Regex;
 use tokio::time::Instant;
@@ -28,15 +41,11 @@ use self::retry::{Retries, Unfinished};
 use self::turnover::Turnover;
 use crate::backend::udp::{self as udp_backend, Overlay};
 use crate::bpf::{FastPath, VerifySource};
-use crate::config::Backend;
-use crate::desired::{self, Desired, Node, Peer, routes_directly};
-use crate::firewall::{Firewall, Rules, packet_rules::Mode};
+use crate::firewall::Firewall;
+use crate::firewall::packet_rules::Mode;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Kernel, KernelEvent, Link};
-use crate::mac::MacAddr;
-use crate::plan::{self, Observed, Op};
+use crate::kernel::{self, Kernel, KernelEvent};
 use crate::status::{DeviceStatus, Shared, SharedDatapath, lock};
-use crate::underlay::{self, Underlay, Wish};
 use crate::watch::Watch;
 
 /// What this node is, as leases and config say.
@@ -162,11 +171,6 @@ pub struct Reconciler<K, F> {
     packet_rules: PacketRules,
     /// Remembered for `cleanup`: settings of conntrack as they were before us.
     sysctls_before: BTreeMap<String, String>,
-}
-
-/// Subject of the complaints about a peer.
-pub fn subject_of_peer(subnet: Ipv4Network) -> String {
-    format!("peer {subnet}")
 }
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
@@ -341,8 +345,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             && let Some(datapath) = lock(&self.datapath).as_mut()
         {
             let raised = datapath.raise_generation();
-            let reason = raised.err().map(|error| error.to_string());
-            self.shared.lock().health.report("generation", reason);
+            self.unfinished.wake.generation = raised.is_err();
+            self.shared.report(Subject::Generation, raised);
         }
         if wake.firewall {
             self.guard().await;
@@ -361,29 +365,21 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             backend: &self.identity.backend,
             paths: self.paths.known(),
         };
-        let (desired, reason) = match desired::desired(node, peers.iter().copied()) {
-            Ok((desired, rejected)) => {
-                let present: BTreeMap<String, String> = rejected
-                    .iter()
-                    .map(|rejected| {
-                        let what = format!("lease {}", rejected.peer.subnet);
-                        (what, rejected.reason.to_string())
-                    })
-                    .collect();
-                self.shared.lock().health.replace_group("lease ", &present);
-                (Some(desired), None)
-            }
-            Err(error) => (None, Some(error.to_string())),
-        };
-        self.shared.lock().health.report("MTU", reason);
-        desired
+        let desired = desired::desired(node, peers.iter().copied());
+        let mut state = self.shared.lock();
+        state.report(Subject::Mtu, desired.as_ref());
+        let (desired, rejected) = desired.ok()?;
+        let rejected = rejected
+            .iter()
+            .map(|rejected| (Part::Subnet(rejected.peer.subnet), rejected.reason.to_string()));
+        state.report(Subject::Lease, rejected.collect::<Found>());
+        Some(desired)
     }
 
     async fn look_at_links(&mut self) {
         let links = self.kernel.links().await;
         self.unfinished.wake.links = links.is_err();
-        let reason = links.as_ref().err().map(|error| error.to_string());
-        self.shared.lock().health.report("links", reason);
+        self.shared.report(Subject::Links, links.as_ref());
         if let Ok(links) = links {
             self.links = links;
             self.look_for_uplinks().await;
@@ -396,18 +392,20 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             return false;
         }
         let wish = &self.settings.underlay;
-        let routes = match underlay::routes_for(&self.kernel, wish).await {
+        let routes = match kernel::routes_for(&self.kernel, wish).await {
             Ok(routes) => routes,
             Err(error) => {
-                self.shared.lock().health.complain("underlay", error.to_string());
+                self.shared.report(Subject::Underlay, Found::not_well(error.to_string()));
                 return false;
             }
         };
         let chosen = underlay::follow(&self.identity.underlay, &self.links, wish, routes);
         let mut state = self.shared.lock();
+        // An interface that is down for a moment comes back: what is programmed
+        // stays.
+        state.report(Subject::Underlay, chosen.as_ref());
         match chosen {
             Ok(chosen) => {
-                state.health.well("underlay");
                 let unfit = match &self.identity.backend {
                     Backend::HostGw => self.links.as_slice(),
                     _ => &[],
@@ -416,7 +414,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 let unfit = unfit.filter(|link| !link.has(chosen.public_ip)).map(|link| {
                     format!("PublicIP {} is no address of {} any more", chosen.public_ip, link.name)
                 });
-                state.health.report("host-gw", unfit);
+                state.report(Subject::HostGw, unfit);
                 if chosen == self.identity.underlay {
                     return false;
                 }
@@ -430,12 +428,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 self.identity.underlay = chosen;
                 true
             }
-            Err(error) => {
-                // An interface that is down for a moment comes back: what is
-                // programmed stays.
-                state.health.complain("underlay", error.to_string());
-                false
-            }
+            Err(_) => false,
         }
     }
 
@@ -450,7 +443,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             (Err(error), _) => Err(error.to_string()),
             (_, Err(reason)) => Err(reason),
         };
-        let reason = observed.as_ref().err().cloned();
+        self.shared.report(Subject::Observation, observed.as_ref());
         self.stale = observed.is_err();
         self.unfinished.wake.look = self.stale;
         if let Ok(observed) = observed {
@@ -458,7 +451,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.overlay = device.map(|device| device.ifindex);
             self.observed = Some(observed);
         }
-        self.shared.lock().health.report("observation", reason);
     }
 
     async fn guard(&mut self) {
@@ -478,10 +470,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 Backend::HostGw | Backend::Alloc => 0,
             },
         };
-        let reason = self.firewall.ensure(&rules).await.err().map(|error| error.to_string());
-        self.unfinished.wake.firewall = reason.is_some();
+        let ensured = self.firewall.ensure(&rules).await;
+        self.unfinished.wake.firewall = ensured.is_err();
         let mut state = self.shared.lock();
-        state.health.report("firewall", reason);
+        state.report(Subject::Firewall, ensured);
         let forwarding = match self.sysctl.ip_forward() {
             Ok(true) => None,
             Ok(false) => Some(
@@ -490,7 +482,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             ),
             Err(error) => Some(error.to_string()),
         };
-        state.health.report("forwarding", forwarding);
+        state.report(Subject::Forwarding, forwarding);
     }
 
     fn publish(&self, desired: &Desired) {

@@ -2,24 +2,24 @@
 
 use std::sync::Arc;
 
+use flannel_core::config::Backend;
+use flannel_core::desired::routes_directly;
+use flannel_core::envelope::{NetdevChain, Side};
+use flannel_core::firewall::packet_rules::devices::{Devices, Node};
+use flannel_core::firewall::packet_rules::exempt::{
+    Present, Resolved, describe, everything, resolve,
+};
+use flannel_core::firewall::packet_rules::walk::{Findings, Overlay};
+use flannel_core::health::{Found, Subject};
 use flannel_ebpf::abi::{Exemption, MAX_EXEMPTIONS};
 
 use super::Reconciler;
 use crate::bpf::FastPath;
-use crate::config::Backend;
-use crate::desired::routes_directly;
-use crate::envelope::{NetdevChain, Side};
 use crate::firewall::Firewall;
 use crate::firewall::packet_rules::Mode;
-use crate::firewall::packet_rules::devices::{Devices, Node};
-use crate::firewall::packet_rules::exempt::{Present, Resolved, describe, everything, resolve};
 use crate::firewall::packet_rules::follow::{Follower, Reading};
-use crate::firewall::packet_rules::walk::{Findings, Overlay};
 use crate::kernel::Kernel;
 use crate::status::PacketRulesStatus;
-
-/// Subject of the complaints.
-const SUBJECT: &str = "packet rules";
 
 /// The rules as they are known.
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.watch.set_chains(Vec::new());
             let status = PacketRulesStatus { mode, read: false, ..PacketRulesStatus::default() };
             let mut state = self.shared.lock();
-            state.health.well(SUBJECT);
+            state.report(Subject::PacketRules, Found::well());
             state.packet_rules = Some(status).filter(|_| fast_path != FastPath::Off);
             return Vec::new();
         }
@@ -172,7 +172,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             (None, _) => None,
         };
         let mut state = self.shared.lock();
-        state.health.report(SUBJECT, complaint);
+        state.report(Subject::PacketRules, complaint);
         state.packet_rules = Some(PacketRulesStatus {
             mode: Mode::Respect,
             read: known,

@@ -4,18 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use flannel_core::health::{About, Found, Part, Subject};
+use flannel_core::op::Op;
 use tokio::time::Instant;
 
-use super::{Wake, subject_of_peer};
+use super::Wake;
 use crate::backoff::Backoff;
-use crate::plan::Op;
 use crate::status::Shared;
 
 const FIRST: Duration = Duration::from_millis(200);
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
-pub(super) struct Retries(BTreeMap<String, Failure>);
+pub(super) struct Retries(BTreeMap<About, Failure>);
 
 #[derive(Debug)]
 struct Failure {
@@ -24,33 +25,48 @@ struct Failure {
     reason: String,
 }
 
+/// What operations can be about.
+const SUBJECTS: [Subject; 9] = [
+    Subject::Device,
+    Subject::DeviceMac,
+    Subject::DeviceMtu,
+    Subject::DeviceAddress,
+    Subject::DeviceRoute,
+    Subject::Peer,
+    Subject::Neighbour,
+    Subject::FdbEntry,
+    Subject::MapEntry,
+];
+
 /// What an operation is about, for backoff and complaints.
-fn subject(op: &Op) -> String {
+fn about(op: &Op) -> About {
+    let of = |subject, part| About { subject, part };
     match op {
-        Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::SetUp => "device".to_owned(),
-        Op::SetMac(_) => "device MAC".to_owned(),
-        Op::SetMtu(_) => "device MTU".to_owned(),
-        Op::AddAddress(_) | Op::RemoveAddress(_) => "device address".to_owned(),
-        Op::PutMaps(peer) => format!("map entry {}", peer.subnet),
-        Op::RemoveMaps(subnet) => format!("map entry {subnet}"),
-        Op::PutLinkRoute(_) => "device route".to_owned(),
-        Op::PutRoute(subnet) => subject_of_peer(*subnet),
-        Op::RemoveRoute(route) => subject_of_peer(route.destination),
-        Op::PutDirect(route) | Op::RemoveDirect(route) => subject_of_peer(route.destination),
+        Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::SetUp => Subject::Device.into(),
+        Op::SetMac(_) => Subject::DeviceMac.into(),
+        Op::SetMtu(_) => Subject::DeviceMtu.into(),
+        Op::AddAddress(_) | Op::RemoveAddress(_) => Subject::DeviceAddress.into(),
+        Op::PutMaps(peer) => of(Subject::MapEntry, Part::Subnet(peer.subnet)),
+        Op::RemoveMaps(subnet) => of(Subject::MapEntry, Part::Subnet(*subnet)),
+        Op::PutLinkRoute(_) => Subject::DeviceRoute.into(),
+        Op::PutRoute(subnet) => About::peer(*subnet),
+        Op::RemoveRoute(route) => About::peer(route.destination),
+        Op::PutDirect(route) | Op::RemoveDirect(route) => About::peer(route.destination),
         Op::PutNeighbour(address, _) | Op::RemoveNeighbour(address, _) => {
-            format!("neighbour {address}")
+            of(Subject::Neighbour, Part::Address(*address))
         }
-        Op::PutFdb(mac, _) | Op::RemoveFdb(mac, _) => format!("FDB entry {mac}"),
+        Op::PutFdb(mac, _) | Op::RemoveFdb(mac, _) => of(Subject::FdbEntry, Part::Mac(*mac)),
     }
 }
 
 impl Retries {
     pub(super) fn is_due(&self, op: &Op) -> bool {
-        self.0.get(&subject(op)).is_none_or(|failure| failure.due <= Instant::now())
+        self.0.is_empty()
+            || self.0.get(&about(op)).is_none_or(|failure| failure.due <= Instant::now())
     }
 
     pub(super) fn failed(&mut self, op: &Op, reason: String) {
-        let failure = self.0.entry(subject(op)).or_insert_with(|| Failure {
+        let failure = self.0.entry(about(op)).or_insert_with(|| Failure {
             backoff: Backoff::new(FIRST, LIMIT),
             due: Instant::now(),
             reason: String::new(),
@@ -61,7 +77,7 @@ impl Retries {
 
     pub(super) fn worked(&mut self, op: &Op) {
         if !self.0.is_empty() {
-            self.0.remove(&subject(op));
+            self.0.remove(&about(op));
         }
     }
 
@@ -69,8 +85,8 @@ impl Retries {
     /// else put it right.
     pub(super) fn forget_all_but(&mut self, plan: &[Op]) {
         if !self.0.is_empty() {
-            let planned: BTreeSet<String> = plan.iter().map(subject).collect();
-            self.0.retain(|subject, _| planned.contains(subject));
+            let planned: BTreeSet<About> = plan.iter().map(about).collect();
+            self.0.retain(|about, _| planned.contains(about));
         }
     }
 
@@ -80,19 +96,12 @@ impl Retries {
 
     /// Complains about what failed; is silent about what works again.
     pub(super) fn report(&self, shared: &Shared) {
-        let present: BTreeMap<String, String> = self
-            .0
-            .iter()
-            .map(|(subject, failure)| (subject.clone(), failure.reason.clone()))
-            .collect();
         let mut state = shared.lock();
-        for prefix in ["device", "peer ", "neighbour ", "FDB entry ", "map entry "] {
-            let group = present
-                .iter()
-                .filter(|(subject, _)| subject.starts_with(prefix))
-                .map(|(subject, reason)| (subject.clone(), reason.clone()))
-                .collect();
-            state.health.replace_group(prefix, &group);
+        for subject in SUBJECTS {
+            let failed = self.0.iter().filter(|(about, _)| about.subject == subject);
+            let failed =
+                failed.map(|(about, failure)| (about.part.clone(), failure.reason.clone()));
+            state.report(subject, failed.collect::<Found>());
         }
     }
 }

@@ -2,8 +2,9 @@
 //! (behind NAT, or from a secondary address): the source check takes them for
 //! forged, and their node cannot know.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
+
+use flannel_core::health::{Found, Part, Subject};
 
 use super::Reconciler;
 use crate::bpf::{Stranger, VerifySource};
@@ -13,28 +14,31 @@ use crate::status::lock;
 
 /// The complaint ends when nothing has come for so long.
 const QUIET: Duration = Duration::from_secs(60);
-/// Beginning of the subjects of these complaints.
-const GROUP: &str = "source of peer ";
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Complains about each peer whose packets come from a foreign address.
     pub(super) fn check_strangers(&self) {
         let strangers = lock(&self.datapath).as_ref().map(|datapath| datapath.strangers(QUIET));
-        let Some(Ok(strangers)) = strangers else { return };
+        let strangers = match strangers {
+            None => return,
+            Some(Ok(strangers)) => strangers,
+            Some(Err(error)) => {
+                return self.shared.report(Subject::PeerSource, Found::not_well(error.to_string()));
+            }
+        };
         let dropped = self.settings.verify_source == VerifySource::Drop;
-        let state = self.shared.lock();
-        let present: BTreeMap<String, String> = strangers
+        let mut state = self.shared.lock();
+        let foreign: Found = strangers
             .iter()
             .filter_map(|stranger| {
                 let lease = state.peers.get(&stranger.subnet)?.public_ip;
                 // The lease may name it meanwhile.
                 let foreign = (lease != stranger.address)
                     .then(|| describe(stranger, &lease.to_string(), dropped))?;
-                Some((format!("{GROUP}{}", stranger.subnet), foreign))
+                Some((Part::Subnet(stranger.subnet), foreign))
             })
             .collect();
-        drop(state);
-        self.shared.lock().health.replace_group(GROUP, &present);
+        state.report(Subject::PeerSource, foreign);
     }
 }
 

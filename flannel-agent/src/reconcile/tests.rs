@@ -1,19 +1,22 @@
 //! Passes over fakes: what is done, what is left alone, what is tried again.
 
+mod complaints;
 mod conntrack;
 mod direct;
 mod packet_rules;
 
 use std::net::Ipv4Addr;
 
+use flannel_core::config::VxlanConfig;
+use flannel_core::health::About;
+use flannel_core::link::{LinkAddress, RouteTo};
+
 use super::*;
 use crate::bpf::FastPath;
 use crate::bpf::fake::FakeDatapath;
-use crate::config::VxlanConfig;
 use crate::firewall::fake::FakeFirewall;
-use crate::kernel::blackhole::Blackhole;
 use crate::kernel::fake::FakeKernel;
-use crate::kernel::{LinkAddress, RouteTo};
+use flannel_core::blackhole::Blackhole;
 
 const NODE: u8 = 1;
 
@@ -115,7 +118,7 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         backend,
     };
     let settings = Settings {
-        underlay: crate::underlay::Wish::default(),
+        underlay: flannel_core::underlay::Wish::default(),
         masquerade: true,
         forward: true,
         fully_random: true,
@@ -154,7 +157,13 @@ impl Bench {
     }
 
     fn complaints(&self) -> Vec<String> {
-        self.shared.lock().health.lines().into_iter().map(|line| line.what).collect()
+        self.shared
+            .lock()
+            .health
+            .lines(std::time::Instant::now())
+            .into_iter()
+            .map(|line| line.what)
+            .collect()
     }
 }
 
@@ -240,7 +249,7 @@ async fn a_failure_is_retried_and_stops_nobody_else() {
     let outcome = bench.pass(&[peer(2), peer(3)], RENEWED).await;
     assert!(outcome.retry_at.is_some());
     assert_eq!(bench.observed().routes.len(), 1, "the other peer's");
-    assert_eq!(bench.complaints(), [subject_of_peer(peer(2).subnet)]);
+    assert_eq!(bench.complaints(), [About::peer(peer(2).subnet).to_string()]);
     bench.reconciler.kernel.state().failing.clear();
     bench.pass(&[peer(2), peer(3)], RENEWED).await;
     assert_eq!(bench.observed().routes.len(), 1, "not before it is due");

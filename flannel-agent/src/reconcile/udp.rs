@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use flannel_core::config::Backend;
+use flannel_core::desired::Desired;
+use flannel_core::health::Subject;
 use ipnetwork::Ipv4Network;
 
 use super::Reconciler;
+use crate::backend::udp::DEVICE;
 use crate::backend::udp::overlay::Wanted;
 use crate::backend::udp::proxy::{self, Settings};
-use crate::backend::udp::{DEVICE, SUBJECT};
-use crate::config::Backend;
-use crate::desired::Desired;
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 
@@ -38,13 +39,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         };
         let result = self.udp.ensure(&self.kernel, &wanted, &peers).await;
         self.unfinished.wake.look |= result.is_err();
-        let (reason, icmp) = match result {
-            Ok(icmp) => (None, icmp),
-            Err(reason) => (Some(reason), None),
-        };
         let mut state = self.shared.lock();
         state.proxy = self.udp.proxy();
-        state.health.report(SUBJECT, reason);
-        state.health.report("ICMP errors", icmp);
+        state.report(Subject::UdpProxy, result.as_ref());
+        state.report(Subject::IcmpErrors, result.ok().flatten());
     }
 }

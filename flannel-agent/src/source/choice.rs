@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::free::{fits, is_free, pick};
 use ipnetwork::Ipv4Network;
 use rand::Rng as _;
 
 use super::{Claim, SourceError};
-use crate::config::NetworkConfig;
-use crate::lease::free::{fits, is_free, pick};
 
 /// Tries of an acquisition. Each lost one means that another node acquired,
 /// so that even large fleets starting at once are done before.

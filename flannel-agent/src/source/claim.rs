@@ -2,13 +2,13 @@
 
 use std::net::Ipv4Addr;
 
+use flannel_core::lease::Lease;
+use flannel_core::lease::attrs::LeaseAttrs;
+use flannel_core::lease::key::SubnetKey;
+use flannel_core::mac::MacAddr;
 use ipnetwork::Ipv4Network;
 
 use super::SourceError;
-use crate::lease::attrs::LeaseAttrs;
-use crate::lease::key::SubnetKey;
-use crate::lease::table::Lease;
-use crate::mac::MacAddr;
 
 /// What a node asks for.
 #[derive(Clone, Debug)]

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::Lease;
+use flannel_core::lease::free::{fits, is_free, pick};
+use flannel_core::lease::update::LeaseUpdate;
 use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::question;
-use super::{Claim, LEASE_TTL, LeaseSource, LeaseUpdate, SourceError};
-use crate::config::NetworkConfig;
-use crate::lease::free::{fits, is_free, pick};
-use crate::lease::table::Lease;
+use super::{Claim, LEASE_TTL, LeaseSource, SourceError};
 
 /// A call of [`LeaseSource`] that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -252,8 +253,8 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::lease::attrs::LeaseAttrs;
-    use crate::mac::MacAddr;
+    use flannel_core::lease::attrs::LeaseAttrs;
+    use flannel_core::mac::MacAddr;
 
     fn fake() -> FakeSource {
         FakeSource::new(NetworkConfig::parse(CONFIG).unwrap())

@@ -4,12 +4,13 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use flannel_core::lease::Lease;
+use flannel_core::lease::update::LeaseUpdate;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 
-use super::{LeaseUpdate, SourceError};
+use super::SourceError;
 use crate::backoff::Backoff;
-use crate::lease::table::Lease;
 
 /// First pause after a break.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);

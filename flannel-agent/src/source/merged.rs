@@ -9,6 +9,10 @@ mod view;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::Lease;
+use flannel_core::lease::free::fits;
+use flannel_core::lease::update::LeaseUpdate;
 use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,10 +21,7 @@ use self::view::{Api, View};
 use super::choice::{ACQUIRE_ROUNDS, pause};
 use super::etcd2::Etcd2;
 use super::etcd3::Etcd3;
-use super::{Claim, LeaseSource, LeaseUpdate, SourceError};
-use crate::config::NetworkConfig;
-use crate::lease::free::fits;
-use crate::lease::table::Lease;
+use super::{Claim, LeaseSource, SourceError};
 
 /// Updates that may wait for the reader.
 const UPDATES: usize = 256;

@@ -7,27 +7,8 @@ use serde::Serialize;
 use super::SourceError;
 use super::etcd2::Etcd2;
 use super::etcd3::Etcd3;
+use super::holdings::{Holdings, Item};
 use super::options::EtcdOptions;
-
-/// A key with its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// Without the prefix: `config`, or `subnets/10.5.1.0-24`.
-    pub key: String,
-    /// Byte for byte.
-    pub value: String,
-    /// Seconds that are left; `None` for the config and for a reservation.
-    pub seconds_left: Option<u64>,
-}
-
-/// What v2 holds.
-#[derive(Debug, Default)]
-pub struct Holdings {
-    /// What can be copied.
-    pub items: Vec<Item>,
-    /// Keys that cannot be read as leases, and why.
-    pub unreadable: Vec<(String, String)>,
-}
 
 /// What is to be done about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -10,6 +10,7 @@ pub mod etcd3;
 pub mod fake;
 mod follow;
 mod hint;
+pub mod holdings;
 mod merged;
 pub mod migration;
 pub mod options;
@@ -22,45 +23,15 @@ use std::future::Future;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use flannel_core::config::{ConfigError, NetworkConfig};
+use flannel_core::lease::Lease;
+use flannel_core::lease::update::LeaseUpdate;
 use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{ConfigError, NetworkConfig};
-use crate::lease::table::Lease;
-
 /// Life of a lease, as flannel has it.
 pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// A change of the leases, in the order of the store.
-#[derive(Clone, Debug, PartialEq)]
-pub enum LeaseUpdate {
-    /// All leases as of `revision`: replaces everything known.
-    Snapshot {
-        /// Every lease that could be read, our own too.
-        leases: Vec<Lease>,
-        /// Revision of the store.
-        revision: i64,
-    },
-    /// A lease was written.
-    Put {
-        /// The lease as it is now.
-        lease: Lease,
-    },
-    /// A lease was deleted or ran out.
-    Removed {
-        /// Its subnet.
-        subnet: Ipv4Network,
-        /// Revision of the store.
-        revision: i64,
-    },
-    /// The store cannot be followed at the moment. Nothing changes for the
-    /// data plane; status shows the reason. A `Snapshot` follows once it can.
-    Disconnected {
-        /// What failed, with the endpoint.
-        reason: String,
-    },
-}
 
 /// The verbs that the agent needs of a store.
 ///

@@ -2,7 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::SourceError;
+
+/// `--etcd-api`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EtcdApi {
+    /// The one that has the network config; v3 if both have it
+    #[default]
+    Auto,
+    /// v2, as flannel up to 0.17 uses it
+    V2,
+    /// v3, as flannel since 0.18 uses it
+    V3,
+    /// Leases in v3, mirrored in v2, and peers of both: for the time in which a
+    /// cluster is moved from v2 to v3
+    Both,
+}
 
 /// Where systems keep the CAs that they trust, as Go's crypto/x509 has them.
 const SYSTEM_CAS: [&str; 5] = [

@@ -3,18 +3,18 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::Lease;
+use flannel_core::lease::update::LeaseUpdate;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::etcd2::Etcd2;
 use super::etcd3::Etcd3;
 use super::merged::Merged;
-use super::options::EtcdOptions;
-use super::{Claim, LeaseSource, LeaseUpdate, SourceError};
+use super::options::{EtcdApi, EtcdOptions};
+use super::{Claim, LeaseSource, SourceError};
 use crate::backoff::Backoff;
-use crate::cli::EtcdApi;
-use crate::config::NetworkConfig;
-use crate::lease::table::Lease;
 
 /// Leases in etcd, by one of its APIs or by both. Clones share everything.
 #[derive(Clone)]

@@ -15,19 +15,17 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use flannel_core::envelope::{Facts, Judgement, NetdevChain, Report, Scene, Seen, judge};
+use flannel_core::envelope::{Inlet, PodVeth};
+use flannel_core::health::Subject;
 use ipnetwork::Ipv4Network;
 
 use self::arrivals::Arrivals;
 pub use self::task::start;
-use crate::bpf::{Datapath, Inlet, PodVeth, Teller};
-use crate::envelope::{Facts, Judgement, NetdevChain, Report, Scene, Seen, judge};
+use crate::bpf::{Datapath, Teller};
 use crate::kernel::Inspect;
 use crate::kernel::events::Scope;
 use crate::status::Shared;
-
-/// Subject of the complaint that nothing, or nothing that comes in, is carried.
-pub const FAST_PATH: &str = "fast path";
-const SUBJECT: &str = "devices";
 
 /// What is seen and judged, for the reconciler and the task.
 #[derive(Clone)]
@@ -179,11 +177,13 @@ impl Watch {
         state.rules_known = read.is_ok();
         let reason = read
             .as_ref()
-            .err()
-            .map(|error| format!("{error}; packets with a firewall mark are left to the kernel"));
+            .map_err(|error| {
+                format!("{error}; packets with a firewall mark are left to the kernel")
+            })
+            .map(drop);
         // What cannot be read may look at marks.
         state.seen.mark_rules = read.unwrap_or(true);
-        self.shared.lock().health.report("ip rules", reason);
+        self.shared.report(Subject::RoutingRules, reason);
     }
 
     /// The other network namespaces that are not looked into yet, or `all`.
@@ -218,8 +218,7 @@ impl Watch {
     fn raise(&self) {
         let mut teller = self.teller.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(raised) = teller.as_mut().map(|teller| teller.raise_generation()) {
-            let reason = raised.err().map(|error| error.to_string());
-            self.shared.lock().health.report("generation", reason);
+            self.shared.report(Subject::Generation, raised);
         }
     }
 
@@ -229,8 +228,7 @@ impl Watch {
         let judged = &state.judgement;
         let Some(teller) = &mut state.teller else { return };
         let told = teller.set_veths(&judged.veths).and_then(|()| teller.set_keep(judged.keep));
-        let reason = told.err().map(|error| error.to_string());
-        self.shared.lock().health.report(SUBJECT, reason);
+        self.shared.report(Subject::Devices, told);
     }
 
     fn judge(&self, state: &mut State) {
@@ -243,7 +241,7 @@ impl Watch {
         state.judgement = judged;
         let complaint = said::complaint(state);
         let mut shared = self.shared.lock();
-        shared.health.report(FAST_PATH, complaint);
+        shared.report(Subject::FastPath, complaint);
         if changed {
             let hooks = std::mem::take(&mut shared.datapath.envelope.hooks);
             shared.datapath.envelope = Report { hooks, ..state.judgement.report.clone() };

@@ -2,9 +2,10 @@
 
 use std::fmt::Display;
 
+use flannel_core::envelope::Inward;
+use flannel_core::envelope::{Outward, Report};
+
 use super::State;
-use crate::bpf::Inward;
-use crate::envelope::{Outward, Report};
 
 /// Lines about veths that one change logs at most.
 const LINES: usize = 20;
@@ -51,7 +52,7 @@ pub(super) fn complaint(state: &State) -> Option<String> {
     }
     let report = &state.judgement.report;
     let keep = state.judgement.keep;
-    let nobody = |free: &dyn Fn(&crate::envelope::VethReport) -> bool| {
+    let nobody = |free: &dyn Fn(&flannel_core::envelope::VethReport) -> bool| {
         !report.veths.is_empty() && !report.veths.iter().any(free)
     };
     let none_out = keep.out || nobody(&|veth| veth.outward == Outward::Carried);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
 
+use flannel_core::health::Subject;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -171,7 +172,7 @@ impl Task {
                 self.deaf
             )
         });
-        self.watch.shared.lock().health.report("kernel events", reason);
+        self.watch.shared.report(Subject::KernelEvents, reason);
     }
 
     fn do_what_is_due(&mut self, now: Instant) {

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use flannel_core::envelope::KeptWay;
+use flannel_core::envelope::{Inward, Tcx, TcxProgram};
+use flannel_core::envelope::{PodEnd, Stacked, TrafficControl};
+use flannel_core::health::{About, Subject};
+use flannel_core::link::Link;
+use flannel_core::pods::Choice;
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::bpf::fake::FakeDatapath;
-use crate::bpf::{Inward, Tcx, TcxProgram};
-use crate::envelope::{Choice, KeptWay};
 use crate::kernel::fake::FakeKernel;
-use crate::kernel::{EventSource, Kernel as _, KernelEvent, Link, PodEnd, Stacked, TrafficControl};
+use crate::kernel::{EventSource, Kernel as _, KernelEvent};
 
 const ETH0: u32 = 2;
 const FLANNEL: u32 = 3;
@@ -83,7 +87,7 @@ impl Bench {
         self.datapath.state().generation
     }
 
-    fn complaint(&self, what: &str) -> Option<String> {
+    fn complaint(&self, what: impl Into<About>) -> Option<String> {
         self.shared.lock().health.reason(what).map(str::to_owned)
     }
 
@@ -247,7 +251,7 @@ async fn while_nobody_tells_it_looks_each_second_and_says_so() {
     pause(3000).await;
     events.send(KernelEvent::Deaf(EventSource::Routing)).await.unwrap();
     pause(10).await;
-    assert!(bench.complaint("kernel events").unwrap().contains("Routing"));
+    assert!(bench.complaint(Subject::KernelEvents).unwrap().contains("Routing"));
     for limited in [true, false] {
         if limited {
             bench.limit(VETH0)
@@ -261,7 +265,7 @@ async fn while_nobody_tells_it_looks_each_second_and_says_so() {
     }
     events.send(KernelEvent::Hears(EventSource::Routing)).await.unwrap();
     pause(10).await;
-    assert_eq!(bench.complaint("kernel events"), None);
+    assert_eq!(bench.complaint(Subject::KernelEvents), None);
     assert_eq!(rest.try_recv().unwrap(), KernelEvent::Overrun, "for the loop, too");
     let looks = bench.kernel.state().traffic_looks[&VETH0];
     pause(5000).await;
@@ -297,18 +301,18 @@ async fn xdp_in_a_pod_is_seen_when_its_veth_changes() {
 #[test]
 fn that_nothing_is_carried_is_a_complaint() {
     let mut bench = Bench::new();
-    assert_eq!(bench.complaint(FAST_PATH), None);
+    assert_eq!(bench.complaint(Subject::FastPath), None);
     bench.limit(FLANNEL);
     let other = TcxProgram { id: 9, ours: false };
     let tcx = Tcx { ingress: vec![other], egress: vec![] };
     bench.datapath.state().tcx.insert(FLANNEL, tcx);
     // The device is looked at anew.
     bench.watch.look(&[FLANNEL].into());
-    let complaint = bench.complaint(FAST_PATH).unwrap();
+    let complaint = bench.complaint(Subject::FastPath).unwrap();
     assert!(complaint.contains("flannel.1: root qdisc tbf"), "{complaint}");
     bench.datapath.state().tcx.clear();
     bench.settle();
-    assert_eq!(bench.complaint(FAST_PATH), None, "one way is carried");
+    assert_eq!(bench.complaint(Subject::FastPath), None, "one way is carried");
 }
 
 #[test]
@@ -318,11 +322,11 @@ fn packets_that_come_by_no_hook_are_a_complaint() {
     bench.settle();
     bench.kernel.state().received.insert(FLANNEL, 150);
     bench.settle();
-    let complaint = bench.complaint(FAST_PATH).unwrap();
+    let complaint = bench.complaint(Subject::FastPath).unwrap();
     assert!(complaint.contains("50 packets") && complaint.contains("eth0"), "{complaint}");
     bench.datapath.state().seen_from_underlay = 1;
     bench.settle();
-    assert_eq!(bench.complaint(FAST_PATH), None);
+    assert_eq!(bench.complaint(Subject::FastPath), None);
 }
 
 #[test]
@@ -330,9 +334,9 @@ fn a_node_whose_pods_have_no_veths_carries_nothing() {
     let mut bench = Bench::new();
     bench.links.retain(|link| link.ifindex != VETH0);
     bench.settle();
-    assert_eq!(bench.complaint(FAST_PATH), None, "no pods yet");
+    assert_eq!(bench.complaint(Subject::FastPath), None, "no pods yet");
     bench.links.push(link(9, "nk0", "netkit"));
     bench.settle();
-    let complaint = bench.complaint(FAST_PATH).unwrap();
+    let complaint = bench.complaint(Subject::FastPath).unwrap();
     assert!(complaint.contains("netkit on nk0"), "{complaint}");
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use flannel_agent::lease::table::Lease;
 use flannel_agent::source::{Claim, LEASE_TTL, LeaseSource, SourceError};
+use flannel_core::lease::Lease;
 
 use super::server::{Etcd, free_port};
 use super::*;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use flannel_agent::source::{LeaseSource, LeaseUpdate, SourceError};
+use flannel_agent::source::{LeaseSource, SourceError};
+use flannel_core::lease::update::LeaseUpdate;
 use tokio_util::sync::CancellationToken;
 
 use super::certificates::{Files, ca, flag};

@@ -13,12 +13,12 @@ mod watch;
 use std::net::Ipv4Addr;
 use std::process::Command;
 
-use flannel_agent::config::NetworkConfig;
-use flannel_agent::lease::attrs::LeaseAttrs;
-use flannel_agent::mac::MacAddr;
 use flannel_agent::source::etcd2::Etcd2;
 use flannel_agent::source::options::EtcdOptions;
 use flannel_agent::source::{Claim, LeaseSource};
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::attrs::LeaseAttrs;
+use flannel_core::mac::MacAddr;
 use ipnetwork::Ipv4Network;
 use serde_json::Value;
 

@@ -1,8 +1,9 @@
 //! Which API is taken, and both at once.
 
-use flannel_agent::cli::EtcdApi;
+use flannel_agent::source::options::EtcdApi;
 use flannel_agent::source::store::Store;
-use flannel_agent::source::{LeaseSource, LeaseUpdate, SourceError};
+use flannel_agent::source::{LeaseSource, SourceError};
+use flannel_core::lease::update::LeaseUpdate;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 

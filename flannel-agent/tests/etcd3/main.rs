@@ -9,12 +9,12 @@ mod watch;
 use std::net::Ipv4Addr;
 
 use etcd_client::{Client, GetOptions, KeyValue, PutOptions};
-use flannel_agent::config::NetworkConfig;
-use flannel_agent::lease::attrs::LeaseAttrs;
-use flannel_agent::mac::MacAddr;
 use flannel_agent::source::etcd3::Etcd3;
 use flannel_agent::source::options::EtcdOptions;
 use flannel_agent::source::{Claim, LeaseSource};
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::attrs::LeaseAttrs;
+use flannel_core::mac::MacAddr;
 use ipnetwork::Ipv4Network;
 
 use self::server::Etcd;

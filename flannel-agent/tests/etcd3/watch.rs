@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use flannel_agent::source::{LeaseSource, LeaseUpdate};
+use flannel_agent::source::LeaseSource;
+use flannel_core::lease::update::LeaseUpdate;
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 

@@ -2,11 +2,14 @@
 
 use std::net::Ipv4Addr;
 
-use flannel_agent::desired::{Desired, Device, Peer};
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel, PROTOCOL};
-use flannel_agent::mac::MacAddr;
-use flannel_agent::plan::{self, Observed, Op};
+use flannel_core::desired::{Desired, Device};
+use flannel_core::mac::MacAddr;
+use flannel_core::observed::Observed;
+use flannel_core::op::Op;
+use flannel_core::peer::Peer;
+use flannel_core::plan;
 use ipnetwork::Ipv4Network;
 
 use super::{json, run};

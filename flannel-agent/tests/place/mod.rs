@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use flannel_agent::bpf;
 use flannel_agent::bpf::loader::Loaded;
-use flannel_agent::bpf::{
-    self, AttachMode, Datapath as _, Inward, LoadOptions, Places, PodVeth, VethEntry, XdpMode,
-};
-use flannel_agent::desired::Peer;
-use flannel_agent::mac::MacAddr;
+use flannel_agent::bpf::{AttachMode, Datapath as _, LoadOptions, Places, XdpMode};
+use flannel_core::envelope::{Inward, PodVeth, VethEntry};
+use flannel_core::mac::MacAddr;
+use flannel_core::peer::Peer;
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};

@@ -15,8 +15,9 @@ mod shared;
 mod socket;
 mod tun;
 
-/// Subject of the complaints about proxy and device.
-pub const SUBJECT: &str = "udp proxy";
+/// What carries the packets, for status.
+pub const PROXY: &str = "udp proxy";
 
-pub use self::overlay::{DEVICE, Overlay, SharedProxy, UdpCounters};
+pub use self::counters::UdpCounters;
+pub use self::overlay::{DEVICE, Overlay, SharedProxy};
 pub use self::proxy::Proxy;

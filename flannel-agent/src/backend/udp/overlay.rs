@@ -4,28 +4,17 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use flannel_core::observed::{Observed, ObservedRoute};
+use flannel_core::op::Op;
+use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
-use serde::Serialize;
 
+use super::counters::UdpCounters;
 use super::proxy::{Proxy, Settings};
 use crate::kernel::Kernel;
-use crate::plan::{Observed, ObservedRoute, Op, within};
 
 /// Name of the TUN device, flannel's first `flannel%d`.
 pub const DEVICE: &str = "flannel0";
-
-/// Packets and bytes (of IPv4 packets, headers included) of one peer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct UdpCounters {
-    /// Sent: packets.
-    pub tx_udp_packets: u64,
-    /// Sent: bytes.
-    pub tx_udp_bytes: u64,
-    /// Received: packets.
-    pub rx_udp_packets: u64,
-    /// Received: bytes.
-    pub rx_udp_bytes: u64,
-}
 
 /// The running proxy, shared with who reads its counters.
 #[derive(Clone, Debug, Default)]
@@ -204,8 +193,9 @@ fn describe(op: &Op) -> String {
 mod tests {
     use super::*;
     use crate::bpf::VerifySource;
-    use crate::mac::MacAddr;
-    use crate::plan::{self, ObservedDevice};
+    use flannel_core::mac::MacAddr;
+    use flannel_core::model;
+    use flannel_core::observed::ObservedDevice;
 
     fn wanted() -> Wanted {
         let settings = Settings {
@@ -248,7 +238,7 @@ mod tests {
             Op::PutLinkRoute(net("10.2.0.0/16")),
         ];
         assert_eq!(ops, expected);
-        ops.iter().for_each(|op| plan::apply(&mut observed, op));
+        ops.iter().for_each(|op| model::apply(&mut observed, op));
         assert_eq!(super::plan(&wanted(), &observed), []);
     }
 
@@ -256,7 +246,7 @@ mod tests {
     fn what_changed_is_put_right_and_what_is_not_ours_stays() {
         let mut observed = new_device();
         for op in super::plan(&wanted(), &observed) {
-            plan::apply(&mut observed, &op);
+            model::apply(&mut observed, &op);
         }
         let settled = observed.clone();
         let device = observed.device.as_mut().unwrap();

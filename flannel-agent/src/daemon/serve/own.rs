@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use flannel_core::health::{Found, Subject};
+use flannel_core::lease::table::OwnChange;
 use tokio::time::Instant;
 
 use super::Loop;
 use crate::daemon::keeper::Kept;
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
-use crate::lease::table::OwnChange;
 use crate::source::LeaseSource;
 use crate::status::LeaseStatus;
 
@@ -40,7 +41,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
             // The store knows best: the renewal is refused if that is so.
             OwnChange::Taken { lease } => format!("{} claims it", lease.attrs.public_ip),
         };
-        self.shared.lock().health.complain("own lease", what);
+        self.shared.report(Subject::OwnLease, Found::not_well(what));
         self.keeper.answer();
         if self.keeper.is_contested() && !self.contested {
             self.contested = true;
@@ -51,7 +52,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
                 ours.attrs.public_ip, ours.subnet
             );
             tracing::error!(why, "the lease is contested");
-            self.shared.lock().health.complain("contested lease", why);
+            self.shared.report(Subject::ContestedLease, Found::not_well(why));
         }
     }
 
@@ -78,7 +79,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
     pub(super) fn watch_contest(&mut self) {
         if self.contested && !self.keeper.is_contested() {
             self.contested = false;
-            self.shared.lock().health.well("contested lease");
+            self.shared.report(Subject::ContestedLease, Found::well());
         }
     }
 
@@ -96,8 +97,8 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
                     public_ip: lease.attrs.public_ip,
                     expires: lease.expires,
                 });
-                state.health.well("renewal of the lease");
-                state.health.well("own lease");
+                state.report(Subject::Renewal, Found::well());
+                state.report(Subject::OwnLease, Found::well());
                 drop(state);
                 self.write_files();
                 if moved {
@@ -105,7 +106,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
                 }
             }
             Kept::Failed(error) => {
-                self.shared.lock().health.complain("renewal of the lease", error.to_string());
+                self.shared.report(Subject::Renewal, Found::not_well(error.to_string()));
             }
             Kept::Lost(error) => self.say_lost(&error.to_string()),
         }
@@ -118,7 +119,10 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
              addresses until they are recreated)"
         );
         let mut state = self.shared.lock();
-        state.health.well("own lease");
-        state.health.complain("lost lease", why);
+        // What was said of a lease that we had is over.
+        for subject in [Subject::OwnLease, Subject::Renewal] {
+            state.report(subject, Found::well());
+        }
+        state.report(Subject::LostLease, Found::not_well(why));
     }
 }

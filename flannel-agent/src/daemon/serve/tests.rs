@@ -4,25 +4,28 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use flannel_core::config::NetworkConfig;
+use flannel_core::envelope::Inward;
+use flannel_core::envelope::TrafficControl;
+use flannel_core::health::{About, Subject};
+use flannel_core::lease::attrs::LeaseAttrs;
+use flannel_core::link::{Link, LinkAddress, RouteTo};
+use flannel_core::mac::MacAddr;
+use flannel_core::op::Op;
+use flannel_core::underlay::Underlay;
 use ipnetwork::Ipv4Network;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::bpf::FastPath;
 use crate::bpf::fake::FakeDatapath;
-use crate::bpf::{FastPath, Inward};
-use crate::config::NetworkConfig;
 use crate::firewall::fake::FakeFirewall;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Link, LinkAddress, RouteTo, TrafficControl};
-use crate::lease::attrs::LeaseAttrs;
-use crate::mac::MacAddr;
-use crate::plan::Op;
 use crate::reconcile::{Identity, Settings, conntrack};
 use crate::source::Claim;
 use crate::source::fake::{Call, FakeSource, Write};
 use crate::status::{SharedDatapath, lock};
-use crate::underlay::Underlay;
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 const OVERLAY: u32 = 3;
@@ -138,7 +141,7 @@ impl Bench {
             backend: config.backend.clone(),
         };
         let settings = Settings {
-            underlay: crate::underlay::Wish::default(),
+            underlay: flannel_core::underlay::Wish::default(),
             masquerade: false,
             forward: true,
             fully_random: true,
@@ -193,7 +196,7 @@ impl Bench {
         std::mem::take(&mut self.kernel.state().applied)
     }
 
-    fn complaint(&self, what: &str) -> Option<String> {
+    fn complaint(&self, what: impl Into<About>) -> Option<String> {
         self.shared.lock().health.reason(what).map(str::to_owned)
     }
 
@@ -228,7 +231,7 @@ async fn the_start_programs_the_peers_and_writes_the_files() {
     let state = state::load(&bench.dir.path().join("state")).state.unwrap();
     assert_eq!(state.subnet, bench.own.subnet);
     assert_eq!(state.sysctls[conntrack::LIBERAL], "0", "for cleanup");
-    assert_eq!(bench.shared.lock().health.lines(), []);
+    assert_eq!(bench.shared.lock().complaints(), []);
     assert_eq!(bench.renewals(), 0);
 }
 
@@ -300,7 +303,7 @@ async fn a_lost_store_keeps_the_peers() {
     bench.source.push_snapshot();
     bench.settle().await;
     assert!(bench.shared.lock().connected);
-    assert_eq!(bench.complaint("store"), None);
+    assert_eq!(bench.complaint(Subject::Store), None);
     assert_eq!(bench.renewals(), 0);
 }
 
@@ -310,15 +313,15 @@ async fn our_lease_is_claimed_again_when_it_goes() {
     bench.source.remove(bench.own.subnet);
     bench.settle().await;
     assert_eq!(bench.stands(), Some(attrs(1)));
-    assert_eq!(bench.complaint("own lease"), None);
+    assert_eq!(bench.complaint(Subject::OwnLease), None);
     // The store away at that moment: as soon as it is back.
     bench.source.fail(Call::Renew, 3);
     bench.source.remove(bench.own.subnet);
     bench.settle().await;
-    assert!(bench.complaint("renewal of the lease").is_some());
+    assert!(bench.complaint(Subject::Renewal).is_some());
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bench.stands(), Some(attrs(1)));
-    assert_eq!(bench.shared.lock().health.lines(), []);
+    assert_eq!(bench.shared.lock().complaints(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -337,7 +340,7 @@ async fn a_subnet_that_another_node_holds_is_not_taken_back() {
     bench.take_applied();
     bench.source.put(Lease { attrs: attrs(9), ..bench.own.clone() });
     bench.settle().await;
-    let reason = bench.complaint("lost lease").unwrap();
+    let reason = bench.complaint(Subject::LostLease).unwrap();
     assert!(reason.contains("192.0.2.9"), "{reason}");
     // Nothing is written, whatever comes; pods here are not cut off.
     bench.source.put(Lease { attrs: attrs(8), ..bench.own.clone() });
@@ -360,7 +363,7 @@ async fn what_others_write_into_our_lease_is_corrected_but_not_in_a_hurry() {
     bench.source.put(wrong.clone());
     bench.settle().await;
     assert_eq!(bench.stands(), Some(attrs(1)));
-    assert_eq!(bench.complaint("own lease"), None);
+    assert_eq!(bench.complaint(Subject::OwnLease), None);
     // Another node with our PublicIP does the same as we.
     for _ in 0..600 {
         if bench.stands() == Some(attrs(1)) {
@@ -370,12 +373,12 @@ async fn what_others_write_into_our_lease_is_corrected_but_not_in_a_hurry() {
     }
     let renewals = bench.renewals();
     assert!((5..=30).contains(&renewals), "{renewals} in ten minutes");
-    let told = bench.complaint("contested lease").expect("a complaint that stays");
+    let told = bench.complaint(Subject::ContestedLease).expect("a complaint that stays");
     assert!(told.contains(&address(1).to_string()), "{told}");
     // The other one has gone.
     tokio::time::sleep(Duration::from_secs(15 * 60)).await;
     bench.settle().await;
-    assert_eq!(bench.complaint("contested lease"), None);
+    assert_eq!(bench.complaint(Subject::ContestedLease), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -383,7 +386,7 @@ async fn the_lease_follows_the_address_of_the_underlay() {
     let bench = Bench::start(&[2]).await;
     bench.kernel.state().links[0].addresses = link(2, "eth0", "", &[address(50)]).addresses;
     bench.tell(KernelEvent::Address { ifindex: 2 }).await;
-    assert_eq!(bench.complaint("lost lease"), None);
+    assert_eq!(bench.complaint(Subject::LostLease), None);
     assert_eq!(bench.stands().unwrap().public_ip, address(50));
     assert_eq!(bench.shared.lock().lease.as_ref().unwrap().public_ip, address(50));
     let device = bench.kernel.state().devices["flannel.1"].device.clone().unwrap();
@@ -411,8 +414,8 @@ async fn a_failing_peer_is_retried_stops_nobody_and_is_forgotten_when_it_leaves(
     bench.source.put(lease(3));
     bench.settle().await;
     assert_eq!(bench.subnets(), [lease(3).subnet]);
-    let subject = format!("peer {}", lease(2).subnet);
-    assert!(bench.complaint(&subject).unwrap().contains("unreachable"));
+    let subject = About::peer(lease(2).subnet);
+    assert!(bench.complaint(subject.clone()).unwrap().contains("unreachable"));
     let passes = bench.passes();
     tokio::time::sleep(Duration::from_secs(60)).await;
     // Hooks are looked after all the time anyway.
@@ -420,7 +423,7 @@ async fn a_failing_peer_is_retried_stops_nobody_and_is_forgotten_when_it_leaves(
     assert!(bench.passes() - passes < hooks + 10, "{} passes", bench.passes() - passes);
     bench.source.remove(lease(2).subnet);
     bench.settle().await;
-    assert_eq!(bench.complaint(&subject), None);
+    assert_eq!(bench.complaint(subject.clone()), None);
     let passes = bench.passes();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(bench.passes() - passes <= hooks + 2, "{} passes", bench.passes() - passes);
@@ -430,7 +433,7 @@ async fn a_failing_peer_is_retried_stops_nobody_and_is_forgotten_when_it_leaves(
     bench.kernel.state().failing.clear();
     tokio::time::sleep(Duration::from_secs(31)).await;
     assert_eq!(bench.subnets().len(), 2);
-    assert_eq!(bench.complaint(&subject), None);
+    assert_eq!(bench.complaint(subject.clone()), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -440,7 +443,7 @@ async fn a_look_that_fails_is_repeated() {
     bench.kernel.state().fail_next_read = Some(libc::EBUSY);
     bench.tell(KernelEvent::Neighbour { ifindex: OVERLAY }).await;
     assert_eq!(bench.subnets(), [lease(2).subnet]);
-    assert_eq!(bench.shared.lock().health.lines(), []);
+    assert_eq!(bench.shared.lock().complaints(), []);
     assert_eq!(bench.datapath.state().veths.len(), 1, "pods kept their hooks");
 }
 
@@ -458,7 +461,7 @@ async fn many_events_cost_few_looks_and_few_generations() {
     assert!((2..=6).contains(&looks), "{looks} looks");
     let raised = bench.generation() - generation;
     assert!((10..=60).contains(&raised), "raised {raised} times");
-    assert_eq!(bench.complaint("firewall"), None);
+    assert_eq!(bench.complaint(Subject::Firewall), None);
 }
 
 #[tokio::test(start_paused = true)]

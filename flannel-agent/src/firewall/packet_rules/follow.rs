@@ -4,12 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flannel_core::firewall::packet_rules::walk::{Findings, Overlay};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::read::Reader;
-use super::walk::{Findings, Overlay};
 use crate::backoff::Backoff;
 
 /// Rules are read at most this often.

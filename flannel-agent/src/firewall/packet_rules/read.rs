@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::process::Output;
 use std::time::Duration;
 
-use super::iptables;
-use super::matches::Names;
-use super::nft::{Devices, Listing};
-use super::ruleset::{Family, RuleSet};
-use super::walk::{self, EgressChain, Findings, Overlay};
+use flannel_core::firewall::packet_rules::iptables;
+use flannel_core::firewall::packet_rules::matches::Names;
+use flannel_core::firewall::packet_rules::nft::{Devices, Listing};
+use flannel_core::firewall::packet_rules::ruleset::{Family, RuleSet};
+use flannel_core::firewall::packet_rules::walk::{self, EgressChain, Findings, Overlay};
+
 use crate::firewall::{FirewallError, legacy, tool};
 use crate::kernel::KernelError;
 use crate::kernel::nftables::{self, BaseChain};

@@ -6,15 +6,16 @@ use std::hash::Hash;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use flannel_core::link::Link;
+use flannel_core::mac::MacAddr;
 use ipnetwork::Ipv4Network;
 use rtnetlink::packet_core::Parseable as _;
 use rtnetlink::packet_route::link::LinkMessage;
 
 use super::scope::Scope;
+use crate::kernel::KernelEvent;
 use crate::kernel::links;
 use crate::kernel::raw::{self, HEADER_LEN};
-use crate::kernel::{KernelEvent, Link};
-use crate::mac::MacAddr;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;

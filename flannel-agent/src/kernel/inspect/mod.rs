@@ -6,14 +6,12 @@ mod tc;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use flannel_core::envelope::{PodEnd, Stacked, TrafficControl};
 use ipnetwork::Ipv4Network;
 
-pub use self::pods::{PodEnd, Stacked};
-pub use self::tc::{Filter, TrafficControl};
 use super::KernelError;
-use super::netlink::explain;
 use super::raw::{self, Raw};
-use super::socket::{Refused, RouteSocket};
+use super::socket::{Refused, RouteSocket, explain};
 
 const RTM_GETLINK: u16 = 18;
 const RTM_GETRULE: u16 = 34;

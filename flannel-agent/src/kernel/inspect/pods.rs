@@ -5,6 +5,7 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd as _;
 
+use flannel_core::envelope::{PodEnd, Stacked};
 use ipnetwork::Ipv4Network;
 
 use super::{IFINFO_LEN, Inspector, RTM_GETLINK, behind, ifinfo};
@@ -32,24 +33,6 @@ const IFLA_TARGET_NETNSID: u16 = 46;
 /// RTEXT_FILTER_SKIP_STATS.
 const SKIP_STATS: u32 = 1 << 3;
 
-/// The end of a veth that is in a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PodEnd {
-    /// Id of its network namespace in ours (IFLA_LINK_NETNSID).
-    pub netns: i32,
-    /// Its interface index there (IFLA_LINK).
-    pub ifindex: u32,
-}
-
-/// A device in a pod that stands on one of ours.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Stacked {
-    /// `ipvlan`, `macvlan`...
-    pub kind: String,
-    /// Interface index of ours.
-    pub lower: u32,
-}
-
 impl Inspector {
     pub(super) fn read_xdp(&mut self, end: PodEnd) -> Result<Option<bool>, KernelError> {
         let mut ask = ifinfo(end.ifindex);
@@ -60,7 +43,7 @@ impl Inspector {
             // EINVAL: the namespace has gone, and its id with it.
             Err(refused) if matches!(refused.errno(), libc::ENODEV | libc::EINVAL) => None,
             Err(refused) => {
-                return Err(crate::kernel::netlink::explain("RTM_GETLINK", object, refused));
+                return Err(crate::kernel::socket::explain("RTM_GETLINK", object, refused));
             }
         };
         Ok(link.map(|link| has_xdp(&link)))

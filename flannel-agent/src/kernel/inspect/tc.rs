@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use flannel_core::envelope::{CLSACT_PRIORITY, Filter, TrafficControl};
 use flannel_ebpf::abi::program;
 
 use super::{Inspector, behind};
-use crate::bpf::CLSACT_PRIORITY;
 use crate::kernel::KernelError;
 use crate::kernel::raw::{self, Raw};
 
@@ -24,30 +24,6 @@ const TCA_CHAIN: u16 = 11;
 const TCA_BPF_NAME: u16 = 7;
 const ETH_P_ALL: u16 = 0x0003;
 const ETH_P_IP: u16 = 0x0800;
-
-/// What traffic control does on a device.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrafficControl {
-    /// Kind of the root qdisc.
-    pub root: String,
-    /// Filters on what comes in, as they run.
-    pub ingress: Vec<Filter>,
-    /// Filters on what goes out, as they run.
-    pub egress: Vec<Filter>,
-}
-
-/// A filter that IPv4 packets meet.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Filter {
-    /// Its chain; filters run those of chain 0, and others where one says so.
-    pub chain: u32,
-    /// Priority: a lower one runs earlier.
-    pub priority: u16,
-    /// Kind (`u32`, `bpf`, `flower`...).
-    pub kind: String,
-    /// One of this agent's programs.
-    pub ours: bool,
-}
 
 impl Inspector {
     pub(super) fn read_traffic_control(

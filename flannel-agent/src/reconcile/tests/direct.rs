@@ -1,8 +1,9 @@
 //! Passes of the backends that reach peers without encapsulation, and of the
 //! one that reaches none.
 
+use flannel_core::observed::DirectRoute;
+
 use super::*;
-use crate::plan::DirectRoute;
 
 impl Bench {
     /// The kernel's way to a peer from now on.
@@ -60,7 +61,7 @@ async fn the_tunnel_stays_while_the_direct_route_cannot_be_put() {
     bench.route(peer(2), None);
     let outcome = bench.pass(&[peer(2)], Wake::ALL).await;
     assert_eq!(bench.observed(), tunnel);
-    assert_eq!(bench.complaints(), [subject_of_peer(peer(2).subnet)]);
+    assert_eq!(bench.complaints(), [About::peer(peer(2).subnet).to_string()]);
     assert!(outcome.retry_at.is_some());
 }
 
@@ -74,7 +75,7 @@ async fn host_gw_puts_routes_repairs_them_and_says_who_is_not_on_the_link() {
     assert_eq!(bench.take_applied(), [Op::PutDirect(direct(2))]);
     assert_eq!(bench.reconciler.mtu(), Some(1500));
     assert!(bench.shared.lock().device.is_none());
-    let lines = bench.shared.lock().health.lines();
+    let lines = bench.shared.lock().complaints();
     assert_eq!(lines.len(), 1);
     assert!(lines[0].reason.contains("reached by the gateway 192.0.2.254"), "{lines:?}");
 

@@ -1,12 +1,14 @@
 //! Rules that judge each packet, from a source in memory to the programs.
 
+use flannel_core::firewall::packet_rules::exempt::everything;
+use flannel_core::firewall::packet_rules::iptables;
+use flannel_core::firewall::packet_rules::walk::{Findings, findings};
+use flannel_core::health::Subject;
 use flannel_ebpf::abi::{Exemption, direction};
 
 use super::*;
-use crate::firewall::packet_rules::exempt::everything;
+use crate::firewall::packet_rules::Mode;
 use crate::firewall::packet_rules::follow::{Follower, Source};
-use crate::firewall::packet_rules::walk::{Findings, findings};
-use crate::firewall::packet_rules::{Mode, iptables};
 use crate::status::PacketRulesStatus;
 
 /// Rules that a test sets, or why they cannot be read.
@@ -109,7 +111,7 @@ async fn what_was_known_holds_while_the_rules_cannot_be_read() {
     assert_eq!(bench.complaints(), ["packet rules"]);
     let reason = |bench: &Bench| {
         let state = bench.shared.lock();
-        state.health.reason("packet rules").unwrap_or_default().to_owned()
+        state.health.reason(Subject::PacketRules).unwrap_or_default().to_owned()
     };
     assert_eq!(reason(&bench), "no nft here; nothing takes the fast path until they are read");
     given.set(Ok(LIMIT));

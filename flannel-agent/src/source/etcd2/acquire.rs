@@ -1,13 +1,13 @@
 //! Writes: acquiring and renewing. Each compares first.
 
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::Lease;
+use flannel_core::lease::free::fits;
 use hyper::Method;
 
 use super::connect::field;
 use super::failure::Refusal;
 use super::{Etcd2, Listing, Node, Stands, decode, unexpected};
-use crate::config::NetworkConfig;
-use crate::lease::free::fits;
-use crate::lease::table::Lease;
 use crate::source::choice::{ACQUIRE_ROUNDS, Choice, RENEW_ROUNDS, choose, pause};
 use crate::source::claim::question;
 use crate::source::{Claim, SourceError};

@@ -2,7 +2,7 @@
 
 use super::{Etcd2, Node};
 use crate::source::SourceError;
-use crate::source::migration::{Holdings, Item};
+use crate::source::holdings::{Holdings, Item};
 
 impl Etcd2 {
     /// The config and all subnet keys, with what is left of their TTLs.

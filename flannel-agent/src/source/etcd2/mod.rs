@@ -12,6 +12,11 @@ mod watch;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::Lease;
+use flannel_core::lease::attrs::LeaseAttrs;
+use flannel_core::lease::key::SubnetKey;
+use flannel_core::lease::update::LeaseUpdate;
 use hyper::Method;
 use ipnetwork::Ipv4Network;
 use serde::Deserialize;
@@ -24,11 +29,7 @@ use super::claim::value;
 use super::follow::follow;
 use super::options::EtcdOptions;
 use super::warned::Warned;
-use super::{Claim, LEASE_TTL, LeaseSource, LeaseUpdate, SourceError};
-use crate::config::NetworkConfig;
-use crate::lease::attrs::LeaseAttrs;
-use crate::lease::key::SubnetKey;
-use crate::lease::table::Lease;
+use super::{Claim, LEASE_TTL, LeaseSource, SourceError};
 
 /// Leases in etcd. Clones share their connections.
 #[derive(Clone)]

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use flannel_core::lease::Lease;
+use flannel_core::lease::update::LeaseUpdate;
 use hyper::Method;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connect::{CALL_TIMEOUT, Request, index, read};
 use super::failure::Refusal;
 use super::{Change, Etcd2};
-use crate::lease::table::Lease;
+use crate::source::SourceError;
 use crate::source::follow::{End, Followed, Updates};
-use crate::source::{LeaseUpdate, SourceError};
 
 /// After so long without a change the poll is made anew: an etcd that has gone
 /// is noticed by this, and the index moves on with the changes of other keys,

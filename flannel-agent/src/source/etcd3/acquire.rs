@@ -6,15 +6,15 @@ use etcd_client::{
     Compare, CompareOp, GetOptions, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, Txn,
     TxnOp, TxnOpResponse,
 };
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::Lease;
+use flannel_core::lease::attrs::LeaseAttrs;
+use flannel_core::lease::free::fits;
 use ipnetwork::Ipv4Network;
 use rand::Rng as _;
 
 use super::failure::{is_lease_exists, is_no_lease};
 use super::{Entry, Etcd3, Listing};
-use crate::config::NetworkConfig;
-use crate::lease::attrs::LeaseAttrs;
-use crate::lease::free::fits;
-use crate::lease::table::Lease;
 use crate::source::choice::{ACQUIRE_ROUNDS, Choice, RENEW_ROUNDS, choose, pause};
 use crate::source::claim::value;
 use crate::source::{Claim, LEASE_TTL, SourceError};

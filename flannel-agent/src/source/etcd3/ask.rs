@@ -1,11 +1,11 @@
 //! A question to the holder of a lease.
 
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
+use flannel_core::lease::Lease;
 use ipnetwork::Ipv4Network;
 
 use super::acquire::Written;
 use super::{Entry, Etcd3};
-use crate::lease::table::Lease;
 use crate::source::SourceError;
 use crate::source::claim::question;
 

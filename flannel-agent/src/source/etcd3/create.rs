@@ -8,7 +8,7 @@ use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
 use super::Etcd3;
 use super::acquire::Written;
 use crate::source::SourceError;
-use crate::source::migration::Item;
+use crate::source::holdings::Item;
 
 impl Etcd3 {
     /// All values below the prefix, by the rest of their keys.

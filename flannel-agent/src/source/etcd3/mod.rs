@@ -15,6 +15,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use etcd_client::{GetOptions, KeyValue};
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::Lease;
+use flannel_core::lease::attrs::LeaseAttrs;
+use flannel_core::lease::key::SubnetKey;
+use flannel_core::lease::update::LeaseUpdate;
 use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -23,11 +28,7 @@ use self::connect::Endpoints;
 use super::follow::follow;
 use super::options::EtcdOptions;
 use super::warned::Warned;
-use super::{Claim, LeaseSource, LeaseUpdate, SourceError};
-use crate::config::NetworkConfig;
-use crate::lease::attrs::LeaseAttrs;
-use crate::lease::key::SubnetKey;
-use crate::lease::table::Lease;
+use super::{Claim, LeaseSource, SourceError};
 
 /// Most bytes that a list of leases may have; 250 bytes are one lease.
 const LIST_LIMIT: usize = 64 << 20;

@@ -1,14 +1,15 @@
 //! Following the leases by one watch of their prefix.
 
 use etcd_client::{EventType, WatchOptions, WatchResponse};
+use flannel_core::lease::Lease;
+use flannel_core::lease::update::LeaseUpdate;
 use tokio::time::timeout;
 
 use super::connect::CALL_TIMEOUT;
 use super::failure::cause;
 use super::{Etcd3, LIST_LIMIT};
-use crate::lease::table::Lease;
+use crate::source::SourceError;
 use crate::source::follow::{End, Followed, Updates};
-use crate::source::{LeaseUpdate, SourceError};
 
 impl Followed for Etcd3 {
     async fn snapshot(&self) -> Result<(Vec<Lease>, i64), SourceError> {

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use flannel_core::lease::Lease;
+use flannel_core::lease::update::LeaseUpdate;
 use ipnetwork::Ipv4Network;
-
-use crate::lease::table::Lease;
-use crate::source::LeaseUpdate;
 
 /// Where an update comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +130,8 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::attrs::LeaseAttrs;
-    use crate::mac::MacAddr;
+    use flannel_core::lease::attrs::LeaseAttrs;
+    use flannel_core::mac::MacAddr;
 
     fn lease(third: u8, node: u8, revision: i64) -> Lease {
         Lease {

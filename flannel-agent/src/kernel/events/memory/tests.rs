@@ -216,7 +216,7 @@ fn a_link_ends_decisions_by_what_packets_depend_on() {
         master: Some(BRIDGE),
         ..Link::default()
     };
-    let bridge = Some(crate::kernel::Bridge { vlan_filtering: true, ..Default::default() });
+    let bridge = Some(flannel_core::link::Bridge { vlan_filtering: true, ..Default::default() });
     for changed in [
         Link { up: false, ..link.clone() },
         Link { carrier: false, ..link.clone() },

@@ -1,0 +1,416 @@
+//! The network config JSON under `<prefix>/config`.
+//!
+//! Meaning and message texts are flannel's. What flannel says stands word for
+//! word in our messages; where that does not tell which key is meant or what
+//! to do, something follows it.
+
+mod error;
+mod go_json;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnetwork::Ipv4Network;
+
+pub use self::error::ConfigError;
+use self::go_json::{Kind, Value, excerpt, names};
+
+/// The backend types that [`NetworkConfig::parse`] accepts, for messages.
+pub const SUPPORTED_BACKENDS: &str = "vxlan, host-gw, udp, alloc";
+
+/// UDP port of the kernel's VXLAN devices when none is given.
+pub const DEFAULT_VXLAN_PORT: u16 = 8472;
+
+/// UDP port of the udp backend when none is given.
+pub const DEFAULT_UDP_PORT: u16 = 8285;
+
+/// Largest VXLAN network identifier (24 bits).
+pub const MAX_VNI: u32 = (1 << 24) - 1;
+
+/// Backend types of flannel, of now and of earlier, that are not there.
+const FLANNELS_OTHER_BACKENDS: [&str; 9] = [
+    "ipip",
+    "wireguard",
+    "ipsec",
+    "extension",
+    "tencent-vpc",
+    "ali-vpc",
+    "aliyun-vpc",
+    "aws-vpc",
+    "gce",
+];
+
+/// Smallest MTU of the underlay that leaves IPv4's minimum of 68 bytes inside.
+const MIN_UNDERLAY_MTU: i64 = 68 + 50;
+
+/// A validated network config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// The overlay network, host bits zero.
+    pub network: Ipv4Network,
+    /// Prefix length of each node's subnet.
+    pub subnet_len: u8,
+    /// First subnet that may be given out (its network address).
+    pub subnet_min: Ipv4Addr,
+    /// Last subnet that may be given out (its network address).
+    pub subnet_max: Ipv4Addr,
+    /// The backend.
+    pub backend: Backend,
+}
+
+/// The `Backend` object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// `"Type": "vxlan"`.
+    Vxlan(VxlanConfig),
+    /// `"Type": "host-gw"`: a route to each peer through the underlay.
+    HostGw,
+    /// `"Type": "udp"`, and what no `Backend` at all means.
+    Udp(UdpConfig),
+    /// `"Type": "alloc"`: a lease and subnet.env, and nothing else.
+    Alloc,
+}
+
+/// Settings of the VXLAN backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VxlanConfig {
+    /// VXLAN network identifier (1).
+    pub vni: u32,
+    /// UDP port (8472, the kernel's default, when 0 or absent).
+    pub port: u16,
+    /// Group-based policy.
+    pub gbp: bool,
+    /// Let the device learn.
+    pub learning: bool,
+    /// MTU of the underlay to assume in bytes; `None`: the interface's.
+    pub mtu: Option<u32>,
+    /// Peers that are reached without a gateway get a route through the
+    /// underlay in place of the tunnel.
+    pub direct_routing: bool,
+}
+
+/// Settings of the udp backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpConfig {
+    /// UDP port of every node (8285).
+    pub port: u16,
+}
+
+/// The top-level keys as they stand in the document.
+struct Document<'a> {
+    enable_ipv4: bool,
+    enable_ipv6: bool,
+    network: Option<Ipv4Network>,
+    subnet_len: i64,
+    subnet_min: Option<Ipv4Addr>,
+    subnet_max: Option<Ipv4Addr>,
+    backend: Option<Value<'a>>,
+}
+
+impl NetworkConfig {
+    /// Reads and checks a network config as flannel's etcd manager does.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let document = Document::read(text)?;
+        if document.enable_ipv6 {
+            let hint = "remove it: only IPv4 overlays are there so far";
+            return Err(ConfigError::NotSupported { key: "EnableIPv6", value: true, hint });
+        }
+        if !document.enable_ipv4 {
+            let hint = "remove it: only IPv4 overlays are there so far";
+            return Err(ConfigError::NotSupported { key: "EnableIPv4", value: false, hint });
+        }
+        let network = document
+            .network
+            .filter(|network| network.prefix() > 0)
+            .ok_or(ConfigError::NoNetwork)?;
+        let subnet_len = subnet_len(network, document.subnet_len)?;
+        let (subnet_min, subnet_max) = range(network, subnet_len, &document)?;
+        let backend = Backend::read(document.backend)?;
+        Ok(Self { network, subnet_len, subnet_min, subnet_max, backend })
+    }
+}
+
+impl<'a> Document<'a> {
+    fn read(text: &'a str) -> Result<Self, ConfigError> {
+        let mut document = Self {
+            enable_ipv4: true,
+            enable_ipv6: false,
+            network: None,
+            subnet_len: 0,
+            subnet_min: None,
+            subnet_max: None,
+            backend: None,
+        };
+        let value = Value::parse(text).map_err(ConfigError::Syntax)?;
+        if value.kind() == Kind::Null {
+            return Ok(document);
+        }
+        let members =
+            value.members().ok_or_else(|| ConfigError::NotAnObject(value.kind().to_string()))?;
+        for (key, value) in members {
+            let is = |field| names(&key, field);
+            if is("Network") {
+                document.network = Some(network("Network", value)?);
+            } else if is("SubnetMin") {
+                document.subnet_min = address("SubnetMin", value)?;
+            } else if is("SubnetMax") {
+                document.subnet_max = address("SubnetMax", value)?;
+            } else if is("SubnetLen") {
+                set(&mut document.subnet_len, value, |value| {
+                    value.integer().filter(|len| *len >= 0)
+                })
+                .map_err(|value| wrong_type("SubnetLen", value, "uint"))?;
+            } else if is("EnableIPv4") {
+                set(&mut document.enable_ipv4, value, Value::boolean)
+                    .map_err(|value| wrong_type("EnableIPv4", value, "bool"))?;
+            } else if is("EnableIPv6") {
+                set(&mut document.enable_ipv6, value, Value::boolean)
+                    .map_err(|value| wrong_type("EnableIPv6", value, "bool"))?;
+            } else if is("Backend") {
+                document.backend = Some(value);
+            }
+        }
+        Ok(document)
+    }
+}
+
+impl Backend {
+    fn read(value: Option<Value<'_>>) -> Result<Self, ConfigError> {
+        let Some(value) = value else { return Ok(Self::Udp(UdpConfig::default())) };
+        let members = match value.kind() {
+            Kind::Null => Vec::new(),
+            kind => value.members().ok_or_else(|| ConfigError::BadBackend {
+                value: kind.to_string(),
+                into: "Go value of type struct { Type string }",
+            })?,
+        };
+        let mut backend_type = String::new();
+        for (key, value) in &members {
+            if names(key, "Type") {
+                set(&mut backend_type, *value, Value::string).map_err(|value| {
+                    ConfigError::BadBackend {
+                        value: without_number(value),
+                        into: "Go struct field .Type of type string",
+                    }
+                })?;
+            }
+        }
+        match backend_type.to_lowercase().as_str() {
+            "vxlan" => VxlanConfig::read(&members).map(Backend::Vxlan),
+            "host-gw" => Ok(Backend::HostGw),
+            "udp" => UdpConfig::read(&members).map(Backend::Udp),
+            "alloc" => Ok(Backend::Alloc),
+            other if FLANNELS_OTHER_BACKENDS.contains(&other) => {
+                Err(ConfigError::UnsupportedBackend(other.to_owned()))
+            }
+            _ => Err(ConfigError::UnknownBackend(excerpt(&backend_type))),
+        }
+    }
+
+    /// The type as flannel spells it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Vxlan(_) => "vxlan",
+            Self::HostGw => "host-gw",
+            Self::Udp(_) => "udp",
+            Self::Alloc => "alloc",
+        }
+    }
+
+    /// Name of the VXLAN device, with the backend that has one.
+    pub fn vxlan_device(&self) -> Option<String> {
+        match self {
+            Self::Vxlan(vxlan) => Some(vxlan.device()),
+            Self::HostGw | Self::Udp(_) | Self::Alloc => None,
+        }
+    }
+}
+
+impl Default for UdpConfig {
+    fn default() -> Self {
+        Self { port: DEFAULT_UDP_PORT }
+    }
+}
+
+impl UdpConfig {
+    fn read(members: &[(String, Value<'_>)]) -> Result<Self, ConfigError> {
+        let mut port = i64::from(DEFAULT_UDP_PORT);
+        for (key, value) in members {
+            if names(key, "Port") {
+                set(&mut port, *value, Value::integer).map_err(|value| {
+                    ConfigError::UdpWrongType { key: "Port", value, expected: "int" }
+                })?;
+            }
+        }
+        let port = u16::try_from(port)
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or(ConfigError::OutOfRange { key: "Port", value: port, range: "1 to 65535" })?;
+        Ok(Self { port })
+    }
+}
+
+impl VxlanConfig {
+    /// Name of the device.
+    pub fn device(&self) -> String {
+        format!("flannel.{}", self.vni)
+    }
+
+    fn read(members: &[(String, Value<'_>)]) -> Result<Self, ConfigError> {
+        let (mut vni, mut port, mut mtu) = (1, 0, 0);
+        let (mut gbp, mut learning, mut direct_routing) = (false, false, false);
+        for (key, value) in members {
+            let integers = [("VNI", &mut vni), ("Port", &mut port), ("MTU", &mut mtu)];
+            for (field, target) in integers {
+                if names(key, field) {
+                    set(target, *value, Value::integer)
+                        .map_err(|value| vxlan_wrong_type(field, value, "int"))?;
+                }
+            }
+            let booleans = [
+                ("GBP", &mut gbp),
+                ("Learning", &mut learning),
+                ("DirectRouting", &mut direct_routing),
+            ];
+            for (field, target) in booleans {
+                if names(key, field) {
+                    set(target, *value, Value::boolean)
+                        .map_err(|value| vxlan_wrong_type(field, value, "bool"))?;
+                }
+            }
+        }
+        let out_of_range = |key, value, range| ConfigError::OutOfRange { key, value, range };
+        let vni = u32::try_from(vni)
+            .ok()
+            .filter(|vni| *vni <= MAX_VNI)
+            .ok_or_else(|| out_of_range("VNI", vni, "0 to 16777215"))?;
+        let port = match u16::try_from(port) {
+            Ok(0) => DEFAULT_VXLAN_PORT,
+            Ok(port) => port,
+            Err(_) => return Err(out_of_range("Port", port, "0 to 65535 (0: the kernel's 8472)")),
+        };
+        let mtu = match mtu {
+            0 => None,
+            _ => Some(
+                u32::try_from(mtu)
+                    .ok()
+                    .filter(|_| (MIN_UNDERLAY_MTU..=65535).contains(&mtu))
+                    .ok_or_else(|| {
+                        out_of_range("MTU", mtu, "118 to 65535, or 0 for the interface's")
+                    })?,
+            ),
+        };
+        Ok(Self { vni, port, gbp, learning, mtu, direct_routing })
+    }
+}
+
+/// Sets a field from a value; `null` leaves it alone. The error is the value
+/// as Go's messages name it.
+fn set<'a, T>(
+    target: &mut T,
+    value: Value<'a>,
+    read: impl Fn(Value<'a>) -> Option<T>,
+) -> Result<(), String> {
+    if value.kind() != Kind::Null {
+        *target = read(value).ok_or_else(|| match value.kind() {
+            Kind::Number => format!("number {}", excerpt(value.text())),
+            kind => kind.to_string(),
+        })?;
+    }
+    Ok(())
+}
+
+fn wrong_type(key: &'static str, value: String, expected: &'static str) -> ConfigError {
+    // Go names the number only if its type could have held another one.
+    let value = if expected == "bool" { without_number(value) } else { value };
+    ConfigError::WrongType { key, value, expected }
+}
+
+fn vxlan_wrong_type(key: &'static str, value: String, expected: &'static str) -> ConfigError {
+    let value = if expected == "bool" { without_number(value) } else { value };
+    ConfigError::VxlanWrongType { key, value, expected }
+}
+
+fn without_number(value: String) -> String {
+    if value.starts_with("number ") { "number".to_owned() } else { value }
+}
+
+/// A value that flannel's own address types read, which do not skip `null`.
+fn address_text(value: Value<'_>) -> String {
+    value.string().unwrap_or_else(|| value.text().to_owned())
+}
+
+fn network(key: &'static str, value: Value<'_>) -> Result<Ipv4Network, ConfigError> {
+    let text = address_text(value);
+    let bad = || ConfigError::BadCidr { key, value: excerpt(&text) };
+    let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
+    if prefix.is_empty() || !prefix.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(bad());
+    }
+    let prefix: u8 = prefix.parse().map_err(|_| bad())?;
+    match address.parse().map_err(|_| bad())? {
+        IpAddr::V4(address) => {
+            let network = Ipv4Network::new(address, prefix).map_err(|_| bad())?;
+            Ipv4Network::new(network.network(), prefix).map_err(|_| bad())
+        }
+        IpAddr::V6(_) if prefix <= 128 => Err(ConfigError::NotIpv4 { key, value: excerpt(&text) }),
+        IpAddr::V6(_) => Err(bad()),
+    }
+}
+
+/// An address; `0.0.0.0` means "not given".
+fn address(key: &'static str, value: Value<'_>) -> Result<Option<Ipv4Addr>, ConfigError> {
+    let text = address_text(value);
+    match text.parse() {
+        Ok(IpAddr::V4(address)) => Ok((!address.is_unspecified()).then_some(address)),
+        Ok(IpAddr::V6(_)) => Err(ConfigError::NotIpv4 { key, value: excerpt(&text) }),
+        Err(_) => Err(ConfigError::BadAddress { key, value: excerpt(&text) }),
+    }
+}
+
+/// The prefix length of the subnets; `asked` is 0 when none is given.
+fn subnet_len(network: Ipv4Network, asked: i64) -> Result<u8, ConfigError> {
+    let prefix = network.prefix();
+    match asked {
+        0 if prefix > 28 => Err(ConfigError::NetworkTooSmall(network)),
+        0 if prefix <= 22 => Ok(24),
+        0 => Ok(prefix + 2),
+        _ => {
+            let len = u8::try_from(asked)
+                .ok()
+                .filter(|len| *len <= 30)
+                .ok_or(ConfigError::SubnetLenTooLong(asked))?;
+            if len < prefix + 2 {
+                return Err(ConfigError::TooFewSubnets { subnet_len: asked, network });
+            }
+            Ok(len)
+        }
+    }
+}
+
+/// The first and the last subnet to give out. The network's first subnet is
+/// left out by default: its address would be the network's own.
+fn range(
+    network: Ipv4Network,
+    subnet_len: u8,
+    document: &Document<'_>,
+) -> Result<(Ipv4Addr, Ipv4Addr), ConfigError> {
+    let size = 1u32 << (32 - subnet_len);
+    let first = u32::from(network.network()) + size;
+    let last = u32::from(network.broadcast()) & !(size - 1);
+    let checked = |key, given: Option<Ipv4Addr>, default: u32| match given {
+        None => Ok(Ipv4Addr::from(default)),
+        Some(address) if !network.contains(address) => {
+            Err(ConfigError::OutOfNetwork { key, address, network })
+        }
+        Some(address) if u32::from(address) & (size - 1) != 0 => {
+            Err(ConfigError::OffBoundary { key, address, subnet_len })
+        }
+        Some(address) => Ok(address),
+    };
+    Ok((
+        checked("SubnetMin", document.subnet_min, first)?,
+        checked("SubnetMax", document.subnet_max, last)?,
+    ))
+}

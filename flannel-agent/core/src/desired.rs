@@ -1,0 +1,317 @@
+//! What the node should look like, from leases, underlay and config. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use flannel_ebpf::abi::MAX_PEERS;
+use ipnetwork::Ipv4Network;
+
+use crate::config::{Backend, VxlanConfig};
+use crate::mac::MacAddr;
+use crate::peer::Peer;
+use crate::reach::{Path, Reach};
+use crate::subnet::within;
+use crate::underlay::Underlay;
+
+/// Bytes that VXLAN adds to an IPv4 underlay's packets: 20 IPv4 + 8 UDP +
+/// 8 VXLAN + 14 inner Ethernet.
+pub const VXLAN_OVERHEAD: u32 = 50;
+
+/// Bytes that the udp backend adds: 20 IPv4 + 8 UDP.
+pub const UDP_OVERHEAD: u32 = 28;
+
+/// Smallest MTU that IPv4 allows for a link (RFC 791).
+const MIN_MTU: u32 = 68;
+
+/// The VXLAN device `flannel.<VNI>` as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// `flannel.<VNI>`.
+    pub name: String,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// UDP destination port.
+    pub port: u16,
+    /// Local tunnel address.
+    pub local: Ipv4Addr,
+    /// Interface index of the underlay device.
+    pub underlay: u32,
+    /// The VTEP's MAC, given at creation.
+    pub mac: MacAddr,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Group-based policy extension.
+    pub gbp: bool,
+    /// Whether the device learns FDB entries from traffic.
+    pub learning: bool,
+    /// First address of our subnet; the device carries it as a /32.
+    pub address: Ipv4Addr,
+}
+
+/// Everything that the node should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// The overlay network, host bits zero; routes and addresses on our device
+    /// within it that are not wanted here are removed.
+    pub network: Ipv4Network,
+    /// MTU for pods in bytes.
+    pub mtu: u32,
+    /// The VXLAN device; `None` with the backends that have none.
+    pub device: Option<Device>,
+    /// Interface index of the underlay, which direct routes lead through.
+    pub underlay: u32,
+    /// All peers by subnet.
+    pub peers: BTreeMap<Ipv4Network, Peer>,
+    /// Subnets of those peers that are reached without encapsulation.
+    pub direct: BTreeSet<Ipv4Network>,
+    /// Subnets of those peers that do not fit into the programs' tables, the
+    /// newest leases: the kernel's path alone reaches them.
+    pub unmapped: BTreeSet<Ipv4Network>,
+}
+
+impl Desired {
+    /// How packets get to the peer with this subnet.
+    pub fn reach(&self, subnet: &Ipv4Network) -> Reach {
+        if self.direct.contains(subnet) { Reach::Direct } else { Reach::Tunnel }
+    }
+
+    /// The peers that are reached through the device.
+    pub fn tunnelled(&self) -> impl Iterator<Item = &Peer> + Clone {
+        self.peers.values().filter(|peer| !self.direct.contains(&peer.subnet))
+    }
+}
+
+/// What this node is, apart from its peers.
+#[derive(Clone, Copy, Debug)]
+pub struct Node<'a> {
+    /// Our subnet, host bits zero.
+    pub subnet: Ipv4Network,
+    /// The overlay network, host bits zero.
+    pub network: Ipv4Network,
+    /// Our VTEP's MAC.
+    pub vtep_mac: MacAddr,
+    /// The external interface.
+    pub underlay: &'a Underlay,
+    /// The backend with its settings.
+    pub backend: &'a Backend,
+    /// The way to each PublicIP, where the backend asks for it.
+    pub paths: &'a BTreeMap<Ipv4Addr, Path>,
+}
+
+/// A peer that cannot be programmed, for logs and status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The peer as its lease says.
+    pub peer: Peer,
+    /// Why not.
+    pub reason: Rejection,
+}
+
+/// Why a peer is left out.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// Its subnet is not in the overlay network.
+    #[error("its subnet is not within the overlay network {0}")]
+    OutsideNetwork(Ipv4Network),
+    /// Its subnet covers (part of) ours.
+    #[error("its subnet overlaps ours, {0}")]
+    OverlapsOwn(Ipv4Network),
+    /// The MAC is zero or a group address.
+    #[error("its VTEP MAC is no unicast address")]
+    BadMac,
+    /// The MAC is ours: a cloned machine.
+    #[error("its VTEP MAC is ours; was this machine cloned?")]
+    OwnMac,
+    /// PublicIP cannot be an underlay destination.
+    #[error("its PublicIP is no unicast address")]
+    BadPublicIp,
+    /// PublicIP is ours: an old lease of this node, or a duplicate address.
+    #[error("its PublicIP is ours: an old lease of this node, or an address given twice")]
+    OwnPublicIp,
+    /// A later lease says that this MAC is elsewhere.
+    #[error("a newer lease, of {0}, has the same VTEP MAC with another PublicIP")]
+    MacMoved(Ipv4Network),
+    /// host-gw, and the peer is not on the underlay's link.
+    #[error(
+        "host-gw needs its PublicIP {0} on the link of {1}, but {2}; use vxlan with DirectRouting"
+    )]
+    NotOnLink(Ipv4Addr, u32, Path),
+    /// Both need the same gateway address; the more specific subnet keeps it.
+    #[error("{0} begins at the same address and is more specific")]
+    SameFirstAddress(Ipv4Network),
+}
+
+/// The pods' packets cannot be wrapped with these settings.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "MTU {mtu} of {source_of} leaves {} bytes inside the tunnel, fewer than the 68 that IPv4 needs",
+    mtu.saturating_sub(*overhead)
+)]
+pub struct MtuTooSmall {
+    /// The MTU, without the overhead taken off.
+    pub mtu: u32,
+    /// Bytes that the backend adds.
+    pub overhead: u32,
+    /// `Backend.MTU`, or the interface.
+    pub source_of: String,
+}
+
+/// What the node should look like, and the peers that had to be left out.
+///
+/// `peers` come in the order of their leases' revisions, the oldest first:
+/// where two have one MAC but different addresses (a node that moved and whose
+/// old lease has not run out), the later is right. Two with the same MAC and
+/// address (a node with an old and a new subnet) are both kept. A subnet
+/// nested in another's is routed like any (the longer prefix wins), unless
+/// both begin at the same address.
+///
+/// # Errors
+/// When the underlay's MTU has no room for VXLAN.
+pub fn desired(
+    node: Node<'_>,
+    peers: impl IntoIterator<Item = Peer>,
+) -> Result<(Desired, Vec<Rejected>), MtuTooSmall> {
+    let mtu = mtu(node)?;
+    let device = match node.backend {
+        Backend::Vxlan(vxlan) => Some(device(node, vxlan, mtu)),
+        Backend::HostGw | Backend::Udp(_) | Backend::Alloc => None,
+    };
+    let mut rejected = Vec::new();
+    let mut accepted = BTreeMap::new();
+    let mut by_mac: BTreeMap<MacAddr, Peer> = BTreeMap::new();
+    let mut candidates = Vec::new();
+    for peer in peers {
+        match unusable(node, peer) {
+            Some(reason) => rejected.push(Rejected { peer, reason }),
+            None => {
+                by_mac.insert(peer.vtep_mac, peer);
+                candidates.push(peer);
+            }
+        }
+    }
+    let ages: Vec<Ipv4Network> = candidates.iter().map(|peer| peer.subnet).collect();
+    for peer in candidates {
+        if device.is_none() {
+            accepted.insert(peer.subnet, peer);
+            continue;
+        }
+        let newest = by_mac[&peer.vtep_mac];
+        if newest.public_ip == peer.public_ip {
+            accepted.insert(peer.subnet, peer);
+        } else if newest.subnet != peer.subnet {
+            rejected.push(Rejected { peer, reason: Rejection::MacMoved(newest.subnet) });
+        }
+    }
+    let mut direct = BTreeSet::new();
+    if routes_directly(node.backend) {
+        let on_link = |peer: &&Peer| node.paths.get(&peer.public_ip) == Some(&Path::OnLink);
+        direct.extend(accepted.values().filter(on_link).map(|peer| peer.subnet));
+    }
+    let mut previous: Option<Ipv4Network> = None;
+    let mut wider = Vec::new();
+    // Routes through the device need a neighbour entry at this address each.
+    for subnet in accepted.keys().filter(|subnet| device.is_some() && !direct.contains(subnet)) {
+        if let Some(before) = previous.filter(|before| before.network() == subnet.network()) {
+            wider.push((before, *subnet));
+        }
+        previous = Some(*subnet);
+    }
+    for (subnet, specific) in wider {
+        let reason = Rejection::SameFirstAddress(specific);
+        rejected.extend(accepted.remove(&subnet).map(|peer| Rejected { peer, reason }));
+    }
+    let desired = Desired {
+        network: node.network,
+        mtu,
+        device,
+        underlay: node.underlay.ifindex,
+        unmapped: beyond(&accepted, &ages, MAX_PEERS as usize),
+        peers: accepted,
+        direct,
+    };
+    Ok((desired, rejected))
+}
+
+/// The accepted peers that are left when the oldest have their places; `ages` has
+/// all that were candidates, the oldest first.
+fn beyond(
+    accepted: &BTreeMap<Ipv4Network, Peer>,
+    ages: &[Ipv4Network],
+    places: usize,
+) -> BTreeSet<Ipv4Network> {
+    if accepted.len() <= places {
+        return BTreeSet::new();
+    }
+    ages.iter().filter(|subnet| accepted.contains_key(subnet)).skip(places).copied().collect()
+}
+
+/// Whether the backend reaches peers by routes through the underlay, if they
+/// are on its link.
+pub fn routes_directly(backend: &Backend) -> bool {
+    match backend {
+        Backend::Vxlan(vxlan) => vxlan.direct_routing,
+        Backend::HostGw => true,
+        Backend::Udp(_) | Backend::Alloc => false,
+    }
+}
+
+/// MTU for pods in bytes.
+fn mtu(node: Node<'_>) -> Result<u32, MtuTooSmall> {
+    let Node { underlay, backend, .. } = node;
+    let (overhead, configured) = match backend {
+        Backend::Vxlan(vxlan) => (VXLAN_OVERHEAD, vxlan.mtu),
+        Backend::Udp(_) => (UDP_OVERHEAD, None),
+        Backend::HostGw | Backend::Alloc => (0, None),
+    };
+    let outer = configured.unwrap_or(underlay.mtu);
+    let mtu = outer.saturating_sub(overhead);
+    if mtu < MIN_MTU {
+        let source_of = configured.map_or(underlay.name.as_str(), |_| "Backend.MTU").to_owned();
+        return Err(MtuTooSmall { mtu: outer, overhead, source_of });
+    }
+    Ok(mtu)
+}
+
+fn device(node: Node<'_>, vxlan: &VxlanConfig, mtu: u32) -> Device {
+    let underlay = node.underlay;
+    Device {
+        name: vxlan.device(),
+        vni: vxlan.vni,
+        port: vxlan.port,
+        local: underlay.address,
+        underlay: underlay.ifindex,
+        mac: node.vtep_mac,
+        mtu,
+        gbp: vxlan.gbp,
+        learning: vxlan.learning,
+        address: node.subnet.network(),
+    }
+}
+
+fn unusable(node: Node<'_>, peer: Peer) -> Option<Rejection> {
+    let ip = peer.public_ip;
+    let own = node.underlay;
+    let has_vteps = matches!(node.backend, Backend::Vxlan(_));
+    if !within(node.network, peer.subnet) {
+        Some(Rejection::OutsideNetwork(node.network))
+    } else if within(node.subnet, peer.subnet) || within(peer.subnet, node.subnet) {
+        Some(Rejection::OverlapsOwn(node.subnet))
+    } else if has_vteps && !peer.vtep_mac.is_unicast() {
+        Some(Rejection::BadMac)
+    } else if has_vteps && peer.vtep_mac == node.vtep_mac {
+        Some(Rejection::OwnMac)
+    } else if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast() {
+        Some(Rejection::BadPublicIp)
+    } else if ip == own.public_ip || ip == own.address {
+        Some(Rejection::OwnPublicIp)
+    } else if matches!(node.backend, Backend::HostGw) {
+        let path = node.paths.get(&ip).copied().unwrap_or_default();
+        (path != Path::OnLink).then_some(Rejection::NotOnLink(ip, own.ifindex, path))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

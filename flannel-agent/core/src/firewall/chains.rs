@@ -1,0 +1,213 @@
+//! The rule set as text for `iptables-restore --noflush`. Pure.
+//!
+//! Chains and jumps are those of flannel, and so is the order. A restore
+//! changes a table in one step: declaring a chain empties it, so the new rules
+//! take the old ones' place and no packet meets a table without either.
+//! As in nft, a digest in each comment tells whether a rule is as it was
+//! written; the jumps have flannel's own comments, so that flannel finds them
+//! when it comes back.
+
+use std::fmt::Write;
+
+use super::Rules;
+use super::rules::{FORWARD, MARK, MASQUERADE, commented, source_ports};
+use super::saved::Table;
+use super::upstream::{self, Node};
+
+/// A chain of ours and the base chain that jumps to it.
+struct Chain {
+    table: &'static str,
+    base: &'static str,
+    name: &'static str,
+    tag: &'static str,
+}
+
+const CHAINS: [Chain; 2] = [
+    Chain { table: "nat", base: "POSTROUTING", name: upstream::POSTROUTING, tag: MASQUERADE },
+    Chain { table: "filter", base: "FORWARD", name: upstream::FORWARD, tag: FORWARD },
+];
+
+impl Chain {
+    /// The jump, behind `-A BASE `.
+    fn jump(&self) -> String {
+        format!("-m comment --comment \"{}\" -j {}", self.tag, self.name)
+    }
+
+    /// The wanted rules: match, target and the comment between them.
+    fn rules(&self, rules: &Rules) -> Vec<(String, String)> {
+        let list = match self.table {
+            "nat" if rules.masquerade => masquerade(rules),
+            "filter" if rules.forward => forward(rules),
+            _ => Vec::new(),
+        };
+        list.into_iter()
+            .map(|(matches, target)| {
+                let (_, comment) = commented(self.tag, format!("{matches} -j {target}"));
+                let rule = format!("{matches} -m comment --comment \"{comment}\" -j {target}");
+                (rule, comment)
+            })
+            .collect()
+    }
+}
+
+fn masquerade(rules: &Rules) -> Vec<(String, String)> {
+    let Rules { network, subnet, .. } = rules;
+    let (low, high) = source_ports(rules.vxlan_port);
+    let random = if rules.fully_random { " --random-fully" } else { "" };
+    let outwards = format!("-s {network} ! -d 224.0.0.0/4");
+    let inwards = format!("! -s {network} -d {network}");
+    let give_back = || "RETURN".to_owned();
+    let masquerade = format!("MASQUERADE{random}");
+    let ported = format!("MASQUERADE --to-ports {low}-{high}{random}");
+    vec![
+        (format!("-m mark --mark {MARK}/{MARK}"), give_back()),
+        (format!("-s {subnet} -d {network}"), give_back()),
+        (format!("-s {network} -d {subnet}"), give_back()),
+        (format!("! -s {network} -d {subnet}"), give_back()),
+        (format!("{outwards} -p udp"), ported.clone()),
+        (outwards, masquerade.clone()),
+        (format!("{inwards} -p udp"), ported),
+        (inwards, masquerade),
+    ]
+}
+
+fn forward(rules: &Rules) -> Vec<(String, String)> {
+    ["-s", "-d"].map(|side| (format!("{side} {}", rules.network), "ACCEPT".to_owned())).into()
+}
+
+/// The input of `iptables-restore --noflush` that makes our rules exactly
+/// these and removes what flannel left for these nodes; `None` when all is so.
+/// Without rules, ours go too.
+pub fn plan(found: &[Table], rules: Option<&Rules>, nodes: &[Node]) -> Option<String> {
+    let mut text = String::new();
+    let none = Table::default();
+    for chain in &CHAINS {
+        let table = found.iter().find(|table| table.name == chain.table).unwrap_or(&none);
+        let lines = lines(chain, table, rules, nodes);
+        if !lines.is_empty() {
+            let _ = writeln!(text, "*{}\n{}\nCOMMIT", chain.table, lines.join("\n"));
+        }
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+fn lines(chain: &Chain, table: &Table, rules: Option<&Rules>, nodes: &[Node]) -> Vec<String> {
+    let Chain { base, name, .. } = chain;
+    let want = rules.map(|rules| chain.rules(rules)).unwrap_or_default();
+    let mut lines = Vec::new();
+    let jump = chain.jump();
+    let mut jumps = 0;
+    let mut old = Vec::new();
+    for rule in table.rules_of(base) {
+        if rule == jump && !want.is_empty() && jumps == 0 {
+            jumps += 1;
+        } else if upstream::jumps_to(rule, name) {
+            old.push(format!("-D {base} {rule}"));
+        }
+    }
+    if want.is_empty() {
+        if table.has(name) {
+            old.push(format!("-F {name}"));
+            // Somebody else's jump keeps the chain.
+            let start = format!("-A {base} ");
+            let mut others = table.rules.iter().filter(|rule| !rule.starts_with(&start));
+            if !others.any(|rule| upstream::jumps_to(rule, name)) {
+                old.push(format!("-X {name}"));
+            }
+        }
+    } else {
+        let comments = table.rules_of(name).map(comment);
+        if !comments.eq(want.iter().map(|(_, comment)| Some(comment.as_str()))) {
+            lines.push(format!(":{name} - [0:0]"));
+            lines.extend(want.iter().map(|(rule, _)| format!("-A {name} {rule}")));
+        }
+        if jumps == 0 {
+            lines.push(format!("-A {base} {jump}"));
+        }
+    }
+    lines.extend(old);
+    lines.extend(upstream::removal(table, nodes));
+    lines
+}
+
+/// The comment of a rule as printed.
+fn comment(rule: &str) -> Option<&str> {
+    rule.split_once("--comment \"")?.1.split('"').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::saved;
+    use super::*;
+
+    fn rules() -> Rules {
+        Rules {
+            network: "10.5.0.0/16".parse().unwrap(),
+            subnet: "10.5.1.0/24".parse().unwrap(),
+            masquerade: true,
+            forward: true,
+            fully_random: true,
+            vxlan_port: 8472,
+        }
+    }
+
+    fn without_comments(text: &str) -> Vec<String> {
+        let comment = regex::Regex::new(" -m comment --comment \"[^\"]*\"").unwrap();
+        text.lines().map(|line| comment.replace(line, "").into_owned()).collect()
+    }
+
+    #[test]
+    fn the_list_is_flannels() {
+        let text = plan(&[], Some(&rules()), &[]).unwrap();
+        assert_eq!(
+            without_comments(&text),
+            [
+                "*nat",
+                ":FLANNEL-POSTRTG - [0:0]",
+                "-A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -j RETURN",
+                "-A FLANNEL-POSTRTG -s 10.5.1.0/24 -d 10.5.0.0/16 -j RETURN",
+                "-A FLANNEL-POSTRTG -s 10.5.0.0/16 -d 10.5.1.0/24 -j RETURN",
+                "-A FLANNEL-POSTRTG ! -s 10.5.0.0/16 -d 10.5.1.0/24 -j RETURN",
+                "-A FLANNEL-POSTRTG -s 10.5.0.0/16 ! -d 224.0.0.0/4 -p udp -j MASQUERADE --to-ports 8473-65535 --random-fully",
+                "-A FLANNEL-POSTRTG -s 10.5.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully",
+                "-A FLANNEL-POSTRTG ! -s 10.5.0.0/16 -d 10.5.0.0/16 -p udp -j MASQUERADE --to-ports 8473-65535 --random-fully",
+                "-A FLANNEL-POSTRTG ! -s 10.5.0.0/16 -d 10.5.0.0/16 -j MASQUERADE --random-fully",
+                "-A POSTROUTING -j FLANNEL-POSTRTG",
+                "COMMIT",
+                "*filter",
+                ":FLANNEL-FWD - [0:0]",
+                "-A FLANNEL-FWD -s 10.5.0.0/16 -j ACCEPT",
+                "-A FLANNEL-FWD -d 10.5.0.0/16 -j ACCEPT",
+                "-A FORWARD -j FLANNEL-FWD",
+                "COMMIT",
+            ]
+        );
+        let plain = Rules { fully_random: false, ..rules() };
+        assert!(!plan(&[], Some(&plain), &[]).unwrap().contains("random"));
+    }
+
+    #[test]
+    fn what_is_written_is_left_alone_and_goes_with_the_flags() {
+        let written = saved::parse(&plan(&[], Some(&rules()), &[]).unwrap());
+        assert_eq!(plan(&written, Some(&rules()), &[]), None);
+        let off = Rules { forward: false, masquerade: false, ..rules() };
+        let text = plan(&written, Some(&off), &[]).unwrap();
+        assert_eq!(
+            without_comments(&text),
+            [
+                "*nat",
+                "-D POSTROUTING -j FLANNEL-POSTRTG",
+                "-F FLANNEL-POSTRTG",
+                "-X FLANNEL-POSTRTG",
+                "COMMIT",
+                "*filter",
+                "-D FORWARD -j FLANNEL-FWD",
+                "-F FLANNEL-FWD",
+                "-X FLANNEL-FWD",
+                "COMMIT",
+            ]
+        );
+        assert_eq!(plan(&written, None, &[]), Some(text));
+        assert_eq!(plan(&[], None, &[]), None);
+    }
+}

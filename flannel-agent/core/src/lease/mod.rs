@@ -1,0 +1,28 @@
+//! Leases: what a node publishes of itself, and what peers read of it. Pure.
+
+pub mod attrs;
+pub mod free;
+pub mod key;
+pub mod table;
+pub mod update;
+
+use std::time::SystemTime;
+
+use ipnetwork::Ipv4Network;
+
+use self::attrs::LeaseAttrs;
+
+/// A node's claim on a subnet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lease {
+    /// The subnet, host bits zero.
+    pub subnet: Ipv4Network,
+    /// What the node says of itself.
+    pub attrs: LeaseAttrs,
+    /// End of the claim as far as known; `None` for a reservation, and for
+    /// peers whose expiry was not asked for.
+    pub expires: Option<SystemTime>,
+    /// The store's revision of the last change of this key (etcd v3
+    /// `mod_revision`, v2 `modifiedIndex`): what compare-and-swap compares.
+    pub revision: i64,
+}

@@ -1,0 +1,303 @@
+//! [`Lease`] and [`LeaseTable`]: all leases of the network as last read. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+
+use super::Lease;
+use super::attrs::{HOST_GW, LeaseAttrs, NotVxlan};
+use super::key::SubnetKey;
+use super::update::LeaseUpdate;
+use crate::config::Backend;
+use crate::mac::MacAddr;
+use crate::peer::Peer;
+use crate::subnet::within;
+
+/// Most oddities that are spelled out.
+const ODDITIES: usize = 32;
+
+/// All leases of the network as last read, and which of them is ours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeaseTable {
+    network: Ipv4Network,
+    backend: Backend,
+    own: Option<Own>,
+    leases: BTreeMap<Ipv4Network, Lease>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Own {
+    subnet: Option<Ipv4Network>,
+    public_ip: Ipv4Addr,
+}
+
+/// What an update changed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Changes {
+    /// Subnets whose peer appeared, went, or is reached otherwise than before.
+    /// A mere renewal is no change.
+    pub peers: BTreeSet<Ipv4Network>,
+    /// What happened to our own lease.
+    pub own: Option<OwnChange>,
+}
+
+/// What happened to our own lease.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OwnChange {
+    /// It was written (by ourselves, most often), or a snapshot holds it.
+    Put(Lease),
+    /// It was deleted, ran out, or is not in a snapshot.
+    ///
+    /// A `revision` below that of our last write is news from before it.
+    Removed {
+        /// Revision of the store.
+        revision: i64,
+    },
+    /// Another node's lease stands under our key.
+    Taken {
+        /// The other node's lease.
+        lease: Lease,
+    },
+}
+
+/// Why a lease is no peer.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoPeer {
+    /// Our own subnet, whoever holds it.
+    #[error("its subnet is ours")]
+    OwnSubnet,
+    /// Another lease with our PublicIP.
+    #[error("its PublicIP {0} is ours: an old lease of this node, or an address given twice")]
+    OwnPublicIp(Ipv4Addr),
+    /// Not in the overlay network.
+    #[error("its subnet is not within the network {0}")]
+    OutsideNetwork(Ipv4Network),
+    /// Another backend's lease, or no VTEP in it.
+    #[error(transparent)]
+    NotVxlan(#[from] NotVxlan),
+    /// Another backend's lease, where host-gw's are wanted.
+    #[error("BackendType is `{0}`, not `host-gw`")]
+    NotHostGw(String),
+    /// The alloc backend has no peers.
+    #[error("the alloc backend has no peers")]
+    NoPeers,
+    /// A zero or group MAC.
+    #[error("VtepMAC {0} is no unicast address")]
+    BadMac(MacAddr),
+    /// PublicIP cannot be an underlay destination.
+    #[error("PublicIP {0} is no unicast address")]
+    BadPublicIp(Ipv4Addr),
+}
+
+impl LeaseTable {
+    /// A table without leases, of the overlay network `network`; peers are the
+    /// leases of this backend.
+    pub fn new(network: Ipv4Network, backend: Backend) -> Self {
+        Self { network, backend, own: None, leases: BTreeMap::new() }
+    }
+
+    /// Tells which subnet (if any yet) and PublicIP are ours.
+    ///
+    /// What [`peers`](Self::peers) yields may change by this.
+    pub fn set_own(&mut self, subnet: Option<Ipv4Network>, public_ip: Ipv4Addr) {
+        self.own = Some(Own { subnet, public_ip });
+    }
+
+    /// Takes in one update.
+    pub fn apply(&mut self, update: LeaseUpdate) -> Changes {
+        match update {
+            LeaseUpdate::Snapshot { leases, revision } => self.replace(leases, revision),
+            LeaseUpdate::Put { lease } => {
+                let subnet = lease.subnet;
+                let before = self.peer_at(subnet);
+                let own = self.own_change(&lease);
+                self.leases.insert(subnet, lease);
+                Changes { peers: self.changed(subnet, before), own }
+            }
+            LeaseUpdate::Removed { subnet, revision } => {
+                let before = self.peer_at(subnet);
+                self.leases.remove(&subnet);
+                let own = self.is_own(subnet).then_some(OwnChange::Removed { revision });
+                Changes { peers: self.changed(subnet, before), own }
+            }
+            LeaseUpdate::Disconnected { .. } => Changes::default(),
+        }
+    }
+
+    /// The lease that stands under our subnet's key, if any.
+    pub fn own(&self) -> Option<&Lease> {
+        self.leases.get(&self.own?.subnet?)
+    }
+
+    /// All leases, in the order of their subnets.
+    pub fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.values()
+    }
+
+    /// The leases that peers of our backend stand behind, the least recently written
+    /// first.
+    pub fn peers(&self) -> impl Iterator<Item = Peer> {
+        let mut peers: Vec<_> = self
+            .leases
+            .values()
+            .filter_map(|lease| Some((lease.revision, self.peer(lease).ok()?)))
+            .collect();
+        peers.sort_by_key(|(revision, peer)| (*revision, peer.subnet));
+        peers.into_iter().map(|(_, peer)| peer)
+    }
+
+    /// What an operator should look at: leases that are not used and why,
+    /// PublicIPs that more than one lease has, subnets that overlap.
+    pub fn oddities(&self) -> Vec<String> {
+        let mut oddities = self.unused();
+        oddities.extend(self.shared_addresses());
+        oddities.extend(self.overlaps());
+        if oddities.len() > ODDITIES {
+            let more = oddities.len() - ODDITIES;
+            oddities.truncate(ODDITIES);
+            oddities.push(format!("{more} more are not listed"));
+        }
+        oddities
+    }
+
+    fn replace(&mut self, leases: Vec<Lease>, revision: i64) -> Changes {
+        let next: BTreeMap<_, _> = leases.into_iter().map(|lease| (lease.subnet, lease)).collect();
+        let own = self.own.and_then(|own| own.subnet).map(|subnet| match next.get(&subnet) {
+            Some(lease) => self.own_or_taken(lease),
+            None => OwnChange::Removed { revision },
+        });
+        let before = std::mem::replace(&mut self.leases, next);
+        let subnets: BTreeSet<_> = before.keys().chain(self.leases.keys()).copied().collect();
+        let peers = subnets
+            .into_iter()
+            .filter(|subnet| {
+                before.get(subnet).and_then(|lease| self.peer(lease).ok()) != self.peer_at(*subnet)
+            })
+            .collect();
+        Changes { peers, own }
+    }
+
+    fn own_change(&self, lease: &Lease) -> Option<OwnChange> {
+        self.is_own(lease.subnet).then(|| self.own_or_taken(lease))
+    }
+
+    /// `lease` stands under our key: is it ours?
+    fn own_or_taken(&self, lease: &Lease) -> OwnChange {
+        let lease = lease.clone();
+        match self.own {
+            Some(own) if own.public_ip != lease.attrs.public_ip => OwnChange::Taken { lease },
+            _ => OwnChange::Put(lease),
+        }
+    }
+
+    fn is_own(&self, subnet: Ipv4Network) -> bool {
+        self.own.is_some_and(|own| own.subnet == Some(subnet))
+    }
+
+    fn peer_at(&self, subnet: Ipv4Network) -> Option<Peer> {
+        self.leases.get(&subnet).and_then(|lease| self.peer(lease).ok())
+    }
+
+    fn changed(&self, subnet: Ipv4Network, before: Option<Peer>) -> BTreeSet<Ipv4Network> {
+        (before != self.peer_at(subnet)).then_some(subnet).into_iter().collect()
+    }
+
+    fn peer(&self, lease: &Lease) -> Result<Peer, NoPeer> {
+        let public_ip = lease.attrs.public_ip;
+        if self.is_own(lease.subnet) {
+            return Err(NoPeer::OwnSubnet);
+        }
+        if self.own.is_some_and(|own| own.public_ip == public_ip) {
+            return Err(NoPeer::OwnPublicIp(public_ip));
+        }
+        if !within(self.network, lease.subnet) {
+            return Err(NoPeer::OutsideNetwork(self.network));
+        }
+        let vtep_mac = self.vtep_mac(&lease.attrs)?;
+        if !is_usable(public_ip) {
+            return Err(NoPeer::BadPublicIp(public_ip));
+        }
+        Ok(Peer { subnet: lease.subnet, vtep_mac, public_ip })
+    }
+
+    /// The peer's VTEP MAC, zero where there are none.
+    fn vtep_mac(&self, attrs: &LeaseAttrs) -> Result<MacAddr, NoPeer> {
+        match &self.backend {
+            Backend::Vxlan(_) => {
+                let mac = attrs.vtep()?.vtep_mac;
+                if mac.is_unicast() { Ok(mac) } else { Err(NoPeer::BadMac(mac)) }
+            }
+            Backend::HostGw if attrs.backend_type != HOST_GW => {
+                Err(NoPeer::NotHostGw(attrs.backend_type.chars().take(32).collect()))
+            }
+            // udp takes leases of every type, as flannel does.
+            Backend::HostGw | Backend::Udp(_) => Ok(MacAddr::default()),
+            Backend::Alloc => Err(NoPeer::NoPeers),
+        }
+    }
+
+    fn unused(&self) -> Vec<String> {
+        if self.backend == Backend::Alloc {
+            return Vec::new();
+        }
+        let own = self.own;
+        let ours = |lease: &Lease| {
+            own.is_some_and(|own| {
+                own.subnet == Some(lease.subnet) && own.public_ip == lease.attrs.public_ip
+            })
+        };
+        self.leases
+            .values()
+            .filter(|lease| !ours(lease))
+            .filter_map(|lease| {
+                let cause = self.peer(lease).err()?;
+                Some(format!("lease {} is not used: {cause}", SubnetKey::new(lease.subnet)))
+            })
+            .collect()
+    }
+
+    fn shared_addresses(&self) -> Vec<String> {
+        let mut holders: BTreeMap<Ipv4Addr, Vec<Ipv4Network>> = BTreeMap::new();
+        for peer in self.leases.keys().filter_map(|subnet| self.peer_at(*subnet)) {
+            holders.entry(peer.public_ip).or_default().push(peer.subnet);
+        }
+        holders
+            .into_iter()
+            .filter(|(_, subnets)| subnets.len() > 1)
+            .map(|(address, subnets)| {
+                let keys: Vec<_> =
+                    subnets.iter().take(8).map(|s| SubnetKey::new(*s).to_string()).collect();
+                format!("PublicIP {address} is in {} leases: {}", subnets.len(), keys.join(", "))
+            })
+            .collect()
+    }
+
+    fn overlaps(&self) -> Vec<String> {
+        let mut overlaps = Vec::new();
+        let mut outer: Option<Ipv4Network> = None;
+        // In order of address, then prefix length: what contains comes first.
+        for subnet in self.leases.keys().copied() {
+            match outer.filter(|outer| within(*outer, subnet)) {
+                Some(outer) => overlaps.push(format!(
+                    "lease {} overlaps lease {}",
+                    SubnetKey::new(subnet),
+                    SubnetKey::new(outer)
+                )),
+                None => outer = Some(subnet),
+            }
+        }
+        overlaps
+    }
+}
+
+/// Whether packets can be sent to `address`.
+fn is_usable(address: Ipv4Addr) -> bool {
+    let [first, ..] = address.octets();
+    // 0.0.0.0/8 is "this network", 240.0.0.0/4 is reserved (RFC 1122, 3.2.1.3).
+    first != 0 && first < 240 && !address.is_loopback() && !address.is_multicast()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,35 @@
+//! [`LeaseUpdate`]: what a store tells of its leases.
+
+use ipnetwork::Ipv4Network;
+
+use crate::lease::Lease;
+
+/// A change of the leases, in the order of the store.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LeaseUpdate {
+    /// All leases as of `revision`: replaces everything known.
+    Snapshot {
+        /// Every lease that could be read, our own too.
+        leases: Vec<Lease>,
+        /// Revision of the store.
+        revision: i64,
+    },
+    /// A lease was written.
+    Put {
+        /// The lease as it is now.
+        lease: Lease,
+    },
+    /// A lease was deleted or ran out.
+    Removed {
+        /// Its subnet.
+        subnet: Ipv4Network,
+        /// Revision of the store.
+        revision: i64,
+    },
+    /// The store cannot be followed at the moment. Nothing changes for the
+    /// data plane; status shows the reason. A `Snapshot` follows once it can.
+    Disconnected {
+        /// What failed, with the endpoint.
+        reason: String,
+    },
+}

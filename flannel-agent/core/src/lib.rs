@@ -1,0 +1,22 @@
+//! What the agent decides, without doing it: leases, peers, the desired state
+//! and the plan that leads there. Nothing in here does I/O.
+#![forbid(unsafe_code)]
+
+pub mod blackhole;
+pub mod config;
+pub mod desired;
+pub mod envelope;
+pub mod firewall;
+pub mod health;
+pub mod lease;
+pub mod link;
+pub mod mac;
+pub mod model;
+pub mod observed;
+pub mod op;
+pub mod peer;
+pub mod plan;
+pub mod pods;
+pub mod reach;
+pub mod subnet;
+pub mod underlay;

@@ -1,0 +1,125 @@
+//! What is on the node, as read back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+
+use crate::mac::MacAddr;
+use crate::peer::Peer;
+
+/// The device as read back from the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedDevice {
+    /// Interface index.
+    pub ifindex: u32,
+    /// `None` if a link of this name exists that is no VXLAN device.
+    pub vxlan: Option<ObservedVxlan>,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// IPv4 addresses on it, host bits kept.
+    pub addresses: BTreeSet<Ipv4Network>,
+}
+
+/// VXLAN attributes that cannot be changed after creation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedVxlan {
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// UDP destination port.
+    pub port: u16,
+    /// Local tunnel address.
+    pub local: Option<Ipv4Addr>,
+    /// Interface index of the underlay device (0: none).
+    pub underlay: u32,
+    /// Group-based policy extension.
+    pub gbp: bool,
+    /// Learns FDB entries.
+    pub learning: bool,
+}
+
+/// A route through our device, as read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObservedRoute {
+    /// Destination.
+    pub destination: Ipv4Network,
+    /// Gateway, if any.
+    pub gateway: Option<Ipv4Addr>,
+    /// RTNH_F_ONLINK.
+    pub onlink: bool,
+    /// Priority (RTA_PRIORITY); ours have 0.
+    pub metric: u32,
+}
+
+impl ObservedRoute {
+    /// The route to a peer as [`crate::op::Op::PutRoute`] makes it.
+    pub fn to_peer(subnet: Ipv4Network) -> Self {
+        Self { destination: subnet, gateway: Some(subnet.network()), onlink: true, metric: 0 }
+    }
+
+    /// The route as [`crate::op::Op::PutLinkRoute`] makes it.
+    pub fn to_link(network: Ipv4Network) -> Self {
+        Self { destination: network, gateway: None, onlink: false, metric: 0 }
+    }
+}
+
+/// A route to a peer's subnet through the underlay, main table, metric 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DirectRoute {
+    /// The peer's subnet.
+    pub destination: Ipv4Network,
+    /// Its PublicIP.
+    pub gateway: Ipv4Addr,
+    /// Interface index of the underlay.
+    pub ifindex: u32,
+}
+
+/// What is really there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The device, if a link of its name exists.
+    pub device: Option<ObservedDevice>,
+    /// Permanent IPv4 neighbour entries on the device.
+    pub neighbours: BTreeMap<Ipv4Addr, MacAddr>,
+    /// FDB entries of the device: permanent, unicast MAC, with an IPv4
+    /// destination on the device's own port and VNI.
+    pub fdb: BTreeSet<(MacAddr, Ipv4Addr)>,
+    /// IPv4 routes through the device, main table.
+    pub routes: BTreeSet<ObservedRoute>,
+    /// Direct routes that this agent made (told by their protocol number), or
+    /// that it takes over.
+    pub direct: BTreeSet<DirectRoute>,
+    /// Subnets in the BPF maps; `None` when there are no maps.
+    pub maps: Option<BTreeMap<Ipv4Network, Peer>>,
+}
+
+impl Observed {
+    /// The route that the kernel replaces when one with this destination and
+    /// metric 0 is put.
+    pub fn first_to(&self, destination: Ipv4Network) -> Option<ObservedRoute> {
+        let first = ObservedRoute { destination, gateway: None, onlink: false, metric: 0 };
+        let last = ObservedRoute {
+            gateway: Some(Ipv4Addr::BROADCAST),
+            onlink: true,
+            metric: u32::MAX,
+            ..first
+        };
+        self.routes.range(first..=last).find(|route| route.metric == 0).copied()
+    }
+
+    /// The first direct route to this destination.
+    pub fn direct_to(&self, destination: Ipv4Network) -> Option<DirectRoute> {
+        let first = DirectRoute { destination, gateway: Ipv4Addr::UNSPECIFIED, ifindex: 0 };
+        let last = DirectRoute { gateway: Ipv4Addr::BROADCAST, ifindex: u32::MAX, ..first };
+        self.direct.range(first..=last).next().copied()
+    }
+
+    /// Where the FDB sends what is for this MAC.
+    pub fn destinations(&self, mac: MacAddr) -> impl Iterator<Item = Ipv4Addr> {
+        self.fdb.range((mac, Ipv4Addr::UNSPECIFIED)..=(mac, Ipv4Addr::BROADCAST)).map(|(_, ip)| *ip)
+    }
+}

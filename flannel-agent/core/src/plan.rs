@@ -1,0 +1,239 @@
+//! The difference between desired and observed, as ordered operations. Pure.
+//!
+//! On our own device everything under the overlay network is ours: a route, a
+//! neighbour entry or an address that belongs to no peer goes. So does an FDB
+//! entry whose MAC is no peer's. What lies outside the overlay network stays,
+//! with the FDB entries that its neighbours need.
+//!
+//! A MAC has one destination in the FDB, and an address one MAC in the
+//! neighbour table. Where two peers of a [`Desired`] contradict each other,
+//! the one later in the order of subnets (the more specific one, if they begin
+//! at the same address) wins, each time: the plan never flips between them.
+//! [`crate::desired::desired`] leaves such peers out in the first place.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+
+use crate::desired::{Desired, Device};
+use crate::mac::MacAddr;
+use crate::model::apply;
+use crate::observed::{DirectRoute, Observed, ObservedDevice, ObservedRoute};
+use crate::op::Op;
+use crate::peer::Peer;
+use crate::reach::Reach;
+use crate::subnet::within;
+
+/// The operations that turn `observed` into `desired`, in the order in which
+/// they are to be carried out: the device, then every addition and
+/// replacement, then the removals. Empty when nothing differs.
+pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Op> {
+    let mut ops = Vec::new();
+    let mut base = observed.clone();
+    if let Some(device) = &desired.device {
+        device_ops(device, desired.network, observed.device.as_ref(), &mut ops);
+    }
+    for op in &ops {
+        apply(&mut base, op);
+    }
+    let wanted = Wanted::new(desired);
+    additions(desired, &wanted, &base, &mut ops);
+    removals(desired, &wanted, &base, &mut ops);
+    ops
+}
+
+/// Entries that the peers need, contradictions settled.
+struct Wanted {
+    neighbours: BTreeMap<Ipv4Addr, MacAddr>,
+    fdb: BTreeMap<MacAddr, Ipv4Addr>,
+}
+
+impl Wanted {
+    fn new(desired: &Desired) -> Self {
+        let peers = desired.tunnelled();
+        Self {
+            neighbours: peers.clone().map(|peer| (peer.subnet.network(), peer.vtep_mac)).collect(),
+            fdb: peers.map(|peer| (peer.vtep_mac, peer.public_ip)).collect(),
+        }
+    }
+}
+
+fn device_ops(
+    want: &Device,
+    network: Ipv4Network,
+    have: Option<&ObservedDevice>,
+    ops: &mut Vec<Op>,
+) {
+    let misfit = have.and_then(|have| misfit(want, have));
+    let kept = match (have, misfit) {
+        (None, _) => None,
+        (Some(have), None) => Some(have),
+        (Some(_), Some(why)) => {
+            ops.push(Op::DeleteDevice { name: want.name.clone(), why });
+            None
+        }
+    };
+    match kept {
+        None => ops.push(Op::CreateDevice(want.clone())),
+        Some(have) => {
+            if have.mac != want.mac {
+                ops.push(Op::SetMac(want.mac));
+            }
+            if have.mtu != want.mtu {
+                ops.push(Op::SetMtu(want.mtu));
+            }
+        }
+    }
+    let own = Ipv4Network::from(want.address);
+    if !kept.is_some_and(|have| have.addresses.contains(&own)) {
+        ops.push(Op::AddAddress(want.address));
+    }
+    if !kept.is_some_and(|have| have.up) {
+        ops.push(Op::SetUp);
+    }
+    let others = kept.into_iter().flat_map(|have| &have.addresses);
+    ops.extend(
+        others
+            .filter(|address| **address != own && network.contains(address.ip()))
+            .map(|address| Op::RemoveAddress(*address)),
+    );
+}
+
+/// Why a device cannot be kept: an attribute that only creation sets.
+fn misfit(want: &Device, have: &ObservedDevice) -> Option<String> {
+    let Some(vxlan) = &have.vxlan else {
+        return Some("it is no VXLAN device".to_owned());
+    };
+    let mut why = Vec::new();
+    let mut compare = |name: &str, have: String, want: String| {
+        if have != want {
+            why.push(format!("{name} is {have}, not {want}"));
+        }
+    };
+    compare("VNI", vxlan.vni.to_string(), want.vni.to_string());
+    compare("port", vxlan.port.to_string(), want.port.to_string());
+    let local = vxlan.local.map_or_else(|| "unset".to_owned(), |local| local.to_string());
+    compare("local address", local, want.local.to_string());
+    compare("underlay ifindex", vxlan.underlay.to_string(), want.underlay.to_string());
+    compare("gbp", vxlan.gbp.to_string(), want.gbp.to_string());
+    compare("learning", vxlan.learning.to_string(), want.learning.to_string());
+    (!why.is_empty()).then(|| why.join(", "))
+}
+
+fn additions(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<Op>) {
+    let mut fdb_done = BTreeSet::new();
+    for peer in desired.peers.values() {
+        // Direct peers, too: their packets may come through the tunnel, and
+        // the check of the source has to know them.
+        let put_maps = !desired.unmapped.contains(&peer.subnet)
+            && base.maps.as_ref().is_some_and(|maps| maps.get(&peer.subnet) != Some(peer));
+        if desired.reach(&peer.subnet) == Reach::Direct {
+            ops.extend(put_maps.then_some(Op::PutMaps(*peer)));
+            let route = direct_to(desired, peer);
+            ops.extend((!base.direct.contains(&route)).then_some(Op::PutDirect(route)));
+            continue;
+        }
+        if desired.device.is_none() {
+            continue;
+        }
+        let hop = peer.subnet.network();
+        let mac = wanted.neighbours[&hop];
+        let have = base.neighbours.get(&hop);
+        // A neighbour entry that is only being changed already carries
+        // traffic: the FDB must know the new MAC before it is used.
+        let changes = have.is_some_and(|have| *have != mac);
+        if have.is_none() {
+            ops.push(Op::PutNeighbour(hop, mac));
+        }
+        if fdb_done.insert(peer.vtep_mac) {
+            put_fdb(peer.vtep_mac, wanted.fdb[&peer.vtep_mac], base, ops);
+        }
+        if changes {
+            if fdb_done.insert(mac) {
+                put_fdb(mac, wanted.fdb[&mac], base, ops);
+            }
+            ops.push(Op::PutNeighbour(hop, mac));
+        }
+        ops.extend(put_maps.then_some(Op::PutMaps(*peer)));
+        if !base.routes.contains(&ObservedRoute::to_peer(peer.subnet)) {
+            ops.push(Op::PutRoute(peer.subnet));
+        }
+    }
+}
+
+fn direct_to(desired: &Desired, peer: &Peer) -> DirectRoute {
+    DirectRoute { destination: peer.subnet, gateway: peer.public_ip, ifindex: desired.underlay }
+}
+
+/// A unicast MAC has one destination in the kernel's FDB, and replacing turns
+/// it into the new one without a gap. Should there be more, they are removed
+/// behind it.
+fn put_fdb(mac: MacAddr, ip: Ipv4Addr, base: &Observed, ops: &mut Vec<Op>) {
+    let others: Vec<Ipv4Addr> = base.destinations(mac).filter(|other| *other != ip).collect();
+    let present = base.fdb.contains(&(mac, ip));
+    if !present {
+        ops.push(Op::PutFdb(mac, ip));
+    }
+    if present || others.len() > 1 {
+        ops.extend(others.into_iter().map(|other| Op::RemoveFdb(mac, other)));
+    }
+}
+
+fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<Op>) {
+    let network = desired.network;
+    let through_device = |subnet: &Ipv4Network| {
+        desired.peers.contains_key(subnet) && desired.reach(subnet) == Reach::Tunnel
+    };
+    let stale_route = |route: &&ObservedRoute| {
+        within(network, route.destination)
+            && match through_device(&route.destination) {
+                // PutRoute replaces a route of its own metric.
+                true => {
+                    **route != ObservedRoute::to_peer(route.destination) && !replaced(base, route)
+                }
+                false => true,
+            }
+    };
+    ops.extend(base.routes.iter().filter(stale_route).map(|route| Op::RemoveRoute(*route)));
+    // Those that a route of the other kind has just replaced are named, too:
+    // which of several routes the kernel replaces cannot be told from here.
+    let stale_direct = |route: &&DirectRoute| {
+        let peer = desired.peers.get(&route.destination);
+        let wanted = peer.filter(|peer| desired.reach(&peer.subnet) == Reach::Direct);
+        within(network, route.destination)
+            && wanted.is_none_or(|peer| direct_to(desired, peer) != **route)
+    };
+    ops.extend(base.direct.iter().filter(stale_direct).map(|route| Op::RemoveDirect(*route)));
+    if let Some(maps) = &base.maps {
+        let mapped = |subnet: &&Ipv4Network| {
+            desired.peers.contains_key(subnet) && !desired.unmapped.contains(subnet)
+        };
+        let stale = maps.keys().filter(|subnet| !mapped(subnet));
+        ops.extend(stale.map(|subnet| Op::RemoveMaps(*subnet)));
+    }
+    let foreign: BTreeSet<MacAddr> = base
+        .neighbours
+        .iter()
+        .filter(|(ip, _)| !network.contains(**ip))
+        .map(|(_, mac)| *mac)
+        .collect();
+    let stale =
+        base.fdb.iter().filter(|(mac, _)| !wanted.fdb.contains_key(mac) && !foreign.contains(mac));
+    ops.extend(stale.map(|(mac, ip)| Op::RemoveFdb(*mac, *ip)));
+    let stale = base
+        .neighbours
+        .iter()
+        .filter(|(ip, _)| network.contains(**ip) && !wanted.neighbours.contains_key(ip));
+    ops.extend(stale.map(|(ip, mac)| Op::RemoveNeighbour(*ip, *mac)));
+}
+
+/// Whether putting the peer's route takes the place of `route`: the kernel
+/// replaces the first route with the same destination and metric.
+fn replaced(base: &Observed, route: &ObservedRoute) -> bool {
+    let peer = ObservedRoute::to_peer(route.destination);
+    !base.routes.contains(&peer) && base.first_to(route.destination) == Some(*route)
+}

@@ -1,0 +1,279 @@
+use super::*;
+
+fn address(text: &str) -> LinkAddress {
+    LinkAddress { network: text.parse().unwrap(), permanent: true, deprecated: false, global: true }
+}
+
+fn link(ifindex: u32, name: &str, addresses: &[LinkAddress]) -> Link {
+    Link {
+        ifindex,
+        name: name.to_owned(),
+        mac: None,
+        mtu: 1500,
+        up: true,
+        carrier: true,
+        ethernet: true,
+        loopback: name == "lo",
+        kind: String::new(),
+        master: None,
+        lower: None,
+        lower_netns: None,
+        bridge: None,
+        qdisc: String::new(),
+        addresses: addresses.to_vec(),
+    }
+}
+
+fn links() -> Vec<Link> {
+    vec![
+        link(1, "lo", &[address("127.0.0.1/8"), address("10.9.9.9/32")]),
+        link(2, "eth0", &[address("10.0.2.15/24")]),
+        link(3, "eth1", &[address("192.168.7.4/24"), address("192.168.7.5/24")]),
+    ]
+}
+
+fn route(ifindex: u32) -> Routes {
+    Routes { default: Some(RouteTo { ifindex, source: None, gateway: None }), reach: None }
+}
+
+fn published(text: &str) -> Wish {
+    Wish { public_ip: Some(ip(text)), ..Wish::default() }
+}
+
+fn by_iface(links: &[Link], iface: &[&str]) -> Result<Underlay, UnderlayError> {
+    let iface: Vec<String> = iface.iter().map(|name| (*name).to_owned()).collect();
+    choose(links, &Wish { iface, ..Wish::default() }, route(2))
+}
+
+fn ip(text: &str) -> Ipv4Addr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn the_default_route_decides_when_nothing_is_asked_for() {
+    let chosen = choose(&links(), &Wish::default(), route(2)).unwrap();
+    assert_eq!((chosen.name.as_str(), chosen.address), ("eth0", ip("10.0.2.15")));
+    assert_eq!(chosen.public_ip, chosen.address);
+}
+
+#[test]
+fn iface_takes_names_and_addresses_and_the_first_that_fits() {
+    assert_eq!(by_iface(&links(), &["eth1"]).unwrap().address, ip("192.168.7.4"));
+    assert_eq!(by_iface(&links(), &["192.168.7.5"]).unwrap().address, ip("192.168.7.5"));
+    assert_eq!(by_iface(&links(), &["wlan0", "10.1.1.1", "eth1"]).unwrap().name, "eth1");
+}
+
+#[test]
+fn iface_that_fits_nothing_tells_why_and_what_there_is() {
+    let error = by_iface(&links(), &["wlan0", "10.1.1.1", "lo"]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no interface fits --iface=wlan0: there is no interface wlan0; \
+         --iface=10.1.1.1: no interface has the address 10.1.1.1; \
+         --iface=lo: lo is a loopback interface; \
+         there are: eth0 (10.0.2.15), eth1 (192.168.7.4 192.168.7.5)"
+    );
+}
+
+#[test]
+fn loopback_is_never_chosen() {
+    assert!(by_iface(&links(), &["127.0.0.1"]).is_err());
+    assert!(by_iface(&links(), &["10.9.9.9"]).is_err());
+    assert!(choose(&links(), &Wish::default(), route(1)).is_err());
+}
+
+#[test]
+fn a_local_public_ip_picks_its_interface() {
+    let wish = published("192.168.7.5");
+    let chosen = choose(&links(), &wish, route(2)).unwrap();
+    assert_eq!((chosen.name.as_str(), chosen.address), ("eth1", ip("192.168.7.5")));
+}
+
+#[test]
+fn a_foreign_public_ip_is_published_but_not_bound() {
+    let wish = published("203.0.113.9");
+    let chosen = choose(&links(), &wish, route(2)).unwrap();
+    assert_eq!((chosen.address, chosen.public_ip), (ip("10.0.2.15"), ip("203.0.113.9")));
+}
+
+#[test]
+fn iface_goes_before_public_ip() {
+    let wish = Wish { iface: vec!["eth0".to_owned()], ..published("192.168.7.5") };
+    let chosen = choose(&links(), &wish, route(3)).unwrap();
+    assert_eq!((chosen.name.as_str(), chosen.address), ("eth0", ip("10.0.2.15")));
+    assert_eq!(chosen.public_ip, ip("192.168.7.5"));
+    let wish = Wish { iface: vec!["eth1".to_owned()], ..published("192.168.7.5") };
+    assert_eq!(choose(&links(), &wish, Routes::default()).unwrap().address, ip("192.168.7.5"));
+}
+
+#[test]
+fn a_public_ip_that_nobody_can_send_to_is_refused() {
+    for text in ["0.0.0.0", "127.0.0.1", "224.0.0.9", "255.255.255.255"] {
+        let wish = published(text);
+        let error = choose(&links(), &wish, route(2)).unwrap_err();
+        assert_eq!(error, UnderlayError::BadPublicIp(ip(text)));
+    }
+}
+
+#[test]
+fn no_default_route_lists_the_candidates() {
+    let error = choose(&links(), &Wish::default(), Routes::default()).unwrap_err().to_string();
+    assert!(error.contains("--iface") && error.contains("eth1 (192.168.7.4"), "{error}");
+    let error = choose(&[], &Wish::default(), Routes::default()).unwrap_err().to_string();
+    assert!(error.ends_with("none with an IPv4 address"), "{error}");
+}
+
+#[test]
+fn a_link_that_is_down_or_without_mtu_or_address_is_refused() {
+    let change = |change: fn(&mut Link)| {
+        let mut links = links();
+        change(&mut links[1]);
+        by_iface(&links, &["eth0"]).unwrap_err().to_string()
+    };
+    assert!(change(|link| link.up = false).contains("eth0 is down"));
+    let text = change(|link| link.mtu = 0);
+    assert!(text.contains("failed to determine MTU for eth0 interface"), "{text}");
+    assert!(change(|link| link.addresses.clear()).contains("eth0 has no usable IPv4"));
+}
+
+#[test]
+fn addresses_are_taken_in_flannels_order() {
+    let link_local = LinkAddress { global: false, ..address("169.254.3.4/16") };
+    let dynamic = LinkAddress { permanent: false, ..address("10.0.0.7/24") };
+    let deprecated = LinkAddress { deprecated: true, ..address("10.0.0.8/24") };
+    let permanent = address("10.0.0.9/24");
+    let best = |addresses: &[LinkAddress]| ranked(addresses).first().map(|ip| ip.to_string());
+    let all = [deprecated, link_local, dynamic, permanent, address("10.0.0.10/24")];
+    assert_eq!(best(&all).as_deref(), Some("10.0.0.9"));
+    assert_eq!(best(&all[..3]).as_deref(), Some("10.0.0.7"));
+    assert_eq!(best(&all[..2]).as_deref(), Some("169.254.3.4"));
+    assert_eq!(best(&all[..1]), None);
+}
+
+#[test]
+fn an_interface_without_ethernet_is_taken_but_not_for_ebpf() {
+    let mut links = links();
+    links[1].ethernet = false;
+    let chosen = by_iface(&links, &["eth0"]).unwrap();
+    assert!(chosen.ebpf_refusal().unwrap().contains("eth0 is not an Ethernet interface"));
+    links[1].ethernet = true;
+    assert_eq!(by_iface(&links, &["eth0"]).unwrap().ebpf_refusal(), None);
+}
+
+fn pattern(patterns: &[&str]) -> Wish {
+    let iface_regex = patterns.iter().map(|text| Regex::new(text).unwrap()).collect();
+    Wish { iface_regex, ..Wish::default() }
+}
+
+fn by_wish(wish: &Wish) -> Result<(String, Ipv4Addr), UnderlayError> {
+    choose(&links(), wish, route(2)).map(|chosen| (chosen.name, chosen.address))
+}
+
+fn eth1(address: &str) -> (String, Ipv4Addr) {
+    ("eth1".to_owned(), ip(address))
+}
+
+#[test]
+fn a_pattern_is_tried_on_addresses_then_on_names() {
+    assert_eq!(by_wish(&pattern(&["^192\\.168\\."])).unwrap(), eth1("192.168.7.4"));
+    assert_eq!(by_wish(&pattern(&["7\\.5$"])).unwrap(), eth1("192.168.7.5"));
+    assert_eq!(by_wish(&pattern(&["th1"])).unwrap(), eth1("192.168.7.4"));
+    // "1" is in an address of eth0, which goes before the name of eth1.
+    assert_eq!(by_wish(&pattern(&["1"])).unwrap().0, "eth0");
+    assert_eq!(by_wish(&pattern(&["^wlan", "eth1"])).unwrap().0, "eth1");
+}
+
+#[test]
+fn a_pattern_comes_after_iface_and_before_can_reach() {
+    let reach = Some(RouteTo { ifindex: 3, source: Some(ip("192.168.7.5")), gateway: None });
+    let routes = Routes { reach, ..route(2) };
+    let mut wish = Wish {
+        iface: vec!["wlan0".to_owned()],
+        can_reach: Some(ip("192.168.7.77")),
+        ..pattern(&["^nothing$"])
+    };
+    let chosen = choose(&links(), &wish, routes).unwrap();
+    assert_eq!((chosen.name, chosen.address), eth1("192.168.7.5"));
+    wish.iface_regex = pattern(&["eth0"]).iface_regex;
+    assert_eq!(choose(&links(), &wish, routes).unwrap().name, "eth0");
+    wish.iface.push("eth1".to_owned());
+    assert_eq!(choose(&links(), &wish, routes).unwrap().name, "eth1");
+}
+
+#[test]
+fn a_pattern_skips_what_cannot_be_used() {
+    let mut links = links();
+    links[1].name = "eth1-old".to_owned();
+    links[1].up = false;
+    let wish = pattern(&["^(10|192)\\."]);
+    assert_eq!(choose(&links, &wish, route(2)).unwrap().name, "eth1");
+    links[2].up = false;
+    let error = choose(&links, &wish, route(2)).unwrap_err().to_string();
+    assert!(error.contains("--iface-regex=^(10|192)\\.: eth1 is down"), "{error}");
+    let error = by_wish(&pattern(&["^lo$"])).unwrap_err().to_string();
+    assert!(error.contains("matches no interface's address or name"), "{error}");
+}
+
+#[test]
+fn a_pattern_never_picks_the_overlay() {
+    let mut links = links();
+    links.push(link(9, "cni0", &[address("10.5.1.1/24")]));
+    links.push(link(10, "flannel.1", &[address("10.5.1.0/32")]));
+    let mut wish = pattern(&["^10\\.5\\.", "cni0"]);
+    assert_eq!(choose(&links, &wish, route(2)).unwrap().name, "cni0");
+    wish.overlay = Some("10.5.0.0/16".parse().unwrap());
+    assert!(choose(&links, &wish, route(2)).is_err());
+}
+
+#[test]
+fn can_reach_takes_interface_and_source_of_the_route() {
+    let to = |text: &str| Wish { can_reach: Some(ip(text)), ..Wish::default() };
+    let routes = |ifindex, source: Option<&str>| Routes {
+        reach: Some(RouteTo { ifindex, source: source.map(ip), gateway: None }),
+        default: None,
+    };
+    let choose = |wish, routes| choose(&links(), &wish, routes);
+    let chosen = choose(to("192.168.9.9"), routes(3, Some("192.168.7.5"))).unwrap();
+    assert_eq!((chosen.name, chosen.address, chosen.public_ip), {
+        let (name, address) = eth1("192.168.7.5");
+        (name, address, address)
+    });
+    let chosen = choose(to("192.168.9.9"), routes(3, None)).unwrap();
+    assert_eq!(chosen.address, ip("192.168.7.4"));
+    let nat = Wish { public_ip: Some(ip("203.0.113.9")), ..to("192.168.9.9") };
+    let chosen = choose(nat, routes(3, Some("192.168.7.5"))).unwrap();
+    assert_eq!((chosen.address, chosen.public_ip), (ip("192.168.7.5"), ip("203.0.113.9")));
+    // Our own address is reached by the loopback interface.
+    for (wish, routes, reason) in [
+        (to("10.0.2.15"), routes(1, Some("10.0.2.15")), "lo is a loopback interface"),
+        (to("192.168.9.9"), Routes::default(), "there is no route to 192.168.9.9"),
+        (
+            Wish { overlay: Some("10.5.0.0/16".parse().unwrap()), ..to("10.5.3.4") },
+            routes(3, None),
+            "10.5.3.4 is in the overlay network",
+        ),
+    ] {
+        let error = choose(wish, routes).unwrap_err().to_string();
+        assert!(error.contains(reason) && error.contains("--iface-can-reach="), "{error}");
+    }
+}
+
+#[test]
+fn what_was_sought_stays_while_it_has_its_address() {
+    let reach = |ifindex| Routes {
+        reach: Some(RouteTo { ifindex, source: None, gateway: None }),
+        ..route(ifindex)
+    };
+    let sought = Wish { can_reach: Some(ip("192.168.9.9")), ..Wish::default() };
+    let mut links = links();
+    let current = choose(&links, &sought, reach(3)).unwrap();
+    links[2].mtu = 1400;
+    let followed = follow(&current, &links, &sought, reach(2)).unwrap();
+    assert_eq!((followed.name.as_str(), followed.mtu), ("eth1", 1400));
+    links[2].up = false;
+    let error = follow(&current, &links, &sought, reach(2)).unwrap_err().to_string();
+    assert_eq!(error, "the underlay's interface cannot be used: eth1 is down");
+    assert_eq!(follow(&current, &links, &Wish::default(), route(2)).unwrap().name, "eth0");
+    links[2].addresses.remove(0);
+    assert_eq!(follow(&current, &links, &sought, reach(2)).unwrap().name, "eth0");
+}

@@ -1,0 +1,48 @@
+//! What choosing an underlay needs of the kernel beside links.
+
+use flannel_core::underlay::{Routes, Wish};
+
+use super::{Kernel, KernelError};
+
+/// Asks for the routes that [`flannel_core::underlay::choose`] needs.
+///
+/// # Errors
+/// The kernel's.
+pub async fn routes_for<K: Kernel>(kernel: &K, wish: &Wish) -> Result<Routes, KernelError> {
+    let mut routes = Routes::default();
+    if wish.can_reach.is_some() {
+        routes.reach = kernel.route_to(wish.can_reach).await?;
+    }
+    if !wish.names_an_interface() {
+        routes.default = kernel.route_to(None).await?;
+    }
+    Ok(routes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use flannel_core::link::RouteTo;
+    use regex::Regex;
+
+    use super::*;
+    use crate::kernel::fake::FakeKernel;
+
+    #[tokio::test]
+    async fn only_the_routes_that_matter_are_asked_for() {
+        let kernel = FakeKernel::default();
+        let far = Ipv4Addr::new(192, 0, 2, 9);
+        let to = |ifindex| RouteTo { ifindex, source: None, gateway: None };
+        kernel.state().routes.insert(None, to(2));
+        kernel.state().routes.insert(Some(far), to(3));
+        let ask = async |wish: Wish| routes_for(&kernel, &wish).await.unwrap();
+        // A public address that is no local one leaves the choice to the default route.
+        let published = Wish { public_ip: Some(Ipv4Addr::new(203, 0, 113, 9)), ..Wish::default() };
+        assert_eq!(ask(published).await, Routes { default: Some(to(2)), reach: None });
+        let reach = Wish { can_reach: Some(far), ..Wish::default() };
+        assert_eq!(ask(reach).await, Routes { default: None, reach: Some(to(3)) });
+        let pattern = Wish { iface_regex: vec![Regex::new("eth0").unwrap()], ..Wish::default() };
+        assert_eq!(ask(pattern).await, Routes::default());
+    }
+}

@@ -1,0 +1,83 @@
+//! Complaints end with their causes, and without another pass where none comes.
+
+use flannel_core::link::LinkAddress;
+
+use super::*;
+use crate::status;
+
+#[tokio::test]
+async fn counters_are_not_well_only_while_they_cannot_be_read() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    let ask = |bench: &Bench| {
+        let status = status::status(&bench.shared, &bench.reconciler.datapath);
+        status.health.into_iter().map(|line| line.what).collect::<Vec<_>>()
+    };
+    bench.datapath.state().counters_fail = true;
+    assert_eq!(ask(&bench), ["counters"]);
+    bench.reconciler.check_hooks();
+    assert_eq!(bench.complaints(), ["counters", "flow table", "source of peer"]);
+    bench.datapath.state().counters_fail = false;
+    assert_eq!(ask(&bench), ["flow table", "source of peer"], "asking alone ends it");
+    bench.reconciler.check_hooks();
+    assert_eq!(bench.complaints(), [""; 0]);
+}
+
+#[tokio::test]
+async fn source_ports_are_not_well_only_while_they_cannot_be_read() {
+    let mut bench = bench(true);
+    let range = bench.sysctls.path().join("net/ipv4/ip_local_port_range");
+    std::fs::write(&range, "9 8").unwrap();
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(bench.complaints(), ["source ports"]);
+    std::fs::write(&range, "1024\t65535\n").unwrap();
+    bench.reconciler.check_hooks();
+    assert_eq!(bench.complaints(), [""; 0]);
+    assert_eq!(bench.datapath.state().config.as_ref().unwrap().source_ports, (1024, 65535));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_that_could_not_be_raised_is_raised_later() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    bench.datapath.state().generation_fails = true;
+    let outcome = bench.pass(&[peer(2)], RENEWED).await;
+    assert_eq!(bench.complaints(), ["generation"]);
+    bench.datapath.state().generation_fails = false;
+    let before = bench.datapath.state().generation;
+    tokio::time::sleep_until(outcome.retry_at.expect("another try")).await;
+    let outcome = bench.pass(&[peer(2)], Wake::default()).await;
+    assert_eq!(bench.datapath.state().generation, before + 1);
+    assert_eq!((bench.complaints(), outcome.retry_at), (vec![], None));
+}
+
+#[tokio::test]
+async fn what_was_not_known_of_a_link_goes_with_the_link() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    bench.reconciler.kernel.state().fail_next_read = Some(libc::EIO);
+    bench.reconciler.look_for_uplinks().await;
+    assert_eq!(bench.complaints(), ["uplinks"]);
+    let gateway = LinkAddress {
+        network: "10.5.1.1/32".parse().unwrap(),
+        permanent: true,
+        deprecated: false,
+        global: true,
+    };
+    bench.reconciler.kernel.state().links[1].addresses.push(gateway);
+    bench.pass(&[peer(2)], Wake { links: true, ..Wake::default() }).await;
+    assert_eq!(bench.complaints(), [""; 0]);
+}
+
+#[tokio::test]
+async fn eager_is_no_matter_without_ethernet() {
+    let mut bench = bench(true);
+    bench.reconciler.settings.fast_path = FastPath::Eager;
+    let loose = bench.sysctls.path().join("net/netfilter/nf_conntrack_tcp_loose");
+    std::fs::write(loose, "0\n").unwrap();
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(bench.complaints(), ["eager"]);
+    bench.reconciler.kernel.state().links[0].ethernet = false;
+    bench.pass(&[peer(2)], Wake { links: true, ..Wake::default() }).await;
+    assert_eq!(bench.complaints(), [""; 0]);
+}
