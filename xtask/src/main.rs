@@ -7,6 +7,7 @@ mod build_ebpf;
 mod complexity;
 mod guest;
 mod harness;
+mod programs;
 mod quiet;
 mod setup;
 mod test;

@@ -32,10 +32,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flannel_tests::pod::{traffic, try_traffic};
-use flannel_tests::rules::Rules;
 use columns::{Column, Load, To};
 use figures::Figures;
+use flannel_tests::pod::{traffic, try_traffic};
+use flannel_tests::rules::Rules;
 use lanes::{Lane, lanes};
 use report::{About, Built, Heading, Line, Others, Report, Wired};
 use rows::{Ends, Row};

@@ -5,13 +5,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use flannel_tests::agent::{Options, program};
 use flannel_bench::columns::columns;
 use flannel_bench::report::Report;
 use flannel_bench::rows::{EBPF, HOST, JUDGED, JUDGED_PORT, KERNEL, ROWS, rows};
 use flannel_bench::sites::judge;
 use flannel_bench::wire::Wire;
 use flannel_bench::{Effort, Plan, markdown, plot, table};
+use flannel_tests::agent::{Options, program};
 use flannel_tests::pair::Pair;
 use flannel_tests::rules::Rules;
 

@@ -4,11 +4,11 @@ use std::process::Command;
 use std::time::Instant;
 
 use clap::Parser;
-use flannel_tests::agent::{Options, program};
 use flannel_bench::columns::columns;
 use flannel_bench::rows::{EBPF, HOST, KERNEL, rows};
 use flannel_bench::wire::Wire;
 use flannel_bench::{Effort, Plan, table};
+use flannel_tests::agent::{Options, program};
 use flannel_tests::etcd::PREFIX;
 use flannel_tests::hooks;
 use flannel_tests::interrupt;
