@@ -110,34 +110,23 @@ pub(crate) fn prepare(release: &str) -> Result<()> {
     package::get(release).map(|_| ())
 }
 
-/// For each kernel a command that boots it, runs the cases (those whose name
-/// contains `filter`) and prints what they print; its last line is [`DONE`] with
-/// a number. None where the filter leaves no case.
+/// The cases that a kernel runs, of those whose name contains one of `filter`, if
+/// there is one.
+pub(crate) fn chosen(release: &str, filter: &[&str]) -> Vec<String> {
+    let all = !RELEASES.contains(&release);
+    let chosen = CASES.iter().filter(|cases| all || cases.on.contains(&release));
+    let fits = |path: &String| filter.is_empty() || filter.iter().any(|part| path.contains(part));
+    chosen.flat_map(Cases::paths).filter(fits).collect()
+}
+
+/// A command that boots the kernel, runs these cases and prints what they print;
+/// its last line begins with [`DONE`].
 ///
 /// # Errors
 /// Something cannot be built or fetched.
-pub(crate) fn cases(
-    releases: &[&str],
-    programs: &Programs,
-    filter: Option<&str>,
-) -> Result<Vec<(String, Command)>> {
-    let mut commands = Vec::new();
-    for release in releases {
-        let chosen = chosen(release, filter);
-        if !chosen.is_empty() {
-            let line = format!("{E2E} --test-threads=1 --exact {}", chosen.join(" "));
-            commands.push(((*release).to_owned(), boot(release, programs, &line)?));
-        }
-    }
-    Ok(commands)
-}
-
-/// The cases that a kernel runs.
-fn chosen(release: &str, filter: Option<&str>) -> Vec<String> {
-    let all = !RELEASES.contains(&release);
-    let chosen = CASES.iter().filter(|cases| all || cases.on.contains(&release));
-    let fits = |path: &String| filter.is_none_or(|part| path.contains(part));
-    chosen.flat_map(Cases::paths).filter(fits).collect()
+pub(crate) fn cases(release: &str, programs: &Programs, names: &[String]) -> Result<Command> {
+    let line = format!("{E2E} --test-threads=1 --exact {}", names.join(" "));
+    boot(release, programs, &line)
 }
 
 /// A command that boots the kernel and runs one program of the lab.
@@ -191,10 +180,10 @@ mod tests {
 
     #[test]
     fn each_kernel_runs_its_cases_and_another_kernel_all() {
-        let every = chosen("5.10", None);
+        let every = chosen("5.10", &[]);
         assert_eq!(every.len(), CASES.iter().map(|cases| cases.names.len()).sum::<usize>());
         for release in RELEASES {
-            let some = chosen(release, None);
+            let some = chosen(release, &[]);
             assert!(some.iter().any(|path| path.starts_with("kernels::")), "{some:?}");
             assert!(some.len() < every.len(), "{some:?}");
         }
@@ -202,9 +191,9 @@ mod tests {
 
     #[test]
     fn a_filter_leaves_what_it_names() {
-        let left = chosen("6.12", Some("netkit"));
+        let left = chosen("6.12", &["netkit"]);
         assert_eq!(left, ["devices::pods_on_macvlan_ipvlan_and_netkit_are_reached"]);
-        assert!(chosen("6.1", Some("netkit")).is_empty());
+        assert!(chosen("6.1", &["netkit"]).is_empty());
     }
 
     /// A case that is misspelt here, or not listed, would run nowhere.

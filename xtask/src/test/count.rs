@@ -1,7 +1,5 @@
 //! What runners print, read.
 
-use std::process::Command;
-
 /// Results of one or more runners.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Count {
@@ -46,7 +44,7 @@ impl Count {
 /// Cases of a program that failed, by name.
 #[derive(Debug, Default)]
 pub(crate) struct Failures {
-    names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// Those that passed when they ran again.
     pub(crate) passed: Vec<String>,
 }
@@ -67,16 +65,11 @@ impl Failures {
     pub(crate) fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
-
-    /// Makes `command` run them alone, one after another.
-    pub(crate) fn select(&self, command: &mut Command) {
-        command.args(["--exact", "--test-threads=1"]).args(&self.names);
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, Count, Failures};
+    use super::{Count, Failures};
 
     fn count(lines: &[&str]) -> Count {
         let mut count = Count::default();
@@ -105,11 +98,7 @@ mod tests {
         ] {
             failures.line(line);
         }
-        assert!(!failures.is_empty());
-        let mut command = Command::new("e2e");
-        failures.select(&mut command);
-        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
-        assert_eq!(words.join(" "), "--exact --test-threads=1 module::a_bad_one");
+        assert_eq!(failures.names, ["module::a_bad_one"]);
         failures.again("test module::a_bad_one ... ok");
         assert_eq!(failures.passed, ["module::a_bad_one"]);
     }

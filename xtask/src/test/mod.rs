@@ -54,21 +54,31 @@ impl Outcome {
     }
 
     /// Runs cases in emulated machines, side by side: each is busy with one
-    /// processor most of the time.
-    fn guests(&mut self, guests: Vec<(String, Command)>) -> Result<()> {
-        let names: Vec<_> = guests.iter().map(|(release, _)| release.as_str()).collect();
-        if !names.is_empty() {
-            println!("\n== cases under Linux {}", names.join(" and "));
+    /// processor most of the time. What fails is tried again as [`Self::cases`]
+    /// does it, on a machine that has the processors for itself.
+    fn guests(&mut self, releases: &[&str], programs: &Programs, filter: &[&str]) -> Result<()> {
+        let mut running = Vec::new();
+        for release in releases {
+            let cases = guest::chosen(release, filter);
+            if !cases.is_empty() {
+                let mut command = guest::cases(release, programs, &cases)?;
+                let mark = format!("{release}| ");
+                println!("\n== cases under Linux {release}");
+                running.push((*release, thread::spawn(move || guest(&mut command, &mark))));
+            }
         }
-        let running: Vec<_> = guests
-            .into_iter()
-            .map(|(release, command)| {
-                (release.clone(), thread::spawn(move || guest(&release, command)))
-            })
-            .collect();
-        for (release, running) in running {
-            let (count, ok) = running.join().unwrap_or_else(|_| Ok((Count::default(), false)))?;
-            self.add(&format!("cases under Linux {release}"), &count, ok);
+        let wait = |running: thread::JoinHandle<Result<Seen>>| {
+            running.join().unwrap_or_else(|_| Ok(Seen::default()))
+        };
+        let ended: Vec<_> =
+            running.into_iter().map(|(release, running)| (release, wait(running))).collect();
+        for (release, seen) in ended {
+            let (name, mut seen) = (format!("cases under Linux {release}"), seen?);
+            if !seen.failures.is_empty() {
+                let mut command = guest::cases(release, programs, &seen.failures.names)?;
+                self.once_more(&name, &mut command, &mut seen)?;
+            }
+            self.add(&name, &seen.count, seen.whole);
         }
         Ok(())
     }
@@ -89,21 +99,28 @@ impl Outcome {
             command.args(threads());
             command.args(guest::only_here_cases().flat_map(|name| ["--skip".to_owned(), name]));
         }
-        let mut failures = Failures::default();
-        let (mut count, ok) = watch(&mut command, "", |line| failures.line(line))?;
-        if !failures.is_empty() {
-            println!("\n== {tests}: what failed, once more");
+        let mut seen = Seen::default();
+        let ok = seen.watch(&mut command, "", |_| ())?;
+        // A program that crashes has no result, whatever it said before.
+        seen.whole = seen.count.ended && (ok || !seen.failures.is_empty());
+        if !seen.failures.is_empty() {
             let mut command = tests.command();
             command.envs(environment.iter().copied());
-            failures.select(&mut command);
-            let (again, _) = watch(&mut command, "", |line| failures.again(line))?;
-            count.failed = count.failed.saturating_sub(again.passed);
-            count.passed += again.passed;
-            self.unsteady.append(&mut failures.passed);
+            command.args(["--exact", "--test-threads=1"]).args(&seen.failures.names);
+            self.once_more(&tests.to_string(), &mut command, &mut seen)?;
         }
-        // A program that crashes has no result, whatever it said before.
-        let whole = count.ended && (ok || !failures.is_empty());
-        self.add(&tests.to_string(), &count, whole);
+        self.add(&tests.to_string(), &seen.count, seen.whole);
+        Ok(())
+    }
+
+    /// Runs what failed again.
+    fn once_more(&mut self, name: &str, command: &mut Command, seen: &mut Seen) -> Result<()> {
+        println!("\n== {name}: what failed, once more");
+        let failures = &mut seen.failures;
+        let (again, _) = watch(command, "", |line| failures.again(line))?;
+        seen.count.failed = seen.count.failed.saturating_sub(again.passed);
+        seen.count.passed += again.passed;
+        self.unsteady.append(&mut failures.passed);
         Ok(())
     }
 
@@ -115,15 +132,39 @@ impl Outcome {
     }
 }
 
-/// Runs cases in an emulated machine. Also whether it did so to their end.
-fn guest(release: &str, mut command: Command) -> Result<(Count, bool)> {
-    let mut done = None;
-    let (count, ok) = watch(&mut command, &format!("{release}| "), |line| {
-        done = line.trim().strip_prefix(guest::DONE).map(str::to_owned).or(done.take());
-    })?;
+/// What a runner of end-to-end cases said.
+#[derive(Default)]
+struct Seen {
+    count: Count,
+    failures: Failures,
+    /// It came to its end.
+    whole: bool,
+}
+
+impl Seen {
+    /// Watches the runner. Whether it succeeded.
+    fn watch(
+        &mut self,
+        command: &mut Command,
+        mark: &str,
+        mut see: impl FnMut(&str),
+    ) -> Result<bool> {
+        let (count, ok) = watch(command, mark, |line| {
+            self.failures.line(line);
+            see(line);
+        })?;
+        self.count = count;
+        Ok(ok)
+    }
+}
+
+/// Runs cases in an emulated machine.
+fn guest(command: &mut Command, mark: &str) -> Result<Seen> {
+    let (mut seen, mut done) = (Seen::default(), false);
+    let ok = seen.watch(command, mark, |line| done |= line.trim().starts_with(guest::DONE))?;
     // A machine that hangs or crashes says nothing at its end.
-    let whole = done.is_some_and(|failed| failed.trim() == "0");
-    Ok((count, ok && whole))
+    seen.whole = ok && done && seen.count.ended;
+    Ok(seen)
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -146,7 +187,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if !args.unit {
         let releases = only.as_ref().map_or(guest::RELEASES, std::slice::from_ref);
-        outcome.guests(guest::cases(releases, &programs, filter)?)?;
+        outcome.guests(releases, &programs, filter.as_slice())?;
     }
     report(outcome)
 }
