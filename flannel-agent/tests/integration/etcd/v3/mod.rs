@@ -1,56 +1,19 @@
 //! [`Etcd3`] against a real etcd on loopback.
 
 mod acquire;
-mod certificates;
 mod login;
-mod server;
 mod watch;
 
 use std::net::Ipv4Addr;
 
 use etcd_client::{Client, GetOptions, KeyValue, PutOptions};
 use flannel_agent::config::NetworkConfig;
-use flannel_agent::lease::attrs::LeaseAttrs;
-use flannel_agent::mac::MacAddr;
+use flannel_agent::source::LeaseSource;
 use flannel_agent::source::etcd3::Etcd3;
 use flannel_agent::source::options::EtcdOptions;
-use flannel_agent::source::{Claim, LeaseSource};
-use ipnetwork::Ipv4Network;
 
-use self::server::Etcd;
-
-const PREFIX: &str = "/coreos.com/network";
-
-const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
-
-fn net(text: &str) -> Ipv4Network {
-    text.parse().unwrap()
-}
-
-fn key(subnet: &str) -> String {
-    format!("{PREFIX}/subnets/{}", subnet.replace('/', "-"))
-}
-
-/// What node `n` says of itself.
-fn attrs(n: u8) -> LeaseAttrs {
-    LeaseAttrs::vxlan(Ipv4Addr::new(10, 99, 0, n), 1, MacAddr([2, 0, 0, 0, 0, n]))
-}
-
-fn value(n: u8) -> String {
-    serde_json::to_string(&attrs(n)).unwrap()
-}
-
-fn claim(n: u8) -> Claim {
-    Claim::new(attrs(n), None)
-}
-
-fn options(url: &str) -> EtcdOptions {
-    EtcdOptions {
-        endpoints: vec![url.to_owned()],
-        prefix: PREFIX.to_owned(),
-        ..EtcdOptions::default()
-    }
-}
+use super::server::Etcd;
+use super::*;
 
 async fn source(etcd: &Etcd) -> Etcd3 {
     Etcd3::connect(options(&etcd.url())).await.unwrap()

@@ -1,7 +1,5 @@
 //! Loading, pinning and attaching, in network namespaces of their own.
 
-mod place;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -20,7 +18,7 @@ use flannel_ebpf::abi::{
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 
-use place::{ensure, ip, isolated, open, peer, places, veth};
+use crate::place::{ensure, ip, isolated, open, peer, places, veth};
 
 fn settings() -> DatapathConfig {
     DatapathConfig {

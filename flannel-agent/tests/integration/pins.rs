@@ -1,7 +1,5 @@
 //! What may be reused of an earlier run, and whose it is.
 
-mod place;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +13,7 @@ use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{self, AttachMode, Datapath as _, LoadOptions, XdpMode, flow_table};
 use flannel_ebpf::abi::ABI_VERSION;
 
-use place::{elsewhere, ensure, ip, isolated, open, peer, veth};
+use crate::place::{elsewhere, ensure, ip, isolated, open, peer, veth};
 
 /// Programs on a hook: tcx's, then filters'.
 fn running(interface: &str, direction: TcAttachType) -> Vec<String> {

@@ -1,12 +1,8 @@
 //! [`Etcd2`], [`Store`] and the migration against a real etcd on loopback.
 
 mod acquire;
-#[path = "../etcd3/certificates.rs"]
-mod certificates;
 mod login;
 mod migrate;
-#[path = "../etcd3/server.rs"]
-mod server;
 mod store;
 mod watch;
 
@@ -14,54 +10,20 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 
 use flannel_agent::config::NetworkConfig;
-use flannel_agent::lease::attrs::LeaseAttrs;
 use flannel_agent::mac::MacAddr;
+use flannel_agent::source::LeaseSource;
 use flannel_agent::source::etcd2::Etcd2;
 use flannel_agent::source::options::EtcdOptions;
-use flannel_agent::source::{Claim, LeaseSource};
-use ipnetwork::Ipv4Network;
 use serde_json::Value;
 
-use self::server::Etcd;
-
-const PREFIX: &str = "/coreos.com/network";
-
-const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
-
-fn net(text: &str) -> Ipv4Network {
-    text.parse().unwrap()
-}
-
-fn key(subnet: &str) -> String {
-    format!("{PREFIX}/subnets/{}", subnet.replace('/', "-"))
-}
-
-/// What node `n` says of itself.
-fn attrs(n: u8) -> LeaseAttrs {
-    LeaseAttrs::vxlan(Ipv4Addr::new(10, 99, 0, n), 1, MacAddr([2, 0, 0, 0, 0, n]))
-}
-
-fn value(n: u8) -> String {
-    serde_json::to_string(&attrs(n)).unwrap()
-}
+use super::server::Etcd;
+use super::*;
 
 /// As flannel 0.11 writes it.
 fn old_value(n: u8) -> String {
     format!(
         r#"{{"PublicIP":"10.99.0.{n}","BackendType":"vxlan","BackendData":{{"VtepMAC":"02:00:00:00:00:{n:02x}"}}}}"#
     )
-}
-
-fn claim(n: u8) -> Claim {
-    Claim::new(attrs(n), None)
-}
-
-fn options(url: &str) -> EtcdOptions {
-    EtcdOptions {
-        endpoints: vec![url.to_owned()],
-        prefix: PREFIX.to_owned(),
-        ..EtcdOptions::default()
-    }
 }
 
 async fn source(etcd: &Etcd) -> Etcd2 {

@@ -1,18 +1,16 @@
 //! What stands on devices, read from the real kernel, each test in a network
 //! namespace of its own. Needs root.
 
-mod netns;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::netns::vxlan::ifindex;
+use crate::netns::{Namespace, in_netns, run, try_run};
 use flannel_agent::bpf::CLSACT_PRIORITY;
 use flannel_agent::envelope::{Choice, Scene};
 use flannel_agent::kernel::events::{self, Scope};
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Filter, Inspect, Kernel, PodEnd, Stacked, TrafficControl};
-use netns::vxlan::ifindex;
-use netns::{Namespace, in_netns, run, try_run};
 
 fn inspector() -> Box<dyn Inspect> {
     RealKernel::open().unwrap().inspector()

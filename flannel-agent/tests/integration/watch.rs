@@ -1,14 +1,14 @@
 //! From what happens to a device to the programs' maps: real kernel, real
 //! programs, each test in a network namespace of its own. Needs root.
 
-mod netns;
-
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::netns::vxlan::{ifindex, underlay};
+use crate::netns::{Namespace, in_netns, run};
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
@@ -21,8 +21,6 @@ use flannel_agent::kernel::{Kernel as _, events};
 use flannel_agent::status::Shared;
 use flannel_agent::watch::{self, Watch};
 use flannel_ebpf::abi::{ABI_VERSION, Config, Veth, action, flag, map};
-use netns::vxlan::{ifindex, underlay};
-use netns::{Namespace, in_netns, run};
 
 /// From an event to the map.
 const SOON: Duration = Duration::from_millis(100);

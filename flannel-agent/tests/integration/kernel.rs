@@ -1,12 +1,14 @@
 //! The kernel path against the real kernel, each test in a network namespace
 //! of its own. Needs root.
 
-mod netns;
-
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use crate::netns::vxlan::{
+    OWN_MAC, desired, device_name, ifindex, peer, reconcile, settled, underlay,
+};
+use crate::netns::{Namespace, in_netns, json, run, try_run};
 use flannel_agent::desired::{Desired, Device, Peer};
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel, KernelError, PROTOCOL, UNMARKED};
@@ -14,8 +16,6 @@ use flannel_agent::mac::MacAddr;
 use flannel_agent::path::Path;
 use flannel_agent::plan::{self, DirectRoute, Op};
 use flannel_agent::underlay::{self, Routes, Wish};
-use netns::vxlan::{OWN_MAC, desired, device_name, ifindex, peer, reconcile, settled, underlay};
-use netns::{Namespace, in_netns, json, run, try_run};
 
 #[test]
 fn the_device_is_flannels() {

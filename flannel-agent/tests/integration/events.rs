@@ -1,16 +1,14 @@
 //! Events of the real kernel, each test in a network namespace of its own.
 //! Needs root.
 
-mod netns;
-
 use std::time::Duration;
 
+use crate::netns::vxlan::{OWN_MAC, desired, ifindex, peer, reconcile, settled, underlay};
+use crate::netns::{in_netns, json, run};
 use flannel_agent::kernel::events::Scope;
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel, KernelEvent, events};
 use flannel_agent::plan;
-use netns::vxlan::{OWN_MAC, desired, ifindex, peer, reconcile, settled, underlay};
-use netns::{in_netns, json, run};
 use tokio::sync::mpsc;
 
 /// Waits for an event, skipping others.

@@ -1,17 +1,15 @@
 //! The firewall's rules in a real kernel, with real packets. Needs root.
 
-mod netns;
-
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use crate::netns::{Namespace, in_netns, run, try_run};
 use flannel_agent::firewall::chosen::{self, Chosen};
 use flannel_agent::firewall::nft::Nft;
 use flannel_agent::firewall::upstream::Node as Former;
 use flannel_agent::firewall::{Firewall, Mode, Rules};
-use netns::{Namespace, in_netns, run, try_run};
 
 const SHORT: Duration = Duration::from_millis(800);
 

@@ -1,8 +1,6 @@
 //! A place for programs: a network namespace with the devices of a node, and a
 //! pin directory.
 
-#![allow(dead_code, reason = "every test file uses another part")]
-
 use std::net::Ipv4Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use flannel_agent::lease::table::Lease;
 use flannel_agent::source::{Claim, LEASE_TTL, LeaseSource, SourceError};
 
-use super::server::{Etcd, free_port};
 use super::*;
+use crate::etcd::server::{Etcd, free_port};
 
 /// Whether the lease ends [`LEASE_TTL`] from now, give or take a minute.
 fn is_fresh(lease: &Lease) -> bool {

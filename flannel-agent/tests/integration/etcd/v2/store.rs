@@ -6,9 +6,9 @@ use flannel_agent::source::{LeaseSource, LeaseUpdate, SourceError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
-use super::server::{Etcd, free_port};
 use super::watch::{map, next, next_snapshot};
 use super::*;
+use crate::etcd::server::{Etcd, free_port};
 
 async fn store(url: &str, api: EtcdApi) -> Store {
     Store::connect(options(url), api).await.unwrap()

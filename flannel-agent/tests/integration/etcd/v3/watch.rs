@@ -7,8 +7,8 @@ use flannel_agent::source::{LeaseSource, LeaseUpdate};
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 
-use super::server::{Etcd, Signal, Way};
 use super::*;
+use crate::etcd::server::{Etcd, Signal, Way};
 
 type Updates = Receiver<LeaseUpdate>;
 

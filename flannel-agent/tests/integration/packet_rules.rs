@@ -1,9 +1,8 @@
 //! Rules of a real kernel, as nft and iptables list them. Needs root.
 
-mod netns;
-
 use std::time::{Duration, Instant};
 
+use crate::netns::{in_netns, run};
 use flannel_agent::firewall::packet_rules::devices::{Devices, Node};
 use flannel_agent::firewall::packet_rules::exempt::{Effect, Present, Resolved, describe, resolve};
 use flannel_agent::firewall::packet_rules::follow::Follower;
@@ -11,7 +10,6 @@ use flannel_agent::firewall::packet_rules::read::Reader;
 use flannel_agent::firewall::packet_rules::walk::{Findings, Overlay};
 use flannel_agent::kernel::Kernel as _;
 use flannel_agent::kernel::netlink::RealKernel;
-use netns::{in_netns, run};
 
 const RULES: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/src/firewall/packet_rules/testdata/nft.rules");

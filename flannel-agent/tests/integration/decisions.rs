@@ -1,15 +1,13 @@
 //! Which changes end decisions, asked of the real kernel, each test in a
 //! network namespace of its own. Needs root.
 
-mod netns;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::netns::vxlan::{ifindex, underlay};
+use crate::netns::{Namespace, in_netns, run, try_run};
 use flannel_agent::kernel::KernelEvent;
 use flannel_agent::kernel::events::{self, Scope};
-use netns::vxlan::{ifindex, underlay};
-use netns::{Namespace, in_netns, run, try_run};
 use tokio::sync::mpsc;
 
 /// A node: an underlay, `flannel.1`, a bridge `cni0` with the ports veth1 and

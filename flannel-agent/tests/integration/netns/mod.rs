@@ -1,7 +1,5 @@
 //! Network namespaces for tests: each belongs to a thread and goes with it.
 
-#![allow(dead_code, reason = "every test file uses another part")]
-
 pub(crate) mod vxlan;
 
 use std::future::Future;

@@ -1,8 +1,6 @@
 //! The udp backend's device and proxy on a real kernel, two namespaces joined
 //! by a veth.
 
-mod netns;
-
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -13,7 +11,7 @@ use flannel_agent::bpf::VerifySource;
 use flannel_agent::kernel::netlink::RealKernel;
 use ipnetwork::Ipv4Network;
 
-use netns::{Namespace, run, try_run};
+use crate::netns::{Namespace, run, try_run};
 
 fn address(node: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, node)

@@ -2,8 +2,8 @@
 
 use std::process::Output;
 
-use super::server::Etcd;
 use super::*;
+use crate::etcd::server::Etcd;
 
 fn migrate(etcd: &Etcd, more: &[&str]) -> (Output, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_flannel-agent"))

@@ -1,9 +1,7 @@
 //! What the kernel says of nftables. Needs root.
 
-mod netns;
-
+use crate::netns::{in_netns, run};
 use flannel_agent::kernel::nftables::{BaseChain, base_chains, generation};
-use netns::{in_netns, run};
 
 fn chain(family: &'static str, table: &str, name: &str, kind: &str, devices: &[&str]) -> BaseChain {
     BaseChain {

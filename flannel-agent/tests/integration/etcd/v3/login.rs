@@ -6,9 +6,9 @@ use etcd_client::{ConnectOptions, Permission};
 use flannel_agent::source::{LeaseSource, LeaseUpdate, SourceError};
 use tokio_util::sync::CancellationToken;
 
-use super::certificates::{Files, ca, flag};
-use super::server::Etcd;
 use super::*;
+use crate::etcd::certificates::{Files, ca, flag};
+use crate::etcd::server::Etcd;
 
 /// Turns users on: `root`, and `flannel` who may use what is below the prefix.
 async fn with_users(etcd: &Etcd) {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use flannel_agent::source::{LeaseSource, LeaseUpdate, SourceError};
 use tokio_util::sync::CancellationToken;
 
-use super::certificates::{Files, ca, flag};
-use super::server::Etcd;
 use super::*;
+use crate::etcd::certificates::{Files, ca, flag};
+use crate::etcd::server::Etcd;
 
 /// Calls the v2 API of users.
 fn auth(etcd: &Etcd, path: &str, body: &str) {
