@@ -7,10 +7,8 @@
 
 pub mod agent;
 pub mod assembled;
-pub mod bench;
 pub mod beside;
 pub mod complexity;
-pub mod differential;
 pub mod docker;
 pub mod endpoint;
 pub mod etcd;
@@ -23,7 +21,6 @@ pub mod interrupt;
 pub mod lab;
 pub mod netns;
 pub mod node;
-pub mod offloads;
 pub mod packet;
 pub mod pair;
 pub mod plain;
@@ -36,6 +33,5 @@ pub mod skip;
 pub mod tls;
 pub mod traffic;
 pub mod udp;
-pub mod udp_bench;
 pub mod unit;
 pub mod wait;

@@ -107,7 +107,7 @@ impl Node {
     /// It does not come up.
     pub fn start_simple(&self, network: &str, routes: &[(Ipv4Network, Ipv4Addr)]) -> Process {
         let mut command = self.netns.command(own_program("flannel-udp-proxy"));
-        command.args(["simple", "--local", &self.address.to_string()]);
+        command.args(["--local", &self.address.to_string()]);
         command.args(routes.iter().map(|(subnet, node)| format!("{subnet}={node}")));
         let process = Process::start("simple proxy", &mut command, &self.dir.join("simple.log"));
         wait::holds("flannel0", Duration::from_secs(5), || {

@@ -132,7 +132,7 @@ fn compare(object: &[u8], tools: &str) -> Result<()> {
     put(&fresh(), object)?;
     println!(
         "build-ebpf: the committed object was built by other tools, so bytes cannot be compared:\n\
-         {before}`cargo xtask test` runs the end-to-end cases with both objects; the fresh one is {}",
+         {before}`cargo xtask test` runs cases with both objects; the fresh one is {}",
         fresh().display()
     );
     Ok(())

@@ -7,24 +7,19 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace::{as_root, cargo, output, run as run_command, target_dir};
+use crate::programs::Programs;
+use crate::workspace::{as_root, output};
 use crate::{guest, setup};
 
 const PROGRAM: &str = "flannel-complexity";
 
 pub(crate) fn run() -> Result<()> {
     setup::tools()?;
-    run_command(cargo().args([
-        "build",
-        "--locked",
-        "--package",
-        "flannel-tests",
-        "--bin",
-        PROGRAM,
-    ]))?;
-    let tables: Result<Vec<_>> = guest::RELEASES.iter().map(|release| table(release)).collect();
+    let programs = Programs::build()?;
+    let table = |release: &&str| table(release, &programs);
+    let tables: Result<Vec<_>> = guest::RELEASES.iter().map(table).collect();
     let tables = tables?.join("\n");
-    let mut child = as_root(target_dir().join("debug").join(PROGRAM))
+    let mut child = as_root(programs.path(PROGRAM)?)
         .arg("--write")
         .stdin(Stdio::piped())
         .spawn()
@@ -38,8 +33,8 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// What the programs cost a kernel that has to be booted.
-fn table(release: &str) -> Result<String> {
-    let said = output(&mut guest::program(release, PROGRAM)?)?;
+fn table(release: &str, programs: &Programs) -> Result<String> {
+    let said = output(&mut guest::program(release, programs, PROGRAM)?)?;
     if !said.lines().any(|line| line.strip_prefix(guest::DONE).is_some_and(|n| n.trim() == "0")) {
         bail!("under Linux {release}:\n{said}");
     }

@@ -6,13 +6,14 @@
 mod image;
 mod package;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
-use crate::workspace::{cargo, output, run as run_command};
+use crate::programs::{E2E, Programs};
+
+const AGENT: &str = "flannel-agent";
 
 /// The kernels that `cargo xtask test` boots at its end, one after another.
 pub(crate) const RELEASES: &[&str] = &["6.1", "6.12"];
@@ -27,10 +28,9 @@ const PATIENCE: u32 = 8;
 /// What the guest's init says when it has done everything.
 pub(crate) const DONE: &str = "guest: done, programs that failed:";
 
-/// Cases of one test program.
+/// End-to-end cases of one module.
 struct Cases {
-    program: &'static str,
-    /// Their names; none: all of the program's.
+    module: &'static str,
     names: &'static [&'static str],
     /// Of [`RELEASES`], those that run them. Any other kernel runs everything.
     on: &'static [&'static str],
@@ -39,8 +39,15 @@ struct Cases {
     only_here: bool,
 }
 
-const fn cases_of(program: &'static str, names: &'static [&'static str]) -> Cases {
-    Cases { program, names, on: RELEASES, only_here: false }
+impl Cases {
+    /// Their names as libtest has them.
+    fn paths(&self) -> impl Iterator<Item = String> {
+        self.names.iter().map(|name| format!("{}::{name}", self.module))
+    }
+}
+
+const fn cases_of(module: &'static str, names: &'static [&'static str]) -> Cases {
+    Cases { module, names, on: RELEASES, only_here: false }
 }
 
 const fn on(release: &'static [&'static str], cases: Cases) -> Cases {
@@ -55,9 +62,15 @@ const fn only_here(cases: Cases) -> Cases {
 /// default or with clsact filters, which is what a kernel without tcx has. To
 /// keep the run short, a kernel takes only what no other kernel shows.
 const CASES: &[Cases] = &[
-    on(&["6.1"], cases_of("kernels", &[])),
-    on(&["6.12"], cases_of("kernels", &["default_options_attach_in_the_kernels_best_form"])),
-    cases_of("complexity", &[]),
+    cases_of("kernels", &["default_options_attach_in_the_kernels_best_form"]),
+    on(
+        &["6.1"],
+        cases_of(
+            "kernels",
+            &["tcx_is_refused_where_the_kernel_has_none", "cleanup_leaves_nothing_of_the_programs"],
+        ),
+    ),
+    cases_of("complexity", &["programs_cost_what_the_table_says"]),
     on(&["6.1"], cases_of("connectivity", &["datapath_auto_chooses_ebpf_here"])),
     on(&["6.1"], cases_of("fallback", &["no_capability", "a_program_that_the_verifier_refuses"])),
     on(
@@ -84,9 +97,9 @@ const CASES: &[Cases] = &[
     ),
 ];
 
-/// Names of the cases that no other machine can run.
-pub(crate) fn only_here_names() -> impl Iterator<Item = &'static str> {
-    CASES.iter().filter(|cases| cases.only_here).flat_map(|cases| cases.names.iter().copied())
+/// The cases that no other machine can run.
+pub(crate) fn only_here_cases() -> impl Iterator<Item = String> {
+    CASES.iter().filter(|cases| cases.only_here).flat_map(Cases::paths)
 }
 
 /// Fetches what a run needs, unless it is there: the kernel's package.
@@ -97,85 +110,46 @@ pub(crate) fn prepare(release: &str) -> Result<()> {
     package::get(release).map(|_| ())
 }
 
-/// A command that boots the kernel, runs the cases (those whose name contains
-/// `filter`) and prints what they print; its last line is [`DONE`] with a
-/// number. None if the filter leaves no case.
+/// The cases that a kernel runs, of those whose name contains one of `filter`, if
+/// there is one.
+pub(crate) fn chosen(release: &str, filter: &[&str]) -> Vec<String> {
+    let all = !RELEASES.contains(&release);
+    let chosen = CASES.iter().filter(|cases| all || cases.on.contains(&release));
+    let fits = |path: &String| filter.is_empty() || filter.iter().any(|part| path.contains(part));
+    chosen.flat_map(Cases::paths).filter(fits).collect()
+}
+
+/// A command that boots the kernel, runs these cases and prints what they print;
+/// its last line begins with [`DONE`].
 ///
 /// # Errors
 /// Something cannot be built or fetched.
-pub(crate) fn cases(release: &str, agent: &Path, filter: Option<&str>) -> Result<Option<Command>> {
-    let chosen = CASES.iter().filter(|cases| runs_on(cases, release));
-    let lines: Vec<String> = chosen.filter_map(|cases| line(cases, filter)).collect();
-    if lines.is_empty() {
-        return Ok(None);
-    }
-    boot(release, Some(agent), &lines).map(Some)
+pub(crate) fn cases(release: &str, programs: &Programs, names: &[String]) -> Result<Command> {
+    let line = format!("{E2E} --test-threads=1 --exact {}", names.join(" "));
+    boot(release, programs, &line)
 }
 
-fn runs_on(cases: &Cases, release: &str) -> bool {
-    cases.on.contains(&release) || !RELEASES.contains(&release)
-}
-
-/// The command line in the guest; none if the filter leaves no case.
-fn line(cases: &Cases, filter: Option<&str>) -> Option<String> {
-    let words = match (cases.names, filter) {
-        // Programs that run whole know their cases' names themselves.
-        ([], filter) => filter.unwrap_or_default().to_owned(),
-        (names, filter) => {
-            let left = names.iter().filter(|name| filter.is_none_or(|part| name.contains(part)));
-            let left: Vec<&str> = left.copied().collect();
-            if left.is_empty() {
-                return None;
-            }
-            format!("--exact {}", left.join(" "))
-        }
-    };
-    Some(format!("{} --test-threads=1 {words}", cases.program))
-}
-
-/// A command that boots the kernel and runs one program of the tests crate.
+/// A command that boots the kernel and runs one program of the lab.
 ///
 /// # Errors
 /// Something cannot be built or fetched.
-pub(crate) fn program(release: &str, name: &str) -> Result<Command> {
-    boot(release, None, &[name.to_owned()])
+pub(crate) fn program(release: &str, programs: &Programs, name: &str) -> Result<Command> {
+    boot(release, programs, name)
 }
 
-fn boot(release: &str, agent: Option<&Path>, lines: &[String]) -> Result<Command> {
+fn boot(release: &str, programs: &Programs, line: &str) -> Result<Command> {
     let kernel = package::get(release)?;
-    let mut programs = programs()?;
-    programs.extend(agent.map(|path| ("flannel-agent".to_owned(), path.display().to_string())));
-    let image = image::build(&kernel, &programs, lines)?;
+    // The agent that `FLANNEL_AGENT` names, as the cases have it.
+    let agent = match std::env::var_os("FLANNEL_AGENT") {
+        Some(path) => path.into(),
+        None => programs.path(AGENT)?.to_path_buf(),
+    };
+    let mut files = vec![(AGENT, agent), (E2E, programs.e2e()?.to_path_buf())];
+    for name in ["flannel-traffic", "flannel-complexity"] {
+        files.push((name, programs.path(name)?.to_path_buf()));
+    }
+    let image = image::build(&kernel, &files, line)?;
     Ok(machine(&kernel.image, &image, &kernel.dir.join("console.log")))
-}
-
-/// Builds the harness's programs and the test programs of
-/// [`CASES`]; their paths.
-fn programs() -> Result<Vec<(String, String)>> {
-    // As the end-to-end cases are built, so that nothing is compiled twice.
-    let profile = ["--locked", "--package", "flannel-tests"];
-    run_command(cargo().args(["build", "--bins"]).args(profile))?;
-    let mut command = cargo();
-    command.args(["test", "--no-run", "--message-format=json"]).args(profile);
-    let names: BTreeSet<&str> = CASES.iter().map(|cases| cases.program).collect();
-    for name in &names {
-        command.args(["--test", name]);
-    }
-    let mut found = Vec::new();
-    for line in output(&mut command)?.lines() {
-        let message: serde_json::Value = serde_json::from_str(line).context("cargo's JSON")?;
-        if let (Some(name), Some(path)) =
-            (message["target"]["name"].as_str(), message["executable"].as_str())
-        {
-            found.push((name.to_owned(), path.to_owned()));
-        }
-    }
-    for name in names {
-        if !found.iter().any(|(program, _)| program == name) {
-            bail!("cargo built no test program {name}");
-        }
-    }
-    Ok(found)
 }
 
 /// The machine: what the kernel says goes to a file, what the init and the
@@ -201,51 +175,47 @@ fn machine(kernel: &Path, initramfs: &Path, console: &Path) -> Command {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{CASES, RELEASES, line, only_here_names, runs_on};
+    use super::{CASES, Cases, RELEASES, chosen, only_here_cases};
     use crate::workspace::root;
-
-    fn lines(release: &str, filter: Option<&str>) -> Vec<String> {
-        let chosen = CASES.iter().filter(|cases| runs_on(cases, release));
-        chosen.filter_map(|cases| line(cases, filter)).collect()
-    }
 
     #[test]
     fn each_kernel_runs_its_cases_and_another_kernel_all() {
-        let every = lines("5.10", None);
-        assert_eq!(every.len(), CASES.len());
+        let every = chosen("5.10", &[]);
+        assert_eq!(every.len(), CASES.iter().map(|cases| cases.names.len()).sum::<usize>());
         for release in RELEASES {
-            let lines = lines(release, None);
-            assert!(lines.iter().any(|line| line.starts_with("kernels ")), "{lines:?}");
-            assert!(lines.len() < every.len(), "{lines:?}");
+            let some = chosen(release, &[]);
+            assert!(some.iter().any(|path| path.starts_with("kernels::")), "{some:?}");
+            assert!(some.len() < every.len(), "{some:?}");
         }
     }
 
     #[test]
     fn a_filter_leaves_what_it_names() {
-        let lines = lines("6.12", Some("netkit"));
-        // A program that runs whole is asked by the filter itself.
-        assert_eq!(lines[0], "complexity --test-threads=1 netkit");
-        assert!(lines[1].starts_with("devices --test-threads=1 --exact pods_on_macvlan"));
-        assert_eq!(lines.len(), 2, "{lines:?}");
+        let left = chosen("6.12", &["netkit"]);
+        assert_eq!(left, ["devices::pods_on_macvlan_ipvlan_and_netkit_are_reached"]);
+        assert!(chosen("6.1", &["netkit"]).is_empty());
     }
 
     /// A case that is misspelt here, or not listed, would run nowhere.
     #[test]
-    fn every_listed_case_exists_and_those_of_devices_are_all_listed() {
+    fn every_listed_case_exists_and_modules_about_kernels_are_listed_whole() {
+        let cases = root().join("tests/tests/e2e");
         let mut listed = BTreeSet::new();
-        for cases in CASES {
-            let path = root().join("tests/tests").join(cases.program).with_extension("rs");
+        for Cases { module, names, .. } in CASES {
+            let path = cases.join(module).with_extension("rs");
             let text = std::fs::read_to_string(&path).unwrap();
-            for name in cases.names {
+            for name in *names {
                 assert!(text.contains(&format!("\nfn {name}(")), "{name} in {}", path.display());
-                listed.insert(*name);
+                listed.insert(format!("{module}::{name}"));
             }
         }
-        let text = std::fs::read_to_string(root().join("tests/tests/devices.rs")).unwrap();
-        let own = text.split("#[test]\nfn ").skip(1).filter_map(|rest| rest.split('(').next());
-        for name in own {
-            assert!(listed.contains(name), "{name}");
-            assert!(only_here_names().any(|known| known == name), "{name}");
+        let here: BTreeSet<_> = only_here_cases().collect();
+        for (module, known) in [("complexity", &listed), ("kernels", &listed), ("devices", &here)] {
+            let text = std::fs::read_to_string(cases.join(module).with_extension("rs")).unwrap();
+            let own = text.split("#[test]\nfn ").skip(1).filter_map(|rest| rest.split('(').next());
+            for name in own {
+                assert!(known.contains(&format!("{module}::{name}")), "{module}::{name}");
+            }
         }
     }
 }

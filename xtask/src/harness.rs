@@ -1,8 +1,9 @@
 //! `cargo xtask demo`, `bench` and `difftest`: build, then hand over to the
-//! programs of the tests crate, which share its harness.
+//! programs of the crates under `tests/`, which share the lab.
 
 use anyhow::{Result, bail};
 
+use crate::programs::CASES;
 use crate::workspace::{as_root, cargo, run as run_command, target_dir};
 use crate::{setup, workspace};
 
@@ -14,8 +15,7 @@ pub(crate) struct Args {
     rest: Vec<String>,
 }
 
-/// Builds the agent and the harness in release mode and runs one of its
-/// programs.
+/// Builds the agent and all programs of the lab in release mode and runs one.
 pub(crate) fn run(program: &str, args: &Args) -> Result<()> {
     setup::tools()?;
     build()?;
@@ -28,14 +28,8 @@ pub(crate) fn run(program: &str, args: &Args) -> Result<()> {
 }
 
 fn build() -> Result<()> {
-    run_command(cargo().args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "flannel-agent",
-        "--package",
-        "flannel-tests",
-        "--bins",
-    ]))
+    let mut command = cargo();
+    command.args(["build", "--release", "--locked", "--bins", "--package", "flannel-agent"]);
+    command.args(CASES.iter().flat_map(|package| ["--package", package]));
+    run_command(&mut command)
 }

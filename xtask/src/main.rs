@@ -8,6 +8,7 @@ mod circles;
 mod complexity;
 mod guest;
 mod harness;
+mod programs;
 mod quiet;
 mod setup;
 mod test;

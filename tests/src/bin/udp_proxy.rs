@@ -1,52 +1,27 @@
-//! `flannel-udp-proxy`: the simple proxy as a process, and the measurement of
-//! ours beside it.
+//! `flannel-udp-proxy`: the simple proxy as a process.
 
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
-use flannel_tests::{udp, udp_bench};
+use clap::Parser;
+use flannel_tests::udp::Simple;
 use ipnetwork::Ipv4Network;
 
 #[derive(Parser)]
-#[command(about = "The udp backend with one thread and one packet at a time")]
+#[command(about = "The udp backend with one thread and one packet at a time: makes flannel0 and \
+                   carries packets, for ever")]
 struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Make flannel0 and carry packets, for ever
-    Simple {
-        /// Underlay address
-        #[arg(long)]
-        local: Ipv4Addr,
-        /// Peers, as SUBNET=ADDRESS
-        routes: Vec<String>,
-    },
-    /// Measure the agent's proxy and this one, in turns
-    Bench {
-        /// Turns
-        #[arg(long, default_value_t = 5)]
-        rounds: usize,
-        /// Seconds of each load
-        #[arg(long, default_value_t = 2.0)]
-        seconds: f64,
-    },
+    /// Underlay address
+    #[arg(long)]
+    local: Ipv4Addr,
+    /// Peers, as SUBNET=ADDRESS
+    routes: Vec<String>,
 }
 
 fn main() -> Result<()> {
-    match Cli::parse().command {
-        Command::Simple { local, routes } => {
-            let routes = routes.iter().map(|text| route(text)).collect::<Result<_>>()?;
-            udp::Simple { local, routes }.run().context("the simple proxy")
-        }
-        Command::Bench { rounds, seconds } => {
-            udp_bench::run(rounds, seconds);
-            Ok(())
-        }
-    }
+    let Cli { local, routes } = Cli::parse();
+    let routes = routes.iter().map(|text| route(text)).collect::<Result<_>>()?;
+    Simple { local, routes }.run().context("the simple proxy")
 }
 
 fn route(text: &str) -> Result<(Ipv4Network, Ipv4Addr)> {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::package::Kernel;
 use super::{DONE, PATIENCE};
-use crate::workspace::{output, root, run as run_command, target_dir, which};
+use crate::workspace::{output, root, run as run_command, which};
 
 /// Programs of the machine that the harness and the agent run; busybox's
 /// applets stand in for everything else.
@@ -61,16 +61,12 @@ const SOURCES: &[&str] = &["flannel-ebpf/prebuilt", "packaging"];
 /// Directory of the tests' programs in the guest.
 const PROGRAMS: &str = "/opt/flannel";
 
-/// Builds the initramfs whose init runs `lines`, each a program of the tests
-/// with its arguments. Its path.
+/// Builds the initramfs whose init runs `line`, a program of the lab with its
+/// arguments. Its path.
 ///
 /// # Errors
 /// A file is missing, or a tool fails.
-pub(crate) fn build(
-    kernel: &Kernel,
-    programs: &[(String, String)],
-    lines: &[String],
-) -> Result<PathBuf> {
+pub(crate) fn build(kernel: &Kernel, programs: &[(&str, PathBuf)], line: &str) -> Result<PathBuf> {
     let tree = Tree { root: kernel.dir.join("root") };
     tree.begin()?;
     tree.modules(kernel)?;
@@ -81,17 +77,14 @@ pub(crate) fn build(
     // Loaded by iptables when a rule names a match or a target.
     tree.copy_all(Path::new("/usr/lib/x86_64-linux-gnu/xtables"))?;
     for (name, path) in programs {
-        tree.own_program(name, Path::new(path))?;
-    }
-    for name in ["flannel-traffic", "flannel-complexity"] {
-        tree.own_program(name, &target_dir().join("debug").join(name))?;
+        tree.own_program(name, path)?;
     }
     for name in SOURCES {
         tree.copy_all(&root().join(name))?;
     }
     // They name those files from here.
     fs::create_dir_all(tree.at(&root().join("tests")))?;
-    tree.init(lines)?;
+    tree.init(line)?;
     tree.pack(&kernel.dir.join("initramfs.cpio"))
 }
 
@@ -184,7 +177,7 @@ impl Tree {
         copy_tree(dir, &self.at(dir))
     }
 
-    fn init(&self, lines: &[String]) -> Result<()> {
+    fn init(&self, line: &str) -> Result<()> {
         let mut script = format!(
             r#"#!/bin/busybox sh
 export PATH=/usr/sbin:/usr/bin HOME=/root TMPDIR=/tmp
@@ -209,10 +202,7 @@ failed=0
 cd {PROGRAMS}
 "#
         );
-        for line in lines {
-            script.push_str(&format!("./{line} || failed=$((failed + 1))\n"));
-        }
-        script.push_str(&format!("echo \"{DONE} $failed\"\npoweroff -f\n"));
+        script.push_str(&format!("./{line} || failed=1\necho \"{DONE} $failed\"\npoweroff -f\n"));
         let path = self.root.join("init");
         fs::write(&path, script)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;

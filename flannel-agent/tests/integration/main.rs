@@ -1,0 +1,19 @@
+//! The agent's parts against the real kernel and a real etcd; one program, because
+//! each program links the whole agent.
+
+mod datapath;
+mod decisions;
+mod etcd;
+mod events;
+mod firewall;
+mod flow_table;
+mod inspect;
+mod kernel;
+mod netns;
+mod nftables;
+mod packet_rules;
+mod pins;
+mod place;
+mod programs;
+mod udp;
+mod watch;

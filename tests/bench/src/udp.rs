@@ -1,0 +1,105 @@
+//! The agent's udp proxy and one of one thread and one packet at a time, in
+//! turns, on the same nodes. Only ratios within a run mean something.
+
+use std::time::Duration;
+
+use flannel_tests::agent::Options;
+use flannel_tests::etcd::Etcd;
+use flannel_tests::lab::Lab;
+use flannel_tests::node::Node;
+use flannel_tests::pod::Pod;
+use flannel_tests::wait;
+
+const NETWORK: &str = "10.2.0.0/16";
+const LOADS: &[(&str, &str, &str, &str)] = &[
+    ("TCP, 1 connection", "Gbit/s", "stream --connections 1", "gbits"),
+    ("TCP, 4 connections", "Gbit/s", "stream --connections 4", "gbits"),
+    ("UDP, 64 bytes", "1/s", "flood --size 64", "rate"),
+    ("UDP, 1400 bytes", "1/s", "flood --size 1400", "rate"),
+    ("TCP request", "1/s", "requests", "rate"),
+];
+
+struct Bed {
+    client: Pod,
+    server: Pod,
+    left: Node,
+    right: Node,
+    etcd: Etcd,
+    _lab: Lab,
+}
+
+fn bed() -> Bed {
+    let lab = Lab::new();
+    let etcd = lab.empty_etcd();
+    etcd.put_config(&format!(r#"{{"Network":"{NETWORK}"}}"#));
+    let (mut left, mut right) = (lab.node(1), lab.node(2));
+    for node in [&mut left, &mut right] {
+        node.start(&etcd, &Options::default());
+        node.stop_agent();
+    }
+    let client = left.pod(2);
+    let mut server = right.pod(2);
+    server.serve();
+    Bed { client, server, left, right, etcd, _lab: lab }
+}
+
+impl Bed {
+    fn measure(&self, load: &str, seconds: f64) -> serde_json::Value {
+        wait::holds("the tunnel", Duration::from_secs(10), || {
+            self.client.netns.ping(self.server.address, "-c 1 -W 1").0
+        });
+        let (kind, options) = load.split_once(' ').unwrap_or((load, ""));
+        let target = self.server.target();
+        self.client.traffic(&format!("{kind} {target} --seconds {seconds} {options}"))
+    }
+
+    fn ours(&mut self, seconds: f64) -> Vec<f64> {
+        self.left.start(&self.etcd, &Options::default());
+        self.right.start(&self.etcd, &Options::default());
+        let figures = self.all(seconds);
+        self.left.stop_agent();
+        self.right.stop_agent();
+        figures
+    }
+
+    fn simple(&mut self, seconds: f64) -> Vec<f64> {
+        let way = |node: &Node| (node.subnet(), node.address);
+        for node in [&self.left, &self.right] {
+            node.netns.ip("link del flannel0");
+        }
+        let _left = self.left.start_simple(NETWORK, &[way(&self.right)]);
+        let _right = self.right.start_simple(NETWORK, &[way(&self.left)]);
+        self.all(seconds)
+    }
+
+    fn all(&self, seconds: f64) -> Vec<f64> {
+        let one = |(.., load, field): &(_, _, &str, &str)| {
+            self.measure(load, seconds)[*field].as_f64().unwrap_or(f64::NAN)
+        };
+        LOADS.iter().map(one).collect()
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Measures and prints the table.
+///
+/// # Panics
+/// A node cannot be set up.
+pub fn run(rounds: usize, seconds: f64) {
+    let mut bed = bed();
+    let (mut ours, mut simple) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        ours.push(bed.ours(seconds));
+        simple.push(bed.simple(seconds));
+    }
+    println!("{:<22}{:>8}{:>14}{:>14}{:>8}", "", "", "simple", "agent", "ratio");
+    for (index, (title, unit, ..)) in LOADS.iter().enumerate() {
+        let of = |all: &[Vec<f64>]| median(all.iter().map(|figures| figures[index]).collect());
+        let (simple, ours) = (of(&simple), of(&ours));
+        println!("{title:<22}{unit:>8}{simple:>14.2}{ours:>14.2}{:>8.2}", ours / simple);
+    }
+}

@@ -1,0 +1,114 @@
+//! The same packets over both paths.
+
+use std::thread;
+use std::time::Duration;
+
+use super::compare::{Seen, Tap, key, without_checksum};
+use super::exceptions::Memory;
+use super::generate::{Generator, Step};
+use super::lane::{Lane, Spot};
+use super::mode::Mode;
+use super::report::{Difference, Report};
+use super::tally::Sightings;
+use flannel_tests::agent::Options;
+use flannel_tests::rules::Rules;
+
+/// Packets that are under way at a time: fewer than the kernel queues for a CPU
+/// (`net.core.netdev_max_backlog`).
+const BATCH: usize = 400;
+/// What is waited for stragglers before a difference counts.
+const STRAGGLERS: Duration = Duration::from_millis(200);
+
+/// Both paths, ready.
+pub struct Differential {
+    mode: Mode,
+    rules: Rules,
+    kernel: Lane,
+    ebpf: Lane,
+}
+
+impl Differential {
+    /// Makes four nodes.
+    ///
+    /// # Panics
+    /// They do not come up.
+    pub fn new(mode: Mode, rules: Rules) -> Self {
+        let off =
+            |options: Options| Options { verify_source: Some("off"), ip_masq: true, ..options };
+        let ebpf = mode.options(off(Options::ebpf()));
+        Self {
+            mode,
+            rules,
+            kernel: Lane::new(mode, &off(Options::kernel()), rules, 0),
+            ebpf: Lane::new(mode, &ebpf, rules, 1),
+        }
+    }
+
+    /// Sends the same packets over both; `progress` hears of each batch.
+    ///
+    /// # Panics
+    /// Plain packets do not arrive any more.
+    pub fn run(&mut self, packets: usize, seed: u64, mut progress: impl FnMut(&Report)) -> Report {
+        let before = self.ebpf.outcomes();
+        let mut report = Report { mode: self.mode, seed, ..Report::default() };
+        let mut memory = Memory::new(self.mode, self.rules);
+        let mut generator = Generator::new(self.mode, seed);
+        while report.packets < packets {
+            let batch = BATCH.min(packets - report.packets);
+            let steps: Vec<_> = generator.by_ref().take(batch).collect();
+            self.batch(&steps, &mut report, &mut memory);
+            progress(&report);
+        }
+        report.outcomes = self.ebpf.outcomes().since(&before);
+        report
+    }
+
+    fn batch(&mut self, steps: &[Step], report: &mut Report, memory: &mut Memory) {
+        let mut ours: Vec<u16> = Vec::new();
+        let mut sightings = Sightings::default();
+        let Report { kernel_ports, ebpf_ports, .. } = report;
+        let mut kernel_frame = |spot: Spot, frame: &[u8]| {
+            if spot == Spot::At(Tap::Cable) {
+                kernel_ports.add(frame);
+            }
+        };
+        let mut ebpf_frame = |spot: Spot, frame: &[u8]| {
+            if spot == Spot::At(Tap::Cable) {
+                ebpf_ports.add(frame);
+                if without_checksum(frame) {
+                    ours.extend(key(frame));
+                }
+            }
+            sightings.add(spot, key(frame));
+        };
+        let Self { kernel: kernel_lane, ebpf: ebpf_lane, .. } = self;
+        let (mut kernel, mut ebpf) = thread::scope(|scope| {
+            let kernel = scope.spawn(|| kernel_lane.send(steps, &mut kernel_frame));
+            let ebpf = scope.spawn(|| ebpf_lane.send(steps, &mut ebpf_frame));
+            let join = |lane: thread::ScopedJoinHandle<'_, Seen>| {
+                lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            (join(kernel), join(ebpf))
+        });
+        let equal = |kernel: &Seen, ebpf: &Seen, step: &Step| {
+            kernel.made_of(step.key, step.sender) == ebpf.made_of(step.key, step.sender)
+        };
+        if !steps.iter().all(|step| equal(&kernel, &ebpf, step)) {
+            thread::sleep(STRAGGLERS);
+            kernel_lane.collect(&mut kernel, &mut kernel_frame);
+            ebpf_lane.collect(&mut ebpf, &mut ebpf_frame);
+        }
+        ours.sort_unstable();
+        for (index, step) in steps.iter().enumerate() {
+            report.count(step, ours.binary_search(&step.key).is_ok(), &sightings);
+            let found = Difference {
+                place: report.packets + index,
+                step: step.clone(),
+                kernel: kernel.made_of(step.key, step.sender),
+                ebpf: ebpf.made_of(step.key, step.sender),
+            };
+            report.judge(found, memory);
+        }
+        report.packets += steps.len();
+    }
+}

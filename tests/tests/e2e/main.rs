@@ -1,0 +1,47 @@
+//! The end-to-end cases: a module for each promise, in one program, because each
+//! program links the whole agent.
+
+mod backends;
+mod cleanup;
+mod complexity;
+mod connectivity;
+mod conntrack;
+mod conntrack_life;
+mod deployments;
+mod devices;
+mod docker;
+mod eager;
+mod editions;
+mod envelope;
+mod etcd_failures;
+mod etcd_v2;
+mod exemptions;
+mod fallback;
+mod firewall;
+mod flags;
+mod forged;
+mod forged_ways;
+mod harness;
+mod identity;
+mod integrity;
+mod kernels;
+mod limits;
+mod mk_docker_opts;
+mod nat_policy;
+mod next_hops;
+mod order;
+mod outputs;
+mod packaging;
+mod packet_rules;
+mod repair;
+mod restart;
+mod scale_start;
+mod services;
+mod shaping;
+mod shortcut;
+mod silent_rules;
+mod subnet_env;
+mod takeover;
+mod udp;
+mod wide_network;
+mod xdp;
