@@ -14,6 +14,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -28,20 +29,30 @@ use crate::peer::Peer;
 use crate::reach::Reach;
 use crate::subnet::within;
 
+/// Peers whose additions are carried out together: the first of many peers are
+/// reached early, and batches are large.
+pub const SLAB: usize = 64;
+
 /// The operations that turn `observed` into `desired`, in the order in which
 /// they are to be carried out: the device, then every addition and
 /// replacement, then the removals. Empty when nothing differs.
+///
+/// Additions go in slabs of [`SLAB`] peers, within them by kind.
 pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Op> {
+    diff_in_slabs(desired, observed, SLAB)
+}
+
+fn diff_in_slabs(desired: &Desired, observed: &Observed, size: usize) -> Vec<Op> {
     let mut ops = Vec::new();
-    let mut base = observed.clone();
     if let Some(device) = &desired.device {
         device_ops(device, desired.network, observed.device.as_ref(), &mut ops);
     }
+    let mut base = Cow::Borrowed(observed);
     for op in &ops {
-        apply(&mut base, op);
+        apply(base.to_mut(), op);
     }
     let wanted = Wanted::new(desired);
-    additions(desired, &wanted, &base, &mut ops);
+    additions(desired, &wanted, &base, size, &mut ops);
     removals(desired, &wanted, &base, &mut ops);
     ops
 }
@@ -124,17 +135,44 @@ fn misfit(want: &Device, have: &ObservedDevice) -> Option<String> {
     (!why.is_empty()).then(|| why.join(", "))
 }
 
-fn additions(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<Op>) {
+/// What a slab of peers needs, by kind, in the order in which it is carried out:
+/// operations of one kind go to the kernel or into the maps together.
+#[derive(Default)]
+struct Slab {
+    /// Neighbour entries where there were none: no route leads to them yet.
+    neighbours: Vec<Op>,
+    fdb: Vec<Op>,
+    /// Neighbour entries that are only being changed already carry traffic: the
+    /// FDB must know the new MAC before it is used.
+    changed: Vec<Op>,
+    maps: Vec<Op>,
+    routes: Vec<Op>,
+    direct: Vec<Op>,
+}
+
+impl Slab {
+    /// The route of each peer comes behind everything that it needs.
+    fn into_ops(self) -> impl Iterator<Item = Op> {
+        let Self { neighbours, fdb, changed, maps, routes, direct } = self;
+        [neighbours, fdb, changed, maps, routes, direct].into_iter().flatten()
+    }
+}
+
+fn additions(desired: &Desired, wanted: &Wanted, base: &Observed, size: usize, ops: &mut Vec<Op>) {
     let mut fdb_done = BTreeSet::new();
-    for peer in desired.peers.values() {
+    let mut slab = Slab::default();
+    for (count, peer) in desired.peers.values().enumerate() {
+        if count % size == 0 {
+            ops.extend(std::mem::take(&mut slab).into_ops());
+        }
         // Direct peers, too: their packets may come through the tunnel, and
         // the check of the source has to know them.
         let put_maps = !desired.unmapped.contains(&peer.subnet)
             && base.maps.as_ref().is_some_and(|maps| maps.get(&peer.subnet) != Some(peer));
         if desired.reach(&peer.subnet) == Reach::Direct {
-            ops.extend(put_maps.then_some(Op::PutMaps(*peer)));
+            slab.maps.extend(put_maps.then_some(Op::PutMaps(*peer)));
             let route = direct_to(desired, peer);
-            ops.extend((!base.direct.contains(&route)).then_some(Op::PutDirect(route)));
+            slab.direct.extend((!base.direct.contains(&route)).then_some(Op::PutDirect(route)));
             continue;
         }
         if desired.device.is_none() {
@@ -143,26 +181,25 @@ fn additions(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<
         let hop = peer.subnet.network();
         let mac = wanted.neighbours[&hop];
         let have = base.neighbours.get(&hop);
-        // A neighbour entry that is only being changed already carries
-        // traffic: the FDB must know the new MAC before it is used.
         let changes = have.is_some_and(|have| *have != mac);
         if have.is_none() {
-            ops.push(Op::PutNeighbour(hop, mac));
+            slab.neighbours.push(Op::PutNeighbour(hop, mac));
         }
         if fdb_done.insert(peer.vtep_mac) {
-            put_fdb(peer.vtep_mac, wanted.fdb[&peer.vtep_mac], base, ops);
+            put_fdb(peer.vtep_mac, wanted.fdb[&peer.vtep_mac], base, &mut slab.fdb);
         }
         if changes {
             if fdb_done.insert(mac) {
-                put_fdb(mac, wanted.fdb[&mac], base, ops);
+                put_fdb(mac, wanted.fdb[&mac], base, &mut slab.fdb);
             }
-            ops.push(Op::PutNeighbour(hop, mac));
+            slab.changed.push(Op::PutNeighbour(hop, mac));
         }
-        ops.extend(put_maps.then_some(Op::PutMaps(*peer)));
+        slab.maps.extend(put_maps.then_some(Op::PutMaps(*peer)));
         if !base.routes.contains(&ObservedRoute::to_peer(peer.subnet)) {
-            ops.push(Op::PutRoute(peer.subnet));
+            slab.routes.push(Op::PutRoute(peer.subnet));
         }
     }
+    ops.extend(slab.into_ops());
 }
 
 fn direct_to(desired: &Desired, peer: &Peer) -> DirectRoute {

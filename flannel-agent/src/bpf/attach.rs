@@ -1,6 +1,6 @@
 //! Hooks: tcx links, or clsact filters where the kernel has no tcx.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -217,9 +217,9 @@ impl Attacher {
     /// have gone, and of veths that are not to be served any more. The pins are
     /// this network namespace's, so an index can mean no other's device.
     pub(super) fn retain(&mut self, keep: &[Hook]) {
-        let wanted = |ifindex: u32, program: &str| {
-            keep.iter().any(|hook| hook.ifindex == ifindex && hook.program == program)
-        };
+        let keep: HashSet<(u32, &str)> =
+            keep.iter().map(|hook| (hook.ifindex, hook.program)).collect();
+        let wanted = |ifindex: u32, program: &str| keep.contains(&(ifindex, program));
         for link in self.pins.iter().flat_map(PinDir::pinned_links) {
             let stays = wanted(link.ifindex, &link.program) && self.form != Some(Form::Clsact);
             if !stays && let Err(error) = pinned::remove(&link.path) {

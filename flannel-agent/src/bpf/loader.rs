@@ -71,6 +71,9 @@ impl Loaded {
         };
         let pins = pins.map(|()| dir).map_err(|error| error.to_string());
         let mut loader = EbpfLoader::new();
+        // The programs read no structures of the kernel: its BTF, which the loader
+        // has read, would only take 20 MB while they are loaded.
+        loader.btf(None);
         loader.map_max_entries(abi::map::FLOWS4, flow_table::entries(options.flow_table)?);
         let tickets = abi::TicketNumbers::of(possible_cpus()?);
         loader.map_max_entries(abi::map::TICKETS, tickets.region(possible_cpus()?));

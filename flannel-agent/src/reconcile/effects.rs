@@ -1,6 +1,7 @@
 //! The parts of a pass that carry something out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use flannel_core::blackhole;
@@ -341,12 +342,17 @@ fn needed(unreached: &BTreeSet<Ipv4Network>, op: &Op) -> bool {
     match op {
         Op::RemoveRoute(route) => unreached.contains(&route.destination),
         Op::RemoveDirect(route) => unreached.contains(&route.destination),
-        Op::RemoveNeighbour(address, _) => {
-            unreached.iter().any(|subnet| subnet.network() == *address)
-        }
+        Op::RemoveNeighbour(address, _) => begins_at(unreached, *address),
         Op::RemoveFdb(..) => !unreached.is_empty(),
         _ => false,
     }
+}
+
+/// Whether one of these subnets begins at this address.
+fn begins_at(subnets: &BTreeSet<Ipv4Network>, address: Ipv4Addr) -> bool {
+    let [first, last] = [0, 32].map(|prefix| Ipv4Network::new(address, prefix));
+    let (Ok(first), Ok(last)) = (first, last) else { return false };
+    subnets.range(first..=last).next().is_some()
 }
 
 fn kind(op: &Op) -> Kind {
@@ -358,5 +364,22 @@ fn kind(op: &Op) -> Kind {
         Kind::Device
     } else {
         Kind::Entries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subnet_is_found_by_its_first_address() {
+        let subnets: BTreeSet<Ipv4Network> =
+            ["10.5.1.0/24", "10.5.3.0/32", "10.5.5.0/25"].map(|text| text.parse().unwrap()).into();
+        for third in 0..7 {
+            let address = Ipv4Addr::new(10, 5, third, 0);
+            let expected = subnets.iter().any(|subnet| subnet.network() == address);
+            assert_eq!(begins_at(&subnets, address), expected, "{address}");
+        }
+        assert!(!begins_at(&subnets, Ipv4Addr::new(10, 5, 1, 1)));
     }
 }

@@ -1,3 +1,5 @@
+mod slabs;
+
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 
@@ -271,6 +273,10 @@ fn nested_subnets_that_begin_at_one_address_settle() {
     assert_eq!(observed.routes.len(), 2);
 }
 
+fn some_size() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(1_usize), Just(2), Just(3), Just(SLAB)]
+}
+
 fn some_mac() -> impl Strategy<Value = MacAddr> {
     (1..7_u8).prop_map(mac)
 }
@@ -409,9 +415,11 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2000, ..Default::default() })]
 
     #[test]
-    fn one_round_is_enough(desired in some_desired(), observed in some_observed()) {
+    fn one_round_is_enough(
+        desired in some_desired(), observed in some_observed(), size in some_size(),
+    ) {
         let mut after = observed.clone();
-        settle(&mut after, &diff(&desired, &observed));
+        settle(&mut after, &diff_in_slabs(&desired, &observed, size));
         prop_assert_eq!(diff(&desired, &after), []);
         let hop = |subnet: &Ipv4Network| subnet.network();
         let direct: BTreeSet<_> =
@@ -446,8 +454,10 @@ proptest! {
     }
 
     #[test]
-    fn foreign_entries_stay(desired in some_desired(), observed in some_observed()) {
-        let ops = diff(&desired, &observed);
+    fn foreign_entries_stay(
+        desired in some_desired(), observed in some_observed(), size in some_size(),
+    ) {
+        let ops = diff_in_slabs(&desired, &observed, size);
         let network = desired.network;
         let mut after = observed.clone();
         settle(&mut after, &ops);
@@ -476,14 +486,16 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_works_is_interrupted(desired in some_desired(), observed in some_observed()) {
+    fn nothing_that_works_is_interrupted(
+        desired in some_desired(), observed in some_observed(), size in some_size(),
+    ) {
         // Without a device of ours nothing was reached through it.
         let device = desired.device.is_some().then(|| created(&device()));
         let observed = match device {
             Some(_) => Observed { device, ..observed },
             None => Observed { direct: observed.direct, ..Observed::default() },
         };
-        let ops = diff(&desired, &observed);
+        let ops = diff_in_slabs(&desired, &observed, size);
         let mut state = observed.clone();
         let mut works = reachable(&desired, &state);
         for op in &ops {
@@ -496,8 +508,10 @@ proptest! {
     }
 
     #[test]
-    fn the_order_holds(desired in some_desired(), observed in some_observed()) {
-        let ops = diff(&desired, &observed);
+    fn the_order_holds(
+        desired in some_desired(), observed in some_observed(), size in some_size(),
+    ) {
+        let ops = diff_in_slabs(&desired, &observed, size);
         let at = |wanted: &dyn Fn(&Op) -> bool| ops.iter().position(wanted);
         for peer in desired.peers.values() {
             let Some(route) = at(&|op| *op == Op::PutRoute(peer.subnet)) else { continue };
