@@ -1,6 +1,6 @@
 //! `cargo xtask build-ebpf`: compiles the TC programs, reproducibly.
 
-pub(crate) use std::fs;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

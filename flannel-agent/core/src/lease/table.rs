@@ -23,7 +23,15 @@ pub struct LeaseTable {
     network: Ipv4Network,
     backend: Backend,
     own: Option<Own>,
-    leases: BTreeMap<Ipv4Network, Lease>,
+    leases: BTreeMap<Ipv4Network, Judged>,
+}
+
+/// A lease with what it is to us. It is judged once, when it comes: its JSON is
+/// not read again for each change of another.
+#[derive(Clone, Debug, PartialEq)]
+struct Judged {
+    lease: Lease,
+    peer: Result<Peer, NoPeer>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +110,13 @@ impl LeaseTable {
     ///
     /// What [`peers`](Self::peers) yields may change by this.
     pub fn set_own(&mut self, subnet: Option<Ipv4Network>, public_ip: Ipv4Addr) {
-        self.own = Some(Own { subnet, public_ip });
+        let own = Some(Own { subnet, public_ip });
+        if self.own == own {
+            return;
+        }
+        self.own = own;
+        let leases = std::mem::take(&mut self.leases);
+        self.leases = leases.into_values().map(|judged| self.judged(judged.lease)).collect();
     }
 
     /// Takes in one update.
@@ -113,7 +127,7 @@ impl LeaseTable {
                 let subnet = lease.subnet;
                 let before = self.peer_at(subnet);
                 let own = self.own_change(&lease);
-                self.leases.insert(subnet, lease);
+                self.leases.extend([self.judged(lease)]);
                 Changes { peers: self.changed(subnet, before), own }
             }
             LeaseUpdate::Removed { subnet, revision } => {
@@ -128,12 +142,12 @@ impl LeaseTable {
 
     /// The lease that stands under our subnet's key, if any.
     pub fn own(&self) -> Option<&Lease> {
-        self.leases.get(&self.own?.subnet?)
+        self.leases.get(&self.own?.subnet?).map(|judged| &judged.lease)
     }
 
     /// All leases, in the order of their subnets.
     pub fn leases(&self) -> impl Iterator<Item = &Lease> {
-        self.leases.values()
+        self.leases.values().map(|judged| &judged.lease)
     }
 
     /// The leases that peers of our backend stand behind, the least recently written
@@ -142,7 +156,7 @@ impl LeaseTable {
         let mut peers: Vec<_> = self
             .leases
             .values()
-            .filter_map(|lease| Some((lease.revision, self.peer(lease).ok()?)))
+            .filter_map(|judged| Some((judged.lease.revision, *judged.peer.as_ref().ok()?)))
             .collect();
         peers.sort_by_key(|(revision, peer)| (*revision, peer.subnet));
         peers.into_iter().map(|(_, peer)| peer)
@@ -163,18 +177,16 @@ impl LeaseTable {
     }
 
     fn replace(&mut self, leases: Vec<Lease>, revision: i64) -> Changes {
-        let next: BTreeMap<_, _> = leases.into_iter().map(|lease| (lease.subnet, lease)).collect();
+        let next: BTreeMap<_, _> = leases.into_iter().map(|lease| self.judged(lease)).collect();
         let own = self.own.and_then(|own| own.subnet).map(|subnet| match next.get(&subnet) {
-            Some(lease) => self.own_or_taken(lease),
+            Some(judged) => self.own_or_taken(&judged.lease),
             None => OwnChange::Removed { revision },
         });
         let before = std::mem::replace(&mut self.leases, next);
         let subnets: BTreeSet<_> = before.keys().chain(self.leases.keys()).copied().collect();
         let peers = subnets
             .into_iter()
-            .filter(|subnet| {
-                before.get(subnet).and_then(|lease| self.peer(lease).ok()) != self.peer_at(*subnet)
-            })
+            .filter(|subnet| peer_at(&before, subnet) != self.peer_at(*subnet))
             .collect();
         Changes { peers, own }
     }
@@ -197,7 +209,11 @@ impl LeaseTable {
     }
 
     fn peer_at(&self, subnet: Ipv4Network) -> Option<Peer> {
-        self.leases.get(&subnet).and_then(|lease| self.peer(lease).ok())
+        peer_at(&self.leases, &subnet)
+    }
+
+    fn judged(&self, lease: Lease) -> (Ipv4Network, Judged) {
+        (lease.subnet, Judged { peer: self.peer(&lease), lease })
     }
 
     fn changed(&self, subnet: Ipv4Network, before: Option<Peer>) -> BTreeSet<Ipv4Network> {
@@ -250,9 +266,9 @@ impl LeaseTable {
         };
         self.leases
             .values()
-            .filter(|lease| !ours(lease))
-            .filter_map(|lease| {
-                let cause = self.peer(lease).err()?;
+            .filter(|judged| !ours(&judged.lease))
+            .filter_map(|Judged { lease, peer }| {
+                let cause = peer.as_ref().err()?;
                 Some(format!("lease {} is not used: {cause}", SubnetKey::new(lease.subnet)))
             })
             .collect()
@@ -290,6 +306,10 @@ impl LeaseTable {
         }
         overlaps
     }
+}
+
+fn peer_at(leases: &BTreeMap<Ipv4Network, Judged>, subnet: &Ipv4Network) -> Option<Peer> {
+    leases.get(subnet)?.peer.as_ref().ok().copied()
 }
 
 /// Whether packets can be sent to `address`.

@@ -132,6 +132,18 @@ fn our_own_lease_is_told_apart_and_is_never_a_peer() {
 }
 
 #[test]
+fn who_we_are_decides_anew_about_leases_that_are_known() {
+    let mut table = table();
+    let other = lease("10.5.30.0/24", [192, 0, 2, 30], 30, 5);
+    table.apply(put(other.clone()));
+    assert_eq!(table.peers().count(), 1);
+    table.set_own(Some(other.subnet), other.attrs.public_ip);
+    assert_eq!((table.peers().count(), table.own()), (0, Some(&other)));
+    table.set_own(None, OWN_IP);
+    assert_eq!((table.peers().count(), table.own()), (1, None));
+}
+
+#[test]
 fn peers_come_oldest_first() {
     let mut table = table();
     table.apply(put(lease("10.5.1.0/24", [10, 99, 0, 12], 1, 9)));
