@@ -25,6 +25,7 @@ const UNSAFE: &[&str] = &[
 const LAYERED: &[&str] = &[
     "flannel-agent/core/src",
     "flannel-agent/src",
+    "flannel-ebpf/src",
     "flannel-ebpf/src/bin/flannel-ebpf",
     "xtask/src",
 ];

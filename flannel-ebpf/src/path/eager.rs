@@ -34,12 +34,6 @@ pub(super) fn holds(config: &Config, segment: &Segment, flow: &Flow) -> bool {
     flow.eager != 0 && (config.flags & flag::EAGER != 0 || !segment.is_syn())
 }
 
-/// Whether this is a SYN that [`open`] should see.
-#[inline(always)]
-pub(super) fn opens(config: &Config, segment: &Segment) -> bool {
-    config.flags & flag::EAGER != 0 && segment.is_syn()
-}
-
 /// Opens the connection of a SYN if its pair is confirmed in both directions;
 /// otherwise makes sure that nothing of an earlier one of this sender is left.
 #[inline(always)]

@@ -1,8 +1,8 @@
 //! The life of flows: when a confirmation holds, and how it ends.
 
+use super::Tables;
 use super::segment::Segment;
 use super::ticket::Entry;
-use super::{Tables, eager};
 use crate::abi::{Config, Flow, FlowKey, Outcome, closing, direction, flag, state};
 use crate::wire::{self, ECN_MASK};
 
@@ -44,7 +44,7 @@ pub(super) fn admit<T: Tables>(
     }
     if segment.tcp_flags & (wire::TCP_SYN | wire::TCP_RST) != 0 {
         // `eager::open` has done so.
-        if found.is_some() && ours && !eager::opens(config, segment) {
+        if found.is_some() && ours && !opens(config, segment) {
             tables.remove_flow(key);
         }
         return Err(Outcome::KernelTcpState);
@@ -62,6 +62,12 @@ pub(super) fn admit<T: Tables>(
         return Err(Outcome::KernelTcpState);
     }
     Ok(())
+}
+
+/// Whether this is a SYN that `eager::open` should see.
+#[inline(always)]
+pub(super) fn opens(config: &Config, segment: &Segment) -> bool {
+    config.flags & flag::EAGER != 0 && segment.is_syn()
 }
 
 /// A FIN goes by: without the last answer conntrack would take the connection for

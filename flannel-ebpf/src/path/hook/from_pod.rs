@@ -56,7 +56,7 @@ fn repeat<S: Skb, T: Tables>(
         hash: 0,
     };
     let beyond = !wire::within(ip.dst_addr, config.network, config.netmask);
-    if !beyond && eager::opens(config, &segment) {
+    if !beyond && flow::opens(config, &segment) {
         eager::open(tables, config, &key, &entry);
     }
     let found = tables.flow(&key);

@@ -214,7 +214,7 @@ fn repeat<'a, S: Skb, T: Tables>(
     peer: u32,
     mut found: Option<T::FlowRef<'a>>,
 ) -> Result<Verdict, Left> {
-    if peer != NOBODY && eager::opens(config, segment) {
+    if peer != NOBODY && flow::opens(config, segment) {
         eager::open(tables, config, key, entry);
         found = tables.flow(key);
     }
