@@ -49,6 +49,21 @@ impl Link {
     }
 }
 
+/// The VRF that a link is in, itself or what it is a port of
+/// (l3mdev_master_upper_ifindex_by_index).
+pub fn vrf_of(links: &[Link], ifindex: u32) -> Option<u32> {
+    let mut next = Some(ifindex);
+    // Masters can stand in a circle for a moment, as links are read one by one.
+    for _ in 0..links.len() {
+        let link = links.iter().find(|link| Some(link.ifindex) == next)?;
+        if link.kind == "vrf" {
+            return Some(link.ifindex);
+        }
+        next = link.master;
+    }
+    None
+}
+
 /// Settings of a bridge by which its packets go another way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bridge {
@@ -82,4 +97,29 @@ pub struct RouteTo {
     pub source: Option<Ipv4Addr>,
     /// Gateway, if there is one.
     pub gateway: Option<Ipv4Addr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vrf_is_found_above_a_bond() {
+        let link = |ifindex, kind: &str, master| Link {
+            ifindex,
+            kind: kind.to_owned(),
+            master,
+            ..Link::default()
+        };
+        let links = [
+            link(2, "", Some(3)),
+            link(3, "bond", Some(4)),
+            link(4, "vrf", None),
+            link(5, "", None),
+            link(6, "", Some(7)),
+            link(7, "bridge", Some(6)),
+        ];
+        let found = [2, 3, 4, 5, 6, 9].map(|ifindex| vrf_of(&links, ifindex));
+        assert_eq!(found, [Some(4), Some(4), Some(4), None, None, None]);
+    }
 }

@@ -277,8 +277,9 @@ fn contents(config: &DatapathConfig) -> Config {
         sport_max: config.source_ports.1,
         direct_mtu: config.direct_mtu.unwrap_or(0),
         exemptions: 0,
+        underlay_vrf: config.underlay_vrf.unwrap_or(0),
         tickets: abi::TicketNumbers::default(),
-        reserved: [0; 6],
+        reserved: [0; 2],
     }
 }
 

@@ -52,6 +52,8 @@ pub struct DatapathConfig {
     pub port: u16,
     /// Interface index of the underlay device.
     pub underlay: u32,
+    /// Interface index of the VRF that the underlay device is in.
+    pub underlay_vrf: Option<u32>,
     /// Interface index of `flannel.<VNI>`; 0 where there is no tunnel.
     pub overlay: u32,
     /// Underlay address of this node.

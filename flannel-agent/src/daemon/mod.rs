@@ -221,7 +221,8 @@ async fn start_and_serve(
         window: options.fast_path_window,
         verify_source: options.verify_source,
         attach_iface: options.attach_iface.clone(),
-        take_over: before.state.is_none(),
+        // Without subnet.env no flannel ran here since the boot.
+        take_over: before.state.is_none() && before.node.is_some(),
     };
     let mut reconciler = Reconciler::new(
         kernel,

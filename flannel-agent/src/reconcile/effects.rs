@@ -8,7 +8,7 @@ use flannel_core::blackhole;
 use flannel_core::config::Backend;
 use flannel_core::desired::routes_directly;
 use flannel_core::health::{Found, Part, Subject};
-use flannel_core::link::Link;
+use flannel_core::link::{Link, vrf_of};
 use flannel_core::model;
 use flannel_core::op::Op;
 use flannel_ebpf::abi::MAX_PEERS;
@@ -201,6 +201,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             gbp: matches!(&self.identity.backend, Backend::Vxlan(vxlan) if vxlan.gbp),
             port,
             underlay: underlay.ifindex,
+            underlay_vrf: vrf_of(&self.links, underlay.ifindex),
             overlay: overlay.as_ref().map_or(0, |(ifindex, _)| *ifindex),
             local: underlay.address,
             network: self.identity.network,

@@ -31,6 +31,7 @@ fn settings() -> DatapathConfig {
         gbp: false,
         port: 8472,
         underlay: if_nametoindex("eth0").unwrap(),
+        underlay_vrf: None,
         overlay: if_nametoindex("flannel.1").unwrap(),
         local: Ipv4Addr::new(192, 0, 2, 1),
         network: "10.5.0.0/16".parse().unwrap(),

@@ -85,8 +85,9 @@ impl Programs {
             sport_max: 60_999,
             direct_mtu: 1500,
             exemptions: 0,
+            underlay_vrf: 0,
             tickets: TICKETS,
-            reserved: [0; 6],
+            reserved: [0; 2],
         };
         let mut cfg: Array<_, Config> = self.map(map::CFG);
         cfg.set(0, config, 0).unwrap();

@@ -50,10 +50,12 @@ pub struct Config {
     pub direct_mtu: u16,
     /// Entries of [`map::EXEMPTIONS`](super::map::EXEMPTIONS) in use.
     pub exemptions: u32,
+    /// Interface index of the VRF that the underlay device is in; 0: none.
+    pub underlay_vrf: u32,
     /// How tickets are numbered; all zero: there are none yet.
     pub tickets: TicketNumbers,
     /// Always zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
 }
 
 /// Bits of [`Config::flags`].

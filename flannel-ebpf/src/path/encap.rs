@@ -104,5 +104,6 @@ pub(super) fn way<S: Skb, T: Tables>(
         sport: sport.to_be_bytes(),
         dport: config.port,
         len: len.saturating_add(ENCAP_LEN as u16),
+        vrf: config.underlay_vrf,
     })
 }

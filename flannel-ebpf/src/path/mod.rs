@@ -197,6 +197,8 @@ pub struct Trip {
     pub dport: [u8; 2],
     /// Length in bytes.
     pub len: u16,
+    /// Interface index of the VRF whose routes decide; 0: those of the node.
+    pub vrf: u32,
 }
 
 /// Where a packet leaves the node.

@@ -175,6 +175,21 @@ fn filters_are_replaced_in_place() {
 }
 
 #[test]
+fn links_give_way_to_filters_and_filters_to_links() {
+    take_over(&TCX, &Options { attach: Some("clsact"), ..Options::ebpf() });
+    take_over(&Edition { form: Form::Clsact, ..TCX }, &Options::ebpf());
+}
+
+#[test]
+fn the_program_in_the_driver_is_replaced_in_place() {
+    let options = Options { extra: vec!["--xdp=native".into()], ..Options::ebpf() };
+    let edition = Edition { xdp: true, ..TCX };
+    let (pair, [before, after]) = links_over_a_take_over(&edition, &options, "xdp");
+    assert_eq!((before.len(), &after), (1, &before), "no driver is reset");
+    assert!(pair.left.outcomes().get("fast_xdp") > 900, "{:?}", pair.left.outcomes());
+}
+
+#[test]
 fn the_program_in_the_driver_goes_where_none_is_wanted() {
     // Without --xdp, a veth gets none.
     let pair = take_over(&Edition { xdp: true, ..TCX }, &Options::ebpf());

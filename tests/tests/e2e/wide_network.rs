@@ -73,6 +73,29 @@ fn a_host_of_the_lan_answers_by_another_node() {
     });
 }
 
+#[test]
+fn an_expression_on_addresses_finds_the_card() {
+    beside(|way| {
+        let extra = vec!["--iface=".into(), r"--iface-regex=^10\.1\.0\.".into()];
+        let options = Options { extra, ..way.options(&Options::default()) };
+        let pair = prepared([&options, &options], |lab, etcd, [left, right]| {
+            etcd.put_config(&config(VXLAN));
+            lab.underlay().ip("address add 10.1.0.1/24 dev br0");
+            for (node, number) in [(left, 11), (right, 12)] {
+                on_the_lan(node, number);
+                // Its only address.
+                let old = Ipv4Addr::new(192, 0, 2, number);
+                node.netns.ip_batch(&[
+                    format!("address del {old}/24 dev eth0"),
+                    "route add 192.0.2.1 dev eth0".to_owned(),
+                ]);
+            }
+        });
+        wait_ping(&pair);
+        assert_eq!(pair.left.status()["lease"]["public_ip"], "10.1.0.11");
+    });
+}
+
 /// A route that an administrator has made before the first start is there after
 /// it, whatever the backend.
 fn stays(route: &str) {
@@ -97,4 +120,9 @@ fn stays(route: &str) {
 #[test]
 fn a_first_start_leaves_an_administrators_route() {
     stays("10.200.0.0/16 via 192.0.2.1");
+}
+
+#[test]
+fn a_first_start_leaves_a_route_that_could_be_a_lease() {
+    stays("10.60.7.0/24 via 192.0.2.1");
 }

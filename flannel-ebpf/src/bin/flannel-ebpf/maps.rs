@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-use aya_ebpf::bindings::{BPF_ANY, bpf_fib_lookup};
+use aya_ebpf::bindings::{BPF_ANY, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::{
@@ -88,13 +88,15 @@ impl Maps {
     }
 
     /// Asks for the route of a packet of the node's own, bound to no interface, as
-    /// the kernel's VXLAN device does: BPF_FIB_LOOKUP_OUTPUT would force one.
+    /// the kernel's VXLAN device does: BPF_FIB_LOOKUP_OUTPUT would force one. A VXLAN
+    /// device over a VRF is bound to the VRF (vxlan_xmit_one, sk_bound_dev_if).
     #[inline(always)]
-    fn look_up(&self, params: &mut bpf_fib_lookup) -> i64 {
+    fn look_up(&self, params: &mut bpf_fib_lookup, vrf: u32) -> i64 {
         params.family = AF_INET;
-        params.ifindex = LOOPBACK_IFINDEX;
+        params.ifindex = if vrf == 0 { LOOPBACK_IFINDEX } else { vrf };
+        let flags = if vrf == 0 { 0 } else { BPF_FIB_LOOKUP_OUTPUT };
         // SAFETY: `raw` is the program's context, `params` lives on the stack.
-        unsafe { fib_lookup(self.raw, params, size_of::<bpf_fib_lookup>() as i32, 0) }
+        unsafe { fib_lookup(self.raw, params, size_of::<bpf_fib_lookup>() as i32, flags) }
     }
 }
 
@@ -173,7 +175,7 @@ impl Lookups for Maps {
         params.__bindgen_anon_1.tot_len = trip.len;
         params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(trip.source);
         params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(trip.destination);
-        if self.look_up(&mut params) != FIB_SUCCESS {
+        if self.look_up(&mut params, trip.vrf) != FIB_SUCCESS {
             return None;
         }
         // The family is that of the next hop: IPv6 behind `via inet6`.
@@ -199,7 +201,7 @@ impl Lookups for Maps {
         // SAFETY: all of its fields are integers, for which zero is valid.
         let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
         params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(addr);
-        self.look_up(&mut params) == FIB_NOT_FORWARDED
+        self.look_up(&mut params, 0) == FIB_NOT_FORWARDED
     }
 }
 

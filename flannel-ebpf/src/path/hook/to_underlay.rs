@@ -59,6 +59,7 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
         sport: segment.tuple.sport,
         dport: segment.tuple.dport,
         len: segment.wire_len(frame.gso_size()) as u16,
+        vrf: 0,
     });
     // A route that only its incoming interface decides about is not found so.
     let Some(way) = way.filter(|way| way.ifindex == frame.ifindex()) else {
