@@ -10,6 +10,7 @@ mod go_json;
 mod tests;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 
 use ipnetwork::Ipv4Network;
 
@@ -57,6 +58,14 @@ pub struct NetworkConfig {
     pub subnet_max: Ipv4Addr,
     /// The backend.
     pub backend: Backend,
+}
+
+impl NetworkConfig {
+    /// The addresses of all subnets that may be given out.
+    pub fn pods(&self) -> RangeInclusive<Ipv4Addr> {
+        let size = u32::MAX.checked_shr(self.subnet_len.into()).unwrap_or(0);
+        self.subnet_min..=Ipv4Addr::from_bits(self.subnet_max.to_bits() | size)
+    }
 }
 
 /// The `Backend` object.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
-use ipnetwork::Ipv4Network;
 use regex::Regex;
 
 use crate::link::{Link, LinkAddress, RouteTo};
@@ -50,10 +50,11 @@ pub struct Wish {
     pub can_reach: Option<Ipv4Addr>,
     /// `--public-ip`.
     pub public_ip: Option<Ipv4Addr>,
-    /// The overlay network. What is in it, such as the pods' bridge, fits no
-    /// pattern: the underlay must not become the overlay when its own
-    /// interface is away for a moment.
-    pub overlay: Option<Ipv4Network>,
+    /// The addresses of pods ([`NetworkConfig::pods`](crate::config::NetworkConfig::pods)).
+    /// What has one of them, such as the pods' bridge, fits no pattern: the
+    /// underlay must not become the overlay when its own interface is away for a
+    /// moment. Nodes may have other addresses of a wide overlay network.
+    pub pods: Option<RangeInclusive<Ipv4Addr>>,
 }
 
 impl Wish {
@@ -62,8 +63,8 @@ impl Wish {
         !self.iface.is_empty() || !self.iface_regex.is_empty() || self.can_reach.is_some()
     }
 
-    fn is_overlay(&self, ip: Ipv4Addr) -> bool {
-        self.overlay.is_some_and(|overlay| overlay.contains(ip))
+    fn is_pods(&self, ip: Ipv4Addr) -> bool {
+        self.pods.as_ref().is_some_and(|pods| pods.contains(&ip))
     }
 }
 
@@ -239,7 +240,7 @@ fn matched(links: &[Link], regex: &Regex, wish: &Wish) -> Result<Underlay, Strin
         usable(link, address, wish.public_ip).map_err(|unusable| reason = Some(unusable)).ok()
     };
     let outside =
-        |link: &&Link| !link.addresses.iter().any(|address| wish.is_overlay(address.network.ip()));
+        |link: &&Link| !link.addresses.iter().any(|address| wish.is_pods(address.network.ip()));
     let links = || links.iter().filter(|link| !link.loopback).filter(outside);
     let by_address = links().find_map(|link| {
         let best = ranked(&link.addresses);
@@ -262,8 +263,8 @@ fn reaching(
     route: Option<RouteTo>,
     wish: &Wish,
 ) -> Result<Underlay, String> {
-    if wish.is_overlay(destination) {
-        return Err(format!("{destination} is in the overlay network"));
+    if wish.is_pods(destination) {
+        return Err(format!("{destination} is in the overlay network, among the pods"));
     }
     let route = route.ok_or_else(|| format!("there is no route to {destination}"))?;
     by_route(links, route, route.source, wish.public_ip)

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use flannel_core::config::NetworkConfig;
 use flannel_core::underlay::Wish;
-use ipnetwork::Ipv4Network;
 use regex::Regex;
 use serde::Serialize;
 
@@ -247,13 +247,13 @@ pub enum DatapathMode {
 
 impl Options {
     /// Which interface is to be the underlay of this overlay network.
-    pub fn underlay(&self, overlay: Ipv4Network) -> Wish {
+    pub fn underlay(&self, config: &NetworkConfig) -> Wish {
         Wish {
             iface: self.iface.clone(),
             iface_regex: self.iface_regex.clone(),
             can_reach: self.iface_can_reach,
             public_ip: self.public_ip,
-            overlay: Some(overlay),
+            pods: Some(config.pods()),
         }
     }
 

@@ -141,7 +141,7 @@ async fn start_and_serve(
     let config = start::wait_for_config(&*source, shared).await;
     shared.lock().store_api = source.api();
     let kernel = RealKernel::open()?;
-    let wish = options.underlay(config.network);
+    let wish = options.underlay(&config);
     let underlay = start::choose_underlay(&kernel, &wish).await?;
     tracing::info!(
         interface = underlay.name,

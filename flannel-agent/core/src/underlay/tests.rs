@@ -221,8 +221,11 @@ fn a_pattern_never_picks_the_overlay() {
     links.push(link(10, "flannel.1", &[address("10.5.1.0/32")]));
     let mut wish = pattern(&["^10\\.5\\.", "cni0"]);
     assert_eq!(choose(&links, &wish, route(2)).unwrap().name, "cni0");
-    wish.overlay = Some("10.5.0.0/16".parse().unwrap());
+    wish.pods = Some(ip("10.5.0.0")..=ip("10.5.255.255"));
     assert!(choose(&links, &wish, route(2)).is_err());
+    // Only pods' addresses are meant, not all of a wide network.
+    wish.pods = Some(ip("10.5.10.0")..=ip("10.5.99.255"));
+    assert_eq!(choose(&links, &wish, route(2)).unwrap().name, "cni0");
 }
 
 #[test]
@@ -248,7 +251,7 @@ fn can_reach_takes_interface_and_source_of_the_route() {
         (to("10.0.2.15"), routes(1, Some("10.0.2.15")), "lo is a loopback interface"),
         (to("192.168.9.9"), Routes::default(), "there is no route to 192.168.9.9"),
         (
-            Wish { overlay: Some("10.5.0.0/16".parse().unwrap()), ..to("10.5.3.4") },
+            Wish { pods: Some(ip("10.5.0.0")..=ip("10.5.255.255")), ..to("10.5.3.4") },
             routes(3, None),
             "10.5.3.4 is in the overlay network",
         ),
