@@ -16,6 +16,7 @@ use nix::net::if_::if_nametoindex;
 
 use super::attach::{Attacher, Form};
 use super::hook::Hook;
+use super::interrupted::unless_interrupted;
 use super::maps::Maps;
 use super::others::Others;
 use super::owner::Claim;
@@ -88,7 +89,8 @@ impl Loaded {
         let mut ids = BTreeSet::new();
         for name in program::ALL {
             let program = classifier(&mut ebpf, name)?;
-            program.load().map_err(|error| BpfError::new("load program", name, &error))?;
+            unless_interrupted(|| program.load())
+                .map_err(|error| BpfError::new("load program", name, &error))?;
             let info = program.info();
             ids.insert(info.map_err(|error| BpfError::new("inspect program", name, &error))?.id());
         }

@@ -6,6 +6,7 @@ pub mod fake;
 mod filter;
 pub mod flow_table;
 mod hook;
+mod interrupted;
 pub mod loader;
 mod maps;
 mod object;
@@ -27,6 +28,7 @@ use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
 pub use self::error::BpfError;
+pub use self::interrupted::unless_interrupted;
 pub use self::loader::cleanup;
 pub use self::object::{OBJECT_ENV, bytes as object};
 pub use self::teller::Teller;

@@ -12,6 +12,7 @@ use aya::programs::{ProgramError, Xdp};
 use flannel_ebpf::abi::program;
 
 use super::hook::has_errno;
+use super::interrupted::unless_interrupted;
 use super::others::{IN_FLIGHT, Others};
 use super::pin::PinDir;
 use super::pinned;
@@ -191,8 +192,7 @@ impl XdpHalf {
                 Failure::of("open program", program::FROM_WIRE, &error)
             })?;
         if !self.loaded {
-            program
-                .load()
+            unless_interrupted(|| program.load())
                 .map_err(|error| Failure::of("load program", program::FROM_WIRE, &error))?;
             self.loaded = true;
         }

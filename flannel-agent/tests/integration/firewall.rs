@@ -66,12 +66,11 @@ impl Node {
     /// The source that `to` sees of a datagram from the pod, after an answer
     /// went back; `None` if either got lost.
     fn udp(&self, from_port: u16, to: [u8; 4]) -> Option<SocketAddr> {
-        // A child between fork and exec may hold the last call's socket.
+        // Each call is a connection of its own.
         static PORT: AtomicU16 = AtomicU16::new(10_000);
         let to = SocketAddr::from((to, PORT.fetch_add(1, Ordering::Relaxed)));
-        let server = self.outside.run(move || UdpSocket::bind(to).unwrap());
-        let client =
-            self.pod.run(move || UdpSocket::bind((Ipv4Addr::new(10, 5, 1, 2), from_port)).unwrap());
+        let server = self.outside.run(move || bind(to));
+        let client = self.pod.run(move || bind(SocketAddr::from(([10, 5, 1, 2], from_port))));
         server.set_read_timeout(Some(SHORT)).unwrap();
         client.set_read_timeout(Some(SHORT)).unwrap();
         client.send_to(b"ask", to).unwrap();
@@ -97,6 +96,15 @@ impl Node {
         assert_eq!(&buffer, b"ask");
         source
     }
+}
+
+/// A child between fork and exec may hold the last call's socket for a moment.
+fn bind(to: SocketAddr) -> UdpSocket {
+    let soon = || {
+        std::thread::sleep(Duration::from_millis(10));
+        UdpSocket::bind(to).ok()
+    };
+    UdpSocket::bind(to).ok().or_else(|| (0..100).find_map(|_| soon())).expect("a free port")
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::netns::vxlan::ifindex;
 use crate::netns::{Namespace, in_netns, run, try_run};
+use flannel_agent::bpf::unless_interrupted;
 use flannel_agent::kernel::events::{self, Scope};
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Inspect, Kernel};
@@ -146,7 +147,7 @@ fn our_filters_are_told_from_others() {
         let mut ebpf = aya::EbpfLoader::new().load(&object).unwrap();
         let program: &mut SchedClassifier =
             ebpf.program_mut("from_pod").unwrap().try_into().unwrap();
-        program.load().unwrap();
+        unless_interrupted(|| program.load()).unwrap();
         qdisc_add_clsact("veth0").unwrap();
         for priority in [CLSACT_PRIORITY, 8] {
             let options =
@@ -190,7 +191,7 @@ fn an_xdp_program_in_a_pod_is_seen_from_here() {
             let mut ebpf = aya::EbpfLoader::new().load(&object).unwrap();
             let program: &mut aya::programs::Xdp =
                 ebpf.program_mut("from_wire").unwrap().try_into().unwrap();
-            program.load().unwrap();
+            unless_interrupted(|| program.load()).unwrap();
             let id = program.attach("eth0", aya::programs::xdp::XdpMode::Skb).unwrap();
             program.take_link(id).unwrap()
         });

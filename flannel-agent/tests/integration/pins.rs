@@ -10,7 +10,9 @@ use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use flannel_agent::bpf::loader::Loaded;
-use flannel_agent::bpf::{self, AttachMode, Datapath as _, LoadOptions, XdpMode, flow_table};
+use flannel_agent::bpf::{
+    self, AttachMode, Datapath as _, LoadOptions, XdpMode, flow_table, unless_interrupted,
+};
 use flannel_ebpf::abi::ABI_VERSION;
 
 use crate::place::{elsewhere, ensure, ip, isolated, open, peer, veth};
@@ -161,7 +163,7 @@ fn a_link_with_another_program_is_not_reused() {
         let object = bpf::object().unwrap();
         let mut ebpf = aya::Ebpf::load(&object).unwrap();
         let program: &mut SchedClassifier = ebpf.program_mut("to_pod").unwrap().try_into().unwrap();
-        program.load().unwrap();
+        unless_interrupted(|| program.load()).unwrap();
         let options = TcAttachOptions::TcxOrder(LinkOrder::default());
         let id = program.attach_with_options("veth0", TcAttachType::Ingress, options).unwrap();
         let link = FdLink::try_from(program.take_link(id).unwrap()).unwrap();

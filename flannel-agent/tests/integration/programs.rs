@@ -8,6 +8,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use flannel_agent::bpf::unless_interrupted;
 use flannel_ebpf::abi::{
     self, Config, Flow, FlowKey, Handover, Outcome, Peer, Subnet, Ticket, TicketNumbers, Treatment,
     Tuple4, Veth, action, flag, map, program, ticket_flag,
@@ -42,10 +43,10 @@ impl Programs {
             .unwrap();
         for name in program::ALL {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
-            program.load().unwrap();
+            unless_interrupted(|| program.load()).unwrap();
         }
         let xdp: &mut Xdp = ebpf.program_mut(program::FROM_WIRE).unwrap().try_into().unwrap();
-        xdp.load().unwrap();
+        unless_interrupted(|| xdp.load()).unwrap();
         let mut this = Self(ebpf);
         this.configure(flag::FAST_PATH | flag::TCP | flag::VERIFY_DROP);
         let mut subnets: LpmTrie<_, [u8; 4], Subnet> = this.map(map::SUBNETS4);

@@ -14,7 +14,9 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use flannel_agent::bpf::loader::Loaded;
-use flannel_agent::bpf::{self, AttachMode, Datapath as _, LoadOptions, Places, XdpMode};
+use flannel_agent::bpf::{
+    self, AttachMode, Datapath as _, LoadOptions, Places, XdpMode, unless_interrupted,
+};
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel as _, events};
 use flannel_agent::status::Shared;
@@ -154,7 +156,7 @@ impl Foreign {
         let object = bpf::object().unwrap();
         let mut ebpf = EbpfLoader::new().load(&object).unwrap();
         let program: &mut SchedClassifier = ebpf.program_mut("to_pod").unwrap().try_into().unwrap();
-        program.load().unwrap();
+        unless_interrupted(|| program.load()).unwrap();
         let options = TcAttachOptions::TcxOrder(order);
         let id = program.attach_with_options(device, attach, options).unwrap();
         let link = program.take_link(id).unwrap();
@@ -304,7 +306,7 @@ fn xdp_in_a_pod_is_seen_from_its_veths_event() {
             let mut ebpf = EbpfLoader::new().load(&bpf::object().unwrap()).unwrap();
             let program: &mut aya::programs::Xdp =
                 ebpf.program_mut("from_wire").unwrap().try_into().unwrap();
-            program.load().unwrap();
+            unless_interrupted(|| program.load()).unwrap();
             let id = program.attach("eth0", aya::programs::xdp::XdpMode::Driver).unwrap();
             program.take_link(id).unwrap()
         });

@@ -17,8 +17,8 @@ pub const REWRITTEN: bool = true;
 
 /// Whether packets leave the node with the mark and the priority that the kernel
 /// path gives them, where netfilter's egress hook looks. Off: packets that programs
-/// redirect skip that hook, so it sees nothing of them. What differs in signs alone
-/// is counted, and no fault; the cases of shaping compare them by qdiscs.
+/// redirect skip that hook, and nothing leaves by them while a chain is there. So the
+/// kernel path alone is asked; the cases of shaping compare both by qdiscs.
 pub const SIGNS: bool = false;
 
 /// Whether a flow that a rule rewrites to one DSCP may have packets that carry that

@@ -13,7 +13,7 @@ use super::draft::{Draft, Transport};
 use super::generate::{KEYS, Sender, Step};
 use super::mode::{Backend, Mode};
 use super::world::{ABSENT, LEFT, MTU, RIGHT, Side, text};
-use super::{ruleset, signs};
+use super::{demands, ruleset, signs};
 use flannel_tests::agent::{Options, Outcomes};
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::{Lab, NETWORK};
@@ -87,6 +87,10 @@ impl Lane {
         let pods = [pod(&left, LEFT), pod(&right, RIGHT)];
         for (node, side) in [(&left, LEFT), (&right, RIGHT)] {
             load(node, side, mode, rules);
+            // A chain at this hook keeps what leaves on the kernel path.
+            if options.datapath == Some("kernel") || demands::SIGNS {
+                node.netns.nft(&signs::rules());
+            }
         }
         pods[0].ping(pods[1].address, "-c 3 -i 0.2 -W 2");
         pods[1].ping(pods[0].address, "-c 3 -i 0.2 -W 2");
@@ -283,7 +287,6 @@ fn load(node: &Node, side: Side, mode: Mode, rules: Rules) {
             Rules::Nftables | Rules::None => node.netns.nft(&ruleset::nftables(side)),
         }
     }
-    node.netns.nft(&signs::rules());
     node.netns.ip(&format!(
         "neighbour replace {} lladdr {} dev eth1 nud permanent",
         ABSENT.node(),

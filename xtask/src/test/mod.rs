@@ -46,47 +46,33 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn runner(&mut self, name: &str, command: &mut Command) -> Result<()> {
+    /// Runs cases in an emulated machine, one machine at a time: with half of the
+    /// processors it would lose packets. What fails is tried again as
+    /// [`Self::tests`] does it.
+    fn guest(&mut self, release: &str, programs: &Programs, filter: &[&str]) -> Result<()> {
+        let cases = guest::chosen(release, filter);
+        if cases.is_empty() {
+            return Ok(());
+        }
+        let name = format!("cases under Linux {release}");
         println!("\n== {name}");
-        let (count, ok) = watch(command, "", |_| ())?;
-        self.add(name, &count, ok);
+        let (mut seen, mut done) = (Seen::default(), false);
+        let mut command = guest::cases(release, programs, &cases)?;
+        let ok = seen.watch(&mut command, |line| done |= line.trim().starts_with(guest::DONE))?;
+        // A machine that hangs or crashes says nothing at its end.
+        seen.whole = ok && done && seen.count.ended;
+        if !seen.failures.is_empty() {
+            let mut command = guest::cases(release, programs, &seen.failures.names)?;
+            self.once_more(&name, &mut command, &mut seen)?;
+        }
+        self.add(&name, &seen.count, seen.whole);
         Ok(())
     }
 
-    /// Runs cases in emulated machines, side by side: each is busy with one
-    /// processor most of the time. What fails is tried again as [`Self::cases`]
-    /// does it, on a machine that has the processors for itself.
-    fn guests(&mut self, releases: &[&str], programs: &Programs, filter: &[&str]) -> Result<()> {
-        let mut running = Vec::new();
-        for release in releases {
-            let cases = guest::chosen(release, filter);
-            if !cases.is_empty() {
-                let mut command = guest::cases(release, programs, &cases)?;
-                let mark = format!("{release}| ");
-                println!("\n== cases under Linux {release}");
-                running.push((*release, thread::spawn(move || guest(&mut command, &mark))));
-            }
-        }
-        let wait = |running: thread::JoinHandle<Result<Seen>>| {
-            running.join().unwrap_or_else(|_| Ok(Seen::default()))
-        };
-        let ended: Vec<_> =
-            running.into_iter().map(|(release, running)| (release, wait(running))).collect();
-        for (release, seen) in ended {
-            let (name, mut seen) = (format!("cases under Linux {release}"), seen?);
-            if !seen.failures.is_empty() {
-                let mut command = guest::cases(release, programs, &seen.failures.names)?;
-                self.once_more(&name, &mut command, &mut seen)?;
-            }
-            self.add(&name, &seen.count, seen.whole);
-        }
-        Ok(())
-    }
-
-    /// Runs end-to-end cases. They share the machine with others, and have real
+    /// Runs a program of tests. Most share the machine with others, and have real
     /// packets: what fails is tried again, by itself, and told apart from what
     /// passes at once.
-    fn cases(
+    fn tests(
         &mut self,
         tests: &Tests,
         environment: &[(&str, &Path)],
@@ -100,7 +86,7 @@ impl Outcome {
             command.args(guest::only_here_cases().flat_map(|name| ["--skip".to_owned(), name]));
         }
         let mut seen = Seen::default();
-        let ok = seen.watch(&mut command, "", |_| ())?;
+        let ok = seen.watch(&mut command, |_| ())?;
         // A program that crashes has no result, whatever it said before.
         seen.whole = seen.count.ended && (ok || !seen.failures.is_empty());
         if !seen.failures.is_empty() {
@@ -117,7 +103,7 @@ impl Outcome {
     fn once_more(&mut self, name: &str, command: &mut Command, seen: &mut Seen) -> Result<()> {
         println!("\n== {name}: what failed, once more");
         let failures = &mut seen.failures;
-        let (again, _) = watch(command, "", |line| failures.again(line))?;
+        let (again, _) = watch(command, |line| failures.again(line))?;
         seen.count.failed = seen.count.failed.saturating_sub(again.passed);
         seen.count.passed += again.passed;
         self.unsteady.append(&mut failures.passed);
@@ -132,7 +118,7 @@ impl Outcome {
     }
 }
 
-/// What a runner of end-to-end cases said.
+/// What a runner said.
 #[derive(Default)]
 struct Seen {
     count: Count,
@@ -143,28 +129,14 @@ struct Seen {
 
 impl Seen {
     /// Watches the runner. Whether it succeeded.
-    fn watch(
-        &mut self,
-        command: &mut Command,
-        mark: &str,
-        mut see: impl FnMut(&str),
-    ) -> Result<bool> {
-        let (count, ok) = watch(command, mark, |line| {
+    fn watch(&mut self, command: &mut Command, mut see: impl FnMut(&str)) -> Result<bool> {
+        let (count, ok) = watch(command, |line| {
             self.failures.line(line);
             see(line);
         })?;
         self.count = count;
         Ok(ok)
     }
-}
-
-/// Runs cases in an emulated machine.
-fn guest(command: &mut Command, mark: &str) -> Result<Seen> {
-    let (mut seen, mut done) = (Seen::default(), false);
-    let ok = seen.watch(command, mark, |line| done |= line.trim().starts_with(guest::DONE))?;
-    // A machine that hangs or crashes says nothing at its end.
-    seen.whole = ok && done && seen.count.ended;
-    Ok(seen)
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -176,18 +148,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (cases, unit): (Vec<_>, Vec<_>) = programs.tests.iter().partition(|tests| tests.is_cases());
     if !args.e2e && only.is_none() {
         for tests in unit {
-            outcome.runner(&tests.to_string(), tests.command().args(filter))?;
+            outcome.tests(tests, &[], filter.as_slice())?;
         }
     }
     if !args.unit && only.is_none() {
         for tests in &cases {
-            outcome.cases(tests, &[], filter.as_slice())?;
+            outcome.tests(tests, &[], filter.as_slice())?;
         }
         fresh(&mut outcome, &cases, filter)?;
     }
     if !args.unit {
         let releases = only.as_ref().map_or(guest::RELEASES, std::slice::from_ref);
-        outcome.guests(releases, &programs, filter.as_slice())?;
+        for release in releases {
+            outcome.guest(release, &programs, filter.as_slice())?;
+        }
     }
     report(outcome)
 }
@@ -202,8 +176,8 @@ fn fresh(outcome: &mut Outcome, cases: &[&Tests], filter: Option<&str>) -> Resul
     let environment = [("FLANNEL_EBPF_OBJECT", object.as_path())];
     for tests in cases {
         match (tests.name.as_str(), filter) {
-            (E2E, None) => outcome.cases(tests, &environment, FRESH)?,
-            (E2E | "differential", _) => outcome.cases(tests, &environment, filter.as_slice())?,
+            (E2E, None) => outcome.tests(tests, &environment, FRESH)?,
+            (E2E | "differential", _) => outcome.tests(tests, &environment, filter.as_slice())?,
             _ => {}
         }
     }

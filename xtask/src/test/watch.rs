@@ -8,13 +8,9 @@ use anyhow::{Context, Result, bail};
 
 use super::count::Count;
 
-/// Runs a runner, shows its output as it comes, each line behind `mark`, and
-/// counts. Also whether it succeeded.
-pub(crate) fn watch(
-    command: &mut Command,
-    mark: &str,
-    mut see: impl FnMut(&str),
-) -> Result<(Count, bool)> {
+/// Runs a runner, shows its output as it comes and counts. Also whether it
+/// succeeded.
+pub(crate) fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> Result<(Count, bool)> {
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -26,11 +22,11 @@ pub(crate) fn watch(
     let mut count = Count::default();
     let errors = thread::scope(|scope| {
         let errors = scope.spawn(|| {
-            let show = |line: &String| eprintln!("{mark}{line}");
+            let show = |line: &String| eprintln!("{line}");
             lines(stderr).inspect(show).filter(|line| is_told(line)).collect::<Vec<_>>()
         });
         for line in lines(stdout) {
-            println!("{mark}{line}");
+            println!("{line}");
             count.line(&line);
             see(&line);
         }
