@@ -115,7 +115,7 @@ fn finish<S: Skb, T: Tables>(
     if subnet.flags & subnet_flag::DIRECT != 0 || config.flags & flag::KEEP_OUT != 0 {
         return Err(reason);
     }
-    let way = encap::way(frame, tables, config, segment, &subnet, 0).ok_or(reason)?;
+    let way = encap::way(frame, tables, config, segment, subnet, 0).ok_or(reason)?;
     let max_len = config.mtu.min(way.mtu.saturating_sub(ENCAP_LEN as u16));
     if segment.wire_len(frame.gso_size()) > u32::from(max_len) {
         return Err(reason);
