@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use flannel_core::underlay::Wish;
 use ipnetwork::Ipv4Network;
 use regex::Regex;
@@ -114,6 +115,18 @@ pub enum Command {
         /// How etcd is reached
         #[command(flatten)]
         etcd: EtcdArgs,
+    },
+    /// Print a script that lets a shell complete flags and commands
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man {
+        /// Write the pages of all commands into this directory instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
 }
 
