@@ -32,6 +32,7 @@ mod nat_policy;
 mod next_hops;
 mod order;
 mod outputs;
+mod package;
 mod packaging;
 mod packet_rules;
 mod repair;
