@@ -6,10 +6,12 @@ use std::time::{Duration, Instant, SystemTime};
 use flannel_core::health::{Found, Part, Subject};
 use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
+use flannel_ebpf::abi::Outcome;
 
 use super::catalogue::{ALL, Metric};
 use super::record::Repair;
 use super::*;
+use crate::backend::udp;
 use crate::bpf::PeerCounters;
 use crate::bpf::fake::FakeDatapath;
 use crate::status::{FlowTableStatus, LeaseStatus};
@@ -175,6 +177,37 @@ fn five_thousand_peers_are_told_quickly() {
         .unwrap();
     let limit = if cfg!(debug_assertions) { 200 } else { 20 };
     assert!(best < Duration::from_millis(limit), "{best:?}");
+}
+
+/// What stands in the page as `code`.
+fn in_the_page(page: &str, name: &str) -> bool {
+    page.contains(&format!("`{name}`"))
+}
+
+#[test]
+fn every_subject_and_outcome_is_explained() {
+    let page = include_str!("../../../docs/troubleshooting.md");
+    let (_, subjects) = page.split_once("\n## Not well\n").unwrap();
+    let (subjects, outcomes) = subjects.split_once("\n## Outcomes\n").unwrap();
+    for subject in Subject::ALL {
+        let row = format!("\n| `{subject}` | ");
+        assert!(subjects.contains(&row), "{subject} is not explained");
+    }
+    for name in Outcome::ALL.iter().map(|outcome| outcome.name()) {
+        assert!(in_the_page(outcomes, name), "{name} is not explained");
+    }
+    for name in udp::outcomes() {
+        assert!(in_the_page(outcomes, name), "{name} is not explained");
+    }
+}
+
+#[test]
+fn every_alert_is_explained() {
+    let page = include_str!("../../../docs/operations.md");
+    let rules = include_str!("../../../packaging/prometheus/flannel.rules.yml");
+    for name in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(in_the_page(page, name), "{name}");
+    }
 }
 
 #[test]
