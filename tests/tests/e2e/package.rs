@@ -8,17 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use flannel_tests::agent;
-use flannel_tests::process::output;
-
-/// Runs a command; what it printed.
-#[track_caller]
-fn run(command: &mut Command) -> String {
-    let output = output(command);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let said = text(&output.stdout);
-    assert!(output.status.success(), "{command:?}: {said}{}", text(&output.stderr));
-    said
-}
+use flannel_tests::process::{output, run};
 
 /// The directory with the packages of the agent under test.
 fn dist() -> &'static Path {
@@ -63,6 +53,8 @@ const FILES: &[(&str, bool)] = &[
     ("usr/share/doc/flannel-ebpf/README.md", false),
     ("usr/share/doc/flannel-ebpf/SECURITY.md", false),
     ("usr/share/doc/flannel-ebpf/copyright", false),
+    ("usr/share/doc/flannel-ebpf/examples/flannel.rules.yml", false),
+    ("usr/share/doc/flannel-ebpf/examples/grafana.json", false),
     ("usr/share/doc/flannel-ebpf/third-party.txt.gz", false),
     ("usr/share/fish/vendor_completions.d/flannel-agent.fish", false),
     ("usr/share/man/man8/flannel-agent.8.gz", false),

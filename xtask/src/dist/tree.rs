@@ -41,6 +41,7 @@ const FILES: &[(&str, &str, bool)] = &[
         "usr/share/doc/flannel-ebpf/examples/flannel.rules.yml",
         false,
     ),
+    ("packaging/grafana/flannel.json", "usr/share/doc/flannel-ebpf/examples/grafana.json", false),
     ("packaging/deb/copyright", "usr/share/doc/flannel-ebpf/copyright", false),
     ("LICENSE", "usr/share/doc/flannel-ebpf/LICENSE", false),
     ("flannel-ebpf/LICENSE-MIT", "usr/share/doc/flannel-ebpf/LICENSE-MIT", false),
