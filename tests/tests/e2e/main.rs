@@ -35,6 +35,7 @@ mod outputs;
 mod package;
 mod packaging;
 mod packet_rules;
+mod prometheus;
 mod repair;
 mod restart;
 mod scale_start;
