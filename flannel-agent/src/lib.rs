@@ -16,6 +16,7 @@ pub mod kernel;
 pub mod metrics;
 pub mod notify;
 pub mod reconcile;
+pub mod record;
 pub mod source;
 pub mod status;
 pub mod watch;

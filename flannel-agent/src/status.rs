@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::udp::{SharedProxy, UdpCounters};
 use crate::bpf::{Datapath, PeerCounters, XdpStatus};
 use crate::firewall::packet_rules::Mode;
-use crate::metrics::record::Record;
+use crate::record::Record;
 
 /// The loaded data path, if there is one: shared with the control socket, which
 /// reads its counters.

@@ -10,9 +10,9 @@ use prometheus_client::encoding::{
 use prometheus_client::registry::Registry;
 
 use super::catalogue::{self as metric, Metric};
-use super::record::Repair;
 use super::snapshot::{MODES, PEER_STATES, Snapshot};
 use super::totals::Traffic;
+use crate::record::Repair;
 
 /// The text of a scrape.
 pub(super) fn text(snapshot: Snapshot) -> String {

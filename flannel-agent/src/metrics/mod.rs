@@ -4,7 +4,6 @@
 pub mod catalogue;
 mod encode;
 mod process;
-pub mod record;
 #[cfg(test)]
 mod reference;
 mod snapshot;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use flannel_core::health::Subject;
 
 use super::catalogue::{self, Metric};
-use super::record::Repair;
+use crate::record::Repair;
 
 const INTRODUCTION: &str = "\
 # Metrics

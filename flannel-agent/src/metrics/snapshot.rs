@@ -8,9 +8,9 @@ use ipnetwork::Ipv4Network;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::process::{Process, seconds};
-use super::record::Repair;
 use super::totals::Traffic;
 use crate::backend::udp;
+use crate::record::Repair;
 use crate::status::State;
 
 /// Names of the data paths, as the label has them.

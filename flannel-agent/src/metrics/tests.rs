@@ -9,11 +9,11 @@ use flannel_core::peer::Peer;
 use flannel_ebpf::abi::Outcome;
 
 use super::catalogue::{ALL, Metric};
-use super::record::Repair;
 use super::*;
 use crate::backend::udp;
 use crate::bpf::PeerCounters;
 use crate::bpf::fake::FakeDatapath;
+use crate::record::Repair;
 use crate::status::{FlowTableStatus, LeaseStatus};
 
 fn subnet(index: u32) -> Ipv4Network {

@@ -18,7 +18,7 @@ use super::{Reconciler, devices, is_device, is_ground};
 use crate::bpf::{BpfError, DatapathConfig, FastPath, Places};
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelError};
-use crate::metrics::record::Repair;
+use crate::record::Repair;
 use crate::status::{FlowTableStatus, lock};
 use crate::watch::Settled;
 
