@@ -1,5 +1,5 @@
-//! `/healthz` and `/readyz` over HTTP, for probes. Codes and first lines are
-//! flanneld's.
+//! `/healthz` and `/readyz` over HTTP, for probes, and `/metrics`. Codes and first
+//! lines of the first two are flanneld's.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
+use crate::metrics::{self, Exporter};
 use crate::status::{Shared, State};
 
 /// Connections at a time: a probe is short, and nobody may take all files.
@@ -25,6 +26,7 @@ const CONNECTIONS: usize = 32;
 /// may last.
 const HEAD: Duration = Duration::from_secs(5);
 const CONNECTION: Duration = Duration::from_secs(60);
+const PLAIN: &str = "text/plain; charset=utf-8";
 /// Pause after a connection could not be accepted, such as without free files.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -50,29 +52,41 @@ impl Drop for Healthz {
 }
 
 /// Listens on `host` (an address or a name) and TCP `port`, and answers from
-/// `shared` from then on.
+/// `shared` and `exporter` from then on.
 ///
 /// # Errors
 /// The name cannot be resolved, or the address cannot be had.
-pub async fn serve(host: &str, port: u16, shared: Shared) -> Result<Healthz, HealthzError> {
+pub async fn serve(
+    host: &str,
+    port: u16,
+    shared: Shared,
+    exporter: Exporter,
+) -> Result<Healthz, HealthzError> {
     let listener = TcpListener::bind((host, port)).await.map_err(|source| HealthzError {
         host: host.to_owned(),
         port,
         source,
     })?;
-    tracing::info!(host, port, "serving /healthz and /readyz");
-    Ok(Healthz(tokio::spawn(accept(listener, shared)).abort_handle()))
+    tracing::info!(host, port, "serving /healthz, /readyz and /metrics");
+    let served = Served { shared, exporter: Arc::new(exporter) };
+    Ok(Healthz(tokio::spawn(accept(listener, served)).abort_handle()))
 }
 
-async fn accept(listener: TcpListener, shared: Shared) {
+#[derive(Clone)]
+struct Served {
+    shared: Shared,
+    exporter: Arc<Exporter>,
+}
+
+async fn accept(listener: TcpListener, served: Served) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let shared = shared.clone();
+                let served = served.clone();
                 tokio::spawn(async move {
-                    let _ = tokio::time::timeout(CONNECTION, converse(stream, shared)).await;
+                    let _ = tokio::time::timeout(CONNECTION, converse(stream, served)).await;
                     drop(place);
                 });
             }
@@ -84,10 +98,19 @@ async fn accept(listener: TcpListener, shared: Shared) {
     }
 }
 
-async fn converse(stream: TcpStream, shared: Shared) {
+async fn converse(stream: TcpStream, served: Served) {
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (code, text) = answer(request.uri().path(), &shared.lock());
-        async move { Ok::<_, Infallible>(response(code, text)) }
+        let served = served.clone();
+        async move {
+            let path = request.uri().path();
+            Ok::<_, Infallible>(match path {
+                "/metrics" => scrape(served.exporter).await,
+                _ => {
+                    let (code, text) = answer(path, &served.shared.lock());
+                    response(code, PLAIN, text)
+                }
+            })
+        }
     });
     let conversation = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -98,11 +121,21 @@ async fn converse(stream: TcpStream, shared: Shared) {
     }
 }
 
-fn response(code: StatusCode, text: String) -> Response<Full<Bytes>> {
+/// Reads maps and `/proc`, and may wait for the data path: on a thread for that.
+async fn scrape(exporter: Arc<Exporter>) -> Response<Full<Bytes>> {
+    match tokio::task::spawn_blocking(move || exporter.scrape()).await {
+        Ok(text) => response(StatusCode::OK, metrics::CONTENT_TYPE, text),
+        Err(error) => {
+            tracing::warn!(%error, "a scrape failed");
+            response(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "scrape failed\n".to_owned())
+        }
+    }
+}
+
+fn response(code: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = code;
-    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
@@ -115,8 +148,7 @@ fn answer(path: &str, state: &State) -> (StatusCode, String) {
     match path {
         "/healthz" => (StatusCode::OK, "flanneld is running".to_owned()),
         "/readyz" => {
-            let (code, text) = if state.ready && state.health.reason(Subject::SubnetFile).is_none()
-            {
+            let (code, text) = if state.is_ready() {
                 (StatusCode::OK, "flanneld is ready")
             } else {
                 (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet")
@@ -153,6 +185,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::status::SharedDatapath;
 
     #[test]
     fn the_words_are_flannelds() {
@@ -166,7 +199,7 @@ mod tests {
         state.ready = true;
         assert_eq!(is(&state, "/readyz"), (200, "flanneld is ready".to_owned()));
         assert_eq!(is(&state, "/healthz"), (200, "flanneld is running".to_owned()));
-        assert_eq!(is(&state, "/metrics").0, 404);
+        assert_eq!(is(&state, "/metric").0, 404);
         assert_eq!(is(&state, "/healthz/").0, 404);
     }
 
@@ -193,6 +226,10 @@ mod tests {
         assert_eq!(text, format!("flanneld is not ready yet\nstore: {waiting}"));
     }
 
+    fn exporter() -> Exporter {
+        Exporter::new(Shared::default(), SharedDatapath::default(), metrics::Options::default())
+    }
+
     async fn ask(port: u16, request: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -205,11 +242,12 @@ mod tests {
     async fn a_client_that_says_nothing_stops_nobody() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
-        let taken = serve("127.0.0.1", port, Shared::default()).await.unwrap_err().to_string();
+        let taken =
+            serve("127.0.0.1", port, Shared::default(), exporter()).await.unwrap_err().to_string();
         assert!(taken.contains("--healthz-port") && taken.contains(&port.to_string()), "{taken}");
         drop(free);
         let shared = Shared::default();
-        let server = serve("localhost", port, shared.clone()).await.unwrap();
+        let server = serve("localhost", port, shared.clone(), exporter()).await.unwrap();
         let silent = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         for head in ["GET /healthz HTTP/1.1", "HEAD /healthz HTTP/1.0", "POST /healthz HTTP/1.1"] {
             let text = ask(port, &format!("{head}\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
@@ -218,6 +256,12 @@ mod tests {
         let text = ask(port, "GET /readyz?x HTTP/1.0\r\n\r\n").await;
         assert!(
             text.contains(" 503 ") && text.ends_with("\r\n\r\nflanneld is not ready yet"),
+            "{text}"
+        );
+        let text = ask(port, "GET /metrics HTTP/1.0\r\n\r\n").await;
+        assert!(text.contains(" 200 OK\r\n") && text.ends_with("# EOF\n"), "{text}");
+        assert!(
+            text.contains("content-type: application/openmetrics-text; version=1.0.0"),
             "{text}"
         );
         let text = ask(port, "what?\r\n\r\n").await;

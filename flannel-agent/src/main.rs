@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use flannel_agent::cli::{self, Cli, Command, MigrateFrom, MigrateTo};
-use flannel_agent::commands::{cleanup, migrate, peers, status};
+use flannel_agent::commands::{cleanup, completions, man, migrate, peers, status};
 use flannel_agent::daemon;
 use tracing_subscriber::EnvFilter;
 
@@ -55,6 +55,8 @@ async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {
             json,
             etcd,
         }) => migrate::run(etcd.options(), dry_run, json).await.into(),
+        Some(Command::Completions { shell }) => completions::run(shell).into(),
+        Some(Command::Man { dir }) => man::run(dir.as_deref()).into(),
         None => {
             let filter = EnvFilter::try_from_env("FLANNELD_LOG")
                 .or_else(|_| EnvFilter::try_from_default_env())

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::udp::{SharedProxy, UdpCounters};
 use crate::bpf::{Datapath, PeerCounters, XdpStatus};
 use crate::firewall::packet_rules::Mode;
+use crate::record::Record;
 
 /// The loaded data path, if there is one: shared with the control socket, which
 /// reads its counters.
@@ -123,9 +124,16 @@ pub struct State {
     pub unmapped: Arc<BTreeSet<Ipv4Network>>,
     /// Leases and keys that are left out, with the reason.
     pub ignored: Vec<String>,
+    /// What the loop did, for `/metrics`.
+    pub record: Record,
 }
 
 impl State {
+    /// Whether pods have a network: without subnet.env none can be made.
+    pub fn is_ready(&self) -> bool {
+        self.ready && self.health.reason(Subject::SubnetFile).is_none()
+    }
+
     /// All complaints as they are now.
     pub fn complaints(&self) -> Vec<Line> {
         self.health.lines(Instant::now())
@@ -284,10 +292,8 @@ pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
 
 /// Builds the answer to `peers`.
 pub fn peers(shared: &Shared, datapath: &SharedDatapath) -> Vec<PeerLine> {
-    let counters = lock(datapath)
-        .as_ref()
-        .and_then(|datapath| datapath.peer_counters().ok())
-        .unwrap_or_default();
+    let meter = lock(datapath).as_ref().map(|datapath| datapath.meter());
+    let counters = meter.and_then(|meter| meter.peer_counters().ok()).unwrap_or_default();
     let state = shared.lock();
     let through_proxy = state.proxy.peer_counters();
     state

@@ -17,6 +17,7 @@ pub mod forge;
 pub mod forger;
 pub mod ftp;
 pub mod hooks;
+mod http;
 pub mod interrupt;
 pub mod lab;
 pub mod netns;

@@ -6,6 +6,7 @@
 mod build_ebpf;
 mod circles;
 mod complexity;
+mod dist;
 mod guest;
 mod harness;
 mod programs;
@@ -41,6 +42,8 @@ enum Command {
     Bench(harness::Args),
     /// Compare what kernel path and eBPF path make of the same packets
     Difftest(harness::Args),
+    /// Make a Debian package and a tarball
+    Dist(dist::Args),
     /// Check the rules of the source tree
     Tidy,
 }
@@ -54,6 +57,7 @@ fn main() -> anyhow::Result<()> {
         Command::Demo(args) => harness::run("flannel-demo", &args),
         Command::Bench(args) => harness::run("flannel-bench", &args),
         Command::Difftest(args) => harness::run("flannel-difftest", &args),
+        Command::Dist(args) => dist::run(&args),
         Command::Tidy => tidy::run(),
     }
 }

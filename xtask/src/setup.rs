@@ -72,6 +72,8 @@ const TOOLS: &[Need] = &[
     program("qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
     program("cpio", "cpio", "packs the files of other kernels' machines"),
     program("strip", "binutils", "packs the files of other kernels' machines"),
+    program("prometheus", "prometheus", "scrapes agents"),
+    program("promtool", "prometheus", "checks alerts and asks Prometheus"),
     program("dash", "dash", "runs the packaged scripts"),
     program(
         "busybox",

@@ -1,6 +1,8 @@
 //! `cargo xtask tidy`: rules of the source tree that no compiler checks. Runs
 //! as a unit test as well.
 
+mod links;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -44,7 +46,7 @@ fn complaints(root: &Path) -> Result<Vec<String>> {
         collect(&root.join(dir), &mut files)?;
     }
     files.sort();
-    let mut complaints = Vec::new();
+    let mut complaints = links::complaints(root)?;
     for file in files {
         let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();

@@ -318,6 +318,12 @@ impl Health {
             .map(|(about, complaint)| format!("{about}: {}", complaint.reason))
     }
 
+    /// How many complaints there are about a subject.
+    pub fn count(&self, subject: Subject) -> usize {
+        let rest = self.complaints.range(About::from(subject)..);
+        rest.take_while(|(about, _)| about.subject == subject).count()
+    }
+
     /// All complaints, in the order of their texts.
     pub fn lines(&self, now: Instant) -> Vec<Line> {
         let mut lines: Vec<Line> = self

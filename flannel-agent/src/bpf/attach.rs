@@ -48,6 +48,11 @@ impl Attacher {
         self.form
     }
 
+    /// Whether this process attached this hook, or took it over.
+    pub(super) fn holds(&self, hook: &Hook) -> bool {
+        self.ours.contains_key(hook)
+    }
+
     /// Why a hook goes with this process.
     pub(super) fn unpinned(&self) -> Option<&str> {
         self.unpinned.values().next().map(String::as_str)

@@ -9,7 +9,7 @@ use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 
 use super::{
-    BpfError, Datapath, DatapathConfig, HookReport, PeerCounters, Places, Stranger, Teller,
+    BpfError, Datapath, DatapathConfig, HookReport, Meter, PeerCounters, Places, Stranger, Teller,
     XdpStatus,
 };
 
@@ -50,6 +50,10 @@ pub struct State {
     pub flows_entered: u64,
     /// Senders under foreign addresses.
     pub strangers: Vec<Stranger>,
+    /// What [`Datapath::outcomes`] gives.
+    pub outcomes: BTreeMap<&'static str, u64>,
+    /// What [`Meter::peer_counters`] gives.
+    pub peer_counters: BTreeMap<Ipv4Network, PeerCounters>,
     /// Map writes fail.
     pub maps_fail: bool,
     /// What only reads counters fails.
@@ -142,7 +146,7 @@ impl Datapath for FakeDatapath {
             .iter()
             .map(|hook| (hook.clone(), BpfError::plain("attach", hook.clone(), "told to fail")))
             .collect();
-        HookReport { attached: Vec::new(), failed }
+        HookReport { failed, ..HookReport::default() }
     }
 
     fn teller(&self) -> Box<dyn Teller> {
@@ -154,15 +158,15 @@ impl Datapath for FakeDatapath {
     }
 
     fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {
-        self.counting().map(|_| BTreeMap::new())
+        Ok(self.counting()?.outcomes.clone())
     }
 
     fn flows_entered(&self) -> Result<u64, BpfError> {
         Ok(self.counting()?.flows_entered)
     }
 
-    fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError> {
-        Ok(BTreeMap::new())
+    fn meter(&self) -> Box<dyn Meter> {
+        Box::new(self.clone())
     }
 
     fn strangers(&self, _: std::time::Duration) -> Result<Vec<Stranger>, BpfError> {
@@ -179,6 +183,12 @@ impl Datapath for FakeDatapath {
 
     fn unpinned(&self) -> Option<String> {
         None
+    }
+}
+
+impl Meter for FakeDatapath {
+    fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError> {
+        Ok(self.state().peer_counters.clone())
     }
 }
 

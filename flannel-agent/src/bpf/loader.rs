@@ -25,8 +25,8 @@ use super::sys::TcxHook;
 use super::teller::{RealTeller, Settings};
 use super::xdp::{Site, XdpHalf};
 use super::{
-    BpfError, Datapath, DatapathConfig, FastPath, HookReport, LoadOptions, PeerCounters, Places,
-    Stranger, Teller, VerifySource, XdpStatus, filter, flow_table, object,
+    BpfError, Datapath, DatapathConfig, FastPath, HookReport, LoadOptions, Meter, Places, Stranger,
+    Teller, VerifySource, XdpStatus, filter, flow_table, object,
 };
 
 /// The programs, their maps and their hooks.
@@ -113,13 +113,21 @@ impl Loaded {
     }
 
     fn ensure(&mut self, hook: &Hook, report: &mut HookReport) {
+        let held = self.attacher.holds(hook);
         let ensured = classifier(&mut self.ebpf, hook.program)
             .and_then(|program| self.attacher.ensure(hook, program, &mut self.others));
         match ensured {
-            Ok(true) => report.attached.push(hook.name()),
+            Ok(true) => {
+                report.attached.push(hook.name());
+                report.restored += u64::from(held);
+            }
             Ok(false) => {}
-            Err(error) => report.failed.push((hook.name(), error)),
+            Err(error) => {
+                report.failed.push((hook.name(), error));
+                return;
+            }
         }
+        *report.running.entry(hook.program).or_default() += 1;
     }
 }
 
@@ -130,6 +138,9 @@ impl Loaded {
         let ensured = self.xdp.ensure(&mut self.ebpf, site);
         if ensured.attached {
             report.attached.push(format!("{}/{}", site.name, program::FROM_WIRE));
+        }
+        if ensured.runs {
+            report.running.insert(program::FROM_WIRE, 1);
         }
         let told = self.settings.mark(|flags| match ensured.runs && flags & flag::KEEP_IN == 0 {
             true => flags | flag::XDP,
@@ -356,8 +367,8 @@ impl Datapath for Loaded {
         self.maps.outcomes()
     }
 
-    fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError> {
-        self.maps.peer_counters()
+    fn meter(&self) -> Box<dyn Meter> {
+        Box::new(self.maps.meter())
     }
 
     fn strangers(&self, within: std::time::Duration) -> Result<Vec<Stranger>, BpfError> {

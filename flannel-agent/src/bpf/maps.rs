@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
@@ -15,7 +16,8 @@ use flannel_ebpf::abi::{
 };
 use ipnetwork::Ipv4Network;
 
-use super::{BpfError, PeerCounters, Stranger, sys};
+use super::meter::{PeerStatsMap, RealMeter};
+use super::{BpfError, Stranger, sys};
 
 /// Elements that one batch call carries.
 const BATCH: usize = 1024;
@@ -27,6 +29,7 @@ pub(super) struct Maps {
     exemptions: Array<MapData, Exemption>,
     stats: PerCpuArray<MapData, u64>,
     peer_stats: PerCpuArray<MapData, PeerStats>,
+    peer_stats_read: PeerStatsMap,
     strangers: HashMap<MapData, [u8; 4], abi::Stranger>,
     subnets_fd: OwnedFd,
     peers_fd: OwnedFd,
@@ -44,6 +47,7 @@ impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
         let subnets_fd = descriptor(ebpf, abi::map::SUBNETS4)?;
         let peers_fd = descriptor(ebpf, abi::map::PEERS4)?;
+        let peer_stats_read = open_again(ebpf, abi::map::PEER_STATS)?;
         let mut maps = Self {
             subnets_fd,
             peers_fd,
@@ -52,6 +56,7 @@ impl Maps {
             exemptions: typed(ebpf, abi::map::EXEMPTIONS)?,
             stats: typed(ebpf, abi::map::STATS)?,
             peer_stats: typed(ebpf, abi::map::PEER_STATS)?,
+            peer_stats_read,
             strangers: typed(ebpf, abi::map::STRANGERS4)?,
             known: BTreeMap::new(),
             direct: BTreeSet::new(),
@@ -265,28 +270,10 @@ impl Maps {
         Ok(values.iter().sum())
     }
 
-    pub(super) fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError> {
-        let mut counters = BTreeMap::new();
-        for (network, subnet) in &self.known {
-            let slot = subnet.peer_id.min(MAX_PEER_STATS - 1);
-            let values = self
-                .peer_stats
-                .get(&slot, 0)
-                .map_err(|error| BpfError::new("read map", abi::map::PEER_STATS, &error))?;
-            let mut sum = PeerCounters::default();
-            for cpu in values.iter() {
-                sum.tx_fast_packets += cpu.tx_fast_packets;
-                sum.tx_fast_bytes += cpu.tx_fast_bytes;
-                sum.tx_kernel_packets += cpu.tx_kernel_packets;
-                sum.tx_kernel_bytes += cpu.tx_kernel_bytes;
-                sum.rx_fast_packets += cpu.rx_fast_packets;
-                sum.rx_fast_bytes += cpu.rx_fast_bytes;
-                sum.rx_kernel_packets += cpu.rx_kernel_packets;
-                sum.rx_kernel_bytes += cpu.rx_kernel_bytes;
-            }
-            counters.insert(*network, sum);
-        }
-        Ok(counters)
+    /// What reads the peers' counters as they are known now.
+    pub(super) fn meter(&self) -> RealMeter {
+        let peers = self.known.iter().map(|(network, subnet)| (*network, subnet.peer_id));
+        RealMeter { stats: Arc::clone(&self.peer_stats_read), peers: peers.collect() }
     }
 }
 
@@ -336,10 +323,18 @@ where
     T::try_from(map).map_err(|error| BpfError::new("open map", name, &error))
 }
 
-/// The descriptor of a map of the two kinds that are written in batches.
+/// A map for readers that do not wait for the writer.
+fn open_again(ebpf: &Ebpf, name: &'static str) -> Result<PeerStatsMap, BpfError> {
+    let failed = |error| BpfError::new("open map", name, &error);
+    let data = MapData::from_fd(descriptor(ebpf, name)?).map_err(failed)?;
+    PerCpuArray::try_from(Map::PerCpuArray(data)).map(Arc::new).map_err(failed)
+}
+
+/// The descriptor of a map of the kinds that are written in batches, or opened
+/// again.
 fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, BpfError> {
     match ebpf.map(name) {
-        Some(Map::HashMap(data) | Map::LpmTrie(data)) => data
+        Some(Map::HashMap(data) | Map::LpmTrie(data) | Map::PerCpuArray(data)) => data
             .fd()
             .as_fd()
             .try_clone_to_owned()

@@ -9,6 +9,7 @@ mod hook;
 mod interrupted;
 pub mod loader;
 mod maps;
+mod meter;
 mod object;
 mod others;
 mod owner;
@@ -30,6 +31,7 @@ use serde::Serialize;
 pub use self::error::BpfError;
 pub use self::interrupted::unless_interrupted;
 pub use self::loader::cleanup;
+pub use self::meter::Meter;
 pub use self::object::{OBJECT_ENV, bytes as object};
 pub use self::teller::Teller;
 
@@ -258,8 +260,8 @@ pub trait Datapath: Send + 'static {
     /// Packets of peers that came by the hooks, since the counters began.
     fn seen_from_underlay(&self) -> Result<u64, BpfError>;
 
-    /// Counters of each peer in the maps.
-    fn peer_counters(&self) -> Result<BTreeMap<Ipv4Network, PeerCounters>, BpfError>;
+    /// What reads the peers' counters without the lock of this.
+    fn meter(&self) -> Box<dyn Meter>;
 
     /// Who has sent for peers under another address than theirs within this time.
     fn strangers(&self, within: std::time::Duration) -> Result<Vec<Stranger>, BpfError>;
@@ -281,4 +283,9 @@ pub struct HookReport {
     pub attached: Vec<String>,
     /// Hooks that could not be attached.
     pub failed: Vec<(String, BpfError)>,
+    /// Hooks where a program runs now, by program.
+    pub running: BTreeMap<&'static str, u64>,
+    /// How many of those that were attached had been there before: somebody else
+    /// removed them.
+    pub restored: u64,
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use flannel_core::config::NetworkConfig;
 use flannel_core::underlay::Wish;
 use regex::Regex;
@@ -115,6 +116,18 @@ pub enum Command {
         #[command(flatten)]
         etcd: EtcdArgs,
     },
+    /// Print a script that lets a shell complete flags and commands
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man {
+        /// Write the pages of all commands into this directory instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// The daemon's flags.
@@ -166,13 +179,18 @@ pub struct Options {
           require_equals = true, default_missing_value = "true", default_value = "false",
           action = ArgAction::Set)]
     pub ip_blackhole_route: bool,
-    /// Address to serve /healthz and /readyz on
+    /// Address to serve /healthz, /readyz and /metrics on
     #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
     pub healthz_ip: String,
-    /// TCP port to serve /healthz and /readyz on; 0: do not
+    /// TCP port to serve /healthz, /readyz and /metrics on; 0: do not
     #[arg(long, value_name = "PORT", default_value_t = 0, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(..=65535))]
     healthz_port: i32,
+    /// Tell packets and bytes of each peer in /metrics
+    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", default_value = "false",
+          action = ArgAction::Set)]
+    pub metrics_peers: bool,
     /// Minutes before a lease's end at which it is renewed (1 to 1439)
     #[arg(long, value_name = "MINUTES", default_value_t = 60, allow_negative_numbers = true)]
     subnet_lease_renew_margin: i64,

@@ -234,6 +234,7 @@ fn every_flag_of_the_daemon_has_a_variable() {
         ("attach", "tcx"),
         ("xdp", "off"),
         ("resync-interval", "9"),
+        ("metrics-peers", "true"),
         ("etcd-api", "v2"),
         ("subnet-lease-renew-margin", "9"),
     ];

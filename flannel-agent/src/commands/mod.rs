@@ -1,7 +1,9 @@
 //! The subcommands. Each returns its exit code.
 
 pub mod cleanup;
+pub mod completions;
 mod kept;
+pub mod man;
 pub mod migrate;
 pub mod peers;
 pub mod status;

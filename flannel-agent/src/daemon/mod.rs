@@ -26,6 +26,7 @@ use crate::healthz::HealthzError;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Kernel as _, KernelError, events};
+use crate::metrics::{self, Exporter};
 use crate::reconcile::{self, Identity, Reconciler, Settings};
 use crate::source::SourceError;
 use crate::status::{LeaseStatus, Shared, SharedDatapath, lock};
@@ -119,7 +120,14 @@ pub async fn run(options: Options) -> Result<(), StartError> {
         |source| StartError::Control { path: control::path(&options.state_dir), source },
     )?;
     let _healthz = match options.healthz_port() {
-        Some(port) => Some(healthz::serve(&options.healthz_ip, port, shared.clone()).await?),
+        Some(port) => {
+            let told = metrics::Options {
+                peers: options.metrics_peers,
+                verify_source: options.verify_source,
+            };
+            let exporter = Exporter::new(shared.clone(), SharedDatapath::clone(&datapath), told);
+            Some(healthz::serve(&options.healthz_ip, port, shared.clone(), exporter).await?)
+        }
         None => None,
     };
     tokio::select! {

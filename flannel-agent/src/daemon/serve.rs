@@ -250,6 +250,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             let mut state = self.shared.lock();
             state.connected = false;
             state.store_detail = Some(reason.clone());
+            state.record.store_failed();
             state.report(Subject::Store, Found::not_well(reason));
             return;
         }
@@ -258,6 +259,9 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             state.connected = true;
             state.store_detail = None;
             state.report(Subject::Store, Found::well());
+            if let Some(revision) = update.revision() {
+                state.record.store_told(revision);
+            }
         }
         let changes = self.table.apply(update);
         if let Some(own) = changes.own {
@@ -301,7 +305,9 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         if std::mem::take(&mut self.peers_changed) {
             self.peers = self.table.peers().collect();
         }
+        let began = std::time::Instant::now();
         let outcome = self.reconciler.pass(&self.peers, wake).await;
+        self.shared.lock().record.passed(began.elapsed());
         self.retry_at = outcome.retry_at;
         if outcome.underlay_changed {
             self.follow_underlay();

@@ -66,6 +66,7 @@ impl<'a> Waiting<'a> {
         {
             let mut state = self.shared.lock();
             state.connected = false;
+            state.record.store_failed();
             state.store_detail = Some(format!("waiting for {}: {reason}", self.what));
         }
         tokio::time::sleep(self.backoff.fail()).await;

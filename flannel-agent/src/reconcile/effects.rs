@@ -18,6 +18,7 @@ use super::{Reconciler, devices, is_device, is_ground};
 use crate::bpf::{BpfError, DatapathConfig, FastPath, Places};
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelError};
+use crate::record::Repair;
 use crate::status::{FlowTableStatus, lock};
 use crate::watch::Settled;
 
@@ -81,6 +82,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 match result {
                     Ok(()) => {
                         self.log(op);
+                        if self.settled {
+                            self.shared.lock().record.repaired(Repair::of(op), 1);
+                        }
                         self.retries.worked(op);
                         if matches!(op, Op::CreateDevice(_) | Op::DeleteDevice { .. }) {
                             device_changed = true;
@@ -244,6 +248,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             state.report(Subject::Pins, unpinned);
             state.report(Subject::Xdp, xdp.complaint.clone());
             state.datapath.xdp = xdp;
+            state.record.repaired(Repair::Hook, report.restored);
+            state.record.hooks = report.running;
         }
         self.judge(&failures, attach, tcp, &settled);
     }

@@ -157,6 +157,8 @@ pub struct Reconciler<K, F> {
     observed: Option<Observed>,
     /// `observed` may be wrong: something failed, or could not be read.
     stale: bool,
+    /// What is desired is what the last pass left: operations are repairs.
+    settled: bool,
     /// Index of the device, as read back.
     overlay: Option<u32>,
     /// Peers that are reached without a tunnel.
@@ -204,6 +206,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             uplinks: BTreeSet::new(),
             observed: None,
             stale: false,
+            settled: false,
             overlay: None,
             direct: BTreeSet::new(),
             retries: Retries::default(),
@@ -304,6 +307,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.look_at_paths(peers, wake.paths).await;
         }
         let Some(desired) = self.desire(peers) else { return outcome };
+        self.settled = self.is_settled(&desired);
         // Without the flag there is only an earlier run's route to remove.
         let seal = !self.sealed || (self.settings.blackhole && wake.look);
         let mut changed = false;
@@ -483,6 +487,16 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             Err(error) => Some(error.to_string()),
         };
         state.report(Subject::Forwarding, forwarding);
+    }
+
+    /// Whether the last pass made this, and nothing of it failed.
+    fn is_settled(&self, desired: &Desired) -> bool {
+        let state = self.shared.lock();
+        !state.backend.is_empty()
+            && self.retries.next_due().is_none()
+            && *state.peers == desired.peers
+            && *state.direct == desired.direct
+            && state.device.as_ref().is_none_or(|device| device.mtu == desired.mtu)
     }
 
     fn publish(&self, desired: &Desired) {

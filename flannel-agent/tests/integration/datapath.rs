@@ -9,6 +9,8 @@ use std::time::Duration;
 use flannel_agent::bpf::{
     AttachMode, Datapath as _, DatapathConfig, FastPath, Places, VerifySource,
 };
+use flannel_agent::metrics::{Exporter, Options};
+use flannel_agent::status::{Shared, SharedDatapath, lock};
 use flannel_core::envelope::{Inlet, Inward, Keep, PodVeth, VethEntry};
 use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
@@ -176,7 +178,35 @@ fn peers_are_put_moved_and_removed() {
         datapath.remove_peers(&subnets).unwrap();
         datapath.remove_peers(&subnets).unwrap();
         assert_eq!(datapath.peers().unwrap(), BTreeMap::from([(moved.subnet, moved)]));
-        assert_eq!(datapath.peer_counters().unwrap().len(), 1);
+        assert_eq!(datapath.meter().peer_counters().unwrap().len(), 1);
+    });
+}
+
+/// Within 20 ms when built for release; without optimisation, and on a busy
+/// machine, the order of magnitude only.
+#[test]
+fn a_scrape_of_5000_peers_is_quick() {
+    isolated(|pins| {
+        let mut datapath = open(pins, AttachMode::Auto);
+        let many = (0..5000u32).map(|index| Peer {
+            subnet: Ipv4Network::new(Ipv4Addr::from(0x0a06_0000 + index * 16), 28).unwrap(),
+            vtep_mac: MacAddr([2, 0, 0, 1, (index >> 8) as u8, index as u8]),
+            public_ip: Ipv4Addr::from(0xc633_0000 + index),
+        });
+        datapath.put_peers(&many.collect::<Vec<_>>()).unwrap();
+        let shared = SharedDatapath::default();
+        *lock(&shared) = Some(Box::new(datapath));
+        let exporter = Exporter::new(Shared::default(), shared, Options::default());
+        let times = (0..10).map(|_| {
+            let began = std::time::Instant::now();
+            let text = exporter.scrape();
+            assert!(text.contains("flannel_packets_total{path=\"fast\",direction=\"in\"} 0"));
+            began.elapsed()
+        });
+        let best = times.min().unwrap();
+        println!("{best:?}");
+        let limit = if cfg!(debug_assertions) { 200 } else { 20 };
+        assert!(best < Duration::from_millis(limit), "{best:?}");
     });
 }
 

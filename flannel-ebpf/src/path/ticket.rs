@@ -139,7 +139,7 @@ pub(super) fn is_last<S: Skb, T: Lookups>(
     tables.is_last(config.tickets.index(frame.ticket()), ticket.sequence, of)
 }
 
-/// [`is_last`] of the ticket in the slot `index`, which `config` says how to
+/// `is_last` of the ticket in the slot `index`, which `config` says how to
 /// find. It is not, if the slot has been given out again.
 #[inline(always)]
 pub fn none_is_later<T: Lookups>(tables: &T, index: u32, sequence: u32, of: Of) -> bool {

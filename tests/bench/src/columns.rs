@@ -155,7 +155,7 @@ impl Column {
 }
 
 /// All columns of the loads of which one column was asked for by `texts`
-/// ([`chosen`]); all for no texts.
+/// (`chosen`); all for no texts.
 pub fn columns(texts: &[&str]) -> Vec<Column> {
     let titles: Vec<_> = COLUMNS.iter().map(|column| column.title).collect();
     let asked = |column: &Column| chosen(column.title, &titles, texts);

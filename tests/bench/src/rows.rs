@@ -101,7 +101,7 @@ pub const ROWS: &[Row] = &[
     row("fast path off", Ends::Pods, VXLAN, COUNTED, COUNTED),
 ];
 
-/// Rows that a person asked for by `texts` ([`chosen`]); all for no texts.
+/// Rows that a person asked for by `texts` (`chosen`); all for no texts.
 pub fn rows(texts: &[&str]) -> Vec<Row> {
     let titles: Vec<_> = ROWS.iter().map(|row| row.title).collect();
     ROWS.iter().filter(|row| chosen(row.title, &titles, texts)).copied().collect()

@@ -224,7 +224,7 @@ fn answers(socket: &UdpSocket, total: u32, start: Instant, duration: Duration) -
     }
 }
 
-/// Result of [`messages`], [`echoes`] and [`bulk`].
+/// Result of [`messages`], [`echoes`] and [`bulk()`].
 #[derive(Debug, Default, Serialize)]
 pub struct Checked {
     /// Messages sent.

@@ -1,7 +1,5 @@
 //! Flags of flanneld, with the real agent on nodes.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::time::Duration;
@@ -115,18 +113,8 @@ fn an_interface_that_is_not_there_ends_with_1_and_says_what_there_is() {
 /// Nobody else listens in a node's namespace.
 const PORT: u16 = 10_250;
 
-/// Code and body of a GET in the node's namespace.
 fn get(node: &Node, path: &str) -> Option<(u16, String)> {
-    let path = path.to_owned();
-    node.netns.inside(move || {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        let (head, body) = text.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
-    })
+    node.get(PORT, path)
 }
 
 #[test]
@@ -143,7 +131,9 @@ fn health_is_told_from_the_start() {
     });
     let (code, text) = get(&node, "/readyz").expect("an answer");
     assert_eq!((code, text.lines().next()), (503, Some("flanneld is not ready yet")), "{text}");
-    assert_eq!(get(&node, "/metrics").map(|(code, _)| code), Some(404));
+    assert_eq!(get(&node, "/metric").map(|(code, _)| code), Some(404));
+    let (code, text) = get(&node, "/metrics").expect("an answer");
+    assert!(code == 200 && text.contains("\nflannel_ready 0\n"), "{text}");
 
     etcd.restart();
     etcd.put_config(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#);

@@ -33,3 +33,14 @@ pub enum LeaseUpdate {
         reason: String,
     },
 }
+
+impl LeaseUpdate {
+    /// The store's revision that this is of.
+    pub fn revision(&self) -> Option<i64> {
+        match self {
+            Self::Snapshot { revision, .. } | Self::Removed { revision, .. } => Some(*revision),
+            Self::Put { lease } => Some(lease.revision),
+            Self::Disconnected { .. } => None,
+        }
+    }
+}

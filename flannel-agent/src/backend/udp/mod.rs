@@ -21,3 +21,9 @@ pub const PROXY: &str = "udp proxy";
 pub use self::counters::UdpCounters;
 pub use self::overlay::{DEVICE, Overlay, SharedProxy};
 pub use self::proxy::Proxy;
+
+/// Names of all that the proxy counts.
+#[cfg(test)]
+pub(crate) fn outcomes() -> impl Iterator<Item = &'static str> {
+    counters::Outcome::ALL.into_iter().map(|(_, name)| name)
+}

@@ -1,0 +1,121 @@
+//! Which file goes where.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::licences;
+use crate::workspace::{root, run as run_command};
+
+/// Where documents go.
+pub(super) const DOC: &str = "usr/share/doc/flannel-ebpf";
+/// Files that a user may change.
+pub(super) const CONFFILES: &[&str] = &["etc/sysconfig/flanneld"];
+
+/// Files of the sources, where they go, and whether they can be run.
+const FILES: &[(&str, &str, bool)] = &[
+    ("packaging/flanneld-start", "usr/bin/flanneld-start", true),
+    ("packaging/mk-docker-opts.sh", "usr/libexec/flannel/mk-docker-opts.sh", true),
+    ("packaging/flannel-agent.service", "usr/lib/systemd/system/flannel-agent.service", false),
+    ("packaging/flanneld.service", "usr/lib/systemd/system/flanneld.service", false),
+    ("packaging/sysconfig/flanneld", "etc/sysconfig/flanneld", false),
+    ("packaging/network/10-flannel.network", "usr/lib/systemd/network/10-flannel.network", false),
+    ("packaging/network/10-flannel.link", "usr/lib/systemd/network/10-flannel.link", false),
+    ("packaging/network/networkd.conf", "usr/lib/systemd/networkd.conf.d/10-flannel.conf", false),
+    ("packaging/NetworkManager/flannel.conf", "usr/lib/NetworkManager/conf.d/flannel.conf", false),
+    (
+        "packaging/docker.service.d/flannel.conf",
+        "usr/share/doc/flannel-ebpf/examples/docker.service.d/flannel.conf",
+        false,
+    ),
+    (
+        "packaging/cni/10-flannel.conflist",
+        "usr/share/doc/flannel-ebpf/examples/10-flannel.conflist",
+        false,
+    ),
+    (
+        "packaging/prometheus/flannel.rules.yml",
+        "usr/share/doc/flannel-ebpf/examples/flannel.rules.yml",
+        false,
+    ),
+    ("packaging/grafana/flannel.json", "usr/share/doc/flannel-ebpf/examples/grafana.json", false),
+    ("packaging/deb/copyright", "usr/share/doc/flannel-ebpf/copyright", false),
+    ("LICENSE", "usr/share/doc/flannel-ebpf/LICENSE", false),
+    ("flannel-ebpf/LICENSE-MIT", "usr/share/doc/flannel-ebpf/LICENSE-MIT", false),
+    ("flannel-ebpf/LICENSE-GPL-2.0", "usr/share/doc/flannel-ebpf/LICENSE-GPL-2.0", false),
+    ("README.md", "usr/share/doc/flannel-ebpf/README.md", false),
+    ("CHANGELOG.md", "usr/share/doc/flannel-ebpf/CHANGELOG.md", false),
+    ("SECURITY.md", "usr/share/doc/flannel-ebpf/SECURITY.md", false),
+];
+
+/// Shells with the file in which each looks for completions.
+const SHELLS: &[(&str, &str)] = &[
+    ("bash", "usr/share/bash-completion/completions/flannel-agent"),
+    ("zsh", "usr/share/zsh/vendor-completions/_flannel-agent"),
+    ("fish", "usr/share/fish/vendor_completions.d/flannel-agent.fish"),
+];
+
+/// Lays everything out below `stage`.
+pub(super) fn lay(stage: &Path, agent: &Path) -> Result<()> {
+    for (from, to, executable) in FILES {
+        put(&stage.join(to), &read(&root().join(from))?, *executable)?;
+    }
+    put(&stage.join("usr/bin/flannel-agent"), &read(agent)?, true)?;
+    symlink("flannel-agent", stage.join("usr/bin/flanneld"))?;
+    documents(stage)?;
+    generated(stage, agent)?;
+    let third = licences::third_party()?;
+    put(&stage.join(DOC).join("third-party.txt"), third.as_bytes(), false)?;
+    compress(&stage.join(DOC).join("third-party.txt"))
+}
+
+fn documents(stage: &Path) -> Result<()> {
+    let from = root().join("docs");
+    for entry in fs::read_dir(&from).with_context(|| from.display().to_string())? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().filter(|_| path.is_file()) else { continue };
+        put(&stage.join(DOC).join("docs").join(name), &read(&path)?, false)?;
+    }
+    Ok(())
+}
+
+/// What the agent writes itself.
+fn generated(stage: &Path, agent: &Path) -> Result<()> {
+    for (shell, to) in SHELLS {
+        let script = Command::new(agent).args(["completions", shell]).output()?;
+        put(&stage.join(to), &script.stdout, false)?;
+    }
+    let pages = stage.join("usr/share/man/man8");
+    run_command(Command::new(agent).arg("man").arg("--dir").arg(&pages))?;
+    for entry in fs::read_dir(&pages)? {
+        let path = entry?.path();
+        set_mode(&path, 0o644)?;
+        compress(&path)?;
+    }
+    Ok(())
+}
+
+fn compress(path: &Path) -> Result<()> {
+    run_command(Command::new("gzip").args(["--no-name", "--best", "--force"]).arg(path))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| path.display().to_string())
+}
+
+pub(super) fn put(path: &Path, contents: &[u8], executable: bool) -> Result<()> {
+    let text = || path.display().to_string();
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).with_context(text)?;
+    }
+    fs::write(path, contents).with_context(text)?;
+    set_mode(path, if executable { 0o755 } else { 0o644 })
+}
+
+pub(super) fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    let mode = fs::Permissions::from_mode(mode);
+    fs::set_permissions(path, mode).with_context(|| path.display().to_string())
+}
