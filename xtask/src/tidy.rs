@@ -32,6 +32,13 @@ const LAYERED: &[&str] = &[
     "xtask/src",
 ];
 
+/// The manifest of what is decided without I/O.
+const CORE: &str = "flannel-agent/core/Cargo.toml";
+
+/// All that it depends on. None of these does I/O.
+const PURE: &[&str] =
+    &["flannel-ebpf", "ipnetwork", "proptest", "regex", "serde", "serde_json", "thiserror"];
+
 pub(crate) fn run() -> Result<()> {
     let complaints = complaints(&root())?;
     if complaints.is_empty() {
@@ -48,14 +55,34 @@ fn complaints(root: &Path) -> Result<Vec<String>> {
     files.sort();
     let mut complaints = links::complaints(root)?;
     for file in files {
-        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let text = read(&file)?;
         let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
         check(&name, &text, &mut complaints);
     }
+    impure(&read(&root.join(CORE))?, &mut complaints);
     for name in LAYERED {
         complaints.extend(circles(&root.join(name), name)?);
     }
     Ok(complaints)
+}
+
+fn read(file: &Path) -> Result<String> {
+    fs::read_to_string(file).with_context(|| file.display().to_string())
+}
+
+/// Complains about what the core must not depend on.
+fn impure(manifest: &str, complaints: &mut Vec<String>) {
+    let mut dependencies = false;
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            dependencies = line.contains("dependencies");
+            continue;
+        }
+        let name = line.split(['.', '=', ' ']).next().unwrap_or_default();
+        if dependencies && !name.is_empty() && !PURE.contains(&name) {
+            complaints.push(format!("{CORE}: {name}; what does I/O belongs to the agent"));
+        }
+    }
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -119,6 +146,16 @@ mod tests {
         found.clear();
         check("tests/src/long.rs", &"\n".repeat(MAX_LINES + 1), &mut found);
         assert_eq!(found.len(), 1, "{found:?}");
+    }
+
+    #[test]
+    fn the_core_depends_on_nothing_that_does_io() {
+        let mut found = Vec::new();
+        let manifest = "[package]\nname = \"x\"\n\n[dependencies]\nregex.workspace = true\n\
+                        tokio = \"1\"\n[dev-dependencies]\nnix.workspace = true\n";
+        impure(manifest, &mut found);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("tokio") && found[1].contains("nix"), "{found:?}");
     }
 
     #[test]
