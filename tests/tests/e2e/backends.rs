@@ -137,7 +137,13 @@ fn host_gw_after_peers_left_while_it_was_down() {
     let lab = Lab::new();
     let etcd = store(&lab, r#"{"Type":"host-gw"}"#);
     let (mut node, mut other) = (lab.node(1), lab.node(2));
-    // What flannel leaves behind: a gone peer's route without a mark.
+    // What flannel leaves behind: its file, and a gone peer's route without a mark.
+    std::fs::write(
+        node.subnet_file(),
+        "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.9.1/24\nFLANNEL_MTU=1500\n\
+         FLANNEL_IPMASQ=false\n",
+    )
+    .expect("subnet.env");
     node.netns.ip("route add 10.244.77.0/24 via 192.0.2.99 dev eth0");
     node.netns.ip("route add 10.244.64.0/20 via 192.0.2.99 dev eth0");
     for (subnet, address) in [("10.244.201.0-24", "192.0.2.91"), ("10.244.202.0-24", "192.0.2.92")]
