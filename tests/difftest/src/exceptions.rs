@@ -1,4 +1,4 @@
-//! Where the paths are known to differ. ARCHITECTURE.md has the same list.
+//! Where the paths are known to differ. docs/design/tests.md has the same list.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
