@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use flannel_tests::agent::{Options, Outcomes};
+use flannel_tests::beside::wait_ping;
 use flannel_tests::lab::Lab;
 use flannel_tests::netns::Netns;
 use flannel_tests::node::Node;
@@ -143,6 +144,7 @@ fn a_vrf_underlay_carries_the_fast_path() {
             node.underlay_on("eth1");
         }
     });
+    wait_ping(&pair);
     pair.fast_both_ways();
     pair.check_integrity(2);
 }
