@@ -38,7 +38,7 @@ fn exemption(proto: u8, ports: [u16; 2], direction: u8, both_ways: u8) -> Value 
         "source": [0, 0, 0, 0], "source_mask": [0, 0, 0, 0],
         "destination": [0, 0, 0, 0], "destination_mask": [0, 0, 0, 0],
         "sport_min": 0, "sport_max": 65535, "dport_min": ports[0], "dport_max": ports[1],
-        "proto": proto, "direction": direction, "both_ways": both_ways, "reserved": 0,
+        "proto": proto, "direction": direction, "both_ways": both_ways, "reserved": [0, 0, 0, 0, 0],
     })
 }
 
