@@ -52,12 +52,13 @@ struct Refusal {
     since: Instant,
 }
 
-/// Attaches `from_wire`, and knows whether it runs.
+/// Attaches `from_wire`, and knows whether it may strip packets.
 pub(super) struct XdpHalf {
     mode: XdpMode,
     pins: Option<PinDir>,
     loaded: bool,
-    running: bool,
+    /// A link of ours is on the device.
+    attached: bool,
     /// The link, where there is no pin to keep it alive.
     open: Option<FdLink>,
     refusal: Option<Refusal>,
@@ -79,7 +80,7 @@ impl XdpHalf {
             mode,
             pins,
             loaded: false,
-            running: false,
+            attached: false,
             open: None,
             refusal: None,
             status: XdpStatus::default(),
@@ -94,25 +95,28 @@ impl XdpHalf {
     /// why not, and leaves everything to TC. Programs of ours elsewhere go.
     pub(super) fn ensure(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Ensured {
         let mut occupied = false;
-        let attached = match refused(self.mode, site) {
-            Some(reason) => Err(reason),
-            None => self.attach(ebpf, site).map_err(|refusal| {
+        let held = held(site);
+        let attached = match (unwanted(self.mode, site), &held) {
+            (Some(reason), _) => Err(reason),
+            (None, Some(reason)) if !self.is_attached(site) => Err(Some(reason.clone())),
+            (None, _) => self.attach(ebpf, site).map_err(|refusal| {
                 occupied = refusal.occupied;
                 Some(refusal.reason)
             }),
         };
-        self.running = attached.is_ok();
-        let reason = attached.as_ref().err().cloned().flatten();
+        self.attached = attached.is_ok();
+        let runs = attached.is_ok() && held.is_none();
+        let reason = attached.as_ref().err().cloned().unwrap_or(held);
         let asked = matches!(self.mode, XdpMode::Native | XdpMode::Generic);
         self.status = XdpStatus {
-            mode: if self.running { "native" } else { "off" },
+            mode: if runs { "native" } else { "off" },
             complaint: reason
                 .as_ref()
                 .filter(|_| occupied || asked)
                 .map(|reason| format!("{reason}; TC does its work")),
             reason,
         };
-        Ensured { runs: self.running, attached: attached == Ok(true) }
+        Ensured { runs, attached: attached == Ok(true) }
     }
 
     /// Ends the programs of other versions: what they strip, only the TC program of
@@ -125,7 +129,7 @@ impl XdpHalf {
             return;
         }
         for (path, ifindex) in found {
-            let stays = ifindex == Some(site.ifindex) && refused(self.mode, site).is_none();
+            let stays = ifindex == Some(site.ifindex) && unwanted(self.mode, site).is_none();
             let moved = stays.then(|| self.take_over(ebpf, site, &path));
             if let Some(Err(failure)) = &moved {
                 let why = failure.reason.as_str();
@@ -149,11 +153,11 @@ impl XdpHalf {
     /// Detaches what must not run. To be called when the settings tell the
     /// programs so.
     pub(super) fn settle(&mut self, site: Site<'_>) {
-        if !self.running {
+        if !self.attached {
             self.open = None;
         }
         let Some(pins) = &self.pins else { return };
-        let keep = self.running.then(|| pins.xdp_link(site.ifindex));
+        let keep = self.attached.then(|| pins.xdp_link(site.ifindex));
         let entries = fs::read_dir(pins.xdp_links()).into_iter().flatten().flatten();
         for path in entries.map(|entry| entry.path()).filter(|path| Some(path) != keep.as_ref()) {
             match pinned::remove(&path) {
@@ -161,6 +165,12 @@ impl XdpHalf {
                 Err(error) => tracing::warn!(%error, "an XDP program of ours stays"),
             }
         }
+    }
+
+    /// Whether a link is there, ours or an earlier run's.
+    fn is_attached(&self, site: Site<'_>) -> bool {
+        let pinned = self.pins.as_ref().map(|pins| pins.xdp_link(site.ifindex));
+        self.open.is_some() || pinned.is_some_and(|path| path.exists())
     }
 
     fn attach(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Result<bool, Refusal> {
@@ -232,8 +242,9 @@ impl XdpHalf {
     }
 }
 
-/// Why the program is not to run, if so; the inner `None` where nobody asks.
-fn refused(mode: XdpMode, site: Site<'_>) -> Option<Option<String>> {
+/// Why the program is not to be on the device, if so; the inner `None` where nobody
+/// asks.
+fn unwanted(mode: XdpMode, site: Site<'_>) -> Option<Option<String>> {
     let reason = match mode {
         XdpMode::Off => return Some(None),
         // GRO comes before it; and where the kernel copies a packet for it, TC
@@ -242,14 +253,21 @@ fn refused(mode: XdpMode, site: Site<'_>) -> Option<Option<String>> {
         XdpMode::Generic => "generic XDP does not go together with TC programs".to_owned(),
         _ if !site.tunnel => "this backend has no tunnel".to_owned(),
         _ if !site.fast_path => "the fast path is off".to_owned(),
-        _ if site.kept => "the kernel has to see all that comes in".to_owned(),
-        _ if !site.tc => format!("the TC program on {} is missing", site.name),
         XdpMode::Auto if !site.kind.is_empty() => {
             format!("{} is a device of the kind {}, not a network card", site.name, site.kind)
         }
         XdpMode::Native | XdpMode::Auto => return None,
     };
     Some(Some(reason))
+}
+
+/// Why the program must not strip packets at the moment, if so. It stays where it is:
+/// a driver may reset its queues when it goes or comes.
+fn held(site: Site<'_>) -> Option<String> {
+    if site.kept {
+        return Some("the kernel has to see all that comes in".to_owned());
+    }
+    (!site.tc).then(|| format!("the TC program on {} is missing", site.name))
 }
 
 /// Lets a pinned link run `program`: atomically, by BPF_LINK_UPDATE. Only if it
@@ -319,28 +337,28 @@ mod tests {
 
     #[test]
     fn auto_takes_network_cards_only() {
-        assert_eq!(refused(XdpMode::Auto, CARD), None);
+        assert_eq!(unwanted(XdpMode::Auto, CARD), None);
         for kind in ["veth", "bridge", "bond", "vlan"] {
             let site = Site { kind, ..CARD };
-            let reason = refused(XdpMode::Auto, site).unwrap().unwrap();
+            let reason = unwanted(XdpMode::Auto, site).unwrap().unwrap();
             assert!(reason.contains(kind), "{reason}");
-            assert_eq!(refused(XdpMode::Native, site), None);
+            assert_eq!(unwanted(XdpMode::Native, site), None);
         }
-        assert_eq!(refused(XdpMode::Off, CARD), Some(None));
-        assert!(refused(XdpMode::Generic, CARD).unwrap().is_some());
+        assert_eq!(unwanted(XdpMode::Off, CARD), Some(None));
+        assert!(unwanted(XdpMode::Generic, CARD).unwrap().is_some());
     }
 
     #[test]
     fn without_its_tc_half_or_work_it_does_not_run() {
-        for site in [
-            Site { tunnel: false, ..CARD },
-            Site { fast_path: false, ..CARD },
-            Site { kept: true, ..CARD },
-            Site { tc: false, ..CARD },
-        ] {
+        for site in [Site { tunnel: false, ..CARD }, Site { fast_path: false, ..CARD }] {
             for mode in [XdpMode::Auto, XdpMode::Native] {
-                assert!(refused(mode, site).unwrap().is_some());
+                assert!(unwanted(mode, site).unwrap().is_some());
             }
+        }
+        assert_eq!(held(CARD), None);
+        for site in [Site { kept: true, ..CARD }, Site { tc: false, ..CARD }] {
+            assert_eq!(unwanted(XdpMode::Native, site), None, "it stays");
+            assert!(held(site).is_some());
         }
     }
 }

@@ -136,4 +136,6 @@ pub mod ticket_flag {
     pub const FLOW: u8 = 1;
     /// Goes around the kernel's VXLAN device: proves nothing about the tunnel.
     pub const SHORTCUT: u8 = 2;
+    /// An aggregate (GSO), which the kernel may cut into its segments on the way.
+    pub const AGGREGATE: u8 = 4;
 }

@@ -9,7 +9,7 @@ use network_types::ip::Ipv4Hdr;
 
 use super::segment::Segment;
 use super::{Lookups, Skb, Tables};
-use crate::abi::{Config, FlowKey, Ticket, Tuple4, direction};
+use crate::abi::{Config, FlowKey, Ticket, Tuple4, direction, ticket_flag};
 
 /// A packet that takes longer from entry to exit proves nothing.
 pub(super) const LIFE_NS: u64 = 1_000_000_000;
@@ -43,6 +43,7 @@ pub(super) fn take<S: Skb, T: Tables>(
     entry: &Entry,
     flags: u8,
 ) {
+    let aggregate = if frame.gso_size() == 0 { 0 } else { ticket_flag::AGGREGATE };
     let number = tables.take_ticket(config.tickets, |ticket| {
         ticket.key = *key;
         ticket.transport = segment.transport;
@@ -51,7 +52,7 @@ pub(super) fn take<S: Skb, T: Tables>(
         ticket.total_len = segment.total_len;
         ticket.ttl = segment.ttl;
         ticket.tos = segment.tos;
-        fill(ticket, config, entry, flags);
+        fill(ticket, config, entry, flags | aggregate);
     });
     frame.set_ticket(number);
 }

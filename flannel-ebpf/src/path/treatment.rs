@@ -47,6 +47,35 @@ pub(super) fn of(
     })
 }
 
+/// What the kernel did to the aggregate of this ticket, if `segment` is the first
+/// one of it: a bridge cuts an aggregate that one of its ports cannot take.
+///
+/// Its lengths and checksum are its own. A translation would show in the checksum
+/// only, so there must be none.
+#[inline(always)]
+pub(super) fn of_aggregate(
+    ticket: &Ticket,
+    segment: &Segment,
+    mark: u32,
+    priority: u32,
+) -> Option<Treatment> {
+    let same = ticket.flags & ticket_flag::AGGREGATE != 0
+        && ticket.key.tuple == segment.tuple
+        && ticket.key.proto == segment.proto
+        && ticket.id == segment.id
+        && segment.total_len < ticket.total_len
+        && ticket.ttl.wrapping_sub(1) == segment.ttl
+        && (ticket.tos ^ segment.tos) & ECN_MASK == 0;
+    same.then(|| Treatment {
+        tuple: segment.tuple,
+        mark,
+        priority,
+        entry_dscp: ticket.tos & !ECN_MASK,
+        dscp: segment.tos & !ECN_MASK,
+        ..Treatment::default()
+    })
+}
+
 /// What new addresses and new ports add to the transport checksum; 0 for those
 /// that are the same.
 #[inline(always)]

@@ -5,7 +5,7 @@ use crate::abi::{Config, Outcome, Ticket, action, direction, flag, state};
 use crate::path::direct::NO_OUTER_SOURCE;
 use crate::path::exit::{self, Exit};
 use crate::path::segment::{Segment, macs, plain_ipv4};
-use crate::path::{NOBODY, NextHop, Skb, Tables, Verdict, eager, flow};
+use crate::path::{NOBODY, NextHop, Skb, Tables, Verdict, eager, flow, treatment};
 use crate::wire::{self, ETH_LEN};
 
 /// Looks at a packet that is delivered to a pod.
@@ -35,9 +35,10 @@ fn prove<S: Skb, T: Tables>(
     ticket: &Ticket,
     now: u64,
 ) {
-    let Some(mut treatment) = exit::treatment(frame, tables, ticket, segment, frame.mark()) else {
-        return;
-    };
+    let mark = frame.mark();
+    let treatment = treatment::of_aggregate(ticket, segment, mark, frame.priority())
+        .or_else(|| exit::treatment(frame, tables, ticket, segment, mark));
+    let Some(mut treatment) = treatment else { return };
     if treatment.translated != 0 {
         eager::bar(tables, config, segment, direction::IN, now);
     }

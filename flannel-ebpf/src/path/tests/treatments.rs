@@ -92,6 +92,41 @@ fn a_services_flow_is_translated_there_and_back() {
     }
 }
 
+/// What the kernel cuts off an aggregate first, before a device that cannot.
+fn first_segment(mut packet: Packet) -> Packet {
+    let len = 28 + packet.gso_size as u16;
+    packet.gso_size = 0;
+    packet.bytes.truncate(ETH_LEN + usize::from(len));
+    packet.edit(ETH_LEN, |ip| {
+        ip[2..4].copy_from_slice(&len.to_be_bytes());
+        ip[24..26].copy_from_slice(&(len - 20).to_be_bytes());
+        ip[26..28].copy_from_slice(&[0x12, 0x34]);
+    })
+}
+
+#[test]
+fn the_first_segment_of_an_aggregate_proves_its_flow() {
+    let aggregate = |gso_size| {
+        let packet = Packet::udp(1, 2, &[7; 300]).forwarded(vtep(2), vtep(1));
+        Packet { gso_size, ..packet.encapsulated(1, 2) }
+    };
+    let other_id = |packet| first_segment(packet).edit(ETH_LEN, |ip| ip[5] ^= 1);
+    let translated = |packet| first_segment(packet).nat(pod(2), 7003);
+    let cases: [(u32, &Kernel, bool); 4] = [
+        (100, &first_segment, true),
+        (100, &other_id, false),
+        (100, &translated, false),
+        // No aggregate: nothing cuts it.
+        (0, &|packet| first_segment(Packet { gso_size: 100, ..packet }), false),
+    ];
+    for (gso_size, kernel, proves) in cases {
+        let b = Node::new(2);
+        inwards(&b, aggregate(gso_size), kernel);
+        assert_eq!(b.counted(Outcome::ConfirmedIn) == 1, proves, "{gso_size} {proves}");
+        assert_eq!(b.counted(Outcome::RefusedChanged) == 1, !proves, "{gso_size} {proves}");
+    }
+}
+
 #[test]
 fn masquerade_and_both_at_once_are_repeated() {
     let packet = Packet::tcp(1, 2, 0, b"data");
