@@ -12,6 +12,7 @@ use std::fmt;
 use anyhow::{Context, Result, bail};
 use aya::EbpfLoader;
 use aya::programs::{SchedClassifier, Xdp};
+use flannel_agent::bpf::unless_interrupted;
 use flannel_ebpf::abi::program;
 
 /// Path of the committed object.
@@ -179,7 +180,7 @@ pub fn measure() -> Result<Table> {
         let loaded = ebpf.program_mut(name).context(name)?;
         if name == program::FROM_WIRE {
             let loaded: &mut Xdp = loaded.try_into()?;
-            loaded.load().with_context(|| format!("load {name}"))?;
+            unless_interrupted(|| loaded.load()).with_context(|| format!("load {name}"))?;
         } else {
             let loaded: &mut SchedClassifier = loaded.try_into()?;
             loaded.load().with_context(|| format!("load {name}"))?;

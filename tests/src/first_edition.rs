@@ -11,6 +11,7 @@ use aya::programs::links::FdLink;
 use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, xdp};
 use aya::{Ebpf, EbpfLoader};
+use flannel_agent::bpf::unless_interrupted;
 use flannel_core::envelope::CLSACT_PRIORITY;
 use nix::net::if_::if_nametoindex;
 
@@ -74,9 +75,11 @@ impl Edition<'_> {
         }
         let mut ebpf = loader.load(&object).expect("the maps of the first edition");
         for name in PROGRAMS {
-            classifier(&mut ebpf, name).load().expect("the verifier's consent");
+            let program = classifier(&mut ebpf, name);
+            unless_interrupted(|| program.load()).expect("the verifier's consent");
         }
-        driver(&mut ebpf).load().expect("the verifier's consent");
+        let program = driver(&mut ebpf);
+        unless_interrupted(|| program.load()).expect("the verifier's consent");
         node.netns.inside(|| {
             self.fill(&mut ebpf, node, peer);
             let veths = self.veths.iter();

@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_filter_leaves_what_it_names() {
         let left = chosen("6.12", &["netkit"]);
-        assert_eq!(left, ["devices::pods_on_macvlan_ipvlan_and_netkit_are_reached"]);
+        assert_eq!(left, ["devices::pods_on_macvlan_ipvlan_and_netkit_are_reached_and_told_of"]);
         assert!(chosen("6.1", &["netkit"]).is_empty());
     }
 

@@ -1,20 +1,32 @@
 //! The verifier gives up with EAGAIN when a signal comes for its thread, and one
-//! comes whenever a child of the agent ends.
+//! comes whenever a child of the agent ends. So its thread takes none meanwhile.
 
 use std::io::ErrorKind;
 
 use aya::programs::ProgramError;
+use nix::sys::signal::{SigSet, SigmaskHow};
 
 /// As often as libbpf tries (`PROG_LOAD_ATTEMPTS`).
 const ATTEMPTS: u32 = 5;
 
-/// Loads a program by `load`, again if a signal interrupted it.
+/// Loads a program by `load`, with signals left to other threads; again if one
+/// interrupted it all the same.
 ///
 /// # Errors
 /// The last answer.
 pub fn unless_interrupted(
     mut load: impl FnMut() -> Result<(), ProgramError>,
 ) -> Result<(), ProgramError> {
+    // Where that fails, signals come as ever.
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).ok();
+    let answer = repeated(&mut load);
+    if let Some(mask) = mask {
+        let _ = mask.thread_set_mask();
+    }
+    answer
+}
+
+fn repeated(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     for _ in 1..ATTEMPTS {
         match load() {
             Err(ProgramError::LoadError { io_error, .. })
@@ -30,6 +42,7 @@ mod tests {
     use std::io::Error;
 
     use aya_obj::VerifierLog;
+    use nix::sys::signal::Signal;
 
     use super::*;
 
@@ -54,5 +67,18 @@ mod tests {
         let twice = |count| if count < 3 { Err(refused(libc::EAGAIN)) } else { Ok(()) };
         assert_eq!(attempts(twice), (3, true));
         assert_eq!(attempts(|_| Err(refused(libc::EAGAIN))), (ATTEMPTS, false));
+    }
+
+    #[test]
+    fn signals_go_to_other_threads_while_it_loads() {
+        let before = SigSet::thread_get_mask().unwrap();
+        let mut during = None;
+        let loaded = unless_interrupted(|| {
+            during = SigSet::thread_get_mask().ok();
+            Ok(())
+        });
+        assert!(loaded.is_ok());
+        assert!(during.unwrap().contains(Signal::SIGCHLD));
+        assert_eq!(SigSet::thread_get_mask().unwrap(), before);
     }
 }

@@ -134,7 +134,15 @@ fn links_over_a_take_over(
     options: &Options,
     folder: &str,
 ) -> (Pair, [BTreeMap<String, u64>; 2]) {
-    let mut pair = begin(edition, options);
+    let pair = begin(edition, options);
+    links_over_a_start(pair, options, folder)
+}
+
+fn links_over_a_start(
+    mut pair: Pair,
+    options: &Options,
+    folder: &str,
+) -> (Pair, [BTreeMap<String, u64>; 2]) {
     let before = programs(&pair.left);
     assert!(before.values().all(|programs| programs.len() == 1), "{before:?}");
     let [links_before, _] = links(&pair.left, folder);
@@ -177,7 +185,13 @@ fn filters_are_replaced_in_place() {
 
 #[test]
 fn links_give_way_to_filters_and_filters_to_links() {
-    take_over(&TCX, &Options { attach: Some("clsact"), ..Options::ebpf() });
+    let options = Options { attach: Some("clsact"), ..Options::ebpf() };
+    let pair = begin(&TCX, &options);
+    // The kernel drops what is sent while a qdisc is put on a device that is up.
+    for device in ["eth0", "flannel.1", "veth2"] {
+        pair.left.netns.sh(&format!("tc qdisc replace dev {device} clsact"));
+    }
+    links_over_a_start(pair, &options, "links");
     take_over(&Edition { form: Form::Clsact, ..TCX }, &Options::ebpf());
 }
 
