@@ -32,7 +32,7 @@ const SOON: Duration = Duration::from_millis(100);
 /// A node with programs on `eth0`, `flannel.1` and the pods' veths: veth1 is a
 /// port of cni0, veth2 is routed.
 struct Node {
-    pins: PathBuf,
+    pins: Pins,
     kernel: RealKernel,
     watch: Watch,
     datapath: Mutex<Loaded>,
@@ -45,7 +45,7 @@ impl Node {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("/sys/fs/bpf/flannel-watch-{}-{number}", std::process::id());
-        let pins = PathBuf::from(name);
+        let pins = Pins(PathBuf::from(name));
         underlay();
         run(
             "ip link add flannel.1 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning",
@@ -64,7 +64,7 @@ impl Node {
         }
         run("ip link set veth1 master cni0");
         let options =
-            LoadOptions { pin_dir: pins.clone(), attach, xdp: XdpMode::Off, flow_table: 4096 };
+            LoadOptions { pin_dir: pins.0.clone(), attach, xdp: XdpMode::Off, flow_table: 4096 };
         let datapath = Mutex::new(Loaded::open(&options).unwrap());
         let (kernel, shared) = (RealKernel::open().unwrap(), Shared::default());
         let network = "10.5.0.0/16".parse().unwrap();
@@ -106,7 +106,7 @@ impl Node {
     }
 
     fn pinned(&self, name: &str) -> MapData {
-        MapData::from_pin(self.pins.join(format!("v{ABI_VERSION}")).join(name)).unwrap()
+        MapData::from_pin(self.pins.0.join(format!("v{ABI_VERSION}")).join(name)).unwrap()
     }
 
     /// What the programs know of a veth: action and whether its packets are kept.
@@ -139,9 +139,13 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+/// A pin directory, removed with what is in it.
+struct Pins(PathBuf);
+
+impl Drop for Pins {
     fn drop(&mut self) {
-        let _ = bpf::cleanup(&self.pins, false);
+        // The programs may still be loaded: their owner is this test.
+        let _ = bpf::cleanup(&self.0, true);
     }
 }
 
