@@ -1,17 +1,21 @@
 //! Frames on and off a wire, through AF_PACKET.
 
+use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, recvfrom,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvfrom, recvmsg,
     sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::netns::Netns;
+
+/// `PACKET_OUTGOING` of linux/if_packet.h.
+const PACKET_OUTGOING: u8 = 4;
 
 /// A socket that sends and sees the whole frames of one interface.
 pub struct Wire {
@@ -60,10 +64,18 @@ impl Wire {
     /// # Panics
     /// The interface is down.
     pub fn waiting(&self, mut each: impl FnMut(&[u8])) {
+        self.waiting_both_ways(|_, frame| each(frame));
+    }
+
+    /// The same; says of each frame whether it leaves by the interface.
+    ///
+    /// # Panics
+    /// As `waiting`.
+    pub fn waiting_both_ways(&self, mut each: impl FnMut(bool, &[u8])) {
         let mut buffer = vec![0; 70_000];
         loop {
-            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(length) => each(&buffer[..length]),
+            match recv_at_once(&self.socket, &mut buffer) {
+                Ok((length, leaves)) => each(leaves, &buffer[..length]),
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => {}
                 Err(error) => panic!("receive a frame: {error}"),
@@ -96,4 +108,12 @@ impl Wire {
         }
         found
     }
+}
+
+/// A frame that waits in a socket: its length, and whether it leaves.
+fn recv_at_once(socket: &OwnedFd, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
+    let mut slices = [IoSliceMut::new(buffer)];
+    let frame = recvmsg::<LinkAddr>(socket.as_raw_fd(), &mut slices, None, MsgFlags::MSG_DONTWAIT)?;
+    let leaves = frame.address.is_some_and(|from| from.pkttype() == PACKET_OUTGOING);
+    Ok((frame.bytes, leaves))
 }

@@ -7,8 +7,7 @@ use std::ops::Range;
 use super::draft::{ETH, renew_checksum};
 use super::generate::Sender;
 use super::kind::Kind;
-use super::signs;
-use super::world::{LEFT, PORT, RIGHT};
+use super::world::{LEFT, PORT, RIGHT, Side};
 
 /// Where frames are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,8 +16,26 @@ pub enum Tap {
     LeftPod,
     /// What comes to the right pod.
     RightPod,
-    /// The underlay, both directions.
-    Cable,
+    /// The underlay: what this node sends.
+    CableFrom(Side),
+}
+
+impl Tap {
+    /// Whether that is the underlay.
+    pub const fn is_cable(self) -> bool {
+        matches!(self, Self::CableFrom(_))
+    }
+}
+
+impl std::fmt::Display for Tap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::LeftPod => "left pod",
+            Self::RightPod => "right pod",
+            Self::CableFrom(LEFT) => "left node",
+            Self::CableFrom(_) => "right node",
+        })
+    }
 }
 
 /// Frames by key and place, as far as they have to be equal.
@@ -30,7 +47,7 @@ impl Seen {
     pub fn add(&mut self, tap: Tap, frame: &[u8]) {
         if let Some(key) = key(frame) {
             let mut frame = normal(frame);
-            if tap == Tap::Cable && !between_nodes(&frame) {
+            if tap.is_cable() && !between_nodes(&frame) {
                 blank_shared(&mut frame, 0);
             }
             let frames = self.0.entry(key).or_default();
@@ -43,13 +60,11 @@ impl Seen {
     /// underlay are left out: the receiver strips them in the very buffers that
     /// the socket holds.
     pub fn made_of(&self, key: u16, sender: Sender) -> Vec<(Tap, Vec<u8>)> {
-        let made = |tap: Tap, frame: &[u8]| match sender {
-            Sender::Wire(side) if tap == Tap::Cable => {
-                signs::is_from(frame, side.other().node_mac())
-            }
-            _ => true,
+        let sent = match sender {
+            Sender::Wire(side) => Some(Tap::CableFrom(side)),
+            Sender::Pod(_) => None,
         };
-        self.of(key).iter().filter(|(tap, frame)| made(*tap, frame)).cloned().collect()
+        self.of(key).iter().filter(|(tap, _)| Some(*tap) != sent).cloned().collect()
     }
 
     /// Forgets what was seen under a key.

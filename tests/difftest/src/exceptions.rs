@@ -117,7 +117,7 @@ impl Exception {
             Self::OuterUdpChecksum => {
                 let wrong = matches!(step.sender, Sender::Wire(_))
                     && matches!(&step.frames[..], [frame] if has_wrong_udp_checksum(frame));
-                let comes = |frames: &Made| frames.iter().any(|(at, _)| *at != Tap::Cable);
+                let comes = |frames: &Made| frames.iter().any(|(at, _)| !at.is_cable());
                 wrong && !comes(kernel) && comes(ebpf)
             }
             Self::Checksum => {

@@ -45,9 +45,9 @@ impl Expected {
 
     /// Whether that came of the packet.
     pub fn is_met(&self, made: &[(Tap, Vec<u8>)]) -> bool {
-        let mut pods = made.iter().filter(|(tap, _)| *tap != Tap::Cable);
+        let mut pods = made.iter().filter(|(tap, _)| !tap.is_cable());
         let (Some((_, frame)), None) = (pods.next(), pods.next()) else { return false };
-        let cables = made.iter().filter(|(tap, _)| *tap == Tap::Cable);
+        let cables = made.iter().filter(|(tap, _)| tap.is_cable());
         let signed = cables.map(|(_, frame)| signs::read(frame)).any(|sign| sign == self.sign);
         self.is(frame.get(ETH..).unwrap_or(&[])) && (signed || self.sign.is_none())
     }
@@ -71,6 +71,7 @@ mod tests {
     use super::*;
     use crate::generate::{Generator, Sender, Step};
     use crate::mode::Mode;
+    use crate::world::LEFT;
 
     /// A plain request of a pod, and what has to come of it.
     fn step(kind: Kind) -> (Step, Expected) {
@@ -87,7 +88,7 @@ mod tests {
     fn made(frame: &[u8], sign: [u8; 2]) -> Vec<(Tap, Vec<u8>)> {
         let mut outer = vec![0; 60];
         (outer[10], outer[7]) = (sign[0], sign[1]);
-        vec![(Tap::LeftPod, frame.to_vec()), (Tap::Cable, outer)]
+        vec![(Tap::LeftPod, frame.to_vec()), (Tap::CableFrom(LEFT), outer)]
     }
 
     #[test]

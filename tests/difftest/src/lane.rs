@@ -44,6 +44,13 @@ pub enum Spot {
     Bridge(Side),
 }
 
+impl Spot {
+    /// Whether that is the underlay.
+    pub fn is_cable(self) -> bool {
+        matches!(self, Self::At(tap) if tap.is_cable())
+    }
+}
+
 /// Hears of each frame as it was.
 pub type Watch<'a> = &'a mut dyn FnMut(Spot, &[u8]);
 
@@ -140,16 +147,16 @@ impl Lane {
 
     /// Takes what has arrived since.
     pub fn collect(&self, seen: &mut Seen, watch: Watch<'_>) {
-        for (tap, wire) in [
-            (Tap::LeftPod, &self.pod_wires[0]),
-            (Tap::RightPod, &self.pod_wires[1]),
-            (Tap::Cable, &self.node_wires[0]),
-        ] {
-            wire.waiting(|frame| {
-                watch(Spot::At(tap), frame);
-                seen.add(tap, frame);
-            });
+        let mut see = |tap: Tap, frame: &[u8]| {
+            watch(Spot::At(tap), frame);
+            seen.add(tap, frame);
+        };
+        for (tap, wire) in [(Tap::LeftPod, 0), (Tap::RightPod, 1)] {
+            self.pod_wires[wire].waiting(|frame| see(tap, frame));
         }
+        self.node_wires[0].waiting_both_ways(|leaves, frame| {
+            see(Tap::CableFrom(if leaves { LEFT } else { RIGHT }), frame);
+        });
         for (side, wire) in [(LEFT, &self.bridge_wires[0]), (RIGHT, &self.bridge_wires[1])] {
             wire.waiting(|frame| watch(Spot::Bridge(side), frame));
         }

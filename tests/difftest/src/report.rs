@@ -250,7 +250,7 @@ impl Report {
 /// Without the signs of mark and priority.
 fn unsigned(made: &[(Tap, Vec<u8>)]) -> Vec<(Tap, Vec<u8>)> {
     let mut made = made.to_vec();
-    for (_, frame) in made.iter_mut().filter(|(tap, _)| *tap == Tap::Cable) {
+    for (_, frame) in made.iter_mut().filter(|(tap, _)| tap.is_cable()) {
         signs::wipe(frame);
     }
     made.sort();
@@ -270,7 +270,7 @@ impl Difference {
         }
         for (path, frames) in [("kernel", &self.kernel), ("eBPF", &self.ebpf)] {
             for (tap, frame) in frames {
-                let _ = writeln!(text, "  {path:6} {tap:?} {}", hex(frame));
+                let _ = writeln!(text, "  {path:6} {tap} {}", hex(frame));
             }
             if frames.is_empty() {
                 let _ = writeln!(text, "  {path:6} nothing");
@@ -289,6 +289,7 @@ mod tests {
     use super::*;
     use crate::generate::Generator;
     use crate::mode::Mode;
+    use crate::world::LEFT;
     use flannel_tests::rules::Rules;
 
     fn report(fast: u64) -> Report {
@@ -317,7 +318,7 @@ mod tests {
         }
         assert!(report.good(), "{}", report.text());
         for step in &steps {
-            judge(&mut report, step, &[], &[(Tap::Cable, vec![0xab, 0xcd])]);
+            judge(&mut report, step, &[], &[(Tap::CableFrom(LEFT), vec![0xab, 0xcd])]);
         }
         let excepted: usize = report.excepted.values().sum();
         assert_eq!(report.differing + excepted, 50);
@@ -329,7 +330,7 @@ mod tests {
         let sent = text.lines().find_map(|line| line.strip_prefix("  sent            "));
         assert_eq!(sent.map(|hex| hex.len() / 2), Some(shortest.1), "{text}");
         assert!(text.contains("seed 77:"), "{text}");
-        assert!(text.contains("  kernel nothing\n  eBPF   Cable abcd\n"), "{text}");
+        assert!(text.contains("  kernel nothing\n  eBPF   left node abcd\n"), "{text}");
     }
 
     #[test]
@@ -338,17 +339,17 @@ mod tests {
         let steps = steps(Mode::Services);
         let step = steps.iter().find(|step| step.expected.is_none()).expect("one of the loose");
         let mut frame = vec![0x33; 60];
-        let kernel = [(Tap::Cable, frame.clone())];
+        let kernel = [(Tap::CableFrom(LEFT), frame.clone())];
         for at in [7, 10] {
             frame[at] ^= 1;
         }
-        judge(&mut report, step, &kernel, &[(Tap::Cable, frame.clone())]);
+        judge(&mut report, step, &kernel, &[(Tap::CableFrom(LEFT), frame.clone())]);
         assert_eq!(report.signs + report.differing, 1);
         assert_eq!(report.good(), !demands::SIGNS, "{}", report.text());
         // Nothing else of the frame is a sign, nor is anything that comes to a pod.
         judge(&mut report, step, &kernel, &[(Tap::LeftPod, frame.clone())]);
         frame[8] ^= 1;
-        judge(&mut report, step, &kernel, &[(Tap::Cable, frame)]);
+        judge(&mut report, step, &kernel, &[(Tap::CableFrom(LEFT), frame)]);
         assert!(report.differing >= 2, "{}", report.text());
     }
 

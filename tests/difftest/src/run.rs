@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use super::compare::{Seen, Tap, key, without_checksum};
+use super::compare::{Seen, key, without_checksum};
 use super::exceptions::Memory;
 use super::generate::{Generator, Step};
 use super::lane::{Lane, Spot};
@@ -68,12 +68,12 @@ impl Differential {
         let mut sightings = Sightings::default();
         let Report { kernel_ports, ebpf_ports, .. } = report;
         let mut kernel_frame = |spot: Spot, frame: &[u8]| {
-            if spot == Spot::At(Tap::Cable) {
+            if spot.is_cable() {
                 kernel_ports.add(frame);
             }
         };
         let mut ebpf_frame = |spot: Spot, frame: &[u8]| {
-            if spot == Spot::At(Tap::Cable) {
+            if spot.is_cable() {
                 ebpf_ports.add(frame);
                 if without_checksum(frame) {
                     ours.extend(key(frame));

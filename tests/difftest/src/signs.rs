@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 
 use super::kind::Kind;
 use super::ruleset::{CLASSES, MARKS};
-use super::world::Mac;
 
 /// Byte of the frame that says the priority.
 const PRIORITY: usize = 7;
@@ -68,13 +67,6 @@ pub fn wipe(frame: &mut [u8]) {
     }
 }
 
-/// Whether a frame's source is this MAC, whatever signs it carries.
-pub fn is_from(frame: &[u8], mac: Mac) -> bool {
-    let mut source = frame.get(..12).unwrap_or(&[]).to_vec();
-    wipe(&mut source);
-    source.get(6..) == Some(&mac[..])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,14 +76,10 @@ mod tests {
     fn signs_stand_in_bytes_that_are_zero() {
         for side in [LEFT, RIGHT] {
             let mut frame = [[9; 6], side.node_mac()].concat();
-            assert!(is_from(&frame, side.node_mac()));
             let before = frame.clone();
             wipe(&mut frame);
             assert_eq!(frame, before);
             (frame[PRIORITY], frame[MARK]) = (3, OTHER);
-            assert!(is_from(&frame, side.node_mac()));
-            assert!(!is_from(&frame, side.other().node_mac()));
-            assert!(!is_from(&frame[..9], side.node_mac()));
         }
     }
 

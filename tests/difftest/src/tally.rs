@@ -30,7 +30,7 @@ impl Sightings {
     /// Takes the key of a frame that was seen.
     pub fn add(&mut self, spot: Spot, key: Option<u16>) {
         let keys = match spot {
-            Spot::At(Tap::Cable) => &mut self.cable,
+            Spot::At(Tap::CableFrom(_)) => &mut self.cable,
             Spot::At(Tap::LeftPod) => &mut self.pod[0],
             Spot::At(Tap::RightPod) => &mut self.pod[1],
             Spot::Bridge(side) => &mut self.bridge[index(side)],
@@ -160,7 +160,7 @@ mod tests {
     fn sightings(step: &Step, bridges: &[Side]) -> Sightings {
         let (Sender::Pod(side) | Sender::Wire(side)) = step.sender;
         let mut seen = Sightings::default();
-        seen.add(Spot::At(Tap::Cable), Some(step.key));
+        seen.add(Spot::At(Tap::CableFrom(LEFT)), Some(step.key));
         let pod = if side.other() == RIGHT { Tap::RightPod } else { Tap::LeftPod };
         seen.add(Spot::At(pod), Some(step.key));
         for bridge in bridges {

@@ -237,11 +237,17 @@ fn what_is_seen_is_compared_place_by_place() {
         taps.iter().for_each(|tap| seen.add(*tap, frame));
         seen.made_of(step.key, step.sender)
     };
-    use Tap::{Cable, LeftPod, RightPod};
-    assert_eq!(seen(&[RightPod, Cable]), seen(&[Cable, RightPod]));
+    use Tap::{CableFrom, LeftPod, RightPod};
+    assert_eq!(seen(&[RightPod, CableFrom(LEFT)]), seen(&[CableFrom(LEFT), RightPod]));
+    assert_ne!(seen(&[CableFrom(LEFT)]), seen(&[CableFrom(RIGHT)]));
     assert_ne!(seen(&[RightPod]), seen(&[LeftPod]));
     assert_ne!(seen(&[RightPod]), seen(&[RightPod, RightPod]), "delivered twice");
     assert_ne!(seen(&[RightPod]), seen(&[]));
+    // What was put on the underlay by hand is not what came of it.
+    let mut both = Seen::default();
+    [LEFT, RIGHT].map(|side| both.add(CableFrom(side), frame));
+    let of = |sender| both.made_of(step.key, sender).len();
+    assert_eq!((of(Sender::Pod(RIGHT)), of(Sender::Wire(RIGHT))), (2, 1));
     // ARP and IPv6 belong to no packet of ours.
     let mut arp = frame.clone();
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
@@ -322,17 +328,21 @@ fn what_shares_its_buffer_with_fragments_is_not_compared_on_the_underlay() {
         seen.add(tap, frame);
         seen.of(step.key).to_vec()
     };
-    let whole = seen(Tap::Cable, &step.frames[0]);
+    let whole = seen(Tap::CableFrom(LEFT), &step.frames[0]);
     for at in [0, 6, 11, 15, 22, 26, 30] {
         let mut changed = frame.clone();
         changed[at] ^= 2;
-        assert_eq!(seen(Tap::Cable, &frame), seen(Tap::Cable, &changed), "byte {at}");
+        assert_eq!(
+            seen(Tap::CableFrom(LEFT), &frame),
+            seen(Tap::CableFrom(LEFT), &changed),
+            "byte {at}"
+        );
         assert_ne!(seen(Tap::LeftPod, &frame), seen(Tap::LeftPod, &changed), "byte {at}");
         let mut changed = step.frames[0].clone();
         changed[at] ^= 2;
-        assert_ne!(whole, seen(Tap::Cable, &changed), "byte {at}");
+        assert_ne!(whole, seen(Tap::CableFrom(LEFT), &changed), "byte {at}");
     }
     let mut changed = frame.clone();
     *changed.last_mut().expect("some bytes") ^= 2;
-    assert_ne!(seen(Tap::Cable, &frame), seen(Tap::Cable, &changed));
+    assert_ne!(seen(Tap::CableFrom(LEFT), &frame), seen(Tap::CableFrom(LEFT), &changed));
 }

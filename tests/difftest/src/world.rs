@@ -13,7 +13,7 @@ pub const PORT: u16 = 8472;
 pub const VNI: u32 = 1;
 
 /// One node with its pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Side {
     number: u8,
 }
