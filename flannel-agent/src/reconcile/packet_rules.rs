@@ -9,6 +9,8 @@ use flannel_core::firewall::packet_rules::devices::{Devices, Node};
 use flannel_core::firewall::packet_rules::exempt::{
     Present, Resolved, describe, everything, resolve,
 };
+use flannel_core::firewall::packet_rules::outer::{self, OuterRule};
+use flannel_core::firewall::packet_rules::ranges::Addresses;
 use flannel_core::firewall::packet_rules::walk::{Findings, Overlay};
 use flannel_core::health::{Found, Subject};
 use flannel_ebpf::abi::{Exemption, MAX_EXEMPTIONS};
@@ -73,7 +75,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub(super) fn exemptions(&mut self, fast_path: FastPath) -> Vec<Exemption> {
         let mode = self.settings.packet_rules;
         if mode == Mode::Ignore || fast_path == FastPath::Off {
-            self.watch.set_chains(Vec::new());
+            self.watch.set_rules(Vec::new(), Vec::new());
             let status = PacketRulesStatus { mode, read: false, ..PacketRulesStatus::default() };
             let mut state = self.shared.lock();
             state.report(Subject::PacketRules, Found::well());
@@ -81,7 +83,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             return Vec::new();
         }
         let reading = self.packet_rules.reading();
-        self.watch.set_chains(self.egress_chains(&reading));
+        self.watch.set_rules(self.egress_chains(&reading), self.outer_rules(&reading));
         let resolved = match &reading.findings {
             Some(findings) => self.resolve(findings, fast_path),
             None => Arc::new(Resolved { exemptions: everything(), ..Resolved::default() }),
@@ -104,6 +106,25 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         on_links.collect()
     }
 
+    /// The rules about the tunnel's packets to the peers.
+    fn outer_rules(&self, reading: &Reading) -> Vec<OuterRule> {
+        let findings = reading.findings.as_deref().filter(|findings| !findings.outer.is_empty());
+        let Some(findings) = findings else { return Vec::new() };
+        let has_peer = |addresses: &Addresses| self.watch.scope().has_peer(addresses);
+        outer::rules(findings, &self.devices(), has_peer)
+    }
+
+    fn devices(&self) -> Devices {
+        Devices::of(Node {
+            links: &self.links,
+            pods: &self.pods(),
+            underlay: self.identity.underlay.ifindex,
+            overlay: self.overlay,
+            direct: routes_directly(&self.identity.backend),
+            subnet: self.identity.subnet,
+        })
+    }
+
     fn resolve(&mut self, findings: &Arc<Findings>, fast_path: FastPath) -> Arc<Resolved> {
         let helpers = match self.sysctl.automatic_helpers() {
             Ok(helpers) => helpers,
@@ -115,14 +136,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if findings.rules.is_empty() && !helpers {
             return Arc::default();
         }
-        let devices = Devices::of(Node {
-            links: &self.links,
-            pods: &self.pods(),
-            underlay: self.identity.underlay.ifindex,
-            overlay: self.overlay,
-            direct: routes_directly(&self.identity.backend),
-            subnet: self.identity.subnet,
-        });
+        let devices = self.devices();
         let eager = fast_path == FastPath::Eager;
         let same = |last: &&Last| {
             Arc::ptr_eq(&last.findings, findings)

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use flannel_core::envelope::{Facts, Judgement, NetdevChain, Report, Scene, Seen, judge};
 use flannel_core::envelope::{Inlet, PodVeth};
+use flannel_core::firewall::packet_rules::outer::OuterRule;
 use flannel_core::health::Subject;
 use ipnetwork::Ipv4Network;
 
@@ -102,11 +103,13 @@ impl Watch {
         self.state().seen.peers_left_out = left_out;
     }
 
-    /// Tells of the chains of nftables' netdev family, where they are read.
-    pub fn set_chains(&self, chains: Vec<NetdevChain>) {
+    /// Tells of the chains of nftables' netdev family, and of the rules about the
+    /// tunnel's packets that go out, where they are read.
+    pub fn set_rules(&self, chains: Vec<NetdevChain>, outer: Vec<OuterRule>) {
         let mut state = self.state();
-        if state.seen.chains != chains {
-            state.seen.chains = chains;
+        let seen = &mut state.seen;
+        if seen.chains != chains || seen.outer_rules != outer {
+            (seen.chains, seen.outer_rules) = (chains, outer);
             self.judge_and_tell(&mut state);
         }
     }

@@ -45,7 +45,7 @@ pub struct Seen(BTreeMap<u16, Vec<(Tap, Vec<u8>)>>);
 impl Seen {
     /// Takes a frame, if it belongs to a packet of ours.
     pub fn add(&mut self, tap: Tap, frame: &[u8]) {
-        if let Some(key) = key(frame) {
+        if let Some(key) = key(frame).filter(|_| !tells_of_lost_fragments(frame)) {
             let mut frame = normal(frame);
             if tap.is_cable() && !between_nodes(&frame) {
                 blank_shared(&mut frame, 0);
@@ -86,6 +86,7 @@ const IGMP: u8 = 2;
 const SCTP: u8 = 132;
 const UDP_LITE: u8 = 136;
 const ECHO_REPLY: u8 = 0;
+const TIME_EXCEEDED: u8 = 11;
 const TIME_REPLY: u8 = 14;
 /// Unreachable, quench, redirect, time exceeded, parameter problem.
 const ICMP_ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
@@ -224,6 +225,11 @@ fn blank(frame: &mut [u8]) {
     let tunnel = packet.is_tunnel();
     let answer = packet.answer();
     let mut free = Vec::new();
+    // Both mean the same; nftables writes 0xffff where others write 0.
+    let checksum = l3 + 10..l3 + 12;
+    if frame.get(checksum.clone()) == Some(&[0xff, 0xff]) && packet.has_right_checksum() {
+        free.push(checksum);
+    }
     if (tunnel || answer.is_some()) && packet.has_right_checksum() {
         free.extend([l3 + 4..l3 + 6, l3 + 10..l3 + 12]);
     }
@@ -358,6 +364,16 @@ pub fn addresses(frame: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr)> {
     let packet = Packet::new(innermost(frame)?)?;
     let destination: [u8; 4] = packet.bytes.get(16..20)?.try_into().ok()?;
     Some((packet.source()?, destination.into()))
+}
+
+/// Whether a node tells of fragments of which the rest did not come in time: that
+/// is a question of time.
+fn tells_of_lost_fragments(frame: &[u8]) -> bool {
+    let kind = |packet: Packet<'_>| {
+        let at = packet.l4;
+        Some((packet.proto()?, *packet.bytes.get(at)?, *packet.bytes.get(at + 1)?))
+    };
+    innermost(frame).and_then(Packet::new).and_then(kind) == Some((ICMP, TIME_EXCEEDED, 1))
 }
 
 /// Whether the innermost packet is an ICMP error that a node sends.

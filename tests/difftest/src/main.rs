@@ -1,8 +1,11 @@
 //! `flannel-difftest`: the same packets over the kernel path and the eBPF path.
 
 use clap::Parser;
+use flannel_difftest::compare::addresses;
 use flannel_difftest::exceptions::Exception;
+use flannel_difftest::generate::{Generator, Step};
 use flannel_difftest::mode::Mode;
+use flannel_difftest::report::hex;
 use flannel_difftest::run::Differential;
 use flannel_tests::interrupt;
 use flannel_tests::rules::Rules;
@@ -23,6 +26,13 @@ struct Cli {
     /// has no sense. [default: none for `confirmed`, else nftables]
     #[arg(long, value_enum)]
     rules: Option<Rules>,
+    /// Takes the kernel path twice: what differs then differs by chance
+    #[arg(long)]
+    control: bool,
+    /// Sends nothing: shows the packets with the addresses of the one at this place, up
+    /// to it
+    #[arg(long, value_name = "PLACE")]
+    history: Option<usize>,
     /// Shows this many differing packets, the shortest ones
     #[arg(long, default_value_t = 5)]
     show: usize,
@@ -34,16 +44,39 @@ struct Cli {
     show_excepted: usize,
 }
 
+/// What happened to a flow before a packet of the sequence.
+fn show_history(mode: Mode, seed: u64, place: usize) {
+    let flow = |step: &Step| {
+        let (source, destination) = addresses(step.frames.first()?)?;
+        Some((source.min(destination), source.max(destination)))
+    };
+    let steps: Vec<Step> = Generator::new(mode, seed).take(place + 1).collect();
+    let wanted = steps.last().and_then(flow);
+    for (place, step) in steps.iter().enumerate().filter(|(_, step)| flow(step) == wanted) {
+        println!("{place} {:?} {:?}", step.sender, step.oddities);
+        for frame in &step.frames {
+            println!("  {}", hex(frame));
+        }
+    }
+}
+
 fn main() {
     let cli = Cli::parse();
     interrupt::clean_up();
     let seed = cli.seed.unwrap_or_else(rand::random);
     let rules = cli.rules.unwrap_or(cli.mode.rules());
+    if let Some(place) = cli.history {
+        return show_history(cli.mode, seed, place);
+    }
+    let other = if cli.control { "kernel path, too" } else { "eBPF path" };
     eprintln!(
-        "difftest: {}, rules: {rules}, seed {seed}; two nodes on the kernel path, two on the eBPF path",
+        "difftest: {}, rules: {rules}, seed {seed}; two nodes on the kernel path, two on the {other}",
         cli.mode
     );
-    let mut differential = Differential::new(cli.mode, rules);
+    let mut differential = match cli.control {
+        true => Differential::control(cli.mode, rules),
+        false => Differential::new(cli.mode, rules),
+    };
     let start = std::time::Instant::now();
     let mut said = 0;
     let report = differential.run(cli.packets, seed, |so_far| {

@@ -245,7 +245,7 @@ fn what_is_seen_is_compared_place_by_place() {
     assert_ne!(seen(&[RightPod]), seen(&[]));
     // What was put on the underlay by hand is not what came of it.
     let mut both = Seen::default();
-    [LEFT, RIGHT].map(|side| both.add(CableFrom(side), frame));
+    [LEFT, RIGHT].iter().for_each(|side| both.add(CableFrom(*side), frame));
     let of = |sender| both.made_of(step.key, sender).len();
     assert_eq!((of(Sender::Pod(RIGHT)), of(Sender::Wire(RIGHT))), (2, 1));
     // ARP and IPv6 belong to no packet of ours.

@@ -145,6 +145,62 @@ fn a_chain_where_tunnel_packets_leave_marks_all_of_them() {
 }
 
 #[test]
+fn a_limit_of_the_nodes_own_tunnel_packets() {
+    passes_as_many(|netns| {
+        netns.sh("iptables -A OUTPUT -p udp --dport 8472 -m hashlimit --hashlimit-above 100/sec \
+             --hashlimit-name slow -j DROP");
+    });
+}
+
+#[test]
+fn a_rule_behind_routing_marks_all_tunnel_packets() {
+    let [kernel, ours] = pairs(&window(), |pair, _| {
+        pair.left.netns.sh(
+            "iptables -t mangle -A POSTROUTING -p udp --dport 8472 -j DSCP --set-dscp-class ef",
+        );
+        thread::sleep(SETTLED);
+        assert_eq!(passed(pair), 1000);
+        let lines = pair.left.netns.sh("iptables -t mangle -nvxL POSTROUTING");
+        let line = lines.lines().find(|line| line.contains("DSCP")).expect("the rule");
+        let count = line.split_whitespace().next().and_then(|count| count.parse::<u64>().ok());
+        count.expect("packets")
+    });
+    assert!(kernel >= 1000 && ours >= 1000, "{kernel} by the kernel, {ours} by ours");
+}
+
+#[test]
+fn a_policy_against_tunnel_packets() {
+    let [kernel, ours] = pairs(&window(), |pair, _| {
+        // Etcd stays within reach.
+        pair.left.netns.iptables("*filter\n:OUTPUT DROP\n-A OUTPUT -p tcp -j ACCEPT\nCOMMIT\n");
+        thread::sleep(SETTLED);
+        passed(pair)
+    });
+    assert_eq!((kernel, ours), (0, 0));
+}
+
+#[test]
+fn rules_about_other_packets_of_the_node_keep_nothing() {
+    pairs(&window(), |pair, way| {
+        // Kubelet's, and what many have.
+        for rule in [
+            "-A OUTPUT -m mark --mark 0x8000/0x8000 -j DROP",
+            "-A OUTPUT -d 169.254.169.254 -j REJECT",
+            "-A OUTPUT -o lo -j ACCEPT",
+            "-A OUTPUT -m owner --uid-owner 1234 -j DROP",
+            "-t mangle -A OUTPUT -p udp -j CONNMARK --save-mark",
+        ] {
+            pair.left.netns.sh(&format!("iptables {rule}"));
+        }
+        thread::sleep(SETTLED);
+        let before = Carried::of(&pair.left);
+        assert_eq!(passed(pair), 1000);
+        let share = Carried::of(&pair.left).share_since(&before);
+        assert!(way == Way::Kernel || share > 0.9, "a share of {share} on the fast path");
+    });
+}
+
+#[test]
 fn a_quota() {
     // 64 bytes of data are 92 bytes of a packet.
     passes_as_many(|netns| nft(netns, "udp dport 7000 quota over 18 kbytes drop"));

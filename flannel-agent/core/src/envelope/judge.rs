@@ -9,6 +9,7 @@ use super::programs::{Inward, Keep, PodVeth, Tcx, TcxProgram, VethEntry};
 use super::reason::{Obstacle, Reason, Side};
 use super::report::{Kept, KeptWay, NotServed, Outward, Report, VethReport};
 use super::scene::{Scene, Veth};
+use crate::firewall::packet_rules::outer::OuterRule;
 
 /// What stands on the devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Seen {
     pub mark_rules: bool,
     /// Chains of nftables' netdev family.
     pub chains: Vec<NetdevChain>,
+    /// Rules about the tunnel's packets that go out.
+    pub outer_rules: Vec<OuterRule>,
     /// Pods' devices that stand on ours without a veth, by network namespace.
     pub stacked: BTreeMap<i32, Vec<Stacked>>,
     /// Peers that did not fit into the programs' tables.
@@ -169,21 +172,37 @@ impl Look<'_> {
             overlay.iter().flat_map(|device| self.egress(*device)).collect();
         let leaving = self.scene.inlets.iter();
         outward.extend(leaving.flat_map(|inlet| self.chains(inlet.ifindex, Side::Egress)));
-        let node = |there: bool, what| {
-            there.then_some(Reason { device: String::new(), what }).into_iter().collect()
-        };
+        outward.extend(self.outer_rules(false));
+        let node = |there: bool, what| there.then_some(Reason { device: String::new(), what });
+        let mut marked = self.outer_rules(true);
+        marked.extend(node(self.seen.mark_rules, Obstacle::MarkRule));
         let left_out = self.seen.peers_left_out;
+        let more = node(left_out > 0, Obstacle::TooManyPeers { left_out });
         [
             (KeptWay::KeepOut, outward),
             (KeptWay::KeepIn, inward),
             (KeptWay::KeepTunnel, inlets),
-            (KeptWay::MarkedRoutes, node(self.seen.mark_rules, Obstacle::MarkRule)),
-            (KeptWay::MorePeers, node(left_out > 0, Obstacle::TooManyPeers { left_out })),
+            (KeptWay::MarkedRoutes, marked),
+            (KeptWay::MorePeers, more.into_iter().collect()),
         ]
         .into_iter()
         .filter(|(_, why): &(_, Vec<Reason>)| !why.is_empty())
         .map(|(way, why)| Kept { way, why })
         .collect()
+    }
+
+    /// Rules about the tunnel's packets, or about the marked ones only.
+    fn outer_rules(self, marked: bool) -> Vec<Reason> {
+        let rules = self.seen.outer_rules.iter().filter(|rule| rule.marked == marked);
+        let reason = |OuterRule { chain, rule, does, .. }: &OuterRule| Reason {
+            device: String::new(),
+            what: Obstacle::OuterRule {
+                chain: chain.clone(),
+                rule: rule.clone(),
+                does: does.clone(),
+            },
+        };
+        rules.map(reason).collect()
     }
 
     fn not_served(self) -> Vec<NotServed> {

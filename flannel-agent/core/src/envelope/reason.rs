@@ -58,6 +58,15 @@ pub enum Obstacle {
         /// Veths that it holds.
         limit: u32,
     },
+    /// A rule that may drop or change the tunnel's packets that go out.
+    OuterRule {
+        /// Family, table and chain.
+        chain: String,
+        /// Its text.
+        rule: String,
+        /// What it does.
+        does: String,
+    },
     /// A routing rule that looks at firewall marks.
     MarkRule,
     /// The programs' tables of peers are full.
@@ -107,6 +116,9 @@ impl fmt::Display for Obstacle {
             Self::XdpInPod => f.write_str("XDP program on the pod's side"),
             Self::Unreadable { error } => write!(f, "cannot be looked at: {error}"),
             Self::TooManyVeths { limit } => write!(f, "the programs know {limit} veths at most"),
+            Self::OuterRule { chain, rule, does } => {
+                write!(f, "rule about tunnel packets ({does}) in {chain}: {rule}")
+            }
             Self::MarkRule => f.write_str("an ip rule looks at firewall marks"),
             Self::TooManyPeers { left_out } => {
                 write!(f, "{left_out} peers do not fit into the programs' tables")

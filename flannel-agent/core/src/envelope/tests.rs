@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use flannel_ebpf::abi::MAX_VETHS;
 
 use super::*;
+use crate::firewall::packet_rules::outer::OuterRule;
 use crate::link::{Link, LinkAddress};
 use crate::pods::Choice;
 
@@ -245,6 +246,16 @@ fn what_was_not_looked_at_may_be_anything() {
 fn rules_by_mark_and_peers_without_a_place_are_told() {
     let marks = judged(|seen| seen.mark_rules = true).2;
     assert_eq!(marks, Keep { marked_routes: true, ..Keep::default() });
+    let rule = |marked| OuterRule {
+        marked,
+        chain: "ip filter OUTPUT".to_owned(),
+        rule: "-A OUTPUT -j DROP".to_owned(),
+        does: "DROP".to_owned(),
+    };
+    let some = judged(|seen| seen.outer_rules = vec![rule(true)]).2;
+    assert_eq!(some, Keep { marked_routes: true, ..Keep::default() });
+    let all = judged(|seen| seen.outer_rules = vec![rule(false)]).2;
+    assert_eq!(all, Keep { out: true, ..Keep::default() });
     let peers = judged(|seen| seen.peers_left_out = 3).2;
     assert_eq!(peers, Keep { more_peers: true, ..Keep::default() });
 }

@@ -126,8 +126,9 @@ async fn of_nftables(overlay: Overlay) -> Result<Findings, FirewallError> {
 /// Whether something was found in a table of which nft shows names only, so that
 /// iptables may tell that there is less to it.
 fn is_unclear(found: &Findings, opaque: &BTreeSet<(Family, String)>, table: &str) -> bool {
+    let judging = found.rules.iter().filter(|rule| rule.reach.is_some());
     opaque.contains(&(Family::Ip, table.to_owned()))
-        && found.rules.iter().filter(|rule| rule.reach.is_some()).any(|rule| {
+        && judging.chain(&found.outer).any(|rule| {
             let place = rule.place.as_ref();
             place.is_some_and(|(family, of, _)| *family == Family::Ip && **of == *table)
         })

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use flannel_core::firewall::packet_rules::ranges::Addresses;
 use ipnetwork::Ipv4Network;
 
 /// Shared between who knows the node's part in the overlay and who hears the
@@ -40,6 +41,16 @@ impl Scope {
         let mut peers: Vec<u32> = addresses.map(u32::from).collect();
         peers.sort_unstable();
         self.lock().peers = Some(peers);
+    }
+
+    /// Whether a peer has one of these addresses.
+    pub fn has_peer(&self, addresses: &Addresses) -> bool {
+        let bounds = self.lock();
+        let Some(peers) = &bounds.peers else { return true };
+        addresses.ranges().iter().any(|(low, high)| {
+            let next = peers.get(peers.partition_point(|peer| peer < low));
+            next.is_some_and(|peer| peer <= high)
+        })
     }
 
     /// Sets the devices that packets of the overlay pass: underlays, overlay,

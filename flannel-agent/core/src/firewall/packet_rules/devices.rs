@@ -125,6 +125,12 @@ impl Devices {
         self.by_name.iter().filter(|(name, _)| names.fit(name)).map(|(_, side)| side)
     }
 
+    /// Whether tunnel packets may leave by one of these devices, from one of these
+    /// addresses.
+    pub fn tunnel_leaves(&self, names: &Names, source: &Addresses) -> bool {
+        self.tunnel_comes(names, source)
+    }
+
     /// Whether tunnel packets may come by one of these devices, by any that is not
     /// the pods', to one of these addresses.
     pub fn tunnel_comes(&self, names: &Names, destination: &Addresses) -> bool {

@@ -52,6 +52,12 @@ impl Draft {
         }
     }
 
+    /// It drops the packet, or changes what leaves of it.
+    pub(super) fn alter(&mut self, why: &str) {
+        self.rule.effect = true;
+        self.rule.alters.get_or_insert_with(|| why.into());
+    }
+
     /// It tells of packets, or offloads flows.
     pub(super) fn note(&mut self, note: Note) {
         self.rule.note = self.rule.note.max(Some(note));

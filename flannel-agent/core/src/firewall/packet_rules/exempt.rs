@@ -140,12 +140,12 @@ fn of_scope(
             let both_ways = matches!(reach, Some(Reach::Counters | Reach::Connection));
             exemptions(&scope.matches, protocols, directions, both_ways, present.overlay)
         }
-        Layer::Tunnel if matches!(reach, Some(Reach::Packet | Reach::Counters)) => {
+        Layer::TunnelIn if matches!(reach, Some(Reach::Packet | Reach::Counters)) => {
             let comes = present.devices.tunnel_comes(input, &scope.matches.destination);
             let all = Exemption { direction: direction::IN, ..Exemption::default() };
             comes.then_some(all).into_iter().collect()
         }
-        Layer::Tunnel => Vec::new(),
+        Layer::TunnelIn | Layer::TunnelOut => Vec::new(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::draft::Draft;
 use super::flags;
 use super::kinds::{self, Action, Condition};
-use super::matches::{Matches, Names, protocol, state};
+use super::matches::{Matches, Names, mark, protocol, socket, state};
 use super::ranges::{Addresses, Ports};
 use super::ruleset::{Base, Chain, Family, Hook, Note, Reach, RuleSet, Verdict, bounded};
 use super::words::{self, Word};
@@ -52,7 +52,12 @@ fn read_table(table: &Table, rules: &mut RuleSet) {
     let mut places = HashMap::new();
     for (chain, policy) in &table.chains {
         let hook = Hook::named(chain).filter(|_| policy != "-");
-        let base = hook.map(|hook| Base { hook, nat: false, devices: Names::Any });
+        let base = hook.map(|hook| Base {
+            hook,
+            nat: false,
+            drops: policy == "DROP",
+            devices: Names::Any,
+        });
         places.insert(chain.as_str(), rules.chains.len());
         rules.chains.push(Chain {
             family: Family::Ip,
@@ -67,7 +72,8 @@ fn read_table(table: &Table, rules: &mut RuleSet) {
         let chain = words.get(1).map(|word| word.text.as_str());
         let Some(at) = chain.and_then(|chain| places.get(chain)).copied() else { continue };
         let is_chain = |name: &str| places.contains_key(name);
-        let draft = Reader { words: words[2..].iter(), draft: Draft::default(), is_chain }.read();
+        let words = words[2..].iter();
+        let draft = Reader { words, draft: Draft::default(), module: None, is_chain }.read();
         rules.notrack |= draft.notrack;
         let Some(mut rule) = draft.finish().filter(|rule| !rule.is_idle()) else { continue };
         rule.text = rule.is_of_interest().then(|| bounded(line));
@@ -78,6 +84,8 @@ fn read_table(table: &Table, rules: &mut RuleSet) {
 struct Reader<'a, F> {
     words: Iter<'a, Word>,
     draft: Draft,
+    /// The last `-m`: several have a `--mark`.
+    module: Option<String>,
     is_chain: F,
 }
 
@@ -115,6 +123,7 @@ impl<F: Fn(&str) -> bool> Reader<'_, F> {
             "-m" => {
                 let name = self.next().unwrap_or_default();
                 self.module(&name);
+                self.module = Some(name);
             }
             "-s" | "-d" | "--src-range" | "--dst-range" => self.address(option, negated),
             "-i" | "-o" => self.interface(option, negated),
@@ -134,6 +143,11 @@ impl<F: Fn(&str) -> bool> Reader<'_, F> {
             "-f" => self.draft.never |= !negated,
             "--comment" => {
                 self.words.next();
+            }
+            "--mark" if self.module.as_deref() == Some("mark") => self.mark(negated),
+            // What comes from no socket has no owner.
+            "--uid-owner" | "--gid-owner" | "--socket-exists" if !negated => {
+                self.draft.narrow(&Matches { sockets: socket::SOME, ..Matches::default() });
             }
             // An entry of a set that counts packets.
             _ if option.starts_with("--packets-") || option.starts_with("--bytes-") => {
@@ -209,6 +223,17 @@ impl<F: Fn(&str) -> bool> Reader<'_, F> {
         });
     }
 
+    /// `--mark VALUE[/MASK]`; that there is such a condition was noted with its module.
+    fn mark(&mut self, negated: bool) {
+        let text = self.next().unwrap_or_default();
+        let (value, mask) = text.split_once('/').unwrap_or((&text, "0xffffffff"));
+        let marked =
+            matches!((number(value), number(mask)), (Some(value), Some(mask)) if value & mask != 0);
+        if marked && !negated {
+            self.draft.narrow(&Matches { marks: mark::SOME, ..Matches::default() });
+        }
+    }
+
     fn states(&mut self, negated: bool) {
         let mut states = 0;
         let mut known = true;
@@ -266,6 +291,7 @@ impl<F: Fn(&str) -> bool> Reader<'_, F> {
                 self.draft.act(Reach::Connection, "ct helper");
             }
             ("CT", "--notrack") => self.draft.notrack = true,
+            ("CONNMARK", "--restore-mark") => self.draft.alter("CONNMARK"),
             _ if FREE.contains(&option) => {
                 self.words.next();
             }
@@ -283,8 +309,13 @@ pub(super) fn take(draft: &mut Draft, target: &str) {
     };
     match action {
         Action::End => draft.end(),
+        Action::Drops => {
+            draft.alter(target);
+            draft.end();
+        }
         Action::Return => draft.rule.verdict = Verdict::Return,
         Action::Treats | Action::Conntrack => draft.rule.effect = true,
+        Action::Alters => draft.alter(target),
         Action::Acts(reach) => draft.act(reach, target),
         Action::ActsAndEnds(reach) => {
             draft.act(reach, target);
@@ -296,6 +327,14 @@ pub(super) fn take(draft: &mut Draft, target: &str) {
             draft.rule.effect = true;
             draft.notrack = true;
         }
+    }
+}
+
+/// `0x10` or `16`.
+fn number(text: &str) -> Option<u32> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
     }
 }
 

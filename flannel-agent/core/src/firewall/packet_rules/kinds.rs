@@ -43,10 +43,14 @@ pub(super) fn condition(name: &str) -> Condition {
 pub(super) enum Action {
     /// The packet is done with.
     End,
+    /// It is done with, and goes nowhere.
+    Drops,
     /// Back to the chain before.
     Return,
-    /// Something that belongs to the flow, or to the packet as it is sent on.
+    /// Something that belongs to the flow, and leaves the packet as it is.
     Treats,
+    /// Something that belongs to the packet as it is sent on.
+    Alters,
     /// Something that cannot be repeated; the packet goes on.
     Acts(Reach),
     /// The same, and the packet is done with.
@@ -64,16 +68,17 @@ pub(super) enum Action {
 /// What `-j NAME` does; `None` for a name that nobody knows.
 pub(super) fn action(name: &str) -> Option<Action> {
     Some(match name {
-        "ACCEPT" | "DROP" | "REJECT" | "STOLEN" => Action::End,
+        "ACCEPT" => Action::End,
+        "DROP" | "REJECT" | "STOLEN" => Action::Drops,
         // They are found in chains that translate, which nobody asks about.
         "DNAT" | "MASQUERADE" | "NETMAP" | "REDIRECT" | "SNAT" | "TPROXY" => Action::End,
         // Of ebtables.
         "dnat" | "redirect" | "snat" => Action::End,
-        "mark" => Action::Treats,
+        "mark" => Action::Alters,
         "log" | "nflog" => Action::Logs,
         "RETURN" => Action::Return,
-        "CHECKSUM" | "CLASSIFY" | "CONNMARK" | "CONNSECMARK" | "DSCP" | "HL" | "HMARK" | "LED"
-        | "MARK" | "SECMARK" | "SET" | "TOS" | "TTL" => Action::Treats,
+        "CHECKSUM" | "CONNMARK" | "CONNSECMARK" | "LED" | "SECMARK" | "SET" => Action::Treats,
+        "CLASSIFY" | "DSCP" | "HL" | "HMARK" | "MARK" | "TOS" | "TTL" => Action::Alters,
         "AUDIT" | "LOG" | "NFLOG" | "TRACE" | "ULOG" => Action::Logs,
         "FLOWOFFLOAD" => Action::Offloads,
         "CT" => Action::Conntrack,

@@ -40,6 +40,26 @@ pub mod stage {
     pub const ALL: u8 = HANDSHAKE | DATA;
 }
 
+/// Firewall marks, as bits.
+pub mod mark {
+    /// The mark is 0.
+    pub const NONE: u8 = 1;
+    /// It is another.
+    pub const SOME: u8 = 2;
+    /// Any.
+    pub const ALL: u8 = NONE | SOME;
+}
+
+/// Sockets that packets come from, as bits.
+pub mod socket {
+    /// None: they are forwarded, or the tunnel's.
+    pub const NONE: u8 = 1;
+    /// That of a process of the node.
+    pub const SOME: u8 = 2;
+    /// Either.
+    pub const ALL: u8 = NONE | SOME;
+}
+
 /// Names of interfaces; a `*` at the end stands for anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Names {
@@ -115,6 +135,10 @@ pub struct Matches {
     pub states: u8,
     /// Bits of [`stage`].
     pub stages: u8,
+    /// Bits of [`mark`].
+    pub marks: u8,
+    /// Bits of [`socket`].
+    pub sockets: u8,
     /// Interface that they came by.
     pub input: Names,
     /// Interface that they leave by.
@@ -131,6 +155,8 @@ impl Default for Matches {
             protocols: protocol::ALL,
             states: state::ALL,
             stages: stage::ALL,
+            marks: mark::ALL,
+            sockets: socket::ALL,
             input: Names::Any,
             output: Names::Any,
         }
@@ -148,6 +174,8 @@ impl Matches {
             protocols: self.protocols & other.protocols,
             states: self.states & other.states,
             stages: self.stages & other.stages,
+            marks: self.marks & other.marks,
+            sockets: self.sockets & other.sockets,
             input: self.input.and(&other.input),
             output: self.output.and(&other.output),
         };
@@ -161,7 +189,8 @@ impl Matches {
             || self.dport.is_empty()
             || self.input.is_none()
             || self.output.is_none();
-        !empty && self.protocols != 0 && self.states != 0 && self.stages != 0
+        let bits = [self.protocols, self.states, self.stages, self.marks, self.sockets];
+        !empty && bits.iter().all(|bits| *bits != 0)
     }
 
     /// Whether all that `other` matches is matched, whatever conntrack's state.
@@ -172,6 +201,8 @@ impl Matches {
             && self.dport.covers(&other.dport)
             && other.protocols & !self.protocols == 0
             && other.stages & !self.stages == 0
+            && other.marks & !self.marks == 0
+            && other.sockets & !self.sockets == 0
             && self.input.covers(&other.input)
             && self.output.covers(&other.output)
     }

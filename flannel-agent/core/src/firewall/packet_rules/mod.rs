@@ -4,7 +4,8 @@
 //!
 //! `nft` and `iptables` read listings into a [`ruleset::RuleSet`]; `walk` follows
 //! packets through it; `exempt` turns what it finds into the programs'
-//! [`Exemption`](flannel_ebpf::abi::Exemption)s.
+//! [`Exemption`](flannel_ebpf::abi::Exemption)s. `outer` finds the rules about the
+//! tunnel's own packets.
 
 pub mod devices;
 mod draft;
@@ -15,6 +16,7 @@ pub mod iptables;
 mod kinds;
 pub mod matches;
 pub mod nft;
+pub mod outer;
 pub mod ranges;
 pub mod ruleset;
 pub mod walk;

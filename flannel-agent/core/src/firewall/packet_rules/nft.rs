@@ -82,6 +82,7 @@ impl Listing {
             // What hook nobody knows may see everything.
             hook: hook.as_str().and_then(Hook::named).unwrap_or(Hook::Prerouting),
             nat: object.get("type").and_then(Value::as_str) == Some("nat"),
+            drops: object.get("policy").and_then(Value::as_str) == Some("drop"),
             devices: match object.get("dev").map(strings).filter(|names| !names.is_empty()) {
                 Some(names) => Names::of(names),
                 None => self.devices.get(&key).map_or(Names::Any, Names::of),

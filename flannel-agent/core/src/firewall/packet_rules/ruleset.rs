@@ -85,6 +85,8 @@ pub struct Base {
     pub hook: Hook,
     /// It translates: it sees the first packet of a connection only.
     pub nat: bool,
+    /// It drops what comes to its end.
+    pub drops: bool,
     /// Its devices, at [`Hook::Ingress`] and [`Hook::Egress`].
     pub devices: Names,
 }
@@ -154,6 +156,9 @@ pub struct Rule {
     pub acts: Option<(Reach, Arc<str>)>,
     /// It changes something about the packet or the connection.
     pub effect: bool,
+    /// How the packet leaves otherwise than without the rule, if at all (`drop`,
+    /// `MARK`, ...).
+    pub alters: Option<Arc<str>>,
     /// What the status says of it.
     pub note: Option<Note>,
     /// What becomes of the packet.
@@ -167,7 +172,10 @@ pub struct Rule {
 impl Rule {
     /// Whether it may be asked about: it needs its text.
     pub fn is_of_interest(&self) -> bool {
-        self.selects.is_some() || self.acts.is_some() || self.note.is_some()
+        self.selects.is_some()
+            || self.acts.is_some()
+            || self.alters.is_some()
+            || self.note.is_some()
     }
 
     /// Whether nothing at all follows from it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnetwork::Ipv4Network;
 
-use super::matches::{Matches, Names, protocol};
+use super::matches::{Matches, Names, protocol, socket, state};
 use super::ranges::{Addresses, Ports};
 use super::ruleset::{Base, Chain, ChainKey, Family, Hook, Note, Reach, Rule, RuleSet, Verdict};
 
@@ -32,7 +32,9 @@ pub enum Layer {
     /// That of pods.
     Inner,
     /// The tunnel's, which comes in.
-    Tunnel,
+    TunnelIn,
+    /// The tunnel's, which goes out.
+    TunnelOut,
 }
 
 /// Packets that come to a rule.
@@ -72,6 +74,8 @@ pub struct Findings {
     pub rules: Vec<Finding>,
     /// Packets may be kept from conntrack.
     pub notrack: bool,
+    /// Rules that drop or change the tunnel's packets that go out.
+    pub outer: Vec<Finding>,
     /// Rules that are noted and not in the list.
     pub more_notes: usize,
     /// Chains that see what devices send, whatever their rules do: what the programs
@@ -92,6 +96,7 @@ impl Findings {
     /// Both.
     pub fn join(mut self, other: Self) -> Self {
         self.rules.extend(other.rules);
+        self.outer.extend(other.outer);
         self.notrack |= other.notrack;
         self.more_notes += other.more_notes;
         self.egress.extend(other.egress);
@@ -103,10 +108,18 @@ impl Findings {
 pub fn findings(rules: &RuleSet, overlay: Overlay) -> Findings {
     let mut walk = Walk::new(rules);
     for (at, chain) in rules.chains.iter().enumerate() {
-        let Some(base) = chain.base.as_ref().filter(|_| walk.of_interest[at]) else { continue };
-        for (layer, matches) in classes(chain.family, base, overlay) {
+        let Some(base) = chain.base.as_ref() else { continue };
+        for (layer, matches) in classes(chain.family, base, overlay, rules.notrack) {
             walk.here = (layer, base.hook);
-            walk.through(at, matches, 0);
+            let drops = layer == Layer::TunnelOut && base.drops;
+            if !walk.is_of_interest(at) && !drops {
+                continue;
+            }
+            let left = walk.through(at, matches.clone(), 0);
+            if drops && left != 0 {
+                let matches = Matches { states: left, ..matches };
+                walk.dropped.push((at, Scope { layer, hook: base.hook, matches }));
+            }
         }
     }
     let mut findings = walk.take();
@@ -116,7 +129,7 @@ pub fn findings(rules: &RuleSet, overlay: Overlay) -> Findings {
 
 /// The packets that come to a base chain. TCP and UDP on their own: rules often
 /// treat them apart.
-fn classes(family: Family, base: &Base, overlay: Overlay) -> Vec<(Layer, Matches)> {
+fn classes(family: Family, base: &Base, overlay: Overlay, notrack: bool) -> Vec<(Layer, Matches)> {
     if base.nat {
         return Vec::new();
     }
@@ -127,17 +140,38 @@ fn classes(family: Family, base: &Base, overlay: Overlay) -> Vec<(Layer, Matches
                 .map(|class| (Layer::Inner, Matches { protocols, ..class })),
         );
     }
-    let received = matches!(base.hook, Hook::Prerouting | Hook::Input | Hook::Ingress);
-    if let Some(port) = overlay.port.filter(|_| received && family != Family::Bridge) {
+    if let Some(port) = overlay.port.filter(|_| family != Family::Bridge) {
         let class = Matches {
             protocols: protocol::UDP,
             dport: Ports::of([(port.into(), port.into())]),
-            input: base.devices.clone(),
             ..Matches::default()
         };
-        classes.push((Layer::Tunnel, class));
+        classes.extend(tunnel(base, class, notrack));
     }
     classes
+}
+
+/// The tunnel's packets at a hook, of those of `class`.
+fn tunnel(base: &Base, class: Matches, notrack: bool) -> Option<(Layer, Matches)> {
+    match base.hook {
+        Hook::Prerouting | Hook::Input | Hook::Ingress => {
+            Some((Layer::TunnelIn, Matches { input: base.devices.clone(), ..class }))
+        }
+        Hook::Output | Hook::Postrouting => {
+            // Each is right in itself, and expected by no other connection.
+            let untracked = if notrack { state::UNTRACKED } else { 0 };
+            let class = Matches {
+                states: state::NEW | state::ESTABLISHED | untracked,
+                sockets: socket::NONE,
+                // They have come by no device.
+                input: Names::of([""]),
+                ..class
+            };
+            Some((Layer::TunnelOut, class))
+        }
+        // All chains there are followed, whatever they do.
+        Hook::Forward | Hook::Egress => None,
+    }
 }
 
 /// The pods' packets at a hook. What goes between a bridge's ports is not on its
@@ -162,13 +196,17 @@ fn inner(family: Family, base: &Base, overlay: Overlay) -> Option<Matches> {
 struct Walk<'a> {
     rules: &'a RuleSet,
     index: HashMap<ChainKey<'a>, usize>,
-    /// Chains with rules that matter, or that lead to such.
+    /// Chains with rules that cannot be repeated, or that lead to such.
     of_interest: Vec<bool>,
+    /// The same with rules that alter packets.
+    altering: Vec<bool>,
     /// Chains that decide nothing: they log and count.
     inert: Vec<bool>,
     here: (Layer, Hook),
     /// What comes to a rule (chain and place in it).
     found: BTreeMap<(usize, usize), BTreeSet<Scope>>,
+    /// What comes to the end of a base chain that drops it.
+    dropped: Vec<(usize, Scope)>,
     /// What was walked already, with the states that came back.
     walked: HashMap<(usize, Scope), u8>,
     steps: usize,
@@ -181,6 +219,7 @@ impl<'a> Walk<'a> {
         let callers = callers(rules, &index);
         let of_interest =
             spread(rules, &callers, |rule| rule.selects.is_some() || rule.acts.is_some());
+        let altering = spread(rules, &callers, |rule| rule.alters.is_some() || rule.acts.is_some());
         let decides = spread(rules, &callers, |rule| {
             rule.effect
                 || rule.acts.is_some()
@@ -191,12 +230,22 @@ impl<'a> Walk<'a> {
             rules,
             index,
             of_interest,
+            altering,
             inert,
             here: (Layer::Inner, Hook::Forward),
             found: BTreeMap::new(),
+            dropped: Vec::new(),
             walked: HashMap::new(),
             steps: 0,
             lost: false,
+        }
+    }
+
+    /// Whether something in a chain matters for the packets at hand.
+    fn is_of_interest(&self, at: usize) -> bool {
+        match self.here.0 {
+            Layer::TunnelOut => self.altering[at],
+            Layer::Inner | Layer::TunnelIn => self.of_interest[at],
         }
     }
 
@@ -266,7 +315,7 @@ impl<'a> Walk<'a> {
         let states = packets.states;
         let key = (from.family, &*from.table, target);
         match self.index.get(&key).copied() {
-            Some(at) if all || self.of_interest[at] => self.through(at, packets, depth + 1),
+            Some(at) if all || self.is_of_interest(at) => self.through(at, packets, depth + 1),
             _ => states,
         }
     }
@@ -291,7 +340,11 @@ impl<'a> Walk<'a> {
                 rule.effect || !inert || matches!(rule.verdict, Verdict::Goto(_))
             }
         };
-        if rule.acts.is_some() || (rule.selects.is_some() && decides) {
+        let matters = match scope.layer {
+            Layer::TunnelOut => rule.alters.is_some(),
+            Layer::Inner | Layer::TunnelIn => rule.selects.is_some() && decides,
+        };
+        if rule.acts.is_some() || matters {
             let scope = Scope { matches: matched.clone(), ..scope.clone() };
             self.found.entry(place).or_default().insert(scope);
         }
@@ -303,15 +356,26 @@ impl<'a> Walk<'a> {
         for ((at, number), scopes) in self.found {
             let chain = &rules.chains[at];
             let rule = &chain.rules[number];
-            findings.rules.extend(rule.acts.iter().chain(&rule.selects).max().map(|reason| {
-                Finding {
-                    why: Arc::clone(&reason.1),
-                    reach: Some(reason.0),
-                    scopes: scopes.into_iter().collect(),
-                    ..finding(chain, rule)
-                }
-            }));
+            let (outer, others): (Vec<Scope>, Vec<Scope>) =
+                scopes.into_iter().partition(|scope| scope.layer == Layer::TunnelOut);
+            let why = rule.acts.iter().chain(&rule.selects).max();
+            let finding = || finding(chain, rule);
+            if let Some((reach, why)) = why.filter(|_| !others.is_empty()) {
+                let (reach, why) = (Some(*reach), Arc::clone(why));
+                findings.rules.push(Finding { why, reach, scopes: others, ..finding() });
+            }
+            let why = rule.alters.as_ref().or(rule.acts.as_ref().map(|(_, why)| why));
+            if let Some(why) = why.filter(|_| !outer.is_empty()) {
+                let why = Arc::clone(why);
+                findings.outer.push(Finding { why, scopes: outer, ..finding() });
+            }
         }
+        findings.outer.extend(self.dropped.into_iter().map(|(at, scope)| Finding {
+            text: "policy drop".into(),
+            why: "policy".into(),
+            scopes: vec![scope],
+            ..finding(&rules.chains[at], &Rule::default())
+        }));
         if self.lost {
             findings.rules.push(too_large());
         }

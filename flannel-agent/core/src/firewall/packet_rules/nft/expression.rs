@@ -8,7 +8,7 @@ use super::sets::Stored;
 use super::{Context, single};
 use crate::firewall::packet_rules::draft::Draft;
 use crate::firewall::packet_rules::flags;
-use crate::firewall::packet_rules::matches::{Matches, Names, protocol, state};
+use crate::firewall::packet_rules::matches::{Matches, Names, mark, protocol, socket, state};
 use crate::firewall::packet_rules::ranges::{Addresses, Ranges};
 use crate::firewall::packet_rules::ruleset::Reach;
 
@@ -172,8 +172,12 @@ fn compare(draft: &mut Draft, left: &Value, operator: &str, right: &Value, conte
         Some(("concat", parts)) => concat(draft, parts, operator, values, context),
         // A part of a field.
         Some(("&", parts)) => {
-            if let Some(("payload", payload)) = parts.get(0).and_then(single) {
-                of_protocol(draft, payload);
+            match parts.get(0).and_then(single) {
+                Some(("payload", payload)) => of_protocol(draft, payload),
+                Some(("meta", meta)) if meta.get("key").and_then(Value::as_str) == Some("mark") => {
+                    marks(draft, operator, values);
+                }
+                _ => {}
             }
             draft.vague();
         }
@@ -261,7 +265,31 @@ fn of_meta(draft: &mut Draft, key: &str, operator: &str, values: Option<Vec<&Val
                 false => Matches { output: names, ..Matches::default() },
             });
         }
+        "mark" => {
+            marks(draft, operator, values);
+            draft.vague();
+        }
+        // What comes from no socket fits no such condition, not even a negated one.
+        "skuid" | "skgid" => {
+            draft.narrow(&Matches { sockets: socket::SOME, ..Matches::default() });
+            draft.vague();
+        }
         _ => draft.vague(),
+    }
+}
+
+/// A condition on the mark, or on bits of it: whether only marked packets fulfil it.
+fn marks(draft: &mut Draft, operator: &str, values: Option<Vec<&Value>>) {
+    let numbers = values.and_then(|all| all.into_iter().map(Value::as_u64).collect());
+    let numbers: Vec<u64> = numbers.unwrap_or_default();
+    let marked = match operator {
+        "==" | "in" => !numbers.is_empty() && !numbers.contains(&0),
+        "!=" => numbers == [0],
+        ">" => numbers.len() == 1,
+        _ => false,
+    };
+    if marked {
+        draft.narrow(&Matches { marks: mark::SOME, ..Matches::default() });
     }
 }
 

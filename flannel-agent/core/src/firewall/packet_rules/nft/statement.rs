@@ -45,7 +45,11 @@ fn one(draft: &mut Draft, kind: &str, value: &Value, context: &Context<'_>) {
         "counter" | "comment" | "last" => {}
         "log" => draft.note(Note::Log),
         "flow" => draft.note(Note::Offload),
-        "accept" | "drop" | "reject" => draft.end(),
+        "accept" => draft.end(),
+        "drop" | "reject" => {
+            draft.alter(kind);
+            draft.end();
+        }
         "continue" => {}
         "return" => draft.rule.verdict = Verdict::Return,
         "jump" | "goto" => jump(draft, kind, value),
@@ -95,7 +99,11 @@ fn mangle(draft: &mut Draft, value: &Value, context: &Context<'_>) {
         Some(("payload", payload)) if !is_repeated(payload) => {
             draft.act(Reach::Packet, "payload set");
         }
-        Some(("payload" | "meta" | "ct", _)) => {}
+        Some(("payload", payload)) => draft.alter(&format!("{} set", text(payload, "field"))),
+        Some(("meta", meta)) if matches!(text(meta, "key"), "mark" | "priority") => {
+            draft.alter(&format!("meta {} set", text(meta, "key")));
+        }
+        Some(("meta" | "ct", _)) => {}
         // Only what has the option is changed, and those that stand in a SYN only
         // are in no packet of the fast path.
         Some(("tcp option", option)) if expression::is_of_syn(option) => draft.vague(),
@@ -108,11 +116,14 @@ fn mangle(draft: &mut Draft, value: &Value, context: &Context<'_>) {
     }
 }
 
+fn text<'a>(object: &'a Value, name: &str) -> &'a str {
+    object.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
 fn is_repeated(payload: &Value) -> bool {
-    let text = |name: &str| payload.get(name).and_then(Value::as_str).unwrap_or_default();
-    match text("protocol") {
-        "ip" => matches!(text("field"), "saddr" | "daddr" | "dscp" | "ttl"),
-        "tcp" | "udp" | "th" => matches!(text("field"), "sport" | "dport"),
+    match text(payload, "protocol") {
+        "ip" => matches!(text(payload, "field"), "saddr" | "daddr" | "dscp" | "ttl"),
+        "tcp" | "udp" | "th" => matches!(text(payload, "field"), "sport" | "dport"),
         "ether" | "vlan" => true,
         _ => false,
     }
@@ -130,9 +141,8 @@ fn update(draft: &mut Draft, kind: &str, value: &Value) {
 
 /// A match or target of iptables, by its name.
 fn xt(draft: &mut Draft, value: &Value) {
-    let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
-    let name = text("name");
-    match text("type") {
+    let name = text(value, "name");
+    match text(value, "type") {
         "match" => match kinds::condition(name) {
             _ if name == "comment" => {}
             // It is shown for options of TCP only.
@@ -144,6 +154,8 @@ fn xt(draft: &mut Draft, value: &Value) {
         "target" if kinds::action(name) == Some(Action::Conntrack) => {
             draft.act(Reach::Connection, name);
         }
+        // It may give the packet the connection's mark.
+        "target" if name == "CONNMARK" => draft.alter(name),
         "target" => iptables::take(draft, name),
         "watcher" => draft.note(Note::Log),
         _ => draft.act(Reach::Packet, "xt"),

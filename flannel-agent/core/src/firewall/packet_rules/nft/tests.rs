@@ -27,6 +27,10 @@ fn one_by_one(mut rules: RuleSet, chain: &str) -> Vec<(String, String, String)> 
     let all = std::mem::take(&mut rules.chains[at].rules);
     let mut told: Vec<(String, String, String)> = Vec::new();
     for rule in all {
+        // What only alters packets is of no interest for those of pods.
+        if rule.selects.is_none() && rule.acts.is_none() && rule.note.is_none() {
+            continue;
+        }
         let Some(text) = rule.text.clone() else { continue };
         rules.chains[at].rules = vec![rule];
         let found = resolved(&findings(&rules, overlay()));

@@ -160,6 +160,7 @@ fn some_narrow_matches() -> impl Strategy<Value = Matches> {
             stages,
             input: names.0,
             output: names.1,
+            ..Matches::default()
         })
 }
 
@@ -204,6 +205,7 @@ fn some_rule_set() -> impl Strategy<Value = RuleSet> {
             base: (number == 0).then_some(Base {
                 hook: Hook::Forward,
                 nat: false,
+                drops: false,
                 devices: Names::Any,
             }),
             rules,
@@ -276,7 +278,8 @@ fn packets_of_all_kinds_are_tried() {
 }
 
 fn chain(name: &str, base: bool, rules: Vec<Rule>) -> Chain {
-    let base = base.then_some(Base { hook: Hook::Forward, nat: false, devices: Names::Any });
+    let base =
+        base.then_some(Base { hook: Hook::Forward, nat: false, drops: false, devices: Names::Any });
     Chain { family: Family::Ip, table: "filter".into(), name: name.to_owned(), base, rules }
 }
 
@@ -323,7 +326,7 @@ fn too_many_ways_count_as_everything() {
 #[test]
 fn rules_of_tables_that_translate_do_not_count() {
     let nat = Chain {
-        base: Some(Base { hook: Hook::Prerouting, nat: true, devices: Names::Any }),
+        base: Some(Base { hook: Hook::Prerouting, nat: true, drops: false, devices: Names::Any }),
         ..chain("PREROUTING", true, vec![limit()])
     };
     let rules = RuleSet { chains: vec![nat], notrack: false };
@@ -334,7 +337,7 @@ fn rules_of_tables_that_translate_do_not_count() {
 fn devices_of_a_chain_say_the_direction() {
     let at = |hook: Hook, device: &str| {
         let devices = Names::of([device]);
-        let base = Some(Base { hook, nat: false, devices });
+        let base = Some(Base { hook, nat: false, drops: false, devices });
         let chain = Chain { family: Family::Netdev, base, ..chain("c", true, vec![limit()]) };
         let found = findings(&RuleSet { chains: vec![chain], notrack: false }, overlay());
         let directions: Vec<u8> =
@@ -353,7 +356,7 @@ fn devices_of_a_chain_say_the_direction() {
 #[test]
 fn bridges_hooks_count_but_for_what_stays_on_the_bridge() {
     let at = |hook: Hook| {
-        let base = Some(Base { hook, nat: false, devices: Names::Any });
+        let base = Some(Base { hook, nat: false, drops: false, devices: Names::Any });
         let chain = Chain { family: Family::Bridge, base, ..chain("c", true, vec![limit()]) };
         findings(&RuleSet { chains: vec![chain], notrack: false }, overlay()).rules.len()
     };
