@@ -100,6 +100,8 @@ subjects! {
     Neighbour = "neighbour",
     /// What is there, as read back.
     Observation = "observation",
+    /// IPsec policies.
+    Ipsec = "ipsec policies",
     /// Our lease in the store.
     OwnLease = "own lease",
     /// Rules that judge each packet.

@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flannel_core::envelope::{PodEnd, Stacked, TrafficControl};
+use flannel_core::envelope::{IpsecPolicy, PodEnd, Stacked, TrafficControl};
 use flannel_core::link::{Link, RouteTo};
 use flannel_core::model;
 use flannel_core::observed::{DirectRoute, Observed};
@@ -46,6 +46,8 @@ pub struct State {
     pub traffic_fails: bool,
     /// Ends of veths with an XDP program.
     pub xdp_in_pods: BTreeSet<PodEnd>,
+    /// What [`Inspect::ipsec_policies`] gives.
+    pub ipsec: Vec<IpsecPolicy>,
     /// What [`Inspect::rules_look_at_marks`] gives.
     pub mark_rules: bool,
     /// What [`Inspect::received`] gives.
@@ -189,6 +191,10 @@ impl Inspect for FakeKernel {
 
     fn rules_look_at_marks(&mut self) -> Result<bool, KernelError> {
         Ok(self.state().mark_rules)
+    }
+
+    fn ipsec_policies(&mut self) -> Result<Vec<IpsecPolicy>, KernelError> {
+        Ok(self.state().ipsec.clone())
     }
 
     fn received(&mut self, ifindex: u32) -> Result<Option<u64>, KernelError> {

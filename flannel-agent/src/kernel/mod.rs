@@ -69,6 +69,8 @@ pub enum KernelEvent {
     },
     /// An IPv4 routing rule came or went.
     Rule,
+    /// An IPsec policy came or went.
+    IpsecPolicy,
     /// Something changed by which the kernel may decide otherwise about packets
     /// than it did: a way, a MAC, a port, a switch.
     Decision,
@@ -89,6 +91,8 @@ pub enum EventSource {
     Routing,
     /// nfnetlink.
     Netfilter,
+    /// NETLINK_XFRM.
+    Ipsec,
 }
 
 /// The verbs that reconciling needs. `netlink::RealKernel` is the

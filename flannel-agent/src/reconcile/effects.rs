@@ -194,7 +194,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let Ok(source_ports) = source_ports else { return };
         let mut guard = lock(&self.datapath);
         let Some(datapath) = guard.as_mut() else { return };
-        let settled = self.watch.settle(scene, datapath.as_ref(), fast_path != FastPath::Off);
+        let settled = self.watch.settle(scene, port, datapath.as_ref(), fast_path != FastPath::Off);
         let mut config = DatapathConfig {
             window: self.settings.window,
             udp_window,

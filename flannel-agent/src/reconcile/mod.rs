@@ -289,6 +289,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             }
             KernelEvent::Tc { .. }
             | KernelEvent::Decision
+            | KernelEvent::IpsecPolicy
             | KernelEvent::Deaf(_)
             | KernelEvent::Hears(_) => Wake::default(),
         }

@@ -15,9 +15,12 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flannel_core::envelope::{Facts, Judgement, NetdevChain, Report, Scene, Seen, judge};
+use flannel_core::envelope::{
+    Facts, IpsecPolicy, Judgement, NetdevChain, Report, Scene, Seen, judge,
+};
 use flannel_core::envelope::{Inlet, PodVeth};
 use flannel_core::firewall::packet_rules::outer::OuterRule;
+use flannel_core::firewall::packet_rules::ranges::Addresses;
 use flannel_core::health::Subject;
 use ipnetwork::Ipv4Network;
 
@@ -50,6 +53,10 @@ struct State {
     arrivals: Arrivals,
     /// Routing rules were read.
     rules_known: bool,
+    /// All IPsec policies on what the node sends.
+    policies: Vec<IpsecPolicy>,
+    /// The tunnel's port; 0: there is no tunnel.
+    port: u16,
     /// The fast path is asked for: that it carries nothing is worth a complaint.
     wanted: bool,
 }
@@ -82,6 +89,8 @@ impl Watch {
             judgement: Judgement::default(),
             arrivals: Arrivals::default(),
             rules_known: false,
+            policies: Vec::new(),
+            port: 0,
             wanted: false,
         };
         let (state, teller) = (Arc::new(Mutex::new(state)), Arc::default());
@@ -100,7 +109,9 @@ impl Watch {
     /// Tells where the peers are, and how many did not fit into the tables.
     pub fn set_peers(&self, addresses: impl Iterator<Item = Ipv4Addr>, left_out: usize) {
         self.scope.set_peers(addresses);
-        self.state().seen.peers_left_out = left_out;
+        let mut state = self.state();
+        state.seen.peers_left_out = left_out;
+        self.choose_policies(&mut state);
     }
 
     /// Tells of the chains of nftables' netdev family, and of the rules about the
@@ -115,9 +126,15 @@ impl Watch {
     }
 
     /// Takes the present roles of the devices, looks at those that are new, and
-    /// tells the programs what follows. `wanted`: it is worth a complaint if they
-    /// carry nothing.
-    pub fn settle(&self, scene: Scene, datapath: &dyn Datapath, wanted: bool) -> Settled {
+    /// tells the programs what follows. `port`: the tunnel's. `wanted`: it is worth a
+    /// complaint if they carry nothing.
+    pub fn settle(
+        &self,
+        scene: Scene,
+        port: u16,
+        datapath: &dyn Datapath,
+        wanted: bool,
+    ) -> Settled {
         let mut state = self.state();
         state.wanted = wanted;
         if state.teller.is_none() {
@@ -134,9 +151,11 @@ impl Watch {
         let unasked = state.unasked();
         state.look_into_pods(&unasked);
         state.look_at_programs(&devices);
+        state.port = port;
         if !state.rules_known {
             self.read_rules(&mut state);
         }
+        self.choose_policies(&mut state);
         state.look_for_arrivals(datapath);
         self.judge_and_tell(&mut state);
         Settled {
@@ -177,7 +196,8 @@ impl Watch {
 
     fn read_rules(&self, state: &mut State) {
         let read = state.inspector.rules_look_at_marks();
-        state.rules_known = read.is_ok();
+        let policies = state.inspector.ipsec_policies();
+        state.rules_known = read.is_ok() && policies.is_ok();
         let reason = read
             .as_ref()
             .map_err(|error| {
@@ -187,6 +207,19 @@ impl Watch {
         // What cannot be read may look at marks.
         state.seen.mark_rules = read.unwrap_or(true);
         self.shared.report(Subject::RoutingRules, reason);
+        self.shared.report(Subject::Ipsec, policies.as_ref().map(drop));
+        // What cannot be read may be there.
+        state.policies = policies.unwrap_or_else(|_| vec![IpsecPolicy::anything()]);
+        self.choose_policies(state);
+    }
+
+    /// Of the IPsec policies those that may be about tunnel packets.
+    fn choose_policies(&self, state: &mut State) {
+        let has_peer = |addresses: &Addresses| self.scope.has_peer(addresses);
+        let port = state.port;
+        let policies = state.policies.iter();
+        let about_tunnel = policies.filter(|policy| policy.is_about_tunnel(port, has_peer));
+        state.seen.ipsec = about_tunnel.cloned().collect();
     }
 
     /// The other network namespaces that are not looked into yet, or `all`.

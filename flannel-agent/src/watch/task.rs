@@ -116,6 +116,10 @@ impl Task {
                 self.raise.ask(now);
                 self.pending.push(event);
             }
+            KernelEvent::IpsecPolicy => {
+                self.raise.ask(now);
+                self.watch.look_at_rules();
+            }
             KernelEvent::Rule => {
                 self.raise.ask(now);
                 self.watch.look_at_rules();

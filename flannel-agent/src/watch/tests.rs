@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use flannel_core::envelope::KeptWay;
 use flannel_core::envelope::{Inward, Tcx, TcxProgram};
 use flannel_core::envelope::{PodEnd, Stacked, TrafficControl};
+use flannel_core::firewall::packet_rules::ranges::Addresses;
 use flannel_core::health::{About, Subject};
 use flannel_core::link::Link;
 use flannel_core::pods::Choice;
@@ -71,7 +72,7 @@ impl Bench {
             names: None,
         };
         let scene = Scene::of(&self.links, choice);
-        self.watch.settle(scene, &self.datapath, true)
+        self.watch.settle(scene, 8472, &self.datapath, true)
     }
 
     fn limit(&self, ifindex: u32) {
@@ -226,6 +227,30 @@ async fn a_busy_loop_gets_each_event_once_and_keeps_nothing_waiting() {
     }
     // Those that were in the channel already may come again.
     assert!((500..=600).contains(&found.len()), "{}", found.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ipsec_policies_for_tunnel_packets_keep_them_with_the_kernel() {
+    let bench = Bench::new();
+    let (events, mut rest) = bench.start();
+    pause(3000).await;
+    let peer = Ipv4Addr::new(192, 0, 2, 7);
+    bench.watch.set_peers([peer].into_iter(), 0);
+    let policy = |to: Ipv4Addr| IpsecPolicy {
+        destination: Addresses::prefix(to.into(), 32),
+        ..IpsecPolicy::anything()
+    };
+    bench.kernel.state().ipsec = vec![policy(Ipv4Addr::new(192, 0, 2, 8))];
+    let before = bench.generation();
+    events.send(KernelEvent::IpsecPolicy).await.unwrap();
+    pause(10).await;
+    assert!(!bench.datapath.state().keep.out, "it is about another address");
+    assert!(bench.generation() > before);
+    bench.kernel.state().ipsec = vec![policy(peer)];
+    events.send(KernelEvent::IpsecPolicy).await.unwrap();
+    pause(10).await;
+    assert!(bench.datapath.state().keep.out);
+    assert!(rest.try_recv().is_err(), "it is no matter of the loop");
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use flannel_tests::ftp;
 use flannel_tests::netns::Netns;
 use flannel_tests::packet::Wire;
 use flannel_tests::pair::Pair;
+use flannel_tests::wait;
 
 /// Within which a rule holds that no event tells of.
 fn window() -> Options {
@@ -175,6 +176,28 @@ fn a_policy_against_tunnel_packets() {
         pair.left.netns.iptables("*filter\n:OUTPUT DROP\n-A OUTPUT -p tcp -j ACCEPT\nCOMMIT\n");
         thread::sleep(SETTLED);
         passed(pair)
+    });
+    assert_eq!((kernel, ours), (0, 0));
+}
+
+#[test]
+fn an_ipsec_policy_against_tunnel_packets() {
+    let [kernel, ours] = pairs(&window(), |pair, way| {
+        pair.left.netns.ip(&format!(
+            "xfrm policy add src 0.0.0.0/0 dst {} proto udp dport 8472 dir out action block",
+            pair.right.address
+        ));
+        // An event tells of it.
+        thread::sleep(Duration::from_millis(200));
+        let passed = passed(pair);
+        pair.left.netns.ip("xfrm policy flush");
+        if way == Way::Ebpf {
+            wait::holds("nothing is kept any more", Duration::from_secs(2), || {
+                let status = pair.left.status();
+                status["datapath"]["kept"].as_array().is_some_and(Vec::is_empty)
+            });
+        }
+        passed
     });
     assert_eq!((kernel, ours), (0, 0));
 }

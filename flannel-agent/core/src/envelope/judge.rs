@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use flannel_ebpf::abi::MAX_VETHS;
 
 use super::devices::{Filter, Stacked, TrafficControl};
+use super::ipsec::IpsecPolicy;
 use super::programs::{Inward, Keep, PodVeth, Tcx, TcxProgram, VethEntry};
 use super::reason::{Obstacle, Reason, Side};
 use super::report::{Kept, KeptWay, NotServed, Outward, Report, VethReport};
@@ -25,6 +26,8 @@ pub struct Seen {
     pub chains: Vec<NetdevChain>,
     /// Rules about the tunnel's packets that go out.
     pub outer_rules: Vec<OuterRule>,
+    /// IPsec policies about tunnel packets to peers.
+    pub ipsec: Vec<IpsecPolicy>,
     /// Pods' devices that stand on ours without a veth, by network namespace.
     pub stacked: BTreeMap<i32, Vec<Stacked>>,
     /// Peers that did not fit into the programs' tables.
@@ -172,9 +175,9 @@ impl Look<'_> {
             overlay.iter().flat_map(|device| self.egress(*device)).collect();
         let leaving = self.scene.inlets.iter();
         outward.extend(leaving.flat_map(|inlet| self.chains(inlet.ifindex, Side::Egress)));
-        outward.extend(self.outer_rules(false));
+        outward.extend(self.about_tunnel(false));
         let node = |there: bool, what| there.then_some(Reason { device: String::new(), what });
-        let mut marked = self.outer_rules(true);
+        let mut marked = self.about_tunnel(true);
         marked.extend(node(self.seen.mark_rules, Obstacle::MarkRule));
         let left_out = self.seen.peers_left_out;
         let more = node(left_out > 0, Obstacle::TooManyPeers { left_out });
@@ -191,18 +194,20 @@ impl Look<'_> {
         .collect()
     }
 
-    /// Rules about the tunnel's packets, or about the marked ones only.
-    fn outer_rules(self, marked: bool) -> Vec<Reason> {
+    /// Rules and policies about the tunnel's packets, or about the marked ones only.
+    fn about_tunnel(self, marked: bool) -> Vec<Reason> {
         let rules = self.seen.outer_rules.iter().filter(|rule| rule.marked == marked);
-        let reason = |OuterRule { chain, rule, does, .. }: &OuterRule| Reason {
-            device: String::new(),
-            what: Obstacle::OuterRule {
-                chain: chain.clone(),
-                rule: rule.clone(),
-                does: does.clone(),
-            },
-        };
-        rules.map(reason).collect()
+        let rules = rules.map(|OuterRule { chain, rule, does, .. }| Obstacle::OuterRule {
+            chain: chain.clone(),
+            rule: rule.clone(),
+            does: does.clone(),
+        });
+        let policies = self.seen.ipsec.iter().filter(|policy| policy.marked == marked);
+        let policies = policies.map(|IpsecPolicy { text, does, .. }| Obstacle::Ipsec {
+            policy: text.clone(),
+            does: does.clone(),
+        });
+        rules.chain(policies).map(|what| Reason { device: String::new(), what }).collect()
     }
 
     fn not_served(self) -> Vec<NotServed> {

@@ -5,6 +5,7 @@
 //! stands on them, [`judge`] what follows for each veth and for the node.
 
 mod devices;
+mod ipsec;
 mod judge;
 mod programs;
 mod reason;
@@ -14,6 +15,7 @@ mod scene;
 mod tests;
 
 pub use self::devices::{CLSACT_PRIORITY, Filter, PodEnd, Stacked, TrafficControl};
+pub use self::ipsec::IpsecPolicy;
 pub use self::judge::{Facts, Judgement, NetdevChain, Seen, judge};
 pub use self::programs::{Inlet, Inward, Keep, PodVeth, Tcx, TcxProgram, VethEntry};
 pub use self::reason::{Obstacle, Reason, Side};

@@ -67,6 +67,13 @@ pub enum Obstacle {
         /// What it does.
         does: String,
     },
+    /// An IPsec policy for tunnel packets.
+    Ipsec {
+        /// Its selector.
+        policy: String,
+        /// What it does.
+        does: String,
+    },
     /// A routing rule that looks at firewall marks.
     MarkRule,
     /// The programs' tables of peers are full.
@@ -118,6 +125,9 @@ impl fmt::Display for Obstacle {
             Self::TooManyVeths { limit } => write!(f, "the programs know {limit} veths at most"),
             Self::OuterRule { chain, rule, does } => {
                 write!(f, "rule about tunnel packets ({does}) in {chain}: {rule}")
+            }
+            Self::Ipsec { policy, does } => {
+                write!(f, "IPsec policy about tunnel packets ({does}): {policy}")
             }
             Self::MarkRule => f.write_str("an ip rule looks at firewall marks"),
             Self::TooManyPeers { left_out } => {

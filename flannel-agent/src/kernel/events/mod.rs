@@ -8,7 +8,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use tokio::sync::mpsc;
 
@@ -39,6 +39,7 @@ const RTNLGRP_IPV4_NETCONF: u32 = 24;
 /// Since Linux 5.3.
 const RTNLGRP_NEXTHOP: u32 = 32;
 const NFNLGRP_NFTABLES: u32 = 7;
+const XFRMNLGRP_POLICY: u32 = 4;
 
 const RTM_GETLINK: u16 = 18;
 const RTM_GETNEIGH: u16 = 30;
@@ -50,8 +51,8 @@ const VLANS: u32 = 1 << 2;
 
 /// Follows what may change a decision of the kernel, in the network namespace of
 /// the calling thread, until the receiver is dropped: links, bridge ports, IPv4
-/// addresses, routes and rules, neighbour and FDB entries, traffic control, and
-/// nftables rule sets. Must be called within a tokio runtime.
+/// addresses, routes and rules, neighbour and FDB entries, traffic control,
+/// nftables rule sets, and IPsec policies. Must be called within a tokio runtime.
 ///
 /// Resolution at work is no event: of neighbour and FDB entries only a MAC or a
 /// port that is another than before, and all on VXLAN devices. `scope` tells
@@ -59,8 +60,8 @@ const VLANS: u32 = 1 << 2;
 /// once each.
 ///
 /// # Errors
-/// When the route socket cannot be opened. A kernel without nftables only
-/// means that there are no [`KernelEvent::Ruleset`].
+/// When the route socket cannot be opened. A kernel without nftables or IPsec only
+/// means that there are no events of it.
 pub fn subscribe(scope: &Scope) -> Result<mpsc::Receiver<KernelEvent>, KernelError> {
     subscribe_with_buffer(scope, RECEIVE_BUFFER)
 }
@@ -79,12 +80,14 @@ pub fn subscribe_with_buffer(
     let routing = Stream { source: EventSource::Routing, bytes, scope: scope.clone() };
     let heard = routing.open().map_err(failed)?;
     tokio::spawn(routing.follow(heard, sender.clone()));
-    let netfilter = Stream { source: EventSource::Netfilter, bytes, scope: scope.clone() };
-    match netfilter.open() {
-        Ok(heard) => {
-            tokio::spawn(netfilter.follow(heard, sender));
+    for source in [EventSource::Netfilter, EventSource::Ipsec] {
+        let stream = Stream { source, bytes, scope: scope.clone() };
+        match stream.open() {
+            Ok(heard) => {
+                tokio::spawn(stream.follow(heard, sender.clone()));
+            }
+            Err(error) => tracing::info!(?source, %error, "no events of the kernel"),
         }
-        Err(error) => tracing::info!(%error, "no events of nftables rule sets"),
     }
     Ok(receiver)
 }
@@ -104,8 +107,13 @@ struct Heard {
 
 impl Stream {
     fn open(&self) -> io::Result<Heard> {
-        if self.source == EventSource::Netfilter {
-            let socket = open(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES], self.bytes)?;
+        let alone = match self.source {
+            EventSource::Netfilter => Some((NETLINK_NETFILTER, NFNLGRP_NFTABLES)),
+            EventSource::Ipsec => Some((NETLINK_XFRM, XFRMNLGRP_POLICY)),
+            EventSource::Routing => None,
+        };
+        if let Some((protocol, group)) = alone {
+            let socket = open(protocol, &[group], self.bytes)?;
             return Ok(Heard { socket, memory: Memory::default() });
         }
         let groups = [
@@ -228,13 +236,14 @@ impl Stream {
             EventSource::Routing => memory.take(message, &self.scope, now),
             // Every message there is about a rule set.
             EventSource::Netfilter => [Some(KernelEvent::Ruleset), None],
+            EventSource::Ipsec => [Some(KernelEvent::IpsecPolicy), None],
         }
     }
 
     fn remembered_anew(&self) -> io::Result<Memory> {
         match self.source {
             EventSource::Routing => self.remember(),
-            EventSource::Netfilter => Ok(Memory::default()),
+            EventSource::Netfilter | EventSource::Ipsec => Ok(Memory::default()),
         }
     }
 }

@@ -1,13 +1,15 @@
 //! What stands on devices and would act on packets: traffic control, programs
-//! in pods, routing rules. Read, never changed.
+//! in pods, routing rules, IPsec policies. Read, never changed.
 
+mod ipsec;
 mod pods;
 mod tc;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flannel_core::envelope::{PodEnd, Stacked, TrafficControl};
+use flannel_core::envelope::{IpsecPolicy, PodEnd, Stacked, TrafficControl};
 use ipnetwork::Ipv4Network;
+use rtnetlink::sys::protocols::NETLINK_XFRM;
 
 use super::KernelError;
 use super::raw::{self, Raw};
@@ -47,6 +49,12 @@ pub trait Inspect: Send {
     /// Netlink's.
     fn rules_look_at_marks(&mut self) -> Result<bool, KernelError>;
 
+    /// IPsec policies on what the node sends.
+    ///
+    /// # Errors
+    /// Netlink's.
+    fn ipsec_policies(&mut self) -> Result<Vec<IpsecPolicy>, KernelError>;
+
     /// Packets that a device has received; `None` if it has gone.
     ///
     /// # Errors
@@ -71,13 +79,16 @@ pub trait Inspect: Send {
 pub(super) struct Inspector {
     /// `None` until it could be opened.
     socket: Option<RouteSocket>,
+    /// The same for IPsec.
+    ipsec: Option<RouteSocket>,
 }
 
 impl Inspector {
     /// Opens the socket in the calling thread's network namespace; tries again
     /// at the first question if that fails.
     pub(super) fn open() -> Self {
-        Self { socket: RouteSocket::open().ok() }
+        let ipsec = RouteSocket::open_for(NETLINK_XFRM).ok();
+        Self { socket: RouteSocket::open().ok(), ipsec }
     }
 
     fn socket(&mut self) -> Result<&mut RouteSocket, KernelError> {
@@ -142,6 +153,10 @@ impl Inspect for Inspector {
         ask[0] = libc::AF_INET as u8;
         let rules = self.dump(RTM_GETRULE, "RTM_GETRULE", "all", &ask)?;
         Ok(rules.iter().any(looks_at_marks))
+    }
+
+    fn ipsec_policies(&mut self) -> Result<Vec<IpsecPolicy>, KernelError> {
+        self.read_ipsec_policies()
     }
 
     fn received(&mut self, ifindex: u32) -> Result<Option<u64>, KernelError> {
