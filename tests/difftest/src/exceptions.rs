@@ -37,7 +37,13 @@ pub enum Exception {
     /// path lacks ICMP errors, or one of both paths drops a packet with odd flags
     /// earlier.
     Unknown,
+    /// A packet of no connection that one path drops or translates, and the other does
+    /// not; one in [`RARE`] packets. Two kernel paths differ so, too, but more rarely.
+    Remembered,
 }
+
+/// How many packets there are for each [`Exception::Remembered`] one.
+pub const RARE: usize = 5_000;
 
 /// What came of a packet on one path.
 pub type Made = [(Tap, Vec<u8>)];
@@ -81,8 +87,13 @@ impl Memory {
 
 impl Exception {
     /// All of them.
-    pub const ALL: &[Self] =
-        &[Self::OuterUdpChecksum, Self::Checksum, Self::AfterInvalid, Self::Unknown];
+    pub const ALL: &[Self] = &[
+        Self::OuterUdpChecksum,
+        Self::Checksum,
+        Self::AfterInvalid,
+        Self::Unknown,
+        Self::Remembered,
+    ];
 
     /// What differs, and why it may.
     pub const fn text(self) -> &'static str {
@@ -106,6 +117,10 @@ impl Exception {
                 "conntrack does not know a TCP connection that began on the fast path (eager), so \
                  rules against what is invalid may drop ICMP errors about it, and packets with SYN, \
                  FIN or RST out of place"
+            }
+            Self::Remembered => {
+                "what conntrack remembers of packets that belong to no connection depends on which \
+                 of them it saw, and when: it may drop or translate one on one path only"
             }
         }
     }
@@ -145,6 +160,19 @@ impl Exception {
                 opened
                     && (dropped.clone().is_some_and(errors)
                         || has_odd_flags(step) && dropped.or(beyond(ebpf, kernel)).is_some())
+            }
+            Self::Remembered => {
+                let own = step.frames.iter().all(|frame| is_between_pods(step.sender, frame));
+                let one_drops = kernel.is_empty() != ebpf.is_empty();
+                let differ = match own {
+                    // Nobody translates it.
+                    true => memory.drops_invalid && one_drops,
+                    false => {
+                        beyond(kernel, ebpf).or(beyond(ebpf, kernel)).is_some()
+                            || as_sent(step, kernel) != as_sent(step, ebpf)
+                    }
+                };
+                step.part.is_none() && differ
             }
         }
     }

@@ -95,7 +95,10 @@ fn main() {
         let kind = format!("{:?}", difference.step.oddities);
         !cli.hide.iter().any(|name| kind.contains(name.as_str()))
     });
-    differences.sort_by_key(|difference| difference.step.frames.concat().len());
+    // What belongs to a connection first.
+    differences.sort_by_key(|difference| {
+        (difference.step.part.is_none(), difference.step.frames.concat().len())
+    });
     for difference in differences.iter().take(cli.show) {
         println!("{}", difference.text());
     }

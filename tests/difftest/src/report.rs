@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::compare::Tap;
 use super::demands::{self, FAST_SHARE};
-use super::exceptions::{Exception, Memory, repeats_invalid};
+use super::exceptions::{Exception, Memory, RARE, repeats_invalid};
 use super::generate::{Part, Sender, Step};
 use super::mode::Mode;
 use super::oddity::Oddity;
@@ -164,6 +164,11 @@ impl Report {
         fails(
             excepted * MOST_EXCEPTED > self.packets,
             format!("{excepted} packets are exceptions"),
+        );
+        let remembered = self.excepted.get(&Exception::Remembered).copied().unwrap_or(0);
+        fails(
+            remembered > 1 + self.packets / RARE,
+            format!("{remembered} packets of no connection met another conntrack"),
         );
         for (direction, share) in [("outwards", self.out_share()), ("inwards", self.in_share())] {
             fails(

@@ -192,3 +192,27 @@ fn checksums_are_judged_as_receivers_do() {
         assert!(!has_wrong_udp_checksum(&right[..length]), "{length}");
     }
 }
+
+#[test]
+fn what_belongs_to_no_connection_may_be_remembered_otherwise() {
+    let exception = Exception::Remembered;
+    let memory = memory(Rules::Nftables);
+    let lone = of_pod(Mode::Services, |step| step.part.is_none() && step.oddities.none());
+    let sent = at(Tap::RightPod, &lone.frames[0]);
+    let masqueraded = at(Tap::RightPod, &from(&lone.frames[0], LEFT.address(0)));
+    assert!(exception.covers(&lone, &[], &sent, &memory));
+    assert!(!exception.covers(&lone, &sent, &masqueraded, &memory), "it is a pod's own");
+    let spoofed = of_pod(Mode::Services, |step| {
+        step.part.is_none() && step.oddities.inner == [Oddity::Source]
+    });
+    let sent = at(Tap::RightPod, &spoofed.frames[0]);
+    let masqueraded = at(Tap::RightPod, &from(&spoofed.frames[0], LEFT.address(0)));
+    assert!(exception.covers(&spoofed, &sent, &masqueraded, &memory));
+    // Anything else of it has to be the same.
+    let mut other = spoofed.frames[0].clone();
+    *other.last_mut().expect("a frame") ^= 1;
+    assert!(!exception.covers(&spoofed, &sent, &at(Tap::RightPod, &other), &memory));
+    // And of a connection everything.
+    let of_connection = of_pod(Mode::Services, |step| step.part.is_some());
+    assert!(!exception.covers(&of_connection, &[], &at(Tap::RightPod, &[1]), &memory));
+}
