@@ -120,6 +120,8 @@ subjects! {
     Renewal = "renewal of the lease",
     /// Routing rules.
     RoutingRules = "ip rules",
+    /// The sign of life for the programs.
+    SignOfLife = "sign of life",
     /// The range of local ports.
     SourcePorts = "source ports",
     /// The state file.

@@ -18,6 +18,10 @@ use super::{
 pub struct State {
     /// The last settings.
     pub config: Option<DatapathConfig>,
+    /// How often a sign of life was given.
+    pub attended: u32,
+    /// The programs know that nobody keeps the maps true.
+    pub left: bool,
     /// How often the generation was raised.
     pub generation: u32,
     /// The maps.
@@ -94,6 +98,16 @@ impl FakeDatapath {
 impl Datapath for FakeDatapath {
     fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError> {
         self.state().config = Some(config.clone());
+        Ok(())
+    }
+
+    fn attend(&mut self) -> Result<(), BpfError> {
+        self.writing()?.attended += 1;
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), BpfError> {
+        self.writing()?.left = true;
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 
 use super::attach::{Attacher, Form};
+use super::attendance::{SignOfLife, monotonic_ns};
 use super::hook::Hook;
 use super::interrupted::unless_interrupted;
 use super::maps::Maps;
@@ -36,6 +37,7 @@ pub struct Loaded {
     /// [`Config::tickets`] of the map that was made.
     tickets: abi::TicketNumbers,
     settings: Settings,
+    sign_of_life: SignOfLife,
     teller: RealTeller,
     attacher: Attacher,
     xdp: XdpHalf,
@@ -99,15 +101,16 @@ impl Loaded {
         let settings = Settings::take(&mut ebpf)?;
         let teller = RealTeller::take(&mut ebpf, settings.clone(), ids)?;
         Ok(Self {
-            ebpf,
             maps,
             tickets,
             settings,
+            sign_of_life: SignOfLife::take(&mut ebpf)?,
             teller,
             attacher: Attacher::new(options.attach, pins.clone().ok(), filters_remain),
             xdp: XdpHalf::new(options.xdp, pins.clone().ok()),
             pins,
             others,
+            ebpf,
             _claim: claim,
         })
     }
@@ -323,6 +326,14 @@ impl Datapath for Loaded {
         Ok(())
     }
 
+    fn attend(&mut self) -> Result<(), BpfError> {
+        self.sign_of_life.give()
+    }
+
+    fn leave(&mut self) -> Result<(), BpfError> {
+        self.sign_of_life.end()
+    }
+
     fn raise_generation(&mut self) -> Result<(), BpfError> {
         self.settings.raise_generation()
     }
@@ -372,13 +383,7 @@ impl Datapath for Loaded {
     }
 
     fn strangers(&self, within: std::time::Duration) -> Result<Vec<Stranger>, BpfError> {
-        let now =
-            nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_err(|errno| {
-                BpfError::new("read", "monotonic clock", &std::io::Error::from(errno))
-            })?;
-        let now = std::time::Duration::from(now);
-        let since = u64::try_from(now.saturating_sub(within).as_nanos()).unwrap_or(u64::MAX);
-        self.maps.strangers(since)
+        self.maps.strangers(monotonic_ns()?.saturating_sub(nanoseconds(within)))
     }
 
     fn describe(&self) -> String {

@@ -1,6 +1,7 @@
 //! The eBPF data path. Only this module speaks bpf(2).
 
 mod attach;
+mod attendance;
 mod error;
 pub mod fake;
 mod filter;
@@ -222,6 +223,13 @@ pub trait Datapath: Send + 'static {
     /// Writes the settings, apart from [`flannel_core::envelope::Keep`]; raises the generation if they
     /// changed.
     fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError>;
+
+    /// Tells the programs that the maps are true now. They trust them for
+    /// [`flannel_ebpf::abi::Attendance::SILENCE_NS`].
+    fn attend(&mut self) -> Result<(), BpfError>;
+
+    /// Tells the programs that nobody keeps the maps true from now on.
+    fn leave(&mut self) -> Result<(), BpfError>;
 
     /// Ends every confirmation: the decision of the kernel may have changed.
     fn raise_generation(&mut self) -> Result<(), BpfError>;

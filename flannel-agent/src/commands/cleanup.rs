@@ -74,10 +74,6 @@ pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
             steps.failed(error);
         }
     }
-    match chosen::remove_all().await {
-        Ok(()) => {}
-        Err(error) => steps.failed(error),
-    }
     match remove_blackholes().await {
         Ok(0) => {}
         Ok(_) => steps.did("removed the blackhole route of the node's subnet".to_owned()),
@@ -105,6 +101,11 @@ pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
             "no state file in {}: a flannel device and subnet.env, if there, are left alone",
             places.state_dir.display()
         ));
+    }
+    // Last, so that as little as possible goes without them. Flannel may have its
+    // own by now, which stay.
+    if let Err(error) = chosen::remove_all(&[]).await {
+        steps.failed(error);
     }
     steps.remove_file(&control::path(places.state_dir));
     // What is left to do stays known.

@@ -134,6 +134,11 @@ pub async fn run(options: Options) -> Result<(), StartError> {
         served = start_and_serve(&options, &shared, &datapath) => served,
         () = shutdown.requested() => {
             notify::stopping();
+            if let Some(datapath) = lock(&datapath).as_mut()
+                && let Err(error) = datapath.leave()
+            {
+                tracing::warn!(%error, "the programs do not know that the agent has stopped");
+            }
             tracing::info!("stopping; device, routes, rules, programs and lease stay");
             Ok(())
         }

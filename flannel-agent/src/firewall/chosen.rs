@@ -87,7 +87,7 @@ impl Chosen {
     async fn withdraw(&self, rules: &Rules) -> Result<(), FirewallError> {
         let mut swept = self.swept.lock().await;
         if swept.is_none() {
-            remove_all().await?;
+            remove_all(&self.nodes(rules)).await?;
             *swept = Some(rules.clone());
         }
         Ok(())
@@ -122,16 +122,17 @@ impl Firewall for Chosen {
     }
 }
 
-/// Removes the rules of every mode from this node.
+/// Removes our rules of every mode from this node, and what flannel has left for
+/// these nodes. Without nodes flannel's stay: it may use them already.
 ///
 /// # Errors
 /// A tool that is there does not run. All are tried.
-pub async fn remove_all() -> Result<(), FirewallError> {
+pub async fn remove_all(nodes: &[Node]) -> Result<(), FirewallError> {
     let nft = match nft().await {
-        Ok(nft) => nft.remove().await,
+        Ok(nft) => nft.withdraw(!nodes.is_empty()).await,
         Err(_) => Ok(()),
     };
-    sweep_iptables(None, &[]).await.and(nft)
+    sweep_iptables(None, nodes).await.and(nft)
 }
 
 /// Removes our rules and flannel's from both kinds of iptables but the kept one

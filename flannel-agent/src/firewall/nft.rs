@@ -38,7 +38,16 @@ impl Nft {
         if self.list(&["table", "ip6", rules::TABLE_V6]).await?.is_some() {
             self.commit(&format!("delete table ip6 {}\n", rules::TABLE_V6)).await?;
         }
-        if ours { self.remove().await } else { Ok(()) }
+        if ours { self.withdraw(true).await } else { Ok(()) }
+    }
+
+    /// Removes our rules, and those that flannel has in our table.
+    pub(super) async fn withdraw(&self, flannels_too: bool) -> Result<(), FirewallError> {
+        if let Some(script) = rules::removal(&self.found().await?, flannels_too) {
+            self.commit(&script).await?;
+            tracing::info!("firewall rules removed");
+        }
+        legacy::remove().await
     }
 
     async fn run(
@@ -101,10 +110,6 @@ impl Firewall for Nft {
     }
 
     async fn remove(&self) -> Result<(), FirewallError> {
-        if let Some(script) = rules::removal(&self.found().await?) {
-            self.commit(&script).await?;
-            tracing::info!("firewall rules removed");
-        }
-        legacy::remove().await
+        self.withdraw(false).await
     }
 }

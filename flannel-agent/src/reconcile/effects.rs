@@ -307,6 +307,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub fn check_hooks(&mut self) {
         if self.mtu != 0 {
             self.serve_pods();
+            self.attend();
             self.check_flow_table();
             self.check_strangers();
         }

@@ -2,6 +2,7 @@
 //! apply -> hooks -> firewall. Start, a new peer, a lost device and the slow
 //! timer are the same pass with different things to look at.
 
+mod attendance;
 pub mod conntrack;
 mod devices;
 mod direct;
@@ -35,6 +36,7 @@ use ipnetwork::Ipv4Network;
 use regex::Regex;
 use tokio::time::Instant;
 
+use self::attendance::Attendance;
 use self::direct::Paths;
 use self::packet_rules::PacketRules;
 use self::retry::{Retries, Unfinished};
@@ -170,6 +172,7 @@ pub struct Reconciler<K, F> {
     /// MTU of the device as it should be; 0 before the first pass.
     mtu: u32,
     turnover: Turnover,
+    attendance: Attendance,
     packet_rules: PacketRules,
     /// Remembered for `cleanup`: settings of conntrack as they were before us.
     sysctls_before: BTreeMap<String, String>,
@@ -214,6 +217,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             sealed: false,
             mtu: 0,
             turnover,
+            attendance: Attendance::default(),
             packet_rules: PacketRules::default(),
             sysctls_before: BTreeMap::new(),
         }
@@ -346,6 +350,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.direct.clone_from(&desired.direct);
         self.tell_peers(&desired);
         self.serve_pods();
+        self.attend();
         if (changed || wake.generation)
             && let Some(datapath) = lock(&self.datapath).as_mut()
         {
@@ -450,6 +455,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         };
         self.shared.report(Subject::Observation, observed.as_ref());
         self.stale = observed.is_err();
+        self.attendance.looked(observed.is_ok());
         self.unfinished.wake.look = self.stale;
         if let Ok(observed) = observed {
             let device = observed.device.as_ref().filter(|device| device.vxlan.is_some());

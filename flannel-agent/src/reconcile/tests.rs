@@ -63,6 +63,34 @@ fn link(ifindex: u32, name: &str, kind: &str, address: Option<&str>) -> Link {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_programs_hear_of_an_agent_that_sees_the_node() {
+    let mut bench = bench(true);
+    bench.reconciler.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(bench.datapath.state().attended, 1);
+    for _ in 0..10 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        bench.reconciler.check_hooks();
+    }
+    assert_eq!(bench.datapath.state().attended, 3, "each 5 s");
+    // What cannot be seen is not kept true.
+    bench.reconciler.attendance.looked(false);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    bench.reconciler.check_hooks();
+    assert_eq!(bench.datapath.state().attended, 3);
+    bench.reconciler.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(bench.datapath.state().attended, 4);
+    // A sign that could not be given is due at once.
+    bench.datapath.state().maps_fail = true;
+    tokio::time::advance(Duration::from_secs(5)).await;
+    bench.reconciler.check_hooks();
+    assert!(bench.complaints().contains(&"sign of life".to_owned()));
+    bench.datapath.state().maps_fail = false;
+    bench.reconciler.check_hooks();
+    assert_eq!(bench.datapath.state().attended, 5);
+    assert!(bench.complaints().is_empty());
+}
+
 fn bench(with_datapath: bool) -> Bench {
     bench_of(vxlan(false), with_datapath)
 }

@@ -458,7 +458,7 @@ fn a_change_of_mode_and_cleanup_leave_nothing() {
         }
         for mode in [Mode::Nftables, Mode::Iptables] {
             Chosen::choose(mode, None).await.unwrap().ensure(&rules()).await.unwrap();
-            chosen::remove_all().await.unwrap();
+            chosen::remove_all(&[]).await.unwrap();
             assert!(!ruleset().to_lowercase().contains("flannel"), "{}", ruleset());
         }
     });

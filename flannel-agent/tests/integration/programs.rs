@@ -10,8 +10,8 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use flannel_agent::bpf::unless_interrupted;
 use flannel_ebpf::abi::{
-    self, Config, Flow, FlowKey, Handover, Outcome, Peer, Subnet, Ticket, TicketNumbers, Treatment,
-    Tuple4, Veth, action, flag, map, program, ticket_flag,
+    self, Attendance, Config, Flow, FlowKey, Handover, Outcome, Peer, Subnet, Ticket,
+    TicketNumbers, Treatment, Tuple4, Veth, action, flag, map, program, ticket_flag,
 };
 use flannel_ebpf::path::NextHop;
 use flannel_ebpf::wire::{self, ENCAP_LEN, ETH_LEN, Outer};
@@ -49,6 +49,7 @@ impl Programs {
         unless_interrupted(|| xdp.load()).unwrap();
         let mut this = Self(ebpf);
         this.configure(flag::FAST_PATH | flag::TCP | flag::VERIFY_DROP);
+        this.attend(Attendance { time_ns: u64::MAX / 2, ..Attendance::default() });
         let mut subnets: LpmTrie<_, [u8; 4], Subnet> = this.map(map::SUBNETS4);
         for (third, public_ip, peer_id) in [(1, PEER, 0), (3, OTHER_PEER, 1)] {
             let subnet = Subnet { vtep_mac: [2, 0, 0, 0, 0, third], flags: 0, public_ip, peer_id };
@@ -92,6 +93,11 @@ impl Programs {
         };
         let mut cfg: Array<_, Config> = self.map(map::CFG);
         cfg.set(0, config, 0).unwrap();
+    }
+
+    fn attend(&mut self, sign: Attendance) {
+        let mut attended: Array<_, Attendance> = self.map(map::ATTENDED);
+        attended.set(0, sign, 0).unwrap();
     }
 
     fn map<'a, T>(&'a mut self, name: &str) -> T
@@ -325,6 +331,26 @@ fn a_confirmed_flow_is_encapsulated() {
     assert_eq!(inner.ttl, 63);
     assert_eq!(sent[INNER + 20..], packet[ETH_LEN + 20..]);
     assert_eq!(programs.counted(Outcome::FastEncap), 1);
+}
+
+#[test]
+fn an_agent_that_left_or_is_silent_refuses_nobody() {
+    let mut programs = Programs::load();
+    let stranger = tunnel([192, 0, 2, 77], &udp([10, 5, 77, 2], [10, 5, 2, 2], b"x"));
+    let run = |programs: &Programs| programs.run(program::FROM_UNDERLAY, &stranger).0;
+    assert_eq!(run(&programs), DROP);
+    let now = std::time::Duration::from(
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap(),
+    );
+    let now = now.as_nanos() as u64;
+    let seconds = |seconds: u64| now - seconds * 1_000_000_000;
+    for (time_ns, left, verdict) in
+        [(seconds(50), 0, DROP), (seconds(61), 0, PASS), (seconds(1), 1, PASS), (0, 0, PASS)]
+    {
+        programs.attend(Attendance { time_ns, left, reserved: 0 });
+        assert_eq!(run(&programs), verdict, "{time_ns} {left}");
+    }
+    assert_eq!(programs.counted(Outcome::Unattended), 3);
 }
 
 #[test]

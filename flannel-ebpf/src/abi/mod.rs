@@ -6,6 +6,7 @@
 //! order; addresses and ports are arrays in network byte order, as they stand
 //! in the packet.
 
+mod attendance;
 mod config;
 mod exemption;
 mod flow;
@@ -14,6 +15,7 @@ mod outcome;
 mod peer;
 mod ticket;
 
+pub use attendance::Attendance;
 pub use config::{Config, flag};
 pub use exemption::{Exemption, MAX_EXEMPTIONS};
 pub use flow::{Flow, FlowKey, Treatment, Tuple4, Veth, action, closing, direction, state};
@@ -49,9 +51,11 @@ pub mod map {
     pub const EXEMPTIONS: &str = "fl_exemptions";
     /// LRU hash: [`super::Stranger`] by outer source address.
     pub const STRANGERS4: &str = "fl_strangers4";
+    /// One [`super::Attendance`].
+    pub const ATTENDED: &str = "fl_attended";
     /// All that outlive the agent, pinned.
-    pub const ALL: [&str; 9] =
-        [CFG, SUBNETS4, PEERS4, FLOWS4, VETHS, STATS, PEER_STATS, EXEMPTIONS, STRANGERS4];
+    pub const ALL: [&str; 10] =
+        [CFG, SUBNETS4, PEERS4, FLOWS4, VETHS, STATS, PEER_STATS, EXEMPTIONS, STRANGERS4, ATTENDED];
     /// Array: [`super::Ticket`], a region for each CPU. Not pinned: of use for
     /// the packets under way only.
     pub const TICKETS: &str = "fl_tickets";
@@ -94,6 +98,7 @@ pub const MAX_STRANGERS: u32 = 256;
 pub const MAX_VETHS: u32 = 4_096;
 
 const _: () = {
+    assert!(size_of::<Attendance>() == 16);
     assert!(size_of::<Config>() == 88);
     assert!(size_of::<Subnet>() == 16);
     assert!(size_of::<Peer>() == 4);
@@ -127,7 +132,7 @@ macro_rules! pod {
 }
 
 #[cfg(feature = "user")]
-pod!(Config, Subnet, Peer, FlowKey, Flow, Veth, PeerStats, Exemption, Ticket, Stranger);
+pod!(Attendance, Config, Subnet, Peer, FlowKey, Flow, Veth, PeerStats, Exemption, Ticket, Stranger);
 
 #[cfg(test)]
 mod tests {

@@ -129,6 +129,9 @@ outcomes! {
     /// Failed the source check: a first fragment too short to hold the inner
     /// source, which nobody but an evader sends (compare RFC 1858).
     ForgedFragment = "forged_fragment",
+    /// Failed the source check, and passes: the agent has stopped or is silent, so
+    /// that the sender may be newer than the tables.
+    Unattended = "unattended",
     /// Dropped: the packet could not be rebuilt after it was resized.
     DropBroken = "drop_broken",
     /// Dropped: stripped by `from_wire`, and came with a VLAN tag, which that

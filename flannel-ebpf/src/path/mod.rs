@@ -28,7 +28,9 @@ mod tunnel;
 use core::ops::Deref;
 
 use self::exemption::Asked;
-use crate::abi::{Config, Flow, FlowKey, Handover, Outcome, Subnet, Ticket, TicketNumbers, Veth};
+use crate::abi::{
+    Attendance, Config, Flow, FlowKey, Handover, Outcome, Subnet, Ticket, TicketNumbers, Veth,
+};
 
 /// A packet that can be read, Ethernet header first.
 ///
@@ -137,6 +139,8 @@ pub trait Lookups {
     /// Whether no later ticket is of the same flow or peer
     /// ([`ticket::none_is_later`]).
     fn is_last(&self, index: u32, sequence: u32, of: ticket::Of) -> bool;
+    /// The agent's sign of life.
+    fn attendance(&self) -> Option<&Attendance>;
     /// Times that the node was told of other routes by ICMP.
     fn epoch(&self) -> u32;
     /// Where the kernel would send a packet of its own, if the neighbour there is

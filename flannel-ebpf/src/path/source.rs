@@ -52,12 +52,28 @@ fn known<T: Lookups>(tables: &T, outer: [u8; 4]) -> Result<u32, Outcome> {
 /// What `--verify-source` says to do about a forged packet: `Some` to drop it.
 #[inline(always)]
 pub(super) fn refuse<T: Tables>(tables: &T, config: &Config, forged: Outcome) -> Option<Verdict> {
+    let by_leases = matches!(forged, Outcome::ForgedOuterSource | Outcome::ForgedInnerSource);
+    if by_leases
+        && config.flags & (flag::VERIFY_DROP | flag::VERIFY_COUNT) != 0
+        && !is_vouched_for(tables)
+    {
+        tables.count(Outcome::Unattended);
+        return None;
+    }
     if config.flags & (flag::VERIFY_DROP | flag::VERIFY_COUNT) != 0 {
         tables.count(forged);
     }
     // With more peers than the tables hold, a sender may be one of them.
     let unknown = config.flags & flag::MORE_PEERS != 0 && forged == Outcome::ForgedOuterSource;
     (config.flags & flag::VERIFY_DROP != 0 && !unknown).then_some(Verdict::Drop)
+}
+
+/// Whether the agent keeps the tables true. Without it they miss the nodes that
+/// have joined since, and the subnets that have changed hands.
+#[inline(always)]
+fn is_vouched_for<T: Lookups>(tables: &T) -> bool {
+    let now = tables.now();
+    tables.attendance().is_some_and(|attendance| attendance.vouches(now))
 }
 
 /// Checks at `flannel.<VNI>` a packet that `from_underlay` has not checked, by

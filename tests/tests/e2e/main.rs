@@ -46,5 +46,6 @@ mod silent_rules;
 mod subnet_env;
 mod takeover;
 mod udp;
+mod way_back;
 mod wide_network;
 mod xdp;

@@ -14,7 +14,7 @@ use flannel_tests::node::Node;
 use flannel_tests::pair::{Kind, Pair};
 
 const SECOND: Duration = Duration::from_secs(1);
-const CHAINS: &str = r#"*filter
+pub(super) const CHAINS: &str = r#"*filter
 :FLANNEL-FWD - [0:0]
 -A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
 -A FLANNEL-FWD -s 10.244.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT
@@ -32,7 +32,7 @@ COMMIT
 COMMIT
 "#;
 /// With `EnableNFTables`; the table of IPv6 is made without an IPv6 network, too.
-const TABLES: &str = r#"table ip flannel-ipv4 {
+pub(super) const TABLES: &str = r#"table ip flannel-ipv4 {
   comment "rules for flannel-ipv4"
   chain forward {
     comment "chain to accept flannel traffic"

@@ -10,7 +10,7 @@
 use std::fmt::Write;
 
 use super::Rules;
-use super::rules::{FORWARD, MARK, MASQUERADE, commented, source_ports};
+use super::rules::{FORWARD, MARK, MASQUERADE, commented, is_ours, source_ports};
 use super::saved::Table;
 use super::upstream::{self, Node};
 
@@ -77,7 +77,7 @@ fn forward(rules: &Rules) -> Vec<(String, String)> {
 
 /// The input of `iptables-restore --noflush` that makes our rules exactly
 /// these and removes what flannel left for these nodes; `None` when all is so.
-/// Without rules, ours go too.
+/// Without rules, ours go too; without nodes as well, flannel's stay.
 pub fn plan(found: &[Table], rules: Option<&Rules>, nodes: &[Node]) -> Option<String> {
     let mut text = String::new();
     let none = Table::default();
@@ -94,6 +94,13 @@ pub fn plan(found: &[Table], rules: Option<&Rules>, nodes: &[Node]) -> Option<St
 fn lines(chain: &Chain, table: &Table, rules: Option<&Rules>, nodes: &[Node]) -> Vec<String> {
     let Chain { base, name, .. } = chain;
     let want = rules.map(|rules| chain.rules(rules)).unwrap_or_default();
+    if rules.is_none() && nodes.is_empty() {
+        let (ours, others): (Vec<&str>, Vec<&str>) =
+            table.rules_of(name).partition(|rule| comment(rule).is_some_and(is_ours));
+        if !others.is_empty() {
+            return ours.iter().map(|rule| format!("-D {name} {rule}")).collect();
+        }
+    }
     let mut lines = Vec::new();
     let jump = chain.jump();
     let mut jumps = 0;
@@ -209,5 +216,25 @@ mod tests {
         );
         assert_eq!(plan(&written, None, &[]), Some(text));
         assert_eq!(plan(&[], None, &[]), None);
+    }
+
+    #[test]
+    fn chains_that_flannel_uses_stay() {
+        let node = Node { network: rules().network, subnet: rules().subnet };
+        let written = plan(&[], Some(&rules()), &[]).unwrap();
+        let digest = regex::Regex::new(" [0-9a-f]{8}\"").unwrap();
+        let flannels = saved::parse(&digest.replace_all(&written, "\""));
+        assert_eq!(plan(&flannels, None, &[]), None);
+        assert!(plan(&flannels, None, &[node]).unwrap().contains("-X FLANNEL-POSTRTG"));
+        // Flannel has put its rules behind ours.
+        let mut mixed = saved::parse(&written);
+        for (table, flannels) in mixed.iter_mut().zip(&flannels) {
+            let own = |rule: &&String| rule.starts_with("-A FLANNEL-");
+            table.rules.extend(flannels.rules.iter().filter(own).cloned());
+        }
+        let text = plan(&mixed, None, &[]).unwrap();
+        assert_eq!(text.matches("-D FLANNEL-").count(), 10, "{text}");
+        assert!(!text.contains("-X") && !text.contains("-F ") && !text.contains("-D P"), "{text}");
+        assert_eq!(digest.find_iter(&text).count(), 10, "{text}");
     }
 }

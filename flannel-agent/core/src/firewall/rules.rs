@@ -121,7 +121,22 @@ pub struct Found {
 struct FoundChain {
     name: String,
     base: Option<(String, String, i32, String)>,
-    comments: Vec<Option<String>>,
+    /// Handle and comment of each rule.
+    rules: Vec<(u64, Option<String>)>,
+}
+
+impl FoundChain {
+    fn ours(&self) -> impl Iterator<Item = u64> {
+        let rules = self.rules.iter();
+        rules
+            .filter(|(_, comment)| comment.as_deref().is_some_and(is_ours))
+            .map(|(handle, _)| *handle)
+    }
+
+    /// Whether all its rules are ours.
+    fn is_ours(&self) -> bool {
+        self.ours().count() == self.rules.len()
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -185,12 +200,12 @@ fn parse_table(json: &str) -> Result<Vec<FoundChain>, serde_json::Error> {
                 }
                 _ => None,
             };
-            chains.push(FoundChain { name: chain.name, base, comments: Vec::new() });
+            chains.push(FoundChain { name: chain.name, base, rules: Vec::new() });
         }
         if let Some(rule) = item.rule
             && let Some(chain) = chains.iter_mut().find(|chain| chain.name == rule.chain)
         {
-            chain.comments.push(rule.comment);
+            chain.rules.push((rule.handle, rule.comment));
         }
     }
     Ok(chains)
@@ -212,13 +227,13 @@ fn parse_forward(json: &str) -> Result<FoundForward, serde_json::Error> {
     Ok(forward)
 }
 
-/// Whether a comment is one that [`script`] writes into FORWARD (flannel's own
-/// rules there have no digest, and are not touched).
+/// Whether a comment is one that we write. Flannel's rules have no digest in
+/// theirs: they are not ours.
 pub fn is_ours(comment: &str) -> bool {
-    comment
-        .strip_prefix(FORWARD)
-        .and_then(|rest| rest.strip_prefix(' '))
-        .is_some_and(|digest| digest.len() == 8 && digest.bytes().all(|b| b.is_ascii_hexdigit()))
+    [FORWARD, MASQUERADE]
+        .iter()
+        .filter_map(|tag| comment.strip_prefix(tag)?.strip_prefix(' '))
+        .any(|digest| digest.len() == 8 && digest.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// The transaction for `nft -f -` that makes our rules exactly these; `None`
@@ -242,16 +257,36 @@ pub fn script(rules: &Rules, found: &Found) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// The transaction that removes our rules; `None` when there are none.
-pub fn removal(found: &Found) -> Option<String> {
+/// The transaction that removes our rules; `None` when there are none. Flannel may
+/// use the table already: its rules and chains stay, unless they are to go too.
+pub fn removal(found: &Found, flannels_too: bool) -> Option<String> {
     let mut text = String::new();
-    if found.table.is_some() {
-        let _ = writeln!(text, "delete table ip {TABLE}");
+    match found.table.as_deref() {
+        Some(chains) if flannels_too || chains.iter().all(FoundChain::is_ours) => {
+            let _ = writeln!(text, "delete table ip {TABLE}");
+        }
+        Some(chains) => {
+            for chain in chains {
+                remove_from(&mut text, chain);
+            }
+        }
+        None => {}
     }
     if let Some(forward) = &found.forward {
         delete_ours(&mut text, forward);
     }
     (!text.is_empty()).then_some(text)
+}
+
+fn remove_from(text: &mut String, chain: &FoundChain) {
+    let name = &chain.name;
+    if chain.is_ours() {
+        let _ = writeln!(text, "flush chain ip {TABLE} {name}\ndelete chain ip {TABLE} {name}");
+        return;
+    }
+    for handle in chain.ours() {
+        let _ = writeln!(text, "delete rule ip {TABLE} {name} handle {handle}");
+    }
 }
 
 fn delete_ours(text: &mut String, forward: &FoundForward) {
@@ -271,9 +306,9 @@ fn same(found: &[FoundChain], want: &[Chain]) -> bool {
                             == (want.kind, want.hook, want.priority, "accept")
                     })
                     && found
-                        .comments
+                        .rules
                         .iter()
-                        .map(Option::as_deref)
+                        .map(|(_, comment)| comment.as_deref())
                         .eq(want.rules.iter().map(|(_, comment)| Some(comment.as_str())))
             })
         })
@@ -458,15 +493,62 @@ mod tests {
     }
 
     #[test]
+    fn rules_that_flannel_has_made_meanwhile_stay() {
+        let (masquerade, forward) = (masquerade(&rules()), forward(&rules()));
+        let ours = masquerade.len() + forward.len();
+        let removal_of = |change: &dyn Fn(&mut Vec<serde_json::Value>)| {
+            let mut listing = listing(&rules());
+            change(listing["nftables"].as_array_mut().unwrap());
+            removal(&found(&listing), false).unwrap_or_default()
+        };
+        // All of it is flannel's.
+        let text = removal_of(&|items| {
+            for item in items {
+                if item["rule"].is_object() {
+                    item["rule"]["comment"] = serde_json::Value::Null;
+                }
+            }
+        });
+        assert_eq!(text, "");
+        let foreign = Found::parse(
+            Some(
+                r#"{"nftables":[{"chain":{"name":"c"}},
+            {"rule":{"chain":"c","handle":1}}]}"#,
+            ),
+            None,
+        );
+        let text = removal(&foreign.unwrap(), true).unwrap();
+        assert_eq!(text, "delete table ip flannel-ipv4\n");
+        // One chain is.
+        let text = removal_of(&|items| {
+            items.retain(|item| item["rule"]["chain"] != "postrtg");
+            items.push(serde_json::json!({"rule": {"chain": "postrtg", "handle": 99,
+                "comment": MASQUERADE}}));
+        });
+        assert_eq!(
+            text,
+            "flush chain ip flannel-ipv4 forward\ndelete chain ip flannel-ipv4 forward\n"
+        );
+        // Both wrote into the same chains.
+        let text = removal_of(&|items| {
+            for chain in ["postrtg", "forward"] {
+                items.push(serde_json::json!({"rule": {"chain": chain, "handle": 99}}));
+            }
+        });
+        assert_eq!(text.matches("delete rule ip flannel-ipv4").count(), ours, "{text}");
+        assert!(!text.contains("handle 99") && !text.contains("chain ip"), "{text}");
+    }
+
+    #[test]
     fn removal_takes_only_what_is_ours() {
         let comment = &forward(&rules())[0].1;
         let forward =
             forward_listing("drop", &["someone's", FORWARD, comment, "flanneld forwarding"]);
         let found = Found::parse(Some(&listing(&rules()).to_string()), Some(&forward)).unwrap();
         assert_eq!(
-            removal(&found).unwrap(),
+            removal(&found, false).unwrap(),
             "delete table ip flannel-ipv4\ndelete rule ip filter FORWARD handle 9\n"
         );
-        assert_eq!(removal(&Found::default()), None);
+        assert_eq!(removal(&Found::default(), true), None);
     }
 }

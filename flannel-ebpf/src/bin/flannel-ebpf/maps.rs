@@ -14,9 +14,9 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::macros::btf_map;
 use flannel_ebpf::abi::{
-    Config, Exemption, Flow, FlowKey, MAX_EXEMPTIONS, MAX_FLOWS, MAX_PEER_STATS, MAX_PEERS,
-    MAX_STRANGERS, MAX_VETHS, OUTCOMES, Outcome, Peer, PeerStats, Stranger, Subnet, Ticket,
-    TicketNumbers, Veth,
+    Attendance, Config, Exemption, Flow, FlowKey, MAX_EXEMPTIONS, MAX_FLOWS, MAX_PEER_STATS,
+    MAX_PEERS, MAX_STRANGERS, MAX_VETHS, OUTCOMES, Outcome, Peer, PeerStats, Stranger, Subnet,
+    Ticket, TicketNumbers, Veth,
 };
 use flannel_ebpf::path::exemption::Asked;
 use flannel_ebpf::path::ticket::{self, Of};
@@ -38,6 +38,8 @@ static SCRATCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
 static TICKETS: Array<Ticket, 1024> = Array::new();
 #[btf_map(name = "fl_epoch")]
 static EPOCH: Array<u32, 1> = Array::new();
+#[btf_map(name = "fl_attended")]
+static ATTENDED: Array<Attendance, 1> = Array::new();
 #[btf_map(name = "fl_veths")]
 static VETHS: HashMap<u32, Veth, { MAX_VETHS as usize }> = HashMap::new();
 #[btf_map(name = "fl_exemptions")]
@@ -158,6 +160,11 @@ impl Lookups for Maps {
     #[inline(always)]
     fn is_last(&self, index: u32, sequence: u32, of: Of) -> bool {
         fl_is_last(index.into(), sequence.into(), (of == Of::Peer).into()) != 0
+    }
+
+    #[inline(always)]
+    fn attendance(&self) -> Option<&Attendance> {
+        ATTENDED.get(0)
     }
 
     #[inline(always)]

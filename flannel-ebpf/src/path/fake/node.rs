@@ -6,15 +6,19 @@ use std::ops::Deref;
 
 use super::{OVERLAY, PORT, SECOND, SECONDARY, SLOTS, UNDERLAY, VETH, underlay, vtep};
 use crate::abi::{
-    Config, Exemption, Flow, FlowKey, Outcome, Stranger, Subnet, Ticket, TicketNumbers, Veth, flag,
+    Attendance, Config, Exemption, Flow, FlowKey, Outcome, Stranger, Subnet, Ticket, TicketNumbers,
+    Veth, flag,
 };
 use crate::path::exemption::Asked;
 use crate::path::ticket::{self, Of};
 use crate::path::{Counters, Lookups, NextHop, Tables, Traffic, Trip, Way as Route};
 
+const HOUR: u64 = 3_600 * SECOND;
+
 /// The maps of one node.
 pub(crate) struct Node {
     pub(crate) config: Config,
+    attendance: Attendance,
     pub(crate) now: Cell<u64>,
     pub(crate) flows: RefCell<HashMap<FlowKey, Flow>>,
     pub(crate) subnets: HashMap<[u8; 3], Subnet>,
@@ -73,6 +77,8 @@ impl Node {
                 tickets: TicketNumbers { slots_log2: 4, index_log2: 5 },
                 reserved: [0; 2],
             },
+            // So that tests may let minutes pass.
+            attendance: Attendance { time_ns: HOUR, ..Attendance::default() },
             now: Cell::new(SECOND),
             flows: RefCell::default(),
             subnets,
@@ -87,6 +93,10 @@ impl Node {
             counters: RefCell::default(),
             peer_counters: RefCell::default(),
         }
+    }
+
+    pub(crate) fn attended(self, attendance: Attendance) -> Self {
+        Self { attendance, ..self }
     }
 
     pub(crate) fn counted(&self, outcome: Outcome) -> u64 {
@@ -176,6 +186,9 @@ impl Lookups for Node {
     }
     fn is_last(&self, index: u32, sequence: u32, of: Of) -> bool {
         ticket::none_is_later(self, index, sequence, of)
+    }
+    fn attendance(&self) -> Option<&Attendance> {
+        Some(&self.attendance)
     }
     fn epoch(&self) -> u32 {
         self.epoch.get()

@@ -18,6 +18,11 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
     if config.flags & flag::FAST_PATH == 0 || config.flags & flag::KEEP_OUT != 0 {
         return Verdict::Pass;
     }
+    let now = tables.now();
+    // Who keeps the kernel's entries now may know another address of the peer.
+    if !tables.attendance().is_some_and(|attendance| attendance.lasts(now)) {
+        return Verdict::Pass;
+    }
     let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
     let segment = in_memory(&segment);
     // The kernel's choice of VTEP has to be the one that we would make.
@@ -25,7 +30,6 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
         return Verdict::Pass;
     }
     exit::begin(tables, segment, direction::OUT);
-    let now = tables.now();
     let ticket = exit::ticket(frame, tables, config, direction::OUT, now);
     let kept = ticket.is_some_and(|ticket| exit::is_exempt(tables, config, ticket, segment));
     let found = ticket.and_then(|ticket| tables.flow(&ticket.key));

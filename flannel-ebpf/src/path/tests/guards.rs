@@ -1,7 +1,7 @@
 //! What keeps packets with the kernel, and the source check at the place where all
 //! tunnel packets meet.
 
-use crate::abi::{Exemption, MAX_EXEMPTIONS, Outcome, action, flag};
+use crate::abi::{Attendance, Exemption, MAX_EXEMPTIONS, Outcome, action, flag};
 use crate::path::fake::*;
 use crate::path::hook::{from_overlay, from_pod, from_underlay};
 use crate::path::{Traffic, Verdict};
@@ -197,6 +197,75 @@ fn peers_that_did_not_fit_are_not_dropped() {
     assert_eq!(b.counted(Outcome::ForgedOuterSource), 1);
     let forged = Packet::udp(3, 2, b"x").encapsulated(1, 2);
     assert_eq!(receive(&b, forged), Way::Dropped);
+}
+
+fn unattended(me: u8) -> Node {
+    Node::new(me).attended(Attendance::default())
+}
+
+/// Whether senders that no lease names pass, by the programs at both places; and
+/// what always is refused.
+fn passes_unknown(b: &Node) -> bool {
+    let newcomer = Packet::udp(1, 2, b"x").edit(ETH_LEN, |ip| ip[14] = 9).encapsulated(9, 2);
+    let moved = Packet::udp(3, 2, b"x").encapsulated(1, 2);
+    let late = unseen(|ip| ip[15] = 77);
+    let passed = [
+        receive(b, newcomer) != Way::Dropped,
+        receive(b, moved) != Way::Dropped,
+        from_overlay::run(&mut late.clone(), b) != Verdict::Drop,
+    ];
+    let mut cut = Packet::udp(3, 2, b"x").encapsulated(1, 2).edit(ETH_LEN, |ip| ip[6] = 0x20);
+    cut.bytes.truncate(ETH_LEN + 36);
+    assert_eq!(receive(b, cut), Way::Dropped, "whose inner source nobody sees");
+    assert!(passed.iter().all(|one| *one == passed[0]), "{passed:?}");
+    passed[0]
+}
+
+#[test]
+fn nobody_is_refused_by_tables_that_nobody_keeps_true() {
+    let given = Attendance { time_ns: SECOND, ..Attendance::default() };
+    for (attendance, passed, after, refused) in [
+        (given, Attendance::SILENCE_NS - 1, Attendance::SILENCE_NS, true),
+        (Attendance { left: 1, ..given }, 0, Attendance::SILENCE_NS, false),
+        (Attendance::default(), 0, Attendance::SILENCE_NS, false),
+    ] {
+        let b = Node::new(2).attended(attendance);
+        b.pass_time(passed);
+        assert_eq!(passes_unknown(&b), !refused, "{attendance:?}");
+        b.pass_time(after - passed);
+        let before = b.counted(Outcome::Unattended);
+        assert!(passes_unknown(&b), "{attendance:?}");
+        assert_eq!(b.counted(Outcome::Unattended) - before, 3);
+    }
+    // The check is off: nothing is counted.
+    let mut b = unattended(2);
+    b.config.flags &= !flag::VERIFY_DROP;
+    let newcomer = Packet::udp(1, 2, b"x").edit(ETH_LEN, |ip| ip[14] = 9).encapsulated(9, 2);
+    assert_ne!(receive(&b, newcomer), Way::Dropped);
+    assert_eq!(b.counted(Outcome::Unattended), 0);
+}
+
+#[test]
+fn a_pod_forges_nothing_while_the_agent_is_away() {
+    let a = unattended(1);
+    let mut packet = Packet::udp(1, 2, b"x").edit(ETH_LEN, |ip| {
+        ip[16..20].copy_from_slice(&underlay(2));
+        ip[22..24].copy_from_slice(&PORT.to_be_bytes());
+    });
+    assert_eq!(from_pod::run(&mut packet, &a), Verdict::Drop);
+    assert_eq!(a.counted(Outcome::ForgedByPod), 1);
+}
+
+#[test]
+fn after_a_long_silence_the_kernel_finds_the_way_to_peers() {
+    let attendance = Attendance { time_ns: SECOND, left: 1, reserved: 0 };
+    let (a, b) = (Node::new(1).attended(attendance), Node::new(2));
+    assert_eq!(carried(&a, &b).0, 2, "a stop for a moment costs nothing");
+    a.pass_time(Attendance::SILENCE_NS);
+    for _ in 0..3 {
+        kernel(send(&a, Packet::udp(1, 2, b"x"), 1, 2));
+    }
+    assert_eq!(a.counted(Outcome::ConfirmedOut), 1);
 }
 
 #[test]
