@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use regex::Regex;
 
 use crate::link::{Link, LinkAddress, RouteTo};
+use crate::mac::MacAddr;
 
 /// The chosen external interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Underlay {
     pub address: Ipv4Addr,
     /// Address for the lease; differs from `address` behind NAT.
     pub public_ip: Ipv4Addr,
+    /// MAC, by which a card is known that was made anew.
+    pub mac: Option<MacAddr>,
     /// MTU in bytes, not 0.
     pub mtu: u32,
     /// Whether its frames have an Ethernet header.
@@ -28,6 +31,13 @@ pub struct Underlay {
 impl Underlay {
     /// Why the eBPF path cannot use this interface; the kernel path can.
     pub fn ebpf_refusal(&self) -> Option<String> {
+        if self.name == LOOPBACK {
+            return Some(format!(
+                "the address {} is on {LOOPBACK}: packets come and go by other devices, and the \
+                 kernel's VXLAN device finds them",
+                self.address
+            ));
+        }
         (!self.ethernet).then(|| {
             format!(
                 "{} is not an Ethernet interface; the eBPF path reads and writes Ethernet headers",
@@ -36,6 +46,11 @@ impl Underlay {
         })
     }
 }
+
+/// The loopback interface, in every network namespace.
+const LOOPBACK: &str = "lo";
+/// MTU of an underlay on it, where no card tells a better one.
+const ETHERNET_MTU: u32 = 1500;
 
 /// What the user asked for.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +65,9 @@ pub struct Wish {
     pub can_reach: Option<Ipv4Addr>,
     /// `--public-ip`.
     pub public_ip: Option<Ipv4Addr>,
+    /// What this node published last by the same flags: of the addresses of an
+    /// interface it is taken first. A virtual address that is there at the moment must not become ours.
+    pub familiar: Option<Ipv4Addr>,
     /// The addresses of pods ([`NetworkConfig::pods`](crate::config::NetworkConfig::pods)).
     /// What has one of them, such as the pods' bridge, fits no pattern: the
     /// underlay must not become the overlay when its own interface is away for a
@@ -63,16 +81,30 @@ impl Wish {
         !self.iface.is_empty() || !self.iface_regex.is_empty() || self.can_reach.is_some()
     }
 
+    /// The flags, for comparison with another run's.
+    pub fn text(&self) -> String {
+        let mut words: Vec<String> =
+            self.iface.iter().map(|name| format!("iface={name}")).collect();
+        words.extend(self.iface_regex.iter().map(|regex| format!("iface-regex={regex}")));
+        words.extend(self.can_reach.map(|address| format!("iface-can-reach={address}")));
+        words.extend(self.public_ip.map(|address| format!("public-ip={address}")));
+        words.join(" ")
+    }
+
+    fn is_on_pods(&self, link: &Link) -> bool {
+        link.addresses.iter().any(|address| self.is_pods(address.network.ip()))
+    }
+
     fn is_pods(&self, ip: Ipv4Addr) -> bool {
         self.pods.as_ref().is_some_and(|pods| pods.contains(&ip))
     }
 }
 
 /// What the routing tables say about a [`Wish`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes {
-    /// The default route, if the choice may depend on it.
-    pub default: Option<RouteTo>,
+    /// The default routes, the best first, if the choice may depend on them.
+    pub defaults: Vec<RouteTo>,
     /// The route to `--iface-can-reach`.
     pub reach: Option<RouteTo>,
 }
@@ -163,45 +195,97 @@ pub fn choose(links: &[Link], wish: &Wish, routes: Routes) -> Result<Underlay, U
     if let Some(public_ip) = wish.public_ip
         && let Some(link) = holder(links, public_ip)
     {
-        return usable(link, Some(public_ip), wish.public_ip).map_err(|reason| {
+        return usable(links, link, Some(public_ip), wish).map_err(|reason| {
             UnderlayError::PublicIp { public_ip, reason, candidates: candidates() }
         });
     }
-    let Some(route) = routes.default else {
+    let is_ours =
+        |route: &RouteTo| links.iter().any(|link| link.ifindex == route.ifindex && carries(link));
+    let Some(route) = routes.defaults.into_iter().find(|route| !is_ours(route)) else {
         return Err(UnderlayError::NoDefaultRoute { candidates: candidates() });
     };
-    by_route(links, route, None, wish.public_ip)
+    by_route(links, route, None, wish)
         .map_err(|reason| UnderlayError::DefaultRoute { reason, candidates: candidates() })
 }
 
 /// Chooses again while running, from `current`.
 ///
-/// What `--iface-regex` or `--iface-can-reach` has chosen stays as long as the
-/// interface has the address: another one that fits while it is down, or
-/// before its routes are back, must not take the lease away.
+/// What was chosen stays as long as an interface has its address, whatever it is
+/// called, whatever other addresses come and go, and whatever routes get better: a
+/// virtual address or a VPN must not take the lease away. Interfaces go down, and
+/// lose addresses, for a moment; so nothing moves while `patient`.
+///
+/// What `--iface-regex` or `--iface-can-reach` has chosen stays even while it is
+/// down for longer.
 ///
 /// # Errors
-/// As [`choose`], and when the interface that stays is down.
+/// As [`choose`], and when what stays cannot be used at the moment.
 pub fn follow(
     current: &Underlay,
     links: &[Link],
     wish: &Wish,
     routes: Routes,
+    patient: bool,
 ) -> Result<Underlay, UnderlayError> {
     let sought = !wish.iface_regex.is_empty() || wish.can_reach.is_some();
-    let stays = |link: &&Link| link.ifindex == current.ifindex && has(link, current.address);
-    match links.iter().find(stays).filter(|_| sought) {
-        Some(link) => usable(link, Some(current.address), wish.public_ip)
-            .map_err(|reason| UnderlayError::Present { reason }),
+    let waits = match kept(current, links) {
+        Some(link) => match usable(links, link, Some(current.address), wish) {
+            Ok(underlay) => return Ok(underlay),
+            Err(reason) if patient || sought => Some(reason),
+            Err(_) => None,
+        },
+        None if patient => Some(lost(current, links)),
+        None => None,
+    };
+    if let Some(reason) = waits {
+        return Err(UnderlayError::Present { reason });
+    }
+    // The same card with another address goes before another card. What a flag
+    // names is found as at the start.
+    let same = links.iter().find(|link| link.ifindex == current.ifindex && link.mac == current.mac);
+    let named = wish.names_an_interface() || wish.public_ip.is_some_and(|ip| link_with(links, ip));
+    match same.filter(|_| !named).and_then(|link| usable(links, link, None, wish).ok()) {
+        Some(underlay) => Ok(underlay),
         None => choose(links, wish, routes),
     }
+}
+
+/// The link that has the address in use: the same one, else one with its MAC, as a
+/// card that was made anew or the bond that it is in now, else any.
+fn kept<'a>(current: &Underlay, links: &'a [Link]) -> Option<&'a Link> {
+    let strangeness = |link: &&Link| {
+        (link.ifindex != current.ifindex, current.mac.is_none() || link.mac != current.mac)
+    };
+    links
+        .iter()
+        .filter(|link| link.has(current.address) && (!link.loopback || current.name == link.name))
+        .min_by_key(strangeness)
+}
+
+fn lost(current: &Underlay, links: &[Link]) -> String {
+    let address = current.address;
+    match links.iter().find(|link| link.ifindex == current.ifindex) {
+        Some(link) => format!("{} has no address {address} any more", link.name),
+        None => format!("{} has gone, and {address} with it", current.name),
+    }
+}
+
+fn link_with(links: &[Link], ip: Ipv4Addr) -> bool {
+    holder(links, ip).is_some()
+}
+
+/// Whether a link carries an overlay: what leads through it cannot carry ours.
+fn carries(link: &Link) -> bool {
+    let device = (link.kind.as_str(), link.name.as_str());
+    matches!(device, ("vxlan", name) if name.starts_with("flannel."))
+        || matches!(device, ("tun", "flannel0"))
 }
 
 /// The first of the flags that fits, else why each does not.
 fn asked_for(links: &[Link], wish: &Wish, reach: Option<RouteTo>) -> Result<Underlay, Vec<String>> {
     let mut tried = Vec::new();
     for name in &wish.iface {
-        match named(links, name, wish.public_ip) {
+        match named(links, name, wish) {
             Ok(underlay) => return Ok(underlay),
             Err(reason) => tried.push(format!("--iface={name}: {reason}")),
         }
@@ -225,11 +309,17 @@ fn by_route(
     links: &[Link],
     route: RouteTo,
     address: Option<Ipv4Addr>,
-    public_ip: Option<Ipv4Addr>,
+    wish: &Wish,
 ) -> Result<Underlay, String> {
     let link = links.iter().find(|link| link.ifindex == route.ifindex);
-    link.ok_or_else(|| format!("interface {} is gone", route.ifindex))
-        .and_then(|link| usable(link, address, public_ip))
+    let link = link.ok_or_else(|| format!("interface {} is gone", route.ifindex))?;
+    if link.loopback {
+        return Err(format!("{} is a loopback interface", link.name));
+    }
+    if carries(link) {
+        return Err(format!("{} is a device of an overlay", link.name));
+    }
+    usable(links, link, address, wish)
 }
 
 /// The first usable interface with an address that the pattern matches, else
@@ -237,20 +327,18 @@ fn by_route(
 fn matched(links: &[Link], regex: &Regex, wish: &Wish) -> Result<Underlay, String> {
     let mut reason = None;
     let mut take = |link: &Link, address: Option<Ipv4Addr>| {
-        usable(link, address, wish.public_ip).map_err(|unusable| reason = Some(unusable)).ok()
+        usable(links, link, address, wish).map_err(|unusable| reason = Some(unusable)).ok()
     };
-    let outside =
-        |link: &&Link| !link.addresses.iter().any(|address| wish.is_pods(address.network.ip()));
-    let links = || links.iter().filter(|link| !link.loopback).filter(outside);
-    let by_address = links().find_map(|link| {
+    let eligible = || links.iter().filter(|link| !link.loopback && !wish.is_on_pods(link));
+    let by_address = eligible().find_map(|link| {
         let best = ranked(&link.addresses);
         let address = best.into_iter().find(|ip| regex.is_match(&ip.to_string()))?;
         take(link, Some(address))
     });
     let chosen = by_address.or_else(|| {
-        links()
+        eligible()
             .filter(|link| regex.is_match(&link.name))
-            .find_map(|link| take(link, wish.public_ip.filter(|ip| has(link, *ip))))
+            .find_map(|link| take(link, wish.public_ip.filter(|ip| link.has(*ip))))
     });
     chosen.ok_or_else(|| {
         reason.unwrap_or_else(|| "matches no interface's address or name".to_owned())
@@ -267,48 +355,53 @@ fn reaching(
         return Err(format!("{destination} is in the overlay network, among the pods"));
     }
     let route = route.ok_or_else(|| format!("there is no route to {destination}"))?;
-    by_route(links, route, route.source, wish.public_ip)
+    by_route(links, route, route.source, wish)
 }
 
-fn named(links: &[Link], name: &str, public_ip: Option<Ipv4Addr>) -> Result<Underlay, String> {
+fn named(links: &[Link], name: &str, wish: &Wish) -> Result<Underlay, String> {
     if let Ok(address) = name.parse::<Ipv4Addr>() {
         let link = holder(links, address)
             .ok_or_else(|| format!("no interface has the address {address}"))?;
-        return usable(link, Some(address), public_ip);
+        return usable(links, link, Some(address), wish);
     }
     let link = links
         .iter()
         .find(|link| link.name == name)
         .ok_or_else(|| format!("there is no interface {name}"))?;
     // Of several addresses, take the one that is to be published.
-    let wanted = public_ip.filter(|ip| has(link, *ip));
-    usable(link, wanted, public_ip)
+    let wanted = wish.public_ip.filter(|ip| link.has(*ip));
+    usable(links, link, wanted, wish)
 }
 
 fn usable(
+    links: &[Link],
     link: &Link,
     address: Option<Ipv4Addr>,
-    public_ip: Option<Ipv4Addr>,
+    wish: &Wish,
 ) -> Result<Underlay, String> {
     let name = &link.name;
-    if link.loopback {
-        return Err(format!("{name} is a loopback interface"));
-    }
     if !link.up {
         return Err(format!("{name} is down"));
     }
     if link.mtu == 0 {
         return Err(format!("failed to determine MTU for {name} interface"));
     }
+    let best = || {
+        let ranked = ranked(&link.addresses);
+        let familiar = wish.familiar.filter(|familiar| ranked.contains(familiar));
+        familiar.or_else(|| ranked.first().copied())
+    };
     let address = address
-        .or_else(|| ranked(&link.addresses).first().copied())
+        .or_else(best)
+        .filter(|address| !address.is_loopback())
         .ok_or_else(|| format!("{name} has no usable IPv4 address"))?;
     Ok(Underlay {
         ifindex: link.ifindex,
         name: name.clone(),
         address,
-        public_ip: public_ip.unwrap_or(address),
-        mtu: link.mtu,
+        public_ip: wish.public_ip.unwrap_or(address),
+        mac: link.mac,
+        mtu: if link.loopback { mtu_of_cards(links, wish) } else { link.mtu },
         ethernet: link.ethernet,
     })
 }
@@ -328,12 +421,18 @@ fn ranked(addresses: &[LinkAddress]) -> Vec<Ipv4Addr> {
     usable.into_iter().map(|address| address.network.ip()).collect()
 }
 
-fn has(link: &Link, ip: Ipv4Addr) -> bool {
-    link.addresses.iter().any(|address| address.network.ip() == ip)
+/// What packets of an address on loopback leave by: the card with the smallest MTU
+/// counts, since routes may change.
+fn mtu_of_cards(links: &[Link], wish: &Wish) -> u32 {
+    let is_way = |link: &&Link| {
+        let card = link.kind.is_empty() || (!link.addresses.is_empty() && !wish.is_on_pods(link));
+        card && link.up && link.ethernet && !carries(link) && link.mtu != 0
+    };
+    links.iter().filter(is_way).map(|link| link.mtu).min().unwrap_or(ETHERNET_MTU)
 }
 
 fn holder(links: &[Link], ip: Ipv4Addr) -> Option<&Link> {
-    links.iter().find(|link| has(link, ip))
+    links.iter().find(|link| link.has(ip))
 }
 
 fn candidates(links: &[Link]) -> Candidates {

@@ -271,6 +271,7 @@ impl Options {
             iface_regex: self.iface_regex.clone(),
             can_reach: self.iface_can_reach,
             public_ip: self.public_ip,
+            familiar: None,
             pods: Some(config.pods()),
         }
     }

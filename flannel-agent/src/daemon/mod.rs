@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use flannel_core::config::Backend;
 use flannel_core::desired;
-use flannel_core::underlay::UnderlayError;
+use flannel_core::underlay::{UnderlayError, Wish};
 use ipnetwork::Ipv4Network;
 
 use crate::backend::udp;
@@ -154,7 +154,13 @@ async fn start_and_serve(
     let config = start::wait_for_config(&*source, shared).await;
     shared.lock().store_api = source.api();
     let kernel = RealKernel::open()?;
+    let device = match &config.backend {
+        Backend::Udp(_) => Some(udp::DEVICE.to_owned()),
+        other => other.vxlan_device(),
+    };
+    let before = start::Before::read(options, &kernel, device.as_deref()).await;
     let wish = options.underlay(&config);
+    let wish = Wish { familiar: before.familiar(&wish), ..wish };
     let underlay = start::choose_underlay(&kernel, &wish).await?;
     tracing::info!(
         interface = underlay.name,
@@ -166,11 +172,6 @@ async fn start_and_serve(
     if config.backend == Backend::HostGw {
         start::check_public_ip(&kernel.links().await?, &underlay)?;
     }
-    let device = match &config.backend {
-        Backend::Udp(_) => Some(udp::DEVICE.to_owned()),
-        other => other.vxlan_device(),
-    };
-    let before = start::Before::read(options, &kernel, device.as_deref()).await;
     let (lease, vtep_mac) =
         acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
     tracing::info!(subnet = %lease.subnet, public_ip = %lease.attrs.public_ip, mac = %vtep_mac, "lease acquired");

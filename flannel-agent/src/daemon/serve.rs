@@ -337,6 +337,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let node = state::NodeState {
             version: state::VERSION,
             public_ip: lease.attrs.public_ip,
+            underlay: Some(self.reconciler.wish().text()),
             subnet: lease.subnet,
             vtep_mac: identity.vtep_mac,
             device: self.reconciler.device().map(str::to_owned),

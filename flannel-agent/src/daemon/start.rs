@@ -185,6 +185,12 @@ impl Before {
         }
     }
 
+    /// The address that these very flags have chosen before.
+    pub(super) fn familiar(&self, wish: &Wish) -> Option<Ipv4Addr> {
+        let state = self.state.as_ref()?;
+        (state.underlay.as_ref() == Some(&wish.text())).then_some(state.public_ip)
+    }
+
     /// The VTEP's MAC: of the state file, else of the device that is there,
     /// else as the lease of our previous subnet has it. No other lease's: two
     /// nodes with one MAC could not be told apart.
@@ -236,6 +242,7 @@ mod tests {
     fn host_gw_needs_an_address_of_the_interface_as_public_ip() {
         let public_ip = Ipv4Addr::new(192, 0, 2, 1);
         let underlay = |address, public_ip| Underlay {
+            mac: None,
             ifindex: 2,
             name: "eth0".to_owned(),
             address,

@@ -28,6 +28,11 @@ pub struct NodeState {
     pub version: u32,
     /// The PublicIP of the lease.
     pub public_ip: Ipv4Addr,
+    /// The flags that it was chosen by ([`Wish::text`]).
+    ///
+    /// [`Wish::text`]: flannel_core::underlay::Wish::text
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay: Option<String>,
     /// The node's subnet, host bits zero.
     pub subnet: Ipv4Network,
     /// MAC of the VTEP.
@@ -137,6 +142,7 @@ mod tests {
     fn state() -> NodeState {
         NodeState {
             version: VERSION,
+            underlay: None,
             public_ip: Ipv4Addr::new(10, 99, 0, 11),
             subnet: "10.5.27.0/24".parse().unwrap(),
             vtep_mac: "72:35:2e:f2:e7:c9".parse().unwrap(),

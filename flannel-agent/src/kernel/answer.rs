@@ -127,9 +127,10 @@ pub(super) fn metric(message: &RouteMessage) -> u32 {
     metric.unwrap_or(0)
 }
 
-/// The default route with the lowest metric, the kernel's choice.
-pub(super) fn default_route(messages: &[RouteNetlinkMessage]) -> Option<RouteTo> {
-    messages
+/// The default routes, the one with the lowest metric, which the kernel takes,
+/// first.
+pub(super) fn default_routes(messages: &[RouteNetlinkMessage]) -> Vec<RouteTo> {
+    let mut routes: Vec<(u32, RouteTo)> = messages
         .iter()
         .filter_map(|message| match message {
             RouteNetlinkMessage::NewRoute(route) => Some(route),
@@ -141,8 +142,9 @@ pub(super) fn default_route(messages: &[RouteNetlinkMessage]) -> Option<RouteTo>
                 && table(route) == u32::from(RouteHeader::RT_TABLE_MAIN)
         })
         .filter_map(|route| Some((metric(route), hop(route)?)))
-        .min_by_key(|(metric, _)| *metric)
-        .map(|(_, hop)| hop)
+        .collect();
+    routes.sort_by_key(|(metric, _)| *metric);
+    routes.into_iter().map(|(_, hop)| hop).collect()
 }
 
 /// Where a route leads: its output interface, or that of its first next hop.

@@ -26,8 +26,10 @@ pub struct State {
     pub unmarked: BTreeSet<DirectRoute>,
     /// What [`Kernel::links`] gives.
     pub links: Vec<Link>,
-    /// What [`Kernel::route_to`] gives; `None` is the default route's.
-    pub routes: HashMap<Option<Ipv4Addr>, RouteTo>,
+    /// What [`Kernel::default_routes`] gives.
+    pub defaults: Vec<RouteTo>,
+    /// What [`Kernel::route_to`] gives.
+    pub routes: HashMap<Ipv4Addr, RouteTo>,
     /// Of which candidates [`Kernel::uplinks`] gives these.
     pub uplinks: BTreeSet<u32>,
     /// What [`Kernel::blackholes`] gives.
@@ -136,10 +138,11 @@ impl Kernel for FakeKernel {
         Ok(self.reading("links")?.links.clone())
     }
 
-    async fn route_to(
-        &self,
-        destination: Option<Ipv4Addr>,
-    ) -> Result<Option<RouteTo>, KernelError> {
+    async fn default_routes(&self) -> Result<Vec<RouteTo>, KernelError> {
+        Ok(self.reading("default_routes")?.defaults.clone())
+    }
+
+    async fn route_to(&self, destination: Ipv4Addr) -> Result<Option<RouteTo>, KernelError> {
         Ok(self.reading("route_to")?.routes.get(&destination).copied())
     }
 

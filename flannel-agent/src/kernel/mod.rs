@@ -124,11 +124,14 @@ pub trait Kernel: Send + Sync + 'static {
     /// All links with their IPv4 addresses.
     fn links(&self) -> impl Future<Output = Result<Vec<Link>, KernelError>> + Send;
 
+    /// The default routes of the main table, the best first.
+    fn default_routes(&self) -> impl Future<Output = Result<Vec<RouteTo>, KernelError>> + Send;
+
     /// Output interface and source address for a destination, as the routing
-    /// tables decide (`ip route get`); `None` asks for the default route.
+    /// tables decide (`ip route get`).
     fn route_to(
         &self,
-        destination: Option<Ipv4Addr>,
+        destination: Ipv4Addr,
     ) -> impl Future<Output = Result<Option<RouteTo>, KernelError>> + Send;
 
     /// Which of these interfaces a route of the main table leads out of, to

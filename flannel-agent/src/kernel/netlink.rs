@@ -279,14 +279,12 @@ impl Kernel for RealKernel {
         Ok(links::join(&all, &addresses))
     }
 
-    async fn route_to(
-        &self,
-        destination: Option<Ipv4Addr>,
-    ) -> Result<Option<RouteTo>, KernelError> {
-        let Some(destination) = destination else {
-            let routes = self.dump("RTM_GETROUTE", "default", &main_routes(None))?;
-            return Ok(answer::default_route(&routes));
-        };
+    async fn default_routes(&self) -> Result<Vec<RouteTo>, KernelError> {
+        let routes = self.dump("RTM_GETROUTE", "default", &main_routes(None))?;
+        Ok(answer::default_routes(&routes))
+    }
+
+    async fn route_to(&self, destination: Ipv4Addr) -> Result<Option<RouteTo>, KernelError> {
         let mut ask = RouteMessage::default();
         ask.header.address_family = AddressFamily::Inet;
         ask.header.destination_prefix_length = 32;

@@ -10,11 +10,11 @@ use super::{Kernel, KernelError};
 /// The kernel's.
 pub async fn routes_for<K: Kernel>(kernel: &K, wish: &Wish) -> Result<Routes, KernelError> {
     let mut routes = Routes::default();
-    if wish.can_reach.is_some() {
-        routes.reach = kernel.route_to(wish.can_reach).await?;
+    if let Some(destination) = wish.can_reach {
+        routes.reach = kernel.route_to(destination).await?;
     }
     if !wish.names_an_interface() {
-        routes.default = kernel.route_to(None).await?;
+        routes.defaults = kernel.default_routes().await?;
     }
     Ok(routes)
 }
@@ -34,14 +34,14 @@ mod tests {
         let kernel = FakeKernel::default();
         let far = Ipv4Addr::new(192, 0, 2, 9);
         let to = |ifindex| RouteTo { ifindex, source: None, gateway: None };
-        kernel.state().routes.insert(None, to(2));
-        kernel.state().routes.insert(Some(far), to(3));
+        kernel.state().defaults = vec![to(2), to(4)];
+        kernel.state().routes.insert(far, to(3));
         let ask = async |wish: Wish| routes_for(&kernel, &wish).await.unwrap();
         // A public address that is no local one leaves the choice to the default route.
         let published = Wish { public_ip: Some(Ipv4Addr::new(203, 0, 113, 9)), ..Wish::default() };
-        assert_eq!(ask(published).await, Routes { default: Some(to(2)), reach: None });
+        assert_eq!(ask(published).await, Routes { defaults: vec![to(2), to(4)], reach: None });
         let reach = Wish { can_reach: Some(far), ..Wish::default() };
-        assert_eq!(ask(reach).await, Routes { default: None, reach: Some(to(3)) });
+        assert_eq!(ask(reach).await, Routes { defaults: Vec::new(), reach: Some(to(3)) });
         let pattern = Wish { iface_regex: vec![Regex::new("eth0").unwrap()], ..Wish::default() };
         assert_eq!(ask(pattern).await, Routes::default());
     }

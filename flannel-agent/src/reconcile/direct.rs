@@ -40,7 +40,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let asked = wanted.iter().filter(|address| all || !self.paths.0.contains_key(address));
         let asked: Vec<Ipv4Addr> = asked.copied().collect();
         for (count, address) in asked.into_iter().enumerate() {
-            match self.kernel.route_to(Some(address)).await {
+            match self.kernel.route_to(address).await {
                 Ok(route) => {
                     let path = Path::of(route, underlay);
                     let before = self.paths.0.insert(address, path);

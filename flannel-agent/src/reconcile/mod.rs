@@ -31,7 +31,7 @@ use flannel_core::op::Op;
 use flannel_core::peer::Peer;
 use flannel_core::plan;
 use flannel_core::underlay;
-use flannel_core::underlay::{Underlay, Wish};
+use flannel_core::underlay::{Underlay, UnderlayError, Wish};
 use ipnetwork::Ipv4Network;
 use regex::Regex;
 use tokio::time::Instant;
@@ -49,6 +49,10 @@ use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{self, Kernel, KernelEvent};
 use crate::status::{DeviceStatus, Shared, SharedDatapath, lock};
 use crate::watch::Watch;
+
+/// An underlay that is down or has lost its address is waited for. Longer than a
+/// flap, a driver's reset or a renewal by DHCP takes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What this node is, as leases and config say.
 #[derive(Clone, Debug)]
@@ -153,6 +157,8 @@ pub struct Reconciler<K, F> {
     paths: Paths,
     udp: Overlay,
     links: Vec<Link>,
+    /// Since when the underlay cannot be used.
+    underlay_away: Option<Instant>,
     /// Of those that may be a pod's, the ones by which routes lead elsewhere.
     uplinks: BTreeSet<u32>,
     /// What is there, as last seen and changed by us since.
@@ -206,6 +212,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             paths: Paths::default(),
             udp: Overlay::default(),
             links: Vec::new(),
+            underlay_away: None,
             uplinks: BTreeSet::new(),
             observed: None,
             stale: false,
@@ -226,6 +233,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// What this node is now.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// What the underlay is chosen by.
+    pub fn wish(&self) -> &Wish {
+        &self.settings.underlay
     }
 
     /// What looks at the devices around the programs.
@@ -409,7 +421,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 return false;
             }
         };
-        let chosen = underlay::follow(&self.identity.underlay, &self.links, wish, routes);
+        let patient = self.underlay_away.is_none_or(|since| since.elapsed() < PATIENCE);
+        let chosen = underlay::follow(&self.identity.underlay, &self.links, wish, routes, patient);
+        // Nobody may tell when the time is over.
+        let waits = patient && matches!(chosen, Err(UnderlayError::Present { .. }));
+        self.unfinished.wake.links |= waits;
+        self.underlay_away = match chosen {
+            Ok(_) => None,
+            Err(_) => self.underlay_away.or_else(|| Some(Instant::now())),
+        };
         let mut state = self.shared.lock();
         // An interface that is down for a moment comes back: what is programmed
         // stays.

@@ -91,6 +91,27 @@ async fn the_programs_hear_of_an_agent_that_sees_the_node() {
     assert!(bench.complaints().is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_underlay_that_is_away_is_waited_for() {
+    let mut bench = bench(true);
+    let address = |bench: &Bench| bench.reconciler.identity().underlay.address.to_string();
+    bench.reconciler.pass(&[peer(2)], Wake::ALL).await;
+    let now = link(2, "eth0", "", Some("192.0.2.99/24"));
+    bench.reconciler.kernel.state().links[0] = now;
+    let links = Wake { links: true, ..Wake::default() };
+    let mut outcome = bench.reconciler.pass(&[peer(2)], links).await;
+    let began = Instant::now();
+    while !outcome.underlay_changed {
+        assert_eq!(address(&bench), "192.0.2.1");
+        assert_eq!(bench.complaints(), ["underlay"]);
+        tokio::time::sleep_until(outcome.retry_at.expect("nobody else tells")).await;
+        outcome = bench.reconciler.pass(&[peer(2)], Wake::default()).await;
+    }
+    assert!(began.elapsed() >= PATIENCE && began.elapsed() < 2 * PATIENCE);
+    assert_eq!(address(&bench), "192.0.2.99");
+    assert_eq!(bench.complaints(), [""; 0]);
+}
+
 fn bench(with_datapath: bool) -> Bench {
     bench_of(vxlan(false), with_datapath)
 }
@@ -113,7 +134,7 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         state.links =
             vec![link(2, "eth0", "", Some("192.0.2.1/24")), link(7, "veth0", "veth", None)];
         let route = RouteTo { ifindex: 2, source: None, gateway: None };
-        state.routes.insert(None, route);
+        state.defaults.push(route);
     }
     let sysctls = tempfile::tempdir().unwrap();
     for (key, value) in [
@@ -136,6 +157,7 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         network: "10.5.0.0/16".parse().unwrap(),
         vtep_mac: peer(NODE).vtep_mac,
         underlay: Underlay {
+            mac: None,
             ifindex: 2,
             name: "eth0".to_owned(),
             address: peer(NODE).public_ip,

@@ -399,12 +399,12 @@ fn five_thousand_ways_are_asked_for_fast() {
         run("ip route add 198.18.0.0/15 via 192.0.2.254");
         let start = Instant::now();
         for n in 1..=5000 {
-            let route = kernel.route_to(Some(peer(n).public_ip)).await.unwrap();
+            let route = kernel.route_to(peer(n).public_ip).await.unwrap();
             let path = Path::of(route, underlay);
             assert_eq!(path, Path::Gateway(Ipv4Addr::new(192, 0, 2, 254)));
         }
         let asked = start.elapsed();
-        let near = kernel.route_to(Some(neighbour_peer(1).public_ip)).await.unwrap();
+        let near = kernel.route_to(neighbour_peer(1).public_ip).await.unwrap();
         assert_eq!(Path::of(near, underlay), Path::OnLink);
         assert!(asked < Duration::from_secs(2), "{asked:?}");
         println!("5000 ways: {asked:?}");
@@ -467,24 +467,23 @@ fn the_underlay_is_chosen_from_real_links() {
     in_netns(async {
         let kernel = RealKernel::open().unwrap();
         let eth0 = underlay();
-        assert_eq!(kernel.route_to(None).await.unwrap(), None);
-        assert_eq!(kernel.route_to(Some(Ipv4Addr::new(203, 0, 113, 1))).await.unwrap(), None);
+        assert_eq!(kernel.default_routes().await.unwrap(), []);
+        assert_eq!(kernel.route_to(Ipv4Addr::new(203, 0, 113, 1)).await.unwrap(), None);
         let links = kernel.links().await.unwrap();
         assert!(underlay::choose(&links, &Wish::default(), Routes::default()).is_err());
         run("ip route add default via 192.0.2.254 metric 100");
         run("ip route add default dev wire metric 200");
-        let default = kernel.route_to(None).await.unwrap().unwrap();
+        let defaults = kernel.default_routes().await.unwrap();
+        let wire = nix::net::if_::if_nametoindex("wire").unwrap();
+        assert_eq!(defaults.iter().map(|to| to.ifindex).collect::<Vec<_>>(), [eth0, wire]);
+        let default = defaults[0];
         assert_eq!((default.ifindex, default.gateway), (eth0, Some(Ipv4Addr::new(192, 0, 2, 254))));
-        let chosen = underlay::choose(
-            &links,
-            &Wish::default(),
-            Routes { default: Some(default), reach: None },
-        )
-        .unwrap();
+        let chosen =
+            underlay::choose(&links, &Wish::default(), Routes { defaults, reach: None }).unwrap();
         assert_eq!((chosen.ifindex, chosen.address), (eth0, Ipv4Addr::new(192, 0, 2, 1)));
-        let reached = kernel.route_to(Some(Ipv4Addr::new(203, 0, 113, 1))).await.unwrap().unwrap();
+        let reached = kernel.route_to(Ipv4Addr::new(203, 0, 113, 1)).await.unwrap().unwrap();
         assert_eq!((reached.ifindex, reached.source), (eth0, Some(Ipv4Addr::new(192, 0, 2, 1))));
-        let neighbour = kernel.route_to(Some(Ipv4Addr::new(192, 0, 2, 9))).await.unwrap().unwrap();
+        let neighbour = kernel.route_to(Ipv4Addr::new(192, 0, 2, 9)).await.unwrap().unwrap();
         assert_eq!(neighbour.gateway, None);
     });
 }

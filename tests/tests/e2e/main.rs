@@ -46,6 +46,7 @@ mod silent_rules;
 mod subnet_env;
 mod takeover;
 mod udp;
+mod underlay;
 mod way_back;
 mod wide_network;
 mod xdp;

@@ -6,6 +6,7 @@ fn net(text: &str) -> Ipv4Network {
 
 fn underlay() -> Underlay {
     Underlay {
+        mac: None,
         ifindex: 2,
         name: "eth0".to_owned(),
         address: Ipv4Addr::new(10, 99, 0, 11),

@@ -33,7 +33,7 @@ fn links() -> Vec<Link> {
 }
 
 fn route(ifindex: u32) -> Routes {
-    Routes { default: Some(RouteTo { ifindex, source: None, gateway: None }), reach: None }
+    Routes { defaults: vec![RouteTo { ifindex, source: None, gateway: None }], reach: None }
 }
 
 fn published(text: &str) -> Wish {
@@ -65,21 +65,77 @@ fn iface_takes_names_and_addresses_and_the_first_that_fits() {
 
 #[test]
 fn iface_that_fits_nothing_tells_why_and_what_there_is() {
-    let error = by_iface(&links(), &["wlan0", "10.1.1.1", "lo"]).unwrap_err();
+    let mut links = links();
+    links[0].addresses.truncate(1);
+    let error = by_iface(&links, &["wlan0", "10.1.1.1", "lo"]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "no interface fits --iface=wlan0: there is no interface wlan0; \
          --iface=10.1.1.1: no interface has the address 10.1.1.1; \
-         --iface=lo: lo is a loopback interface; \
+         --iface=lo: lo has no usable IPv4 address; \
          there are: eth0 (10.0.2.15), eth1 (192.168.7.4 192.168.7.5)"
     );
 }
 
 #[test]
-fn loopback_is_never_chosen() {
+fn loopback_is_taken_only_where_it_is_named_and_has_an_address() {
     assert!(by_iface(&links(), &["127.0.0.1"]).is_err());
-    assert!(by_iface(&links(), &["10.9.9.9"]).is_err());
     assert!(choose(&links(), &Wish::default(), route(1)).is_err());
+    let mut links = links();
+    links[0].mtu = 65536;
+    links[0].ethernet = false;
+    links[2].mtu = 1400;
+    links.push(link(9, "cni0", &[address("10.5.1.1/24")]));
+    links[3].mtu = 1300;
+    links[3].kind = "bridge".to_owned();
+    let pods = Some(ip("10.5.0.0")..=ip("10.5.255.255"));
+    let by_public_ip = Wish { pods: pods.clone(), ..published("10.9.9.9") };
+    let by_name = Wish { iface: vec!["lo".to_owned()], pods: pods.clone(), ..Wish::default() };
+    let by_address = Wish { iface: vec!["10.9.9.9".to_owned()], pods, ..Wish::default() };
+    for wish in [by_public_ip, by_name, by_address] {
+        let chosen = choose(&links, &wish, route(2)).unwrap();
+        assert_eq!((chosen.name.as_str(), chosen.address), ("lo", ip("10.9.9.9")));
+        assert_eq!((chosen.public_ip, chosen.mtu), (ip("10.9.9.9"), 1400));
+        let why = chosen.ebpf_refusal().unwrap();
+        assert!(why.contains("10.9.9.9 is on lo"), "{why}");
+    }
+    links.truncate(1);
+    assert_eq!(by_iface(&links, &["lo"]).unwrap().mtu, 1500, "nothing better is known");
+}
+
+#[test]
+fn a_default_route_through_an_overlay_is_no_way_for_its_packets() {
+    let mut links = links();
+    let device = |ifindex, name, kind: &str| Link {
+        kind: kind.to_owned(),
+        ..link(ifindex, name, &[address("10.5.1.0/32")])
+    };
+    links.extend([device(8, "flannel.1", "vxlan"), device(9, "flannel0", "tun")]);
+    let to = |ifindex| RouteTo { ifindex, source: None, gateway: None };
+    let routes = |all: &[u32]| Routes {
+        defaults: all.iter().copied().map(to).collect(),
+        reach: all.first().copied().map(to),
+    };
+    let chosen = choose(&links, &Wish::default(), routes(&[8, 9, 3, 2])).unwrap();
+    assert_eq!(chosen.name, "eth1");
+    let error = choose(&links, &Wish::default(), routes(&[9])).unwrap_err().to_string();
+    assert!(error.contains("no IPv4 default route"), "{error}");
+    let wish = Wish { can_reach: Some(ip("198.51.100.1")), ..Wish::default() };
+    let error = choose(&links, &wish, routes(&[8])).unwrap_err().to_string();
+    assert!(error.contains("flannel.1 is a device of an overlay"), "{error}");
+}
+
+#[test]
+fn the_address_that_was_published_last_goes_before_the_kernels_order() {
+    let virtual_first = [address("192.168.60.100/32"), address("192.168.60.12/24")];
+    let links = [link(2, "eth0", &virtual_first)];
+    let wish = Wish { familiar: Some(ip("192.168.60.12")), ..Wish::default() };
+    assert_eq!(choose(&links, &wish, route(2)).unwrap().address, ip("192.168.60.12"));
+    let wish = Wish { iface: vec!["eth0".to_owned()], ..wish };
+    assert_eq!(choose(&links, &wish, route(2)).unwrap().address, ip("192.168.60.12"));
+    // It has gone: the kernel's order.
+    let wish = Wish { familiar: Some(ip("192.168.60.13")), ..Wish::default() };
+    assert_eq!(choose(&links, &wish, route(2)).unwrap().address, ip("192.168.60.100"));
 }
 
 #[test]
@@ -192,10 +248,10 @@ fn a_pattern_comes_after_iface_and_before_can_reach() {
         can_reach: Some(ip("192.168.7.77")),
         ..pattern(&["^nothing$"])
     };
-    let chosen = choose(&links(), &wish, routes).unwrap();
+    let chosen = choose(&links(), &wish, routes.clone()).unwrap();
     assert_eq!((chosen.name, chosen.address), eth1("192.168.7.5"));
     wish.iface_regex = pattern(&["eth0"]).iface_regex;
-    assert_eq!(choose(&links(), &wish, routes).unwrap().name, "eth0");
+    assert_eq!(choose(&links(), &wish, routes.clone()).unwrap().name, "eth0");
     wish.iface.push("eth1".to_owned());
     assert_eq!(choose(&links(), &wish, routes).unwrap().name, "eth1");
 }
@@ -233,7 +289,7 @@ fn can_reach_takes_interface_and_source_of_the_route() {
     let to = |text: &str| Wish { can_reach: Some(ip(text)), ..Wish::default() };
     let routes = |ifindex, source: Option<&str>| Routes {
         reach: Some(RouteTo { ifindex, source: source.map(ip), gateway: None }),
-        default: None,
+        defaults: Vec::new(),
     };
     let choose = |wish, routes| choose(&links(), &wish, routes);
     let chosen = choose(to("192.168.9.9"), routes(3, Some("192.168.7.5"))).unwrap();
@@ -271,12 +327,87 @@ fn what_was_sought_stays_while_it_has_its_address() {
     let mut links = links();
     let current = choose(&links, &sought, reach(3)).unwrap();
     links[2].mtu = 1400;
-    let followed = follow(&current, &links, &sought, reach(2)).unwrap();
+    let followed = follow(&current, &links, &sought, reach(2), false).unwrap();
     assert_eq!((followed.name.as_str(), followed.mtu), ("eth1", 1400));
     links[2].up = false;
-    let error = follow(&current, &links, &sought, reach(2)).unwrap_err().to_string();
+    let error = follow(&current, &links, &sought, reach(2), false).unwrap_err().to_string();
     assert_eq!(error, "the underlay's interface cannot be used: eth1 is down");
-    assert_eq!(follow(&current, &links, &Wish::default(), route(2)).unwrap().name, "eth0");
+    assert_eq!(follow(&current, &links, &Wish::default(), route(2), false).unwrap().name, "eth0");
     links[2].addresses.remove(0);
-    assert_eq!(follow(&current, &links, &sought, reach(2)).unwrap().name, "eth0");
+    assert_eq!(follow(&current, &links, &sought, reach(2), false).unwrap().name, "eth0");
+}
+
+/// A node on `eth0` with a second card.
+fn two_cards() -> (Vec<Link>, Underlay) {
+    let mut links = links();
+    for link in &mut links {
+        link.mac = Some(MacAddr([2, 0, 0, 0, 0, link.ifindex as u8]));
+    }
+    let current = choose(&links, &Wish::default(), route(2)).unwrap();
+    (links, current)
+}
+
+#[test]
+fn an_address_that_comes_and_goes_moves_nothing() {
+    let (mut links, current) = two_cards();
+    let stays = |links: &[Link], routes: Routes| {
+        for patient in [true, false] {
+            let wish = Wish::default();
+            let followed = follow(&current, links, &wish, routes.clone(), patient).unwrap();
+            assert_eq!(followed, current);
+        }
+    };
+    // Before the node's own in the kernel's order, and permanent where that is not.
+    links[1].addresses[0].permanent = false;
+    links[1].addresses.insert(0, address("10.0.2.100/32"));
+    stays(&links, route(2));
+    links[1].addresses.remove(0);
+    stays(&links, route(2));
+    // A VPN has the better route now.
+    stays(&links, route(3));
+    stays(&links, Routes::default());
+}
+
+#[test]
+fn a_flap_is_waited_for_and_a_new_address_of_the_card_is_taken() {
+    let (mut links, current) = two_cards();
+    let wish = Wish::default();
+    links[1].up = false;
+    let error = follow(&current, &links, &wish, route(3), true).unwrap_err().to_string();
+    assert_eq!(error, "the underlay's interface cannot be used: eth0 is down");
+    assert_eq!(follow(&current, &links, &wish, route(3), false).unwrap().name, "eth1");
+    links[1].up = true;
+    links[1].addresses = vec![address("10.0.2.100/24")];
+    let error = follow(&current, &links, &wish, route(3), true).unwrap_err().to_string();
+    assert!(error.ends_with("eth0 has no address 10.0.2.15 any more"), "{error}");
+    let moved = follow(&current, &links, &wish, route(3), false).unwrap();
+    assert_eq!((moved.name.as_str(), moved.address), ("eth0", ip("10.0.2.100")));
+    links.remove(1);
+    let error = follow(&current, &links, &wish, route(3), true).unwrap_err().to_string();
+    assert!(error.ends_with("eth0 has gone, and 10.0.2.15 with it"), "{error}");
+    assert_eq!(follow(&current, &links, &wish, route(3), false).unwrap().name, "eth1");
+}
+
+#[test]
+fn a_card_is_followed_by_its_index_and_its_mac() {
+    let (mut links, current) = two_cards();
+    let named = Wish { iface: vec!["eth0".to_owned()], ..Wish::default() };
+    // The names of two cards were swapped.
+    links[1].name = "eth1".to_owned();
+    links[2].name = "eth0".to_owned();
+    for wish in [&named, &Wish::default()] {
+        let followed = follow(&current, &links, wish, route(3), true).unwrap();
+        assert_eq!(followed, Underlay { name: "eth1".to_owned(), ..current.clone() });
+    }
+    // It was made anew, and its old index is another card's.
+    links[1].ifindex = 12;
+    links[2].ifindex = 2;
+    let followed = follow(&current, &links, &named, route(2), true).unwrap();
+    assert_eq!((followed.ifindex, followed.name.as_str()), (12, "eth1"));
+    // It is in a bond, which has taken its MAC and address.
+    let address = links[1].addresses.remove(0);
+    let bond = Link { mac: current.mac, kind: "bond".to_owned(), ..link(20, "bond0", &[address]) };
+    links.push(bond);
+    let followed = follow(&current, &links, &named, route(2), true).unwrap();
+    assert_eq!(followed.name, "bond0");
 }

@@ -120,7 +120,7 @@ impl Bench {
         kernel.state().links =
             vec![link(2, "eth0", "", &[address(1)]), link(7, "veth0", "veth", &[])];
         let route = RouteTo { ifindex: 2, source: None, gateway: None };
-        kernel.state().routes.insert(None, route);
+        kernel.state().defaults.push(route);
         let dir = tempfile::tempdir().unwrap();
         let datapath = FakeDatapath::default();
         let slot = SharedDatapath::default();
@@ -131,6 +131,7 @@ impl Bench {
             network: config.network,
             vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
             underlay: Underlay {
+                mac: None,
                 ifindex: 2,
                 name: "eth0".to_owned(),
                 address: address(1),
@@ -242,7 +243,7 @@ async fn a_route_event_moves_a_peer_out_of_the_tunnel_and_back() {
     assert_eq!(bench.subnets(), [lease(2).subnet, lease(3).subnet]);
     let on_link = RouteTo { ifindex: 2, source: None, gateway: None };
     let before = bench.generation();
-    bench.kernel.state().routes.insert(Some(address(2)), on_link);
+    bench.kernel.state().routes.insert(address(2), on_link);
     bench.tell(KernelEvent::Route { ifindex: 9 }).await;
     assert_eq!(bench.subnets(), [lease(3).subnet]);
     let direct: Vec<_> = bench.kernel.state().direct.iter().map(|r| r.destination).collect();
@@ -251,7 +252,7 @@ async fn a_route_event_moves_a_peer_out_of_the_tunnel_and_back() {
     bench.take_applied();
     bench.tell(KernelEvent::Route { ifindex: 2 }).await;
     assert_eq!(bench.take_applied(), [], "events of our own changes settle");
-    bench.kernel.state().routes.remove(&Some(address(2)));
+    bench.kernel.state().routes.remove(&address(2));
     bench.tell(KernelEvent::Link { ifindex: 2 }).await;
     assert_eq!(bench.subnets(), [lease(2).subnet, lease(3).subnet]);
     assert!(bench.kernel.state().direct.is_empty());
@@ -386,6 +387,9 @@ async fn the_lease_follows_the_address_of_the_underlay() {
     let bench = Bench::start(&[2]).await;
     bench.kernel.state().links[0].addresses = link(2, "eth0", "", &[address(50)]).addresses;
     bench.tell(KernelEvent::Address { ifindex: 2 }).await;
+    assert_eq!(bench.stands().unwrap().public_ip, address(1), "it may come back");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    bench.settle().await;
     assert_eq!(bench.complaint(Subject::LostLease), None);
     assert_eq!(bench.stands().unwrap().public_ip, address(50));
     assert_eq!(bench.shared.lock().lease.as_ref().unwrap().public_ip, address(50));

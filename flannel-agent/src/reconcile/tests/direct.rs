@@ -10,7 +10,7 @@ impl Bench {
     fn route(&self, to: Peer, gateway: Option<[u8; 4]>) {
         let gateway = gateway.map(Ipv4Addr::from);
         let route = RouteTo { ifindex: 2, source: None, gateway };
-        self.reconciler.kernel.state().routes.insert(Some(to.public_ip), route);
+        self.reconciler.kernel.state().routes.insert(to.public_ip, route);
     }
 
     fn direct(&self) -> Vec<Ipv4Network> {
@@ -87,7 +87,7 @@ async fn host_gw_puts_routes_repairs_them_and_says_who_is_not_on_the_link() {
     assert_eq!(bench.take_applied(), [Op::RemoveDirect(direct(2))]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn host_gw_complains_when_public_ip_is_no_address_of_the_interface() {
     let mut bench = bench_of(Backend::HostGw, false);
     bench.reconciler.settings.underlay.iface = vec!["eth0".to_owned()];
@@ -95,6 +95,8 @@ async fn host_gw_complains_when_public_ip_is_no_address_of_the_interface() {
     bench.pass(&[], Wake::ALL).await;
     assert_eq!(bench.complaints(), [""; 0]);
     bench.reconciler.kernel.state().links[0] = link(2, "eth0", "", Some("192.0.2.77/24"));
+    bench.pass(&[], Wake::ALL).await;
+    tokio::time::advance(PATIENCE).await;
     bench.pass(&[], Wake::ALL).await;
     assert_eq!(bench.complaints(), ["host-gw"]);
 }
