@@ -190,7 +190,7 @@ fn line(lane: &Lane, sites: &Sites, before: &Counters) -> Line {
         backend: setup.backend.to_owned(),
         left: setup.left.join(" "),
         right: setup.right.join(" "),
-        rule: setup.judged.then(|| rows::packet_rule(rows::JUDGED_PORT)),
+        rule: setup.beside.map(rows::Beside::text),
         fast_shares: if ends == Ends::Pods { counters.fast_shares(before) } else { None },
         mean_frame: counters.mean_frame(before),
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use flannel_bench::columns::{COLUMNS, columns};
 use flannel_bench::report::Report;
-use flannel_bench::rows::{JUDGED_PORT, ROWS, packet_rule, rows};
+use flannel_bench::rows::{ROWS, rows};
 use flannel_bench::wire::Wire;
 use flannel_bench::{Effort, Plan, markdown, plot, table};
 use flannel_tests::interrupt;
@@ -157,7 +157,7 @@ fn list() {
     println!("Rows (backend; agent on the client's node; on the server's node):");
     for row in ROWS {
         let (left, right) = (row.setup.left.join(" "), row.setup.right.join(" "));
-        let rule = row.setup.judged.then(|| format!("; {}", packet_rule(JUDGED_PORT)));
+        let rule = row.setup.beside.map(|beside| format!("; {}", beside.text()));
         let rule = rule.unwrap_or_default();
         println!("  {:<18}{}; {left}; {right}{rule}", row.title, row.setup.backend);
     }

@@ -21,8 +21,28 @@ pub struct Setup {
     pub left: &'static [&'static str],
     /// Arguments of the agent on the server's node.
     pub right: &'static [&'static str],
-    /// Whether both nodes judge forwarded packets by [`packet_rule`], too.
-    pub judged: bool,
+    /// A rule more on both nodes.
+    pub beside: Option<Beside>,
+}
+
+/// A rule that stands beside a node's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Beside {
+    /// [`packet_rule`] for what is forwarded.
+    Judge,
+    /// [`untrack`] for the tunnel's packets, both directions.
+    Untrack,
+}
+
+impl Beside {
+    /// In nft's words.
+    pub fn text(self) -> String {
+        match self {
+            Self::Judge => packet_rule(JUDGED_PORT),
+            Self::Untrack => untrack(),
+        }
+    }
 }
 
 /// One row of the table.
@@ -45,13 +65,13 @@ const fn row(
     left: Arguments,
     right: Arguments,
 ) -> Row {
-    Row { title, ends, setup: Setup { backend, left, right, judged: false } }
+    Row { title, ends, setup: Setup { backend, left, right, beside: None } }
 }
 
-/// The same row with [`packet_rule`] on both nodes.
-const fn judged(title: &'static str, mut row: Row) -> Row {
+/// The same row with a rule more on both nodes.
+const fn with(title: &'static str, beside: Beside, mut row: Row) -> Row {
     row.title = title;
-    row.setup.judged = true;
+    row.setup.beside = Some(beside);
     row
 }
 
@@ -68,10 +88,15 @@ const COUNTED: Arguments = &["--datapath=ebpf", "--fast-path=off"];
 /// server's.
 pub const JUDGED_PORT: u16 = 53;
 
-/// What [`Setup::judged`] nodes match, in nft's words: a limit counts each
+/// What [`Beside::Judge`] nodes match, in nft's words: a limit counts each
 /// packet, so nothing that takes one packet for a whole flow may skip it.
 pub fn packet_rule(port: u16) -> String {
     format!("udp dport {port} limit rate over 100/second burst 5 packets drop")
+}
+
+/// What keeps tunnel packets from conntrack, in nft's words.
+pub fn untrack() -> String {
+    "udp dport 8472 notrack".to_owned()
 }
 
 /// The row without an overlay.
@@ -83,6 +108,10 @@ pub const EBPF: &str = "eBPF path";
 /// The same row beside a rule that counts packets of a port that is not used.
 pub const JUDGED: &str = "with packet rule";
 
+/// The kernel path without conntrack for outer packets.
+pub const UNTRACKED: &str = "kernel path, untracked";
+
+const KERNEL_PATH: Row = row(KERNEL, Ends::Pods, VXLAN, BY_KERNEL, BY_KERNEL);
 const EBPF_PATH: Row = row(EBPF, Ends::Pods, VXLAN, BY_EBPF, BY_EBPF);
 
 /// All rows. The client is on the left node: `eBPF to kernel` has the programs
@@ -91,9 +120,10 @@ pub const ROWS: &[Row] = &[
     row(HOST, Ends::Hosts, VXLAN, BY_KERNEL, BY_KERNEL),
     row("host-gw, kernel", Ends::Pods, HOST_GW, BY_KERNEL, BY_KERNEL),
     row("host-gw, eBPF", Ends::Pods, HOST_GW, BY_EBPF, BY_EBPF),
-    row(KERNEL, Ends::Pods, VXLAN, BY_KERNEL, BY_KERNEL),
+    KERNEL_PATH,
+    with(UNTRACKED, Beside::Untrack, KERNEL_PATH),
     EBPF_PATH,
-    judged(JUDGED, EBPF_PATH),
+    with(JUDGED, Beside::Judge, EBPF_PATH),
     row("eager", Ends::Pods, VXLAN, EAGER, EAGER),
     row("with XDP", Ends::Pods, VXLAN, XDP, XDP),
     row("eBPF to kernel", Ends::Pods, VXLAN, BY_EBPF, BY_KERNEL),
@@ -142,10 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn the_judged_row_differs_in_its_rule_only() {
-        let [plain, judged] = rows(&[EBPF, JUDGED])[..] else { panic!("two rows") };
-        assert_eq!(Setup { judged: true, ..plain.setup }, judged.setup);
-        assert_ne!(plain.setup, judged.setup);
-        assert_eq!(ROWS.iter().filter(|row| row.setup.judged).count(), 1);
+    fn rows_with_a_rule_more_differ_in_that_only() {
+        for (plain, other, beside) in
+            [(EBPF, JUDGED, Beside::Judge), (KERNEL, UNTRACKED, Beside::Untrack)]
+        {
+            let [plain, other] = rows(&[plain, other])[..] else { panic!("two rows") };
+            assert_eq!(Setup { beside: Some(beside), ..plain.setup }, other.setup);
+            assert_eq!(plain.setup.beside, None);
+        }
+        assert_eq!(ROWS.iter().filter(|row| row.setup.beside.is_some()).count(), 2);
     }
 }

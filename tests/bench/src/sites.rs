@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::columns::To;
 use super::lanes::{Build, Lane};
-use super::rows::{Ends, JUDGED_PORT, Setup, packet_rule};
+use super::rows::{Beside, Ends, JUDGED_PORT, Setup, packet_rule, untrack};
 use super::wire::Wire;
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::Etcd;
@@ -125,8 +125,10 @@ impl Site {
         let (client, server) = (left.pod(2), right.pod(2));
         for node in [&left, &right] {
             rules.load_serving(&node.netns, server.target());
-            if setup.judged {
-                judge(&node.netns, JUDGED_PORT);
+            match setup.beside {
+                Some(Beside::Judge) => judge(&node.netns, JUDGED_PORT),
+                Some(Beside::Untrack) => untrack_tunnel(&node.netns),
+                None => {}
             }
         }
         // Without TIME_WAIT: the connections of one round would leave the next
@@ -197,6 +199,14 @@ pub fn judge(netns: &Netns, port: u16) {
         }}",
         packet_rule(port)
     ));
+}
+
+/// Puts [`untrack`] on a node, where conntrack has not seen the packet yet.
+fn untrack_tunnel(netns: &Netns) {
+    let chain = |hook: &str| {
+        format!("chain {hook} {{ type filter hook {hook} priority raw; {}; }}", untrack())
+    };
+    netns.nft(&format!("table ip untrack {{ {} {} }}", chain("prerouting"), chain("output")));
 }
 
 /// What a node's agent says of a peer. Other builds may say it in other words.
