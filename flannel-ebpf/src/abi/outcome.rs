@@ -108,8 +108,8 @@ outcomes! {
     KernelMalformed = "kernel_malformed",
     /// To the kernel: VXLAN of our port with another VNI, or without the I flag.
     KernelForeignVni = "kernel_foreign_vni",
-    /// To the kernel: the inner destination MAC is not our VTEP's, or a source MAC is
-    /// none that a station can have.
+    /// To the kernel: the inner destination MAC is not our VTEP's, a pod's frame is for
+    /// a group, or a source MAC is none that a station can have.
     KernelForeignMac = "kernel_foreign_mac",
     /// To the kernel device: a GSO aggregate, or a packet of its flow.
     KernelAggregate = "kernel_aggregate",

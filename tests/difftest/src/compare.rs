@@ -80,7 +80,8 @@ impl Seen {
 
 /// Protocol number of TCP.
 pub const TCP: u8 = 6;
-const UDP: u8 = 17;
+/// Protocol number of UDP.
+pub const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const IGMP: u8 = 2;
 const SCTP: u8 = 132;

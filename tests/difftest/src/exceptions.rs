@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use etherparse::checksum::Sum16BitWords;
 
-use super::compare::{TCP, Tap, addresses, flow, innermost, is_error, whole};
+use super::compare::{TCP, Tap, UDP, addresses, flow, innermost, is_error, whole};
 use super::draft::ETH;
 use super::generate::{Sender, Step};
 use super::invalid::{Invalid, invalid};
@@ -163,16 +163,17 @@ impl Exception {
             }
             Self::Remembered => {
                 let own = step.frames.iter().all(|frame| is_between_pods(step.sender, frame));
-                let one_drops = kernel.is_empty() != ebpf.is_empty();
+                let further = beyond(kernel, ebpf).or(beyond(ebpf, kernel)).is_some();
                 let differ = match own {
                     // Nobody translates it.
-                    true => memory.drops_invalid && one_drops,
+                    true => memory.drops_invalid && further,
                     false => {
-                        beyond(kernel, ebpf).or(beyond(ebpf, kernel)).is_some()
+                        further
                             || as_sent(step, kernel) != as_sent(step, ebpf)
+                            || without_tos(kernel) == without_tos(ebpf)
                     }
                 };
-                step.part.is_none() && differ
+                !is_of_connection(step) && differ
             }
         }
     }
@@ -190,9 +191,34 @@ fn wrong(step: &Step) -> Option<Invalid> {
     whole(&step.frames).as_deref().and_then(innermost).and_then(invalid)
 }
 
+/// The protocol of the packet in a step.
+fn protocol(step: &Step) -> Option<u8> {
+    whole(&step.frames).as_deref().and_then(innermost)?.get(9).copied()
+}
+
 fn is_connected_tcp(step: &Step) -> bool {
-    let tcp = |frame: &Vec<u8>| innermost(frame).is_some_and(|packet| packet.get(9) == Some(&TCP));
-    step.part.is_some() && step.frames.iter().all(tcp)
+    step.part.is_some() && protocol(step) == Some(TCP)
+}
+
+/// Whether a packet belongs to a connection: another protocol's does not.
+fn is_of_connection(step: &Step) -> bool {
+    step.part.is_some() && matches!(protocol(step), Some(TCP | UDP))
+}
+
+/// What came of a packet, but for TOS: masquerading may choose a port by which a rule
+/// gives another DSCP.
+fn without_tos(made: &Made) -> Vec<(Tap, Vec<u8>)> {
+    let blank = |(tap, frame): &(Tap, Vec<u8>)| {
+        let mut frame = frame.clone();
+        let at = frame.len() - innermost(&frame).map_or(0, <[u8]>::len);
+        for byte in [at + 1, at + 10, at + 11] {
+            if let Some(byte) = frame.get_mut(byte) {
+                *byte = 0;
+            }
+        }
+        (*tap, frame)
+    };
+    made.iter().map(blank).collect()
 }
 
 fn has_odd_flags(step: &Step) -> bool {

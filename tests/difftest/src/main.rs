@@ -29,8 +29,8 @@ struct Cli {
     /// Takes the kernel path twice: what differs then differs by chance
     #[arg(long)]
     control: bool,
-    /// Sends nothing: shows the packets with the addresses of the one at this place, up
-    /// to it
+    /// Sends only the packets with the addresses of the one at this place, up to it,
+    /// and shows them
     #[arg(long, value_name = "PLACE")]
     history: Option<usize>,
     /// Shows this many differing packets, the shortest ones
@@ -44,20 +44,22 @@ struct Cli {
     show_excepted: usize,
 }
 
-/// What happened to a flow before a packet of the sequence.
-fn show_history(mode: Mode, seed: u64, place: usize) {
+/// What was sent of a flow up to a packet of the sequence.
+fn history(mode: Mode, seed: u64, place: usize) -> Vec<Step> {
     let flow = |step: &Step| {
         let (source, destination) = addresses(step.frames.first()?)?;
         Some((source.min(destination), source.max(destination)))
     };
     let steps: Vec<Step> = Generator::new(mode, seed).take(place + 1).collect();
     let wanted = steps.last().and_then(flow);
-    for (place, step) in steps.iter().enumerate().filter(|(_, step)| flow(step) == wanted) {
-        println!("{place} {:?} {:?}", step.sender, step.oddities);
-        for frame in &step.frames {
-            println!("  {}", hex(frame));
-        }
-    }
+    let of_flow = steps.into_iter().enumerate().filter(|(_, step)| flow(step) == wanted);
+    of_flow
+        .map(|(place, step)| {
+            println!("{place} {:?} {:?}", step.sender, step.oddities);
+            step.frames.iter().for_each(|frame| println!("  {}", hex(frame)));
+            step
+        })
+        .collect()
 }
 
 fn main() {
@@ -65,9 +67,6 @@ fn main() {
     interrupt::clean_up();
     let seed = cli.seed.unwrap_or_else(rand::random);
     let rules = cli.rules.unwrap_or(cli.mode.rules());
-    if let Some(place) = cli.history {
-        return show_history(cli.mode, seed, place);
-    }
     let other = if cli.control { "kernel path, too" } else { "eBPF path" };
     eprintln!(
         "difftest: {}, rules: {rules}, seed {seed}; two nodes on the kernel path, two on the {other}",
@@ -79,7 +78,11 @@ fn main() {
     };
     let start = std::time::Instant::now();
     let mut said = 0;
-    let report = differential.run(cli.packets, seed, |so_far| {
+    let steps: Box<dyn Iterator<Item = Step>> = match cli.history {
+        Some(place) => Box::new(history(cli.mode, seed, place).into_iter()),
+        None => Box::new(Generator::new(cli.mode, seed).take(cli.packets)),
+    };
+    let report = differential.send(steps, seed, |so_far| {
         if so_far.packets / 50_000 > said {
             said = so_far.packets / 50_000;
             eprintln!("difftest: {} packets, {} differ", so_far.packets, so_far.differing);

@@ -66,15 +66,29 @@ impl Differential {
     ///
     /// # Panics
     /// Plain packets do not arrive any more.
-    pub fn run(&mut self, packets: usize, seed: u64, mut progress: impl FnMut(&Report)) -> Report {
+    pub fn run(&mut self, packets: usize, seed: u64, progress: impl FnMut(&Report)) -> Report {
+        self.send(Generator::new(self.mode, seed).take(packets), seed, progress)
+    }
+
+    /// Sends these packets of a sequence over both.
+    ///
+    /// # Panics
+    /// As `run`.
+    pub fn send(
+        &mut self,
+        mut steps: impl Iterator<Item = Step>,
+        seed: u64,
+        mut progress: impl FnMut(&Report),
+    ) -> Report {
         let before = self.ebpf.outcomes();
         let mut report = Report { mode: self.mode, seed, ..Report::default() };
         let mut memory = Memory::new(self.mode, self.rules);
-        let mut generator = Generator::new(self.mode, seed);
-        while report.packets < packets {
-            let batch = BATCH.min(packets - report.packets);
-            let steps: Vec<_> = generator.by_ref().take(batch).collect();
-            self.batch(&steps, &mut report, &mut memory);
+        loop {
+            let batch: Vec<Step> = steps.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                break;
+            }
+            self.batch(&batch, &mut report, &mut memory);
             progress(&report);
         }
         report.outcomes = self.ebpf.outcomes().since(&before);

@@ -139,21 +139,26 @@ fn of_a_service() {
     never_more_than_the_kernel((64, 8, 99), service, rest);
 }
 
-/// Segments that came to the pod `server` after later ones.
-fn late_segments(pair: &Pair) -> u64 {
-    let text = pair.server.netns.sh("cat /proc/net/netstat");
-    tcp_ext(&text, "TCPOFOQueue").expect("a counter of TCP")
+/// How often the pod `client` was told of a segment later than of ones behind it,
+/// without having sent it again. What was lost does not count: a busy machine loses
+/// packets on both paths.
+fn overtaken(pair: &Pair) -> u64 {
+    let text = pair.client.netns.sh("cat /proc/net/netstat");
+    let counter = |name: &str| tcp_ext(&text, name).expect("a counter of TCP");
+    counter("TCPSACKReorder") + counter("TCPTSReorder")
 }
 
+/// A sender that changes its CPU overtakes itself on both paths, now and then. What a
+/// path does at the ends of windows, it does in each second.
 #[test]
 fn of_streams() {
-    let seen = pairs(&window(), |pair, _| {
-        let before = late_segments(pair);
-        let stream = pair.traffic("stream", "--seconds 4 --cpu 0");
-        let late = late_segments(pair) - before;
-        let gbit = stream["bytes"].as_f64().expect("a number") * 8.0 / 1e9;
-        late as f64 / gbit
+    let [kernel, ours] = pairs(&window(), |pair, _| {
+        let seconds = (0..6).map(|_| {
+            let before = overtaken(pair);
+            pair.traffic("stream", "--seconds 1 --cpu 0");
+            overtaken(pair) - before
+        });
+        seconds.min().expect("some seconds")
     });
-    let [kernel, ours] = seen;
-    assert!(ours <= 1.5 * kernel + 2.0, "{ours:.2} late segments per Gbit, the kernel {kernel:.2}");
+    assert!(ours <= kernel, "{ours} overtaken in the calmest second, {kernel} by the kernel");
 }

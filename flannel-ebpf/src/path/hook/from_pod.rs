@@ -44,8 +44,9 @@ fn repeat<S: Skb, T: Tables>(
     let segment = Segment::parse(frame, ETH_LEN, ip)?;
     let key = segment.key(direction::OUT);
     let (mac, sender) = macs(frame, 0).ok_or(Outcome::KernelMalformed)?;
-    // A bridge takes no frame that comes from nobody.
-    if !wire::is_station(sender) {
+    // A bridge takes no frame that comes from nobody. One to a group it may route all
+    // the same (`br_netfilter` does so after DNAT), but `bpf_redirect_neigh` drops it.
+    if !wire::is_station(sender) || wire::is_group(mac) {
         return Err(Outcome::KernelForeignMac);
     }
     let mut entry = Entry {

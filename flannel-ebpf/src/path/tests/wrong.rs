@@ -83,6 +83,14 @@ fn source_macs_that_no_station_has() {
     });
 }
 
+/// `bpf_redirect_neigh` drops what has such a MAC.
+#[test]
+fn destination_macs_of_groups() {
+    for mac in [[0xff; 6], [1, 0x80, 0xc2, 0, 0, 0], [1, 0, 0x5e, 0, 0, 1]] {
+        left(Outcome::KernelForeignMac, false, |bytes| bytes[..6].copy_from_slice(&mac));
+    }
+}
+
 #[test]
 fn what_conntrack_takes_for_invalid() {
     for (inwards, l4) in [(false, L4[0]), (true, L4[1])] {
