@@ -2,10 +2,15 @@
 //! form that it knows, carry packets with them; and without them, if it must.
 //! `cargo xtask test` runs these under other kernels too.
 
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::time::Duration;
+
 use flannel_tests::agent::Options;
 use flannel_tests::complexity::release;
+use flannel_tests::endpoint::Answers;
 use flannel_tests::hooks;
 use flannel_tests::pair::Pair;
+use flannel_tests::wait::patience;
 
 /// Whether the running kernel has tcx (since Linux 6.6).
 fn has_tcx() -> bool {
@@ -52,6 +57,40 @@ fn tcx_is_refused_where_the_kernel_has_none() {
     assert!(hooks::on(&pair.left.netns, "eth0").is_empty(), "{status}");
     let told = status["datapath"].to_string() + &status["health"].to_string();
     assert!(told.contains("tcx"), "{status}");
+}
+
+/// Datagrams of as many flows, each answered.
+const FLOWS: u16 = 2000;
+
+/// The number in `skb->tc_index` survives the kernel's whole way in every packet: of
+/// each flow the first packet proves it, on both nodes.
+#[test]
+fn every_packets_ticket_is_there_at_its_exit() {
+    let pair = Pair::agents(&Options::default());
+    let answers = Answers::open(&pair.server.netns, 7002);
+    answers_to(&pair, 1999);
+    let before = [&pair.left, &pair.right].map(|node| node.outcomes());
+    let came = (0..FLOWS).filter(|number| answers_to(&pair, 20_000 + number)).count() as u64;
+    assert!(came >= u64::from(FLOWS) - 5, "{came} answers, {} requests", answers.count());
+    for (node, before) in [&pair.left, &pair.right].into_iter().zip(&before) {
+        let since = node.outcomes().since(before);
+        for direction in ["confirmed_out", "confirmed_in"] {
+            // What another packet of the flow may overtake waits for the next one.
+            let proven = since.get(direction) + since.get("refused_order");
+            assert!(proven >= came, "{direction}: {proven} of {came} flows, {since:?}");
+        }
+    }
+}
+
+/// Whether a datagram from this port is answered.
+fn answers_to(pair: &Pair, port: u16) -> bool {
+    let to = SocketAddrV4::new(pair.server.address, 7002);
+    pair.client.netns.inside(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a free port");
+        socket.connect(to).expect("an address");
+        socket.set_read_timeout(Some(Duration::from_millis(500) * patience())).expect("a timeout");
+        socket.send(&[1]).is_ok() && socket.recv(&mut [0; 16]).is_ok()
+    })
 }
 
 #[test]
