@@ -80,6 +80,25 @@ fn of_trains_beside_a_flood() {
     });
 }
 
+/// A card that is polled hands packets on in lists: all of one pass each stage
+/// before the next stage begins.
+fn polled(pair: &Pair) -> SocketAddrV4 {
+    for (number, node) in [(1, &pair.left), (2, &pair.right)] {
+        // Else a veth takes its packets without polling.
+        let cut = "tso off gso off tx-udp-segmentation off";
+        pair.lab.underlay().sh(&format!("ethtool -K p{number} {cut}"));
+        node.netns.sh("ethtool -K eth0 gro on");
+        // It sends several at once.
+        node.netns.sh("tc qdisc replace dev eth0 root tbf rate 300mbit burst 5k limit 10m");
+    }
+    direct(pair)
+}
+
+#[test]
+fn of_trains_from_a_polled_card() {
+    never_more_than_the_kernel((64, 64, 99), polled, rest);
+}
+
 /// Marked packets are the kernel's, between others that are not.
 #[test]
 fn of_packets_that_met_congestion() {
