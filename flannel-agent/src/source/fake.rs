@@ -49,6 +49,7 @@ struct State {
     revision: i64,
     failures: BTreeMap<Call, u32>,
     writes: Vec<Write>,
+    reconnects: u32,
     watchers: Vec<mpsc::UnboundedSender<LeaseUpdate>>,
 }
 
@@ -61,6 +62,7 @@ impl FakeSource {
             revision: 0,
             failures: BTreeMap::new(),
             writes: Vec::new(),
+            reconnects: 0,
             watchers: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
@@ -100,6 +102,11 @@ impl FakeSource {
         self.state().writes.clone()
     }
 
+    /// How often all connections were to be left.
+    pub fn reconnects(&self) -> u32 {
+        self.state().reconnects
+    }
+
     /// What stands under a subnet's key.
     pub fn lease(&self, subnet: Ipv4Network) -> Option<Lease> {
         self.state().leases.get(&subnet).cloned()
@@ -124,6 +131,7 @@ impl FakeSource {
                 key: "/fake".to_owned(),
                 cause: "made to fail".to_owned(),
                 hint: "this store is in memory",
+                refused: false,
             });
         }
         Ok(state)
@@ -220,6 +228,10 @@ impl LeaseSource for FakeSource {
     async fn is_unanswered(&self, asked: &Lease) -> Result<bool, SourceError> {
         let stands = self.lease(asked.subnet);
         Ok(stands.is_none_or(|lease| lease.attrs == asked.attrs))
+    }
+
+    fn reconnect(&self) {
+        self.state().reconnects += 1;
     }
 
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {

@@ -33,6 +33,8 @@ pub(super) enum End {
         /// As far as they are gone.
         revision: i64,
     },
+    /// Its connection was left on purpose.
+    Left,
     /// The store could not be followed.
     Failed {
         /// Why, with the endpoint.
@@ -90,6 +92,7 @@ impl<S: Followed> Follower<S> {
             let began = Instant::now();
             match self.follow().await {
                 End::NoReader => return,
+                End::Left => continue,
                 End::Compacted { revision } => {
                     tracing::info!(revision, "etcd dropped changes not seen yet; listing again");
                 }

@@ -2,7 +2,14 @@
 
 /// What an operator should look at after `cause`.
 pub(super) fn hint(cause: &str) -> &'static str {
-    const HINTS: [(&[&str], &str); 10] = [
+    const HINTS: [(&[&str], &str); 14] = [
+        (&["restart the agent"], "see --etcd-endpoints"),
+        (&["does not speak TLS"], "is it http:// instead of https:// in --etcd-endpoints?"),
+        (&["it answers by TLS"], "does it want https:// instead of http:// in --etcd-endpoints?"),
+        (
+            &["to gRPC"],
+            "does it want https:// instead of http://, or is it another server than etcd with the v3 API?",
+        ),
         (
             &["CertificateRequired", "certificate required", "HandshakeFailure"],
             "etcd asks for a client certificate it trusts: see --etcd-certfile and --etcd-keyfile",

@@ -161,6 +161,11 @@ impl LeaseSource for Merged {
         Ok(self.v3.is_unanswered(asked).await? && self.v2.is_unanswered(asked).await?)
     }
 
+    fn reconnect(&self) {
+        self.v3.reconnect();
+        self.v2.reconnect();
+    }
+
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {
         let (updates, receiver) = mpsc::channel(UPDATES);
         tokio::spawn(self.clone().merge(updates, stop));

@@ -5,16 +5,20 @@
 
 mod choice;
 mod claim;
+mod der;
+mod dial;
 pub mod etcd2;
 pub mod etcd3;
 pub mod fake;
 mod follow;
 mod hint;
 pub mod holdings;
+mod identity;
 mod merged;
 pub mod migration;
 pub mod options;
 pub mod store;
+mod tls;
 mod warned;
 
 pub use self::claim::{Claim, Former};
@@ -76,6 +80,9 @@ pub trait LeaseSource: Send + Sync + 'static {
         &self,
         asked: &Lease,
     ) -> impl Future<Output = Result<bool, SourceError>> + Send;
+
+    /// Leaves all connections for new ones: the node's addresses have changed.
+    fn reconnect(&self);
 
     /// Follows the leases until `stop`: first a snapshot, then each change.
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate>;
@@ -180,6 +187,9 @@ pub enum SourceError {
         cause: String,
         /// What to look at.
         hint: &'static str,
+        /// The store refused it: nothing of it was done, and it would not be
+        /// done at the next try either.
+        refused: bool,
     },
 }
 

@@ -178,6 +178,11 @@ impl LeaseSource for Store {
         each!(self.source().await?, it => it.is_unanswered(asked).await)
     }
 
+    fn reconnect(&self) {
+        self.inner.v3.reconnect();
+        self.inner.v2.reconnect();
+    }
+
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {
         if let Some(chosen) = self.inner.chosen.get() {
             return each!(&chosen.source, it => it.watch(stop));

@@ -1,35 +1,36 @@
 //! Endpoints: HTTP, TLS, basic auth, timeouts, and the next endpoint when one
 //! fails.
 
-use std::sync::Arc;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine as _;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::{Method, Response, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::watch;
 use tokio::time::timeout;
+use tower_service::Service;
 
-use super::failure::{Failure, Refusal, judge, words};
+use super::failure::{Failure, Refusal, judge};
 use crate::source::SourceError;
+use crate::source::dial::{Address, Dialer, Stream, words};
 use crate::source::hint::hint;
-use crate::source::options::{EtcdOptions, TlsFiles, bad, bad_endpoint};
+use crate::source::identity::Identity;
+use crate::source::options::{EtcdOptions, bad};
 
 /// Most time that one call at one endpoint may take, connecting included.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Most time that a TCP handshake may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Most bytes that an answer may have; 350 bytes are one lease.
 const ANSWER_LIMIT: usize = 64 << 20;
@@ -37,14 +38,85 @@ const ANSWER_LIMIT: usize = 64 << 20;
 /// What a key has as it is in a URL.
 const KEY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_');
 
-type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+type Http = Client<Connector, Full<Bytes>>;
 
 /// The endpoints of one store. Calls go to the one that answered last.
 pub(super) struct Endpoints {
     urls: Vec<String>,
-    http: Http,
+    connector: Connector,
+    /// The client with its idle connections.
+    http: Mutex<Http>,
     authorization: Option<HeaderValue>,
     current: AtomicUsize,
+    identity: Identity,
+    /// Counts how often all connections were left.
+    left: watch::Sender<u64>,
+}
+
+/// Makes the client's connections.
+#[derive(Clone)]
+struct Connector(Dialer);
+
+/// A connection as the client wants it.
+struct Io(TokioIo<Stream>);
+
+impl Connection for Io {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl Read for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl Write for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Io;
+    type Error = std::io::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Io, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let dialer = self.0.clone();
+        Box::pin(async move {
+            let address = Address::of(&uri).ok_or_else(|| std::io::Error::other("no host"))?;
+            let stream = dialer.dial(&address).await.map_err(std::io::Error::other)?;
+            Ok(Io(TokioIo::new(stream)))
+        })
+    }
+}
+
+impl Connector {
+    fn client(&self) -> Http {
+        Client::builder(TokioExecutor::new()).build(self.clone())
+    }
 }
 
 /// A call of the API.
@@ -73,13 +145,11 @@ pub(super) type Outcome = Result<Answer, Refusal>;
 impl Endpoints {
     /// Reads the files that `options` name; connects to nothing yet.
     pub(super) async fn new(options: &EtcdOptions) -> Result<Self, SourceError> {
-        let files = TlsFiles::read(options).await?;
+        let dialer = Dialer::new(options, None);
+        let files = dialer.check().await?;
         let urls = options.urls(files.as_ref())?;
         for url in &urls {
-            let uri: Uri = url.parse().map_err(|error| bad_endpoint(url, error))?;
-            uri.host()
-                .filter(|host| !host.is_empty())
-                .ok_or_else(|| bad_endpoint(url, "names no host"))?;
+            Address::parse(url)?;
         }
         let authorization = match options.user() {
             Some((user, password)) => {
@@ -92,18 +162,16 @@ impl Endpoints {
             }
             None => None,
         };
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        tcp.set_keepalive(Some(Duration::from_secs(10)));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config(files.as_ref())?)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let http = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { urls, http, authorization, current: AtomicUsize::new(0) })
+        let connector = Connector(dialer);
+        Ok(Self {
+            urls,
+            http: Mutex::new(connector.client()),
+            connector,
+            authorization,
+            current: AtomicUsize::new(0),
+            identity: Identity::default(),
+            left: watch::Sender::new(0),
+        })
     }
 
     /// All endpoints, for messages.
@@ -122,31 +190,83 @@ impl Endpoints {
         self.current.store((current + 1) % self.urls.len(), Ordering::Relaxed);
     }
 
+    /// Which cluster it is.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Leaves all connections, as they may begin at an address that has gone.
+    pub(super) fn reconnect(&self) {
+        *self.http.lock().unwrap_or_else(PoisonError::into_inner) = self.connector.client();
+        self.left.send_modify(|times| *times += 1);
+    }
+
+    /// Tells when all connections are to be left.
+    pub(super) fn left(&self) -> watch::Receiver<u64> {
+        self.left.subscribe()
+    }
+
     /// Makes a call at the current endpoint, then at each other until one
     /// answers. A call that failed may have had its effect all the same.
     pub(super) async fn call(&self, request: &Request<'_>) -> Result<Outcome, SourceError> {
         let first = self.current.load(Ordering::Relaxed);
         let mut causes: Vec<String> = Vec::new();
+        let mut refused = false;
         for n in 0..self.urls.len() {
             let at = (first + n) % self.urls.len();
             let url = &self.urls[at];
-            let once = async { read(self.send(url, request).await?).await };
-            let failure = match timeout(CALL_TIMEOUT, once).await {
-                Ok(Ok(outcome)) => {
+            let failure = match self.call_at(url, request).await {
+                Ok(outcome) => {
                     self.current.store(at, Ordering::Relaxed);
                     return Ok(outcome);
                 }
-                Ok(Err(failure)) => failure,
-                Err(_) => Failure::no_answer(CALL_TIMEOUT),
+                Err(failure) => failure,
             };
             causes.push(format!("{url}: {}", failure.cause));
-            if failure.everywhere {
+            refused = failure.everywhere;
+            if refused {
                 break;
             }
         }
-        let cause = causes.join("; ");
+        let (call, key, cause) = (request.call, request.key.to_owned(), causes.join("; "));
         let hint = hint(&cause);
-        Err(SourceError::Call { call: request.call, key: request.key.to_owned(), cause, hint })
+        Err(SourceError::Call { call, key, cause, hint, refused })
+    }
+
+    async fn call_at(&self, url: &str, request: &Request<'_>) -> Result<Outcome, Failure> {
+        let mut left = self.left();
+        loop {
+            let once = async {
+                if request.method != Method::GET {
+                    self.probe(url, request.key).await?;
+                }
+                read(self.send(url, request).await?).await
+            };
+            tokio::select! {
+                answer = timeout(CALL_TIMEOUT, once) => {
+                    return answer.unwrap_or_else(|_| Err(Failure::no_answer(CALL_TIMEOUT)));
+                }
+                Ok(()) = left.changed() => {}
+            }
+        }
+    }
+
+    /// Asks which cluster an endpoint is of, before anything is written there.
+    async fn probe(&self, url: &str, key: &str) -> Result<(), Failure> {
+        let key = utf8_percent_encode(key, KEY);
+        let answer = self.request(&format!("{url}/v2/keys{key}"), Method::GET, None).await?;
+        self.check_cluster(url, &answer)?;
+        // Read to its end, so that the connection can be used again.
+        let _ = read(answer).await;
+        Ok(())
+    }
+
+    fn check_cluster(&self, url: &str, answer: &Response<Incoming>) -> Result<(), Failure> {
+        let id = answer.headers().get("x-etcd-cluster-id").and_then(|id| id.to_str().ok());
+        match id.and_then(|id| u64::from_str_radix(id, 16).ok()) {
+            Some(cluster) => self.identity.check(url, cluster).map_err(Failure::here),
+            None => Ok(()),
+        }
     }
 
     /// Sends to one endpoint; returns once the head of the answer is there.
@@ -157,7 +277,9 @@ impl Endpoints {
     ) -> Result<Response<Incoming>, Failure> {
         let key = utf8_percent_encode(request.key, KEY);
         let uri = format!("{url}/v2/keys{key}?{}", request.query);
-        self.request(&uri, request.method.clone(), request.form.clone()).await
+        let answer = self.request(&uri, request.method.clone(), request.form.clone()).await?;
+        self.check_cluster(url, &answer)?;
+        Ok(answer)
     }
 
     /// What `/version` says at the first endpoint that answers.
@@ -191,7 +313,8 @@ impl Endpoints {
         }
         let body = Full::new(Bytes::from(form.unwrap_or_default()));
         let request = builder.body(body).map_err(|error| Failure::everywhere(words(&error)))?;
-        self.http.request(request).await.map_err(|error| Failure::here(words(&error)))
+        let http = self.http.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        http.request(request).await.map_err(|error| Failure::here(words(&error)))
     }
 }
 
@@ -218,32 +341,4 @@ pub(super) async fn read(answer: Response<Incoming>) -> Result<Outcome, Failure>
 /// `X-Etcd-Index`, 0 without it.
 pub(super) fn index(headers: &hyper::HeaderMap) -> i64 {
     headers.get("x-etcd-index").and_then(|index| index.to_str().ok()?.parse().ok()).unwrap_or(0)
-}
-
-fn tls_config(files: Option<&TlsFiles>) -> Result<ClientConfig, SourceError> {
-    let mut roots = RootCertStore::empty();
-    if let Some(files) = files {
-        for ca in CertificateDer::pem_slice_iter(&files.ca) {
-            let ca = ca.map_err(|error| bad("--etcd-cafile", error))?;
-            // A system's bundle may have some that rustls does not take.
-            let _ = roots.add(ca);
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| bad("--etcd-endpoints", error))?
-        .with_root_certificates(roots);
-    match files.and_then(|files| files.identity.as_ref()) {
-        None => Ok(config.with_no_client_auth()),
-        Some(own) => {
-            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&own.cert).collect();
-            let chain = chain.map_err(|error| bad("--etcd-certfile", error))?;
-            let key = PrivateKeyDer::from_pem_slice(&own.key)
-                .map_err(|error| bad("--etcd-keyfile holds no private key", error))?;
-            config
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| bad("--etcd-certfile and --etcd-keyfile", error))
-        }
-    }
 }

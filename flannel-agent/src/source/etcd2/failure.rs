@@ -1,6 +1,5 @@
 //! What an answer means that is no success.
 
-use std::error::Error;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -86,21 +85,6 @@ pub(super) fn judge(
         None if status.is_client_error() => Err(Failure::everywhere(text)),
         None => Err(Failure::here(format!("{status}: {text}"))),
     }
-}
-
-/// The error with all its causes, each once, on one line.
-pub(super) fn words(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let words = inner.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        source = inner.source();
-    }
-    text.replace('\n', " ")
 }
 
 #[cfg(test)]

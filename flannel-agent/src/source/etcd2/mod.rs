@@ -284,6 +284,7 @@ fn decode(call: &'static str, key: &str, body: &[u8]) -> Result<Change, SourceEr
         key: key.to_owned(),
         cause: format!("the answer is none of etcd's: {error}"),
         hint: "is it an etcd with the v2 API that listens at --etcd-endpoints?",
+        refused: false,
     })
 }
 
@@ -293,6 +294,7 @@ fn unexpected(call: &'static str, key: &str, refusal: Refusal) -> SourceError {
         key: key.to_owned(),
         cause: format!("etcd answered {refusal:?}"),
         hint: "does a proxy answer at --etcd-endpoints?",
+        refused: false,
     }
 }
 
@@ -302,6 +304,7 @@ impl LeaseSource for Etcd2 {
         let Some(text) = self.get(&key).await?.and_then(|node| node.value) else {
             return Err(SourceError::NoConfigV2 { key, endpoints: self.endpoints().names() });
         };
+        self.endpoints().identity().settle();
         NetworkConfig::parse(&text).map_err(|error| SourceError::Config { key, error })
     }
 
@@ -326,6 +329,10 @@ impl LeaseSource for Etcd2 {
         let node = self.get(&self.key(asked.subnet)).await?;
         let stands = node.and_then(|node| self.entry(&node));
         Ok(stands.is_none_or(|lease| lease.attrs == asked.attrs))
+    }
+
+    fn reconnect(&self) {
+        self.endpoints().reconnect();
     }
 
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {

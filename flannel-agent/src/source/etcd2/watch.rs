@@ -26,8 +26,21 @@ impl Followed for Etcd2 {
 
     async fn changes(&self, revision: i64, updates: &Updates) -> End {
         let mut after = revision;
+        let mut left = self.endpoints().left();
         loop {
-            match self.poll(after).await {
+            let polled = tokio::select! {
+                polled = self.poll(after) => polled,
+                Ok(()) = left.changed() => return End::Left,
+            };
+            match polled {
+                // It would wait for changes that are long past.
+                Ok(Polled::Quiet { upto }) if upto < after => {
+                    let reason = format!(
+                        "{}: watch: etcd's index went back from {after} to {upto}",
+                        self.endpoints().current()
+                    );
+                    return End::Failed { reason };
+                }
                 Ok(Polled::Quiet { upto }) => after = after.max(upto),
                 Ok(Polled::Change(change)) => {
                     after = after.max(change.node.revision());

@@ -1,23 +1,27 @@
-//! Endpoints: TLS, login, timeouts, and the next endpoint when one fails.
+//! Endpoints: login, timeouts, and the next endpoint when one fails.
 
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
-use tokio::sync::Mutex;
+use etcd_client::{Channel, Client, ConnectOptions, Error};
+use hyper::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
+use tonic::transport::Endpoint as Transport;
+use tower_service::Service;
 
-use super::failure::{Remedy, cause, remedy};
+use super::failure::{Failure, Remedy, is_auth_off};
 use crate::source::SourceError;
+use crate::source::dial::{Address, Dialer, Stream, Trouble};
 use crate::source::hint::hint;
-use crate::source::options::{EtcdOptions, TlsFiles, bad_endpoint};
+use crate::source::identity::Identity;
+use crate::source::options::{EtcdOptions, bad_endpoint};
 
 /// Most time that one call at one endpoint may take, connecting included.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Most time that a TCP and TLS handshake may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// After so much silence the connection of an open watch is probed; etcd
 /// refuses probes more often than every 5 s.
@@ -30,24 +34,71 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Endpoints {
     endpoints: Vec<Endpoint>,
     current: AtomicUsize,
+    identity: Identity,
+    /// Counts how often all connections were left.
+    left: watch::Sender<u64>,
 }
 
 struct Endpoint {
     url: String,
-    options: ConnectOptions,
-    client: Mutex<Option<Client>>,
+    address: Address,
+    transport: Transport,
+    dialer: Dialer,
+    user: Option<(String, String)>,
+    connection: Mutex<Option<Connection>>,
+}
+
+/// A client on one connection, which ends with it: where the endpoint leads
+/// then has to be looked at anew.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) client: Client,
+    pub(super) url: String,
+    trouble: Trouble,
+    /// How often connections had been left before it was made.
+    made: u64,
+}
+
+impl Connection {
+    /// A failure of a call on it.
+    pub(super) fn failure(&self, error: &Error) -> Failure {
+        Failure::from(error).met(&self.trouble)
+    }
+}
+
+/// Gives the one connection that was made, and no second one.
+struct Made(Option<Stream>);
+
+impl Service<Uri> for Made {
+    type Response = TokioIo<Stream>;
+    type Error = std::io::Error;
+    type Future = Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let gone = || std::io::Error::new(std::io::ErrorKind::NotConnected, "connection closed");
+        ready(self.0.take().map(TokioIo::new).ok_or_else(gone))
+    }
 }
 
 impl Endpoints {
     /// Reads the files that `options` name; connects to nothing yet.
     pub(super) async fn new(options: &EtcdOptions) -> Result<Self, SourceError> {
-        let files = TlsFiles::read(options).await?;
-        let tls = files.as_ref().map(tls_options);
+        let dialer = Dialer::new(options, Some(b"h2"));
+        let files = dialer.check().await?;
         let mut endpoints = Vec::new();
         for url in options.urls(files.as_ref())? {
-            endpoints.push(Endpoint::new(url, options, tls.as_ref()).await?);
+            endpoints.push(Endpoint::new(url, options, dialer.clone())?);
         }
-        Ok(Self { endpoints, current: AtomicUsize::new(0) })
+        Ok(Self {
+            endpoints,
+            current: AtomicUsize::new(0),
+            identity: Identity::default(),
+            left: watch::Sender::new(0),
+        })
     }
 
     /// All endpoints, for messages.
@@ -55,10 +106,16 @@ impl Endpoints {
         self.endpoints.iter().map(|endpoint| endpoint.url.as_str()).collect::<Vec<_>>().join(", ")
     }
 
-    /// A client of the endpoint that answered last, and the endpoint's name.
-    pub(super) async fn current(&self) -> Result<(Client, String), Error> {
+    /// Which cluster it is.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// A connection to the endpoint that answered last.
+    pub(super) async fn current(&self) -> Result<Connection, Failure> {
         let endpoint = &self.endpoints[self.current.load(Ordering::Relaxed)];
-        Ok((endpoint.client().await?, endpoint.url.clone()))
+        let left = *self.left.borrow();
+        endpoint.connection(&self.identity, left).await
     }
 
     /// Leaves the current endpoint to the others, after it failed.
@@ -66,6 +123,16 @@ impl Endpoints {
         let current = self.current.load(Ordering::Relaxed);
         self.endpoints[current].forget().await;
         self.current.store((current + 1) % self.endpoints.len(), Ordering::Relaxed);
+    }
+
+    /// Leaves all connections, as they may begin at an address that has gone.
+    pub(super) fn reconnect(&self) {
+        self.left.send_modify(|times| *times += 1);
+    }
+
+    /// Tells when all connections are to be left.
+    pub(super) fn left(&self) -> watch::Receiver<u64> {
+        self.left.subscribe()
     }
 
     /// Makes a call at the current endpoint, then at each other until one
@@ -83,103 +150,146 @@ impl Endpoints {
     {
         let first = self.current.load(Ordering::Relaxed);
         let mut causes: Vec<String> = Vec::new();
+        let mut refused = false;
         for n in 0..self.endpoints.len() {
             let at = (first + n) % self.endpoints.len();
             let endpoint = &self.endpoints[at];
-            let (cause, remedy) = match endpoint.call(&send).await {
+            let failure = match endpoint.call(&send, &self.identity, self.left()).await {
                 Ok(answer) => {
                     self.current.store(at, Ordering::Relaxed);
                     return Ok(answer);
                 }
                 Err(failure) => failure,
             };
-            causes.push(format!("{}: {cause}", endpoint.url));
-            if remedy != Remedy::OtherEndpoint {
+            causes.push(format!("{}: {}", endpoint.url, failure.cause));
+            if failure.remedy != Remedy::OtherEndpoint {
+                refused = failure.remedy == Remedy::None;
                 break;
             }
         }
         let cause = causes.join("; ");
         let hint = hint(&cause);
-        Err(SourceError::Call { call, key: key.to_owned(), cause, hint })
+        Err(SourceError::Call { call, key: key.to_owned(), cause, hint, refused })
     }
 }
 
 impl Endpoint {
-    async fn new(
-        url: String,
-        options: &EtcdOptions,
-        tls: Option<&TlsOptions>,
-    ) -> Result<Self, SourceError> {
-        let mut connect = ConnectOptions::new()
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_keep_alive(PROBE_AFTER, PROBE_TIMEOUT)
+    fn new(url: String, options: &EtcdOptions, dialer: Dialer) -> Result<Self, SourceError> {
+        let address = Address::parse(&url)?;
+        let origin: Uri = url.parse().map_err(|error| bad_endpoint(&url, error))?;
+        // TLS is the dialer's: tonic would make another.
+        let plain = match url.strip_prefix("https://") {
+            Some(rest) => format!("http://{rest}"),
+            None => url.clone(),
+        };
+        let transport = Transport::from_shared(plain)
+            .map_err(|error| bad_endpoint(&url, error))?
+            .origin(origin)
+            .http2_keep_alive_interval(PROBE_AFTER)
+            .keep_alive_timeout(PROBE_TIMEOUT)
             // etcd takes probes of an idle connection for an attack.
-            .with_keep_alive_while_idle(false)
-            .with_require_leader(true);
-        if let (Some(rest), Some(tls)) = (url.strip_prefix("https://"), tls) {
-            // A certificate names an IPv6 address without the URL's brackets.
-            let bare = rest.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-            let tls = match bare {
-                Some((address, _)) => tls.clone().domain_name(address),
-                None => tls.clone(),
-            };
-            connect = connect.with_tls(tls);
-        }
-        // Without a user this connects to nothing, and only checks the settings.
-        let check = Client::connect([&url], Some(connect.clone())).await;
-        check.map_err(|error| bad_endpoint(&url, cause(&error)))?;
-        if let Some((user, password)) = options.user() {
-            connect = connect.with_user(user, password).with_auto_token_refresh(true);
-        }
-        Ok(Self { url, options: connect, client: Mutex::new(None) })
+            .keep_alive_while_idle(false);
+        let user = options.user().map(|(user, password)| (user.to_owned(), password.to_owned()));
+        Ok(Self { url, address, transport, dialer, user, connection: Mutex::new(None) })
     }
 
-    /// The client; logs in if there is a user and it has not been done.
-    async fn client(&self) -> Result<Client, Error> {
-        let mut client = self.client.lock().await;
-        if let Some(client) = client.as_ref() {
-            return Ok(client.clone());
+    /// The connection; it is made, and logs in if there is a user, if there is
+    /// none.
+    async fn connection(&self, identity: &Identity, left: u64) -> Result<Connection, Failure> {
+        let mut connection = self.connection.lock().await;
+        if let Some(connection) = connection.as_ref().filter(|made| made.made == left) {
+            return Ok(connection.clone());
         }
-        let new = Client::connect([&self.url], Some(self.options.clone())).await?;
-        Ok(client.insert(new).clone())
+        let stream = self.dialer.dial(&self.address).await.map_err(Failure::here)?;
+        let trouble = stream.trouble();
+        let explained = |error: &Error| Failure::from(error).met(&trouble);
+        let channel = self.transport.connect_with_connector(Made(Some(stream))).await;
+        let channel = Channel::Tonic(channel.map_err(|error| explained(&error.into()))?);
+        let client = self.log_in(channel).await.map_err(|error| explained(&error))?;
+        match client.maintenance_client().status().await {
+            Ok(status) => {
+                let cluster = status.header().map_or(0, |header| header.cluster_id());
+                identity.check(&self.url, cluster).map_err(Failure::here)?;
+            }
+            // One that may not ask is told by each answer.
+            Err(Error::GRpcStatus(status)) if is_refusal(&status) => {}
+            Err(error) => return Err(explained(&error)),
+        }
+        let new = Connection { client, url: self.url.clone(), trouble, made: left };
+        Ok(connection.insert(new).clone())
+    }
+
+    /// A client that has logged in, if there is a user, and if etcd knows any.
+    async fn log_in(&self, channel: Channel) -> Result<Client, Error> {
+        let options = ConnectOptions::new().with_require_leader(true);
+        let Some((user, password)) = &self.user else {
+            return Client::from_channel(channel, Some(options)).await;
+        };
+        let known = options.clone().with_user(user, password).with_auto_token_refresh(true);
+        match Client::from_channel(channel.clone(), Some(known)).await {
+            Err(error) if is_auth_off(&error) => {
+                tracing::info!(
+                    endpoint = self.url,
+                    "etcd's authentication is off: going on without --etcd-username"
+                );
+                Client::from_channel(channel, Some(options)).await
+            }
+            other => other,
+        }
     }
 
     async fn forget(&self) {
-        self.client.lock().await.take();
+        self.connection.lock().await.take();
     }
 
-    async fn call<T, F, R>(&self, send: &F) -> Result<T, (String, Remedy)>
+    /// Makes a call; on a connection that turns out to be dead, or that has to
+    /// be left, once more on a new one.
+    async fn call<T, F, R>(
+        &self,
+        send: &F,
+        identity: &Identity,
+        mut left: watch::Receiver<u64>,
+    ) -> Result<T, Failure>
     where
         F: Fn(Client) -> R + Send + Sync,
         R: Future<Output = Result<T, Error>> + Send,
     {
-        let once = async || {
-            let answer = async { send(self.client().await?).await };
-            match timeout(CALL_TIMEOUT, answer).await {
-                Ok(answer) => answer.map_err(|error| (cause(&error), remedy(&error))),
+        loop {
+            let was_connected = self.connection.lock().await.is_some();
+            let times = *left.borrow_and_update();
+            let answer = tokio::select! {
+                answer = timeout(CALL_TIMEOUT, self.once(send, identity, times)) => answer,
+                Ok(()) = left.changed() => continue,
+            };
+            let failure = match answer {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(failure)) => failure,
                 Err(_) => {
-                    let cause = format!("no answer within {} s", CALL_TIMEOUT.as_secs());
-                    Err((cause, Remedy::OtherEndpoint))
+                    self.forget().await;
+                    return Err(Failure::no_answer(CALL_TIMEOUT));
+                }
+            };
+            if failure.remedy != Remedy::None {
+                self.forget().await;
+                if was_connected {
+                    continue;
                 }
             }
-        };
-        let mut answer = once().await;
-        if matches!(answer, Err((_, Remedy::Login))) {
-            self.forget().await;
-            answer = once().await;
+            return Err(failure);
         }
-        if matches!(answer, Err((_, Remedy::OtherEndpoint | Remedy::Login))) {
-            self.forget().await;
-        }
-        answer
+    }
+
+    async fn once<T, F, R>(&self, send: &F, identity: &Identity, left: u64) -> Result<T, Failure>
+    where
+        F: Fn(Client) -> R + Send + Sync,
+        R: Future<Output = Result<T, Error>> + Send,
+    {
+        let connection = self.connection(identity, left).await?;
+        send(connection.client.clone()).await.map_err(|error| connection.failure(&error))
     }
 }
 
-/// The files in the form of the client.
-fn tls_options(files: &TlsFiles) -> TlsOptions {
-    let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(&files.ca));
-    match &files.identity {
-        Some(own) => tls.identity(Identity::from_pem(&own.cert, &own.key)),
-        None => tls,
-    }
+fn is_refusal(status: &tonic::Status) -> bool {
+    let code = status.code();
+    matches!(code, tonic::Code::PermissionDenied | tonic::Code::InvalidArgument)
 }

@@ -1,8 +1,11 @@
 //! What a failed call means: its cause in words, and what to do about it.
 
 use std::error::Error as _;
+use std::time::Duration;
 
 use etcd_client::Error;
+
+use crate::source::dial::{Trouble, add};
 
 /// What to do about a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +39,10 @@ pub(super) fn remedy(error: &Error) -> Remedy {
             _ => Remedy::OtherEndpoint,
         };
     };
-    // Any change of users or roles makes etcd refuse the tokens from before.
-    if status.message().contains("revision of auth store is old") {
+    // Any change of users or roles makes etcd refuse the tokens from before; one
+    // that has switched users on asks for the first.
+    let outdated = ["revision of auth store is old", "user name is empty"];
+    if outdated.iter().any(|words| status.message().contains(words)) {
         return Remedy::Login;
     }
     match status.code() as i32 {
@@ -65,19 +70,55 @@ pub(super) fn is_no_lease(error: &Error) -> bool {
     matches!(error, Error::GRpcStatus(status) if status.message().contains("lease not found"))
 }
 
+/// Whether etcd answered that it knows no users.
+pub(super) fn is_auth_off(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status)
+        if status.message().contains("authentication is not enabled"))
+}
+
+/// A call that failed at one endpoint.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    /// In words, without the endpoint.
+    pub(super) cause: String,
+    pub(super) remedy: Remedy,
+}
+
+impl Failure {
+    /// Another endpoint may do better.
+    pub(super) fn here(cause: String) -> Self {
+        Self { cause, remedy: Remedy::OtherEndpoint }
+    }
+
+    pub(super) fn no_answer(limit: Duration) -> Self {
+        Self::here(format!("no answer within {} s", limit.as_secs()))
+    }
+
+    /// With what its connection met.
+    pub(super) fn met(self, trouble: &Trouble) -> Self {
+        if self.remedy == Remedy::OtherEndpoint {
+            Self { cause: trouble.explain(self.cause), ..self }
+        } else {
+            self
+        }
+    }
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        Self { cause: cause(error), remedy: remedy(error) }
+    }
+}
+
 /// The error with all its causes, each once, on one line.
-pub(super) fn cause(error: &Error) -> String {
+fn cause(error: &Error) -> String {
     let (mut text, mut source) = match error {
         Error::GRpcStatus(status) => (status.message().to_owned(), status.source()),
         Error::TransportError(error) => (error.to_string(), error.source()),
         other => (other.to_string(), None),
     };
     while let Some(inner) = source {
-        let words = inner.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
+        add(&mut text, inner);
         source = inner.source();
     }
     text.replace('\n', " ")

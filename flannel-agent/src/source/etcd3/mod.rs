@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::connect::Endpoints;
 use super::follow::follow;
+use super::hint::hint;
 use super::options::EtcdOptions;
 use super::warned::Warned;
 use super::{Claim, LeaseSource, SourceError};
@@ -133,8 +134,25 @@ impl Etcd3 {
                 async move { kv.get(key, options).await }
             })
             .await?;
-        let revision = answer.header().map_or(0, |header| header.revision());
+        let (revision, cluster) =
+            answer.header().map_or((0, 0), |header| (header.revision(), header.cluster_id()));
+        self.check_cluster("get", key, cluster)?;
         Ok((answer.take_kvs(), revision))
+    }
+
+    /// A proxy may lead elsewhere within one connection.
+    fn check_cluster(
+        &self,
+        call: &'static str,
+        key: &str,
+        cluster: u64,
+    ) -> Result<(), SourceError> {
+        let endpoints = self.endpoints();
+        endpoints.identity().check(&endpoints.names(), cluster).map_err(|cause| {
+            let cause = format!("{}: {cause}", endpoints.names());
+            let hint = hint(&cause);
+            SourceError::Call { call, key: key.to_owned(), cause, hint, refused: false }
+        })
     }
 
     async fn listing(&self) -> Result<Listing, SourceError> {
@@ -221,6 +239,7 @@ impl LeaseSource for Etcd3 {
         let Some(kv) = kvs.first() else {
             return Err(SourceError::NoConfig { key, endpoints: self.endpoints().names() });
         };
+        self.endpoints().identity().settle();
         NetworkConfig::parse(&String::from_utf8_lossy(kv.value()))
             .map_err(|error| SourceError::Config { key, error })
     }
@@ -245,6 +264,10 @@ impl LeaseSource for Etcd3 {
     async fn is_unanswered(&self, asked: &Lease) -> Result<bool, SourceError> {
         let stands = self.at(asked.subnet).await?;
         Ok(stands.is_none_or(|entry| entry.attrs == asked.attrs))
+    }
+
+    fn reconnect(&self) {
+        self.endpoints().reconnect();
     }
 
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {

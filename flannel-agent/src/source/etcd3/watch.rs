@@ -1,12 +1,11 @@
 //! Following the leases by one watch of their prefix.
 
-use etcd_client::{EventType, WatchOptions, WatchResponse};
+use etcd_client::{Error, EventType, WatchOptions, WatchResponse};
 use flannel_core::lease::Lease;
 use flannel_core::lease::update::LeaseUpdate;
 use tokio::time::timeout;
 
 use super::connect::CALL_TIMEOUT;
-use super::failure::cause;
 use super::{Etcd3, LIST_LIMIT};
 use crate::source::SourceError;
 use crate::source::follow::{End, Followed, Updates};
@@ -20,27 +19,37 @@ impl Followed for Etcd3 {
     async fn changes(&self, revision: i64, updates: &Updates) -> End {
         // The list went to this endpoint, so that the login is fresh: etcd
         // answers an outdated one of a watch with a plain refusal.
-        let (client, endpoint) = match self.endpoints().current().await {
+        let mut left = self.endpoints().left();
+        let connection = match self.endpoints().current().await {
             Ok(current) => current,
-            Err(error) => return End::Failed { reason: cause(&error) },
+            Err(failure) => {
+                let reason = format!("{}: {}", self.endpoints().names(), failure.cause);
+                return End::Failed { reason };
+            }
         };
-        let failed = |what: &str| End::Failed { reason: format!("{endpoint}: watch: {what}") };
+        let failed =
+            |what: &str| End::Failed { reason: format!("{}: watch: {what}", connection.url) };
+        let broken = |error: &Error| failed(&connection.failure(error).cause);
         let options = WatchOptions::new()
             .with_prefix()
             .with_start_revision(revision + 1)
             .with_progress_notify();
-        let mut watcher = client.watch_client().max_decoding_message_size(LIST_LIMIT);
+        let mut watcher = connection.client.watch_client().max_decoding_message_size(LIST_LIMIT);
         let opening = watcher.watch(self.subnets(), Some(options));
         let mut stream = match timeout(CALL_TIMEOUT, opening).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return failed(&cause(&error)),
+            Ok(Err(error)) => return broken(&error),
             Err(_) => return failed("no answer"),
         };
         loop {
-            let response = match stream.message().await {
+            let message = tokio::select! {
+                message = stream.message() => message,
+                Ok(()) = left.changed() => return End::Left,
+            };
+            let response = match message {
                 Ok(Some(response)) => response,
                 Ok(None) => return failed("the stream ended"),
-                Err(error) => return failed(&cause(&error)),
+                Err(error) => return broken(&error),
             };
             if response.compact_revision() != 0 {
                 return End::Compacted { revision: response.compact_revision() };

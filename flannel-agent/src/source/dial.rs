@@ -1,0 +1,328 @@
+//! Connections to endpoints: TCP, and TLS with files that are read for each
+//! connection, so that new ones are used without a restart.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::Uri;
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::SourceError;
+use super::options::{EtcdOptions, TlsFiles, bad_endpoint};
+use super::tls::Tls;
+
+/// Most time that a TCP handshake, or one of TLS, may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// After so much silence the kernel probes a connection.
+const PROBE_AFTER: Duration = Duration::from_secs(10);
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    tls: bool,
+    /// A name, or an address without brackets.
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    /// Of a URL as [`EtcdOptions::urls`] gives it.
+    ///
+    /// # Errors
+    /// [`SourceError::Options`] says what is wrong with the URL.
+    pub(super) fn parse(url: &str) -> Result<Self, SourceError> {
+        let uri: Uri = url.parse().map_err(|error| bad_endpoint(url, error))?;
+        Self::of(&uri).ok_or_else(|| bad_endpoint(url, "names no host"))
+    }
+
+    /// Of a URL; `None` if it names no host.
+    pub(super) fn of(uri: &Uri) -> Option<Self> {
+        let host = uri.host().filter(|host| !host.is_empty())?;
+        // A certificate names an IPv6 address without the URL's brackets.
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = bare.unwrap_or(host).to_owned();
+        let tls = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Some(Self { tls, host, port })
+    }
+}
+
+/// Makes connections. Clones share the options.
+#[derive(Clone)]
+pub(super) struct Dialer {
+    options: Arc<EtcdOptions>,
+    alpn: Option<&'static [u8]>,
+}
+
+impl Dialer {
+    /// For the protocol `alpn`; none: HTTP/1.1.
+    pub(super) fn new(options: &EtcdOptions, alpn: Option<&'static [u8]>) -> Self {
+        Self { options: Arc::new(options.clone()), alpn }
+    }
+
+    /// Reads the files of TLS and checks that they can be used.
+    ///
+    /// # Errors
+    /// [`SourceError::Options`] names the unusable one.
+    pub(super) async fn check(&self) -> Result<Option<TlsFiles>, SourceError> {
+        let files = TlsFiles::read(&self.options).await?;
+        if let Some(files) = &files {
+            Tls::new(files, self.alpn)?;
+        }
+        Ok(files)
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// Why not, in words without the endpoint.
+    pub(super) async fn dial(&self, address: &Address) -> Result<Stream, String> {
+        let tls = if address.tls {
+            let files = TlsFiles::read(&self.options).await.map_err(|error| error.to_string())?;
+            let files = files.ok_or("no --etcd-cafile, and no CA bundle of the system's")?;
+            Some(Tls::new(&files, self.alpn).map_err(|error| error.to_string())?)
+        } else {
+            None
+        };
+        let tcp = connect(&address.host, address.port).await?;
+        let io = match tls {
+            None => Io::Plain(tcp),
+            Some(tls) => Io::Tls(Box::new(handshake(tcp, &address.host, &tls).await?)),
+        };
+        Ok(Stream { io, trouble: Trouble::default() })
+    }
+}
+
+async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
+    let found = tokio::net::lookup_host((host, port))
+        .await
+        .map_err(|error| format!("{host} cannot be resolved: {error}"))?;
+    let mut cause = format!("{host} has no address");
+    for address in found {
+        match timeout(CONNECT_TIMEOUT, tcp(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => cause = format!("tcp connect error: {error}"),
+            Err(_) => cause = format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()),
+        }
+    }
+    Err(cause)
+}
+
+async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    set_socket_keepalive(&stream, true)?;
+    set_tcp_keepidle(&stream, PROBE_AFTER)?;
+    Ok(stream)
+}
+
+async fn handshake(tcp: TcpStream, host: &str, tls: &Tls) -> Result<TlsStream<TcpStream>, String> {
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|error| format!("{host} is no name of a server: {error}"))?;
+    let connector = TlsConnector::from(Arc::clone(&tls.config));
+    match timeout(CONNECT_TIMEOUT, connector.connect(name, tcp)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(tls.refusal().unwrap_or_else(|| {
+            let text = words(&error);
+            match text.contains("InvalidContentType") {
+                true => "it does not speak TLS".to_owned(),
+                false => format!("TLS handshake: {text}"),
+            }
+        })),
+        Err(_) => Err(format!("no TLS handshake within {} s", CONNECT_TIMEOUT.as_secs())),
+    }
+}
+
+/// What a connection met that libraries above it do not pass on.
+#[derive(Clone, Default)]
+pub(super) struct Trouble(Arc<Mutex<Met>>);
+
+#[derive(Default)]
+struct Met {
+    /// What the server said first, as far as it is of use.
+    first: Vec<u8>,
+    error: Option<String>,
+}
+
+/// Bytes of the server's first words that are looked at.
+const FIRST: usize = 12;
+
+impl Trouble {
+    fn met(&self) -> std::sync::MutexGuard<'_, Met> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self, bytes: &[u8]) {
+        let mut met = self.met();
+        let room = FIRST.saturating_sub(met.first.len());
+        met.first.extend(bytes.iter().take(room));
+    }
+
+    fn failed(&self, error: &io::Error) {
+        self.met().error = Some(words(error));
+    }
+
+    /// `cause`, and what was met, for a connection of HTTP/2.
+    pub(super) fn explain(&self, cause: String) -> String {
+        let met = self.met();
+        // TLS's answer to what is none: an alert.
+        if met.first.starts_with(&[0x15, 0x03]) {
+            return format!("{cause}: it answers by TLS");
+        }
+        if met.first.starts_with(b"HTTP/1.") {
+            let line = String::from_utf8_lossy(&met.first);
+            return format!("{cause}: it answers {} to gRPC", line.trim());
+        }
+        match &met.error {
+            Some(error) if !cause.contains(error.as_str()) => format!("{cause}: {error}"),
+            _ => cause,
+        }
+    }
+}
+
+/// A connection.
+pub(super) struct Stream {
+    io: Io,
+    trouble: Trouble,
+}
+
+enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// What it will meet.
+    pub(super) fn trouble(&self) -> Trouble {
+        self.trouble.clone()
+    }
+
+    fn note<T>(&self, result: &Poll<io::Result<T>>) {
+        if let Poll::Ready(Err(error)) = result {
+            self.trouble.failed(error);
+        }
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("tls", &matches!(self.io, Io::Tls(_))).finish()
+    }
+}
+
+/// Polls whichever it is, and notes an error.
+macro_rules! poll {
+    ($stream:expr, $io:ident => $poll:expr) => {{
+        let result = match &mut $stream.io {
+            Io::Plain(io) => {
+                let $io = Pin::new(io);
+                $poll
+            }
+            Io::Tls(io) => {
+                let $io = Pin::new(io.as_mut());
+                $poll
+            }
+        };
+        $stream.note(&result);
+        result
+    }};
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let result = poll!(self, io => io.poll_read(cx, into));
+        self.trouble.read(into.filled().get(before..).unwrap_or_default());
+        result
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        poll!(self, io => io.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        poll!(self, io => io.poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        poll!(self, io => io.poll_shutdown(cx))
+    }
+}
+
+/// The error with all its causes, each once, on one line.
+pub(super) fn words(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        add(&mut text, inner);
+        source = inner.source();
+    }
+    text.replace('\n', " ")
+}
+
+/// Adds a cause, unless it stands there.
+pub(super) fn add(text: &mut String, cause: &dyn Error) {
+    let words = cause.to_string();
+    if !text.contains(&words) {
+        text.push_str(": ");
+        text.push_str(&words);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_from_a_url() {
+        let address = |tls, host: &str, port| Address { tls, host: host.to_owned(), port };
+        for (url, expected) in [
+            ("http://127.0.0.1:2379", address(false, "127.0.0.1", 2379)),
+            ("https://[fd00::1]:2379", address(true, "fd00::1", 2379)),
+            ("https://etcd", address(true, "etcd", 443)),
+            ("http://etcd/", address(false, "etcd", 80)),
+        ] {
+            assert_eq!(Address::parse(url).unwrap(), expected, "{url}");
+        }
+        for url in ["http://", "http://a b", "nonsense"] {
+            let error = Address::parse(url).unwrap_err().to_string();
+            assert!(error.contains(&format!("--etcd-endpoints {url}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_server_of_another_protocol_is_told() {
+        let explained = |bytes: &[u8]| {
+            let trouble = Trouble::default();
+            trouble.read(&bytes[..1]);
+            trouble.read(&bytes[1..]);
+            trouble.explain("h2 protocol error".to_owned())
+        };
+        assert!(explained(b"HTTP/1.0 400 Bad Request\r\n").ends_with("HTTP/1.0 400 to gRPC"));
+        assert!(explained(&[0x15, 3, 1, 0, 2, 2, 70]).ends_with("it answers by TLS"));
+        assert_eq!(explained(b"\0\0\x06\x04"), "h2 protocol error");
+    }
+}

@@ -1,0 +1,232 @@
+//! TLS of a connection, as Go and curl see certificates.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
+
+use super::SourceError;
+use super::der::{date, outline};
+use super::options::{Identity, TlsFiles, bad};
+
+/// TLS for one connection.
+pub(super) struct Tls {
+    pub(super) config: Arc<ClientConfig>,
+    refused: Arc<Refused>,
+}
+
+/// Why the server's certificate was refused, in our words.
+#[derive(Debug, Default)]
+struct Refused(Mutex<Option<String>>);
+
+impl Tls {
+    /// What `files` say, for the protocol `alpn` (none: HTTP/1.1).
+    ///
+    /// # Errors
+    /// [`SourceError::Options`] names the unusable file.
+    pub(super) fn new(files: &TlsFiles, alpn: Option<&[u8]>) -> Result<Self, SourceError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let refused = Arc::new(Refused::default());
+        let verifier = Verifier::new(files, &provider, Arc::clone(&refused))?;
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| bad("--etcd-endpoints", error))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match &files.identity {
+            None => builder.with_no_client_auth(),
+            Some(own) => {
+                let shown = certified(own, &provider)?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)))
+            }
+        };
+        config.alpn_protocols = alpn.map(<[u8]>::to_vec).into_iter().collect();
+        Ok(Self { config: Arc::new(config), refused })
+    }
+
+    /// Why the server's certificate was refused, if it was.
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.refused.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Our certificate with its key. One of X.509 v1, as `openssl x509 -req` makes
+/// it without extensions, is shown as it is: it is the server that judges it.
+fn certified(own: &Identity, provider: &CryptoProvider) -> Result<CertifiedKey, SourceError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&own.cert).collect();
+    let chain = chain.map_err(|error| bad("--etcd-certfile", error))?;
+    let first = chain.first().ok_or_else(|| bad("--etcd-certfile", "has no certificate in it"))?;
+    let is_v1 = outline(first).is_some_and(|outline| outline.version == 1);
+    let key = PrivateKeyDer::from_pem_slice(&own.key)
+        .map_err(|error| bad("--etcd-keyfile holds no private key", error))?;
+    let key = provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| bad("--etcd-keyfile", error))?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Err(Error::InvalidCertificate(_)) if is_v1 => {}
+        Err(Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) | Ok(()) => {}
+        Err(error) => return Err(bad("--etcd-certfile and --etcd-keyfile", error)),
+    }
+    Ok(certified)
+}
+
+/// Checks the server's certificate.
+#[derive(Debug)]
+struct Verifier {
+    inner: Arc<WebPkiServerVerifier>,
+    /// Certificates that are trusted as they are.
+    given: Vec<CertificateDer<'static>>,
+    refused: Arc<Refused>,
+}
+
+impl Verifier {
+    fn new(
+        files: &TlsFiles,
+        provider: &Arc<CryptoProvider>,
+        refused: Arc<Refused>,
+    ) -> Result<Self, SourceError> {
+        let mut roots = RootCertStore::empty();
+        let mut given = Vec::new();
+        let mut unusable = None;
+        for ca in CertificateDer::pem_slice_iter(&files.ca) {
+            let ca = ca.map_err(|error| bad("--etcd-cafile", error))?;
+            // A system's bundle may have some that rustls does not take.
+            match roots.add(ca.clone()) {
+                Ok(()) => given.push(ca),
+                Err(error) => unusable = Some(error),
+            }
+        }
+        if given.is_empty() {
+            let cause = unusable.map_or_else(
+                || "has no certificate in it".to_owned(),
+                |error| format!("has no certificate that can be used: {error}"),
+            );
+            return Err(bad("--etcd-cafile", cause));
+        }
+        let inner =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+                .build()
+                .map_err(|error| bad("--etcd-cafile", error))?;
+        Ok(Self { inner, given, refused })
+    }
+
+    /// A certificate that was given as a CA is trusted as the server's own, too,
+    /// though it says that it is an authority: `openssl req -x509` makes such.
+    fn given_itself(
+        &self,
+        shown: &CertificateDer<'_>,
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
+        let encoding = || Error::InvalidCertificate(CertificateError::BadEncoding);
+        let outline = outline(shown).ok_or_else(encoding)?;
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        match now {
+            _ if now < outline.not_before => {
+                Err(Error::InvalidCertificate(CertificateError::NotValidYet))
+            }
+            _ if now > outline.not_after => {
+                Err(Error::InvalidCertificate(CertificateError::Expired))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse(&self, error: Error, shown: &CertificateDer<'_>) -> Error {
+        let text = explain(&error, shown);
+        *self.refused.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+        error
+    }
+}
+
+/// A refusal in words that stay the same at each try.
+fn explain(error: &Error, shown: &CertificateDer<'_>) -> String {
+    let outline = outline(shown);
+    let Error::InvalidCertificate(reason) = error else { return error.to_string() };
+    let why = match (reason, outline) {
+        (CertificateError::Expired | CertificateError::ExpiredContext { .. }, Some(outline)) => {
+            format!("it expired on {}", date(outline.not_after))
+        }
+        (
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+            Some(outline),
+        ) => format!("it is valid from {} on only; is the clock right?", date(outline.not_before)),
+        (CertificateError::Other(_) | CertificateError::BadEncoding, Some(outline))
+            if outline.version < 3 =>
+        {
+            format!(
+                "it is of X.509 version {}, which has no names of servers; make one with the \
+                 extension subjectAltName",
+                outline.version
+            )
+        }
+        (CertificateError::Other(other), _) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "it is a CA's (CA:TRUE) and not the server's own; give that very certificate as \
+             --etcd-cafile, or make one with CA:FALSE"
+                .to_owned()
+        }
+        _ => return error.to_string(),
+    };
+    format!("invalid peer certificate: {why}")
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.inner.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        let given = self.given.iter().any(|given| given.as_ref() == end_entity.as_ref());
+        let verified = match verified {
+            Err(_) if given => self
+                .given_itself(end_entity, server_name, now)
+                .map(|()| ServerCertVerified::assertion()),
+            other => other,
+        };
+        verified.map_err(|error| self.refuse(error, end_entity))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
