@@ -53,15 +53,15 @@ impl<'a> Waiting<'a> {
     }
 
     pub(super) async fn because(&mut self, error: &SourceError) {
-        let reason = error.to_string();
+        let (reason, trouble) = (error.to_string(), error.trouble());
         let due = self
             .said
             .as_ref()
-            .is_none_or(|(said, when)| *said != reason || when.elapsed() >= REMIND);
+            .is_none_or(|(said, when)| *said != trouble || when.elapsed() >= REMIND);
         if due {
             tracing::warn!(reason, "waiting for {}", self.what);
             notify::status(&format!("waiting for {}: {reason}", self.what));
-            self.said = Some((reason.clone(), Instant::now()));
+            self.said = Some((trouble, Instant::now()));
         }
         {
             let mut state = self.shared.lock();

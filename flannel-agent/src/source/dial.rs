@@ -102,7 +102,7 @@ impl Dialer {
             None => Io::Plain(tcp),
             Some(tls) => Io::Tls(Box::new(handshake(tcp, &address.host, &tls).await?)),
         };
-        Ok(Stream { io, trouble: Trouble::default() })
+        Ok(Stream { io, trouble: Trouble::default(), broken: None })
     }
 }
 
@@ -137,8 +137,9 @@ async fn handshake(tcp: TcpStream, host: &str, tls: &Tls) -> Result<TlsStream<Tc
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(tls.refusal().unwrap_or_else(|| {
             let text = words(&error);
-            match text.contains("InvalidContentType") {
-                true => "it does not speak TLS".to_owned(),
+            // What a server without TLS answers, or does.
+            match ["InvalidContentType", "handshake eof"].iter().any(|sign| text.contains(sign)) {
+                true => "it does not answer by TLS".to_owned(),
                 false => format!("TLS handshake: {text}"),
             }
         })),
@@ -160,6 +161,15 @@ struct Met {
 /// Bytes of the server's first words that are looked at.
 const FIRST: usize = 12;
 
+/// How libraries call a connection that failed.
+const GENERAL: [&str; 4] =
+    ["transport error", "h2 protocol error", "connection closed", "connection error"];
+
+/// What follows these words and a colon.
+fn without<'a>(text: &'a str, words: &str) -> Option<&'a str> {
+    text.strip_prefix(words)?.strip_prefix(": ")
+}
+
 impl Trouble {
     fn met(&self) -> std::sync::MutexGuard<'_, Met> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -171,8 +181,12 @@ impl Trouble {
         met.first.extend(bytes.iter().take(room));
     }
 
+    /// The first error counts, but for TLS's own, which says more.
     fn failed(&self, error: &io::Error) {
-        self.met().error = Some(words(error));
+        let mut met = self.met();
+        if met.error.is_none() || error.kind() == io::ErrorKind::InvalidData {
+            met.error = Some(words(error));
+        }
     }
 
     /// `cause`, and what was met, for a connection of HTTP/2.
@@ -187,8 +201,17 @@ impl Trouble {
             return format!("{cause}: it answers {} to gRPC", line.trim());
         }
         match &met.error {
-            Some(error) if !cause.contains(error.as_str()) => format!("{cause}: {error}"),
-            _ => cause,
+            // It is what the libraries' words stand for.
+            Some(error) if GENERAL.iter().any(|words| cause.starts_with(words)) => error.clone(),
+            Some(_) => cause,
+            None => {
+                let mut rest = cause.as_str();
+                let next = |rest| GENERAL.iter().find_map(|words| without(rest, words));
+                while let Some(shorter) = next(rest) {
+                    rest = shorter;
+                }
+                rest.to_owned()
+            }
         }
     }
 }
@@ -197,6 +220,8 @@ impl Trouble {
 pub(super) struct Stream {
     io: Io,
     trouble: Trouble,
+    /// A write failed so.
+    broken: Option<io::Error>,
 }
 
 enum Io {
@@ -214,6 +239,24 @@ impl Stream {
         if let Poll::Ready(Err(error)) = result {
             self.trouble.failed(error);
         }
+    }
+}
+
+impl Stream {
+    /// Hears what the server said before it closed, and tells the error of the
+    /// write then: TLS 1.3 refuses a client's certificate after the handshake
+    /// only.
+    fn last_words(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut bytes = [0; 1024];
+        loop {
+            let mut into = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut *self).poll_read(cx, &mut into) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !into.filled().is_empty() => {}
+                Poll::Ready(_) => break,
+            }
+        }
+        Poll::Ready(self.broken.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))
     }
 }
 
@@ -260,11 +303,21 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        poll!(self, io => io.poll_write(cx, bytes))
+        if self.broken.is_none() {
+            let result = poll!(self, io => io.poll_write(cx, bytes));
+            let Poll::Ready(Err(error)) = result else { return result };
+            self.broken = Some(error);
+        }
+        self.last_words(cx).map(Err)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        poll!(self, io => io.poll_flush(cx))
+        if self.broken.is_none() {
+            let result = poll!(self, io => io.poll_flush(cx));
+            let Poll::Ready(Err(error)) = result else { return result };
+            self.broken = Some(error);
+        }
+        self.last_words(cx).map(Err)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -307,7 +360,7 @@ mod tests {
         ] {
             assert_eq!(Address::parse(url).unwrap(), expected, "{url}");
         }
-        for url in ["http://", "http://a b", "nonsense"] {
+        for url in ["http://", "http://a b"] {
             let error = Address::parse(url).unwrap_err().to_string();
             assert!(error.contains(&format!("--etcd-endpoints {url}")), "{error}");
         }
@@ -324,5 +377,17 @@ mod tests {
         assert!(explained(b"HTTP/1.0 400 Bad Request\r\n").ends_with("HTTP/1.0 400 to gRPC"));
         assert!(explained(&[0x15, 3, 1, 0, 2, 2, 70]).ends_with("it answers by TLS"));
         assert_eq!(explained(b"\0\0\x06\x04"), "h2 protocol error");
+        let general = "transport error: connection error: no more".to_owned();
+        assert_eq!(Trouble::default().explain(general), "no more");
+        let trouble = Trouble::default();
+        for kind in [io::ErrorKind::BrokenPipe, io::ErrorKind::InvalidData] {
+            trouble.failed(&io::Error::new(kind, format!("{kind:?}")));
+            trouble.failed(&io::ErrorKind::ConnectionReset.into());
+            assert_eq!(trouble.explain("transport error: x".to_owned()), format!("{kind:?}"));
+            assert_eq!(
+                trouble.explain("etcdserver: no leader".to_owned()),
+                "etcdserver: no leader"
+            );
+        }
     }
 }

@@ -4,7 +4,7 @@
 pub(super) fn hint(cause: &str) -> &'static str {
     const HINTS: [(&[&str], &str); 14] = [
         (&["restart the agent"], "see --etcd-endpoints"),
-        (&["does not speak TLS"], "is it http:// instead of https:// in --etcd-endpoints?"),
+        (&["does not answer by TLS"], "is it http:// instead of https:// in --etcd-endpoints?"),
         (&["it answers by TLS"], "does it want https:// instead of http:// in --etcd-endpoints?"),
         (
             &["to gRPC"],

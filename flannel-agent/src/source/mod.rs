@@ -194,6 +194,15 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// What two failures have in common if it is the same trouble, be it with
+    /// another key.
+    pub fn trouble(&self) -> String {
+        match self {
+            Self::Call { call, cause, .. } => format!("{call}: {cause}"),
+            other => other.to_string(),
+        }
+    }
+
     /// Trying again with the same settings gives the same answer.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::LeaseLost { .. } | Self::OutOfSubnets { .. } | Self::Options { .. })

@@ -143,7 +143,11 @@ impl Etcd3 {
         // A reservation has no etcd lease, and is not given one.
         let grant = match stands {
             Stands::Key { etcd_lease: 0, .. } => None,
-            _ => Some(self.grant(key, LEASE_TTL).await?),
+            _ => {
+                // At most one is left in doubt, however often writes fail.
+                self.settle(0).await;
+                Some(self.grant(key, LEASE_TTL).await?)
+            }
         };
         let id = grant.map_or(0, |(id, _)| id);
         let put = TxnOp::put(key, value.as_str(), Some(PutOptions::new().with_lease(id)));
@@ -173,6 +177,10 @@ impl Etcd3 {
                 Some(revision)
             }
             Ok(Written::Refused { .. }) => None,
+            Err(error @ SourceError::Call { refused: true, .. }) => {
+                self.revoke_unused(id).await;
+                return Err(error);
+            }
             Err(error) => {
                 // Whether the key carries the new etcd lease is unknown.
                 self.remember(id);
@@ -293,7 +301,7 @@ impl Etcd3 {
         }
     }
 
-    /// Revokes what earlier calls left, now that our key carries `current`.
+    /// Revokes what earlier calls left, but not what our key carries (`current`).
     async fn settle(&self, current: i64) {
         let unsettled = std::mem::take(&mut self.memory().unsettled);
         for id in unsettled.into_iter().filter(|id| *id != current) {

@@ -7,6 +7,9 @@ use etcd_client::Error;
 
 use crate::source::dial::{Trouble, add};
 
+/// etcd knows no users.
+const AUTH_OFF: &str = "authentication is not enabled";
+
 /// What to do about a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remedy {
@@ -40,8 +43,8 @@ pub(super) fn remedy(error: &Error) -> Remedy {
         };
     };
     // Any change of users or roles makes etcd refuse the tokens from before; one
-    // that has switched users on asks for the first.
-    let outdated = ["revision of auth store is old", "user name is empty"];
+    // that has switched users on or off wants a first one or none.
+    let outdated = ["revision of auth store is old", "user name is empty", AUTH_OFF];
     if outdated.iter().any(|words| status.message().contains(words)) {
         return Remedy::Login;
     }
@@ -73,7 +76,7 @@ pub(super) fn is_no_lease(error: &Error) -> bool {
 /// Whether etcd answered that it knows no users.
 pub(super) fn is_auth_off(error: &Error) -> bool {
     matches!(error, Error::GRpcStatus(status)
-        if status.message().contains("authentication is not enabled"))
+        if status.message().contains(AUTH_OFF))
 }
 
 /// A call that failed at one endpoint.

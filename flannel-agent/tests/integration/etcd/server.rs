@@ -2,6 +2,8 @@
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_client::Client;
@@ -16,6 +18,8 @@ pub(crate) struct Etcd {
     port: u16,
     peer_port: u16,
     more: Vec<String>,
+    /// `--initial-cluster-token`, from which a new cluster's id comes.
+    token: &'static str,
 }
 
 impl Etcd {
@@ -47,7 +51,7 @@ impl Etcd {
         let data = tempfile::tempdir().unwrap();
         let mut more = more.to_vec();
         more.push("--enable-v2".to_owned());
-        Self { child: None, data, scheme, port, peer_port, more }
+        Self { child: None, data, scheme, port, peer_port, more, token: "etcd-cluster" }
     }
 
     /// Starts it (again), on the same port and data.
@@ -60,6 +64,7 @@ impl Etcd {
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("default={peer}"), "--log-level", "error"])
+            .args(["--initial-cluster-token", self.token])
             .args(&self.more)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -92,6 +97,20 @@ impl Etcd {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Takes the data away and starts it anew; returns the data.
+    pub(crate) async fn restart_empty(&mut self, token: &'static str) -> TempDir {
+        self.restart_with(tempfile::tempdir().unwrap(), token).await
+    }
+
+    /// Starts it anew with these data; returns those that it had.
+    pub(crate) async fn restart_with(&mut self, data: TempDir, token: &'static str) -> TempDir {
+        self.kill();
+        let before = std::mem::replace(&mut self.data, data);
+        self.token = token;
+        self.spawn().await;
+        before
     }
 
     /// Sends a signal to the process.
@@ -129,14 +148,15 @@ pub(crate) fn free_port() -> u16 {
 pub(crate) struct Way {
     port: u16,
     to: u16,
+    accepted: Arc<AtomicUsize>,
     running: tokio::task::JoinHandle<()>,
 }
 
 impl Way {
     pub(crate) async fn to(etcd: &Etcd) -> Self {
-        let port = free_port();
-        let running = forward(port, etcd.port()).await;
-        Self { port, to: etcd.port(), running }
+        let (port, accepted) = (free_port(), Arc::default());
+        let running = forward(port, etcd.port(), Arc::clone(&accepted)).await;
+        Self { port, to: etcd.port(), accepted, running }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -150,7 +170,12 @@ impl Way {
     }
 
     pub(crate) async fn mend(&mut self) {
-        self.running = forward(self.port, self.to).await;
+        self.running = forward(self.port, self.to, Arc::clone(&self.accepted)).await;
+    }
+
+    /// Connections that were ever made.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 }
 
@@ -160,12 +185,13 @@ impl Drop for Way {
     }
 }
 
-async fn forward(port: u16, to: u16) -> tokio::task::JoinHandle<()> {
+async fn forward(port: u16, to: u16, accepted: Arc<AtomicUsize>) -> tokio::task::JoinHandle<()> {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     tokio::spawn(async move {
         // Dropped, and with it every connection, when this task is aborted.
         let mut connections = tokio::task::JoinSet::new();
         while let Ok((mut near, _)) = listener.accept().await {
+            accepted.fetch_add(1, Ordering::Relaxed);
             connections.spawn(async move {
                 if let Ok(mut far) = tokio::net::TcpStream::connect(("127.0.0.1", to)).await {
                     let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;

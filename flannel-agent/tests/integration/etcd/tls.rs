@@ -1,0 +1,183 @@
+//! Certificates as Go and curl take them, by both APIs.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::certificates::{Files, ca, flag};
+use super::*;
+
+/// Waits for the listener that takes connections a bit before it serves.
+async fn eventually(store: &Store) {
+    let mut last = None;
+    for _ in 0..100 {
+        match store.list().await {
+            Ok(_) => return,
+            Err(error) => last = Some(error.to_string()),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{last:?}");
+}
+
+fn openssl(arguments: &str) {
+    let done = Command::new("openssl").args(arguments.split_whitespace()).output().unwrap();
+    assert!(done.status.success(), "{arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// A certificate that signs itself and says that it is an authority, as
+/// `openssl req -x509` makes it; and its key.
+fn self_signed(files: &Files, name: &str) -> (PathBuf, PathBuf) {
+    let (cert, key) =
+        (files.missing(&format!("{name}.crt")), files.missing(&format!("{name}.key")));
+    openssl(&format!(
+        "req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN={name} -addext \
+         subjectAltName=IP:127.0.0.1 -out {} -keyout {}",
+        cert.display(),
+        key.display()
+    ));
+    (cert, key)
+}
+
+async fn serving(cert: &Path, key: &Path, more: &[String]) -> Etcd {
+    let mut flags = vec![flag("cert-file", cert), flag("key-file", key)];
+    flags.extend(more.iter().cloned());
+    Etcd::start_tls(&flags).await
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_is_its_own_authority() {
+    let files = Files::new();
+    let (cert, key) = self_signed(&files, "etcd");
+    let etcd = serving(&cert, &key, &[]).await;
+    for api in APIS {
+        let mut options = options(&etcd.url());
+        options.ca_file = Some(cert.clone());
+        eventually(&Store::connect(options.clone(), api).await.unwrap()).await;
+        // That one alone, and for its names alone.
+        let (other, _) = self_signed(&files, "another");
+        options.ca_file = Some(other);
+        let error = Store::connect(options.clone(), api).await.unwrap().list().await.unwrap_err();
+        assert!(error.to_string().contains("invalid peer certificate"), "{error}");
+        options.ca_file = Some(cert.clone());
+        options.endpoints = vec![etcd.url().replace("127.0.0.1", "localhost")];
+        let error = Store::connect(options, api).await.unwrap().list().await.unwrap_err();
+        assert!(error.to_string().contains("not valid for name"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_told_as_that() {
+    let files = Files::new();
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2020, 3, 1);
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let cert = files.write("etcd.crt", &params.self_signed(&pair).unwrap().pem());
+    let key = files.write("etcd.key", &pair.serialize_pem());
+    let etcd = serving(&cert, &key, &[]).await;
+    for api in APIS {
+        let mut options = options(&etcd.url());
+        options.ca_file = Some(cert.clone());
+        let store = Store::connect(options, api).await.unwrap();
+        let error = store.list().await.unwrap_err();
+        assert!(error.to_string().contains("it expired on 2020-03-01"), "{error}");
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(store.list().await.unwrap_err().trouble(), error.trouble());
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_of_x509_v1_is_shown() {
+    let files = Files::new();
+    let (ca_file, ca_key) = self_signed(&files, "authority");
+    let path = |name: &str| files.missing(name).display().to_string();
+    openssl(&format!(
+        "req -newkey rsa:2048 -nodes -subj /CN=node -keyout {} -out {}",
+        path("node.key"),
+        path("node.csr")
+    ));
+    openssl(&format!(
+        "x509 -req -in {} -CA {} -CAkey {} -CAcreateserial -days 30 -out {}",
+        path("node.csr"),
+        ca_file.display(),
+        ca_key.display(),
+        path("node.crt")
+    ));
+    let (cert, key) = self_signed(&files, "etcd");
+    let trusted = [flag("trusted-ca-file", &ca_file), "--client-cert-auth".to_owned()];
+    let etcd = serving(&cert, &key, &trusted).await;
+    for api in APIS {
+        let mut options = options(&etcd.url());
+        options.ca_file = Some(cert.clone());
+        options.cert_file = Some(files.missing("node.crt"));
+        options.key_file = Some(files.missing("node.key"));
+        eventually(&Store::connect(options, api).await.unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn files_are_read_again_without_a_restart() {
+    let files = Files::new();
+    let (old, new) = (ca("old"), ca("new"));
+    let (cert, key) = files.issue("etcd", &old);
+    let ca_file = files.write("ca.pem", &old.pem());
+    let mut etcd =
+        serving(&cert, &key, &[flag("trusted-ca-file", &ca_file), "--client-cert-auth".to_owned()])
+            .await;
+    for (authority, next) in [(&old, &new), (&new, &old)] {
+        let mut stores = Vec::new();
+        for api in APIS {
+            files.issue("node", authority);
+            let mut options = options(&etcd.url());
+            options.ca_file = Some(ca_file.clone());
+            options.cert_file = Some(files.missing("node.crt"));
+            options.key_file = Some(files.missing("node.key"));
+            let store = Store::connect(options, api).await.unwrap();
+            eventually(&store).await;
+            stores.push(store);
+        }
+        // All of the cluster gets new certificates.
+        files.issue("etcd", next);
+        etcd.kill();
+        files.write("ca.pem", &next.pem());
+        etcd.spawn().await;
+        for store in &stores {
+            assert!(store.list().await.is_err(), "our own certificate is the old one");
+        }
+        files.issue("node", next);
+        for store in &stores {
+            eventually(store).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_reason_of_a_refusal_is_the_real_one() {
+    let files = Files::new();
+    let authority = ca("authority");
+    let (cert, key) = files.issue("etcd", &authority);
+    let ca_file = files.write("ca.pem", &authority.pem());
+    let with_clients =
+        serving(&cert, &key, &[flag("trusted-ca-file", &ca_file), "--client-cert-auth".to_owned()])
+            .await;
+    let plain = Etcd::start().await;
+    let tls_to_plain = plain.url().replace("http:", "https:");
+    let plain_to_tls = with_clients.url().replace("https:", "http:");
+    let v3 = EtcdApi::V3;
+    for (url, api, part) in [
+        (with_clients.url(), v3, "received fatal alert"),
+        (tls_to_plain.clone(), v3, "it does not answer by TLS"),
+        (tls_to_plain, EtcdApi::V2, "it does not answer by TLS"),
+        (plain_to_tls, v3, "does it want https:// instead of http://"),
+        ("http://127.0.0.1:1".to_owned(), v3, "Connection refused"),
+        ("http://127.0.0.1:1".to_owned(), EtcdApi::V2, "Connection refused"),
+    ] {
+        let mut options = options(&url);
+        options.ca_file = Some(ca_file.clone());
+        let store = Store::connect(options, api).await.unwrap();
+        for _ in 0..5 {
+            let error = store.list().await.unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains(&url), "{part}: {error}");
+            assert!(!error.contains("transport error"), "{error}");
+        }
+    }
+}
