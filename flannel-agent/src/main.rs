@@ -77,7 +77,7 @@ async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     tracing::error!("{error}");
-                    ExitCode::FAILURE
+                    ExitCode::from(error.exit_code())
                 }
             }
         }

@@ -94,6 +94,8 @@ pub struct DeviceStatus {
 pub struct State {
     /// Lease held, data plane programmed, files written: pods have a network.
     pub ready: bool,
+    /// Our lease was deleted, ran out or was taken, and is not ours again yet.
+    pub lease_lost: bool,
     /// Present complaints.
     pub health: Health,
     /// The data path.
@@ -129,9 +131,10 @@ pub struct State {
 }
 
 impl State {
-    /// Whether pods have a network: without subnet.env none can be made.
+    /// Whether pods have a network: without subnet.env none can be made, and
+    /// without a lease peers may send elsewhere.
     pub fn is_ready(&self) -> bool {
-        self.ready && self.health.reason(Subject::SubnetFile).is_none()
+        self.ready && !self.lease_lost && self.health.reason(Subject::SubnetFile).is_none()
     }
 
     /// All complaints as they are now.
@@ -143,6 +146,9 @@ impl State {
     pub fn report(&mut self, subject: Subject, found: impl Into<Found>) {
         for change in self.health.report(subject, found, Instant::now()) {
             match change {
+                Change::Began(what, reason) if what.subject.is_grave() => {
+                    tracing::error!(%what, reason, "not well");
+                }
                 Change::Began(what, reason) => tracing::warn!(%what, reason, "not well"),
                 Change::Differs(what, reason) => tracing::warn!(%what, reason, "still not well"),
                 Change::Unlisted(what, reason) => {

@@ -128,6 +128,8 @@ subjects! {
     StateFile = "state file",
     /// The store.
     Store = "store",
+    /// The store's data are not those that it had.
+    StoreHistory = "store history",
     /// subnet.env.
     SubnetFile = "subnet file",
     /// The udp backend's proxy.
@@ -138,6 +140,13 @@ subjects! {
     Uplinks = "uplinks",
     /// The underlay's XDP program.
     Xdp = "xdp",
+}
+
+impl Subject {
+    /// Whether a complaint is an error for the log, not a warning.
+    pub fn is_grave(self) -> bool {
+        self == Self::StoreHistory
+    }
 }
 
 impl fmt::Display for Subject {

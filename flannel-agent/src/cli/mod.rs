@@ -194,6 +194,9 @@ pub struct Options {
     /// Minutes before a lease's end at which it is renewed (1 to 1439)
     #[arg(long, value_name = "MINUTES", default_value_t = 60, allow_negative_numbers = true)]
     subnet_lease_renew_margin: i64,
+    /// What to do when our lease is deleted, runs out or is taken by another node
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    pub on_lost_lease: OnLostLease,
     /// What carries the packets
     #[arg(long, value_enum, value_name = "PATH", default_value_t)]
     pub datapath: DatapathMode,
@@ -247,6 +250,16 @@ pub struct Options {
     /// What flanneld has and we have no use for.
     #[command(flatten)]
     pub without_effect: WithoutEffect,
+}
+
+/// `--on-lost-lease`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OnLostLease {
+    /// Stay, and claim it again when the subnet is free
+    #[default]
+    Stay,
+    /// End with exit code 4
+    Exit,
 }
 
 /// `--datapath`.

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::source::{LeaseSource, SourceError};
 
-/// A failed renewal is tried again after at most this.
+/// A failed renewal is tried again after at most this, and a lost lease after
+/// just that.
 const RETRY_LIMIT: Duration = Duration::from_secs(60);
 /// A lease that lasts longer is not renewed before this, whatever the margin.
 const MINIMUM: Duration = Duration::from_secs(60);
@@ -30,7 +31,7 @@ pub enum Kept {
     Renewed,
     /// Tried again later.
     Failed(SourceError),
-    /// Another node holds the subnet: nothing is tried any more.
+    /// Another node holds the subnet: it is claimed again once it is free.
     Lost(SourceError),
 }
 
@@ -110,6 +111,13 @@ impl<S: LeaseSource> Keeper<S> {
         }
     }
 
+    /// The subnet that was lost is free.
+    pub fn freed(&mut self) {
+        if self.lost {
+            self.due = Some(Instant::now());
+        }
+    }
+
     /// The store's revision of our key, from a write that was ours.
     pub fn seen(&mut self, lease: &Lease) {
         if lease.revision > self.lease.revision {
@@ -124,7 +132,11 @@ impl<S: LeaseSource> Keeper<S> {
                 let result = running.await;
                 self.running = None;
                 match result {
-                    Ok(result) => return self.finish(result),
+                    Ok(result) => {
+                        if let Some(kept) = self.finish(result) {
+                            return kept;
+                        }
+                    }
                     // The task panicked or the runtime is going: try again.
                     Err(_) => self.due = Some(Instant::now() + self.backoff.fail()),
                 }
@@ -139,12 +151,14 @@ impl<S: LeaseSource> Keeper<S> {
         }
     }
 
-    fn finish(&mut self, result: Result<Lease, SourceError>) -> Kept {
-        match result {
+    /// `None` if the lease is as lost as before.
+    fn finish(&mut self, result: Result<Lease, SourceError>) -> Option<Kept> {
+        Some(match result {
             Ok(lease) => {
                 // What was to be published while the call ran stays to be.
                 let attrs = std::mem::replace(&mut self.lease, lease).attrs;
                 self.backoff.reset();
+                self.lost = false;
                 if attrs != self.lease.attrs {
                     self.publish(attrs);
                 } else if self.due.is_none() {
@@ -153,15 +167,19 @@ impl<S: LeaseSource> Keeper<S> {
                 Kept::Renewed
             }
             Err(error @ SourceError::LeaseLost { .. }) => {
-                self.lost = true;
-                self.due = None;
+                // It may have been told free meanwhile.
+                let later = Instant::now() + RETRY_LIMIT;
+                self.due = Some(self.due.map_or(later, |due| due.min(later)));
+                if std::mem::replace(&mut self.lost, true) {
+                    return None;
+                }
                 Kept::Lost(error)
             }
             Err(error) => {
                 self.due = Some(Instant::now() + self.backoff.fail());
                 Kept::Failed(error)
             }
-        }
+        })
     }
 
     fn schedule(&mut self) {
@@ -252,6 +270,29 @@ mod tests {
         keeper.answer();
         assert!(tokio::time::timeout(48 * HOUR, keeper.next()).await.is_err());
         assert!(!source.writes().iter().any(|write| matches!(write, Write::Renewed(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_lease_is_claimed_again_once_it_is_free() {
+        for told in [true, false] {
+            let (source, mut keeper) = keeper(HOUR).await;
+            let attrs = LeaseAttrs::vxlan(Ipv4Addr::new(192, 0, 2, 2), 1, MacAddr([4; 6]));
+            source.put(Lease { attrs, ..keeper.lease().clone() });
+            next(&mut keeper).await;
+            assert!(keeper.is_lost());
+            let while_taken = HOUR - RETRY_LIMIT / 2;
+            assert!(tokio::time::timeout(while_taken, keeper.next()).await.is_err());
+            source.remove(keeper.lease().subnet);
+            if told {
+                keeper.freed();
+            }
+            let (kept, after) = next(&mut keeper).await;
+            assert!(matches!(kept, Kept::Renewed), "{kept:?}");
+            assert!(after <= if told { Duration::ZERO } else { RETRY_LIMIT }, "{after:?}");
+            assert!(!keeper.is_lost());
+            let (_, after) = next(&mut keeper).await;
+            assert!(after > 22 * HOUR, "it is renewed as before: {after:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ use crate::source::SourceError;
 use crate::status::{LeaseStatus, Shared, SharedDatapath, lock};
 use crate::{control, healthz, notify};
 
-/// Why the daemon did not start. Each ends it with exit code 1.
+/// Why the daemon did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -101,16 +101,37 @@ pub enum StartError {
         /// The other node's lease.
         holder: String,
     },
+    /// The lease was lost while running, and `--on-lost-lease=exit`.
+    #[error(
+        "the lease of {subnet} is lost: {why}. Ending, as --on-lost-lease=exit says; device, \
+         routes, rules and programs stay"
+    )]
+    LeaseLost {
+        /// Our subnet.
+        subnet: Ipv4Network,
+        /// What became of it.
+        why: String,
+    },
     /// A signal handler could not be installed.
     #[error("signal handler: {0}")]
     Signal(std::io::Error),
+}
+
+impl StartError {
+    /// Exit code of the process.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::LeaseLost { .. } => 4,
+            _ => 1,
+        }
+    }
 }
 
 /// Runs the daemon until it is told to stop. Everything stays in place then,
 /// and goes on forwarding.
 ///
 /// # Errors
-/// It could not start.
+/// It could not start, or its lease is lost and it is to end then.
 pub async fn run(options: Options) -> Result<(), StartError> {
     let mut shutdown = serve::Shutdown::install().map_err(StartError::Signal)?;
     let _lock = StateLock::take(&options.state_dir)?;

@@ -1,6 +1,7 @@
 //! The loop: it owns the reconciler, and wakes it when something changed.
 
 mod own;
+mod store;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -89,12 +90,20 @@ pub(super) struct Loop<'a, S, K, F> {
     asked: Option<(String, Instant)>,
     /// PublicIP of our lease, as last written.
     public_ip: Ipv4Addr,
+    /// Where our connections began.
+    underlay_address: Ipv4Addr,
     table: LeaseTable,
     /// Peers by age of their lease, as the last pass got them.
     peers: Vec<Peer>,
     peers_changed: bool,
     oddities_due: Option<Instant>,
     oddities_told: Option<Instant>,
+    /// Why the store's next list does not go on from what it told.
+    other_history: Option<String>,
+    /// Until when peers stay that the store lost.
+    held_until: Option<Instant>,
+    /// Why the agent is to end.
+    ended: Option<StartError>,
     reconciler: Reconciler<K, F>,
     shared: Shared,
     /// Sysctls that an earlier run had changed, with the values before.
@@ -123,6 +132,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let mut table = LeaseTable::new(identity.network, identity.backend.clone());
         let public_ip = lease.attrs.public_ip;
         table.set_own(Some(lease.subnet), public_ip);
+        let underlay_address = identity.underlay.address;
         let keeper = Keeper::new(Arc::clone(&source), lease, options.renew_margin());
         Self {
             options,
@@ -131,11 +141,15 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             contested: false,
             asked: None,
             public_ip,
+            underlay_address,
             table,
             peers: Vec::new(),
             peers_changed: false,
             oddities_due: None,
             oddities_told: None,
+            other_history: None,
+            held_until: None,
+            ended: None,
             reconciler,
             shared,
             remembered,
@@ -169,8 +183,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         notify::ready();
         let lease = self.keeper.lease();
         tracing::info!(subnet = %lease.subnet, peers = self.peers.len(), "ready");
-        self.serve(&mut updates, &mut events).await;
-        Ok(())
+        Err(self.serve(&mut updates, &mut events).await)
     }
 
     /// The first look needs the peers: without them it would remove theirs.
@@ -201,21 +214,25 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         &mut self,
         updates: &mut mpsc::Receiver<LeaseUpdate>,
         events: &mut mpsc::Receiver<KernelEvent>,
-    ) {
+    ) -> StartError {
         let mut hooks = interval(HOOKS);
         let slow_every = self.options.resync_interval;
         let mut slow = interval(slow_every.mul_f64(0.9 + rand::random::<f64>() / 5.0));
         let watchdog_every = notify::watchdog_interval();
         let mut watchdog = interval(watchdog_every.unwrap_or(Duration::from_secs(3600)));
         loop {
+            if let Some(why) = self.ended.take() {
+                return why;
+            }
             let due = earliest(self.due, self.retry_at);
-            let oddities_due = self.oddities_due;
+            let (oddities_due, held_until) = (self.oddities_due, self.held_until);
             tokio::select! {
                 Some(update) = updates.recv() => self.take_update(update),
                 Some(event) = events.recv() => self.wake(self.reconciler.wake_for(event)),
                 kept = self.keeper.next() => self.take_kept(&kept),
                 () = sleep_until(due) => self.pass().await,
                 () = sleep_until(oddities_due) => self.tell_oddities(),
+                () = sleep_until(held_until) => self.release_held(),
                 _ = hooks.tick() => self.reconciler.check_hooks(),
                 () = self.reconciler.packet_rules_changed() => self.reconciler.check_hooks(),
                 _ = slow.tick() => self.wake(Wake::ALL),
@@ -243,36 +260,6 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             tracing::warn!("{oddity}");
         }
         state.ignored = oddities;
-    }
-
-    fn take_update(&mut self, update: LeaseUpdate) {
-        if let LeaseUpdate::Disconnected { reason } = &update {
-            let mut state = self.shared.lock();
-            state.connected = false;
-            state.store_detail = Some(reason.clone());
-            state.record.store_failed();
-            state.report(Subject::Store, Found::not_well(reason));
-            return;
-        }
-        {
-            let mut state = self.shared.lock();
-            state.connected = true;
-            state.store_detail = None;
-            state.report(Subject::Store, Found::well());
-            if let Some(revision) = update.revision() {
-                state.record.store_told(revision);
-            }
-        }
-        let changes = self.table.apply(update);
-        if let Some(own) = changes.own {
-            self.take_own(own);
-        }
-        let soon = Instant::now() + DEBOUNCE;
-        let due = self.oddities_told.map_or(soon, |told| soon.max(told + ODDITIES));
-        self.oddities_due.get_or_insert(due);
-        if !changes.peers.is_empty() {
-            self.peers_may_have_changed();
-        }
     }
 
     /// What was observed stays true as long as no event says otherwise: one
@@ -320,6 +307,11 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
     fn follow_underlay(&mut self) {
         let public_ip = self.reconciler.identity().underlay.public_ip;
         let mut attrs = self.keeper.lease().attrs.clone();
+        if self.underlay_address != self.reconciler.identity().underlay.address {
+            self.underlay_address = self.reconciler.identity().underlay.address;
+            // What goes on from the old address may never be answered.
+            self.source.reconnect();
+        }
         if attrs.public_ip != public_ip {
             attrs.public_ip = public_ip;
             self.keeper.publish(attrs);

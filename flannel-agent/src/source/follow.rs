@@ -2,9 +2,11 @@
 //! every break.
 
 use std::future::Future;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use flannel_core::lease::Lease;
+use flannel_core::lease::history::History;
 use flannel_core::lease::update::LeaseUpdate;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
@@ -55,12 +57,29 @@ pub(super) trait Followed: Send + Sync + 'static {
 }
 
 /// Where changes go.
-pub(super) struct Updates(Sender<LeaseUpdate>);
+pub(super) struct Updates {
+    sender: Sender<LeaseUpdate>,
+    told: Mutex<History>,
+}
 
 impl Updates {
     /// Hands one over; waits for a slow reader.
     pub(super) async fn send(&self, update: LeaseUpdate) -> Result<(), End> {
-        self.0.send(update).await.map_err(|_| End::NoReader)
+        self.told().note(&update);
+        self.sender.send(update).await.map_err(|_| End::NoReader)
+    }
+
+    /// Hands over a list, with a word if it does not go on from what was told.
+    async fn send_list(&self, leases: Vec<Lease>, revision: i64) -> Result<(), End> {
+        let broken = self.told().broken_by(&leases, revision);
+        if let Some(broken) = broken {
+            self.send(LeaseUpdate::OtherHistory { reason: broken.to_string() }).await?;
+        }
+        self.send(LeaseUpdate::Snapshot { leases, revision }).await
+    }
+
+    fn told(&self) -> MutexGuard<'_, History> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,7 +87,11 @@ impl Updates {
 pub(super) fn follow<S: Followed>(source: S, stop: CancellationToken) -> Receiver<LeaseUpdate> {
     let (updates, receiver) = channel(UPDATES);
     tokio::spawn(async move {
-        let mut follower = Follower { source, updates: Updates(updates.clone()), connected: true };
+        let mut follower = Follower {
+            source,
+            updates: Updates { sender: updates.clone(), told: Mutex::default() },
+            connected: true,
+        };
         tokio::select! {
             () = stop.cancelled() => {}
             () = updates.closed() => {}
@@ -130,7 +153,7 @@ impl<S: Followed> Follower<S> {
             tracing::info!(revision, leases = leases.len(), "etcd can be followed again");
             self.connected = true;
         }
-        match self.updates.send(LeaseUpdate::Snapshot { leases, revision }).await {
+        match self.updates.send_list(leases, revision).await {
             Ok(()) => self.source.changes(revision, &self.updates).await,
             Err(end) => end,
         }

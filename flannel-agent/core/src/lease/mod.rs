@@ -2,6 +2,7 @@
 
 pub mod attrs;
 pub mod free;
+pub mod history;
 pub mod key;
 pub mod table;
 pub mod update;

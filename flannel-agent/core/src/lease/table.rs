@@ -7,6 +7,7 @@ use ipnetwork::Ipv4Network;
 
 use super::Lease;
 use super::attrs::{HOST_GW, LeaseAttrs, NotVxlan};
+use super::free::is_free;
 use super::key::SubnetKey;
 use super::update::LeaseUpdate;
 use crate::config::Backend;
@@ -24,6 +25,10 @@ pub struct LeaseTable {
     backend: Backend,
     own: Option<Own>,
     leases: BTreeMap<Ipv4Network, Judged>,
+    /// The next snapshot is of another history of the store.
+    other_history: bool,
+    /// Leases of an earlier history that nothing in this one speaks against.
+    held: BTreeSet<Ipv4Network>,
 }
 
 /// A lease with what it is to us. It is judged once, when it comes: its JSON is
@@ -103,7 +108,14 @@ impl LeaseTable {
     /// A table without leases, of the overlay network `network`; peers are the
     /// leases of this backend.
     pub fn new(network: Ipv4Network, backend: Backend) -> Self {
-        Self { network, backend, own: None, leases: BTreeMap::new() }
+        Self {
+            network,
+            backend,
+            own: None,
+            leases: BTreeMap::new(),
+            other_history: false,
+            held: BTreeSet::new(),
+        }
     }
 
     /// Tells which subnet (if any yet) and PublicIP are ours.
@@ -127,17 +139,48 @@ impl LeaseTable {
                 let subnet = lease.subnet;
                 let before = self.peer_at(subnet);
                 let own = self.own_change(&lease);
+                let mut peers = self.release(|held| refutes(&lease, &held.lease));
+                self.held.remove(&subnet);
                 self.leases.extend([self.judged(lease)]);
-                Changes { peers: self.changed(subnet, before), own }
+                peers.extend(self.changed(subnet, before));
+                Changes { peers, own }
             }
             LeaseUpdate::Removed { subnet, revision } => {
                 let before = self.peer_at(subnet);
                 self.leases.remove(&subnet);
+                self.held.remove(&subnet);
                 let own = self.is_own(subnet).then_some(OwnChange::Removed { revision });
                 Changes { peers: self.changed(subnet, before), own }
             }
+            LeaseUpdate::OtherHistory { .. } => {
+                self.other_history = true;
+                Changes::default()
+            }
             LeaseUpdate::Disconnected { .. } => Changes::default(),
         }
+    }
+
+    /// How many leases stand that the store has no word of: it lost them, and
+    /// their nodes have not written them again.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Lets go of these leases.
+    pub fn release_held(&mut self) -> Changes {
+        Changes { peers: self.release(|_| true), own: None }
+    }
+
+    fn release(&mut self, which: impl Fn(&Judged) -> bool) -> BTreeSet<Ipv4Network> {
+        let held = self.held.iter().copied();
+        let gone: Vec<_> =
+            held.filter(|subnet| self.leases.get(subnet).is_none_or(&which)).collect();
+        for subnet in &gone {
+            self.held.remove(subnet);
+        }
+        gone.into_iter()
+            .filter(|subnet| self.leases.remove(subnet).is_some_and(|held| held.peer.is_ok()))
+            .collect()
     }
 
     /// The lease that stands under our subnet's key, if any.
@@ -177,11 +220,14 @@ impl LeaseTable {
     }
 
     fn replace(&mut self, leases: Vec<Lease>, revision: i64) -> Changes {
-        let next: BTreeMap<_, _> = leases.into_iter().map(|lease| self.judged(lease)).collect();
+        let mut next: BTreeMap<_, _> = leases.into_iter().map(|lease| self.judged(lease)).collect();
         let own = self.own.and_then(|own| own.subnet).map(|subnet| match next.get(&subnet) {
             Some(judged) => self.own_or_taken(&judged.lease),
             None => OwnChange::Removed { revision },
         });
+        self.held = self.to_hold(&next);
+        let held = self.held.iter();
+        next.extend(held.filter_map(|subnet| Some((*subnet, self.leases.get(subnet)?.clone()))));
         let before = std::mem::replace(&mut self.leases, next);
         let subnets: BTreeSet<_> = before.keys().chain(self.leases.keys()).copied().collect();
         let peers = subnets
@@ -189,6 +235,28 @@ impl LeaseTable {
             .filter(|subnet| peer_at(&before, subnet) != self.peer_at(*subnet))
             .collect();
         Changes { peers, own }
+    }
+
+    /// What stays though `next` does not have it, or has it as it once was.
+    fn to_hold(&mut self, next: &BTreeMap<Ipv4Network, Judged>) -> BTreeSet<Ipv4Network> {
+        let other_history = std::mem::take(&mut self.other_history);
+        let subnets: BTreeSet<_> = next.keys().copied().collect();
+        let addresses: BTreeSet<_> =
+            next.values().map(|listed| listed.lease.attrs.public_ip).collect();
+        let stays = |(subnet, known): (&Ipv4Network, &Judged)| match next.get(subnet) {
+            Some(listed) => {
+                other_history
+                    && known.lease.attrs != listed.lease.attrs
+                    && known.lease.revision > listed.lease.revision
+            }
+            None => {
+                (other_history || self.held.contains(subnet))
+                    && !addresses.contains(&known.lease.attrs.public_ip)
+                    && is_free(*subnet, subnets.iter().copied())
+            }
+        };
+        let stay = self.leases.iter().filter(|known| known.1.peer.is_ok() && stays(*known));
+        stay.map(|(subnet, _)| *subnet).collect()
     }
 
     fn own_change(&self, lease: &Lease) -> Option<OwnChange> {
@@ -306,6 +374,13 @@ impl LeaseTable {
         }
         overlaps
     }
+}
+
+/// Whether a lease that was written shows that a held one is of the past.
+fn refutes(written: &Lease, held: &Lease) -> bool {
+    written.subnet != held.subnet
+        && (written.attrs.public_ip == held.attrs.public_ip
+            || !is_free(held.subnet, [written.subnet]))
 }
 
 fn peer_at(leases: &BTreeMap<Ipv4Network, Judged>, subnet: &Ipv4Network) -> Option<Peer> {

@@ -26,6 +26,12 @@ pub enum LeaseUpdate {
         /// Revision of the store.
         revision: i64,
     },
+    /// The next snapshot does not go on from what was told before: the store lost
+    /// its data, or has older ones.
+    OtherHistory {
+        /// What gives it away.
+        reason: String,
+    },
     /// The store cannot be followed at the moment. Nothing changes for the
     /// data plane; status shows the reason. A `Snapshot` follows once it can.
     Disconnected {
@@ -40,7 +46,7 @@ impl LeaseUpdate {
         match self {
             Self::Snapshot { revision, .. } | Self::Removed { revision, .. } => Some(*revision),
             Self::Put { lease } => Some(lease.revision),
-            Self::Disconnected { .. } => None,
+            Self::Disconnected { .. } | Self::OtherHistory { .. } => None,
         }
     }
 }

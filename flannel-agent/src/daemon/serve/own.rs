@@ -6,7 +6,8 @@ use flannel_core::health::{Found, Subject};
 use flannel_core::lease::table::OwnChange;
 use tokio::time::Instant;
 
-use super::Loop;
+use super::{Loop, StartError};
+use crate::cli::OnLostLease;
 use crate::daemon::keeper::Kept;
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
@@ -17,10 +18,13 @@ use crate::status::LeaseStatus;
 const REMIND: Duration = Duration::from_secs(60);
 
 impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
-    /// Somebody wrote or removed our lease.
-    pub(super) fn take_own(&mut self, own: OwnChange) {
+    /// Somebody wrote or removed our lease, or the store lost it.
+    pub(super) fn take_own(&mut self, own: OwnChange, store_lost_it: bool) {
         let ours = self.keeper.lease().clone();
         if self.keeper.is_lost() {
+            if matches!(own, OwnChange::Removed { .. }) {
+                self.keeper.freed();
+            }
             return;
         }
         let what = match own {
@@ -37,7 +41,13 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
                 self.keeper.seen(&lease);
                 "it was written by somebody else; is our PublicIP given twice?".to_owned()
             }
-            OwnChange::Removed { .. } => "it has gone".to_owned(),
+            OwnChange::Removed { revision } => {
+                self.shared.lock().lease_lost = true;
+                if revision > ours.revision && !store_lost_it {
+                    self.end_if_wished("it was deleted, or ran out");
+                }
+                "it has gone".to_owned()
+            }
             // The store knows best: the renewal is refused if that is so.
             OwnChange::Taken { lease } => format!("{} claims it", lease.attrs.public_ip),
         };
@@ -99,6 +109,8 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
                 });
                 state.report(Subject::Renewal, Found::well());
                 state.report(Subject::OwnLease, Found::well());
+                state.report(Subject::LostLease, Found::well());
+                state.lease_lost = false;
                 drop(state);
                 self.write_files();
                 if moved {
@@ -112,13 +124,23 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
         }
     }
 
-    fn say_lost(&self, why: &str) {
+    /// `--on-lost-lease=exit`.
+    fn end_if_wished(&mut self, why: &str) {
+        if self.options.on_lost_lease == OnLostLease::Exit {
+            let subnet = self.keeper.lease().subnet;
+            self.ended = Some(StartError::LeaseLost { subnet, why: why.to_owned() });
+        }
+    }
+
+    fn say_lost(&mut self, why: &str) {
         tracing::error!(
             why,
-            "the lease is lost; restart the agent for another subnet (pods here keep the old \
-             addresses until they are recreated)"
+            "the lease is lost; it is claimed again when the subnet is free. Restart the agent \
+             for another subnet (pods here keep the old addresses until they are recreated)"
         );
+        self.end_if_wished(why);
         let mut state = self.shared.lock();
+        state.lease_lost = true;
         // What was said of a lease that we had is over.
         for subject in [Subject::OwnLease, Subject::Renewal] {
             state.report(subject, Found::well());

@@ -94,13 +94,14 @@ fn sysctls(root: PathBuf) -> Sysctl {
     Sysctl::at(root)
 }
 
-fn options(dir: &std::path::Path) -> Options {
-    let words = [
+fn options(dir: &std::path::Path, flags: &[&str]) -> Options {
+    let mut words = vec![
         "flannel-agent".to_owned(),
         format!("--state-dir={}", dir.join("state").display()),
         format!("--subnet-file={}", dir.join("subnet.env").display()),
     ];
-    crate::cli::parse(words.map(OsString::from), |_| None).unwrap().0.daemon
+    words.extend(flags.iter().copied().map(str::to_owned));
+    crate::cli::parse(words.into_iter().map(OsString::from), |_| None).unwrap().0.daemon
 }
 
 impl Bench {
@@ -111,6 +112,10 @@ impl Bench {
 
     /// The same with another network config; nobody is on the link.
     async fn start_with(config: &str, peers: &[u8]) -> Self {
+        Self::start_flagged(config, peers, &[]).await
+    }
+
+    async fn start_flagged(config: &str, peers: &[u8], flags: &[&str]) -> Self {
         let config = NetworkConfig::parse(config).unwrap();
         let source = FakeSource::new(config.clone());
         let claim = Claim::new(attrs(1), None);
@@ -165,7 +170,7 @@ impl Bench {
             identity,
         );
         let (events, events_end) = mpsc::channel(16);
-        let options = options(dir.path());
+        let options = options(dir.path(), flags);
         let (store, lease, told) = (Arc::new(source.clone()), own.clone(), shared.clone());
         let task = tokio::spawn(async move {
             let remembered = BTreeMap::new();
@@ -325,6 +330,90 @@ async fn our_lease_is_claimed_again_when_it_goes() {
     assert_eq!(bench.shared.lock().complaints(), []);
 }
 
+/// The start of a node with this further flag.
+async fn with_flag(flag: &str, peers: &[u8]) -> Bench {
+    Bench::start_flagged(CONFIG, peers, &[flag]).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_claimed_again_and_the_node_is_not_ready_meanwhile() {
+    let bench = Bench::start(&[2]).await;
+    assert!(bench.shared.lock().is_ready());
+    bench.source.put(Lease { attrs: attrs(9), ..bench.own.clone() });
+    bench.settle().await;
+    assert!(!bench.shared.lock().is_ready());
+    bench.source.remove(bench.own.subnet);
+    bench.settle().await;
+    assert_eq!(bench.stands(), Some(attrs(1)));
+    assert_eq!(bench.complaint(Subject::LostLease), None);
+    assert!(bench.shared.lock().is_ready());
+    // Deleted, with a store that takes no writes.
+    bench.source.fail(Call::Renew, 3);
+    bench.source.remove(bench.own.subnet);
+    bench.settle().await;
+    assert!(!bench.shared.lock().is_ready());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(bench.shared.lock().is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_agent_ends_with_a_lost_lease_if_that_is_wished() {
+    for taken in [true, false] {
+        let bench = with_flag("--on-lost-lease=exit", &[2]).await;
+        // News from before, and a store that lost its data, are no loss.
+        let old = LeaseUpdate::Removed { subnet: bench.own.subnet, revision: 0 };
+        bench.source.push(old);
+        bench.source.push(LeaseUpdate::OtherHistory { reason: "empty".to_owned() });
+        bench.source.push(LeaseUpdate::Snapshot { leases: Vec::new(), revision: 90 });
+        bench.settle().await;
+        assert!(!bench.task.is_finished());
+        let own = bench.source.lease(bench.own.subnet).unwrap();
+        if taken {
+            bench.source.put(Lease { attrs: attrs(9), ..own });
+        } else {
+            bench.source.remove(own.subnet);
+        }
+        bench.settle().await;
+        let error = bench.task.await.unwrap().unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        let text = error.to_string();
+        assert!(text.contains("10.5.1.0/24") && text.contains("--on-lost-lease"), "{text}");
+        assert_eq!(bench.source.writes().len(), 3, "it is not claimed again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_that_the_store_lost_stay_and_are_told() {
+    let bench = Bench::start(&[2, 3]).await;
+    let other = || LeaseUpdate::OtherHistory { reason: "its revision went back".to_owned() };
+    bench.source.push(other());
+    bench.source.push(LeaseUpdate::Snapshot { leases: Vec::new(), revision: 1 });
+    bench.settle().await;
+    assert_eq!(bench.renewals(), 1, "ours is written again");
+    assert_eq!(bench.subnets().len(), 2);
+    let told = bench.complaint(Subject::StoreHistory).unwrap();
+    for part in ["its revision went back", "2 peers", "restart"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    // The right data are back.
+    bench.source.push(other());
+    bench.source.push_snapshot();
+    bench.settle().await;
+    assert_eq!(bench.subnets().len(), 2);
+    assert_eq!(bench.shared.lock().complaints(), []);
+    // For good: one writes its lease again, the other never.
+    bench.source.push(other());
+    bench.source.push(LeaseUpdate::Snapshot { leases: Vec::new(), revision: 1 });
+    bench.source.put(lease(3));
+    bench.settle().await;
+    assert!(bench.complaint(Subject::StoreHistory).is_some());
+    tokio::time::sleep(Duration::from_secs(23 * 3600)).await;
+    assert_eq!(bench.subnets().len(), 2);
+    tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+    assert_eq!(bench.subnets(), [lease(3).subnet]);
+    assert_eq!(bench.complaint(Subject::StoreHistory), None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn our_lease_is_claimed_again_in_a_store_that_was_made_anew() {
     let bench = Bench::start(&[2]).await;
@@ -392,6 +481,7 @@ async fn the_lease_follows_the_address_of_the_underlay() {
     bench.settle().await;
     assert_eq!(bench.complaint(Subject::LostLease), None);
     assert_eq!(bench.stands().unwrap().public_ip, address(50));
+    assert_eq!(bench.source.reconnects(), 1, "connections begin at an address that has gone");
     assert_eq!(bench.shared.lock().lease.as_ref().unwrap().public_ip, address(50));
     let device = bench.kernel.state().devices["flannel.1"].device.clone().unwrap();
     assert_eq!(device.vxlan.unwrap().local, Some(address(50)));

@@ -30,6 +30,8 @@ struct Side {
     leases: BTreeMap<Ipv4Network, Lease>,
     listed: bool,
     broken: Option<String>,
+    /// Its next list is of another history.
+    other_history: Option<String>,
 }
 
 impl View {
@@ -47,13 +49,24 @@ impl View {
                 if !(self.v3.listed && self.v2.listed) {
                     return Vec::new();
                 }
-                vec![LeaseUpdate::Snapshot { leases: self.leases(own), revision: self.revision }]
+                let other = self.side(api).other_history.take();
+                let snapshot =
+                    LeaseUpdate::Snapshot { leases: self.leases(own), revision: self.revision };
+                other
+                    .map(|reason| LeaseUpdate::OtherHistory { reason })
+                    .into_iter()
+                    .chain([snapshot])
+                    .collect()
             }
             LeaseUpdate::Put { lease } => {
                 let subnet = lease.subnet;
                 self.change(api, subnet, Some(lease), own)
             }
             LeaseUpdate::Removed { subnet, .. } => self.change(api, subnet, None, own),
+            LeaseUpdate::OtherHistory { reason } => {
+                self.side(api).other_history = Some(reason);
+                return Vec::new();
+            }
             LeaseUpdate::Disconnected { reason } => {
                 self.side(api).broken = Some(reason);
                 Vec::new()
@@ -210,7 +223,22 @@ mod tests {
         );
         let told = view.take(Api::V3, put(lease(3, 3, 2)), None);
         assert!(matches!(&told[..], [LeaseUpdate::Put { .. }, LeaseUpdate::Disconnected { .. }]));
+        // Of one that lost its data, both are told together.
+        let other = LeaseUpdate::OtherHistory { reason: "it went back".to_owned() };
+        assert_eq!(view.take(Api::V3, other, None), []);
+        let told = view.take(Api::V3, snapshot(&[]), None);
+        assert!(
+            matches!(
+                &told[..],
+                [
+                    LeaseUpdate::OtherHistory { .. },
+                    LeaseUpdate::Snapshot { .. },
+                    LeaseUpdate::Disconnected { .. }
+                ]
+            ),
+            "{told:?}"
+        );
         let told = view.take(Api::V2, snapshot(&[]), None);
-        assert!(matches!(&told[..], [LeaseUpdate::Snapshot { leases, .. }] if leases.len() == 1));
+        assert!(matches!(&told[..], [LeaseUpdate::Snapshot { leases, .. }] if leases.is_empty()));
     }
 }

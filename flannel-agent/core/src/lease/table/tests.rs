@@ -42,6 +42,61 @@ fn changed(subnets: &[&str]) -> BTreeSet<Ipv4Network> {
     subnets.iter().map(|subnet| net(subnet)).collect()
 }
 
+/// A table with three peers after revision 30, and the store of another history.
+fn table_of_three() -> LeaseTable {
+    let mut table = table();
+    let known: Vec<_> =
+        (1..=3).map(|n| lease(&format!("10.5.{n}.0/24"), [10, 99, 0, n], n, 20)).collect();
+    table.apply(snapshot(&known, 30));
+    table.apply(LeaseUpdate::OtherHistory { reason: "it went back".to_owned() });
+    table
+}
+
+#[test]
+fn a_store_that_lost_its_data_removes_no_peer() {
+    let mut table = table_of_three();
+    let own = Some(OwnChange::Removed { revision: 1 });
+    assert_eq!(table.apply(snapshot(&[], 1)), Changes { peers: changed(&[]), own: own.clone() });
+    assert_eq!((table.peers().count(), table.held()), (3, 3));
+    // Nor does it with the next list.
+    let first = lease("10.5.1.0/24", [10, 99, 0, 1], 1, 3);
+    assert_eq!(table.apply(snapshot(&[first], 3)).peers, changed(&[]));
+    assert_eq!((table.peers().count(), table.held()), (3, 2));
+    // One comes back, one has moved, and then all is as the store says.
+    assert_eq!(table.apply(put(lease("10.5.2.0/24", [10, 99, 0, 2], 2, 4))).peers, changed(&[]));
+    let moved = put(lease("10.5.9.0/24", [10, 99, 0, 3], 3, 5));
+    assert_eq!(table.apply(moved).peers, changed(&["10.5.3.0/24", "10.5.9.0/24"]));
+    assert_eq!((table.peers().count(), table.held()), (3, 0));
+    let listed = [lease("10.5.1.0/24", [10, 99, 0, 1], 1, 3)];
+    assert_eq!(table.apply(snapshot(&listed, 6)).peers, changed(&["10.5.2.0/24", "10.5.9.0/24"]));
+}
+
+#[test]
+fn an_older_state_of_a_peer_does_not_count_until_it_is_written() {
+    let mut table = table_of_three();
+    let old = lease("10.5.1.0/24", [10, 99, 0, 77], 77, 10);
+    let same = lease("10.5.2.0/24", [10, 99, 0, 2], 2, 11);
+    // What would be in the way of a held one takes its place.
+    let wide = lease("10.5.3.0/25", [10, 99, 0, 8], 8, 12);
+    let changes = table.apply(snapshot(&[old.clone(), same, wide], 15));
+    assert_eq!(changes.peers, changed(&["10.5.3.0/24", "10.5.3.0/25"]));
+    assert_eq!(table.held(), 1);
+    let known = table.peers().find(|peer| peer.subnet == net("10.5.1.0/24")).unwrap();
+    assert_eq!(known.public_ip, Ipv4Addr::new(10, 99, 0, 1));
+    assert_eq!(table.apply(put(Lease { revision: 16, ..old })).peers, changed(&["10.5.1.0/24"]));
+    assert_eq!(table.held(), 0);
+}
+
+#[test]
+fn what_is_held_can_be_removed_and_let_go() {
+    let mut table = table_of_three();
+    table.apply(snapshot(&[], 1));
+    assert_eq!(table.apply(removed("10.5.1.0/24", 2)).peers, changed(&["10.5.1.0/24"]));
+    assert_eq!(table.held(), 2);
+    assert_eq!(table.release_held().peers, changed(&["10.5.2.0/24", "10.5.3.0/24"]));
+    assert_eq!((table.held(), table.peers().count()), (0, 0));
+}
+
 #[test]
 fn puts_and_removals_tell_which_peers_changed() {
     let mut table = table();

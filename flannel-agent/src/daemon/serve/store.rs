@@ -1,0 +1,79 @@
+//! What the store tells, and what becomes of peers that it lost.
+
+use flannel_core::health::{Found, Subject};
+use flannel_core::lease::update::LeaseUpdate;
+use tokio::time::Instant;
+
+use super::{DEBOUNCE, Loop, ODDITIES};
+use crate::firewall::Firewall;
+use crate::kernel::Kernel;
+use crate::source::{LEASE_TTL, LeaseSource};
+
+impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
+    pub(super) fn take_update(&mut self, update: LeaseUpdate) {
+        match &update {
+            LeaseUpdate::Disconnected { reason } => {
+                let mut state = self.shared.lock();
+                state.connected = false;
+                state.store_detail = Some(reason.clone());
+                state.record.store_failed();
+                state.report(Subject::Store, Found::not_well(reason));
+            }
+            LeaseUpdate::OtherHistory { reason } => self.other_history = Some(reason.clone()),
+            _ => {
+                let mut state = self.shared.lock();
+                state.connected = true;
+                state.store_detail = None;
+                state.report(Subject::Store, Found::well());
+                if let Some(revision) = update.revision() {
+                    state.record.store_told(revision);
+                }
+            }
+        }
+        let listed = matches!(update, LeaseUpdate::Snapshot { .. });
+        let changes = self.table.apply(update);
+        // What a store lost, nobody took from us.
+        let broken = if listed { self.other_history.take() } else { None };
+        if let Some(own) = changes.own {
+            self.take_own(own, broken.is_some());
+        }
+        self.tell_history(broken);
+        let soon = Instant::now() + DEBOUNCE;
+        let due = self.oddities_told.map_or(soon, |told| soon.max(told + ODDITIES));
+        self.oddities_due.get_or_insert(due);
+        if !changes.peers.is_empty() {
+            self.peers_may_have_changed();
+        }
+    }
+
+    /// Says that peers stand which the store has no word of, or no longer.
+    fn tell_history(&mut self, broken: Option<String>) {
+        let held = self.table.held();
+        match broken {
+            Some(reason) if held > 0 => {
+                let why = format!(
+                    "etcd has other data than before ({reason}): {held} peers that it lost, or \
+                     has older words of, stay until their nodes write their leases again, or \
+                     24 hours; if the data were replaced on purpose, restart the agent to drop \
+                     those peers now"
+                );
+                self.shared.report(Subject::StoreHistory, Found::not_well(why));
+                self.held_until = Some(Instant::now() + LEASE_TTL);
+            }
+            Some(reason) => tracing::warn!(reason, "etcd has other data than before"),
+            None => {}
+        }
+        if held == 0 && self.held_until.take().is_some() {
+            self.shared.report(Subject::StoreHistory, Found::well());
+        }
+    }
+
+    /// Their leases would have ended by now.
+    pub(super) fn release_held(&mut self) {
+        let changes = self.table.release_held();
+        self.tell_history(None);
+        if !changes.peers.is_empty() {
+            self.peers_may_have_changed();
+        }
+    }
+}
