@@ -61,6 +61,23 @@ pub struct NetworkConfig {
 }
 
 impl NetworkConfig {
+    /// What it has other than `before`, key by key.
+    pub fn differences(&self, before: &Self) -> Vec<String> {
+        let said = |config: &Self| {
+            [
+                ("Network", config.network.to_string()),
+                ("SubnetLen", config.subnet_len.to_string()),
+                ("SubnetMin", config.subnet_min.to_string()),
+                ("SubnetMax", config.subnet_max.to_string()),
+                ("Backend", config.backend.describe()),
+            ]
+        };
+        let both = said(self).into_iter().zip(said(before));
+        both.filter(|(now, before)| now != before)
+            .map(|((key, now), (_, before))| format!("{key} {now} for {before}"))
+            .collect()
+    }
+
     /// The addresses of all subnets that may be given out.
     pub fn pods(&self) -> RangeInclusive<Ipv4Addr> {
         let size = u32::MAX.checked_shr(self.subnet_len.into()).unwrap_or(0);
@@ -224,6 +241,22 @@ impl Backend {
             Self::HostGw => "host-gw",
             Self::Udp(_) => "udp",
             Self::Alloc => "alloc",
+        }
+    }
+
+    /// The type with its settings.
+    fn describe(&self) -> String {
+        match self {
+            Self::Vxlan(vxlan) => {
+                let VxlanConfig { vni, port, gbp, learning, mtu, direct_routing } = vxlan;
+                let mtu = mtu.map_or("of the interface".to_owned(), |mtu| mtu.to_string());
+                format!(
+                    "vxlan (VNI {vni}, Port {port}, GBP {gbp}, Learning {learning}, MTU {mtu}, \
+                     DirectRouting {direct_routing})"
+                )
+            }
+            Self::Udp(udp) => format!("udp (Port {})", udp.port),
+            Self::HostGw | Self::Alloc => self.name().to_owned(),
         }
     }
 

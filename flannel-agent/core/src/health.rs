@@ -98,6 +98,8 @@ subjects! {
     Mtu = "MTU",
     /// A neighbour entry.
     Neighbour = "neighbour",
+    /// The network config in the store.
+    NetworkConfig = "network config",
     /// What is there, as read back.
     Observation = "observation",
     /// IPsec policies.

@@ -1,12 +1,14 @@
 //! The daemon: start in order, then the loop.
 
 mod acquire;
+mod config;
 pub mod keeper;
 mod serve;
 mod start;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use flannel_core::config::Backend;
 use flannel_core::desired;
@@ -271,6 +273,7 @@ async fn start_and_serve(
     if let Some(follower) = follower {
         reconciler.follow_packet_rules(follower);
     }
+    let _config = config::Follower::start(Arc::clone(&source), config, shared.clone());
     // Subscribed before the first look, so that no change falls between.
     let events = events::subscribe(reconciler.watch().scope())?;
     let remembered = before.state.as_ref().map(|state| state.sysctls.clone()).unwrap_or_default();

@@ -44,7 +44,7 @@ pub struct FakeSource {
 }
 
 struct State {
-    config: NetworkConfig,
+    config: Option<NetworkConfig>,
     leases: BTreeMap<Ipv4Network, Lease>,
     revision: i64,
     failures: BTreeMap<Call, u32>,
@@ -57,7 +57,7 @@ impl FakeSource {
     /// A store with this config and no leases.
     pub fn new(config: NetworkConfig) -> Self {
         let state = State {
-            config,
+            config: Some(config),
             leases: BTreeMap::new(),
             revision: 0,
             failures: BTreeMap::new(),
@@ -66,6 +66,11 @@ impl FakeSource {
             watchers: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Replaces or deletes the network config.
+    pub fn put_config(&self, config: Option<NetworkConfig>) {
+        self.state().config = config;
     }
 
     /// Another node's write (or an operator's): stores the lease, with the
@@ -167,7 +172,9 @@ impl State {
 
 impl LeaseSource for FakeSource {
     async fn config(&self) -> Result<NetworkConfig, SourceError> {
-        Ok(self.enter(Call::Config)?.config.clone())
+        let config = self.enter(Call::Config)?.config.clone();
+        let key = "/fake/config".to_owned();
+        config.ok_or(SourceError::NoConfig { key, endpoints: "memory".to_owned() })
     }
 
     async fn list(&self) -> Result<(Vec<Lease>, i64), SourceError> {

@@ -23,6 +23,17 @@ fn refusal<T: std::fmt::Debug>(result: Result<T, ConfigError>) -> (String, Strin
 }
 
 #[test]
+fn differences_are_told_by_key() {
+    let parse = |text: &str| NetworkConfig::parse(text).unwrap();
+    let one = parse(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    assert_eq!(one.differences(&one), [""; 0]);
+    let two = parse(r#"{"Network":"10.5.0.0/16","SubnetLen":25,"Backend":{"Type":"udp"}}"#);
+    let told = two.differences(&one);
+    assert_eq!(told[0], "SubnetLen 25 for 24");
+    assert!(told.last().unwrap().starts_with("Backend udp (Port 8285) for vxlan (VNI 1,"));
+}
+
+#[test]
 fn defaults() {
     let config = parse(r#""Network":"10.5.0.0/16""#).unwrap();
     assert_eq!(
