@@ -23,6 +23,8 @@ pub struct Etcd {
     // etcd can be kept beside it in one structure.
     netns: PathBuf,
     dir: PathBuf,
+    /// `--initial-cluster-token`: the id of a new cluster comes from it.
+    token: &'static str,
     process: Option<Process>,
     certificates: Option<Certificates>,
 }
@@ -33,6 +35,7 @@ impl Etcd {
             prefix: PREFIX.to_owned(),
             netns: netns.path(),
             dir: dir.join("etcd"),
+            token: "lab",
             process: None,
             certificates: None,
         }
@@ -80,6 +83,7 @@ impl Etcd {
         command.args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
         command.args(["--initial-advertise-peer-urls", "http://127.0.0.1:2380"]);
         command.args(["--initial-cluster", "lab=http://127.0.0.1:2380"]);
+        command.args(["--initial-cluster-token", self.token]);
         if let Some(files) = &self.certificates {
             command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&files.ca);
             command.arg("--cert-file").arg(&files.certificate).arg("--key-file").arg(&files.key);
@@ -91,6 +95,17 @@ impl Etcd {
                 .status
                 .success()
         });
+    }
+
+    /// Starts it anew with the data of this name beside those that it has;
+    /// there may be none yet. Those with another `token` are another cluster.
+    ///
+    /// # Panics
+    /// It does not answer within 20 s.
+    pub fn restart_with(&mut self, name: &str, token: &'static str) {
+        self.dir = self.dir.with_file_name(name);
+        self.token = token;
+        self.restart();
     }
 
     /// SIGKILL.

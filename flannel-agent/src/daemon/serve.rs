@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::config::Backend;
-use flannel_core::health::{Found, Subject};
+use flannel_core::health::Subject;
 use flannel_core::lease::Lease;
 use flannel_core::lease::table::LeaseTable;
 use flannel_core::lease::update::LeaseUpdate;

@@ -23,6 +23,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A watch that lasted so long was a good one.
 const GOOD_WATCH: Duration = Duration::from_secs(10);
 
+/// Another reason why the store cannot be followed is told after so long: those
+/// of a server that is just starting are not.
+const LASTING: Duration = Duration::from_secs(2);
+
 /// Updates that may wait for the reader.
 const UPDATES: usize = 256;
 
@@ -91,6 +95,8 @@ pub(super) fn follow<S: Followed>(source: S, stop: CancellationToken) -> Receive
             source,
             updates: Updates { sender: updates.clone(), told: Mutex::default() },
             connected: true,
+            told: None,
+            other: None,
         };
         tokio::select! {
             () = stop.cancelled() => {}
@@ -106,6 +112,10 @@ struct Follower<S> {
     updates: Updates,
     /// Whether the reader was told that the store can be followed.
     connected: bool,
+    /// Why not, as the reader was told.
+    told: Option<String>,
+    /// Another reason, and since when.
+    other: Option<(String, Instant)>,
 }
 
 impl<S: Followed> Follower<S> {
@@ -132,15 +142,34 @@ impl<S: Followed> Follower<S> {
         }
     }
 
-    /// Tells of a break, once.
+    /// Tells of a break, once, and of another reason if that lasts.
     async fn disconnected(&mut self, reason: String) -> Result<(), End> {
         self.source.leave().await;
         if !std::mem::replace(&mut self.connected, false) {
             tracing::debug!(reason, "etcd still cannot be followed");
-            return Ok(());
+            if !self.lasts(&reason) {
+                return Ok(());
+            }
+        } else {
+            tracing::warn!(reason, "etcd cannot be followed; trying again");
         }
-        tracing::warn!(reason, "etcd cannot be followed; trying again");
+        self.told = Some(reason.clone());
         self.updates.send(LeaseUpdate::Disconnected { reason }).await
+    }
+
+    /// Whether this is another reason than was told, and not of a moment only.
+    fn lasts(&mut self, reason: &str) -> bool {
+        if self.told.as_deref() == Some(reason) {
+            self.other = None;
+            return false;
+        }
+        match &self.other {
+            Some((other, since)) if other == reason => since.elapsed() >= LASTING,
+            _ => {
+                self.other = Some((reason.to_owned(), Instant::now()));
+                false
+            }
+        }
     }
 
     /// Lists, then watches until that ends.

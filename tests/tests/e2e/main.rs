@@ -43,6 +43,7 @@ mod services;
 mod shaping;
 mod shortcut;
 mod silent_rules;
+mod store_faults;
 mod subnet_env;
 mod takeover;
 mod udp;

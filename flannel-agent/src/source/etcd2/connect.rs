@@ -1,6 +1,7 @@
 //! Endpoints: HTTP, TLS, basic auth, timeouts, and the next endpoint when one
 //! fails.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -210,7 +211,8 @@ impl Endpoints {
     /// answers. A call that failed may have had its effect all the same.
     pub(super) async fn call(&self, request: &Request<'_>) -> Result<Outcome, SourceError> {
         let first = self.current.load(Ordering::Relaxed);
-        let mut causes: Vec<String> = Vec::new();
+        // In the order of the endpoints: the same trouble has the same words.
+        let mut causes = BTreeMap::new();
         let mut refused = false;
         for n in 0..self.urls.len() {
             let at = (first + n) % self.urls.len();
@@ -222,13 +224,14 @@ impl Endpoints {
                 }
                 Err(failure) => failure,
             };
-            causes.push(format!("{url}: {}", failure.cause));
+            causes.insert(at, format!("{url}: {}", failure.cause));
             refused = failure.everywhere;
             if refused {
                 break;
             }
         }
-        let (call, key, cause) = (request.call, request.key.to_owned(), causes.join("; "));
+        let (call, key) = (request.call, request.key.to_owned());
+        let cause = causes.into_values().collect::<Vec<_>>().join("; ");
         let hint = hint(&cause);
         Err(SourceError::Call { call, key, cause, hint, refused })
     }

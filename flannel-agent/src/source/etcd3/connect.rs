@@ -1,5 +1,6 @@
 //! Endpoints: login, timeouts, and the next endpoint when one fails.
 
+use std::collections::BTreeMap;
 use std::future::{Future, Ready, ready};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -149,7 +150,8 @@ impl Endpoints {
         T: Send,
     {
         let first = self.current.load(Ordering::Relaxed);
-        let mut causes: Vec<String> = Vec::new();
+        // In the order of the endpoints: the same trouble has the same words.
+        let mut causes = BTreeMap::new();
         let mut refused = false;
         for n in 0..self.endpoints.len() {
             let at = (first + n) % self.endpoints.len();
@@ -161,13 +163,13 @@ impl Endpoints {
                 }
                 Err(failure) => failure,
             };
-            causes.push(format!("{}: {}", endpoint.url, failure.cause));
+            causes.insert(at, format!("{}: {}", endpoint.url, failure.cause));
             if failure.remedy != Remedy::OtherEndpoint {
                 refused = failure.remedy == Remedy::None;
                 break;
             }
         }
-        let cause = causes.join("; ");
+        let cause = causes.into_values().collect::<Vec<_>>().join("; ");
         let hint = hint(&cause);
         Err(SourceError::Call { call, key: key.to_owned(), cause, hint, refused })
     }
