@@ -268,6 +268,23 @@ fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<O
     ops.extend(stale.map(|(ip, mac)| Op::RemoveNeighbour(*ip, *mac)));
 }
 
+/// What goes when the overlay network is another one than before: all of the
+/// `former` one that is not in `network`, which [`plan`] looks after.
+pub fn retire(observed: &Observed, former: Ipv4Network, network: Ipv4Network) -> Vec<Op> {
+    let past = |subnet: Ipv4Network| within(former, subnet) && !within(network, subnet);
+    let mut ops = Vec::new();
+    let routes = observed.routes.iter().filter(|route| past(route.destination));
+    ops.extend(routes.map(|route| Op::RemoveRoute(*route)));
+    let direct = observed.direct.iter().filter(|route| past(route.destination));
+    ops.extend(direct.map(|route| Op::RemoveDirect(*route)));
+    let neighbours = observed.neighbours.iter().filter(|(ip, _)| past(Ipv4Network::from(**ip)));
+    ops.extend(neighbours.map(|(ip, mac)| Op::RemoveNeighbour(*ip, *mac)));
+    let addresses = observed.device.iter().flat_map(|device| &device.addresses);
+    let addresses = addresses.filter(|address| past(Ipv4Network::from(address.ip())));
+    ops.extend(addresses.map(|address| Op::RemoveAddress(*address)));
+    ops
+}
+
 /// Whether putting the peer's route takes the place of `route`: the kernel
 /// replaces the first route with the same destination and metric.
 fn replaced(base: &Observed, route: &ObservedRoute) -> bool {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::source::{LeaseSource, SourceError};
 use crate::status::Shared;
 
-/// Pause between looks: one read of a small key.
+/// Longest pause between looks: one read of a small key.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Looks until it is dropped.
@@ -28,11 +28,13 @@ impl Follower {
     pub(super) fn start<S: LeaseSource>(
         source: Arc<S>,
         in_force: NetworkConfig,
+        every: Duration,
         shared: Shared,
     ) -> Self {
+        let every = every.min(EVERY);
         Self(tokio::spawn(async move {
             loop {
-                tokio::time::sleep(EVERY.mul_f64(0.9 + rand::random::<f64>() / 5.0)).await;
+                tokio::time::sleep(every.mul_f64(0.9 + rand::random::<f64>() / 5.0)).await;
                 if let Some(found) = judge(source.config().await, &in_force) {
                     shared.report(Subject::NetworkConfig, found);
                 }
@@ -77,8 +79,12 @@ mod tests {
     async fn a_config_that_changes_or_goes_is_told_until_it_is_back() {
         let source = FakeSource::new(config("10.5.0.0/16"));
         let shared = Shared::default();
-        let follower =
-            Follower::start(Arc::new(source.clone()), config("10.5.0.0/16"), shared.clone());
+        let follower = Follower::start(
+            Arc::new(source.clone()),
+            config("10.5.0.0/16"),
+            6 * EVERY,
+            shared.clone(),
+        );
         let told = async || {
             tokio::time::sleep(2 * EVERY).await;
             shared.lock().health.reason(Subject::NetworkConfig).map(str::to_owned)

@@ -205,6 +205,7 @@ async fn start_and_serve(
     });
 
     start::retire_device(&kernel, &before, device.as_deref()).await;
+    start::retire_network(&kernel, &before, config.network, device.as_deref()).await;
     let load = LoadOptions {
         pin_dir: options.pin_dir.clone(),
         attach: options.attach,
@@ -273,7 +274,12 @@ async fn start_and_serve(
     if let Some(follower) = follower {
         reconciler.follow_packet_rules(follower);
     }
-    let _config = config::Follower::start(Arc::clone(&source), config, shared.clone());
+    let _config = config::Follower::start(
+        Arc::clone(&source),
+        config,
+        options.resync_interval,
+        shared.clone(),
+    );
     // Subscribed before the first look, so that no change falls between.
     let events = events::subscribe(reconciler.watch().scope())?;
     let remembered = before.state.as_ref().map(|state| state.sysctls.clone()).unwrap_or_default();

@@ -9,7 +9,9 @@ use flannel_core::firewall::upstream::Node;
 use flannel_core::lease::Lease;
 use flannel_core::link::Link;
 use flannel_core::mac::MacAddr;
+use flannel_core::observed::Observed;
 use flannel_core::op::Op;
+use flannel_core::plan;
 use flannel_core::underlay;
 use flannel_core::underlay::{Underlay, Wish};
 use ipnetwork::Ipv4Network;
@@ -20,7 +22,7 @@ use crate::backend;
 use crate::backoff::Backoff;
 use crate::cli::Options;
 use crate::files::{state, subnet_env};
-use crate::kernel::{self, Kernel};
+use crate::kernel::{self, Kernel, PROTOCOL};
 use crate::notify;
 use crate::source::store::Store;
 use crate::source::{Former, LeaseSource, SourceError};
@@ -144,6 +146,37 @@ pub(super) async fn retire_device<K: Kernel>(kernel: &K, before: &Before, ours: 
     }
 }
 
+/// Removes what an earlier run left of another overlay network than ours: the
+/// `network` in the config was changed.
+pub(super) async fn retire_network<K: Kernel>(
+    kernel: &K,
+    before: &Before,
+    network: Ipv4Network,
+    device: Option<&str>,
+) {
+    let known = before.state.as_ref().and_then(|state| state.network);
+    let Some(former) = known.or(before.node.map(|node| node.network)) else { return };
+    if former == network {
+        return;
+    }
+    let name = device.unwrap_or_default();
+    let mut observed = match device {
+        Some(device) if backend::is_ours(kernel, device).await.unwrap_or(false) => {
+            kernel.observe(device).await.unwrap_or_default()
+        }
+        _ => Observed::default(),
+    };
+    observed.direct = kernel.direct_routes(PROTOCOL).await.unwrap_or_default();
+    let ops = plan::retire(&observed, former, network);
+    if ops.is_empty() {
+        return;
+    }
+    tracing::info!(%former, %network, removed = ops.len(), "the overlay network is another one");
+    for error in kernel.apply(name, &ops).await.into_iter().filter_map(Result::err) {
+        tracing::warn!(%error, "something of the former overlay network stays");
+    }
+}
+
 /// What an earlier run left.
 pub(super) struct Before {
     /// The state file.
@@ -223,7 +256,7 @@ impl Before {
 mod tests {
     use super::*;
     use crate::kernel::fake::FakeKernel;
-    use flannel_core::observed::{Observed, ObservedDevice, ObservedVxlan};
+    use flannel_core::observed::{ObservedDevice, ObservedVxlan};
 
     fn before(device: &str) -> Before {
         let text = format!(

@@ -122,6 +122,8 @@ fn connections_to_etcd_follow_the_address() {
 
 #[test]
 fn a_config_that_changes_is_told_and_then_nothing_of_the_old_one_is_left() {
+    let extra = vec!["--resync-interval=1".to_owned()];
+    let options = Options { ip_masq: true, extra, ..Options::default() };
     for backend in ["vxlan", "udp", "host-gw"] {
         let lab = Lab::new();
         let etcd = lab.empty_etcd();
@@ -131,7 +133,7 @@ fn a_config_that_changes_is_told_and_then_nothing_of_the_old_one_is_left() {
         etcd.put_config(&config("10.244.0.0/16"));
         let (mut node, mut peer) = (lab.node(1), lab.node(2));
         for node in [&mut node, &mut peer] {
-            node.start(&etcd, &Options { ip_masq: true, ..Options::default() });
+            node.start(&etcd, &options);
         }
         if backend != "udp" {
             node.wait_routes(&[&peer]);
@@ -142,7 +144,7 @@ fn a_config_that_changes_is_told_and_then_nothing_of_the_old_one_is_left() {
         assert!(reason.contains("Network 10.77.0.0/16 for 10.244.0.0/16"), "{reason}");
         for node in [&mut node, &mut peer] {
             node.stop_agent();
-            node.start(&etcd, &Options { ip_masq: true, ..Options::default() });
+            node.start(&etcd, &options);
         }
         assert_eq!(node.subnet().to_string().split('.').nth(1), Some("77"));
         let left = || {

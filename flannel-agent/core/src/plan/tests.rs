@@ -1,3 +1,4 @@
+mod retire;
 mod slabs;
 
 use proptest::collection::{btree_map, btree_set, vec};
