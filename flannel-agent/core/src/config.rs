@@ -5,7 +5,6 @@
 //! to do, something follows it.
 
 mod error;
-mod go_json;
 #[cfg(test)]
 mod tests;
 
@@ -15,10 +14,13 @@ use std::ops::RangeInclusive;
 use ipnetwork::Ipv4Network;
 
 pub use self::error::ConfigError;
-use self::go_json::{Kind, Value, excerpt, names};
+use crate::go_json::{Kind, Value, excerpt, names};
 
 /// The backend types that [`NetworkConfig::parse`] accepts, for messages.
 pub const SUPPORTED_BACKENDS: &str = "vxlan, host-gw, udp, alloc";
+
+/// VNIs that can be used, for messages.
+const VNIS: &str = "0 to 9999999: the device flannel.<VNI> may have a name of 15 characters";
 
 /// UDP port of the kernel's VXLAN devices when none is given.
 pub const DEFAULT_VXLAN_PORT: u16 = 8472;
@@ -26,8 +28,9 @@ pub const DEFAULT_VXLAN_PORT: u16 = 8472;
 /// UDP port of the udp backend when none is given.
 pub const DEFAULT_UDP_PORT: u16 = 8285;
 
-/// Largest VXLAN network identifier (24 bits).
-pub const MAX_VNI: u32 = (1 << 24) - 1;
+/// Largest VXLAN network identifier whose device, `flannel.<VNI>`, has a name that
+/// the kernel takes: 15 characters.
+pub const MAX_VNI: u32 = 9_999_999;
 
 /// Backend types of flannel, of now and of earlier, that are not there.
 const FLANNELS_OTHER_BACKENDS: [&str; 9] = [
@@ -326,7 +329,7 @@ impl VxlanConfig {
         let vni = u32::try_from(vni)
             .ok()
             .filter(|vni| *vni <= MAX_VNI)
-            .ok_or_else(|| out_of_range("VNI", vni, "0 to 16777215"))?;
+            .ok_or_else(|| out_of_range("VNI", vni, VNIS))?;
         let port = match u16::try_from(port) {
             Ok(0) => DEFAULT_VXLAN_PORT,
             Ok(port) => port,

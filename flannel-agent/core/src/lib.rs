@@ -7,6 +7,7 @@ pub mod config;
 pub mod desired;
 pub mod envelope;
 pub mod firewall;
+mod go_json;
 pub mod health;
 pub mod lease;
 pub mod link;

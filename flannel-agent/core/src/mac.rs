@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MacAddr(pub [u8; 6]);
 
-/// The text is not six hexadecimal pairs with colons (or dashes) between.
+/// The text is no MAC address in one of Go's three forms.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{0}` is not a MAC address; expected the form 72:35:2e:f2:e7:c9")]
 pub struct MacParseError(String);
@@ -43,13 +43,23 @@ impl FromStr for MacAddr {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bad = || MacParseError(text.to_owned());
-        let mut bytes = [0; 6];
-        let mut parts = text.split([':', '-']);
-        for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(bad)?;
-            *byte = u8::from_str_radix(part, 16).map_err(|_| bad())?;
+        // As switches print it: 7235.2ef2.e7c9.
+        let (between, digits) = match text.as_bytes().get(4) {
+            Some(b'.') => ('.', 4),
+            _ if text.contains('-') => ('-', 2),
+            _ => (':', 2),
+        };
+        let mut number: u64 = 0;
+        let mut count = 0;
+        for part in text.split(between) {
+            if part.len() != digits || !part.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+                return Err(bad());
+            }
+            count += digits;
+            number = number << (4 * digits) | u64::from_str_radix(part, 16).map_err(|_| bad())?;
         }
-        if parts.next().is_some() { Err(bad()) } else { Ok(Self(bytes)) }
+        let [_, _, bytes @ ..] = number.to_be_bytes();
+        if count == 12 { Ok(Self(bytes)) } else { Err(bad()) }
     }
 }
 
@@ -73,6 +83,22 @@ mod tests {
     fn text_round_trips() {
         let text = "72:35:2e:f2:e7:c9";
         assert_eq!(text.parse::<MacAddr>().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn all_forms_of_go_are_read() {
+        for text in ["72-35-2e-F2-e7-C9", "72:35:2E:f2:e7:c9", "7235.2ef2.E7c9"] {
+            assert_eq!(text.parse::<MacAddr>().unwrap().to_string(), "72:35:2e:f2:e7:c9");
+        }
+        for text in [
+            "7235.2ef2",
+            "7235.2ef2.e7c9.0000",
+            "7235:2ef2:e7c9",
+            "72:35-2e:f2:e7:c9",
+            "+235.2ef2.e7c9",
+        ] {
+            assert!(text.parse::<MacAddr>().is_err(), "{text}");
+        }
     }
 
     #[test]

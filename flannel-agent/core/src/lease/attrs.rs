@@ -2,9 +2,11 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use crate::go_json::Fields;
 use crate::mac::MacAddr;
 
 /// `BackendType` of the VXLAN backend.
@@ -16,28 +18,57 @@ pub const HOST_GW: &str = "host-gw";
 /// What a node publishes about itself (flannel's `lease.LeaseAttrs`).
 ///
 /// The order of the fields is the order of flannel's JSON.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// It is read as Go reads it, keys in any case.
+#[derive(Clone, Debug, Serialize)]
 pub struct LeaseAttrs {
     /// Underlay address.
     #[serde(rename = "PublicIP")]
     pub public_ip: Ipv4Addr,
     /// IPv6 underlay address; `null` when there is none, absent before v0.15.
-    #[serde(rename = "PublicIPv6", default)]
+    #[serde(rename = "PublicIPv6")]
     pub public_ipv6: Option<Ipv6Addr>,
     /// Empty for the backends without one (udp, alloc).
-    #[serde(rename = "BackendType", default, skip_serializing_if = "String::is_empty")]
+    #[serde(rename = "BackendType", skip_serializing_if = "String::is_empty")]
     pub backend_type: String,
     /// Backend-specific, passed through as it is.
-    #[serde(rename = "BackendData", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "BackendData", skip_serializing_if = "Option::is_none")]
     pub backend_data: Option<Box<RawValue>>,
     /// Backend-specific for IPv6, passed through as it is.
-    #[serde(rename = "BackendV6Data", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "BackendV6Data", skip_serializing_if = "Option::is_none")]
     pub backend_v6_data: Option<Box<RawValue>>,
     /// A question to the holder, by a node that was started with the same
     /// PublicIP: who lives writes the lease anew without it. Not flannel's,
     /// which ignores it.
-    #[serde(rename = "AskedBy", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "AskedBy", skip_serializing_if = "Option::is_none")]
     pub asked_by: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for LeaseAttrs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = Fields::deserialize(deserializer)?;
+        let raw = |field| fields.raw(field).map(ToOwned::to_owned);
+        Ok(Self {
+            public_ip: fields
+                .read("PublicIP")?
+                .ok_or_else(|| D::Error::missing_field("PublicIP"))?,
+            public_ipv6: fields.read("PublicIPv6")?,
+            backend_type: fields.read("BackendType")?.unwrap_or_default(),
+            backend_data: raw("BackendData"),
+            backend_v6_data: raw("BackendV6Data"),
+            asked_by: fields.read("AskedBy")?,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for VxlanData {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = Fields::deserialize(deserializer)?;
+        let vtep_mac = fields.read("VtepMAC")?;
+        Ok(Self {
+            vni: fields.read("VNI")?.unwrap_or_default(),
+            vtep_mac: vtep_mac.ok_or_else(|| D::Error::missing_field("VtepMAC"))?,
+        })
+    }
 }
 
 impl PartialEq for LeaseAttrs {
@@ -53,10 +84,10 @@ impl PartialEq for LeaseAttrs {
 }
 
 /// `BackendData` of a VXLAN lease (flannel's `vxlanLeaseAttrs`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct VxlanData {
     /// Absent before v0.12; readers ignore it.
-    #[serde(rename = "VNI", default)]
+    #[serde(rename = "VNI")]
     pub vni: u32,
     /// MAC of the node's VTEP.
     #[serde(rename = "VtepMAC")]
@@ -184,6 +215,19 @@ mod tests {
         assert_eq!(old.public_ipv6, None);
         let vtep = old.vtep().unwrap();
         assert_eq!(vtep, VxlanData { vni: 0, vtep_mac: mac("86:19:70:bb:1f:c5") });
+    }
+
+    #[test]
+    fn keys_are_read_in_any_case_and_the_last_counts() {
+        let text = r#"{"publicip":"10.99.0.9","PUBLICIP":"10.99.0.11","backendtype":"vxlan",
+            "BackendDATA":{"vni":1,"vtepmac":"7235.2ef2.e7c9"},"publicIP":null}"#;
+        let read = attrs(text);
+        assert_eq!(read.public_ip, Ipv4Addr::new(10, 99, 0, 11));
+        assert_eq!(read.vtep().unwrap(), attrs(VXLAN_VALUE).vtep().unwrap());
+        let error = serde_json::from_str::<LeaseAttrs>("{}").unwrap_err().to_string();
+        assert!(error.contains("missing field `PublicIP`"), "{error}");
+        let error = serde_json::from_str::<LeaseAttrs>(r#"{"PublicIP":7}"#).unwrap_err();
+        assert!(error.to_string().contains("PublicIP"), "{error}");
     }
 
     #[test]

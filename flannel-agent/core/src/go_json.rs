@@ -1,6 +1,6 @@
 //! JSON read the way Go's `encoding/json` reads it into a struct.
 //!
-//! A config that flannel accepts has to be accepted here with the same
+//! A config or a lease that flannel accepts has to be accepted here with the same
 //! meaning: keys match whatever their case, unknown keys are ignored, of
 //! duplicates the last one wins, `null` leaves a field as it was. Serde's
 //! derive does none of that.
@@ -8,7 +8,7 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Longest piece of foreign text that a message quotes, in characters.
@@ -16,7 +16,7 @@ const EXCERPT: usize = 64;
 
 /// One JSON value, checked for syntax and not yet interpreted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Value<'a>(&'a RawValue);
+pub(crate) struct Value<'a>(&'a RawValue);
 
 /// The members of an object in the order of the text, duplicates included.
 struct Members<'a>(Vec<(String, Value<'a>)>);
@@ -24,12 +24,12 @@ struct Members<'a>(Vec<(String, Value<'a>)>);
 impl<'a> Value<'a> {
     /// Checks the syntax of `text`; the error is worded as Go words it where
     /// the two parsers agree on what is wrong.
-    pub(super) fn parse(text: &'a str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, String> {
         serde_json::from_str(text).map(Value).map_err(|error| syntax_message(text, &error))
     }
 
     /// Go's name for the kind of this value in its messages.
-    pub(super) fn kind(self) -> Kind {
+    pub(crate) fn kind(self) -> Kind {
         match self.text().as_bytes().first() {
             Some(b'{') => Kind::Object,
             Some(b'[') => Kind::Array,
@@ -41,37 +41,37 @@ impl<'a> Value<'a> {
     }
 
     /// The text of the value as it stands in the document.
-    pub(super) fn text(self) -> &'a str {
+    pub(crate) fn text(self) -> &'a str {
         self.0.get().trim()
     }
 
     /// The members of an object; `None` if this is something else, or if a
     /// key is not a valid string (a lone surrogate, which the syntax check
     /// lets pass).
-    pub(super) fn members(self) -> Option<Vec<(String, Value<'a>)>> {
+    pub(crate) fn members(self) -> Option<Vec<(String, Value<'a>)>> {
         serde_json::from_str::<Members<'a>>(self.0.get()).ok().map(|members| members.0)
     }
 
     /// The string, with its escapes resolved.
-    pub(super) fn string(self) -> Option<String> {
+    pub(crate) fn string(self) -> Option<String> {
         serde_json::from_str(self.0.get()).ok()
     }
 
     /// The boolean.
-    pub(super) fn boolean(self) -> Option<bool> {
+    pub(crate) fn boolean(self) -> Option<bool> {
         serde_json::from_str(self.0.get()).ok()
     }
 
     /// The integer. Fractions and exponents are none, as in Go, even if they
     /// amount to a whole number.
-    pub(super) fn integer(self) -> Option<i64> {
+    pub(crate) fn integer(self) -> Option<i64> {
         (self.kind() == Kind::Number).then(|| self.text().parse().ok()).flatten()
     }
 }
 
 /// The kinds of JSON values under the names that Go's messages use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Object,
     Array,
     String,
@@ -93,8 +93,55 @@ impl fmt::Display for Kind {
     }
 }
 
+/// The members of an object, for types that have to be read whole.
+pub(crate) struct Fields(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+impl Fields {
+    /// The text of the last member that `field` names and that is not `null`.
+    pub(crate) fn raw(&self, field: &str) -> Option<&RawValue> {
+        let named = self.0.iter().rev().filter(|(key, _)| names(key, field));
+        named.map(|(_, value)| &**value).find(|value| value.get().trim() != "null")
+    }
+
+    /// The same, read.
+    pub(crate) fn read<T: DeserializeOwned, E: serde::de::Error>(
+        &self,
+        field: &str,
+    ) -> Result<Option<T>, E> {
+        let read = |raw: &RawValue| serde_json::from_str(raw.get());
+        self.raw(field)
+            .map(read)
+            .transpose()
+            .map_err(|error| E::custom(format_args!("{field}: {error}")))
+    }
+}
+
 /// Whether a key of the document names `field`.
-pub(super) fn names(key: &str, field: &str) -> bool {
+pub(crate) fn names(key: &str, field: &str) -> bool {
     // Go folds by Unicode's simple folding, which maps two letters outside
     // ASCII to letters inside.
     let fold = |letter: char| match letter {
@@ -106,7 +153,7 @@ pub(super) fn names(key: &str, field: &str) -> bool {
 }
 
 /// Foreign text made fit for one line of a log.
-pub(super) fn excerpt(text: &str) -> String {
+pub(crate) fn excerpt(text: &str) -> String {
     let mut shown: String = text.chars().take(EXCERPT).collect();
     if shown.len() < text.len() {
         shown.push_str("...");
