@@ -66,6 +66,9 @@ async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {
                 .with_writer(std::io::stderr)
                 .with_ansi(std::io::stderr().is_terminal())
                 .init();
+            for warning in &cli.warnings {
+                tracing::warn!("{warning}");
+            }
             if !ignored.is_empty() {
                 tracing::info!(flags = ?ignored, "flags of flanneld's logger are accepted and ignored");
             }

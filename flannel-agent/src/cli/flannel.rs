@@ -1,6 +1,7 @@
 //! Flags of flanneld that ours accepts without any effect, and those of its
 //! first versions that are refused.
 
+use std::ffi::OsStr;
 use std::net::Ipv6Addr;
 
 use clap::{ArgAction, Args};
@@ -17,6 +18,30 @@ const GIVEN_UP: [(&str, &str); 7] = [
     ("remote-certfile", "client mode"),
     ("remote-cafile", "client mode"),
 ];
+
+/// flanneld's flags of Go's type bool, and of int: of those alone Go says that a
+/// value is wrong, and flanneld goes on without one from the environment.
+const BOOLEANS: [&str; 6] = [
+    "ip-masq",
+    "ip-masq-fully-random-disable",
+    "iptables-forward-rules",
+    "ip-blackhole-route",
+    "kube-subnet-mgr",
+    "set-node-network-unavailable",
+];
+const INTEGERS: [&str; 3] = ["healthz-port", "iptables-resync", "subnet-lease-renew-margin"];
+
+/// What is wrong with a value from the environment that flanneld would leave out.
+pub(super) fn wrong_value(name: &str, value: &OsStr) -> Option<String> {
+    let text = value.to_string_lossy();
+    if BOOLEANS.contains(&name) {
+        values::go_bool(&text).err().map(str::to_owned)
+    } else if INTEGERS.contains(&name) {
+        values::go_int(&text).err()
+    } else {
+        None
+    }
+}
 
 /// Why a flag of an old flanneld cannot be had.
 pub(super) fn given_up(name: &str) -> Option<String> {
@@ -58,7 +83,8 @@ pub struct WithoutEffect {
           require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     set_node_network_unavailable: Option<bool>,
     /// Seconds between comparisons of the firewall's rules: they are watched
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true,
+          value_parser = values::go_int)]
     iptables_resync: Option<i64>,
     /// IPv6 address that the other nodes reach this one at: overlays are IPv4
     #[arg(long, value_name = "IPV6")]

@@ -31,6 +31,8 @@ pub(super) struct Line {
     pub(super) ignored: Vec<String>,
     /// Flags that come from the environment, without dashes.
     pub(super) from_env: Vec<String>,
+    /// What was left out, as flanneld does, and why.
+    pub(super) warnings: Vec<String>,
 }
 
 /// The variable that sets a flag.
@@ -45,6 +47,8 @@ pub(super) fn variable(name: &str) -> String {
 ///   dash, as in Go.
 /// - An empty value unsets the flag, also against the environment.
 /// - Logging flags are taken out.
+/// - An empty argument, as a unit's `${FLANNEL_OPTIONS}` may be, is left out.
+/// - A word where the daemon has a flag ends the line, as in Go.
 /// - Flags that are not there come from the environment.
 pub(super) fn normalise(
     command: &clap::Command,
@@ -59,12 +63,23 @@ pub(super) fn normalise(
     let mut subcommand = None;
 
     while let Some(token) = argv.next() {
+        if token.is_empty() {
+            continue;
+        }
         if token == "--" {
+            if subcommand.is_none() {
+                line.ends_at(argv.collect());
+                break;
+            }
             line.argv.push(token);
             line.argv.extend(argv);
             break;
         }
         let Some(flag) = Flag::read(&token) else {
+            if subcommand.is_none() && line.is_word(&token, command) {
+                line.ends_at(std::iter::once(token).chain(argv).collect());
+                break;
+            }
             if subcommand.is_none() && line.argv.len() == 1 {
                 subcommand = token.to_str().and_then(|name| command.find_subcommand(name));
             }
@@ -121,6 +136,29 @@ pub(super) fn normalise(
     }
     add_environment(&mut line, subcommand, &flags_for_env(command, subcommand), &given, env);
     Ok(line)
+}
+
+impl Line {
+    /// Whether a token is no flag and no command: the first of all may be a
+    /// command that was misspelt, and a single letter a flag of clap's.
+    fn is_word(&self, token: &OsStr, command: &clap::Command) -> bool {
+        let something_before = self.argv.len() > 1 || !self.ignored.is_empty();
+        let is_command = token.to_str().is_some_and(|name| command.find_subcommand(name).is_some());
+        something_before && !is_command && !token.as_bytes().starts_with(b"-")
+    }
+
+    /// Go's flag package stops at the first word; what follows it, flags too,
+    /// has no effect.
+    fn ends_at(&mut self, rest: Vec<OsString>) {
+        let words: Vec<_> = rest.iter().map(|word| word.to_string_lossy()).collect();
+        if !words.is_empty() {
+            self.warnings.push(format!(
+                "`{}` at the end of the command line is left out, as flanneld does: flags end at \
+                 the first word",
+                words.join(" ")
+            ));
+        }
+    }
 }
 
 /// One token that is a flag.
@@ -184,6 +222,14 @@ fn add_environment(
     let place = if subcommand.is_some() { 2 } else { 1 };
     for name in names.iter().filter(|name| !given.contains(*name)) {
         if let Some(value) = env(&variable(name)).filter(|value| !value.is_empty()) {
+            if let Some(wrong) = super::flannel::wrong_value(name, &value) {
+                line.warnings.push(format!(
+                    "{}={} is left out, as flanneld does: {wrong}",
+                    variable(name),
+                    value.to_string_lossy()
+                ));
+                continue;
+            }
             line.argv.insert(place, long(name, Some(&value)));
             line.from_env.push(name.clone());
         }

@@ -54,6 +54,9 @@ pub struct Cli {
     /// The daemon's flags.
     #[command(flatten)]
     pub daemon: Options,
+    /// What was left out of command line and environment, and why.
+    #[arg(skip)]
+    pub warnings: Vec<String>,
 }
 
 /// Everything but running the daemon.
@@ -184,7 +187,7 @@ pub struct Options {
     pub healthz_ip: String,
     /// TCP port to serve /healthz, /readyz and /metrics on; 0: do not
     #[arg(long, value_name = "PORT", default_value_t = 0, allow_negative_numbers = true,
-          value_parser = clap::value_parser!(i32).range(..=65535))]
+          value_parser = values::port)]
     healthz_port: i32,
     /// Tell packets and bytes of each peer in /metrics
     #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
@@ -192,7 +195,8 @@ pub struct Options {
           action = ArgAction::Set)]
     pub metrics_peers: bool,
     /// Minutes before a lease's end at which it is renewed (1 to 1439)
-    #[arg(long, value_name = "MINUTES", default_value_t = 60, allow_negative_numbers = true)]
+    #[arg(long, value_name = "MINUTES", default_value_t = 60, allow_negative_numbers = true,
+          value_parser = values::go_int)]
     subnet_lease_renew_margin: i64,
     /// What to do when our lease is deleted, runs out or is taken by another node
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
@@ -334,7 +338,7 @@ pub fn parse(
     let mut command = Cli::command();
     command.build();
     let line = go_style::normalise(&command, argv, env).map_err(|text| usage(&command, &text))?;
-    let cli = command
+    let mut cli = command
         .try_get_matches_from(&line.argv)
         .and_then(|matches| Cli::from_arg_matches(&matches))
         .map_err(|error| Exit::from_clap(&error, &line.from_env))?;
@@ -355,6 +359,7 @@ pub fn parse(
     if cli.command.is_none() {
         cli.daemon.without_effect.check().map_err(|text| usage(&Cli::command(), &text))?;
     }
+    cli.warnings = line.warnings;
     Ok((cli, line.ignored))
 }
 

@@ -39,6 +39,42 @@ pub(super) fn go_bool(text: &str) -> Result<bool, &'static str> {
     }
 }
 
+/// An integer in one of the spellings of Go's `strconv.ParseInt` with base 0:
+/// `0x`, `0o` or `0`, and `0b` say the base; `_` may stand between digits.
+pub(super) fn go_int(text: &str) -> Result<i64, String> {
+    let bad = || "expected a whole number".to_owned();
+    let (negative, rest) = match text.as_bytes() {
+        [b'-', ..] => (true, &text[1..]),
+        [b'+', ..] => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let lower = rest.to_ascii_lowercase();
+    let (radix, digits) = match lower.as_bytes() {
+        [b'0', b'x', ..] => (16, &lower[2..]),
+        [b'0', b'o', ..] => (8, &lower[2..]),
+        [b'0', b'b', ..] => (2, &lower[2..]),
+        // An underscore may follow a base, and nothing else.
+        [b'0', _, ..] => (8, &lower[1..]),
+        [b'_', ..] => return Err(bad()),
+        _ => (10, lower.as_str()),
+    };
+    if digits.ends_with('_') || digits.contains("__") || digits.starts_with(['+', '-']) {
+        return Err(bad());
+    }
+    let digits = digits.replace('_', "");
+    let sign = if negative { "-" } else { "" };
+    i64::from_str_radix(&format!("{sign}{digits}"), radix).map_err(|_| bad())
+}
+
+/// `--healthz-port`.
+pub(super) fn port(text: &str) -> Result<i32, String> {
+    let port = go_int(text)?;
+    i32::try_from(port)
+        .ok()
+        .filter(|port| *port <= 65_535)
+        .ok_or_else(|| format!("{port} is no port: expected at most 65535"))
+}
+
 /// `--fast-path-window`.
 pub(super) fn fast_path_window(text: &str) -> Result<Duration, String> {
     let window = duration(text)?;

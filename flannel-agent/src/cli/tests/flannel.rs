@@ -230,3 +230,74 @@ fn flags_without_effect_are_told() {
         assert_eq!(effect, usize::from(expected), "{name}");
     }
 }
+
+#[test]
+fn words_end_the_flags_as_in_go_and_empty_ones_are_nothing() {
+    let read = |args: &[&str]| run(args, &[]).unwrap().0;
+    // A unit's `ExecStart=/usr/bin/flanneld -ip-masq ${FLANNEL_OPTIONS} -iface=eth1`.
+    let cli = read(&["", "-ip-masq", "", "-iface=eth1", ""]);
+    assert!(cli.daemon.ip_masq && cli.warnings.is_empty());
+    assert_eq!(cli.daemon.iface, ["eth1"]);
+    for line in [&["-ip-masq", "word", "-iface=eth1"][..], &["-ip-masq", "--", "-iface=eth1"]] {
+        let cli = read(line);
+        assert!(cli.daemon.ip_masq && cli.daemon.iface.is_empty());
+        assert!(cli.warnings[0].contains("-iface=eth1` at the end"), "{:?}", cli.warnings);
+    }
+    assert_eq!(read(&["-v=4", "word"]).warnings.len(), 1);
+    assert_eq!(read(&["-ip-masq", "--"]).warnings, [""; 0]);
+    // A command that was misspelt, or comes too late, is no daemon.
+    for line in [&["statsu"][..], &["-ip-masq", "status"]] {
+        assert_eq!(refused(line).code, 2, "{line:?}");
+    }
+}
+
+#[test]
+fn wrong_values_of_the_environment_are_left_out_as_flanneld_does() {
+    let env = [
+        ("FLANNELD_IP_MASQ", "yes"),
+        ("FLANNELD_HEALTHZ_PORT", "eighty"),
+        ("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "0x5"),
+        ("FLANNELD_IPTABLES_RESYNC", "soon"),
+    ];
+    let cli = run(&[], &env).unwrap().0;
+    assert!(!cli.daemon.ip_masq);
+    assert_eq!(cli.daemon.healthz_port(), None);
+    assert_eq!(cli.daemon.renew_margin(), Duration::from_secs(5 * 60));
+    let named = |name: &str| cli.warnings.iter().any(|warning| warning.contains(name));
+    assert_eq!(cli.warnings.len(), 3, "{:?}", cli.warnings);
+    assert!(named("FLANNELD_IP_MASQ=yes") && named("FLANNELD_HEALTHZ_PORT=eighty"));
+    // Out of range, and what is no flag of flanneld's, is an error as before.
+    let range = [("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "9999")];
+    assert_eq!(run(&[], &range).unwrap_err().code, 1);
+    assert_eq!(run(&[], &[("FLANNELD_DATAPATH", "ebfp")]).unwrap_err().code, 2);
+}
+
+#[test]
+fn numbers_are_read_as_go_reads_them() {
+    for (text, expected) in [
+        ("5", Some(5)),
+        ("0x5", Some(5)),
+        ("0X1F", Some(31)),
+        ("017", Some(15)),
+        ("0o17", Some(15)),
+        ("0b101", Some(5)),
+        ("1_000", Some(1000)),
+        ("0x_1f", Some(31)),
+        ("-0x10", Some(-16)),
+        ("+7", Some(7)),
+        ("0", Some(0)),
+        ("", None),
+        ("08", None),
+        ("5s", None),
+        ("_5", None),
+        ("5_", None),
+        ("1__0", None),
+        ("0x", None),
+        ("--5", None),
+        ("9223372036854775808", None),
+    ] {
+        assert_eq!(crate::cli::values::go_int(text).ok(), expected, "{text}");
+    }
+    assert_eq!(daemon(&["-healthz-port=0x1F90"]).healthz_port(), Some(8080));
+    assert_eq!(refused(&["-healthz-port=65536"]).code, 2);
+}
