@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::question;
-use super::{Claim, LEASE_TTL, LeaseSource, SourceError};
+use super::{Claim, Instead, LEASE_TTL, LeaseSource, SourceError};
 
 /// A call of [`LeaseSource`] that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -174,7 +174,11 @@ impl LeaseSource for FakeSource {
     async fn config(&self) -> Result<NetworkConfig, SourceError> {
         let config = self.enter(Call::Config)?.config.clone();
         let key = "/fake/config".to_owned();
-        config.ok_or(SourceError::NoConfig { key, endpoints: "memory".to_owned() })
+        config.ok_or(SourceError::NoConfig {
+            key,
+            endpoints: "memory".to_owned(),
+            instead: Instead::default(),
+        })
     }
 
     async fn list(&self) -> Result<(Vec<Lease>, i64), SourceError> {

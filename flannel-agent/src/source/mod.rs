@@ -17,11 +17,13 @@ mod identity;
 mod merged;
 pub mod migration;
 pub mod options;
+mod prefix;
 pub mod store;
 mod tls;
 mod warned;
 
 pub use self::claim::{Claim, Former};
+pub use self::prefix::Instead;
 
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -135,21 +137,27 @@ pub enum SourceError {
     /// There is no network config.
     #[error(
         "flannel config not found in etcd store. Did you create your config using etcdv3 API? \
-         (no key {key} at {endpoints})"
+         (no key {key} at {endpoints}{instead})"
     )]
     NoConfig {
         /// `<prefix>/config`.
         key: String,
         /// The store's endpoints.
         endpoints: String,
+        /// What there is.
+        instead: Instead,
     },
     /// There is no network config where the v2 API looks.
-    #[error("flannel config not found in etcd by the v2 API (no key {key} at {endpoints})")]
+    #[error(
+        "flannel config not found in etcd by the v2 API (no key {key} at {endpoints}{instead})"
+    )]
     NoConfigV2 {
         /// `<prefix>/config`.
         key: String,
         /// The store's endpoints.
         endpoints: String,
+        /// What there is.
+        instead: Instead,
     },
     /// There is no network config by either API.
     #[error("no network config yet, neither by etcd's v3 API ({v3}) nor by v2 ({v2})")]

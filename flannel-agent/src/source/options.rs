@@ -78,10 +78,11 @@ impl EtcdOptions {
             if endpoint.is_empty() {
                 continue;
             }
-            let url = match (endpoint.contains("://"), tls) {
-                (true, _) => endpoint.to_owned(),
-                (false, Some(_)) => format!("https://{endpoint}"),
-                (false, None) => format!("http://{endpoint}"),
+            let url = match (endpoint.split_once("://"), tls) {
+                // A scheme may be in any case.
+                (Some((scheme, rest)), _) => format!("{}://{rest}", scheme.to_ascii_lowercase()),
+                (None, Some(_)) => format!("https://{endpoint}"),
+                (None, None) => format!("http://{endpoint}"),
             };
             if url.starts_with("https://") {
                 if tls.is_none() {
@@ -115,8 +116,7 @@ pub(super) struct Identity {
 impl TlsFiles {
     /// `None` without files, unless an endpoint is https.
     pub(super) async fn read(options: &EtcdOptions) -> Result<Option<Self>, SourceError> {
-        let wanted =
-            options.endpoints.iter().any(|endpoint| endpoint.trim().starts_with("https://"));
+        let wanted = options.endpoints.iter().any(|endpoint| is_https(endpoint.trim()));
         let files = [&options.ca_file, &options.cert_file, &options.key_file];
         if !wanted && files.iter().all(|file| file.is_none()) {
             return Ok(None);
@@ -140,6 +140,10 @@ impl TlsFiles {
         };
         Ok(Some(Self { ca, identity }))
     }
+}
+
+fn is_https(endpoint: &str) -> bool {
+    endpoint.split_once("://").is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https"))
 }
 
 /// The setting `option` is unusable.

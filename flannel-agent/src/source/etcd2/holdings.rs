@@ -11,10 +11,7 @@ impl Etcd2 {
     /// etcd does not answer, or there is no config.
     pub(in crate::source) async fn holdings(&self) -> Result<Holdings, SourceError> {
         let key = self.config_key();
-        let config = self.get(&key).await?.and_then(|node| node.value);
-        let Some(value) = config else {
-            return Err(SourceError::NoConfigV2 { key, endpoints: self.endpoints().names() });
-        };
+        let value = self.config_text(&key).await?;
         let config = Item { key: "config".to_owned(), value, seconds_left: None };
         let mut holds = Holdings { items: vec![config], unreadable: Vec::new() };
         let mut nodes = self.nodes().await?.0;

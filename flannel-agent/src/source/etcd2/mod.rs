@@ -28,8 +28,9 @@ use self::failure::Refusal;
 use super::claim::value;
 use super::follow::follow;
 use super::options::EtcdOptions;
+use super::prefix::clean;
 use super::warned::Warned;
-use super::{Claim, LEASE_TTL, LeaseSource, SourceError};
+use super::{Claim, Instead, LEASE_TTL, LeaseSource, SourceError};
 
 /// Leases in etcd. Clones share their connections.
 #[derive(Clone)]
@@ -101,7 +102,8 @@ impl Etcd2 {
     /// [`SourceError::Options`] names the unusable setting.
     pub async fn connect(options: EtcdOptions) -> Result<Self, SourceError> {
         let endpoints = Endpoints::new(&options).await?;
-        let prefix = format!("/{}", options.prefix.trim_matches('/'));
+        // The API knows no other keys.
+        let prefix = clean(&format!("/{}", options.prefix));
         Ok(Self { inner: Arc::new(Inner { endpoints, prefix, warned: Mutex::default() }) })
     }
 
@@ -152,6 +154,35 @@ impl Etcd2 {
             Err(Refusal::NoKey { index }) => Ok((None, index)),
             Err(refusal) => Err(unexpected(call, key, refusal)),
         }
+    }
+
+    /// The network config as it stands there.
+    async fn config_text(&self, key: &str) -> Result<String, SourceError> {
+        let node = self.get(key).await?;
+        let is_directory = node.as_ref().is_some_and(|node| node.dir);
+        if let Some(text) = node.and_then(|node| node.value) {
+            return Ok(text);
+        }
+        let instead = match is_directory {
+            true => Instead::Directory,
+            false => self.networks().await.unwrap_or_default(),
+        };
+        let (key, endpoints) = (key.to_owned(), self.endpoints().names());
+        Err(SourceError::NoConfigV2 { key, endpoints, instead })
+    }
+
+    /// Configs one level below where ours should be.
+    async fn networks(&self) -> Result<Instead, SourceError> {
+        let prefix = &self.inner.prefix;
+        let (node, _) = self.read_key("list", prefix, "recursive=true").await?;
+        let mut keys = Vec::new();
+        let mut nodes: Vec<Node> = node.into_iter().collect();
+        while let Some(node) = nodes.pop() {
+            keys.extend((!node.dir).then_some(node.key));
+            nodes.extend(node.nodes);
+        }
+        keys.sort();
+        Ok(Instead::networks(prefix, keys))
     }
 
     /// All leases, the subnets of unreadable keys, and the index.
@@ -301,9 +332,7 @@ fn unexpected(call: &'static str, key: &str, refusal: Refusal) -> SourceError {
 impl LeaseSource for Etcd2 {
     async fn config(&self) -> Result<NetworkConfig, SourceError> {
         let key = self.config_key();
-        let Some(text) = self.get(&key).await?.and_then(|node| node.value) else {
-            return Err(SourceError::NoConfigV2 { key, endpoints: self.endpoints().names() });
-        };
+        let text = self.config_text(&key).await?;
         self.endpoints().identity().settle();
         NetworkConfig::parse(&text).map_err(|error| SourceError::Config { key, error })
     }

@@ -28,11 +28,15 @@ use self::connect::Endpoints;
 use super::follow::follow;
 use super::hint::hint;
 use super::options::EtcdOptions;
+use super::prefix::{clean, other_spelling};
 use super::warned::Warned;
-use super::{Claim, LeaseSource, SourceError};
+use super::{Claim, Instead, LeaseSource, SourceError};
 
 /// Most bytes that a list of leases may have; 250 bytes are one lease.
 const LIST_LIMIT: usize = 64 << 20;
+
+/// Keys that are looked through for what is meant, where there is no config.
+const KEYS: i64 = 1000;
 
 /// Leases in etcd. Clones share their connections.
 #[derive(Clone)]
@@ -94,7 +98,7 @@ impl Etcd3 {
     /// [`SourceError::Options`] names the unusable setting.
     pub async fn connect(options: EtcdOptions) -> Result<Self, SourceError> {
         let endpoints = Endpoints::new(&options).await?;
-        let prefix = options.prefix.trim_end_matches('/').to_owned();
+        let prefix = clean(&options.prefix);
         Ok(Self { inner: Arc::new(Inner { endpoints, prefix, memory: Mutex::default() }) })
     }
 
@@ -138,6 +142,20 @@ impl Etcd3 {
             answer.header().map_or((0, 0), |header| (header.revision(), header.cluster_id()));
         self.check_cluster("get", key, cluster)?;
         Ok((answer.take_kvs(), revision))
+    }
+
+    /// What there is in place of the network config, as far as we may look.
+    async fn instead(&self, key: &str) -> Instead {
+        let other = other_spelling(key);
+        let found = self.get(&other, Some(GetOptions::new().with_keys_only())).await;
+        if found.is_ok_and(|(kvs, _)| !kvs.is_empty()) {
+            return Instead::Key(other);
+        }
+        let below = format!("{}/", self.inner.prefix);
+        let options = GetOptions::new().with_prefix().with_keys_only().with_limit(KEYS);
+        let Ok((kvs, _)) = self.get(&below, Some(options)).await else { return Instead::Nothing };
+        let keys = kvs.iter().map(|kv| String::from_utf8_lossy(kv.key()).into_owned());
+        Instead::networks(&self.inner.prefix, keys)
     }
 
     /// A proxy may lead elsewhere within one connection.
@@ -184,7 +202,9 @@ impl Etcd3 {
         let key = kv.key_str().map_err(|_| "the key is no UTF-8".to_owned())?;
         let name = key.strip_prefix(&self.subnets()).ok_or("the key is not below the prefix")?;
         let subnet = name.parse::<SubnetKey>().map_err(|error| error.to_string())?.subnet();
-        let attrs = serde_json::from_slice(kv.value()).map_err(|error| error.to_string())?;
+        // As Go, which takes bytes that are no UTF-8 for U+FFFD.
+        let value = String::from_utf8_lossy(kv.value());
+        let attrs = serde_json::from_str(&value).map_err(|error| error.to_string())?;
         let (etcd_lease, revision) = (kv.lease(), kv.mod_revision());
         Ok(Entry { key: key.to_owned(), subnet, attrs, etcd_lease, revision })
     }
@@ -237,7 +257,8 @@ impl LeaseSource for Etcd3 {
         let key = self.config_key();
         let (kvs, _) = self.get(&key, None).await?;
         let Some(kv) = kvs.first() else {
-            return Err(SourceError::NoConfig { key, endpoints: self.endpoints().names() });
+            let (endpoints, instead) = (self.endpoints().names(), self.instead(&key).await);
+            return Err(SourceError::NoConfig { key, endpoints, instead });
         };
         self.endpoints().identity().settle();
         NetworkConfig::parse(&String::from_utf8_lossy(kv.value()))

@@ -4,6 +4,7 @@ mod certificates;
 mod cluster;
 mod refusals;
 mod server;
+mod spellings;
 mod tls;
 mod v2;
 mod v3;
