@@ -93,7 +93,7 @@ impl Node {
             names: None,
         };
         let mut datapath = self.datapath.lock().unwrap();
-        let settled = self.watch.settle(Scene::of(&links, choice), &*datapath, true);
+        let settled = self.watch.settle(Scene::of(&links, choice), 8472, &*datapath, true);
         let report = datapath.ensure_hooks(Places {
             underlay: "eth0",
             underlay_kind: "veth",

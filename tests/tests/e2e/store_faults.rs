@@ -41,7 +41,7 @@ fn unwell(node: &Node, subject: &str) -> Option<String> {
 fn exchanged(api: &str, token: &'static str, subject: &str, words: &[&str]) {
     let lab = Lab::new();
     let options = Options { extra: vec![format!("--etcd-api={api}")], ..Options::ebpf() };
-    let mut etcd = lab.empty_etcd();
+    let etcd = lab.empty_etcd();
     let put = |etcd: &flannel_tests::etcd::Etcd, key: &str, value: &str| match api {
         "v2" => etcd.put_v2(&format!("{PREFIX}/{key}"), value, None),
         _ => drop(etcd.ctl(&["put", &format!("{PREFIX}/{key}"), value])),

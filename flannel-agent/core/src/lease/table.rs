@@ -225,7 +225,7 @@ impl LeaseTable {
             Some(judged) => self.own_or_taken(&judged.lease),
             None => OwnChange::Removed { revision },
         });
-        self.held = self.to_hold(&next);
+        self.held = self.keep_back(&next);
         let held = self.held.iter();
         next.extend(held.filter_map(|subnet| Some((*subnet, self.leases.get(subnet)?.clone()))));
         let before = std::mem::replace(&mut self.leases, next);
@@ -238,7 +238,7 @@ impl LeaseTable {
     }
 
     /// What stays though `next` does not have it, or has it as it once was.
-    fn to_hold(&mut self, next: &BTreeMap<Ipv4Network, Judged>) -> BTreeSet<Ipv4Network> {
+    fn keep_back(&mut self, next: &BTreeMap<Ipv4Network, Judged>) -> BTreeSet<Ipv4Network> {
         let other_history = std::mem::take(&mut self.other_history);
         let subnets: BTreeSet<_> = next.keys().copied().collect();
         let addresses: BTreeSet<_> =
