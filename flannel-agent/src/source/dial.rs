@@ -137,10 +137,13 @@ async fn handshake(tcp: TcpStream, host: &str, tls: &Tls) -> Result<TlsStream<Tc
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(tls.refusal().unwrap_or_else(|| {
             let text = words(&error);
-            // What a server without TLS answers, or does.
-            match ["InvalidContentType", "handshake eof"].iter().any(|sign| text.contains(sign)) {
-                true => "it does not answer by TLS".to_owned(),
-                false => format!("TLS handshake: {text}"),
+            let closed = ["handshake eof", "reset by peer", "roken pipe"];
+            if text.contains("InvalidContentType") {
+                "it does not answer by TLS".to_owned()
+            } else if closed.iter().any(|sign| text.contains(sign)) {
+                "it closed the connection at the TLS handshake".to_owned()
+            } else {
+                format!("TLS handshake: {text}")
             }
         })),
         Err(_) => Err(format!("no TLS handshake within {} s", CONNECT_TIMEOUT.as_secs())),

@@ -74,8 +74,13 @@ impl Updates {
     }
 
     /// Hands over a list, with a word if it does not go on from what was told.
-    async fn send_list(&self, leases: Vec<Lease>, revision: i64) -> Result<(), End> {
-        let broken = self.told().broken_by(&leases, revision);
+    async fn send_list(
+        &self,
+        leases: Vec<Lease>,
+        revision: i64,
+        followed: bool,
+    ) -> Result<(), End> {
+        let broken = self.told().broken_by(&leases, revision, followed);
         if let Some(broken) = broken {
             self.send(LeaseUpdate::OtherHistory { reason: broken.to_string() }).await?;
         }
@@ -121,12 +126,15 @@ struct Follower<S> {
 impl<S: Followed> Follower<S> {
     async fn run(&mut self) {
         let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+        let mut followed = false;
         loop {
             let began = Instant::now();
-            match self.follow().await {
+            let end = self.follow(std::mem::take(&mut followed)).await;
+            match end {
                 End::NoReader => return,
                 End::Left => continue,
                 End::Compacted { revision } => {
+                    followed = true;
                     tracing::info!(revision, "etcd dropped changes not seen yet; listing again");
                 }
                 End::Failed { reason } => {
@@ -172,8 +180,9 @@ impl<S: Followed> Follower<S> {
         }
     }
 
-    /// Lists, then watches until that ends.
-    async fn follow(&mut self) -> End {
+    /// Lists, then watches until that ends. `followed`: the last watch was only
+    /// outrun.
+    async fn follow(&mut self, followed: bool) -> End {
         let (leases, revision) = match self.source.snapshot().await {
             Ok(listed) => listed,
             Err(error) => return End::Failed { reason: error.to_string() },
@@ -182,7 +191,7 @@ impl<S: Followed> Follower<S> {
             tracing::info!(revision, leases = leases.len(), "etcd can be followed again");
             self.connected = true;
         }
-        match self.updates.send_list(leases, revision).await {
+        match self.updates.send_list(leases, revision, followed).await {
             Ok(()) => self.source.changes(revision, &self.updates).await,
             Err(end) => end,
         }

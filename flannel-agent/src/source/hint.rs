@@ -2,8 +2,12 @@
 
 /// What an operator should look at after `cause`.
 pub(super) fn hint(cause: &str) -> &'static str {
-    const HINTS: [(&[&str], &str); 14] = [
+    const HINTS: [(&[&str], &str); 15] = [
         (&["restart the agent"], "see --etcd-endpoints"),
+        (
+            &["closed the connection at the TLS handshake"],
+            "does it want http:// instead of https://, or another --etcd-certfile?",
+        ),
         (&["does not answer by TLS"], "is it http:// instead of https:// in --etcd-endpoints?"),
         (&["it answers by TLS"], "does it want https:// instead of http:// in --etcd-endpoints?"),
         (

@@ -30,6 +30,16 @@ pub enum Break {
         /// The list's.
         to: i64,
     },
+    /// A lease would have been told before.
+    #[error("lease {subnet} is of revision {to}, while that was not told up to {from}")]
+    Contradiction {
+        /// The lease's subnet.
+        subnet: Ipv4Network,
+        /// The last revision that was told.
+        from: i64,
+        /// The lease's.
+        to: i64,
+    },
     /// Not one lease is as it was.
     #[error("not one of {known} leases is as it was (revision {from}, now {to})")]
     Strange {
@@ -61,11 +71,23 @@ impl History {
         self.revision = self.revision.max(update.revision().unwrap_or(0));
     }
 
-    /// Why a list cannot be of the same history, if it cannot.
-    pub fn broken_by(&self, leases: &[Lease], revision: i64) -> Option<Break> {
+    /// Why a list cannot be of the same history, if it cannot. `followed`: nothing
+    /// came between what was told and the list but too many changes, so that all
+    /// leases may well have been written.
+    pub fn broken_by(&self, leases: &[Lease], revision: i64, followed: bool) -> Option<Break> {
         let (from, to) = (self.revision, revision);
         if to < from {
             return Some(Break::WentBack { from, to });
+        }
+        let known = |lease: &&Lease| self.leases.get(&lease.subnet).copied();
+        let earlier = |lease: &&Lease| {
+            lease.revision <= from && known(lease).is_some_and(|known| known != lease.revision)
+        };
+        if let Some(lease) = leases.iter().find(earlier) {
+            return Some(Break::Contradiction { subnet: lease.subnet, from, to: lease.revision });
+        }
+        if followed {
+            return None;
         }
         let same = |lease: &Lease| self.leases.get(&lease.subnet) == Some(&lease.revision);
         let known = self.leases.len();
@@ -88,7 +110,7 @@ mod tests {
 
     fn history() -> History {
         let mut history = History::default();
-        assert_eq!(history.broken_by(&[lease(1, 7)], 9), None, "the first list");
+        assert_eq!(history.broken_by(&[lease(1, 7)], 9, false), None, "the first list");
         let leases = vec![lease(1, 7), lease(2, 8)];
         history.note(&LeaseUpdate::Snapshot { leases, revision: 9 });
         history.note(&LeaseUpdate::Put { lease: lease(3, 12) });
@@ -99,19 +121,26 @@ mod tests {
     #[test]
     fn one_lease_as_it_was_is_enough() {
         let history = history();
-        assert_eq!(history.broken_by(&[lease(1, 7)], 13), None);
-        assert_eq!(history.broken_by(&[lease(4, 99), lease(3, 12)], 100), None);
+        assert_eq!(history.broken_by(&[lease(1, 7)], 13, false), None);
+        assert_eq!(history.broken_by(&[lease(4, 99), lease(3, 12)], 100, false), None);
     }
 
     #[test]
     fn an_earlier_revision_or_no_known_lease_is_another_history() {
         let history = history();
         let all = [lease(1, 7), lease(3, 12)];
-        assert_eq!(history.broken_by(&all, 12), Some(Break::WentBack { from: 13, to: 12 }));
+        for followed in [true, false] {
+            let broken = history.broken_by(&all, 12, followed);
+            assert_eq!(broken, Some(Break::WentBack { from: 13, to: 12 }));
+            let broken = history.broken_by(&[lease(1, 7), lease(3, 5)], 20, followed);
+            let subnet = lease(3, 0).subnet;
+            assert_eq!(broken, Some(Break::Contradiction { subnet, from: 13, to: 5 }));
+        }
         let strange = Some(Break::Strange { known: 2, from: 13, to: 20 });
         // The same nodes have written again, and a lease that had gone is there.
         for listed in [&[][..], &[lease(1, 14), lease(3, 15)], &[lease(2, 8)]] {
-            assert_eq!(history.broken_by(listed, 20), strange);
+            assert_eq!(history.broken_by(listed, 20, false), strange);
+            assert_eq!(history.broken_by(listed, 20, true), None, "too many changes");
         }
     }
 
@@ -119,9 +148,12 @@ mod tests {
     fn a_new_list_is_what_the_next_one_goes_on_from() {
         let mut history = history();
         history.note(&LeaseUpdate::Snapshot { leases: vec![lease(5, 2)], revision: 3 });
-        assert_eq!(history.broken_by(&[lease(5, 2)], 3), None);
-        assert!(history.broken_by(&[lease(1, 7), lease(3, 12)], 13).is_some(), "the old one");
+        assert_eq!(history.broken_by(&[lease(5, 2)], 3, false), None);
+        assert!(
+            history.broken_by(&[lease(1, 7), lease(3, 12)], 13, false).is_some(),
+            "the old one"
+        );
         history.note(&LeaseUpdate::Snapshot { leases: Vec::new(), revision: 4 });
-        assert_eq!(history.broken_by(&[lease(1, 7)], 13), None, "nothing was known");
+        assert_eq!(history.broken_by(&[lease(1, 7)], 13, false), None, "nothing was known");
     }
 }

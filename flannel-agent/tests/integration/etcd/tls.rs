@@ -165,8 +165,8 @@ async fn the_reason_of_a_refusal_is_the_real_one() {
     let v3 = EtcdApi::V3;
     for (url, api, part) in [
         (with_clients.url(), v3, "received fatal alert"),
-        (tls_to_plain.clone(), v3, "it does not answer by TLS"),
-        (tls_to_plain, EtcdApi::V2, "it does not answer by TLS"),
+        (tls_to_plain.clone(), v3, "does it want http:// instead of https://"),
+        (tls_to_plain, EtcdApi::V2, "does it want http:// instead of https://"),
         (plain_to_tls, v3, "does it want https:// instead of http://"),
         ("http://127.0.0.1:1".to_owned(), v3, "Connection refused"),
         ("http://127.0.0.1:1".to_owned(), EtcdApi::V2, "Connection refused"),
