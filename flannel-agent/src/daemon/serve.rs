@@ -28,7 +28,7 @@ use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelEvent};
 use crate::notify;
 use crate::reconcile::{Reconciler, Wake};
-use crate::source::LeaseSource;
+use crate::source::{LeaseSource, is_here};
 use crate::status::Shared;
 use crate::watch;
 
@@ -90,8 +90,6 @@ pub(super) struct Loop<'a, S, K, F> {
     asked: Option<(String, Instant)>,
     /// PublicIP of our lease, as last written.
     public_ip: Ipv4Addr,
-    /// Where our connections began.
-    underlay_address: Ipv4Addr,
     table: LeaseTable,
     /// Peers by age of their lease, as the last pass got them.
     peers: Vec<Peer>,
@@ -132,7 +130,6 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let mut table = LeaseTable::new(identity.network, identity.backend.clone());
         let public_ip = lease.attrs.public_ip;
         table.set_own(Some(lease.subnet), public_ip);
-        let underlay_address = identity.underlay.address;
         let keeper = Keeper::new(Arc::clone(&source), lease, options.renew_margin());
         Self {
             options,
@@ -141,7 +138,6 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             contested: false,
             asked: None,
             public_ip,
-            underlay_address,
             table,
             peers: Vec::new(),
             peers_changed: false,
@@ -228,7 +224,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             let (oddities_due, held_until) = (self.oddities_due, self.held_until);
             tokio::select! {
                 Some(update) = updates.recv() => self.take_update(update),
-                Some(event) = events.recv() => self.wake(self.reconciler.wake_for(event)),
+                Some(event) = events.recv() => self.take_event(event),
                 kept = self.keeper.next() => self.take_kept(&kept),
                 () = sleep_until(due) => self.pass().await,
                 () = sleep_until(oddities_due) => self.tell_oddities(),
@@ -239,6 +235,14 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                 _ = watchdog.tick(), if watchdog_every.is_some() => notify::watchdog(),
             }
         }
+    }
+
+    fn take_event(&mut self, event: KernelEvent) {
+        // What goes on from an address that has gone is never answered.
+        if matches!(event, KernelEvent::Address { .. } | KernelEvent::Overrun) {
+            self.source.addresses_changed(&is_here);
+        }
+        self.wake(self.reconciler.wake_for(event));
     }
 
     fn wake(&mut self, wake: Wake) {
@@ -307,11 +311,6 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
     fn follow_underlay(&mut self) {
         let public_ip = self.reconciler.identity().underlay.public_ip;
         let mut attrs = self.keeper.lease().attrs.clone();
-        if self.underlay_address != self.reconciler.identity().underlay.address {
-            self.underlay_address = self.reconciler.identity().underlay.address;
-            // What goes on from the old address may never be answered.
-            self.source.reconnect();
-        }
         if attrs.public_ip != public_ip {
             attrs.public_ip = public_ip;
             self.keeper.publish(attrs);

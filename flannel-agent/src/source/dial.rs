@@ -1,12 +1,13 @@
 //! Connections to endpoints: TCP, and TLS with files that are read for each
 //! connection, so that new ones are used without a restart.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -60,9 +61,11 @@ impl Address {
     }
 }
 
-/// Makes connections. Clones share the options.
+/// Makes connections. Clones share everything.
 #[derive(Clone)]
 pub(super) struct Dialer {
+    /// Where connections began.
+    began: Arc<Mutex<BTreeSet<IpAddr>>>,
     options: Arc<EtcdOptions>,
     alpn: Option<&'static [u8]>,
 }
@@ -70,7 +73,20 @@ pub(super) struct Dialer {
 impl Dialer {
     /// For the protocol `alpn`; none: HTTP/1.1.
     pub(super) fn new(options: &EtcdOptions, alpn: Option<&'static [u8]>) -> Self {
-        Self { options: Arc::new(options.clone()), alpn }
+        Self { began: Arc::default(), options: Arc::new(options.clone()), alpn }
+    }
+
+    /// Whether a connection began at an address that is not here any more; it is
+    /// told once.
+    pub(super) fn has_lost(&self, is_here: &dyn Fn(IpAddr) -> bool) -> bool {
+        let mut began = self.began();
+        let before = began.len();
+        began.retain(|address| is_here(*address));
+        began.len() < before
+    }
+
+    fn began(&self) -> MutexGuard<'_, BTreeSet<IpAddr>> {
+        self.began.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the files of TLS and checks that they can be used.
@@ -98,6 +114,9 @@ impl Dialer {
             None
         };
         let tcp = connect(&address.host, address.port).await?;
+        if let Ok(local) = tcp.local_addr() {
+            self.began().insert(local.ip());
+        }
         let io = match tls {
             None => Io::Plain(tcp),
             Some(tls) => Io::Tls(Box::new(handshake(tcp, &address.host, &tls).await?)),
@@ -174,7 +193,7 @@ fn without<'a>(text: &'a str, words: &str) -> Option<&'a str> {
 }
 
 impl Trouble {
-    fn met(&self) -> std::sync::MutexGuard<'_, Met> {
+    fn met(&self) -> MutexGuard<'_, Met> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

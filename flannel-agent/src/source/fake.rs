@@ -1,6 +1,7 @@
 //! A [`LeaseSource`] in memory, for tests of what uses one.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -49,7 +50,7 @@ struct State {
     revision: i64,
     failures: BTreeMap<Call, u32>,
     writes: Vec<Write>,
-    reconnects: u32,
+    looks: u32,
     watchers: Vec<mpsc::UnboundedSender<LeaseUpdate>>,
 }
 
@@ -62,7 +63,7 @@ impl FakeSource {
             revision: 0,
             failures: BTreeMap::new(),
             writes: Vec::new(),
-            reconnects: 0,
+            looks: 0,
             watchers: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
@@ -107,9 +108,9 @@ impl FakeSource {
         self.state().writes.clone()
     }
 
-    /// How often all connections were to be left.
-    pub fn reconnects(&self) -> u32 {
-        self.state().reconnects
+    /// How often it was told that addresses have changed.
+    pub fn looks(&self) -> u32 {
+        self.state().looks
     }
 
     /// What stands under a subnet's key.
@@ -241,8 +242,8 @@ impl LeaseSource for FakeSource {
         Ok(stands.is_none_or(|lease| lease.attrs == asked.attrs))
     }
 
-    fn reconnect(&self) {
-        self.state().reconnects += 1;
+    fn addresses_changed(&self, _: &dyn Fn(IpAddr) -> bool) {
+        self.state().looks += 1;
     }
 
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {

@@ -7,6 +7,7 @@
 
 mod view;
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::config::NetworkConfig;
@@ -161,9 +162,9 @@ impl LeaseSource for Merged {
         Ok(self.v3.is_unanswered(asked).await? && self.v2.is_unanswered(asked).await?)
     }
 
-    fn reconnect(&self) {
-        self.v3.reconnect();
-        self.v2.reconnect();
+    fn addresses_changed(&self, is_here: &dyn Fn(IpAddr) -> bool) {
+        self.v3.addresses_changed(is_here);
+        self.v2.addresses_changed(is_here);
     }
 
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {

@@ -26,7 +26,7 @@ pub use self::claim::{Claim, Former};
 pub use self::prefix::Instead;
 
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use flannel_core::config::{ConfigError, NetworkConfig};
@@ -35,6 +35,12 @@ use flannel_core::lease::update::LeaseUpdate;
 use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+/// Whether the node has this address now: what begins there is sent.
+pub fn is_here(address: IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0))
+        .map_or_else(|error| error.kind() != std::io::ErrorKind::AddrNotAvailable, |_| true)
+}
 
 /// Life of a lease, as flannel has it.
 pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -83,8 +89,9 @@ pub trait LeaseSource: Send + Sync + 'static {
         asked: &Lease,
     ) -> impl Future<Output = Result<bool, SourceError>> + Send;
 
-    /// Leaves all connections for new ones: the node's addresses have changed.
-    fn reconnect(&self);
+    /// The node's addresses have changed: leaves connections for new ones if one
+    /// began at an address that is not here any more.
+    fn addresses_changed(&self, is_here: &dyn Fn(IpAddr) -> bool);
 
     /// Follows the leases until `stop`: first a snapshot, then each change.
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate>;

@@ -1,5 +1,6 @@
 //! [`Store`]: etcd by the API that was asked for, or that has the config.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -178,9 +179,9 @@ impl LeaseSource for Store {
         each!(self.source().await?, it => it.is_unanswered(asked).await)
     }
 
-    fn reconnect(&self) {
-        self.inner.v3.reconnect();
-        self.inner.v2.reconnect();
+    fn addresses_changed(&self, is_here: &dyn Fn(IpAddr) -> bool) {
+        self.inner.v3.addresses_changed(is_here);
+        self.inner.v2.addresses_changed(is_here);
     }
 
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -196,8 +197,11 @@ impl Endpoints {
         &self.identity
     }
 
-    /// Leaves all connections, as they may begin at an address that has gone.
-    pub(super) fn reconnect(&self) {
+    /// Leaves all connections if one began at an address that has gone.
+    pub(super) fn addresses_changed(&self, is_here: &dyn Fn(IpAddr) -> bool) {
+        if !self.connector.0.has_lost(is_here) {
+            return;
+        }
         *self.http.lock().unwrap_or_else(PoisonError::into_inner) = self.connector.client();
         self.left.send_modify(|times| *times += 1);
     }

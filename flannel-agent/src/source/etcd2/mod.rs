@@ -9,6 +9,7 @@ mod failure;
 mod holdings;
 mod watch;
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -360,8 +361,8 @@ impl LeaseSource for Etcd2 {
         Ok(stands.is_none_or(|lease| lease.attrs == asked.attrs))
     }
 
-    fn reconnect(&self) {
-        self.endpoints().reconnect();
+    fn addresses_changed(&self, is_here: &dyn Fn(IpAddr) -> bool) {
+        self.endpoints().addresses_changed(is_here);
     }
 
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {

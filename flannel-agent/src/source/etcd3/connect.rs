@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::{Future, Ready, ready};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -33,6 +34,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The endpoints of one store. Calls go to the one that answered last.
 pub(super) struct Endpoints {
+    dialer: Dialer,
     endpoints: Vec<Endpoint>,
     current: AtomicUsize,
     identity: Identity,
@@ -95,6 +97,7 @@ impl Endpoints {
             endpoints.push(Endpoint::new(url, options, dialer.clone())?);
         }
         Ok(Self {
+            dialer,
             endpoints,
             current: AtomicUsize::new(0),
             identity: Identity::default(),
@@ -116,7 +119,10 @@ impl Endpoints {
     pub(super) async fn current(&self) -> Result<Connection, Failure> {
         let endpoint = &self.endpoints[self.current.load(Ordering::Relaxed)];
         let left = *self.left.borrow();
-        endpoint.connection(&self.identity, left).await
+        match timeout(CALL_TIMEOUT, endpoint.connection(&self.identity, left)).await {
+            Ok(connection) => connection,
+            Err(_) => Err(Failure::no_answer(CALL_TIMEOUT)),
+        }
     }
 
     /// Leaves the current endpoint to the others, after it failed.
@@ -126,8 +132,11 @@ impl Endpoints {
         self.current.store((current + 1) % self.endpoints.len(), Ordering::Relaxed);
     }
 
-    /// Leaves all connections, as they may begin at an address that has gone.
-    pub(super) fn reconnect(&self) {
+    /// Leaves all connections if one began at an address that has gone.
+    pub(super) fn addresses_changed(&self, is_here: &dyn Fn(IpAddr) -> bool) {
+        if !self.dialer.has_lost(is_here) {
+            return;
+        }
         self.left.send_modify(|times| *times += 1);
     }
 
@@ -256,6 +265,7 @@ impl Endpoint {
         F: Fn(Client) -> R + Send + Sync,
         R: Future<Output = Result<T, Error>> + Send,
     {
+        let mut again = true;
         loop {
             let was_connected = self.connection.lock().await.is_some();
             let times = *left.borrow_and_update();
@@ -273,7 +283,7 @@ impl Endpoint {
             };
             if failure.remedy != Remedy::None {
                 self.forget().await;
-                if was_connected {
+                if was_connected && std::mem::take(&mut again) {
                     continue;
                 }
             }

@@ -11,6 +11,7 @@ mod create;
 mod failure;
 mod watch;
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -287,8 +288,8 @@ impl LeaseSource for Etcd3 {
         Ok(stands.is_none_or(|entry| entry.attrs == asked.attrs))
     }
 
-    fn reconnect(&self) {
-        self.endpoints().reconnect();
+    fn addresses_changed(&self, is_here: &dyn Fn(IpAddr) -> bool) {
+        self.endpoints().addresses_changed(is_here);
     }
 
     fn watch(&self, stop: CancellationToken) -> mpsc::Receiver<LeaseUpdate> {

@@ -88,12 +88,15 @@ async fn connections_are_left_when_addresses_change() {
         let mut updates = store.watch(CancellationToken::new());
         assert!(matches!(updates.recv().await, Some(LeaseUpdate::Snapshot { .. })));
         // What is under way hangs, as on a connection whose address has gone.
-        let before = way.accepted();
         etcd.signal(super::server::Signal::SIGSTOP);
         let asking = store.clone();
         let asked = tokio::spawn(async move { asking.list().await.map(|_| ()) });
         tokio::time::sleep(Duration::from_millis(300)).await;
-        store.reconnect();
+        let before = way.accepted();
+        store.addresses_changed(&|_| true);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(way.accepted(), before, "{api:?}: the address is here");
+        store.addresses_changed(&|_| false);
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(way.accepted() > before, "{api:?}: nothing was connected anew");
         etcd.signal(super::server::Signal::SIGCONT);
