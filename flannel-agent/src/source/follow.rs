@@ -2,7 +2,7 @@
 //! every break.
 
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use flannel_core::lease::Lease;
@@ -56,6 +56,9 @@ pub(super) trait Followed: Send + Sync + 'static {
     /// Hands over each change after `revision` until that ends.
     fn changes(&self, revision: i64, updates: &Updates) -> impl Future<Output = End> + Send;
 
+    /// What was told of it, and what we wrote there.
+    fn history(&self) -> Arc<Mutex<History>>;
+
     /// Leaves the endpoint that failed to the others.
     fn leave(&self) -> impl Future<Output = ()> + Send;
 }
@@ -63,7 +66,7 @@ pub(super) trait Followed: Send + Sync + 'static {
 /// Where changes go.
 pub(super) struct Updates {
     sender: Sender<LeaseUpdate>,
-    told: Mutex<History>,
+    told: Arc<Mutex<History>>,
 }
 
 impl Updates {
@@ -97,8 +100,8 @@ pub(super) fn follow<S: Followed>(source: S, stop: CancellationToken) -> Receive
     let (updates, receiver) = channel(UPDATES);
     tokio::spawn(async move {
         let mut follower = Follower {
+            updates: Updates { sender: updates.clone(), told: source.history() },
             source,
-            updates: Updates { sender: updates.clone(), told: Mutex::default() },
             connected: true,
             told: None,
             other: None,

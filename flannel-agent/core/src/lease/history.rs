@@ -71,6 +71,11 @@ impl History {
         self.revision = self.revision.max(update.revision().unwrap_or(0));
     }
 
+    /// Takes in that we wrote a lease ourselves, of which the store may tell later.
+    pub fn wrote(&mut self, subnet: Ipv4Network, revision: i64) {
+        self.leases.insert(subnet, revision);
+    }
+
     /// Why a list cannot be of the same history, if it cannot. `followed`: nothing
     /// came between what was told and the list but too many changes, so that all
     /// leases may well have been written.
@@ -142,6 +147,17 @@ mod tests {
             assert_eq!(history.broken_by(listed, 20, false), strange);
             assert_eq!(history.broken_by(listed, 20, true), None, "too many changes");
         }
+    }
+
+    #[test]
+    fn what_we_wrote_ourselves_is_no_other_history() {
+        let mut history = history();
+        history.wrote(lease(1, 0).subnet, 15);
+        // The other one was written before ours, and nobody told yet.
+        let listed = [lease(1, 15), lease(3, 14)];
+        assert_eq!(history.broken_by(&listed, 16, false), None);
+        assert_eq!(history.broken_by(&[lease(1, 15)], 15, false), None);
+        assert!(history.broken_by(&[lease(1, 3)], 15, false).is_some());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::Lease;
 use flannel_core::lease::attrs::LeaseAttrs;
+use flannel_core::lease::history::History;
 use flannel_core::lease::key::SubnetKey;
 use flannel_core::lease::update::LeaseUpdate;
 use hyper::Method;
@@ -43,6 +44,7 @@ struct Inner {
     endpoints: Endpoints,
     prefix: String,
     warned: Mutex<Warned>,
+    history: Arc<Mutex<History>>,
 }
 
 /// A key as the API shows it.
@@ -105,7 +107,14 @@ impl Etcd2 {
         let endpoints = Endpoints::new(&options).await?;
         // The API knows no other keys.
         let prefix = clean(&format!("/{}", options.prefix));
-        Ok(Self { inner: Arc::new(Inner { endpoints, prefix, warned: Mutex::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                endpoints,
+                prefix,
+                warned: Mutex::default(),
+                history: Arc::default(),
+            }),
+        })
     }
 
     /// Whether the server is of a release that has no other API than v2.
@@ -280,6 +289,8 @@ impl Etcd2 {
             Err(refusal) => return Err(unexpected("write of", &key, refusal)),
         };
         let written = decode("write of", &key, &answer.body)?;
+        let mut history = self.inner.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.wrote(subnet, written.node.revision());
         Ok(Some(Lease {
             subnet,
             attrs: attrs.clone(),

@@ -1,8 +1,10 @@
 //! Following the leases by long polls: each brings one change.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flannel_core::lease::Lease;
+use flannel_core::lease::history::History;
 use flannel_core::lease::update::LeaseUpdate;
 use hyper::Method;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -53,6 +55,10 @@ impl Followed for Etcd2 {
                 Err(end) => return end,
             }
         }
+    }
+
+    fn history(&self) -> Arc<Mutex<History>> {
+        Arc::clone(&self.inner.history)
     }
 
     async fn leave(&self) {

@@ -192,6 +192,7 @@ impl Etcd3 {
             return Ok(None);
         };
         self.memory().own = Some(subnet);
+        self.history().wrote(subnet, revision);
         if let Stands::Key { etcd_lease, .. } = stands {
             self.revoke_unused(etcd_lease).await;
         }

@@ -12,13 +12,14 @@ mod failure;
 mod watch;
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use etcd_client::{GetOptions, KeyValue};
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::Lease;
 use flannel_core::lease::attrs::LeaseAttrs;
+use flannel_core::lease::history::History;
 use flannel_core::lease::key::SubnetKey;
 use flannel_core::lease::update::LeaseUpdate;
 use ipnetwork::Ipv4Network;
@@ -49,6 +50,7 @@ struct Inner {
     endpoints: Endpoints,
     prefix: String,
     memory: Mutex<Memory>,
+    history: Arc<Mutex<History>>,
 }
 
 /// What must be known across calls.
@@ -100,16 +102,27 @@ impl Etcd3 {
     pub async fn connect(options: EtcdOptions) -> Result<Self, SourceError> {
         let endpoints = Endpoints::new(&options).await?;
         let prefix = clean(&options.prefix);
-        Ok(Self { inner: Arc::new(Inner { endpoints, prefix, memory: Mutex::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                endpoints,
+                prefix,
+                memory: Mutex::default(),
+                history: Arc::default(),
+            }),
+        })
     }
 
     fn endpoints(&self) -> &Endpoints {
         &self.inner.endpoints
     }
 
-    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
         // Nothing that holds the lock can leave it half changed.
         self.inner.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.inner.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn config_key(&self) -> String {

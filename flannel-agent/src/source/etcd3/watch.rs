@@ -1,7 +1,10 @@
 //! Following the leases by one watch of their prefix.
 
+use std::sync::{Arc, Mutex};
+
 use etcd_client::{Error, EventType, WatchOptions, WatchResponse};
 use flannel_core::lease::Lease;
+use flannel_core::lease::history::History;
 use flannel_core::lease::update::LeaseUpdate;
 use tokio::time::timeout;
 
@@ -61,6 +64,10 @@ impl Followed for Etcd3 {
                 return end;
             }
         }
+    }
+
+    fn history(&self) -> Arc<Mutex<History>> {
+        Arc::clone(&self.inner.history)
     }
 
     async fn leave(&self) {
