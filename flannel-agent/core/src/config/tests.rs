@@ -306,6 +306,7 @@ fn vxlan_bounds() {
     assert_eq!(vxlan(r#","MTU":118"#).unwrap().mtu, Some(118));
     for (setting, key) in [
         (r#","VNI":16777216"#, "Backend.VNI"),
+        (r#","VNI":10000000"#, "Backend.VNI"),
         (r#","VNI":-1"#, "Backend.VNI"),
         (r#","Port":65536"#, "Backend.Port"),
         (r#","Port":-1"#, "Backend.Port"),

@@ -3,6 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use flannel_agent::source::SourceError;
+use flannel_core::lease::update::LeaseUpdate;
+use tokio_util::sync::CancellationToken;
+
 use super::certificates::{Files, ca, flag};
 use super::*;
 
@@ -179,5 +183,95 @@ async fn the_reason_of_a_refusal_is_the_real_one() {
             assert!(error.contains(part) && error.contains(&url), "{part}: {error}");
             assert!(!error.contains("transport error"), "{error}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_ca_alone_is_enough_and_the_wrong_one_is_told() {
+    let files = Files::new();
+    let (right, wrong) = (ca("right"), ca("wrong"));
+    let (cert, key) = files.issue("etcd", &right);
+    let etcd = serving(&cert, &key, &[]).await;
+    for api in APIS {
+        let mut options = options(&etcd.url());
+        options.ca_file = Some(files.write("right.pem", &right.pem()));
+        let store = Store::connect(options.clone(), api).await.unwrap();
+        eventually(&store).await;
+        let mut updates = store.watch(CancellationToken::new());
+        assert!(matches!(updates.recv().await, Some(LeaseUpdate::Snapshot { .. })));
+
+        options.ca_file = Some(files.write("wrong.pem", &wrong.pem()));
+        let error = Store::connect(options.clone(), api).await.unwrap().list().await.unwrap_err();
+        let error = error.to_string();
+        for part in ["invalid peer certificate", &etcd.url(), "--etcd-cafile"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        // Without one it is the system's CAs, which do not know ours.
+        options.ca_file = None;
+        if let Ok(store) = Store::connect(options.clone(), api).await {
+            let error = store.list().await.unwrap_err().to_string();
+            assert!(error.contains("--etcd-cafile"), "{error}");
+        }
+        options.endpoints = vec![etcd.url().replace("https", "http")];
+        let error = Store::connect(options, api).await.unwrap().list().await.unwrap_err();
+        assert!(error.to_string().contains("https://"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown() {
+    let files = Files::new();
+    let (authority, other) = (ca("authority"), ca("other"));
+    let (cert, key) = files.issue("etcd", &authority);
+    let ca_file = files.write("ca.pem", &authority.pem());
+    let trusted = [flag("trusted-ca-file", &ca_file), "--client-cert-auth".to_owned()];
+    let etcd = serving(&cert, &key, &trusted).await;
+    let (ours, our_key) = files.issue("node", &authority);
+    let (foreign, foreign_key) = files.issue("foreign", &other);
+    for api in APIS {
+        let mut options = options(&etcd.url());
+        options.ca_file = Some(ca_file.clone());
+        let with = |cert: &PathBuf, key: &PathBuf| EtcdOptions {
+            cert_file: Some(cert.clone()),
+            key_file: Some(key.clone()),
+            ..options.clone()
+        };
+        eventually(&Store::connect(with(&ours, &our_key), api).await.unwrap()).await;
+        for refused in [options.clone(), with(&foreign, &foreign_key)] {
+            let error = Store::connect(refused, api).await.unwrap().list().await.unwrap_err();
+            assert!(error.to_string().contains("--etcd-certfile"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn unusable_settings_are_named() {
+    let files = Files::new();
+    let empty = files.write("empty.pem", "");
+    let good = files.write("ca.pem", &ca("any").pem());
+    let missing = files.missing("missing.pem");
+    let with = |edit: &dyn Fn(&mut EtcdOptions)| {
+        let mut options = options("https://127.0.0.1:1");
+        options.ca_file = Some(good.clone());
+        edit(&mut options);
+        options
+    };
+    let cases = [
+        (with(&|o| o.endpoints = vec![" ".to_owned()]), "--etcd-endpoints"),
+        (with(&|o| o.endpoints = vec!["ftp://x".to_owned()]), "--etcd-endpoints ftp://x"),
+        (with(&|o| o.endpoints = vec!["http://a b".to_owned()]), "--etcd-endpoints http://a b"),
+        (with(&|o| o.ca_file = Some(missing.clone())), "missing.pem"),
+        (with(&|o| o.ca_file = Some(empty.clone())), "empty.pem"),
+        (with(&|o| o.cert_file = Some(good.clone())), "--etcd-certfile"),
+        (with(&|o| o.key_file = Some(good.clone())), "--etcd-keyfile"),
+        (with(&|o| (o.cert_file, o.key_file) = (Some(good.clone()), Some(good.clone()))), "key"),
+    ];
+    for (options, named) in cases {
+        let error = match Store::connect(options, EtcdApi::Auto).await {
+            Ok(_) => panic!("{named} is accepted"),
+            Err(error) => error,
+        };
+        assert!(matches!(error, SourceError::Options { .. }), "{error}");
+        assert!(error.to_string().contains(named), "{named}: {error}");
     }
 }

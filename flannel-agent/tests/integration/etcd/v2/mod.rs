@@ -11,7 +11,6 @@ use std::process::Command;
 
 use flannel_agent::source::LeaseSource;
 use flannel_agent::source::etcd2::Etcd2;
-use flannel_agent::source::options::EtcdOptions;
 use flannel_core::config::NetworkConfig;
 use flannel_core::mac::MacAddr;
 use serde_json::Value;

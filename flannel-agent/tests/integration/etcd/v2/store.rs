@@ -1,7 +1,6 @@
 //! Which API is taken, and both at once.
 
 use flannel_agent::source::options::EtcdApi;
-use flannel_agent::source::store::Store;
 use flannel_agent::source::{LeaseSource, SourceError};
 use flannel_core::lease::update::LeaseUpdate;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,10 +9,6 @@ use tokio_util::sync::CancellationToken;
 use super::watch::{map, next, next_snapshot};
 use super::*;
 use crate::etcd::server::{Etcd, free_port};
-
-async fn store(url: &str, api: EtcdApi) -> Store {
-    Store::connect(options(url), api).await.unwrap()
-}
 
 /// Puts by the v3 API.
 async fn put_v3(etcd: &Etcd, key: &str, value: &str) {

@@ -9,7 +9,6 @@ use std::net::Ipv4Addr;
 use etcd_client::{Client, GetOptions, KeyValue, PutOptions};
 use flannel_agent::source::LeaseSource;
 use flannel_agent::source::etcd3::Etcd3;
-use flannel_agent::source::options::EtcdOptions;
 use flannel_core::config::NetworkConfig;
 
 use super::server::Etcd;
