@@ -269,7 +269,7 @@ fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<O
 }
 
 /// What goes when the overlay network is another one than before: all of the
-/// `former` one that is not in `network`, which [`plan`] looks after.
+/// `former` one that is not in `network`, which a plan looks after.
 pub fn retire(observed: &Observed, former: Ipv4Network, network: Ipv4Network) -> Vec<Op> {
     let past = |subnet: Ipv4Network| within(former, subnet) && !within(network, subnet);
     let mut ops = Vec::new();
