@@ -212,12 +212,14 @@ fn is_of_connection(step: &Step) -> bool {
 /// Whether both paths made the same but for what follows from a port that
 /// masquerading has chosen: the port, checksums, and a DSCP that a rule gives by it.
 fn differ_by_port(kernel: &Made, ebpf: &Made) -> bool {
-    let near = |(one, other): (&(Tap, Vec<u8>), &(Tap, Vec<u8>))| {
-        let differing = one.1.iter().zip(&other.1).filter(|(a, b)| a != b).count();
-        let same = one.0 == other.0 && one.1.len() == other.1.len();
-        same && addresses(&one.1) == addresses(&other.1) && differing <= PORT_DEPENDS
+    let near = |one: &[u8], other: &[u8]| {
+        let differing = one.iter().zip(other).filter(|(a, b)| a != b).count();
+        let same = one.len() == other.len() && addresses(one) == addresses(other);
+        same && differing <= PORT_DEPENDS
     };
-    kernel.len() == ebpf.len() && kernel.iter().zip(ebpf).all(near)
+    let pairs = || kernel.iter().zip(ebpf);
+    kernel.len() == ebpf.len()
+        && pairs().all(|((at, one), (other_at, other))| at == other_at && near(one, other))
 }
 
 fn has_odd_flags(step: &Step) -> bool {
