@@ -56,6 +56,8 @@ pub struct Desired {
     pub network: Ipv4Network,
     /// MTU for pods in bytes.
     pub mtu: u32,
+    /// Backend.MTU, where it is more than the underlay's, which counts then.
+    pub cut_mtu: Option<u32>,
     /// The VXLAN device; `None` with the backends that have none.
     pub device: Option<Device>,
     /// Interface index of the underlay, which direct routes lead through.
@@ -172,7 +174,7 @@ pub fn desired(
     node: Node<'_>,
     peers: impl IntoIterator<Item = Peer>,
 ) -> Result<(Desired, Vec<Rejected>), MtuTooSmall> {
-    let mtu = mtu(node)?;
+    let (mtu, cut_mtu) = mtu(node)?;
     let device = match node.backend {
         Backend::Vxlan(vxlan) => Some(device(node, vxlan, mtu)),
         Backend::HostGw | Backend::Udp(_) | Backend::Alloc => None,
@@ -224,6 +226,7 @@ pub fn desired(
     let desired = Desired {
         network: node.network,
         mtu,
+        cut_mtu,
         device,
         underlay: node.underlay.ifindex,
         unmapped: beyond(&accepted, &ages, MAX_PEERS as usize),
@@ -256,21 +259,23 @@ pub fn routes_directly(backend: &Backend) -> bool {
     }
 }
 
-/// MTU for pods in bytes.
-fn mtu(node: Node<'_>) -> Result<u32, MtuTooSmall> {
+/// MTU for pods in bytes, and Backend.MTU if it is too large.
+fn mtu(node: Node<'_>) -> Result<(u32, Option<u32>), MtuTooSmall> {
     let Node { underlay, backend, .. } = node;
     let (overhead, configured) = match backend {
         Backend::Vxlan(vxlan) => (VXLAN_OVERHEAD, vxlan.mtu),
         Backend::Udp(_) => (UDP_OVERHEAD, None),
         Backend::HostGw | Backend::Alloc => (0, None),
     };
+    let too_large = configured.filter(|mtu| *mtu > underlay.mtu);
+    let configured = configured.filter(|mtu| *mtu <= underlay.mtu);
     let outer = configured.unwrap_or(underlay.mtu);
     let mtu = outer.saturating_sub(overhead);
     if mtu < MIN_MTU {
         let source_of = configured.map_or(underlay.name.as_str(), |_| "Backend.MTU").to_owned();
         return Err(MtuTooSmall { mtu: outer, overhead, source_of });
     }
-    Ok(mtu)
+    Ok((mtu, too_large))
 }
 
 fn device(node: Node<'_>, vxlan: &VxlanConfig, mtu: u32) -> Device {

@@ -40,6 +40,8 @@ macro_rules! subjects {
 }
 
 subjects! {
+    /// `Backend.MTU` beside the underlay's MTU.
+    BackendMtu = "Backend.MTU",
     /// The blackhole route of our subnet.
     BlackholeRoute = "blackhole route",
     /// conntrack's switch that TCP on the fast path needs.

@@ -48,6 +48,11 @@ impl Attacher {
         self.form
     }
 
+    /// Touches no pins any more.
+    pub(super) fn renounce_pins(&mut self) {
+        self.pins = None;
+    }
+
     /// Whether this process attached this hook, or took it over.
     pub(super) fn holds(&self, hook: &Hook) -> bool {
         self.ours.contains_key(hook)

@@ -58,6 +58,8 @@ pub struct State {
     pub outcomes: BTreeMap<&'static str, u64>,
     /// What [`Meter::peer_counters`] gives.
     pub peer_counters: BTreeMap<Ipv4Network, PeerCounters>,
+    /// The next [`Datapath::spot_check`] finds an entry missing.
+    pub missing: bool,
     /// Map writes fail.
     pub maps_fail: bool,
     /// What only reads counters fails.
@@ -122,6 +124,11 @@ impl Datapath for FakeDatapath {
 
     fn peers(&self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError> {
         Ok(self.state().peers.clone())
+    }
+
+    fn spot_check(&mut self) -> Result<bool, BpfError> {
+        let mut state = self.state();
+        Ok(!std::mem::take(&mut state.missing))
     }
 
     fn put_peers(&mut self, peers: &[Peer]) -> Result<(), BpfError> {

@@ -18,7 +18,7 @@ use super::attach::{Attacher, Form};
 use super::attendance::{SignOfLife, monotonic_ns};
 use super::hook::Hook;
 use super::interrupted::unless_interrupted;
-use super::maps::Maps;
+use super::maps::{Maps, Pinnable};
 use super::others::Others;
 use super::owner::Claim;
 use super::pin::PinDir;
@@ -46,7 +46,8 @@ pub struct Loaded {
     /// Other ABI versions' programs run until ours do, hook by hook.
     others: Others,
     /// Holds the pin directory.
-    _claim: Option<Claim>,
+    claim: Option<Claim>,
+    pinnable: Pinnable,
 }
 
 impl Loaded {
@@ -97,6 +98,7 @@ impl Loaded {
             ids.insert(info.map_err(|error| BpfError::new("inspect program", name, &error))?.id());
         }
         start_program_log(&mut ebpf);
+        let pinnable = Pinnable::of(&ebpf)?;
         let maps = Maps::take(&mut ebpf)?;
         let settings = Settings::take(&mut ebpf)?;
         let teller = RealTeller::take(&mut ebpf, settings.clone(), ids)?;
@@ -111,8 +113,32 @@ impl Loaded {
             pins,
             others,
             ebpf,
-            _claim: claim,
+            claim,
+            pinnable,
         })
+    }
+
+    /// Pins maps anew, when somebody has removed the pins or their directory. Links
+    /// went with theirs: the hooks are attached anew.
+    fn renew_pins(&mut self) {
+        let Ok(dir) = &self.pins else { return };
+        if dir.is_whole() {
+            return;
+        }
+        tracing::warn!("pins were removed; making them anew");
+        let renewed = dir.renew(self.claim.take()).and_then(|claim| {
+            self.pinnable.pin(dir)?;
+            Ok(claim)
+        });
+        match renewed {
+            Ok(claim) => self.claim = Some(claim),
+            Err(error) => {
+                // It may be another agent's by now.
+                self.attacher.renounce_pins();
+                self.xdp.renounce_pins();
+                self.pins = Err(error.to_string());
+            }
+        }
     }
 
     fn ensure(&mut self, hook: &Hook, report: &mut HookReport) {
@@ -342,6 +368,10 @@ impl Datapath for Loaded {
         self.maps.peers()
     }
 
+    fn spot_check(&mut self) -> Result<bool, BpfError> {
+        self.maps.spot_check()
+    }
+
     fn put_peers(&mut self, peers: &[Peer]) -> Result<(), BpfError> {
         self.maps.put_peers(peers)
     }
@@ -356,6 +386,7 @@ impl Datapath for Loaded {
 
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport {
         let mut report = HookReport::default();
+        self.renew_pins();
         self.ensure_places(places, &mut report);
         // Whatever failed: nobody keeps the maps of other versions true.
         self.others.end();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::ops::Bound;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
@@ -17,10 +18,14 @@ use flannel_ebpf::abi::{
 use ipnetwork::Ipv4Network;
 
 use super::meter::{PeerStatsMap, RealMeter};
+use super::pin::PinDir;
 use super::{BpfError, Stranger, sys};
 
 /// Elements that one batch call carries.
 const BATCH: usize = 1024;
+
+/// Peers that one spot check looks for: 0.1 ms.
+const SPOT: usize = 64;
 
 /// The maps, typed.
 pub(super) struct Maps {
@@ -35,6 +40,8 @@ pub(super) struct Maps {
     peers_fd: OwnedFd,
     /// What stands in `subnets`.
     known: BTreeMap<Ipv4Network, Subnet>,
+    /// Up to where [`Maps::spot_check`] has come.
+    checked: Option<Ipv4Network>,
     /// Subnets that are reached without a tunnel.
     direct: BTreeSet<Ipv4Network>,
     /// Ids that no peer has.
@@ -59,6 +66,7 @@ impl Maps {
             peer_stats_read,
             strangers: typed(ebpf, abi::map::STRANGERS4)?,
             known: BTreeMap::new(),
+            checked: None,
             direct: BTreeSet::new(),
             free_ids: BTreeSet::new(),
             next_id: 0,
@@ -117,6 +125,25 @@ impl Maps {
             .filter(|(_, subnet)| addresses.contains(&subnet.public_ip))
             .map(|(network, subnet)| (network, peer(network, &subnet)))
             .collect())
+    }
+
+    /// Looks for the next [`SPOT`] peers in both maps.
+    pub(super) fn spot_check(&mut self) -> Result<bool, BpfError> {
+        let from = self.checked.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut last = None;
+        for (network, subnet) in self.known.range((from, Bound::Unbounded)).take(SPOT) {
+            last = Some(*network);
+            let found = present(self.subnets.get(&lpm_key(network), 0))
+                .map_err(|error| BpfError::new("read map", abi::map::SUBNETS4, &error))?;
+            let peer = present(self.peers.get(&subnet.public_ip, 0))
+                .map_err(|error| BpfError::new("read map", abi::map::PEERS4, &error))?;
+            if found != Some(*subnet) || peer.is_none() {
+                self.checked = None;
+                return Ok(false);
+            }
+        }
+        self.checked = last;
+        Ok(true)
     }
 
     pub(super) fn put_peers(&mut self, peers: &[Peer]) -> Result<(), BpfError> {
@@ -301,6 +328,14 @@ impl Maps {
     }
 }
 
+fn present<T>(read: Result<T, aya::maps::MapError>) -> Result<Option<T>, aya::maps::MapError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(aya::maps::MapError::KeyNotFound | aya::maps::MapError::ElementNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn lpm_key(network: &Ipv4Network) -> Key<abi::SubnetKey> {
     Key::new(u32::from(network.prefix()), network.network().octets())
 }
@@ -330,11 +365,38 @@ fn open_again(ebpf: &Ebpf, name: &'static str) -> Result<PeerStatsMap, BpfError>
     PerCpuArray::try_from(Map::PerCpuArray(data)).map(Arc::new).map_err(failed)
 }
 
-/// The descriptor of a map of the kinds that are written in batches, or opened
-/// again.
+/// The maps that are pinned, to be pinned again when somebody has removed a pin.
+pub(super) struct Pinnable(Vec<(&'static str, MapData)>);
+
+impl Pinnable {
+    /// Of maps that are still in `ebpf`.
+    pub(super) fn of(ebpf: &Ebpf) -> Result<Self, BpfError> {
+        let open = |name| {
+            let data = MapData::from_fd(descriptor(ebpf, name)?);
+            Ok((name, data.map_err(|error| BpfError::new("open map", name, &error))?))
+        };
+        abi::map::ALL.into_iter().map(open).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Pins those that are not.
+    pub(super) fn pin(&self, pins: &PinDir) -> Result<(), BpfError> {
+        for (name, map) in self.0.iter().filter(|(name, _)| !pins.map(name).exists()) {
+            map.pin(pins.map(name)).map_err(|error| BpfError::new("pin map", *name, &error))?;
+        }
+        Ok(())
+    }
+}
+
+/// The descriptor of a map.
 fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, BpfError> {
     match ebpf.map(name) {
-        Some(Map::HashMap(data) | Map::LpmTrie(data) | Map::PerCpuArray(data)) => data
+        Some(
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::LpmTrie(data)
+            | Map::PerCpuArray(data),
+        ) => data
             .fd()
             .as_fd()
             .try_clone_to_owned()

@@ -237,6 +237,10 @@ pub trait Datapath: Send + 'static {
     /// Peers in the maps, as read back.
     fn peers(&self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError>;
 
+    /// Whether some of the peers that were put are there still: others each time.
+    /// Nobody tells when an entry is deleted.
+    fn spot_check(&mut self) -> Result<bool, BpfError>;
+
     /// Puts peers into the maps.
     fn put_peers(&mut self, peers: &[Peer]) -> Result<(), BpfError>;
 

@@ -25,7 +25,16 @@ const RECORD: &str = "netns";
 /// The only agent on a pin directory; until it is dropped, or the process ends
 /// however.
 #[derive(Debug)]
-pub struct Claim(#[expect(dead_code, reason = "held, not used")] Flock<File>);
+pub struct Claim(Flock<File>);
+
+impl Claim {
+    /// Whether the directory that it holds is still the one at this path.
+    pub(super) fn is_of(&self, root: &Path) -> bool {
+        let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let held = self.0.metadata().map(place).ok();
+        held.is_some() && held == fs::metadata(root).map(place).ok()
+    }
+}
 
 /// Takes the directory for this process.
 pub(super) fn claim(root: &Path) -> Result<Claim, BpfError> {

@@ -91,6 +91,26 @@ impl PinDir {
         Ok(claim)
     }
 
+    /// Whether everything is there that should be.
+    pub(super) fn is_whole(&self) -> bool {
+        abi::map::ALL.iter().all(|name| self.map(name).exists()) && self.links().exists()
+    }
+
+    /// Makes the directories anew that somebody has removed, and takes them for
+    /// this process.
+    ///
+    /// # Errors
+    /// As [`PinDir::create`].
+    pub(super) fn renew(&self, claim: Option<Claim>) -> Result<Claim, BpfError> {
+        let Some(claim) = claim.filter(|claim| claim.is_of(&self.root)) else {
+            return self.create();
+        };
+        make(&self.links())?;
+        make(&self.xdp_links())?;
+        owner::record(&self.version)?;
+        Ok(claim)
+    }
+
     fn mount(&self) -> Result<(), BpfError> {
         if self.root.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS)) {
             mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(

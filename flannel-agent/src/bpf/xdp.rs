@@ -91,6 +91,11 @@ impl XdpHalf {
         self.status.clone()
     }
 
+    /// Touches no pins any more.
+    pub(super) fn renounce_pins(&mut self) {
+        self.pins = None;
+    }
+
     /// Makes the program run at the underlay device if it may; otherwise says
     /// why not, and leaves everything to TC. Programs of ours elsewhere go.
     pub(super) fn ensure(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Ensured {

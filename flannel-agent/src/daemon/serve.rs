@@ -113,7 +113,7 @@ pub(super) struct Loop<'a, S, K, F> {
     looked: Option<Instant>,
     retry_at: Option<Instant>,
     last_state: Option<state::NodeState>,
-    last_env: Option<subnet_env::SubnetEnv>,
+    subnet_env: subnet_env::Kept,
     last_status: String,
 }
 
@@ -155,7 +155,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             looked: None,
             retry_at: None,
             last_state: None,
-            last_env: None,
+            subnet_env: subnet_env::Kept::default(),
             last_status: String::new(),
         }
     }
@@ -229,8 +229,8 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                 () = sleep_until(due) => self.pass().await,
                 () = sleep_until(oddities_due) => self.tell_oddities(),
                 () = sleep_until(held_until) => self.release_held(),
-                _ = hooks.tick() => self.reconciler.check_hooks(),
-                () = self.reconciler.packet_rules_changed() => self.reconciler.check_hooks(),
+                _ = hooks.tick() => self.check(),
+                () = self.reconciler.packet_rules_changed() => self.check(),
                 _ = slow.tick() => self.wake(Wake::ALL),
                 _ = watchdog.tick(), if watchdog_every.is_some() => notify::watchdog(),
             }
@@ -243,6 +243,14 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             self.source.addresses_changed(&is_here);
         }
         self.wake(self.reconciler.wake_for(event));
+    }
+
+    /// What nobody tells of: hooks, map entries, files, and room for them on a disk
+    /// that was full.
+    fn check(&mut self) {
+        let wake = self.reconciler.check_hooks();
+        self.wake(wake);
+        self.write_files();
     }
 
     fn wake(&mut self, wake: Wake) {
@@ -342,7 +350,8 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             pin_dir: std::path::absolute(&self.options.pin_dir).ok(),
             sysctls,
         };
-        if self.last_state.as_ref() != Some(&node) {
+        let there = state::path(&self.options.state_dir).exists();
+        if !there || self.last_state.as_ref() != Some(&node) {
             let stored = state::store(&self.options.state_dir, &node);
             self.shared.report(Subject::StateFile, stored.as_ref());
             if stored.is_ok() {
@@ -357,13 +366,8 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             mtu,
             ip_masq: self.options.ip_masq,
         };
-        if self.last_env.as_ref() != Some(&env) {
-            let written = subnet_env::write(&self.options.subnet_file, &env);
-            self.shared.report(Subject::SubnetFile, written.as_ref());
-            if written.is_ok() {
-                self.last_env = Some(env);
-            }
-        }
+        let written = self.subnet_env.ensure(&self.options.subnet_file, &env);
+        self.shared.report(Subject::SubnetFile, written);
     }
 
     fn tell_systemd(&mut self) {

@@ -2,6 +2,7 @@
 //! subnet.
 
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use ipnetwork::Ipv4Network;
@@ -65,20 +66,82 @@ impl SubnetEnv {
     }
 }
 
-/// Writes `subnet.env`, see [`write_atomically`].
+/// Writes `subnet.env`, see [`write_atomically`]. Lines of others stay behind ours:
+/// `mk-docker-opts.sh -d` may write into the same file.
 pub fn write(path: &Path, env: &SubnetEnv) -> Result<(), WriteError> {
-    write_atomically(path, env.to_text().as_bytes())
+    let before = contents(path).unwrap_or_default();
+    let text = with_others(env, &before);
+    if text == before { Ok(()) } else { write_atomically(path, &text) }
 }
 
 /// Reads `subnet.env`; `None` if it is missing or of no use, which is the same
 /// to its only reader: there is no previous subnet then.
 pub fn read(path: &Path) -> Option<SubnetEnv> {
+    SubnetEnv::from_text(&String::from_utf8_lossy(&contents(path)?))
+}
+
+fn contents(path: &Path) -> Option<Vec<u8>> {
     let metadata = std::fs::metadata(path).ok()?;
     if !metadata.is_file() || metadata.len() > MAX_SIZE {
         return None;
     }
-    let bytes = std::fs::read(path).ok()?;
-    SubnetEnv::from_text(&String::from_utf8_lossy(&bytes))
+    std::fs::read(path).ok()
+}
+
+/// Our lines, and those of `before` that are not flannel's.
+fn with_others(env: &SubnetEnv, before: &[u8]) -> Vec<u8> {
+    let flannels = |line: &[u8]| {
+        let line = line.trim_ascii();
+        line.strip_prefix(b"export ").unwrap_or(line).trim_ascii().starts_with(b"FLANNEL_")
+    };
+    let mut text = env.to_text().into_bytes();
+    let lines = before.split(|byte| *byte == b'\n');
+    for line in lines.filter(|line| !line.trim_ascii().is_empty() && !flannels(line)) {
+        text.extend(line);
+        text.push(b'\n');
+    }
+    text
+}
+
+/// The file as we left it.
+#[derive(Debug, Default)]
+pub struct Kept(Option<(SubnetEnv, Stamp)>);
+
+/// By what a file is seen to be another, or to have other contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        Some(Self { inode: metadata.ino(), size: metadata.size(), changed })
+    }
+}
+
+impl Kept {
+    /// Writes the file unless it is as we left it: one system call then. Somebody
+    /// may delete or overwrite it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn ensure(&mut self, path: &Path, env: &SubnetEnv) -> Result<(), WriteError> {
+        let stamp = Stamp::of(path);
+        if let (Some((written, left)), Some(now)) = (&self.0, stamp)
+            && written == env
+            && *left == now
+        {
+            return Ok(());
+        }
+        self.0 = None;
+        write(path, env)?;
+        self.0 = Stamp::of(path).map(|stamp| (env.clone(), stamp));
+        Ok(())
+    }
 }
 
 fn unquoted(value: &str) -> &str {
@@ -127,6 +190,59 @@ mod tests {
         write(&path, &env()).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), GOLDEN.as_bytes());
         assert_eq!(read(&path), Some(env()));
+    }
+
+    #[test]
+    fn lines_of_others_stay_and_flannels_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("subnet.env");
+        let old = "FLANNEL_MTU=9\nexport FLANNEL_IPV6_SUBNET=fd00::/64\n\n# mine\n\
+                   DOCKER_NETWORK_OPTIONS=\" --bip=10.5.27.1/24\"\n\tFLANNEL_X=1";
+        std::fs::write(&path, old).unwrap();
+        for _ in 0..2 {
+            write(&path, &env()).unwrap();
+            let kept = "# mine\nDOCKER_NETWORK_OPTIONS=\" --bip=10.5.27.1/24\"\n";
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{GOLDEN}{kept}"));
+        }
+        std::fs::write(&path, [b"A=\xff\n".as_slice(), GOLDEN.as_bytes()].concat()).unwrap();
+        write(&path, &env()).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [GOLDEN.as_bytes(), b"A=\xff\n"].concat());
+    }
+
+    #[test]
+    fn what_others_make_of_it_is_put_right_and_nothing_else_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("subnet.env");
+        let mut kept = Kept::default();
+        kept.ensure(&path, &env()).unwrap();
+        let inode = || std::fs::metadata(&path).unwrap().ino();
+        let before = inode();
+        kept.ensure(&path, &env()).unwrap();
+        assert_eq!(inode(), before, "it is not written anew");
+        let damage: [&dyn Fn(); 4] = [
+            &|| std::fs::remove_file(&path).unwrap(),
+            &|| std::fs::write(&path, "").unwrap(),
+            &|| std::fs::write(&path, GOLDEN.replace("1350", "1351")).unwrap(),
+            &|| std::fs::rename(path.with_file_name("other"), &path).unwrap(),
+        ];
+        for harm in damage {
+            std::fs::write(path.with_file_name("other"), "FLANNEL_MTU=1\n").unwrap();
+            harm();
+            kept.ensure(&path, &env()).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), GOLDEN);
+        }
+        // Another MTU, with a line of somebody else.
+        std::fs::write(&path, format!("{GOLDEN}A=1\n")).unwrap();
+        kept.ensure(&path, &SubnetEnv { mtu: 1300, ..env() }).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("FLANNEL_MTU=1300") && text.ends_with("A=1\n"), "{text}");
+        // No room, and then there is.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        kept.ensure(&path, &env()).unwrap_err();
+        std::fs::remove_dir(&path).unwrap();
+        kept.ensure(&path, &env()).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), GOLDEN);
     }
 
     #[test]

@@ -52,7 +52,8 @@ pub enum KernelEvent {
         /// Interface index.
         ifindex: u32,
     },
-    /// An IPv4 route came or went; 0 if it has no single output interface.
+    /// An IPv4 route came or went; 0 if it has no single output interface, or has
+    /// taken the place of another one within the overlay network.
     Route {
         /// Output interface index.
         ifindex: u32,

@@ -14,7 +14,7 @@ use flannel_core::op::Op;
 use flannel_ebpf::abi::MAX_PEERS;
 use ipnetwork::Ipv4Network;
 
-use super::{Reconciler, devices, is_device, is_ground};
+use super::{Reconciler, Wake, devices, is_device, is_ground};
 use crate::bpf::{BpfError, DatapathConfig, FastPath, Places};
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelError};
@@ -302,15 +302,18 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
     }
 
-    /// Whether the hooks and conntrack are as they should be; puts them right.
-    /// Cheap, for a quick timer: nobody tells when a tcx program is detached.
-    pub fn check_hooks(&mut self) {
+    /// Whether the hooks and conntrack are as they should be; puts them right. What
+    /// else is to be looked at. Cheap, for a quick timer: nobody tells when a tcx
+    /// program is detached, or a map's entry deleted.
+    pub fn check_hooks(&mut self) -> Wake {
         if self.mtu != 0 {
             self.serve_pods();
             self.attend();
             self.check_flow_table();
             self.check_strangers();
         }
+        let whole = lock(&self.datapath).as_mut().map(|datapath| datapath.spot_check());
+        Wake { look: matches!(whole, Some(Ok(false))), ..Wake::default() }
     }
 
     fn check_flow_table(&mut self) {

@@ -391,6 +391,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let mut state = self.shared.lock();
         state.report(Subject::Mtu, desired.as_ref());
         let (desired, rejected) = desired.ok()?;
+        let underlay = &self.identity.underlay;
+        let cut = desired.cut_mtu.map(|mtu| {
+            format!(
+                "{mtu} in the network config is more than the MTU {} of {}, which counts",
+                underlay.mtu, underlay.name
+            )
+        });
+        state.report(Subject::BackendMtu, cut);
         let rejected = rejected
             .iter()
             .map(|rejected| (Part::Subnet(rejected.peer.subnet), rejected.reason.to_string()));

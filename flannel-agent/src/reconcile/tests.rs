@@ -112,6 +112,19 @@ async fn an_underlay_that_is_away_is_waited_for() {
     assert_eq!(bench.complaints(), [""; 0]);
 }
 
+#[tokio::test]
+async fn an_entry_that_somebody_deleted_leads_to_a_look() {
+    let mut bench = bench(true);
+    bench.reconciler.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(bench.reconciler.check_hooks(), Wake::default());
+    bench.datapath.state().missing = true;
+    bench.datapath.state().peers.clear();
+    let wake = bench.reconciler.check_hooks();
+    assert!(wake.look);
+    bench.reconciler.pass(&[peer(2)], wake).await;
+    assert_eq!(bench.datapath.state().peers.len(), 1);
+}
+
 fn bench(with_datapath: bool) -> Bench {
     bench_of(vxlan(false), with_datapath)
 }

@@ -69,6 +69,84 @@ fn one_agent_at_a_time() {
 }
 
 #[test]
+fn a_directory_that_somebody_removed_is_made_anew() {
+    isolated(|pins| {
+        let mut agent = open(pins, AttachMode::Tcx);
+        ensure(&mut agent, &[veth("veth0")]);
+        agent.put_peers(&[peer(2)]).unwrap();
+        let all = |folder: &Path| {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+            names.sort();
+            names
+        };
+        let version = pins.join(format!("v{ABI_VERSION}"));
+        let before = (all(&version), all(&version.join("links")));
+        // One pin, all of them with their directories, and all again.
+        fs::remove_file(version.join("fl_cfg")).unwrap();
+        ensure(&mut agent, &[veth("veth0")]);
+        assert_eq!(all(&version), before.0);
+        for _ in 0..2 {
+            for folder in [version.join("links"), version.join("xdp"), version.clone()] {
+                for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                    let _ = fs::remove_file(entry.path());
+                }
+                fs::remove_dir(&folder).unwrap();
+            }
+            fs::remove_dir(pins).unwrap();
+            // The kernel lists a link's program for a moment after its end.
+            for _ in 0..50 {
+                ensure(&mut agent, &[veth("veth0")]);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            assert_eq!((all(&version), all(&version.join("links"))), before);
+            assert_eq!(agent.unpinned(), None);
+        }
+        let second = open(pins, AttachMode::Tcx);
+        assert!(second.unpinned().unwrap().contains("another agent uses it"));
+        // The same maps: another start has the peers.
+        drop(agent);
+        let again = open(pins, AttachMode::Tcx);
+        assert_eq!(again.peers().unwrap().len(), 1);
+        drop(again);
+        // Somebody else takes the place meanwhile.
+        let mut agent = open(pins, AttachMode::Tcx);
+        ensure(&mut agent, &[veth("veth0")]);
+        let gone = &pins.with_file_name(format!("flannel-gone-{}", std::process::id()));
+        fs::rename(pins, gone).unwrap();
+        let other = open(pins, AttachMode::Tcx);
+        assert_eq!(other.unpinned(), None);
+        fs::remove_file(version.join("fl_cfg")).unwrap();
+        ensure(&mut agent, &[veth("veth0")]);
+        assert!(agent.unpinned().unwrap().contains("another agent uses it"));
+        drop((agent, other));
+        bpf::cleanup(gone, true).unwrap();
+    });
+}
+
+#[test]
+fn entries_that_somebody_deleted_are_missed() {
+    isolated(|pins| {
+        let mut agent = open(pins, AttachMode::Tcx);
+        let peers: Vec<_> = (2..=200).map(peer).collect();
+        agent.put_peers(&peers).unwrap();
+        let rounds = |agent: &mut flannel_agent::bpf::loader::Loaded| {
+            (0..5).filter(|_| !agent.spot_check().unwrap()).count()
+        };
+        assert_eq!(rounds(&mut agent), 0);
+        for (map, key) in [("fl_subnets4", "24 0 0 0 10 5 99 0"), ("fl_peers4", "192 0 2 99")] {
+            let path = pins.join(format!("v{ABI_VERSION}/{map}"));
+            let mut delete = std::process::Command::new("bpftool");
+            delete.args(["map", "delete", "pinned"]).arg(path).arg("key").args(key.split(' '));
+            assert!(delete.status().unwrap().success());
+            assert!(rounds(&mut agent) > 0, "{map}");
+            agent.put_peers(&peers).unwrap();
+            assert_eq!(rounds(&mut agent), 0, "{map}");
+        }
+    });
+}
+
+#[test]
 fn cleanup_by_force_asks_nobody() {
     isolated(|pins| {
         let mut agent = open(pins, AttachMode::Tcx);

@@ -74,6 +74,8 @@ const DAMAGE: &[&str] = &[
     "ip link delete flannel.1",
     "ip route flush dev flannel.1",
     "ip route delete PEER_SUBNET",
+    "ip route replace PEER_SUBNET dev eth0",
+    "ip route replace blackhole PEER_SUBNET",
     "ip neigh delete PEER_NETWORK dev flannel.1",
     "bridge fdb delete PEER_MAC dev flannel.1 self",
     "ip link set flannel.1 address 02:00:5e:00:53:01",
@@ -125,6 +127,45 @@ fn tcx_links() {
         });
         assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0, "{}", link.display());
     }
+}
+
+#[test]
+fn what_no_event_tells_of() {
+    let pair = Pair::agents(&Options::ebpf());
+    let pins = pair.left.pin_dir();
+    let peer = pair.right.subnet().network().octets().map(|octet| octet.to_string());
+    let entries = || flannel_tests::hooks::dump(pins, "fl_subnets4").len();
+    assert_eq!(entries(), 1);
+    let map = flannel_tests::hooks::pins(pins).into_iter().find(|pin| pin.ends_with("fl_subnets4"));
+    let mut delete = std::process::Command::new("bpftool");
+    delete.args(["map", "delete", "pinned"]).arg(map.expect("a pinned map"));
+    flannel_tests::process::run(delete.args(["key", "24", "0", "0", "0"]).args(peer));
+    wait::holds("the entry again", LIMIT, || entries() == 1);
+
+    let pinned = || flannel_tests::hooks::pins(pins).len();
+    let before = pinned();
+    std::fs::remove_dir_all(pins).expect("remove the pins");
+    wait::holds("the pins again", LIMIT + LIMIT, || pinned() == before);
+    pair.client.ping(pair.server.address, "-c 2 -i 0.2 -W 2");
+    assert_eq!(flannel_tests::beside::not_well(&pair.left), "[]");
+
+    let file = pair.left.subnet_file();
+    let text = std::fs::read_to_string(&file).expect("subnet.env");
+    std::fs::remove_file(&file).expect("remove subnet.env");
+    wait::holds("the file again", LIMIT, || {
+        std::fs::read_to_string(&file).is_ok_and(|now| now == text)
+    });
+    // As mk-docker-opts.sh does it when it is given this very file.
+    let docker = "DOCKER_NETWORK_OPTIONS=\" --bip=10.244.1.1/24 --mtu=1450\"\n";
+    std::fs::write(&file, docker).expect("overwrite subnet.env");
+    wait::holds("both", LIMIT, || {
+        std::fs::read_to_string(&file).is_ok_and(|now| now == format!("{text}{docker}"))
+    });
+    pair.left.netns.ip("link set eth0 mtu 1400");
+    wait::holds("another MTU", LIMIT, || {
+        let now = std::fs::read_to_string(&file).unwrap_or_default();
+        now.contains("FLANNEL_MTU=1350") && now.ends_with(docker)
+    });
 }
 
 #[test]

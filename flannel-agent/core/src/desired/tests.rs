@@ -127,6 +127,11 @@ fn the_device_follows_lease_underlay_and_config() {
     );
     let config = VxlanConfig { mtu: Some(1400), ..vxlan() };
     assert_eq!(build(&config, &[]).unwrap().0.mtu, 1350);
+    for (configured, cut) in [(1500, None), (1501, Some(1501)), (9000, Some(9000))] {
+        let config = VxlanConfig { mtu: Some(configured), ..vxlan() };
+        let desired = build(&config, &[]).unwrap().0;
+        assert_eq!((desired.mtu, desired.cut_mtu), (1450, cut));
+    }
 }
 
 #[test]

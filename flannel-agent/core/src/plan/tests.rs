@@ -40,6 +40,7 @@ fn peer(subnet: &str, mac_byte: u8, ip_byte: u8) -> Peer {
 
 fn desired(peers: &[Peer]) -> Desired {
     Desired {
+        cut_mtu: None,
         network: net("10.5.0.0/16"),
         mtu: device().mtu,
         underlay: device().underlay,

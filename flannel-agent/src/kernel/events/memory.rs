@@ -26,6 +26,7 @@ const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 const RTM_NEWRULE: u16 = 32;
+const NLM_F_REPLACE: u16 = 0x100;
 const RTM_DELRULE: u16 = 33;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
@@ -124,7 +125,10 @@ impl Memory {
                     scope.passes(index) || address(body).is_none_or(|ip| scope.reaches(ip));
                 [Some(KernelEvent::Address { ifindex: index }), decision(matters)]
             }
-            RTM_NEWROUTE | RTM_DELROUTE => route(body, scope).unwrap_or(none),
+            RTM_NEWROUTE | RTM_DELROUTE => {
+                let replaces = raw::short(message, 6).unwrap_or(0) & NLM_F_REPLACE != 0;
+                route(body, replaces && kind == RTM_NEWROUTE, scope).unwrap_or(none)
+            }
             RTM_NEWNEIGH | RTM_DELNEIGH if self.is_vxlan(index) => {
                 [Some(KernelEvent::Neighbour { ifindex: index }), None]
             }
@@ -264,8 +268,9 @@ fn address(body: &[u8]) -> Option<Ipv4Network> {
 }
 
 /// Byte 1 of `struct rtmsg` is the length of the destination's prefix, byte 4
-/// the table (252 when it does not fit).
-fn route(body: &[u8], scope: &Scope) -> Option<[Option<KernelEvent>; 2]> {
+/// the table (252 when it does not fit). One that replaces another does not tell
+/// where that led: within the overlay network it may have been a peer's.
+fn route(body: &[u8], replaces: bool, scope: &Scope) -> Option<[Option<KernelEvent>; 2]> {
     if *body.get(4)? == RT_TABLE_LOCAL {
         return None;
     }
@@ -275,6 +280,7 @@ fn route(body: &[u8], scope: &Scope) -> Option<[Option<KernelEvent>; 2]> {
     let address = destination.map_or(Ipv4Addr::UNSPECIFIED, Ipv4Addr::from);
     let destination = Ipv4Network::new(address, *body.get(1)?).ok()?;
     let output = raw::attribute(attributes, RTA_OIF).and_then(|value| raw::number(value, 0));
+    let output = output.filter(|_| !(replaces && scope.holds(destination)));
     let event = KernelEvent::Route { ifindex: output.unwrap_or(0) };
     Some([Some(event), scope.reaches(destination).then_some(KernelEvent::Decision)])
 }

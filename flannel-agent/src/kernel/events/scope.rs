@@ -75,6 +75,11 @@ impl Scope {
             || destination.contains(network.network())
     }
 
+    /// Whether a destination is within the overlay network.
+    pub(super) fn holds(&self, destination: Ipv4Network) -> bool {
+        self.lock().network.is_none_or(|network| network.contains(destination.network()))
+    }
+
     /// Whether packets of the overlay pass this device.
     pub(super) fn passes(&self, ifindex: u32) -> bool {
         self.lock().devices.as_ref().is_none_or(|devices| devices.contains(&ifindex))

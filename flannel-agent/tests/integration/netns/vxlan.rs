@@ -57,6 +57,7 @@ pub(crate) fn peer(n: u16) -> Peer {
 pub(crate) fn desired(underlay: u32, peers: impl IntoIterator<Item = Peer>) -> Desired {
     let device = device(underlay);
     Desired {
+        cut_mtu: None,
         network: "10.5.0.0/16".parse().unwrap(),
         mtu: device.mtu,
         device: Some(device),

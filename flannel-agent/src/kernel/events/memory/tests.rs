@@ -160,6 +160,19 @@ fn routes_decide_where_they_lead_to_pods_or_peers() {
     assert_eq!(bench.take(RTM_NEWROUTE, &route([10, 5, 7, 1], 32, RT_TABLE_LOCAL)), []);
 }
 
+#[test]
+fn a_route_that_takes_anothers_place_says_nothing_of_where_that_led() {
+    let mut bench = Bench::new();
+    let mut replaced = |kind, destination| {
+        let message = raw::request(kind, NLM_F_REPLACE, 0, &route(destination, 24, 254));
+        bench.memory.take(&message, &bench.scope, bench.now)[0]
+    };
+    let at = |ifindex| Some(KernelEvent::Route { ifindex });
+    assert_eq!(replaced(RTM_NEWROUTE, [10, 5, 7, 0]), at(0), "perhaps through our device");
+    assert_eq!(replaced(RTM_NEWROUTE, [198, 51, 100, 0]), at(9));
+    assert_eq!(replaced(RTM_DELROUTE, [10, 5, 7, 0]), at(9));
+}
+
 fn new_address(ifindex: u32, address: [u8; 4]) -> Vec<u8> {
     let mut header = vec![0; IFADDR_LEN];
     header[0] = libc::AF_INET as u8;
