@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use flannel_agent::cli::{self, Cli, Command, MigrateFrom, MigrateTo};
 use flannel_agent::commands::{cleanup, completions, man, migrate, peers, status};
 use flannel_agent::daemon;
+use flannel_core::text;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -79,7 +80,7 @@ async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {
             match daemon::run(cli.daemon).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    tracing::error!("{error}");
+                    tracing::error!("{}", text::shown(&error.to_string(), 2 * text::REASON));
                     ExitCode::from(error.exit_code())
                 }
             }

@@ -12,6 +12,7 @@ use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
 use crate::mac::MacAddr;
+use crate::text;
 
 /// Complaints that are kept; more are counted only.
 const LIMIT: usize = 100;
@@ -205,7 +206,7 @@ impl fmt::Display for About {
             Part::Subnet(subnet) => write!(f, "{subject} {subnet}"),
             Part::Address(address) => write!(f, "{subject} {address}"),
             Part::Mac(mac) => write!(f, "{subject} {mac}"),
-            Part::Name(name) => write!(f, "{subject} {name}"),
+            Part::Name(name) => write!(f, "{subject} {}", text::shown(name, text::VALUE)),
         }
     }
 }
@@ -289,7 +290,10 @@ impl Health {
         found: impl Into<Found>,
         now: Instant,
     ) -> Vec<Change> {
-        let Found(mut found) = found.into();
+        let Found(found) = found.into();
+        // Reasons hold what the kernel, programs, and the store's values say.
+        let shown = |(part, reason): (Part, String)| (part, text::shown(&reason, text::REASON));
+        let mut found: BTreeMap<Part, String> = found.into_iter().map(shown).collect();
         let mut changes = Vec::new();
         let mut gone = Vec::new();
         for (about, complaint) in self.complaints.range_mut(About::from(subject)..) {

@@ -20,4 +20,5 @@ pub mod plan;
 pub mod pods;
 pub mod reach;
 pub mod subnet;
+pub mod text;
 pub mod underlay;

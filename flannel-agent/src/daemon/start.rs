@@ -12,6 +12,7 @@ use flannel_core::mac::MacAddr;
 use flannel_core::observed::Observed;
 use flannel_core::op::Op;
 use flannel_core::plan;
+use flannel_core::text;
 use flannel_core::underlay;
 use flannel_core::underlay::{Underlay, Wish};
 use ipnetwork::Ipv4Network;
@@ -55,7 +56,8 @@ impl<'a> Waiting<'a> {
     }
 
     pub(super) async fn because(&mut self, error: &SourceError) {
-        let (reason, trouble) = (error.to_string(), error.trouble());
+        let reason = text::shown(&error.to_string(), text::REASON);
+        let trouble = error.trouble();
         let due = self
             .said
             .as_ref()

@@ -159,6 +159,8 @@ pub struct Reconciler<K, F> {
     links: Vec<Link>,
     /// Since when the underlay cannot be used.
     underlay_away: Option<Instant>,
+    /// When it has been waited for long enough.
+    underlay_due: Option<Instant>,
     /// Of those that may be a pod's, the ones by which routes lead elsewhere.
     uplinks: BTreeSet<u32>,
     /// What is there, as last seen and changed by us since.
@@ -213,6 +215,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             udp: Overlay::default(),
             links: Vec::new(),
             underlay_away: None,
+            underlay_due: None,
             uplinks: BTreeSet::new(),
             observed: None,
             stale: false,
@@ -316,13 +319,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub async fn pass(&mut self, peers: &[Peer], mut wake: Wake) -> Outcome {
         let mut outcome = Outcome::default();
         wake.merge(self.unfinished.due());
-        if wake.links || self.links.is_empty() {
+        let waited = self.underlay_due.is_some_and(|due| due <= Instant::now());
+        if wake.links || waited || self.links.is_empty() {
             self.look_at_links().await;
             outcome.underlay_changed = self.follow_underlay().await;
         }
         if routes_directly(&self.identity.backend) {
             self.look_at_paths(peers, wake.paths).await;
         }
+        outcome.retry_at = self.underlay_due;
         let Some(desired) = self.desire(peers) else { return outcome };
         self.settled = self.is_settled(&desired);
         // Without the flag there is only an earlier run's route to remove.
@@ -375,6 +380,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
         self.publish(&desired);
         outcome.retry_at = earliest(self.retries.next_due(), self.unfinished.schedule());
+        outcome.retry_at = earliest(outcome.retry_at, self.underlay_due);
         outcome
     }
 
@@ -433,11 +439,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let chosen = underlay::follow(&self.identity.underlay, &self.links, wish, routes, patient);
         // Nobody may tell when the time is over.
         let waits = patient && matches!(chosen, Err(UnderlayError::Present { .. }));
-        self.unfinished.wake.links |= waits;
         self.underlay_away = match chosen {
             Ok(_) => None,
             Err(_) => self.underlay_away.or_else(|| Some(Instant::now())),
         };
+        self.underlay_due = self.underlay_away.filter(|_| waits).map(|since| since + PATIENCE);
         let mut state = self.shared.lock();
         // An interface that is down for a moment comes back: what is programmed
         // stays.

@@ -99,15 +99,15 @@ async fn an_underlay_that_is_away_is_waited_for() {
     let now = link(2, "eth0", "", Some("192.0.2.99/24"));
     bench.reconciler.kernel.state().links[0] = now;
     let links = Wake { links: true, ..Wake::default() };
-    let mut outcome = bench.reconciler.pass(&[peer(2)], links).await;
     let began = Instant::now();
+    let mut outcome = bench.reconciler.pass(&[peer(2)], links).await;
     while !outcome.underlay_changed {
         assert_eq!(address(&bench), "192.0.2.1");
         assert_eq!(bench.complaints(), ["underlay"]);
         tokio::time::sleep_until(outcome.retry_at.expect("nobody else tells")).await;
         outcome = bench.reconciler.pass(&[peer(2)], Wake::default()).await;
     }
-    assert!(began.elapsed() >= PATIENCE && began.elapsed() < 2 * PATIENCE);
+    assert!(began.elapsed() >= PATIENCE && began.elapsed() < PATIENCE + Duration::from_secs(1));
     assert_eq!(address(&bench), "192.0.2.99");
     assert_eq!(bench.complaints(), [""; 0]);
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use flannel_core::text;
+
 /// Most keys whose warning is remembered.
 const WARNINGS: usize = 1024;
 
@@ -16,7 +18,8 @@ impl Warned {
             self.0.clear();
         }
         if self.0.insert(key.to_vec(), revision) != Some(revision) {
-            let key = String::from_utf8_lossy(key);
+            let key = text::shown(&String::from_utf8_lossy(key), text::VALUE);
+            let cause = text::shown(cause, text::VALUE);
             tracing::warn!(%key, cause, "ignoring a subnet key that cannot be read");
         }
     }

@@ -19,6 +19,19 @@ fn texts(health: &Health) -> Vec<String> {
 }
 
 #[test]
+fn reasons_stay_on_their_line() {
+    let (mut health, now) = (Health::default(), Instant::now());
+    let hostile = || format!("no\nMAINPID=1{}", "x".repeat(1 << 20));
+    for _ in 0..2 {
+        health.report(Subject::Store, Found::not_well(hostile()), now);
+    }
+    let lines = health.lines(now);
+    assert!(lines[0].reason.starts_with("no\\nMAINPID=1xxx"), "{lines:?}");
+    assert!(lines[0].reason.len() < text::REASON + 10);
+    assert_eq!(health.report(Subject::Store, Found::not_well(hostile()), now), [], "said once");
+}
+
+#[test]
 fn complaints_come_change_and_go() {
     let (mut health, now) = (Health::default(), Instant::now());
     let refused = || "connection refused".to_owned();

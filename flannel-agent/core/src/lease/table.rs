@@ -14,6 +14,7 @@ use crate::config::Backend;
 use crate::mac::MacAddr;
 use crate::peer::Peer;
 use crate::subnet::within;
+use crate::text;
 
 /// Most oddities that are spelled out.
 const ODDITIES: usize = 32;
@@ -216,7 +217,7 @@ impl LeaseTable {
             oddities.truncate(ODDITIES);
             oddities.push(format!("{more} more are not listed"));
         }
-        oddities
+        oddities.iter().map(|oddity| text::shown(oddity, text::REASON)).collect()
     }
 
     fn replace(&mut self, leases: Vec<Lease>, revision: i64) -> Changes {

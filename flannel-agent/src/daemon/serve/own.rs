@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flannel_core::health::{Found, Subject};
 use flannel_core::lease::table::OwnChange;
+use flannel_core::text;
 use tokio::time::Instant;
 
 use super::{Loop, StartError};
@@ -34,7 +35,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
             }
             OwnChange::Put(lease) if lease.attrs.unasked() == ours.attrs => {
                 self.keeper.seen(&lease);
-                self.give_sign_of_life(lease.attrs.asked_by.unwrap_or_default());
+                self.give_sign_of_life(&lease.attrs.asked_by.unwrap_or_default());
                 return;
             }
             OwnChange::Put(lease) => {
@@ -67,7 +68,8 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
     }
 
     /// Writes the lease anew at once, which takes the question out of it.
-    fn give_sign_of_life(&mut self, by: String) {
+    fn give_sign_of_life(&mut self, by: &str) {
+        let by = text::shown(by, text::VALUE);
         let now = Instant::now();
         let told = |(whom, when): &(String, Instant)| *whom == by && now < *when + REMIND;
         if !self.asked.as_ref().is_some_and(told) {

@@ -2,6 +2,7 @@
 
 use flannel_core::health::{Found, Subject};
 use flannel_core::lease::update::LeaseUpdate;
+use flannel_core::text;
 use tokio::time::Instant;
 
 use super::{DEBOUNCE, Loop, ODDITIES};
@@ -15,7 +16,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
             LeaseUpdate::Disconnected { reason } => {
                 let mut state = self.shared.lock();
                 state.connected = false;
-                state.store_detail = Some(reason.clone());
+                state.store_detail = Some(text::shown(reason, text::REASON));
                 state.record.store_failed();
                 state.report(Subject::Store, Found::not_well(reason));
             }

@@ -273,6 +273,17 @@ fn oddities_are_bounded() {
     assert_eq!(oddities[ODDITIES], "168 more are not listed");
 }
 
+#[test]
+fn what_a_lease_says_stays_on_its_line() {
+    let mut table = table();
+    let mut hostile = lease("10.5.1.0/24", [10, 99, 0, 12], 1, 5);
+    hostile.attrs.backend_type = format!("x\nERROR all is lost\x1b[2J{}", "y".repeat(1 << 20));
+    table.apply(put(hostile));
+    let oddities = table.oddities();
+    assert!(oddities[0].contains("x\\nERROR all is lost\\u{1b}[2Jyyy"), "{oddities:?}");
+    assert!(oddities[0].len() < 2 * text::REASON, "{}", oddities[0].len());
+}
+
 /// One step of a store's life: which subnet, and who holds it from then on.
 fn steps() -> impl Strategy<Value = Vec<(u8, Option<(u8, u8)>)>> {
     prop::collection::vec((0u8..6, prop::option::of((10u8..14, 0u8..4))), 0..40)

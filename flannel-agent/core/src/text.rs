@@ -1,0 +1,56 @@
+//! Text of others on one line of a log, a status or a message to systemd.
+
+use std::fmt::Write as _;
+
+/// Most characters of one reason that are shown.
+pub const REASON: usize = 1_000;
+/// Most characters of one value of the store.
+pub const VALUE: usize = 200;
+
+/// The text as far as `most` characters, with what would end the line, move a
+/// terminal's cursor, or turn the direction of writing, as an escape.
+pub fn shown(text: &str, most: usize) -> String {
+    let mut shown = String::with_capacity(text.len().min(most));
+    for (count, letter) in text.chars().enumerate() {
+        if count == most {
+            shown.push_str("...");
+            break;
+        }
+        if acts(letter) {
+            let _ = write!(shown, "{}", letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
+/// Whether a terminal or a reader of lines does something else with it than to
+/// show it.
+fn acts(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{2028}' | '\u{2029}')
+        || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usual_text_stays() {
+        for text in ["", "BackendType is `host-gw`, not \"vxlan\"", "für 10.5.1.0/24 \\ é 東"] {
+            assert_eq!(shown(text, REASON), text);
+        }
+    }
+
+    #[test]
+    fn what_acts_is_escaped_and_what_is_long_is_cut() {
+        let hostile = "a\nMAINPID=1\r\x1b[2J\x07\0\u{9b}31m\u{2028}\u{202e}z";
+        let text = shown(hostile, REASON);
+        assert_eq!(text, "a\\nMAINPID=1\\r\\u{1b}[2J\\u{7}\\u{0}\\u{9b}31m\\u{2028}\\u{202e}z");
+        assert_eq!(shown("üüü", 3), "üüü");
+        assert_eq!(shown("üüüü", 3), "üüü...");
+        assert_eq!(shown(&"x".repeat(1 << 20), VALUE).len(), VALUE + 3);
+    }
+}
