@@ -74,7 +74,7 @@ pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
             steps.failed(error);
         }
     }
-    match remove_blackholes().await {
+    match remove_blackholes(state.as_ref().and_then(|state| state.network)).await {
         Ok(0) => {}
         Ok(_) => steps.did("removed the blackhole route of the node's subnet".to_owned()),
         Err(error) => steps.failed(error),
@@ -132,10 +132,11 @@ async fn leave(state: Option<&NodeState>, steps: &mut Steps) {
     }
 }
 
-/// How many there were.
-async fn remove_blackholes() -> Result<usize, KernelError> {
+/// How many there were, within our overlay network if that is known.
+async fn remove_blackholes(network: Option<Ipv4Network>) -> Result<usize, KernelError> {
     let kernel = RealKernel::open()?;
-    let (ours, _) = blackhole::diff(None, &kernel.blackholes().await?);
+    let (mut ours, _) = blackhole::diff(None, &kernel.blackholes().await?);
+    ours.retain(|route| network.is_none_or(|network| within(network, route.destination)));
     for route in &ours {
         kernel.remove_blackhole(*route).await?;
     }

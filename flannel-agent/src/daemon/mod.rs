@@ -4,6 +4,7 @@ mod acquire;
 mod config;
 pub mod keeper;
 mod serve;
+mod single;
 mod start;
 
 use std::net::Ipv4Addr;
@@ -41,6 +42,9 @@ pub enum StartError {
     /// Another agent has the state directory, or it cannot be used.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// Another agent has our device or network.
+    #[error(transparent)]
+    Single(#[from] single::SingleError),
     /// The control socket cannot be made.
     #[error("control socket {}: {source}", path.display())]
     Control {
@@ -181,6 +185,7 @@ async fn start_and_serve(
         Backend::Udp(_) => Some(udp::DEVICE.to_owned()),
         other => other.vxlan_device(),
     };
+    let _single = single::Single::take(config.network, device.as_deref())?;
     let before = start::Before::read(options, &kernel, device.as_deref()).await;
     let wish = options.underlay(&config);
     let wish = Wish { familiar: before.familiar(&wish), ..wish };

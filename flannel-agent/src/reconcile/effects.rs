@@ -11,6 +11,7 @@ use flannel_core::health::{Found, Part, Subject};
 use flannel_core::link::{Link, vrf_of};
 use flannel_core::model;
 use flannel_core::op::Op;
+use flannel_core::subnet::within;
 use flannel_ebpf::abi::MAX_PEERS;
 use ipnetwork::Ipv4Network;
 
@@ -29,7 +30,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub(super) async fn seal(&mut self) {
         let wanted = Some(self.identity.subnet).filter(|_| self.settings.blackhole);
         let sealed = async {
-            let (removed, added) = blackhole::diff(wanted, &self.kernel.blackholes().await?);
+            let mut present = self.kernel.blackholes().await?;
+            // Those of another agent's network are not ours to remove.
+            present.retain(|route| within(self.identity.network, route.destination));
+            let (removed, added) = blackhole::diff(wanted, &present);
             for route in removed {
                 self.kernel.remove_blackhole(route).await?;
                 tracing::info!(destination = %route.destination, "removed a blackhole route");
