@@ -104,7 +104,8 @@ pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
     }
     // Last, so that as little as possible goes without them. Flannel may have its
     // own by now, which stay.
-    if let Err(error) = chosen::remove_all(&[]).await {
+    let mine = state.iter().filter_map(|state| state.network).collect();
+    if let Err(error) = chosen::remove_all(&[], &mine).await {
         steps.failed(error);
     }
     steps.remove_file(&control::path(places.state_dir));

@@ -2,6 +2,7 @@
 //! and the end of rules that are elsewhere.
 
 use flannel_core::firewall::Rules;
+use flannel_core::firewall::names::Mine;
 use flannel_core::firewall::upstream::Node;
 use tokio::sync::Mutex;
 
@@ -62,6 +63,10 @@ impl Chosen {
         std::iter::once(now).chain(self.previous.filter(|before| *before != now)).collect()
     }
 
+    fn mine(&self, rules: &Rules) -> Mine {
+        self.nodes(rules).iter().map(|node| node.network).collect()
+    }
+
     /// Removes what flannel and our other modes have left.
     async fn sweep(&self, rules: &Rules) -> Result<(), FirewallError> {
         let mut swept = self.swept.lock().await;
@@ -72,12 +77,13 @@ impl Chosen {
             Kind::Iptables(found) => Some(found.is_legacy()),
             _ => None,
         };
-        sweep_iptables(kept, &self.nodes(rules)).await?;
+        let mine = self.mine(rules);
+        sweep_iptables(kept, &self.nodes(rules), &mine).await?;
         let nft = Nft::default();
         if matches!(self.kind, Kind::Iptables(_)) {
-            nft.sweep(true).await?;
+            nft.sweep(true, &mine).await?;
         } else {
-            nft.sweep(false).await?;
+            nft.sweep(false, &mine).await?;
         }
         *swept = Some(rules.clone());
         Ok(())
@@ -87,7 +93,7 @@ impl Chosen {
     async fn withdraw(&self, rules: &Rules) -> Result<(), FirewallError> {
         let mut swept = self.swept.lock().await;
         if swept.is_none() {
-            remove_all(&self.nodes(rules)).await?;
+            remove_all(&self.nodes(rules), &self.mine(rules)).await?;
             *swept = Some(rules.clone());
         }
         Ok(())
@@ -97,9 +103,9 @@ impl Chosen {
 impl Firewall for Chosen {
     async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
         match &self.kind {
-            Kind::Nftables(nft) => nft.ensure(rules).await?,
+            Kind::Nftables(nft) => nft.put(rules, &self.mine(rules)).await?,
             Kind::Iptables(found) => {
-                if found.sync(Some(rules), &self.nodes(rules)).await? {
+                if found.sync(Some(rules), &self.nodes(rules), &self.mine(rules)).await? {
                     tracing::info!(
                         network = %rules.network,
                         subnet = %rules.subnet,
@@ -116,34 +122,39 @@ impl Firewall for Chosen {
     async fn remove(&self) -> Result<(), FirewallError> {
         match &self.kind {
             Kind::Nftables(nft) => nft.remove().await,
-            Kind::Iptables(found) => found.sync(None, &[]).await.map(drop),
+            Kind::Iptables(found) => found.sync(None, &[], &Mine::default()).await.map(drop),
             Kind::None => Ok(()),
         }
     }
 }
 
 /// Removes our rules of every mode from this node, and what flannel has left for
-/// these nodes. Without nodes flannel's stay: it may use them already.
+/// these nodes. Without nodes flannel's stay: it may use them already. Rules about
+/// networks that are not `mine` stay in any case.
 ///
 /// # Errors
 /// A tool that is there does not run. All are tried.
-pub async fn remove_all(nodes: &[Node]) -> Result<(), FirewallError> {
+pub async fn remove_all(nodes: &[Node], mine: &Mine) -> Result<(), FirewallError> {
     let nft = match nft().await {
-        Ok(nft) => nft.withdraw(!nodes.is_empty()).await,
+        Ok(nft) => nft.withdraw(!nodes.is_empty(), mine).await,
         Err(_) => Ok(()),
     };
-    sweep_iptables(None, nodes).await.and(nft)
+    sweep_iptables(None, nodes, mine).await.and(nft)
 }
 
 /// Removes our rules and flannel's from both kinds of iptables but the kept one
 /// (`Some(true)`: legacy). A kind without a program has no rules to be seen.
-async fn sweep_iptables(kept: Option<bool>, nodes: &[Node]) -> Result<(), FirewallError> {
+async fn sweep_iptables(
+    kept: Option<bool>,
+    nodes: &[Node],
+    mine: &Mine,
+) -> Result<(), FirewallError> {
     for legacy in [false, true] {
         if kept == Some(legacy) {
             continue;
         }
         if let Some(found) = of_kind(legacy).await?
-            && found.sync(None, nodes).await?
+            && found.sync(None, nodes, mine).await?
         {
             tracing::info!(program = %found.describe(), "former firewall rules removed");
         }

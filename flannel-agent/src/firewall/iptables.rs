@@ -1,5 +1,6 @@
 //! [`Iptables`]: the rules through `iptables-save` and `iptables-restore`.
 
+use flannel_core::firewall::names::Mine;
 use flannel_core::firewall::saved;
 use flannel_core::firewall::saved::Table;
 use flannel_core::firewall::upstream::Node;
@@ -52,12 +53,13 @@ impl Iptables {
         &self,
         rules: Option<&Rules>,
         nodes: &[Node],
+        mine: &Mine,
     ) -> Result<bool, FirewallError> {
         let rules = rules.map(|rules| Rules {
             fully_random: rules.fully_random && self.random,
             ..rules.clone()
         });
-        match chains::plan(&self.save().await?, rules.as_ref(), nodes) {
+        match chains::plan(&self.save().await?, rules.as_ref(), nodes, mine) {
             Some(text) => self.restore(&text).await.map(|()| true),
             None => Ok(false),
         }

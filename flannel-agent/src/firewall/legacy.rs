@@ -2,7 +2,9 @@
 //! policy is DROP. nft neither sees nor changes that chain, and a packet has to
 //! pass both.
 
+use flannel_core::firewall::names::Mine;
 use flannel_core::firewall::{Rules, rules};
+use ipnetwork::Ipv4Network;
 
 use super::{FirewallError, tool};
 
@@ -24,8 +26,8 @@ pub(super) fn tables() -> Vec<String> {
 }
 
 /// Adds or removes our rules so that a policy of DROP does not stop the overlay.
-pub(super) async fn ensure(rules: &Rules) -> Result<(), FirewallError> {
-    let Some((program, chain)) = chain().await? else { return Ok(()) };
+pub(super) async fn ensure(rules: &Rules, mine: &Mine) -> Result<(), FirewallError> {
+    let Some((program, chain)) = chain(mine).await? else { return Ok(()) };
     let wanted =
         if chain.drops && rules.forward { rules::legacy_forward(rules) } else { Vec::new() };
     let in_place = chain.ours.iter().map(|rule| rule.comment.as_str());
@@ -44,15 +46,15 @@ pub(super) async fn ensure(rules: &Rules) -> Result<(), FirewallError> {
 }
 
 /// Removes our rules.
-pub(super) async fn remove() -> Result<(), FirewallError> {
-    let Some((program, chain)) = chain().await? else { return Ok(()) };
+pub(super) async fn remove(mine: &Mine) -> Result<(), FirewallError> {
+    let Some((program, chain)) = chain(mine).await? else { return Ok(()) };
     for old in &chain.ours {
         change(program, "-D", &old.words).await?;
     }
     Ok(())
 }
 
-async fn chain() -> Result<Option<(&'static str, Chain)>, FirewallError> {
+async fn chain(mine: &Mine) -> Result<Option<(&'static str, Chain)>, FirewallError> {
     let tables = std::fs::read_to_string(TABLES).unwrap_or_default();
     if !tables.lines().any(|table| table == "filter") {
         return Ok(None);
@@ -63,7 +65,9 @@ async fn chain() -> Result<Option<(&'static str, Chain)>, FirewallError> {
         }
         if let Some(output) = tool::run(program, &LIST, "").await? {
             if output.status.success() {
-                return Ok(Some((program, Chain::parse(&String::from_utf8_lossy(&output.stdout)))));
+                let mut chain = Chain::parse(&String::from_utf8_lossy(&output.stdout));
+                chain.ours.retain(|rule| !mine.excludes(&rule.named()));
+                return Ok(Some((program, chain)));
             }
             let call = tool::call(program, &LIST);
             return Err(FirewallError { call, reason: tool::complaint(&output) });
@@ -101,6 +105,12 @@ struct OwnRule {
     /// Arguments behind `-D FORWARD`.
     words: Vec<String>,
     comment: String,
+}
+
+impl OwnRule {
+    fn named(&self) -> Vec<Ipv4Network> {
+        self.words.iter().filter_map(|word| word.parse().ok()).collect()
+    }
 }
 
 impl Chain {

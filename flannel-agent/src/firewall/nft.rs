@@ -1,8 +1,11 @@
 //! [`Nft`]: the rules in nftables, through the `nft` program.
 
+use std::sync::OnceLock;
+
 use flannel_core::firewall::Rules;
+use flannel_core::firewall::names::{Mine, Names};
 use flannel_core::firewall::rules;
-use flannel_core::firewall::rules::{Found, TABLE};
+use flannel_core::firewall::rules::Found;
 
 use super::{Firewall, FirewallError, legacy, tool};
 
@@ -10,6 +13,7 @@ use super::{Firewall, FirewallError, legacy, tool};
 #[derive(Debug)]
 pub struct Nft {
     program: String,
+    beside: OnceLock<bool>,
 }
 
 impl Default for Nft {
@@ -21,7 +25,7 @@ impl Default for Nft {
 impl Nft {
     /// Uses this program instead of the `nft` in PATH.
     pub fn with_program(program: impl Into<String>) -> Self {
-        Self { program: program.into() }
+        Self { program: program.into(), beside: OnceLock::new() }
     }
 
     /// Whether the program is there and runs.
@@ -31,23 +35,64 @@ impl Nft {
 
     /// Removes flannel's table of IPv6, and where the rules are in iptables
     /// now, ours as well. Without nft there is nothing to be seen.
-    pub(super) async fn sweep(&self, ours: bool) -> Result<(), FirewallError> {
+    pub(super) async fn sweep(&self, ours: bool, mine: &Mine) -> Result<(), FirewallError> {
         if self.check().await.is_err() {
             return Ok(());
         }
         if self.list(&["table", "ip6", rules::TABLE_V6]).await?.is_some() {
             self.commit(&format!("delete table ip6 {}\n", rules::TABLE_V6)).await?;
         }
-        if ours { self.withdraw(true).await } else { Ok(()) }
+        if ours { self.withdraw(true, mine).await } else { Ok(()) }
     }
 
     /// Removes our rules, and those that flannel has in our table.
-    pub(super) async fn withdraw(&self, flannels_too: bool) -> Result<(), FirewallError> {
-        if let Some(script) = rules::removal(&self.found().await?, flannels_too) {
-            self.commit(&script).await?;
-            tracing::info!("firewall rules removed");
+    pub(super) async fn withdraw(
+        &self,
+        flannels_too: bool,
+        mine: &Mine,
+    ) -> Result<(), FirewallError> {
+        let beside = mine.networks().map(Names::beside);
+        for names in std::iter::once(Names::flannels()).chain(beside) {
+            let found = self.found(&names).await?;
+            if let Some(script) = rules::removal(&found, flannels_too, &names, mine) {
+                self.commit(&script).await?;
+                tracing::info!(table = names.table, "firewall rules removed");
+            }
         }
-        legacy::remove().await
+        legacy::remove(mine).await
+    }
+
+    /// Makes our rules exactly these. Our table is beside flannel's where that is
+    /// another overlay network's, and stays there.
+    pub(super) async fn put(&self, rules: &Rules, mine: &Mine) -> Result<(), FirewallError> {
+        let beside = Names::beside(rules.network);
+        let mut names = Names::flannels();
+        let mut found = self.found(&names).await?;
+        if found.is_anothers(mine) || self.is_beside(&beside).await? {
+            found = self.found(&beside).await?;
+            names = beside;
+        }
+        if let Some(script) = rules::script(rules, &found, &names, mine) {
+            self.commit(&script).await?;
+            tracing::info!(
+                network = %rules.network,
+                subnet = %rules.subnet,
+                masquerade = rules.masquerade,
+                table = names.table,
+                "firewall rules written"
+            );
+        }
+        legacy::ensure(rules, mine).await
+    }
+
+    /// Whether the table beside flannel's is there. Asked once: nobody but us
+    /// makes it.
+    async fn is_beside(&self, beside: &Names) -> Result<bool, FirewallError> {
+        if let Some(known) = self.beside.get() {
+            return Ok(*known);
+        }
+        let there = self.list(&["table", "ip", &beside.table]).await?.is_some();
+        Ok(*self.beside.get_or_init(|| there))
     }
 
     async fn run(
@@ -76,8 +121,8 @@ impl Nft {
         Err(FirewallError { call: tool::call(&self.program, &arguments), reason })
     }
 
-    async fn found(&self) -> Result<Found, FirewallError> {
-        let table = self.list(&["table", "ip", TABLE]).await?;
+    async fn found(&self, names: &Names) -> Result<Found, FirewallError> {
+        let table = self.list(&["table", "ip", &names.table]).await?;
         let forward = self.list(&["chain", "ip", "filter", "FORWARD"]).await?;
         Found::parse(table.as_deref(), forward.as_deref()).map_err(|error| FirewallError {
             call: format!("{} -j list", self.program),
@@ -97,19 +142,10 @@ impl Nft {
 
 impl Firewall for Nft {
     async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
-        if let Some(script) = rules::script(rules, &self.found().await?) {
-            self.commit(&script).await?;
-            tracing::info!(
-                network = %rules.network,
-                subnet = %rules.subnet,
-                masquerade = rules.masquerade,
-                "firewall rules written"
-            );
-        }
-        legacy::ensure(rules).await
+        self.put(rules, &[rules.network].into_iter().collect()).await
     }
 
     async fn remove(&self) -> Result<(), FirewallError> {
-        self.withdraw(false).await
+        self.withdraw(false, &Mine::default()).await
     }
 }

@@ -10,6 +10,7 @@ use flannel_agent::firewall::chosen::{self, Chosen};
 use flannel_agent::firewall::nft::Nft;
 use flannel_agent::firewall::{Firewall, Mode};
 use flannel_core::firewall::Rules;
+use flannel_core::firewall::names::Mine;
 use flannel_core::firewall::upstream::Node as Former;
 
 const SHORT: Duration = Duration::from_millis(800);
@@ -458,7 +459,7 @@ fn a_change_of_mode_and_cleanup_leave_nothing() {
         }
         for mode in [Mode::Nftables, Mode::Iptables] {
             Chosen::choose(mode, None).await.unwrap().ensure(&rules()).await.unwrap();
-            chosen::remove_all(&[]).await.unwrap();
+            chosen::remove_all(&[], &Mine::default()).await.unwrap();
             assert!(!ruleset().to_lowercase().contains("flannel"), "{}", ruleset());
         }
     });

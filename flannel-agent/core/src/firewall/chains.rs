@@ -9,25 +9,30 @@
 
 use std::fmt::Write;
 
+use ipnetwork::Ipv4Network;
+
 use super::Rules;
+use super::names::{Mine, Names};
 use super::rules::{FORWARD, MARK, MASQUERADE, commented, is_ours, source_ports};
 use super::saved::Table;
 use super::upstream::{self, Node};
 
 /// A chain of ours and the base chain that jumps to it.
-struct Chain {
+struct Chain<'a> {
     table: &'static str,
     base: &'static str,
-    name: &'static str,
+    name: &'a str,
     tag: &'static str,
 }
 
-const CHAINS: [Chain; 2] = [
-    Chain { table: "nat", base: "POSTROUTING", name: upstream::POSTROUTING, tag: MASQUERADE },
-    Chain { table: "filter", base: "FORWARD", name: upstream::FORWARD, tag: FORWARD },
-];
+fn chains(names: &Names) -> [Chain<'_>; 2] {
+    [
+        Chain { table: "nat", base: "POSTROUTING", name: &names.postrouting, tag: MASQUERADE },
+        Chain { table: "filter", base: "FORWARD", name: &names.forward, tag: FORWARD },
+    ]
+}
 
-impl Chain {
+impl Chain<'_> {
     /// The jump, behind `-A BASE `.
     fn jump(&self) -> String {
         format!("-m comment --comment \"{}\" -j {}", self.tag, self.name)
@@ -77,24 +82,61 @@ fn forward(rules: &Rules) -> Vec<(String, String)> {
 
 /// The input of `iptables-restore --noflush` that makes our rules exactly
 /// these and removes what flannel left for these nodes; `None` when all is so.
-/// Without rules, ours go too; without nodes as well, flannel's stay.
-pub fn plan(found: &[Table], rules: Option<&Rules>, nodes: &[Node]) -> Option<String> {
-    let mut text = String::new();
+/// Without rules, ours go too; without nodes as well, flannel's stay. Chains whose
+/// rules are about networks of others stay in any case, and ours are beside them.
+pub fn plan(found: &[Table], rules: Option<&Rules>, nodes: &[Node], mine: &Mine) -> Option<String> {
+    let flannels = Names::flannels();
+    let beside = mine.networks().map(Names::beside).collect::<Vec<_>>();
     let none = Table::default();
-    for chain in &CHAINS {
-        let table = found.iter().find(|table| table.name == chain.table).unwrap_or(&none);
-        let lines = lines(chain, table, rules, nodes);
-        if !lines.is_empty() {
-            let _ = writeln!(text, "*{}\n{}\nCOMMIT", chain.table, lines.join("\n"));
+    let table_of =
+        |chain: &Chain<'_>| found.iter().find(|table| table.name == chain.table).unwrap_or(&none);
+    let moved = chains(&flannels).iter().any(|chain| is_anothers(chain, table_of(chain), mine))
+        || beside.iter().any(|names| chains(names).iter().any(|at| table_of(at).has(at.name)));
+    let own = rules.filter(|_| moved).map(|rules| Names::beside(rules.network));
+    let mut text = String::new();
+    for place in 0..2 {
+        let table = table_of(&chains(&flannels)[place]);
+        let mut all = Vec::new();
+        for names in std::iter::once(&flannels).chain(&beside) {
+            let chain = &chains(names)[place];
+            let wanted = rules.filter(|_| names == own.as_ref().unwrap_or(&flannels));
+            if !is_anothers(chain, table, mine) {
+                all.extend(lines(chain, table, wanted, rules.is_some() || !nodes.is_empty()));
+            }
+        }
+        all.extend(upstream::removal(table, nodes));
+        if !all.is_empty() {
+            let _ = writeln!(text, "*{}\n{}\nCOMMIT", table_name(place), all.join("\n"));
         }
     }
     (!text.is_empty()).then_some(text)
 }
 
-fn lines(chain: &Chain, table: &Table, rules: Option<&Rules>, nodes: &[Node]) -> Vec<String> {
+fn table_name(place: usize) -> &'static str {
+    ["nat", "filter"][place]
+}
+
+/// Whether a chain is another overlay network's.
+fn is_anothers(chain: &Chain<'_>, table: &Table, mine: &Mine) -> bool {
+    let named = |rule: &str| {
+        let words: Vec<&str> = rule.split_whitespace().collect();
+        let networks = words.windows(2).filter(|pair| matches!(pair[0], "-s" | "-d"));
+        networks.filter_map(|pair| pair[1].parse::<Ipv4Network>().ok()).collect::<Vec<_>>()
+    };
+    let named: Vec<Ipv4Network> = table.rules_of(chain.name).flat_map(named).collect();
+    mine.excludes(named.iter().filter(|network| !network.ip().is_multicast()))
+}
+
+/// `flannels_too`: rules of flannel in the chain give way to ours, or go with them.
+fn lines(
+    chain: &Chain<'_>,
+    table: &Table,
+    rules: Option<&Rules>,
+    flannels_too: bool,
+) -> Vec<String> {
     let Chain { base, name, .. } = chain;
     let want = rules.map(|rules| chain.rules(rules)).unwrap_or_default();
-    if rules.is_none() && nodes.is_empty() {
+    if !flannels_too {
         let (ours, others): (Vec<&str>, Vec<&str>) =
             table.rules_of(name).partition(|rule| comment(rule).is_some_and(is_ours));
         if !others.is_empty() {
@@ -133,7 +175,6 @@ fn lines(chain: &Chain, table: &Table, rules: Option<&Rules>, nodes: &[Node]) ->
         }
     }
     lines.extend(old);
-    lines.extend(upstream::removal(table, nodes));
     lines
 }
 
@@ -158,6 +199,47 @@ mod tests {
         }
     }
 
+    fn made(found: &[Table], rules: Option<&Rules>, nodes: &[Node]) -> Option<String> {
+        plan(found, rules, nodes, &Mine::default())
+    }
+
+    #[test]
+    fn another_networks_chains_stay() {
+        let other = Rules {
+            network: "10.6.0.0/16".parse().unwrap(),
+            subnet: "10.6.1.0/24".parse().unwrap(),
+            ..rules()
+        };
+        let [mine, theirs] =
+            [rules().network, other.network].map(|net| [net].into_iter().collect());
+        let first = plan(&[], Some(&other), &[], &theirs).unwrap();
+        let node = Node { network: rules().network, subnet: rules().subnet };
+        let there = saved::parse(&first);
+        assert_eq!(plan(&there, None, &[node], &mine), None);
+        assert_eq!(plan(&there, None, &[], &mine), None);
+        let text = plan(&there, Some(&rules()), &[node], &mine).unwrap();
+        let chain = Names::beside(rules().network).postrouting;
+        assert!(text.contains(&format!("-j {chain}\n")), "{text}");
+        assert!(
+            !text.contains("10.6.") && !text.contains("-D ") && !text.contains("-F "),
+            "{text}"
+        );
+        // Both are there.
+        let mut both = saved::parse(&first);
+        for (table, ours) in both.iter_mut().zip(saved::parse(&text)) {
+            table.chains.extend(ours.chains);
+            table.rules.extend(ours.rules);
+        }
+        assert_eq!(plan(&both, Some(&rules()), &[node], &mine), None);
+        assert_eq!(plan(&both, Some(&other), &[], &theirs), None);
+        // The other one has gone: ours stay where they are, and go from there.
+        let alone = saved::parse(&text);
+        assert_eq!(plan(&alone, Some(&rules()), &[node], &mine), None);
+        let text = plan(&both, None, &[], &mine).unwrap();
+        assert_eq!(text.matches("-X FLANNEL-").count(), 2, "{text}");
+        assert!(text.contains(&format!("-X {chain}\n")), "{text}");
+    }
+
     fn without_comments(text: &str) -> Vec<String> {
         let comment = regex::Regex::new(" -m comment --comment \"[^\"]*\"").unwrap();
         text.lines().map(|line| comment.replace(line, "").into_owned()).collect()
@@ -165,7 +247,7 @@ mod tests {
 
     #[test]
     fn the_list_is_flannels() {
-        let text = plan(&[], Some(&rules()), &[]).unwrap();
+        let text = made(&[], Some(&rules()), &[]).unwrap();
         assert_eq!(
             without_comments(&text),
             [
@@ -190,15 +272,15 @@ mod tests {
             ]
         );
         let plain = Rules { fully_random: false, ..rules() };
-        assert!(!plan(&[], Some(&plain), &[]).unwrap().contains("random"));
+        assert!(!made(&[], Some(&plain), &[]).unwrap().contains("random"));
     }
 
     #[test]
     fn what_is_written_is_left_alone_and_goes_with_the_flags() {
-        let written = saved::parse(&plan(&[], Some(&rules()), &[]).unwrap());
-        assert_eq!(plan(&written, Some(&rules()), &[]), None);
+        let written = saved::parse(&made(&[], Some(&rules()), &[]).unwrap());
+        assert_eq!(made(&written, Some(&rules()), &[]), None);
         let off = Rules { forward: false, masquerade: false, ..rules() };
-        let text = plan(&written, Some(&off), &[]).unwrap();
+        let text = made(&written, Some(&off), &[]).unwrap();
         assert_eq!(
             without_comments(&text),
             [
@@ -214,25 +296,25 @@ mod tests {
                 "COMMIT",
             ]
         );
-        assert_eq!(plan(&written, None, &[]), Some(text));
-        assert_eq!(plan(&[], None, &[]), None);
+        assert_eq!(made(&written, None, &[]), Some(text));
+        assert_eq!(made(&[], None, &[]), None);
     }
 
     #[test]
     fn chains_that_flannel_uses_stay() {
         let node = Node { network: rules().network, subnet: rules().subnet };
-        let written = plan(&[], Some(&rules()), &[]).unwrap();
+        let written = made(&[], Some(&rules()), &[]).unwrap();
         let digest = regex::Regex::new(" [0-9a-f]{8}\"").unwrap();
         let flannels = saved::parse(&digest.replace_all(&written, "\""));
-        assert_eq!(plan(&flannels, None, &[]), None);
-        assert!(plan(&flannels, None, &[node]).unwrap().contains("-X FLANNEL-POSTRTG"));
+        assert_eq!(made(&flannels, None, &[]), None);
+        assert!(made(&flannels, None, &[node]).unwrap().contains("-X FLANNEL-POSTRTG"));
         // Flannel has put its rules behind ours.
         let mut mixed = saved::parse(&written);
         for (table, flannels) in mixed.iter_mut().zip(&flannels) {
             let own = |rule: &&String| rule.starts_with("-A FLANNEL-");
             table.rules.extend(flannels.rules.iter().filter(own).cloned());
         }
-        let text = plan(&mixed, None, &[]).unwrap();
+        let text = made(&mixed, None, &[]).unwrap();
         assert_eq!(text.matches("-D FLANNEL-").count(), 10, "{text}");
         assert!(!text.contains("-X") && !text.contains("-F ") && !text.contains("-D P"), "{text}");
         assert_eq!(digest.find_iter(&text).count(), 10, "{text}");

@@ -2,6 +2,7 @@
 //! them.
 
 pub mod chains;
+pub mod names;
 pub mod packet_rules;
 pub mod rules;
 pub mod saved;

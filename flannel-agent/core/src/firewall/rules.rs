@@ -11,12 +11,15 @@
 //! where `ip filter FORWARD` (iptables-nft; docker sets that policy) has it,
 //! the same two rules are appended there.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use ipnetwork::Ipv4Network;
 use serde::Deserialize;
 
 use super::Rules;
+use super::names::{Mine, Names};
 
 /// Our table, as flannel calls it.
 pub const TABLE: &str = "flannel-ipv4";
@@ -123,6 +126,8 @@ struct FoundChain {
     base: Option<(String, String, i32, String)>,
     /// Handle and comment of each rule.
     rules: Vec<(u64, Option<String>)>,
+    /// Networks that the rules name.
+    named: BTreeSet<Ipv4Network>,
 }
 
 impl FoundChain {
@@ -142,8 +147,15 @@ impl FoundChain {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct FoundForward {
     drops: bool,
-    /// Handle and comment of our rules in it.
-    ours: Vec<(u64, String)>,
+    /// Handle, comment and networks of agents' rules in it.
+    ours: Vec<(u64, String, BTreeSet<Ipv4Network>)>,
+}
+
+impl FoundForward {
+    fn of<'a>(&'a self, mine: &'a Mine) -> impl Iterator<Item = (u64, &'a str)> {
+        let rules = self.ours.iter().filter(|(_, _, named)| !mine.excludes(named));
+        rules.map(|(handle, comment, _)| (*handle, comment.as_str()))
+    }
 }
 
 #[derive(Deserialize)]
@@ -173,6 +185,25 @@ struct RuleItem {
     chain: String,
     handle: u64,
     comment: Option<String>,
+    #[serde(default)]
+    expr: serde_json::Value,
+}
+
+/// The networks in a rule's expressions.
+fn named(expression: &serde_json::Value, networks: &mut BTreeSet<Ipv4Network>) {
+    use serde_json::Value;
+    match expression {
+        Value::Array(all) => all.iter().for_each(|one| named(one, networks)),
+        Value::Object(members) => {
+            let prefix = members.get("prefix").and_then(|prefix| {
+                let length = u8::try_from(prefix.get("len")?.as_u64()?).ok()?;
+                Ipv4Network::new(prefix.get("addr")?.as_str()?.parse().ok()?, length).ok()
+            });
+            networks.extend(prefix.filter(|prefix| !prefix.ip().is_multicast()));
+            members.values().for_each(|one| named(one, networks));
+        }
+        _ => {}
+    }
 }
 
 impl Found {
@@ -187,6 +218,17 @@ impl Found {
             forward: forward.map(parse_forward).transpose()?,
         })
     }
+
+    /// Whether the table is there, and is another overlay network's.
+    pub fn is_anothers(&self, mine: &Mine) -> bool {
+        let chains = self.table.iter().flatten();
+        mine.excludes(chains.flat_map(|chain| &chain.named))
+    }
+
+    /// Whether the table is there.
+    pub fn has_table(&self) -> bool {
+        self.table.is_some()
+    }
 }
 
 fn parse_table(json: &str) -> Result<Vec<FoundChain>, serde_json::Error> {
@@ -200,12 +242,18 @@ fn parse_table(json: &str) -> Result<Vec<FoundChain>, serde_json::Error> {
                 }
                 _ => None,
             };
-            chains.push(FoundChain { name: chain.name, base, rules: Vec::new() });
+            chains.push(FoundChain {
+                name: chain.name,
+                base,
+                rules: Vec::new(),
+                named: BTreeSet::new(),
+            });
         }
         if let Some(rule) = item.rule
             && let Some(chain) = chains.iter_mut().find(|chain| chain.name == rule.chain)
         {
             chain.rules.push((rule.handle, rule.comment));
+            named(&rule.expr, &mut chain.named);
         }
     }
     Ok(chains)
@@ -221,7 +269,9 @@ fn parse_forward(json: &str) -> Result<FoundForward, serde_json::Error> {
         if let Some(rule) = item.rule
             && let Some(comment) = rule.comment.filter(|comment| is_ours(comment))
         {
-            forward.ours.push((rule.handle, comment));
+            let mut networks = BTreeSet::new();
+            named(&rule.expr, &mut networks);
+            forward.ours.push((rule.handle, comment, networks));
         }
     }
     Ok(forward)
@@ -238,17 +288,17 @@ pub fn is_ours(comment: &str) -> bool {
 
 /// The transaction for `nft -f -` that makes our rules exactly these; `None`
 /// when they are there.
-pub fn script(rules: &Rules, found: &Found) -> Option<String> {
+pub fn script(rules: &Rules, found: &Found, names: &Names, mine: &Mine) -> Option<String> {
     let mut text = String::new();
     let chains = chains(rules);
     if !found.table.as_ref().is_some_and(|table| same(table, &chains)) {
-        write_table(&mut text, &chains);
+        write_table(&mut text, &names.table, &chains);
     }
     if let Some(have) = &found.forward {
         let want = if have.drops && rules.forward { forward(rules) } else { Vec::new() };
-        let in_place = have.ours.iter().map(|(_, comment)| comment);
-        if !in_place.eq(want.iter().map(|(_, comment)| comment)) {
-            delete_ours(&mut text, have);
+        let in_place = have.of(mine).map(|(_, comment)| comment);
+        if !in_place.eq(want.iter().map(|(_, comment)| comment.as_str())) {
+            delete_ours(&mut text, have, mine);
             for (rule, comment) in want {
                 let _ = writeln!(text, "add rule ip filter FORWARD {rule} comment \"{comment}\"");
             }
@@ -258,39 +308,42 @@ pub fn script(rules: &Rules, found: &Found) -> Option<String> {
 }
 
 /// The transaction that removes our rules; `None` when there are none. Flannel may
-/// use the table already: its rules and chains stay, unless they are to go too.
-pub fn removal(found: &Found, flannels_too: bool) -> Option<String> {
+/// use the table already: its rules and chains stay, unless they are to go too. So
+/// does a table of another overlay network.
+pub fn removal(found: &Found, flannels_too: bool, names: &Names, mine: &Mine) -> Option<String> {
     let mut text = String::new();
+    let table = &names.table;
     match found.table.as_deref() {
+        Some(_) if found.is_anothers(mine) => {}
         Some(chains) if flannels_too || chains.iter().all(FoundChain::is_ours) => {
-            let _ = writeln!(text, "delete table ip {TABLE}");
+            let _ = writeln!(text, "delete table ip {table}");
         }
         Some(chains) => {
             for chain in chains {
-                remove_from(&mut text, chain);
+                remove_from(&mut text, table, chain);
             }
         }
         None => {}
     }
     if let Some(forward) = &found.forward {
-        delete_ours(&mut text, forward);
+        delete_ours(&mut text, forward, mine);
     }
     (!text.is_empty()).then_some(text)
 }
 
-fn remove_from(text: &mut String, chain: &FoundChain) {
+fn remove_from(text: &mut String, table: &str, chain: &FoundChain) {
     let name = &chain.name;
     if chain.is_ours() {
-        let _ = writeln!(text, "flush chain ip {TABLE} {name}\ndelete chain ip {TABLE} {name}");
+        let _ = writeln!(text, "flush chain ip {table} {name}\ndelete chain ip {table} {name}");
         return;
     }
     for handle in chain.ours() {
-        let _ = writeln!(text, "delete rule ip {TABLE} {name} handle {handle}");
+        let _ = writeln!(text, "delete rule ip {table} {name} handle {handle}");
     }
 }
 
-fn delete_ours(text: &mut String, forward: &FoundForward) {
-    for (handle, _) in &forward.ours {
+fn delete_ours(text: &mut String, forward: &FoundForward, mine: &Mine) {
+    for (handle, _) in forward.of(mine) {
         let _ = writeln!(text, "delete rule ip filter FORWARD handle {handle}");
     }
 }
@@ -316,8 +369,8 @@ fn same(found: &[FoundChain], want: &[Chain]) -> bool {
 
 /// Adding first makes the deletion succeed whether the table exists or not;
 /// all within one transaction.
-fn write_table(text: &mut String, chains: &[Chain]) {
-    let _ = writeln!(text, "add table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{");
+fn write_table(text: &mut String, table: &str, chains: &[Chain]) {
+    let _ = writeln!(text, "add table ip {table}\ndelete table ip {table}\ntable ip {table} {{");
     for chain in chains {
         let Chain { name, kind, hook, priority, rules } = chain;
         let _ = writeln!(text, "  chain {name} {{");
@@ -345,210 +398,4 @@ pub fn legacy_forward(rules: &Rules) -> Vec<(Vec<String>, String)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rules() -> Rules {
-        Rules {
-            network: "10.5.0.0/16".parse().unwrap(),
-            subnet: "10.5.1.0/24".parse().unwrap(),
-            masquerade: true,
-            forward: true,
-            fully_random: true,
-            vxlan_port: 8472,
-        }
-    }
-
-    /// The listing that nft would give for our table.
-    fn listing(rules: &Rules) -> serde_json::Value {
-        let mut items = vec![serde_json::json!({"metainfo": {"version": "1.0.6"}})];
-        for chain in chains(rules) {
-            items.push(serde_json::json!({"chain": {"family": "ip", "table": TABLE,
-                "name": chain.name, "handle": 1, "type": chain.kind, "hook": chain.hook,
-                "prio": chain.priority, "policy": "accept"}}));
-            for (handle, (_, comment)) in chain.rules.iter().enumerate() {
-                items.push(serde_json::json!({"rule": {"family": "ip", "table": TABLE,
-                    "chain": chain.name, "handle": handle, "comment": comment, "expr": []}}));
-            }
-        }
-        serde_json::json!({ "nftables": items })
-    }
-
-    fn found(listing: &serde_json::Value) -> Found {
-        Found::parse(Some(&listing.to_string()), None).unwrap()
-    }
-
-    #[test]
-    fn masquerade_is_flannels_list() {
-        let text: Vec<String> = masquerade(&rules()).into_iter().map(|(rule, _)| rule).collect();
-        assert_eq!(
-            text,
-            [
-                "meta mark & 0x4000 == 0x4000 return",
-                "ip saddr 10.5.1.0/24 ip daddr 10.5.0.0/16 return",
-                "ip saddr 10.5.0.0/16 ip daddr 10.5.1.0/24 return",
-                "ip saddr != 10.5.0.0/16 ip daddr 10.5.1.0/24 return",
-                "ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 meta l4proto udp \
-                 masquerade to :8473-65535 fully-random",
-                "ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random",
-                "ip saddr != 10.5.0.0/16 ip daddr 10.5.0.0/16 meta l4proto udp \
-                 masquerade to :8473-65535 fully-random",
-                "ip saddr != 10.5.0.0/16 ip daddr 10.5.0.0/16 masquerade fully-random",
-            ]
-        );
-    }
-
-    #[test]
-    fn flags_leave_rules_and_words_out() {
-        let plain = Rules { forward: false, fully_random: false, ..rules() };
-        let text = script(&plain, &Found::default()).unwrap();
-        assert!(!text.contains("random") && !text.contains("chain forward"), "{text}");
-        let found = Found::parse(None, Some(&forward_listing("drop", &[]))).unwrap();
-        let text = script(&plain, &found).unwrap();
-        assert!(!text.contains("FORWARD"), "{text}");
-    }
-
-    #[test]
-    fn source_ports_leave_the_tunnels_port_out() {
-        for (port, range) in [
-            (8472, (8473, 65535)),
-            (4789, (4790, 65535)),
-            (1024, (1025, 65535)),
-            (1, (1024, 65535)),
-            (65535, (1024, 65534)),
-            (60000, (1024, 59999)),
-        ] {
-            assert_eq!(source_ports(port), range);
-            assert!(!(range.0..=range.1).contains(&port));
-        }
-    }
-
-    #[test]
-    fn an_equal_table_is_left_alone() {
-        assert_eq!(script(&rules(), &found(&listing(&rules()))), None);
-    }
-
-    #[test]
-    fn any_difference_rewrites_the_table() {
-        let differs = |change: &dyn Fn(&mut Vec<serde_json::Value>)| {
-            let mut listing = listing(&rules());
-            change(listing["nftables"].as_array_mut().unwrap());
-            let script = script(&rules(), &found(&listing)).unwrap();
-            assert!(
-                script.starts_with("add table ip flannel-ipv4\ndelete table ip flannel-ipv4\n")
-            );
-        };
-        differs(&|items| drop(items.pop()));
-        differs(&|items| items.swap(2, 3));
-        differs(&|items| items[1]["chain"]["prio"] = 50.into());
-        differs(&|items| items[1]["chain"]["policy"] = "drop".into());
-        differs(&|items| items[2]["rule"]["comment"] = "something else".into());
-        differs(&|items| {
-            items.push(serde_json::json!({"rule": {"chain": "forward", "handle": 99}}));
-        });
-        let other = Rules { subnet: "10.5.2.0/24".parse().unwrap(), ..rules() };
-        assert!(script(&other, &found(&listing(&rules()))).is_some());
-        let other = Rules { masquerade: false, ..rules() };
-        let text = script(&other, &found(&listing(&rules()))).unwrap();
-        assert!(!text.contains("postrtg") && text.contains("chain forward"), "{text}");
-        assert!(script(&rules(), &Found::default()).is_some());
-    }
-
-    fn forward_listing(policy: &str, comments: &[&str]) -> String {
-        let mut items = vec![serde_json::json!({"chain": {"family": "ip", "table": "filter",
-            "name": "FORWARD", "handle": 1, "type": "filter", "hook": "forward", "prio": 0,
-            "policy": policy}})];
-        for (handle, comment) in comments.iter().enumerate() {
-            items.push(serde_json::json!({"rule": {"chain": "FORWARD", "handle": handle + 7,
-                "comment": comment, "expr": []}}));
-        }
-        serde_json::json!({ "nftables": items }).to_string()
-    }
-
-    #[test]
-    fn a_forward_policy_of_drop_gets_our_accepts_once() {
-        let table = listing(&rules()).to_string();
-        let with =
-            |forward: &str| script(&rules(), &Found::parse(Some(&table), Some(forward)).unwrap());
-        let comments: Vec<String> =
-            forward(&rules()).into_iter().map(|(_, comment)| comment).collect();
-        assert_eq!(
-            with(&forward_listing("drop", &["someone's"])).unwrap(),
-            format!(
-                "add rule ip filter FORWARD ip saddr 10.5.0.0/16 counter accept comment \"{}\"\n\
-                 add rule ip filter FORWARD ip daddr 10.5.0.0/16 counter accept comment \"{}\"\n",
-                comments[0], comments[1]
-            )
-        );
-        let both = ["someone's", &comments[0], &comments[1]];
-        assert_eq!(with(&forward_listing("drop", &both)), None);
-        // One is missing: both are made again, in order.
-        let text = with(&forward_listing("drop", &both[..2])).unwrap();
-        assert!(text.starts_with("delete rule ip filter FORWARD handle 8\nadd rule"), "{text}");
-        assert_eq!(with(&forward_listing("accept", &["someone's"])), None);
-        assert_eq!(
-            with(&forward_listing("accept", &both)).unwrap(),
-            "delete rule ip filter FORWARD handle 8\ndelete rule ip filter FORWARD handle 9\n"
-        );
-    }
-
-    #[test]
-    fn rules_that_flannel_has_made_meanwhile_stay() {
-        let (masquerade, forward) = (masquerade(&rules()), forward(&rules()));
-        let ours = masquerade.len() + forward.len();
-        let removal_of = |change: &dyn Fn(&mut Vec<serde_json::Value>)| {
-            let mut listing = listing(&rules());
-            change(listing["nftables"].as_array_mut().unwrap());
-            removal(&found(&listing), false).unwrap_or_default()
-        };
-        // All of it is flannel's.
-        let text = removal_of(&|items| {
-            for item in items {
-                if item["rule"].is_object() {
-                    item["rule"]["comment"] = serde_json::Value::Null;
-                }
-            }
-        });
-        assert_eq!(text, "");
-        let foreign = Found::parse(
-            Some(
-                r#"{"nftables":[{"chain":{"name":"c"}},
-            {"rule":{"chain":"c","handle":1}}]}"#,
-            ),
-            None,
-        );
-        let text = removal(&foreign.unwrap(), true).unwrap();
-        assert_eq!(text, "delete table ip flannel-ipv4\n");
-        // One chain is.
-        let text = removal_of(&|items| {
-            items.retain(|item| item["rule"]["chain"] != "postrtg");
-            items.push(serde_json::json!({"rule": {"chain": "postrtg", "handle": 99,
-                "comment": MASQUERADE}}));
-        });
-        assert_eq!(
-            text,
-            "flush chain ip flannel-ipv4 forward\ndelete chain ip flannel-ipv4 forward\n"
-        );
-        // Both wrote into the same chains.
-        let text = removal_of(&|items| {
-            for chain in ["postrtg", "forward"] {
-                items.push(serde_json::json!({"rule": {"chain": chain, "handle": 99}}));
-            }
-        });
-        assert_eq!(text.matches("delete rule ip flannel-ipv4").count(), ours, "{text}");
-        assert!(!text.contains("handle 99") && !text.contains("chain ip"), "{text}");
-    }
-
-    #[test]
-    fn removal_takes_only_what_is_ours() {
-        let comment = &forward(&rules())[0].1;
-        let forward =
-            forward_listing("drop", &["someone's", FORWARD, comment, "flanneld forwarding"]);
-        let found = Found::parse(Some(&listing(&rules()).to_string()), Some(&forward)).unwrap();
-        assert_eq!(
-            removal(&found, false).unwrap(),
-            "delete table ip flannel-ipv4\ndelete rule ip filter FORWARD handle 9\n"
-        );
-        assert_eq!(removal(&Found::default(), true), None);
-    }
-}
+mod tests;
