@@ -1,6 +1,6 @@
 //! [`Nft`]: the rules in nftables, through the `nft` program.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use flannel_core::firewall::Rules;
 use flannel_core::firewall::names::{Mine, Names};
@@ -14,6 +14,8 @@ use super::{Firewall, FirewallError, legacy, tool};
 pub struct Nft {
     program: String,
     beside: OnceLock<bool>,
+    /// Networks of the rules that this process has written.
+    written: Mutex<Mine>,
 }
 
 impl Default for Nft {
@@ -25,7 +27,7 @@ impl Default for Nft {
 impl Nft {
     /// Uses this program instead of the `nft` in PATH.
     pub fn with_program(program: impl Into<String>) -> Self {
-        Self { program: program.into(), beside: OnceLock::new() }
+        Self { program: program.into(), beside: OnceLock::new(), written: Mutex::default() }
     }
 
     /// Whether the program is there and runs.
@@ -65,6 +67,11 @@ impl Nft {
     /// Makes our rules exactly these. Our table is beside flannel's where that is
     /// another overlay network's, and stays there.
     pub(super) async fn put(&self, rules: &Rules, mine: &Mine) -> Result<(), FirewallError> {
+        let mine = &{
+            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            written.add(mine.networks());
+            written.clone()
+        };
         let beside = Names::beside(rules.network);
         let mut names = Names::flannels();
         let mut found = self.found(&names).await?;

@@ -46,6 +46,7 @@ mod silent_rules;
 mod store_faults;
 mod subnet_env;
 mod takeover;
+mod two_agents;
 mod udp;
 mod underlay;
 mod way_back;

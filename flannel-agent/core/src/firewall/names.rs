@@ -54,6 +54,11 @@ impl FromIterator<Ipv4Network> for Mine {
 }
 
 impl Mine {
+    /// More of them.
+    pub fn add(&mut self, networks: impl Iterator<Item = Ipv4Network>) {
+        self.0.extend(networks);
+    }
+
     /// The networks.
     pub fn networks(&self) -> impl Iterator<Item = Ipv4Network> {
         self.0.iter().copied()
