@@ -11,7 +11,7 @@ use flannel_ebpf::abi::{self, Config, Veth, flag};
 
 use super::BpfError;
 use super::maps::{ignore_missing, typed};
-use super::sys::{Attached, TcxHook, tcx_programs};
+use super::sys::{Attached, TcxHook, program_name, tcx_programs};
 
 /// The verbs that need no lock of the data path. The real one is
 /// `RealTeller`, the one for tests `fake::FakeDatapath`.
@@ -103,6 +103,11 @@ fn write(map: &mut Array<MapData, Config>, config: &Config) -> Result<(), BpfErr
     map.set(0, config, 0).map_err(|error| BpfError::new("write map", abi::map::CFG, &error))
 }
 
+/// Whether a program of this name is an agent's.
+fn is_agents(name: &str) -> bool {
+    abi::program::ALL.contains(&name)
+}
+
 /// The maps that are told of devices.
 #[derive(Clone)]
 pub(super) struct RealTeller {
@@ -130,6 +135,8 @@ impl RealTeller {
         let program = |program: Attached| TcxProgram {
             id: program.program,
             ours: self.ids.contains(&program.program),
+            another_agents: !self.ids.contains(&program.program)
+                && program_name(program.program).is_ok_and(|name| is_agents(&name)),
         };
         match tcx_programs(ifindex, hook) {
             Ok(ids) => Ok(ids.into_iter().map(program).collect()),

@@ -111,8 +111,11 @@ fn each_device_is_looked_at_once_and_programs_every_time() {
         bench.kernel.state().traffic_looks,
         BTreeMap::from([(ETH0, 1), (FLANNEL, 1), (VETH0, 1)])
     );
-    let other = TcxProgram { id: 9, ours: false };
-    let tcx = Tcx { ingress: vec![TcxProgram { id: 1, ours: true }, other], egress: vec![] };
+    let other = TcxProgram { id: 9, ours: false, another_agents: false };
+    let tcx = Tcx {
+        ingress: vec![TcxProgram { id: 1, ours: true, another_agents: false }, other],
+        egress: vec![],
+    };
     bench.datapath.state().tcx.insert(VETH0, tcx);
     assert!(bench.settle().veths[0].entry.unwrap().keep_out);
     bench.datapath.state().tcx.clear();
@@ -328,7 +331,7 @@ fn that_nothing_is_carried_is_a_complaint() {
     let mut bench = Bench::new();
     assert_eq!(bench.complaint(Subject::FastPath), None);
     bench.limit(FLANNEL);
-    let other = TcxProgram { id: 9, ours: false };
+    let other = TcxProgram { id: 9, ours: false, another_agents: false };
     let tcx = Tcx { ingress: vec![other], egress: vec![] };
     bench.datapath.state().tcx.insert(FLANNEL, tcx);
     // The device is looked at anew.

@@ -278,7 +278,11 @@ impl Look<'_> {
         let root = queues.then(|| Obstacle::RootQdisc { qdisc: traffic.root.clone() });
         let (programs, filters) = choose(traffic, tcx);
         let programs = programs.into_iter().filter(|program| !program.ours);
-        let programs = programs.map(|program| Obstacle::Program { side, id: program.id });
+        let programs = programs.map(|program| Obstacle::Program {
+            side,
+            id: program.id,
+            another_agents: program.another_agents,
+        });
         let filters = filters.into_iter().filter(|filter| !filter.ours);
         let filters = filters.map(|filter| Obstacle::Filter {
             side,

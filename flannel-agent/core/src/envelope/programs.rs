@@ -112,6 +112,8 @@ pub struct TcxProgram {
     pub id: u32,
     /// This agent loaded it.
     pub ours: bool,
+    /// Another agent did, by its name.
+    pub another_agents: bool,
 }
 
 #[cfg(test)]

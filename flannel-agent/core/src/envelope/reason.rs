@@ -38,6 +38,9 @@ pub enum Obstacle {
         side: Side,
         /// Its id, as `bpftool prog` shows it.
         id: u32,
+        /// Another agent's, for another network of the node.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        another_agents: bool,
     },
     /// A chain of nftables' netdev family.
     Chain {
@@ -118,7 +121,10 @@ impl fmt::Display for Obstacle {
             Self::Filter { side, filter, priority } => {
                 write!(f, "{filter} filter on {side}, priority {priority}")
             }
-            Self::Program { side, id } => write!(f, "tcx program {id} on {side}"),
+            Self::Program { side, id, another_agents } => {
+                let whose = if *another_agents { " of another agent" } else { "" };
+                write!(f, "tcx program {id}{whose} on {side}")
+            }
             Self::Chain { side, chain } => write!(f, "nftables chain {chain} on {side}"),
             Self::XdpInPod => f.write_str("XDP program on the pod's side"),
             Self::Unreadable { error } => write!(f, "cannot be looked at: {error}"),

@@ -74,7 +74,7 @@ fn inlets(links: &[Link]) -> Vec<String> {
 
 /// Nothing stands anywhere, and our programs run as tcx.
 fn seen(scene: &Scene) -> Seen {
-    let ours = vec![TcxProgram { id: 1, ours: true }];
+    let ours = vec![TcxProgram { id: 1, ours: true, another_agents: false }];
     let facts = Facts {
         traffic: Ok(TrafficControl { root: "noqueue".to_owned(), ..Default::default() }),
         tcx: Ok(Tcx { ingress: ours.clone(), egress: ours }),
@@ -91,7 +91,7 @@ fn filter(priority: u16, ours: bool) -> Filter {
 }
 
 fn foreign(id: u32) -> TcxProgram {
-    TcxProgram { id, ours: false }
+    TcxProgram { id, ours: false, another_agents: false }
 }
 
 fn traffic(seen: &mut Seen, ifindex: u32) -> &mut TrafficControl {
