@@ -8,6 +8,7 @@ use flannel_core::underlay::Underlay;
 use crate::bpf::loader::Loaded;
 use crate::bpf::{self, BpfError, Datapath, LoadOptions};
 use crate::cli::DatapathMode;
+use crate::memory;
 
 /// The data path that was opened, or why it is the kernel's.
 pub enum Opened {
@@ -69,6 +70,9 @@ fn try_open(load: &LoadOptions, underlay: &Underlay) -> Result<Loaded, String> {
             "the process lacks {missing}; give it CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN \
              (CAP_SYS_ADMIN before Linux 5.8)"
         ));
+    }
+    if let Some(reason) = memory::refusal(load.flow_table).map_err(|error| error.to_string())? {
+        return Err(reason);
     }
     Loaded::open(load).map_err(|error| {
         log_verifier(&error);

@@ -13,6 +13,7 @@ pub mod files;
 pub mod firewall;
 pub mod healthz;
 pub mod kernel;
+pub mod memory;
 pub mod metrics;
 pub mod notify;
 pub mod reconcile;

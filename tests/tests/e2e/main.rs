@@ -26,6 +26,7 @@ mod identity;
 mod integrity;
 mod kernels;
 mod limits;
+mod little_memory;
 mod metrics;
 mod mk_docker_opts;
 mod nat_policy;
