@@ -14,6 +14,7 @@ mod strangers;
 mod tests;
 mod turnover;
 mod udp;
+mod underlay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,8 +31,7 @@ use flannel_core::observed::Observed;
 use flannel_core::op::Op;
 use flannel_core::peer::Peer;
 use flannel_core::plan;
-use flannel_core::underlay;
-use flannel_core::underlay::{Underlay, UnderlayError, Wish};
+use flannel_core::underlay::{Underlay, Wish};
 use ipnetwork::Ipv4Network;
 use regex::Regex;
 use tokio::time::Instant;
@@ -46,13 +46,9 @@ use crate::bpf::{FastPath, VerifySource};
 use crate::firewall::Firewall;
 use crate::firewall::packet_rules::Mode;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{self, Kernel, KernelEvent};
+use crate::kernel::{Kernel, KernelEvent};
 use crate::status::{DeviceStatus, Shared, SharedDatapath, lock};
 use crate::watch::Watch;
-
-/// An underlay that is down or has lost its address is waited for. Longer than a
-/// flap, a driver's reset or a renewal by DHCP takes.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What this node is, as leases and config say.
 #[derive(Clone, Debug)]
@@ -419,60 +415,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if let Ok(links) = links {
             self.links = links;
             self.look_for_uplinks().await;
-        }
-    }
-
-    /// Chooses the underlay anew; whether its address or MTU is another now.
-    async fn follow_underlay(&mut self) -> bool {
-        if self.links.is_empty() {
-            return false;
-        }
-        let wish = &self.settings.underlay;
-        let routes = match kernel::routes_for(&self.kernel, wish).await {
-            Ok(routes) => routes,
-            Err(error) => {
-                self.shared.report(Subject::Underlay, Found::not_well(error.to_string()));
-                return false;
-            }
-        };
-        let patient = self.underlay_away.is_none_or(|since| since.elapsed() < PATIENCE);
-        let chosen = underlay::follow(&self.identity.underlay, &self.links, wish, routes, patient);
-        // Nobody may tell when the time is over.
-        let waits = patient && matches!(chosen, Err(UnderlayError::Present { .. }));
-        self.underlay_away = match chosen {
-            Ok(_) => None,
-            Err(_) => self.underlay_away.or_else(|| Some(Instant::now())),
-        };
-        self.underlay_due = self.underlay_away.filter(|_| waits).map(|since| since + PATIENCE);
-        let mut state = self.shared.lock();
-        // An interface that is down for a moment comes back: what is programmed
-        // stays.
-        state.report(Subject::Underlay, chosen.as_ref());
-        match chosen {
-            Ok(chosen) => {
-                let unfit = match &self.identity.backend {
-                    Backend::HostGw => self.links.as_slice(),
-                    _ => &[],
-                };
-                let unfit = unfit.iter().find(|link| link.ifindex == chosen.ifindex);
-                let unfit = unfit.filter(|link| !link.has(chosen.public_ip)).map(|link| {
-                    format!("PublicIP {} is no address of {} any more", chosen.public_ip, link.name)
-                });
-                state.report(Subject::HostGw, unfit);
-                if chosen == self.identity.underlay {
-                    return false;
-                }
-                tracing::info!(
-                    interface = chosen.name,
-                    address = %chosen.address,
-                    public_ip = %chosen.public_ip,
-                    mtu = chosen.mtu,
-                    "the underlay changed"
-                );
-                self.identity.underlay = chosen;
-                true
-            }
-            Err(_) => false,
         }
     }
 

@@ -4,6 +4,7 @@ mod complaints;
 mod conntrack;
 mod direct;
 mod packet_rules;
+mod unheard;
 
 use std::net::Ipv4Addr;
 
@@ -61,68 +62,6 @@ fn link(ifindex: u32, name: &str, kind: &str, address: Option<&str>) -> Link {
             .into_iter()
             .collect(),
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_programs_hear_of_an_agent_that_sees_the_node() {
-    let mut bench = bench(true);
-    bench.reconciler.pass(&[peer(2)], Wake::ALL).await;
-    assert_eq!(bench.datapath.state().attended, 1);
-    for _ in 0..10 {
-        tokio::time::advance(Duration::from_secs(1)).await;
-        bench.reconciler.check_hooks();
-    }
-    assert_eq!(bench.datapath.state().attended, 3, "each 5 s");
-    // What cannot be seen is not kept true.
-    bench.reconciler.attendance.looked(false);
-    tokio::time::advance(Duration::from_secs(60)).await;
-    bench.reconciler.check_hooks();
-    assert_eq!(bench.datapath.state().attended, 3);
-    bench.reconciler.pass(&[peer(2)], Wake::ALL).await;
-    assert_eq!(bench.datapath.state().attended, 4);
-    // A sign that could not be given is due at once.
-    bench.datapath.state().maps_fail = true;
-    tokio::time::advance(Duration::from_secs(5)).await;
-    bench.reconciler.check_hooks();
-    assert!(bench.complaints().contains(&"sign of life".to_owned()));
-    bench.datapath.state().maps_fail = false;
-    bench.reconciler.check_hooks();
-    assert_eq!(bench.datapath.state().attended, 5);
-    assert!(bench.complaints().is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_underlay_that_is_away_is_waited_for() {
-    let mut bench = bench(true);
-    let address = |bench: &Bench| bench.reconciler.identity().underlay.address.to_string();
-    bench.reconciler.pass(&[peer(2)], Wake::ALL).await;
-    let now = link(2, "eth0", "", Some("192.0.2.99/24"));
-    bench.reconciler.kernel.state().links[0] = now;
-    let links = Wake { links: true, ..Wake::default() };
-    let began = Instant::now();
-    let mut outcome = bench.reconciler.pass(&[peer(2)], links).await;
-    while !outcome.underlay_changed {
-        assert_eq!(address(&bench), "192.0.2.1");
-        assert_eq!(bench.complaints(), ["underlay"]);
-        tokio::time::sleep_until(outcome.retry_at.expect("nobody else tells")).await;
-        outcome = bench.reconciler.pass(&[peer(2)], Wake::default()).await;
-    }
-    assert!(began.elapsed() >= PATIENCE && began.elapsed() < PATIENCE + Duration::from_secs(1));
-    assert_eq!(address(&bench), "192.0.2.99");
-    assert_eq!(bench.complaints(), [""; 0]);
-}
-
-#[tokio::test]
-async fn an_entry_that_somebody_deleted_leads_to_a_look() {
-    let mut bench = bench(true);
-    bench.reconciler.pass(&[peer(2)], Wake::ALL).await;
-    assert_eq!(bench.reconciler.check_hooks(), Wake::default());
-    bench.datapath.state().missing = true;
-    bench.datapath.state().peers.clear();
-    let wake = bench.reconciler.check_hooks();
-    assert!(wake.look);
-    bench.reconciler.pass(&[peer(2)], wake).await;
-    assert_eq!(bench.datapath.state().peers.len(), 1);
 }
 
 fn bench(with_datapath: bool) -> Bench {

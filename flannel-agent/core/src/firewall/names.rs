@@ -6,8 +6,12 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use ipnetwork::Ipv4Network;
 
-use super::rules::TABLE;
-use super::upstream;
+/// Our table in nftables, as flannel calls it.
+pub const TABLE: &str = "flannel-ipv4";
+/// The nat chain of flannel 0.20 and later.
+const POSTROUTING: &str = "FLANNEL-POSTRTG";
+/// Its filter chain.
+const FORWARD: &str = "FLANNEL-FWD";
 
 /// Names of one network's rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +40,8 @@ impl Names {
     fn with(suffix: &str) -> Self {
         Self {
             table: format!("{TABLE}{suffix}"),
-            postrouting: format!("{}{suffix}", upstream::POSTROUTING),
-            forward: format!("{}{suffix}", upstream::FORWARD),
+            postrouting: format!("{}{suffix}", POSTROUTING),
+            forward: format!("{}{suffix}", FORWARD),
         }
     }
 }

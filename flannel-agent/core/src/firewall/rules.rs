@@ -21,8 +21,6 @@ use serde::Deserialize;
 use super::Rules;
 use super::names::{Mine, Names};
 
-/// Our table, as flannel calls it.
-pub const TABLE: &str = "flannel-ipv4";
 /// Flannel's table for IPv6.
 pub const TABLE_V6: &str = "flannel-ipv6";
 /// Comment of rules that masquerade, as flannel's.

@@ -10,10 +10,6 @@ use ipnetwork::Ipv4Network;
 use super::rules;
 use super::saved::Table;
 
-/// The nat chain of 0.20 and later.
-pub(super) const POSTROUTING: &str = "FLANNEL-POSTRTG";
-/// The filter chain of 0.20 and later.
-pub(super) const FORWARD: &str = "FLANNEL-FWD";
 /// The nat chain of 0.5.
 const FIRST: &str = "FLANNEL";
 

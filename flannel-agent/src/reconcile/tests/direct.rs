@@ -4,6 +4,7 @@
 use flannel_core::observed::DirectRoute;
 
 use super::*;
+use crate::reconcile::underlay::PATIENCE;
 
 impl Bench {
     /// The kernel's way to a peer from now on.

@@ -1,6 +1,7 @@
 //! What is written, what is left alone, and what goes.
 
 use super::*;
+use crate::firewall::names::TABLE;
 
 fn rules() -> Rules {
     Rules {

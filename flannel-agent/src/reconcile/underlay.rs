@@ -1,0 +1,73 @@
+//! The underlay while the agent runs: what was chosen stays as long as it can.
+
+use std::time::Duration;
+
+use flannel_core::config::Backend;
+use flannel_core::health::{Found, Subject};
+use flannel_core::underlay;
+use flannel_core::underlay::UnderlayError;
+use tokio::time::Instant;
+
+use super::Reconciler;
+use crate::firewall::Firewall;
+use crate::kernel::{self, Kernel};
+
+/// An underlay that is down or has lost its address is waited for. Longer than a
+/// flap, a driver's reset or a renewal by DHCP takes.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+impl<K: Kernel, F: Firewall> Reconciler<K, F> {
+    /// Chooses the underlay anew; whether its address or MTU is another now.
+    pub(super) async fn follow_underlay(&mut self) -> bool {
+        if self.links.is_empty() {
+            return false;
+        }
+        let wish = &self.settings.underlay;
+        let routes = match kernel::routes_for(&self.kernel, wish).await {
+            Ok(routes) => routes,
+            Err(error) => {
+                self.shared.report(Subject::Underlay, Found::not_well(error.to_string()));
+                return false;
+            }
+        };
+        let patient = self.underlay_away.is_none_or(|since| since.elapsed() < PATIENCE);
+        let chosen = underlay::follow(&self.identity.underlay, &self.links, wish, routes, patient);
+        // Nobody may tell when the time is over.
+        let waits = patient && matches!(chosen, Err(UnderlayError::Present { .. }));
+        self.underlay_away = match chosen {
+            Ok(_) => None,
+            Err(_) => self.underlay_away.or_else(|| Some(Instant::now())),
+        };
+        self.underlay_due = self.underlay_away.filter(|_| waits).map(|since| since + PATIENCE);
+        let mut state = self.shared.lock();
+        // An interface that is down for a moment comes back: what is programmed
+        // stays.
+        state.report(Subject::Underlay, chosen.as_ref());
+        match chosen {
+            Ok(chosen) => {
+                let unfit = match &self.identity.backend {
+                    Backend::HostGw => self.links.as_slice(),
+                    _ => &[],
+                };
+                let unfit = unfit.iter().find(|link| link.ifindex == chosen.ifindex);
+                let unfit = unfit.filter(|link| !link.has(chosen.public_ip)).map(|link| {
+                    format!("PublicIP {} is no address of {} any more", chosen.public_ip, link.name)
+                });
+                state.report(Subject::HostGw, unfit);
+                if chosen == self.identity.underlay {
+                    return false;
+                }
+                tracing::info!(
+                    interface = chosen.name,
+                    address = %chosen.address,
+                    public_ip = %chosen.public_ip,
+                    mtu = chosen.mtu,
+                    "the underlay changed"
+                );
+                self.identity.underlay = chosen;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
