@@ -236,10 +236,13 @@ fn beyond<'a>(more: &'a Made, less: &Made) -> Option<Vec<&'a (Tap, Vec<u8>)>> {
     Some(beyond)
 }
 
-/// Whether what came of a packet has its addresses, but for ICMP errors about it.
+/// Whether what came of a packet has its addresses, but for ICMP errors about it. Of
+/// some frames on the underlay they are not known.
 fn as_sent(step: &Step, made: &Made) -> bool {
     let sent = step.frames.first().and_then(|frame| addresses(frame));
-    made.iter().all(|(_, frame)| addresses(frame) == sent || is_error(frame))
+    let known = |frame: &[u8]| addresses(frame).is_some_and(|(from, _)| !from.is_unspecified());
+    let known = made.iter().filter(|(at, frame)| !at.is_cable() || known(frame));
+    known.into_iter().all(|(_, frame)| addresses(frame) == sent || is_error(frame))
 }
 
 /// Whether a packet goes from a pod, under its own address, to another.
