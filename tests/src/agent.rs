@@ -82,26 +82,55 @@ impl Node {
     #[track_caller]
     pub fn launch(&mut self, etcd: &Etcd, options: &Options) {
         assert!(self.agent.is_none(), "an agent runs on {} already", self.address);
-        let socket = self.dir.join("notify");
-        // Left by the start before.
-        let _ = std::fs::remove_file(&socket);
-        let notify = UnixDatagram::bind(&socket).expect("a socket for NOTIFY_SOCKET");
-        notify.set_nonblocking(true).expect("a non-blocking socket");
-        let endpoints = options.endpoints.clone().unwrap_or_else(|| etcd.endpoint());
-        let pin_dir = options.pin_dir.as_ref().unwrap_or(&self.pin_dir);
+        let notify = self.notify_socket();
         let mut words = options.wrapper.clone();
         words.push(self.agent_program().display().to_string());
         let mut command = self.netns.command(&words[0]);
         command
             .args(&words[1..])
-            .arg(format!("--etcd-endpoints={endpoints}"))
-            .arg("--iface=eth0")
-            .arg(format!("--subnet-file={}", self.subnet_file().display()))
-            .arg(format!("--state-dir={}", self.state_dir().display()))
-            .arg(format!("--pin-dir={}", pin_dir.display()))
-            .env("NOTIFY_SOCKET", &socket)
+            .args(self.arguments(etcd, options))
+            .env("NOTIFY_SOCKET", self.notify_path())
             .env("NO_COLOR", "1")
             .envs(options.environment.iter().cloned());
+        let name = format!("agent {}", self.address);
+        let process = Process::start(&name, &mut command, &self.log_file());
+        self.agent = Some(Running { process, notify });
+    }
+
+    /// Where an agent on this node logs.
+    pub fn log_file(&self) -> PathBuf {
+        self.dir.join("agent.log")
+    }
+
+    /// Where systemd's socket would be.
+    pub fn notify_path(&self) -> PathBuf {
+        self.dir.join("notify")
+    }
+
+    /// Listens where systemd would.
+    ///
+    /// # Panics
+    /// The socket cannot be made.
+    pub fn notify_socket(&self) -> UnixDatagram {
+        let path = self.notify_path();
+        // Left by the start before.
+        let _ = std::fs::remove_file(&path);
+        let notify = UnixDatagram::bind(&path).expect("a socket for NOTIFY_SOCKET");
+        notify.set_nonblocking(true).expect("a non-blocking socket");
+        notify
+    }
+
+    /// The agent's arguments on this node.
+    pub fn arguments(&self, etcd: &Etcd, options: &Options) -> Vec<String> {
+        let endpoints = options.endpoints.clone().unwrap_or_else(|| etcd.endpoint());
+        let pin_dir = options.pin_dir.as_ref().unwrap_or(&self.pin_dir);
+        let mut words = vec![
+            format!("--etcd-endpoints={endpoints}"),
+            "--iface=eth0".to_owned(),
+            format!("--subnet-file={}", self.subnet_file().display()),
+            format!("--state-dir={}", self.state_dir().display()),
+            format!("--pin-dir={}", pin_dir.display()),
+        ];
         let flags = [
             ("datapath", options.datapath),
             ("attach", options.attach),
@@ -109,15 +138,11 @@ impl Node {
             ("verify-source", options.verify_source),
         ];
         for (name, value) in flags {
-            command.args(value.map(|value| format!("--{name}={value}")));
+            words.extend(value.map(|value| format!("--{name}={value}")));
         }
-        if options.ip_masq {
-            command.arg("--ip-masq");
-        }
-        command.args(&options.extra);
-        let log = self.dir.join("agent.log");
-        let name = format!("agent {}", self.address);
-        self.agent = Some(Running { process: Process::start(&name, &mut command, &log), notify });
+        words.extend(options.ip_masq.then(|| "--ip-masq".to_owned()));
+        words.extend(options.extra.iter().cloned());
+        words
     }
 
     #[track_caller]
@@ -207,7 +232,7 @@ impl Node {
 
     /// All that agents on this node have logged.
     pub fn agent_log(&self) -> String {
-        std::fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default()
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
     /// Runs a subcommand of the agent with the node's directories.

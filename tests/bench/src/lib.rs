@@ -15,6 +15,7 @@
 //! [`columns::COLUMNS`].
 
 pub mod columns;
+pub mod control;
 pub mod figures;
 pub mod lanes;
 pub mod markdown;

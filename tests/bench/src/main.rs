@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use flannel_bench::columns::{COLUMNS, columns};
+use flannel_bench::control;
 use flannel_bench::report::Report;
 use flannel_bench::rows::{ROWS, rows};
 use flannel_bench::wire::Wire;
@@ -15,8 +16,13 @@ use flannel_tests::interrupt;
 use flannel_tests::rules::Rules;
 
 #[derive(Parser)]
-#[command(about = "Measure host to host, kernel path, eBPF path and their variants side by side")]
+#[command(
+    about = "Measure host to host, kernel path, eBPF path and their variants side by side",
+    args_conflicts_with_subcommands = true
+)]
 struct Cli {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Fewer and shorter rounds on the GSO wire alone: under two minutes
     #[arg(long)]
     quick: bool,
@@ -62,6 +68,13 @@ struct Cli {
     /// Measure nothing: tables and plots of an earlier run's --json
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
+}
+
+/// Another thing than data paths.
+#[derive(clap::Subcommand)]
+enum Other {
+    /// Measure the agent's control plane: starts, leases, pods
+    Control(control::Plan),
 }
 
 impl Cli {
@@ -124,6 +137,9 @@ fn other_build(program: &Path) -> Result<PathBuf> {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    if let Some(Other::Control(plan)) = &cli.other {
+        return control_plane(plan);
+    }
     if cli.list {
         list();
         return Ok(());
@@ -148,6 +164,20 @@ fn main() -> Result<()> {
         let results = markdown::results(&report, beside);
         let document = if file.exists() { read(file)? } else { String::new() };
         write(file, &markdown::replace(&document, &results).unwrap_or(results))?;
+        println!("Markdown: {}", file.display());
+    }
+    Ok(())
+}
+
+fn control_plane(plan: &control::Plan) -> Result<()> {
+    interrupt::clean_up();
+    let rows = plan.run(|what| eprintln!("bench control: {what}"));
+    write(&plan.json, &(serde_json::to_string_pretty(&rows)? + "\n"))?;
+    println!("{}\nAll numbers: {}", rows.text(), plan.json.display());
+    if let Some(file) = &plan.markdown {
+        let table = rows.markdown();
+        let document = if file.exists() { read(file)? } else { String::new() };
+        write(file, &markdown::replace(&document, &table).unwrap_or(table))?;
         println!("Markdown: {}", file.display());
     }
     Ok(())
