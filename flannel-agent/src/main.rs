@@ -4,6 +4,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use flannel_agent::bpf;
 use flannel_agent::cli::{self, Cli, Command, MigrateFrom, MigrateTo};
 use flannel_agent::commands::{cleanup, completions, man, migrate, peers, status};
 use flannel_agent::daemon;
@@ -56,6 +57,13 @@ async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {
             json,
             etcd,
         }) => migrate::run(etcd.options(), dry_run, json).await.into(),
+        Some(Command::LoadPrograms { pin_dir, flow_table_size, card }) => {
+            // The agent that asked tries again itself, and tells what is wrong.
+            match bpf::load_aside(&pin_dir, flow_table_size, card) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            }
+        }
         Some(Command::Completions { shell }) => completions::run(shell).into(),
         Some(Command::Man { dir }) => man::run(dir.as_deref()).into(),
         None => {

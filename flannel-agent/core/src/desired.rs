@@ -1,5 +1,7 @@
 //! What the node should look like, from leases, underlay and config. Pure.
 
+pub mod roster;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 

@@ -11,6 +11,7 @@
 //! at the same address) wins, each time: the plan never flips between them.
 //! [`crate::desired::desired`] leaves such peers out in the first place.
 
+mod excerpt;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,8 @@ use crate::op::Op;
 use crate::peer::Peer;
 use crate::reach::Reach;
 use crate::subnet::within;
+
+pub use self::excerpt::diff_of;
 
 /// Peers whose additions are carried out together: the first of many peers are
 /// reached early, and batches are large.

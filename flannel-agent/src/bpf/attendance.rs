@@ -1,20 +1,20 @@
 //! The agent's sign of life, by which the programs know whether somebody keeps
 //! the tables true.
 
-use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use flannel_ebpf::abi::{self, Attendance};
 use nix::time::{ClockId, clock_gettime};
 
 use super::BpfError;
 use super::maps::typed;
+use super::programs::Programs;
 
 /// The map of it.
 pub(super) struct SignOfLife(Array<MapData, Attendance>);
 
 impl SignOfLife {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
-        typed(ebpf, abi::map::ATTENDED).map(Self)
+    pub(super) fn take(programs: &mut Programs) -> Result<Self, BpfError> {
+        typed(programs, abi::map::ATTENDED).map(Self)
     }
 
     /// The tables are true now.

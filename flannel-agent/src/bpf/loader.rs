@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfLoader};
+use aya::Ebpf;
 use flannel_core::envelope::Keep;
 use flannel_core::peer::Peer;
 use flannel_ebpf::abi::{
@@ -17,22 +16,22 @@ use nix::net::if_::if_nametoindex;
 use super::attach::{Attacher, Form};
 use super::attendance::{SignOfLife, monotonic_ns};
 use super::hook::Hook;
-use super::interrupted::unless_interrupted;
 use super::maps::{Maps, Pinnable};
 use super::others::Others;
 use super::owner::Claim;
 use super::pin::PinDir;
+use super::programs::Programs;
 use super::sys::TcxHook;
 use super::teller::{RealTeller, Settings};
 use super::xdp::{Site, XdpHalf};
 use super::{
     BpfError, Datapath, DatapathConfig, FastPath, HookReport, LoadOptions, Meter, Places, Stranger,
-    Teller, VerifySource, XdpStatus, filter, flow_table, object,
+    Teller, VerifySource, XdpStatus, filter, object,
 };
 
 /// The programs, their maps and their hooks.
 pub struct Loaded {
-    ebpf: Ebpf,
+    programs: Programs,
     maps: Maps,
     /// [`Config::tickets`] of the map that was made.
     tickets: abi::TicketNumbers,
@@ -68,51 +67,34 @@ impl Loaded {
             Err(error) => (None, Err(error)),
         };
         let others = match (&claim, &pins) {
-            (Some(_), Ok(())) => Others::new(dir.other_versions()),
+            (Some(_), Ok(_)) => Others::new(dir.other_versions()),
             // Nothing can be pinned in our own version: it goes like the others.
             (Some(_), Err(_)) => Others::new(dir.versions()),
             (None, _) => Others::default(),
         };
-        let pins = pins.map(|()| dir).map_err(|error| error.to_string());
-        let mut loader = EbpfLoader::new();
-        // The programs read no structures of the kernel: its BTF, which the loader
-        // has read, would only take 20 MB while they are loaded.
-        loader.btf(None);
-        loader.map_max_entries(abi::map::FLOWS4, flow_table::entries(options.flow_table)?);
+        let pins = pins.map(|same| (dir, same)).map_err(|error| error.to_string());
+        let same = pins.as_ref().is_ok_and(|(_, same)| *same);
+        let pins = pins.map(|(dir, _)| dir);
         let tickets = abi::TicketNumbers::of(possible_cpus()?);
-        loader.map_max_entries(abi::map::TICKETS, tickets.region(possible_cpus()?));
-        if let Ok(pins) = &pins {
-            for name in abi::map::ALL {
-                loader.map_pin_path(name, pins.map(name));
-            }
-        }
-        let mut ebpf = loader
-            .load(&bytes)
-            .map_err(|error| BpfError::new("load maps of", "flannel-ebpf.bpf.o", &error))?;
-        let mut ids = BTreeSet::new();
-        for name in program::ALL {
-            let program = classifier(&mut ebpf, name)?;
-            unless_interrupted(|| program.load())
-                .map_err(|error| BpfError::new("load program", name, &error))?;
-            let info = program.info();
-            ids.insert(info.map_err(|error| BpfError::new("inspect program", name, &error))?.id());
-        }
-        start_program_log(&mut ebpf);
-        let pinnable = Pinnable::of(&ebpf)?;
-        let maps = Maps::take(&mut ebpf)?;
-        let settings = Settings::take(&mut ebpf)?;
-        let teller = RealTeller::take(&mut ebpf, settings.clone(), ids)?;
+        let mut programs = Programs::open(&bytes, options, pins.as_ref().ok(), same)?;
+        let ids = programs.ids()?;
+        programs.object().map(start_program_log);
+        let pinnable = Pinnable::of(&programs)?;
+        let maps = Maps::take(&mut programs)?;
+        let settings = Settings::take(&mut programs)?;
+        let teller = RealTeller::take(&mut programs, settings.clone(), ids)?;
+        let sign_of_life = SignOfLife::take(&mut programs)?;
         Ok(Self {
+            programs,
             maps,
             tickets,
             settings,
-            sign_of_life: SignOfLife::take(&mut ebpf)?,
+            sign_of_life,
             teller,
             attacher: Attacher::new(options.attach, pins.clone().ok(), filters_remain),
             xdp: XdpHalf::new(options.xdp, pins.clone().ok()),
             pins,
             others,
-            ebpf,
             claim,
             pinnable,
         })
@@ -141,22 +123,26 @@ impl Loaded {
         }
     }
 
-    fn ensure(&mut self, hook: &Hook, report: &mut HookReport) {
+    /// Whether it had to be attached.
+    fn ensure(&mut self, hook: &Hook, report: &mut HookReport) -> bool {
         let held = self.attacher.holds(hook);
-        let ensured = classifier(&mut self.ebpf, hook.program)
+        let ensured = self
+            .programs
+            .classifier(hook.program)
             .and_then(|program| self.attacher.ensure(hook, program, &mut self.others));
-        match ensured {
-            Ok(true) => {
-                report.attached.push(hook.name());
-                report.restored += u64::from(held);
-            }
-            Ok(false) => {}
+        let attached = match ensured {
+            Ok(attached) => attached,
             Err(error) => {
                 report.failed.push((hook.name(), error));
-                return;
+                return true;
             }
+        };
+        if attached {
+            report.attached.push(hook.name());
+            report.restored += u64::from(held);
         }
         *report.running.entry(hook.program).or_default() += 1;
+        attached
     }
 }
 
@@ -164,7 +150,7 @@ impl Loaded {
     /// The XDP half strips nothing that the TC half would not take: it is told
     /// to when both run, and told not to before either goes.
     fn ensure_xdp(&mut self, site: Site<'_>, report: &mut HookReport) {
-        let ensured = self.xdp.ensure(&mut self.ebpf, site);
+        let ensured = self.xdp.ensure(&mut self.programs, site);
         if ensured.attached {
             report.attached.push(format!("{}/{}", site.name, program::FROM_WIRE));
         }
@@ -182,7 +168,7 @@ impl Loaded {
     }
 
     fn ensure_places(&mut self, places: Places<'_>, report: &mut HookReport) {
-        let Places { underlay, underlay_kind, inlets, overlay, direct, veths } = places;
+        let Places { underlay, underlay_kind, inlets, overlay, direct, veths, turn } = places;
         let ifindex = |name: &str, report: &mut HookReport| match if_nametoindex(name) {
             Ok(ifindex) => Some(ifindex),
             Err(errno) => {
@@ -223,8 +209,11 @@ impl Loaded {
             kept: flags & flag::KEEP_IN != 0,
             tc: true,
         };
-        self.xdp.relieve(&mut self.ebpf, site, &mut self.others);
-        self.ensure_all(&exits, &entries, report);
+        self.xdp.relieve(&mut self.programs, site, &mut self.others);
+        self.ensure_all(&exits, &entries, turn, report);
+        if report.unfinished {
+            return;
+        }
         let tc = format!("{underlay}/{}", program::FROM_UNDERLAY);
         let tc = !report.failed.iter().any(|(hook, _)| *hook == tc);
         self.ensure_xdp(Site { tc, ..site }, report);
@@ -235,17 +224,31 @@ impl Loaded {
     /// Exit hooks first: a packet noted at an entry hook finds its exit hook in
     /// place. Hooks of other versions that have no successor go with the others of
     /// their direction.
-    fn ensure_all(&mut self, exits: &[Hook], entries: &[Hook], report: &mut HookReport) {
+    fn ensure_all(
+        &mut self,
+        exits: &[Hook],
+        entries: &[Hook],
+        turn: Duration,
+        report: &mut HookReport,
+    ) {
+        let mut spent = Duration::ZERO;
         for (hooks, direction) in [(exits, TcxHook::Egress), (entries, TcxHook::Ingress)] {
             for hook in hooks {
-                self.ensure(hook, report);
+                if spent >= turn {
+                    report.unfinished = true;
+                    return;
+                }
+                let began = Instant::now();
+                if self.ensure(hook, report) {
+                    spent += began.elapsed();
+                }
             }
             self.others.retire(direction);
         }
     }
 }
 
-fn possible_cpus() -> Result<u32, BpfError> {
+pub(super) fn possible_cpus() -> Result<u32, BpfError> {
     let cpus = aya::util::nr_cpus()
         .map_err(|(path, error)| BpfError::new("count CPUs", path.to_owned(), &error))?;
     Ok(u32::try_from(cpus).unwrap_or(u32::MAX))
@@ -268,16 +271,6 @@ fn start_program_log(ebpf: &mut Ebpf) {
         }
         Err(error) => tracing::warn!(%error, "the programs' log cannot be read"),
     }
-}
-
-fn classifier<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut SchedClassifier, BpfError> {
-    ebpf.program_mut(name)
-        .ok_or_else(|| BpfError::plain("find program in object", name, "it is not there"))?
-        .try_into()
-        .map_err(|error: aya::programs::ProgramError| BpfError::new("open program", name, &error))
 }
 
 fn nanoseconds(time: Duration) -> u64 {
@@ -389,7 +382,9 @@ impl Datapath for Loaded {
         self.renew_pins();
         self.ensure_places(places, &mut report);
         // Whatever failed: nobody keeps the maps of other versions true.
-        self.others.end();
+        if !report.unfinished {
+            self.others.end();
+        }
         report
     }
 

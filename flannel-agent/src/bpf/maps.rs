@@ -6,7 +6,6 @@ use std::ops::Bound;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
 use flannel_core::mac::MacAddr;
@@ -19,6 +18,7 @@ use ipnetwork::Ipv4Network;
 
 use super::meter::{PeerStatsMap, RealMeter};
 use super::pin::PinDir;
+use super::programs::Programs;
 use super::{BpfError, Stranger, sys};
 
 /// Elements that one batch call carries.
@@ -51,20 +51,20 @@ pub(super) struct Maps {
 
 impl Maps {
     /// Takes the maps out of `ebpf` and reads what an earlier run left in them.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
-        let subnets_fd = descriptor(ebpf, abi::map::SUBNETS4)?;
-        let peers_fd = descriptor(ebpf, abi::map::PEERS4)?;
-        let peer_stats_read = open_again(ebpf, abi::map::PEER_STATS)?;
+    pub(super) fn take(programs: &mut Programs) -> Result<Self, BpfError> {
+        let subnets_fd = descriptor(programs, abi::map::SUBNETS4)?;
+        let peers_fd = descriptor(programs, abi::map::PEERS4)?;
+        let peer_stats_read = open_again(programs, abi::map::PEER_STATS)?;
         let mut maps = Self {
             subnets_fd,
             peers_fd,
-            subnets: typed(ebpf, abi::map::SUBNETS4)?,
-            peers: typed(ebpf, abi::map::PEERS4)?,
-            exemptions: typed(ebpf, abi::map::EXEMPTIONS)?,
-            stats: typed(ebpf, abi::map::STATS)?,
-            peer_stats: typed(ebpf, abi::map::PEER_STATS)?,
+            subnets: typed(programs, abi::map::SUBNETS4)?,
+            peers: typed(programs, abi::map::PEERS4)?,
+            exemptions: typed(programs, abi::map::EXEMPTIONS)?,
+            stats: typed(programs, abi::map::STATS)?,
+            peer_stats: typed(programs, abi::map::PEER_STATS)?,
             peer_stats_read,
-            strangers: typed(ebpf, abi::map::STRANGERS4)?,
+            strangers: typed(programs, abi::map::STRANGERS4)?,
             known: BTreeMap::new(),
             checked: None,
             direct: BTreeSet::new(),
@@ -348,20 +348,20 @@ fn peer(network: Ipv4Network, subnet: &Subnet) -> Peer {
     }
 }
 
-pub(super) fn typed<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, BpfError>
+pub(super) fn typed<T>(programs: &mut Programs, name: &'static str) -> Result<T, BpfError>
 where
     T: TryFrom<Map, Error = aya::maps::MapError>,
 {
-    let map = ebpf
+    let map = programs
         .take_map(name)
         .ok_or_else(|| BpfError::plain("find map in object", name, "it is not there"))?;
     T::try_from(map).map_err(|error| BpfError::new("open map", name, &error))
 }
 
 /// A map for readers that do not wait for the writer.
-fn open_again(ebpf: &Ebpf, name: &'static str) -> Result<PeerStatsMap, BpfError> {
+fn open_again(programs: &Programs, name: &'static str) -> Result<PeerStatsMap, BpfError> {
     let failed = |error| BpfError::new("open map", name, &error);
-    let data = MapData::from_fd(descriptor(ebpf, name)?).map_err(failed)?;
+    let data = MapData::from_fd(descriptor(programs, name)?).map_err(failed)?;
     PerCpuArray::try_from(Map::PerCpuArray(data)).map(Arc::new).map_err(failed)
 }
 
@@ -369,10 +369,10 @@ fn open_again(ebpf: &Ebpf, name: &'static str) -> Result<PeerStatsMap, BpfError>
 pub(super) struct Pinnable(Vec<(&'static str, MapData)>);
 
 impl Pinnable {
-    /// Of maps that are still in `ebpf`.
-    pub(super) fn of(ebpf: &Ebpf) -> Result<Self, BpfError> {
+    /// Of maps that are still in `programs`.
+    pub(super) fn of(programs: &Programs) -> Result<Self, BpfError> {
         let open = |name| {
-            let data = MapData::from_fd(descriptor(ebpf, name)?);
+            let data = MapData::from_fd(descriptor(programs, name)?);
             Ok((name, data.map_err(|error| BpfError::new("open map", name, &error))?))
         };
         abi::map::ALL.into_iter().map(open).collect::<Result<_, _>>().map(Self)
@@ -388,8 +388,8 @@ impl Pinnable {
 }
 
 /// The descriptor of a map.
-fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, BpfError> {
-    match ebpf.map(name) {
+fn descriptor(programs: &Programs, name: &'static str) -> Result<OwnedFd, BpfError> {
+    match programs.map(name) {
         Some(
             Map::Array(data)
             | Map::HashMap(data)

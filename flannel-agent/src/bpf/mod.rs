@@ -16,6 +16,7 @@ mod others;
 mod owner;
 pub mod pin;
 mod pinned;
+mod programs;
 mod sys;
 mod teller;
 mod xdp;
@@ -34,6 +35,7 @@ pub use self::interrupted::unless_interrupted;
 pub use self::loader::cleanup;
 pub use self::meter::Meter;
 pub use self::object::{OBJECT_ENV, bytes as object};
+pub use self::programs::load_aside;
 pub use self::teller::Teller;
 
 /// Settings of the programs that the agent decides.
@@ -166,6 +168,9 @@ pub struct Places<'a> {
     pub direct: bool,
     /// The pods' veths, all of them.
     pub veths: &'a [PodVeth],
+    /// Hooks are attached for so long at a time. With each the kernel waits until all
+    /// CPUs have seen it, some 13 ms, and meanwhile nobody can change a route.
+    pub turn: std::time::Duration,
 }
 
 /// Packets and bytes of one peer, see [`flannel_ebpf::abi::PeerStats`].
@@ -211,6 +216,8 @@ pub struct LoadOptions {
     pub attach: AttachMode,
     /// `--xdp`.
     pub xdp: XdpMode,
+    /// The underlay may take the XDP program: it is loaded with the others.
+    pub card: bool,
     /// `--flow-table-size`: flows that [`flannel_ebpf::abi::map::FLOWS4`] keeps;
     /// it has more entries ([`flow_table`]).
     pub flow_table: u32,
@@ -257,7 +264,8 @@ pub trait Datapath: Send + 'static {
 
     /// Makes the hooks at exactly these places be there, exit hooks first; hooks
     /// that somebody removed come back. Returns the hooks that had to be
-    /// (re-)attached and the failures.
+    /// (re-)attached and the failures. Attaching takes long where there are many: a
+    /// call may leave some for the next, and says so.
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport;
 
     /// What may be told to the programs without the lock of this.
@@ -300,4 +308,6 @@ pub struct HookReport {
     /// How many of those that were attached had been there before: somebody else
     /// removed them.
     pub restored: u64,
+    /// Some were left for the next call, so that others get their turn meanwhile.
+    pub unfinished: bool,
 }

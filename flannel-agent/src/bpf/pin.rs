@@ -131,17 +131,21 @@ impl PinDir {
     /// table for `flows` flows: a map is reused by name, and neither the kernel
     /// nor aya compares it.
     ///
+    /// Gives whether all were there and stay.
+    ///
     /// # Errors
     /// The object cannot be parsed, or a wrong pin cannot be removed.
-    pub fn discard_unfit_maps(&self, object: &[u8], flows: u32) -> Result<(), BpfError> {
+    pub fn discard_unfit_maps(&self, object: &[u8], flows: u32) -> Result<bool, BpfError> {
         let object = aya_obj::Object::parse(object)
             .map_err(|error| BpfError::new("parse object", "flannel-ebpf.bpf.o", &error))?;
+        let mut same = true;
         for name in abi::map::ALL {
             let path = self.map(name);
             let Some(wanted) = object.maps.get(name) else {
                 return Err(BpfError::plain("find map in object", name, "it is not there"));
             };
             if !path.exists() {
+                same = false;
                 continue;
             }
             let found = MapInfo::from_pin(&path);
@@ -158,9 +162,10 @@ impl PinDir {
             if let Some(why) = unfit {
                 tracing::warn!(map = name, path = %path.display(), why, "not reusing a pinned map");
                 remove(&path)?;
+                same = false;
             }
         }
-        Ok(())
+        Ok(same)
     }
 
     /// Link pins that are there.

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
 use flannel_core::envelope::{Keep, PodVeth, Tcx, TcxProgram};
 use flannel_ebpf::abi::{self, Config, Veth, flag};
 
 use super::BpfError;
 use super::maps::{ignore_missing, typed};
+use super::programs::Programs;
 use super::sys::{Attached, TcxHook, program_name, tcx_programs};
 
 /// The verbs that need no lock of the data path. The real one is
@@ -49,8 +49,8 @@ pub trait Teller: Send {
 pub(super) struct Settings(Arc<Mutex<Array<MapData, Config>>>);
 
 impl Settings {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
-        Ok(Self(Arc::new(Mutex::new(typed(ebpf, abi::map::CFG)?))))
+    pub(super) fn take(programs: &mut Programs) -> Result<Self, BpfError> {
+        Ok(Self(Arc::new(Mutex::new(typed(programs, abi::map::CFG)?))))
     }
 
     fn lock(&self) -> MutexGuard<'_, Array<MapData, Config>> {
@@ -119,11 +119,11 @@ pub(super) struct RealTeller {
 
 impl RealTeller {
     pub(super) fn take(
-        ebpf: &mut Ebpf,
+        programs: &mut Programs,
         settings: Settings,
         ids: BTreeSet<u32>,
     ) -> Result<Self, BpfError> {
-        let veths = Arc::new(Mutex::new(typed(ebpf, abi::map::VETHS)?));
+        let veths = Arc::new(Mutex::new(typed(programs, abi::map::VETHS)?));
         Ok(Self { settings, veths, ids: Arc::new(ids) })
     }
 

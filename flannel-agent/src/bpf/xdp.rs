@@ -5,17 +5,16 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{self, XdpLink};
 use aya::programs::{ProgramError, Xdp};
 use flannel_ebpf::abi::program;
 
 use super::hook::has_errno;
-use super::interrupted::unless_interrupted;
 use super::others::{IN_FLIGHT, Others};
 use super::pin::PinDir;
 use super::pinned;
+use super::programs::Programs;
 use super::sys::{self, LINK_XDP};
 use super::{BpfError, XdpMode, XdpStatus};
 
@@ -56,7 +55,6 @@ struct Refusal {
 pub(super) struct XdpHalf {
     mode: XdpMode,
     pins: Option<PinDir>,
-    loaded: bool,
     /// A link of ours is on the device.
     attached: bool,
     /// The link, where there is no pin to keep it alive.
@@ -79,7 +77,6 @@ impl XdpHalf {
         Self {
             mode,
             pins,
-            loaded: false,
             attached: false,
             open: None,
             refusal: None,
@@ -98,13 +95,13 @@ impl XdpHalf {
 
     /// Makes the program run at the underlay device if it may; otherwise says
     /// why not, and leaves everything to TC. Programs of ours elsewhere go.
-    pub(super) fn ensure(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Ensured {
+    pub(super) fn ensure(&mut self, programs: &mut Programs, site: Site<'_>) -> Ensured {
         let mut occupied = false;
         let held = held(site);
         let attached = match (unwanted(self.mode, site), &held) {
             (Some(reason), _) => Err(reason),
             (None, Some(reason)) if !self.is_attached(site) => Err(Some(reason.clone())),
-            (None, _) => self.attach(ebpf, site).map_err(|refusal| {
+            (None, _) => self.attach(programs, site).map_err(|refusal| {
                 occupied = refusal.occupied;
                 Some(refusal.reason)
             }),
@@ -128,14 +125,14 @@ impl XdpHalf {
     /// their own version takes. To be called while that is still there. On the
     /// device that is to be served ours comes in place, in one step, and strips
     /// nothing before it is told to: no driver has to be reset.
-    pub(super) fn relieve(&mut self, ebpf: &mut Ebpf, site: Site<'_>, others: &mut Others) {
+    pub(super) fn relieve(&mut self, programs: &mut Programs, site: Site<'_>, others: &mut Others) {
         let found = others.xdp_links();
         if found.is_empty() {
             return;
         }
         for (path, ifindex) in found {
             let stays = ifindex == Some(site.ifindex) && unwanted(self.mode, site).is_none();
-            let moved = stays.then(|| self.take_over(ebpf, site, &path));
+            let moved = stays.then(|| self.take_over(programs, site, &path));
             if let Some(Err(failure)) = &moved {
                 let why = failure.reason.as_str();
                 tracing::info!(pin = %path.display(), why, "not reusing a pinned link");
@@ -148,10 +145,15 @@ impl XdpHalf {
     }
 
     /// Lets another version's link carry our program, and moves its pin to ours.
-    fn take_over(&mut self, ebpf: &mut Ebpf, site: Site<'_>, from: &Path) -> Result<(), Failure> {
+    fn take_over(
+        &mut self,
+        programs: &mut Programs,
+        site: Site<'_>,
+        from: &Path,
+    ) -> Result<(), Failure> {
         let to = self.pins.as_ref().map(|pins| pins.xdp_link(site.ifindex));
         let to = to.filter(|to| !to.exists()).ok_or_else(|| Failure::plain("no place for it"))?;
-        update(from, site.ifindex, self.program(ebpf)?)?;
+        update(from, site.ifindex, loaded(programs)?)?;
         fs::rename(from, to).map_err(|error| Failure::of("pin link of", site.name, &error))
     }
 
@@ -178,14 +180,14 @@ impl XdpHalf {
         self.open.is_some() || pinned.is_some_and(|path| path.exists())
     }
 
-    fn attach(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Result<bool, Refusal> {
+    fn attach(&mut self, programs: &mut Programs, site: Site<'_>) -> Result<bool, Refusal> {
         if let Some(refusal) = &self.refusal
             && refusal.ifindex == site.ifindex
             && !(refusal.occupied && refusal.since.elapsed() > RETRY)
         {
             return Err(refusal.clone());
         }
-        self.try_attach(ebpf, site).inspect(|_| self.refusal = None).map_err(|error| {
+        self.try_attach(programs, site).inspect(|_| self.refusal = None).map_err(|error| {
             let refusal = Refusal {
                 ifindex: site.ifindex,
                 reason: error.reason,
@@ -197,25 +199,8 @@ impl XdpHalf {
         })
     }
 
-    /// The loaded program.
-    fn program<'a>(&mut self, ebpf: &'a mut Ebpf) -> Result<&'a mut Xdp, Failure> {
-        let program: &mut Xdp = ebpf
-            .program_mut(program::FROM_WIRE)
-            .ok_or_else(|| Failure::plain("the object has no XDP program"))?
-            .try_into()
-            .map_err(|error: ProgramError| {
-                Failure::of("open program", program::FROM_WIRE, &error)
-            })?;
-        if !self.loaded {
-            unless_interrupted(|| program.load())
-                .map_err(|error| Failure::of("load program", program::FROM_WIRE, &error))?;
-            self.loaded = true;
-        }
-        Ok(program)
-    }
-
-    fn try_attach(&mut self, ebpf: &mut Ebpf, site: Site<'_>) -> Result<bool, Failure> {
-        let program = self.program(ebpf)?;
+    fn try_attach(&mut self, programs: &mut Programs, site: Site<'_>) -> Result<bool, Failure> {
+        let program = loaded(programs)?;
         let pin = self.pins.as_ref().map(|pins| pins.xdp_link(site.ifindex));
         let held = match &pin {
             Some(path) if path.exists() => update(path, site.ifindex, program).ok(),
@@ -296,6 +281,10 @@ fn update(path: &Path, ifindex: u32, program: &mut Xdp) -> Result<FdLink, Failur
 fn run(link: FdLink, program: &mut Xdp) -> Result<FdLink, Box<dyn Error + Send + Sync>> {
     let id = program.attach_to_link(XdpLink::try_from(link)?)?;
     Ok(FdLink::try_from(program.take_link(id)?)?)
+}
+
+fn loaded(programs: &mut Programs) -> Result<&mut Xdp, Failure> {
+    programs.xdp().map_err(|error| Failure::plain(error.to_string()))
 }
 
 struct Failure {

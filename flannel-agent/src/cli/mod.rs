@@ -119,6 +119,19 @@ pub enum Command {
         #[command(flatten)]
         etcd: EtcdArgs,
     },
+    /// Load and pin the programs, for an agent that starts
+    #[command(hide = true)]
+    LoadPrograms {
+        /// Directory in bpffs
+        #[arg(long, value_name = "DIR")]
+        pin_dir: PathBuf,
+        /// As the daemon's flag
+        #[arg(long)]
+        flow_table_size: u32,
+        /// The XDP program too
+        #[arg(long)]
+        card: bool,
+    },
     /// Print a script that lets a shell complete flags and commands
     Completions {
         /// The shell

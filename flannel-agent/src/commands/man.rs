@@ -48,7 +48,8 @@ fn write_all(dir: &Path) -> io::Result<()> {
     let main = command();
     let failed = |path: &Path, error| io::Error::other(format!("{}: {error}", path.display()));
     std::fs::create_dir_all(dir).map_err(|error| failed(dir, error))?;
-    let commands: Vec<Command> = main.get_subcommands().cloned().collect();
+    let shown = main.get_subcommands().filter(|command| !command.is_hide_set());
+    let commands: Vec<Command> = shown.cloned().collect();
     for man in commands.into_iter().chain([main]).map(man) {
         let path = dir.join(man.get_filename());
         std::fs::write(&path, page(&man)?).map_err(|error| failed(&path, error))?;

@@ -17,13 +17,13 @@ use flannel_core::underlay::{UnderlayError, Wish};
 use ipnetwork::Ipv4Network;
 
 use crate::backend::udp;
-use crate::bpf::{FastPath, LoadOptions};
+use crate::bpf::{FastPath, LoadOptions, XdpMode};
 use crate::cli::Options;
 use crate::datapath::{self, Opened};
 use crate::files::lock::{LockError, StateLock};
 use crate::files::state;
 use crate::firewall::FirewallError;
-use crate::firewall::chosen::Chosen;
+use crate::firewall::chosen::Later;
 use crate::firewall::packet_rules::{self, follow::Follower};
 use crate::healthz::HealthzError;
 use crate::kernel::netlink::RealKernel;
@@ -200,6 +200,23 @@ async fn start_and_serve(
     if config.backend == Backend::HostGw {
         start::check_public_ip(&kernel.links().await?, &underlay)?;
     }
+    let load = LoadOptions {
+        pin_dir: options.pin_dir.clone(),
+        attach: options.attach,
+        xdp: options.xdp,
+        card: match options.xdp {
+            XdpMode::Native => true,
+            XdpMode::Auto => start::is_card(&kernel.links().await?, &underlay),
+            XdpMode::Generic | XdpMode::Off => false,
+        },
+        flow_table: options.flow_table_size,
+    };
+    let (mode, backend, over) = (options.datapath, config.backend.clone(), underlay.clone());
+    // The verifier takes its time, and the store too.
+    let opening = tokio::task::spawn_blocking(move || match &backend {
+        Backend::Vxlan(_) | Backend::HostGw => datapath::open(mode, &load, &over),
+        other => datapath::without(mode, &load, other.name()),
+    });
     let (lease, vtep_mac) =
         acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
     tracing::info!(subnet = %lease.subnet, public_ip = %lease.attrs.public_ip, mac = %vtep_mac, "lease acquired");
@@ -211,17 +228,7 @@ async fn start_and_serve(
 
     start::retire_device(&kernel, &before, device.as_deref()).await;
     start::retire_network(&kernel, &before, config.network, device.as_deref()).await;
-    let load = LoadOptions {
-        pin_dir: options.pin_dir.clone(),
-        attach: options.attach,
-        xdp: options.xdp,
-        flow_table: options.flow_table_size,
-    };
-    let opened = match &config.backend {
-        Backend::Vxlan(_) | Backend::HostGw => datapath::open(options.datapath, &load, &underlay)?,
-        other => datapath::without(options.datapath, &load, other.name())?,
-    };
-    match opened {
+    match opening.await.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))? {
         Opened::Ebpf(loaded) => {
             *lock(datapath) = Some(loaded);
             shared.lock().datapath.mode = "ebpf";
@@ -248,10 +255,7 @@ async fn start_and_serve(
         underlay,
         backend: config.backend.clone(),
     };
-    let firewall = Chosen::choose(options.firewall, before.node).await?;
-    let (name, reason) = firewall.describe();
-    tracing::info!(firewall = %name, reason, "firewall chosen");
-    shared.lock().firewall = Some(format!("{name}: {reason}"));
+    let firewall = Later::new(options.firewall, before.node);
     let settings = Settings {
         underlay: wish,
         masquerade: options.ip_masq,
@@ -267,6 +271,7 @@ async fn start_and_serve(
         // Without subnet.env no flannel ran here since the boot.
         take_over: before.state.is_none() && before.node.is_some(),
     };
+    let own = kernel.own();
     let mut reconciler = Reconciler::new(
         kernel,
         firewall,
@@ -285,6 +290,7 @@ async fn start_and_serve(
         options.resync_interval,
         shared.clone(),
     );
+    reconciler.watch().scope().set_own(own);
     // Subscribed before the first look, so that no change falls between.
     let events = events::subscribe(reconciler.watch().scope())?;
     let remembered = before.state.as_ref().map(|state| state.sysctls.clone()).unwrap_or_default();

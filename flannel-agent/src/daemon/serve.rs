@@ -1,9 +1,10 @@
 //! The loop: it owns the reconciler, and wakes it when something changed.
 
+mod leases;
 mod own;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use flannel_core::lease::Lease;
 use flannel_core::lease::table::LeaseTable;
 use flannel_core::lease::update::LeaseUpdate;
 use flannel_core::peer::Peer;
+use ipnetwork::Ipv4Network;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -27,7 +29,7 @@ use crate::files::{state, subnet_env};
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelEvent};
 use crate::notify;
-use crate::reconcile::{Reconciler, Wake};
+use crate::reconcile::{Guarded, Reconciler, Told, Wake};
 use crate::source::{LeaseSource, is_here};
 use crate::status::Shared;
 use crate::watch;
@@ -39,6 +41,11 @@ const GENERATION: Duration = Duration::from_millis(50);
 /// Our own changes cause events, too: a row of new peers costs one look at
 /// everything in this time, not one for each.
 const LOOK: Duration = Duration::from_millis(300);
+/// A row of leases is taken in for at most this part of the time, but none waits for
+/// longer than [`DEBOUNCE`].
+const SHARE: u32 = 3;
+/// Updates that are taken in before anything else gets its turn.
+const UPDATES: usize = 256;
 /// What is odd about the leases is told at most this often.
 const ODDITIES: Duration = Duration::from_secs(1);
 /// Hooks are looked after this often: no event tells of a detached program.
@@ -93,7 +100,13 @@ pub(super) struct Loop<'a, S, K, F> {
     table: LeaseTable,
     /// Peers by age of their lease, as the last pass got them.
     peers: Vec<Peer>,
+    /// They are others now.
     peers_changed: bool,
+    /// Those of them that are to be taken in, and when.
+    changed: BTreeSet<Ipv4Network>,
+    changed_due: Option<Instant>,
+    /// When leases were taken in last, and how long that took.
+    revised: Option<(Instant, Duration)>,
     oddities_due: Option<Instant>,
     oddities_told: Option<Instant>,
     /// Why the store's next list does not go on from what it told.
@@ -112,6 +125,14 @@ pub(super) struct Loop<'a, S, K, F> {
     firewall_checked: Option<Instant>,
     looked: Option<Instant>,
     retry_at: Option<Instant>,
+    /// When all confirmations have to be ended.
+    raise_at: Option<Instant>,
+    /// When to look after the hooks.
+    hooks_at: Instant,
+    /// The firewall has been looked at.
+    guarded: bool,
+    /// Others were told that we are ready.
+    announced: bool,
     last_state: Option<state::NodeState>,
     subnet_env: subnet_env::Kept,
     last_status: String,
@@ -141,6 +162,9 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             table,
             peers: Vec::new(),
             peers_changed: false,
+            changed: BTreeSet::new(),
+            changed_due: None,
+            revised: None,
             oddities_due: None,
             oddities_told: None,
             other_history: None,
@@ -154,6 +178,10 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             firewall_checked: None,
             looked: None,
             retry_at: None,
+            raise_at: None,
+            hooks_at: Instant::now() + HOOKS,
+            guarded: false,
+            announced: false,
             last_state: None,
             subnet_env: subnet_env::Kept::default(),
             last_status: String::new(),
@@ -175,22 +203,22 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         self.first_snapshot(&mut updates).await;
         self.pass().await;
         self.check_start()?;
+        self.serve(&mut updates, &mut events).await
+    }
+
+    /// Tells that we are ready, once the rules and all hooks are there.
+    fn announce(&mut self) -> Result<(), StartError> {
+        let guarded = self.guarded || !self.reconciler.keeps_rules();
+        if self.announced || !guarded || self.reconciler.has_hooks_left() {
+            return Ok(());
+        }
+        self.check_start()?;
+        self.announced = true;
         self.shared.lock().ready = true;
         notify::ready();
         let lease = self.keeper.lease();
         tracing::info!(subnet = %lease.subnet, peers = self.peers.len(), "ready");
-        Err(self.serve(&mut updates, &mut events).await)
-    }
-
-    /// The first look needs the peers: without them it would remove theirs.
-    async fn first_snapshot(&mut self, updates: &mut mpsc::Receiver<LeaseUpdate>) {
-        while let Some(update) = updates.recv().await {
-            let known = matches!(update, LeaseUpdate::Snapshot { .. });
-            self.take_update(update);
-            if known {
-                return;
-            }
-        }
+        Ok(())
     }
 
     fn check_start(&self) -> Result<(), StartError> {
@@ -210,29 +238,42 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         &mut self,
         updates: &mut mpsc::Receiver<LeaseUpdate>,
         events: &mut mpsc::Receiver<KernelEvent>,
-    ) -> StartError {
-        let mut hooks = interval(HOOKS);
+    ) -> Result<(), StartError> {
         let slow_every = self.options.resync_interval;
         let mut slow = interval(slow_every.mul_f64(0.9 + rand::random::<f64>() / 5.0));
         let watchdog_every = notify::watchdog_interval();
         let mut watchdog = interval(watchdog_every.unwrap_or(Duration::from_secs(3600)));
+        let mut batch = Vec::with_capacity(UPDATES);
         loop {
             if let Some(why) = self.ended.take() {
-                return why;
+                return Err(why);
             }
+            self.announce()?;
             let due = earliest(self.due, self.retry_at);
-            let (oddities_due, held_until) = (self.oddities_due, self.held_until);
+            let hooks_at =
+                if self.reconciler.has_hooks_left() { Instant::now() } else { self.hooks_at };
+            let (changed_due, raise_at, odd) = (self.changed_due, self.raise_at, self.oddities_due);
+            let held_until = self.held_until;
             tokio::select! {
-                Some(update) = updates.recv() => self.take_update(update),
-                Some(event) = events.recv() => self.take_event(event),
-                kept = self.keeper.next() => self.take_kept(&kept),
-                () = sleep_until(due) => self.pass().await,
-                () = sleep_until(oddities_due) => self.tell_oddities(),
-                () = sleep_until(held_until) => self.release_held(),
-                _ = hooks.tick() => self.check(),
-                () = self.reconciler.packet_rules_changed() => self.check(),
-                _ = slow.tick() => self.wake(Wake::ALL),
+                // Leases first; hooks, which take long, only if there is nothing else.
+                biased;
                 _ = watchdog.tick(), if watchdog_every.is_some() => notify::watchdog(),
+                () = sleep_until(changed_due) => self.revise().await,
+                () = sleep_until(due) => self.pass().await,
+                kept = self.keeper.next() => self.take_kept(&kept),
+                1.. = updates.recv_many(&mut batch, UPDATES) => {
+                    batch.drain(..).for_each(|update| self.take_update(update));
+                }
+                Some(event) = events.recv() => self.take_event(event),
+                told = self.reconciler.told() => match told {
+                    Told::Firewall(rules) => self.take_guarded(rules)?,
+                    Told::PacketRules => self.check_hooks(),
+                },
+                () = sleep_until(raise_at) => self.raise(),
+                () = sleep_until(odd) => self.tell_oddities(),
+                () = sleep_until(held_until) => self.release_held(),
+                _ = slow.tick() => self.wake(Wake::ALL),
+                () = tokio::time::sleep_until(hooks_at) => self.check_hooks(),
             }
         }
     }
@@ -247,10 +288,28 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
 
     /// What nobody tells of: hooks, map entries, files, and room for them on a disk
     /// that was full.
-    fn check(&mut self) {
+    fn check_hooks(&mut self) {
         let wake = self.reconciler.check_hooks();
         self.wake(wake);
         self.write_files();
+        self.hooks_at = Instant::now() + HOOKS;
+    }
+
+    fn raise(&mut self) {
+        self.raise_at = self.reconciler.raise_soon();
+    }
+
+    /// Without any rules there is no start; those that fail are tried again.
+    fn take_guarded(&mut self, rules: Guarded) -> Result<(), StartError> {
+        match rules {
+            Guarded::Unusable(error) if !self.announced => return Err(error.into()),
+            rules => {
+                let again = self.reconciler.take_guarded(rules);
+                self.retry_at = earliest(self.retry_at, again);
+            }
+        }
+        self.guarded = true;
+        Ok(())
     }
 
     fn wake(&mut self, wake: Wake) {
@@ -261,24 +320,6 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let pause = if wake == only_generation { GENERATION } else { DEBOUNCE };
         self.wake.merge(wake);
         self.due = earliest(self.due, Some(Instant::now() + pause));
-    }
-
-    fn tell_oddities(&mut self) {
-        self.oddities_due = None;
-        self.oddities_told = Some(Instant::now());
-        let oddities = self.table.oddities();
-        let mut state = self.shared.lock();
-        for oddity in oddities.iter().filter(|oddity| !state.ignored.contains(oddity)) {
-            tracing::warn!("{oddity}");
-        }
-        state.ignored = oddities;
-    }
-
-    /// What was observed stays true as long as no event says otherwise: one
-    /// lease costs no look at all of them.
-    fn peers_may_have_changed(&mut self) {
-        self.peers_changed = true;
-        self.wake(Wake { generation: true, ..Wake::default() });
     }
 
     async fn pass(&mut self) {
@@ -303,6 +344,9 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         self.due = earliest(look_at, check_at);
         if std::mem::take(&mut self.peers_changed) {
             self.peers = self.table.peers().collect();
+            wake.generation |= !self.changed.is_empty();
+            self.changed.clear();
+            self.changed_due = None;
         }
         let began = std::time::Instant::now();
         let outcome = self.reconciler.pass(&self.peers, wake).await;
@@ -376,7 +420,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             "{}, {} data path, {} peers",
             self.keeper.lease().subnet,
             state.datapath.mode,
-            self.peers.len()
+            state.peers.len()
         );
         if let Some(complaint) = state.complaints().first() {
             text.push_str(&format!("; {}: {}", complaint.what, complaint.reason));

@@ -123,6 +123,11 @@ pub(super) fn check_public_ip(links: &[Link], underlay: &Underlay) -> Result<(),
     })
 }
 
+/// Whether the underlay is a network card.
+pub(super) fn is_card(links: &[Link], underlay: &Underlay) -> bool {
+    links.iter().any(|link| link.ifindex == underlay.ifindex && link.kind.is_empty())
+}
+
 /// Deletes the device of an earlier run that has another name than ours: the
 /// VNI or the backend in the config was changed, and both would route the same
 /// subnets.

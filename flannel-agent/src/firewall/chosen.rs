@@ -4,11 +4,12 @@
 use flannel_core::firewall::Rules;
 use flannel_core::firewall::names::Mine;
 use flannel_core::firewall::upstream::Node;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use super::iptables::{self, Iptables};
 use super::nft::Nft;
-use super::{Firewall, FirewallError, Mode};
+use super::present::Present;
+use super::{Description, Firewall, FirewallError, Mode, legacy, tool};
 
 #[derive(Debug)]
 enum Kind {
@@ -17,7 +18,7 @@ enum Kind {
     None,
 }
 
-/// The firewall in use. Its first [`Firewall::ensure`] takes the rules of
+/// The firewall in use. Its first [`Chosen::ensure`] takes the rules of
 /// flannel and of our other modes away, after its own are there.
 #[derive(Debug)]
 pub struct Chosen {
@@ -100,8 +101,43 @@ impl Chosen {
     }
 }
 
-impl Firewall for Chosen {
+/// A [`Chosen`] that is chosen when it is needed first: the programs that tell are
+/// waited for beside everything else.
+#[derive(Debug)]
+pub struct Later {
+    mode: Mode,
+    previous: Option<Node>,
+    chosen: OnceCell<Chosen>,
+}
+
+impl Later {
+    /// By this mode; `previous` is the node as subnet.env had it.
+    pub fn new(mode: Mode, previous: Option<Node>) -> Self {
+        Self { mode, previous, chosen: OnceCell::new() }
+    }
+
+    async fn chosen(&self) -> Result<&Chosen, FirewallError> {
+        self.chosen.get_or_try_init(|| Chosen::choose(self.mode, self.previous)).await
+    }
+}
+
+impl Firewall for Later {
+    async fn choose(&self) -> Result<Description, FirewallError> {
+        let (name, reason) = self.chosen().await?.describe();
+        Ok(Description { name, reason: reason.to_owned() })
+    }
+
     async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
+        self.chosen().await?.ensure(rules).await
+    }
+}
+
+impl Chosen {
+    /// Makes our rules exactly these, and takes away what is elsewhere.
+    ///
+    /// # Errors
+    /// A program fails.
+    pub async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
         match &self.kind {
             Kind::Nftables(nft) => nft.put(rules, &self.mine(rules)).await?,
             Kind::Iptables(found) => {
@@ -117,14 +153,6 @@ impl Firewall for Chosen {
             Kind::None => return self.withdraw(rules).await,
         }
         self.sweep(rules).await
-    }
-
-    async fn remove(&self) -> Result<(), FirewallError> {
-        match &self.kind {
-            Kind::Nftables(nft) => nft.remove().await,
-            Kind::Iptables(found) => found.sync(None, &[], &Mine::default()).await.map(drop),
-            Kind::None => Ok(()),
-        }
     }
 }
 
@@ -149,8 +177,13 @@ async fn sweep_iptables(
     nodes: &[Node],
     mine: &Mine,
 ) -> Result<(), FirewallError> {
+    let present = Present::read();
+    let rules_may_be = |legacy: bool| match legacy {
+        true => legacy::has_tables(),
+        false => ["nat", "filter"].iter().any(|table| present.may_have("ip", table)),
+    };
     for legacy in [false, true] {
-        if kept == Some(legacy) {
+        if kept == Some(legacy) || !rules_may_be(legacy) {
             continue;
         }
         if let Some(found) = of_kind(legacy).await?
@@ -180,18 +213,17 @@ async fn nft() -> Result<Nft, FirewallError> {
 }
 
 async fn auto() -> Result<(Kind, String), FirewallError> {
-    if let Some(found) = of_kind(true).await?
+    if legacy::has_tables()
+        && let Some(found) = of_kind(true).await?
         && found.in_use().await?
     {
         return Ok((Kind::Iptables(found), "the node has rules of legacy iptables".to_owned()));
     }
-    let missing = match nft().await {
-        Ok(nft) => {
-            let reason = "the node has no rules of legacy iptables".to_owned();
-            return Ok((Kind::Nftables(nft), reason));
-        }
-        Err(error) => error,
-    };
+    if tool::is_there("nft") {
+        let reason = "the node has no rules of legacy iptables".to_owned();
+        return Ok((Kind::Nftables(Nft::default()), reason));
+    }
+    let missing = Nft::default().missing();
     match Iptables::find("iptables").await? {
         Some(found) => Ok((Kind::Iptables(found), missing.to_string())),
         None => Err(missing),

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flannel_core::firewall::Rules;
 
-use super::{Firewall, FirewallError};
+use super::{Description, Firewall, FirewallError};
 
 /// State of a [`FakeFirewall`], open to tests.
 #[derive(Debug, Default)]
@@ -29,13 +29,13 @@ impl FakeFirewall {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, rules: Option<&Rules>) -> Result<(), FirewallError> {
+    fn set(&self, rules: &Rules) -> Result<(), FirewallError> {
         let mut state = self.state();
         if let Some(reason) = &state.failing {
             return Err(FirewallError { call: "fake".to_owned(), reason: reason.clone() });
         }
-        if state.rules.as_ref() != rules {
-            state.rules = rules.cloned();
+        if state.rules.as_ref() != Some(rules) {
+            state.rules = Some(rules.clone());
             state.written += 1;
         }
         Ok(())
@@ -43,11 +43,11 @@ impl FakeFirewall {
 }
 
 impl Firewall for FakeFirewall {
-    async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
-        self.set(Some(rules))
+    async fn choose(&self) -> Result<Description, FirewallError> {
+        Ok(Description::default())
     }
 
-    async fn remove(&self) -> Result<(), FirewallError> {
-        self.set(None)
+    async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
+        self.set(rules)
     }
 }

@@ -6,6 +6,7 @@ pub mod iptables;
 mod legacy;
 pub mod nft;
 pub mod packet_rules;
+mod present;
 mod tool;
 
 use std::future::Future;
@@ -26,15 +27,25 @@ pub enum Mode {
     None,
 }
 
-/// The verbs that reconciling needs: `nft::Nft` is the real one,
+/// The firewall in use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    /// Its name.
+    pub name: String,
+    /// Why it is this one.
+    pub reason: String,
+}
+
+/// The verbs that reconciling needs: `chosen::Later` is the real one,
 /// `fake::FakeFirewall` remembers.
 pub trait Firewall: Send + Sync + 'static {
+    /// Decides, once, by which programs the rules are kept; to be asked before
+    /// anything else.
+    fn choose(&self) -> impl Future<Output = Result<Description, FirewallError>> + Send;
+
     /// Makes our rules exactly these, in one transaction; changes nothing when
     /// they are there already.
     fn ensure(&self, rules: &Rules) -> impl Future<Output = Result<(), FirewallError>> + Send;
-
-    /// Removes all our rules; nothing else.
-    fn remove(&self) -> impl Future<Output = Result<(), FirewallError>> + Send;
 }
 
 /// A rule set that could not be read or written.

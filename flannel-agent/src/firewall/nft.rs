@@ -7,7 +7,8 @@ use flannel_core::firewall::names::{Mine, Names};
 use flannel_core::firewall::rules;
 use flannel_core::firewall::rules::Found;
 
-use super::{Firewall, FirewallError, legacy, tool};
+use super::present::Present;
+use super::{FirewallError, legacy, tool};
 
 /// nftables. Nothing is written when the rules are as they should be.
 #[derive(Debug)]
@@ -38,13 +39,14 @@ impl Nft {
     /// Removes flannel's table of IPv6, and where the rules are in iptables
     /// now, ours as well. Without nft there is nothing to be seen.
     pub(super) async fn sweep(&self, ours: bool, mine: &Mine) -> Result<(), FirewallError> {
-        if self.check().await.is_err() {
-            return Ok(());
-        }
-        if self.list(&["table", "ip6", rules::TABLE_V6]).await?.is_some() {
+        let present = Present::read();
+        if present.may_have("ip6", rules::TABLE_V6)
+            && self.check().await.is_ok()
+            && self.list(&["table", "ip6", rules::TABLE_V6]).await?.is_some()
+        {
             self.commit(&format!("delete table ip6 {}\n", rules::TABLE_V6)).await?;
         }
-        if ours { self.withdraw(true, mine).await } else { Ok(()) }
+        if ours && tool::is_there(&self.program) { self.withdraw(true, mine).await } else { Ok(()) }
     }
 
     /// Removes our rules, and those that flannel has in our table.
@@ -108,10 +110,13 @@ impl Nft {
         input: &str,
     ) -> Result<std::process::Output, FirewallError> {
         let output = tool::run(&self.program, arguments, input).await?;
-        output.ok_or_else(|| FirewallError {
-            call: tool::call(&self.program, arguments),
-            reason: format!("there is no program {}; install the package nftables", self.program),
-        })
+        output.ok_or_else(|| self.missing())
+    }
+
+    /// There is no such program.
+    pub(super) fn missing(&self) -> FirewallError {
+        let reason = format!("there is no program {}; install the package nftables", self.program);
+        FirewallError { call: self.program.clone(), reason }
     }
 
     /// A listing, or `None` if what is to be listed does not exist.
@@ -129,8 +134,16 @@ impl Nft {
     }
 
     async fn found(&self, names: &Names) -> Result<Found, FirewallError> {
-        let table = self.list(&["table", "ip", &names.table]).await?;
-        let forward = self.list(&["chain", "ip", "filter", "FORWARD"]).await?;
+        let present = Present::read();
+        let list = async |wanted: bool, what: &[&str]| match wanted {
+            true => self.list(what).await,
+            false => Ok(None),
+        };
+        let ours = ["table", "ip", &names.table];
+        let (table, forward) = tokio::try_join!(
+            list(present.may_have("ip", &names.table), &ours),
+            list(present.may_have("ip", "filter"), &["chain", "ip", "filter", "FORWARD"]),
+        )?;
         Found::parse(table.as_deref(), forward.as_deref()).map_err(|error| FirewallError {
             call: format!("{} -j list", self.program),
             reason: format!("its JSON is not understood: {error}"),
@@ -147,12 +160,21 @@ impl Nft {
     }
 }
 
-impl Firewall for Nft {
-    async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
+impl Nft {
+    /// Makes our rules exactly these, in one transaction; changes nothing when they
+    /// are there already.
+    ///
+    /// # Errors
+    /// The program fails.
+    pub async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
         self.put(rules, &[rules.network].into_iter().collect()).await
     }
 
-    async fn remove(&self) -> Result<(), FirewallError> {
+    /// Removes all our rules; nothing else.
+    ///
+    /// # Errors
+    /// The program fails.
+    pub async fn remove(&self) -> Result<(), FirewallError> {
         self.withdraw(false, &Mine::default()).await
     }
 }

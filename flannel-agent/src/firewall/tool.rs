@@ -1,6 +1,7 @@
 //! Running the firewall's command line tools.
 
 use std::io;
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -53,6 +54,15 @@ pub(super) async fn run_within(
         Ok(Ok(output)) => Ok(Some(output)),
         Ok(Err(error)) => Err(failed(error.to_string())),
         Err(_) => Err(failed(format!("no answer within {} s", limit.as_secs()))),
+    }
+}
+
+/// Whether there is such a program, in PATH if the name is no path.
+pub(super) fn is_there(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    match program.contains('/') {
+        true => Path::new(program).exists(),
+        false => std::env::split_paths(&path).any(|folder| folder.join(program).exists()),
     }
 }
 

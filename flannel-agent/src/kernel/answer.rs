@@ -127,19 +127,23 @@ pub(super) fn metric(message: &RouteMessage) -> u32 {
     metric.unwrap_or(0)
 }
 
+/// Whether this is a default route of the main table.
+pub(super) fn is_default(message: &RouteNetlinkMessage) -> bool {
+    let RouteNetlinkMessage::NewRoute(route) = message else { return false };
+    route.header.destination_prefix_length == 0
+        && route.header.kind == RouteType::Unicast
+        && table(route) == u32::from(RouteHeader::RT_TABLE_MAIN)
+}
+
 /// The default routes, the one with the lowest metric, which the kernel takes,
 /// first.
 pub(super) fn default_routes(messages: &[RouteNetlinkMessage]) -> Vec<RouteTo> {
     let mut routes: Vec<(u32, RouteTo)> = messages
         .iter()
+        .filter(|message| is_default(message))
         .filter_map(|message| match message {
             RouteNetlinkMessage::NewRoute(route) => Some(route),
             _ => None,
-        })
-        .filter(|route| {
-            route.header.destination_prefix_length == 0
-                && route.header.kind == RouteType::Unicast
-                && table(route) == u32::from(RouteHeader::RT_TABLE_MAIN)
         })
         .filter_map(|route| Some((metric(route), hop(route)?)))
         .collect();

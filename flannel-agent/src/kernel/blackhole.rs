@@ -24,8 +24,7 @@ impl RealKernel {
         // The kernel gives these alone, not the thousands of the peers.
         ask.header.kind = RouteType::BlackHole;
         let ask = RouteNetlinkMessage::GetRoute(ask);
-        let routes = self.dump("RTM_GETROUTE", "blackhole", &ask)?;
-        Ok(routes.iter().filter_map(read).collect())
+        self.dump("RTM_GETROUTE", "blackhole", &ask, |message| read(&message))
     }
 
     pub(super) fn put_blackhole(&self, route: Blackhole) -> Result<(), KernelError> {

@@ -25,7 +25,7 @@ pub fn with_our_filter() -> Result<Vec<i32>, KernelError> {
     let mut socket = RouteSocket::open().map_err(|source| failed(source.into()))?;
     let qdiscs = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
     let mut found = Vec::new();
-    for message in socket.dump(&qdiscs).map_err(failed)? {
+    for message in socket.dump(&qdiscs, Some).map_err(failed)? {
         let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message else { continue };
         let ifindex = qdisc.header.index;
         if qdisc.header.parent == CLSACT
@@ -64,16 +64,16 @@ fn priorities(socket: &mut RouteSocket, ifindex: i32) -> Result<Vec<u16>, Kernel
     let mut found = Vec::new();
     for parent in [INGRESS, EGRESS] {
         let message = message_for(ifindex, parent, TcHandle::default());
-        let filters =
-            socket.dump(&RouteNetlinkMessage::GetTrafficFilter(message)).map_err(|refused| {
-                error("list clsact filters", format!("of interface {ifindex}"), refused)
-            })?;
-        found.extend(filters.into_iter().filter_map(|message| match message {
+        let priority = |message| match message {
             RouteNetlinkMessage::NewTrafficFilter(filter) => {
                 Some((filter.header.info >> 16) as u16)
             }
             _ => None,
-        }));
+        };
+        let ask = RouteNetlinkMessage::GetTrafficFilter(message);
+        found.extend(socket.dump(&ask, priority).map_err(|refused| {
+            error("list clsact filters", format!("of interface {ifindex}"), refused)
+        })?);
     }
     Ok(found)
 }

@@ -13,6 +13,7 @@ mod message;
 pub mod netlink;
 pub mod nftables;
 mod outputs;
+mod own;
 mod raw;
 mod socket;
 pub mod sysctl;
@@ -29,6 +30,7 @@ use flannel_core::op::Op;
 use ipnetwork::Ipv4Network;
 
 pub use self::inspect::Inspect;
+pub use self::own::Own;
 pub use self::underlay::routes_for;
 use flannel_core::blackhole::Blackhole;
 

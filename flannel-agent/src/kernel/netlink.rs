@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flannel_core::desired::Device;
@@ -21,8 +22,12 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::inspect::Inspector;
 use super::socket::{BATCH, Refused, Request, RouteSocket, explain};
 use super::sysctl::Sysctl;
-use super::{Inspect, Kernel, KernelError, answer, device, links, message, outputs};
+use super::{Inspect, Kernel, KernelError, Own, answer, device, links, message, outputs};
 use flannel_core::blackhole::Blackhole;
+
+/// So many routes to peers are made exactly as flannel makes them; see
+/// [`message::request`] for the others.
+const PLAIN: usize = 256;
 
 /// The kernel, through one rtnetlink socket.
 ///
@@ -31,6 +36,9 @@ use flannel_core::blackhole::Blackhole;
 pub struct RealKernel {
     socket: Mutex<RouteSocket>,
     sysctl: Sysctl,
+    /// Routes of the device, as last seen and put since.
+    routes: AtomicUsize,
+    own: Own,
 }
 
 impl RealKernel {
@@ -41,7 +49,15 @@ impl RealKernel {
     pub fn open() -> Result<Self, KernelError> {
         let socket = RouteSocket::open()
             .map_err(|source| KernelError::new("socket", "NETLINK_ROUTE", source))?;
-        Ok(Self { socket: Mutex::new(socket), sysctl: Sysctl::default() })
+        let routes = AtomicUsize::new(0);
+        let own = Own::default();
+        own.set_port(socket.port());
+        Ok(Self { socket: Mutex::new(socket), sysctl: Sysctl::default(), routes, own })
+    }
+
+    /// What this one does itself.
+    pub fn own(&self) -> Own {
+        self.own.clone()
     }
 
     /// A poisoned lock only means that an earlier call panicked; answers that
@@ -50,13 +66,16 @@ impl RealKernel {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn dump(
+    /// What `pick` takes of a dump.
+    pub(super) fn dump<T>(
         &self,
         call: &'static str,
         object: &str,
         message: &RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
-        self.socket().dump(message).map_err(|refused| explain(call, object.to_owned(), refused))
+        pick: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, KernelError> {
+        let found = self.socket().dump(message, pick);
+        found.map_err(|refused| explain(call, object.to_owned(), refused))
     }
 
     /// The link of this name, if there is one.
@@ -124,8 +143,7 @@ impl RealKernel {
 
     /// Names who is in our way.
     fn conflict(&self, own: &str, vni: u32, port: u16, errno: i32) -> Option<Cow<'static, str>> {
-        let all = self.dump("RTM_GETLINK", "all", &all_links()).ok()?;
-        let all: Vec<LinkMessage> = all.into_iter().filter_map(new_link).collect();
+        let all = self.dump("RTM_GETLINK", "all", &all_links(), new_link).ok()?;
         let text = match device::in_the_way(&all, own, vni, port) {
             Some((name, other)) => format!(
                 "VXLAN device {name} has VNI {} on UDP port {port} already; delete it \
@@ -142,14 +160,18 @@ impl RealKernel {
 
     /// One batch of operations on the device of this name and index.
     fn send(&self, device: &str, ifindex: u32, ops: &[&Op]) -> Vec<Result<(), KernelError>> {
+        let put = ops.iter().filter(|op| matches!(op, Op::PutRoute(_))).count();
+        let crowd = self.routes.fetch_add(put, Ordering::Relaxed) >= PLAIN;
         let requests: Vec<Request> =
-            ops.iter().filter_map(|op| message::request(ifindex, op)).collect();
+            ops.iter().filter_map(|op| message::request(ifindex, op, crowd)).collect();
+        self.own.expect(ifindex, ops);
         let results = self.socket().batch(&requests);
         ops.iter()
             .zip(results)
-            .map(|(op, result)| match result {
-                Err(refused) if !is_gone(op, &refused) => Err(self.failed(device, op, refused)),
-                _ => Ok(()),
+            .map(|(op, result)| {
+                let Err(refused) = result else { return Ok(()) };
+                self.own.refused(ifindex, op);
+                if is_gone(op, &refused) { Ok(()) } else { Err(self.failed(device, op, refused)) }
             })
             .collect()
     }
@@ -180,28 +202,31 @@ impl Kernel for RealKernel {
         let Some(link) = self.link(name)? else { return Ok(Observed::default()) };
         let ifindex = link.header.index;
         let mut found = device::observed(&link);
-        let addresses = self.dump("RTM_GETADDR", name, &addresses_of(ifindex))?;
-        found.addresses = addresses
-            .iter()
-            .filter_map(links::address)
-            .filter(|(index, _)| *index == ifindex)
-            .map(|(_, address)| address.network)
-            .collect();
+        let address = |message| {
+            let (index, address) = links::address(&message)?;
+            (index == ifindex).then_some(address.network)
+        };
+        let addresses = self.dump("RTM_GETADDR", name, &addresses_of(ifindex), address)?;
+        found.addresses = addresses.into_iter().collect();
         let mut observed = Observed { device: Some(found), ..Observed::default() };
-        let routes = self.dump("RTM_GETROUTE", name, &main_routes(Some(ifindex)))?;
-        observed.routes =
-            routes.iter().filter_map(|message| answer::route(ifindex, message)).collect();
+        let route = |message| answer::route(ifindex, &message);
+        let routes = self.dump("RTM_GETROUTE", name, &main_routes(Some(ifindex)), route)?;
+        observed.routes = routes.into_iter().collect();
+        self.routes.store(observed.routes.len(), Ordering::Relaxed);
         if observed.device.as_ref().is_none_or(|device| device.vxlan.is_none()) {
             return Ok(observed);
         }
         tokio::task::yield_now().await;
-        let neighbours = self.dump("RTM_GETNEIGH", name, &entries(AddressFamily::Inet, ifindex))?;
+        let (neighbour, entry) = (
+            |message| answer::neighbour(ifindex, &message),
+            |message| answer::fdb_entry(ifindex, &message),
+        );
+        let ask = entries(AddressFamily::Inet, ifindex);
         observed.neighbours =
-            neighbours.iter().filter_map(|message| answer::neighbour(ifindex, message)).collect();
+            self.dump("RTM_GETNEIGH", name, &ask, neighbour)?.into_iter().collect();
         tokio::task::yield_now().await;
-        let fdb = self.dump("RTM_GETNEIGH", name, &entries(AddressFamily::Bridge, ifindex))?;
-        observed.fdb =
-            fdb.iter().filter_map(|message| answer::fdb_entry(ifindex, message)).collect();
+        let ask = entries(AddressFamily::Bridge, ifindex);
+        observed.fdb = self.dump("RTM_GETNEIGH", name, &ask, entry)?.into_iter().collect();
         Ok(observed)
     }
 
@@ -235,7 +260,9 @@ impl Kernel for RealKernel {
                     let batch: Vec<&Op> = rest
                         .iter()
                         .take(BATCH)
-                        .take_while(|op| !op.is_direct() && message::request(0, op).is_some())
+                        .take_while(|op| {
+                            !op.is_direct() && message::request(0, op, false).is_some()
+                        })
                         .collect();
                     if ifindex.is_none() {
                         ifindex = match self.link(name) {
@@ -265,8 +292,9 @@ impl Kernel for RealKernel {
         ask.header.table = RouteHeader::RT_TABLE_MAIN;
         ask.header.protocol = protocol.into();
         let object = format!("proto {protocol}");
-        let routes = self.dump("RTM_GETROUTE", &object, &RouteNetlinkMessage::GetRoute(ask))?;
-        Ok(routes.iter().filter_map(|message| answer::direct_route(protocol, message)).collect())
+        let route = |message| answer::direct_route(protocol, &message);
+        let ask = RouteNetlinkMessage::GetRoute(ask);
+        Ok(self.dump("RTM_GETROUTE", &object, &ask, route)?.into_iter().collect())
     }
 
     fn inspector(&self) -> Box<dyn Inspect> {
@@ -274,13 +302,15 @@ impl Kernel for RealKernel {
     }
 
     async fn links(&self) -> Result<Vec<Link>, KernelError> {
-        let all = self.dump("RTM_GETLINK", "all", &all_links())?;
-        let addresses = self.dump("RTM_GETADDR", "all", &addresses_of(0))?;
+        let all = self.dump("RTM_GETLINK", "all", &all_links(), Some)?;
+        let addresses = self.dump("RTM_GETADDR", "all", &addresses_of(0), Some)?;
         Ok(links::join(&all, &addresses))
     }
 
     async fn default_routes(&self) -> Result<Vec<RouteTo>, KernelError> {
-        let routes = self.dump("RTM_GETROUTE", "default", &main_routes(None))?;
+        // Of the main table there may be very many.
+        let default = |message| answer::is_default(&message).then_some(message);
+        let routes = self.dump("RTM_GETROUTE", "default", &main_routes(None), default)?;
         Ok(answer::default_routes(&routes))
     }
 

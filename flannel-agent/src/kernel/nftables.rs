@@ -1,5 +1,5 @@
 //! What the kernel says of nftables without a program: the number of its rule set,
-//! and its base chains. The rules themselves are for `nft`.
+//! its tables and base chains. The rules themselves are for `nft`.
 
 use std::io;
 use std::time::Duration;
@@ -24,12 +24,15 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// NFNL_SUBSYS_NFTABLES, in the upper byte of a message's type.
 const NFTABLES: u16 = 10 << 8;
+const NEWTABLE: u16 = 0;
+const GETTABLE: u16 = 1;
 const NEWCHAIN: u16 = 3;
 const GETCHAIN: u16 = 4;
 const NEWGEN: u16 = 15;
 const GETGEN: u16 = 16;
 
 const NFTA_GEN_ID: u16 = 1;
+const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
@@ -82,18 +85,36 @@ pub fn generation() -> Result<Option<u32>, KernelError> {
 /// The kernel does not answer.
 pub fn base_chains() -> Result<Vec<BaseChain>, KernelError> {
     let failed = |source| KernelError::new("NFT_MSG_GETCHAIN", "base chains", source);
+    dump(GETCHAIN, NEWCHAIN, base_chain).map_err(failed)
+}
+
+/// Families, as nft calls them, and names of the tables in the calling thread's
+/// network namespace.
+///
+/// # Errors
+/// The kernel does not answer.
+pub fn tables() -> Result<Vec<(&'static str, String)>, KernelError> {
+    let failed = |source| KernelError::new("NFT_MSG_GETTABLE", "tables", source);
+    let table = |family, body: &[u8]| {
+        let (_, name) = attributes(body).find(|(kind, _)| *kind == NFTA_TABLE_NAME)?;
+        Some((self::family(family)?, text(name)))
+    };
+    dump(GETTABLE, NEWTABLE, table).map_err(failed)
+}
+
+/// What `pick` takes of a dump; nothing where the kernel has no nftables.
+fn dump<T>(kind: u16, wanted: u16, pick: impl Fn(u8, &[u8]) -> Option<T>) -> io::Result<Vec<T>> {
     let mut attempt = 1;
     loop {
-        let mut chains = Vec::new();
-        let answered = ask(GETCHAIN, NLM_F_DUMP, NEWCHAIN, |family, body| {
-            chains.extend(base_chain(family, body));
-        });
+        let mut found = Vec::new();
+        let answered =
+            ask(kind, NLM_F_DUMP, wanted, |family, body| found.extend(pick(family, body)));
         match answered {
-            // Somebody changed the chains meanwhile.
+            // Somebody changed something meanwhile.
             Err(error) if error.kind() == io::ErrorKind::Interrupted && attempt < ATTEMPTS => {
                 attempt += 1;
             }
-            answered => return known(answered).map(|_| chains).map_err(failed),
+            answered => return known(answered).map(|_| found),
         }
     }
 }
@@ -109,8 +130,8 @@ fn known(answered: io::Result<()>) -> io::Result<bool> {
     }
 }
 
-fn base_chain(family: u8, body: &[u8]) -> Option<BaseChain> {
-    let family = match family {
+fn family(number: u8) -> Option<&'static str> {
+    Some(match number {
         1 => "inet",
         2 => "ip",
         3 => "arp",
@@ -118,7 +139,11 @@ fn base_chain(family: u8, body: &[u8]) -> Option<BaseChain> {
         7 => "bridge",
         10 => "ip6",
         _ => return None,
-    };
+    })
+}
+
+fn base_chain(family: u8, body: &[u8]) -> Option<BaseChain> {
+    let family = self::family(family)?;
     let (mut table, mut name, mut kind, mut hook, mut number) = (None, None, None, None, None);
     for (attribute, value) in attributes(body) {
         match attribute {

@@ -74,6 +74,7 @@ pub(super) struct RouteSocket {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
+    port: u32,
 }
 
 impl RouteSocket {
@@ -86,7 +87,7 @@ impl RouteSocket {
     /// The same for another protocol, for raw requests and dumps.
     pub(super) fn open_for(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
-        socket.bind_auto()?;
+        let port = socket.bind_auto()?.port_number();
         socket.connect(&SocketAddr::new(0, 0))?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::new(TIMEOUT.as_secs() as i64, 0))?;
         // Each only makes answers smaller, richer or dumps filtered; older
@@ -99,7 +100,12 @@ impl RouteSocket {
         for error in optional.into_iter().filter_map(Result::err) {
             tracing::debug!(%error, "netlink socket option");
         }
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER), port })
+    }
+
+    /// By which the kernel's events name this socket.
+    pub(super) fn port(&self) -> u32 {
+        self.port
     }
 
     /// One request that is answered by at most one message.
@@ -126,14 +132,16 @@ impl RouteSocket {
         }
     }
 
-    /// A dump, repeated when the kernel's table changed under it.
-    pub(super) fn dump(
+    /// What `pick` takes of a dump, which is repeated when the kernel's table changed
+    /// under it. One message is held at a time: tables may be large.
+    pub(super) fn dump<T>(
         &mut self,
         message: &RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, Refused> {
+        pick: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, Refused> {
         let mut attempt = 1;
         loop {
-            let (found, interrupted) = self.dump_once(message.clone())?;
+            let (found, interrupted) = self.dump_once(message.clone(), &pick)?;
             if !interrupted || attempt == DUMP_ATTEMPTS {
                 return Ok(found);
             }
@@ -141,22 +149,24 @@ impl RouteSocket {
         }
     }
 
-    fn dump_once(
+    fn dump_once<T>(
         &mut self,
         message: RouteNetlinkMessage,
-    ) -> Result<(Vec<RouteNetlinkMessage>, bool), Refused> {
+        pick: &impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<(Vec<T>, bool), Refused> {
         let request = Request { message, flags: NLM_F_DUMP };
         let first = self.send(std::slice::from_ref(&request))?;
         let mut found = Vec::new();
         let mut interrupted = false;
         loop {
-            for (header, payload) in self.receive()? {
+            self.fill()?;
+            for (header, payload) in split(&self.buffer).filter_map(parse) {
                 if header.sequence_number != first {
                     continue;
                 }
                 interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
                 match payload {
-                    Some(NetlinkPayload::InnerMessage(message)) => found.push(message),
+                    Some(NetlinkPayload::InnerMessage(message)) => found.extend(pick(message)),
                     Some(NetlinkPayload::Done(done)) if done.code == 0 => {
                         return Ok((found, interrupted));
                     }

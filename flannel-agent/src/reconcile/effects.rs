@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flannel_core::blackhole;
 use flannel_core::config::Backend;
@@ -23,17 +23,22 @@ use crate::record::Repair;
 use crate::status::{FlowTableStatus, lock};
 use crate::watch::Settled;
 
+/// So long hooks are attached before leases get their turn.
+const TURN: Duration = Duration::from_millis(20);
+
 const LOOSE: &str = "net.netfilter.nf_conntrack_tcp_loose";
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
-    /// Makes the blackhole route of our subnet what `--ip-blackhole-route` says.
-    pub(super) async fn seal(&mut self) {
+    /// Makes the blackhole route of our subnet what `--ip-blackhole-route` says;
+    /// whether something had to be changed.
+    pub(super) async fn seal(&mut self) -> bool {
         let wanted = Some(self.identity.subnet).filter(|_| self.settings.blackhole);
         let sealed = async {
             let mut present = self.kernel.blackholes().await?;
             // Those of another agent's network are not ours to remove.
             present.retain(|route| within(self.identity.network, route.destination));
             let (removed, added) = blackhole::diff(wanted, &present);
+            let changes = !removed.is_empty() || added.is_some();
             for route in removed {
                 self.kernel.remove_blackhole(route).await?;
                 tracing::info!(destination = %route.destination, "removed a blackhole route");
@@ -42,12 +47,13 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 self.kernel.add_blackhole(route).await?;
                 tracing::info!(destination = %route.destination, "added the blackhole route");
             }
-            Ok::<_, KernelError>(())
+            Ok::<_, KernelError>(changes)
         };
         let sealed = sealed.await;
         self.sealed = sealed.is_ok();
         self.unfinished.wake.look |= sealed.is_err();
-        self.shared.report(Subject::BlackholeRoute, sealed);
+        self.shared.report(Subject::BlackholeRoute, sealed.as_ref().map(drop));
+        sealed.unwrap_or(true)
     }
 
     /// Carries out a plan in its order: neighbouring operations of one kind go
@@ -238,7 +244,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             overlay: overlay.as_ref().map(|(_, name)| name.as_str()),
             direct,
             veths: &settled.veths,
+            turn: TURN,
         });
+        self.hooks_left = report.unfinished;
         if !report.attached.is_empty() {
             tracing::info!(hooks = ?report.attached, "attached programs");
         }
@@ -318,6 +326,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
         let whole = lock(&self.datapath).as_mut().map(|datapath| datapath.spot_check());
         Wake { look: matches!(whole, Some(Ok(false))), ..Wake::default() }
+    }
+
+    /// Whether hooks were left for the next look: it should come at once.
+    pub fn has_hooks_left(&self) -> bool {
+        self.hooks_left
     }
 
     fn check_flow_table(&mut self) {

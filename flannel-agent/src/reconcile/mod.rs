@@ -7,14 +7,18 @@ pub mod conntrack;
 mod devices;
 mod direct;
 mod effects;
+mod guard;
+mod look;
 pub mod packet_rules;
 mod retry;
+mod revise;
 mod strangers;
 #[cfg(test)]
 mod tests;
 mod turnover;
 mod udp;
 mod underlay;
+mod wake;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,8 +26,8 @@ use std::time::Duration;
 
 use flannel_core::config::Backend;
 use flannel_core::desired;
+use flannel_core::desired::roster::Roster;
 use flannel_core::desired::{Desired, Node, routes_directly};
-use flannel_core::firewall::Rules;
 use flannel_core::health::{Found, Part, Subject};
 use flannel_core::link::Link;
 use flannel_core::mac::MacAddr;
@@ -38,16 +42,19 @@ use tokio::time::Instant;
 
 use self::attendance::Attendance;
 use self::direct::Paths;
+use self::guard::Guard;
+pub use self::guard::Guarded;
 use self::packet_rules::PacketRules;
 use self::retry::{Retries, Unfinished};
 use self::turnover::Turnover;
+pub use self::wake::Wake;
 use crate::backend::udp::{self as udp_backend, Overlay};
 use crate::bpf::{FastPath, VerifySource};
 use crate::firewall::Firewall;
 use crate::firewall::packet_rules::Mode;
+use crate::kernel::Kernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::kernel::{Kernel, KernelEvent};
-use crate::status::{DeviceStatus, Shared, SharedDatapath, lock};
+use crate::status::{DeviceStatus, Shared, SharedDatapath};
 use crate::watch::Watch;
 
 /// What this node is, as leases and config say.
@@ -95,41 +102,6 @@ pub struct Settings {
     pub take_over: bool,
 }
 
-/// What a pass has to look at anew.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wake {
-    /// The device and all that hangs on it.
-    pub look: bool,
-    /// Links: underlay and veths.
-    pub links: bool,
-    /// The ways to the peers' PublicIPs.
-    pub paths: bool,
-    /// The kernel's decisions may have changed: end all confirmations.
-    pub generation: bool,
-    /// The firewall rules.
-    pub firewall: bool,
-}
-
-impl Wake {
-    /// Look at everything; confirmations stay.
-    pub const ALL: Self =
-        Self { look: true, links: true, paths: true, generation: false, firewall: true };
-
-    /// Both.
-    pub fn merge(&mut self, other: Self) {
-        self.look |= other.look;
-        self.links |= other.links;
-        self.paths |= other.paths;
-        self.generation |= other.generation;
-        self.firewall |= other.firewall;
-    }
-
-    /// Whether there is nothing to look at.
-    pub fn is_nothing(self) -> bool {
-        self == Self::default()
-    }
-}
-
 /// What a pass has changed that others have to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -137,12 +109,24 @@ pub struct Outcome {
     pub underlay_changed: bool,
     /// When the next failed operation is due.
     pub retry_at: Option<Instant>,
+    /// When confirmations have to be ended: that was done just now.
+    pub raise_at: Option<Instant>,
+}
+
+/// News of what is done beside the passes.
+#[derive(Debug)]
+pub enum Told {
+    /// A look at the firewall has ended: [`Reconciler::take_guarded`].
+    Firewall(Guarded),
+    /// Something else is known of rules that judge each packet:
+    /// [`Reconciler::check_hooks`].
+    PacketRules,
 }
 
 /// Owns the effects.
 pub struct Reconciler<K, F> {
     kernel: K,
-    firewall: F,
+    guard: Guard<F>,
     datapath: SharedDatapath,
     shared: Shared,
     watch: Watch,
@@ -171,6 +155,15 @@ pub struct Reconciler<K, F> {
     direct: BTreeSet<Ipv4Network>,
     retries: Retries,
     unfinished: Unfinished,
+    /// What the last pass wanted, and its peers by MAC, if they may be revised.
+    desired: Option<Desired>,
+    roster: Option<Roster>,
+    /// When confirmations were ended last.
+    raised: Option<Instant>,
+    /// Hooks were left for the next look.
+    hooks_left: bool,
+    /// Rules are kept.
+    kept: bool,
     /// The blackhole route is what it should be.
     sealed: bool,
     /// MTU of the device as it should be; 0 before the first pass.
@@ -199,7 +192,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             Watch::new(kernel.inspector(), shared.clone(), identity.network, settings.window);
         Self {
             kernel,
-            firewall,
+            guard: Guard::new(firewall),
             datapath,
             shared,
             watch,
@@ -220,6 +213,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             direct: BTreeSet::new(),
             retries: Retries::default(),
             unfinished: Unfinished::default(),
+            desired: None,
+            roster: None,
+            raised: None,
+            hooks_left: false,
+            kept: false,
             sealed: false,
             mtu: 0,
             turnover,
@@ -262,59 +260,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         &self.sysctls_before
     }
 
-    /// What a kernel event asks to look at; nothing for those that do not
-    /// matter, and those that the watch has answered.
-    pub fn wake_for(&self, event: KernelEvent) -> Wake {
-        let overlay = self.overlay.or(self.udp.ifindex());
-        // Their routes hang on other people's links, and the ways to the peers
-        // on other people's routes.
-        let direct = routes_directly(&self.identity.backend);
-        match event {
-            // A pass that finds its own work done changes nothing, so the
-            // events of our own changes settle.
-            KernelEvent::Link { ifindex } => Wake {
-                look: direct || overlay.is_none_or(|overlay| overlay == ifindex),
-                links: true,
-                paths: direct,
-                ..Wake::default()
-            },
-            KernelEvent::Address { ifindex } => Wake {
-                look: direct || overlay == Some(ifindex),
-                links: true,
-                paths: direct,
-                ..Wake::default()
-            },
-            KernelEvent::Route { ifindex } => Wake {
-                look: direct || ifindex == 0 || overlay == Some(ifindex),
-                links: self.is_doubtful(ifindex),
-                paths: direct,
-                ..Wake::default()
-            },
-            KernelEvent::Rule => Wake { paths: direct, ..Wake::default() },
-            KernelEvent::Neighbour { ifindex } => {
-                Wake { look: overlay == Some(ifindex), ..Wake::default() }
-            }
-            KernelEvent::Ruleset => {
-                self.packet_rules.notice();
-                Wake { firewall: true, ..Wake::default() }
-            }
-            KernelEvent::Overrun => {
-                self.packet_rules.notice();
-                Wake { generation: true, ..Wake::ALL }
-            }
-            KernelEvent::Tc { .. }
-            | KernelEvent::Decision
-            | KernelEvent::IpsecPolicy
-            | KernelEvent::Deaf(_)
-            | KernelEvent::Hears(_) => Wake::default(),
-        }
-    }
-
     /// Makes the node what these peers (oldest lease first) and the underlay
     /// demand.
     pub async fn pass(&mut self, peers: &[Peer], mut wake: Wake) -> Outcome {
         let mut outcome = Outcome::default();
         wake.merge(self.unfinished.due());
+        if wake.firewall {
+            self.ask_for_rules();
+        }
         let waited = self.underlay_due.is_some_and(|due| due <= Instant::now());
         if wake.links || waited || self.links.is_empty() {
             self.look_at_links().await;
@@ -355,7 +308,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             wake.look = true;
         }
         if seal {
-            self.seal().await;
+            changed |= self.seal().await;
         }
         self.retries.report(&self.shared);
         self.serve_udp(&desired, look).await;
@@ -364,17 +317,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.tell_peers(&desired);
         self.serve_pods();
         self.attend();
-        if (changed || wake.generation)
-            && let Some(datapath) = lock(&self.datapath).as_mut()
-        {
-            let raised = datapath.raise_generation();
-            self.unfinished.wake.generation = raised.is_err();
-            self.shared.report(Subject::Generation, raised);
-        }
-        if wake.firewall {
-            self.guard().await;
+        if changed || wake.generation {
+            self.raise();
         }
         self.publish(&desired);
+        self.desired = Some(desired);
         outcome.retry_at = earliest(self.retries.next_due(), self.unfinished.schedule());
         outcome.retry_at = earliest(outcome.retry_at, self.underlay_due);
         outcome
@@ -401,6 +348,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             )
         });
         state.report(Subject::BackendMtu, cut);
+        self.roster = Roster::of(node, &desired, rejected.is_empty());
         let rejected = rejected
             .iter()
             .map(|rejected| (Part::Subnet(rejected.peer.subnet), rejected.reason.to_string()));
@@ -408,68 +356,12 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         Some(desired)
     }
 
-    async fn look_at_links(&mut self) {
-        let links = self.kernel.links().await;
-        self.unfinished.wake.links = links.is_err();
-        self.shared.report(Subject::Links, links.as_ref());
-        if let Ok(links) = links {
-            self.links = links;
-            self.look_for_uplinks().await;
+    /// Waits for news of what is done beside the passes. Cancel safe.
+    pub async fn told(&mut self) -> Told {
+        tokio::select! {
+            guarded = self.guard.ended() => Told::Firewall(guarded),
+            () = self.packet_rules.changed() => Told::PacketRules,
         }
-    }
-
-    async fn look(&mut self, desired: &Desired) {
-        let maps = match lock(&self.datapath).as_ref().map(|datapath| datapath.peers()) {
-            None => Ok(None),
-            Some(Ok(peers)) => Ok(Some(peers)),
-            Some(Err(error)) => Err(error.to_string()),
-        };
-        let observed = match (self.look_at_kernel(desired).await, maps) {
-            (Ok(observed), Ok(maps)) => Ok(Observed { maps, ..observed }),
-            (Err(error), _) => Err(error.to_string()),
-            (_, Err(reason)) => Err(reason),
-        };
-        self.shared.report(Subject::Observation, observed.as_ref());
-        self.stale = observed.is_err();
-        self.attendance.looked(observed.is_ok());
-        self.unfinished.wake.look = self.stale;
-        if let Ok(observed) = observed {
-            let device = observed.device.as_ref().filter(|device| device.vxlan.is_some());
-            self.overlay = device.map(|device| device.ifindex);
-            self.observed = Some(observed);
-        }
-    }
-
-    async fn guard(&mut self) {
-        // alloc gives out the subnet and leaves the rest to others.
-        if self.identity.backend == Backend::Alloc && !self.settings.masquerade {
-            return;
-        }
-        let rules = Rules {
-            network: self.identity.network,
-            subnet: self.identity.subnet,
-            masquerade: self.settings.masquerade,
-            forward: self.settings.forward,
-            fully_random: self.settings.fully_random,
-            vxlan_port: match &self.identity.backend {
-                Backend::Vxlan(vxlan) => vxlan.port,
-                Backend::Udp(udp) => udp.port,
-                Backend::HostGw | Backend::Alloc => 0,
-            },
-        };
-        let ensured = self.firewall.ensure(&rules).await;
-        self.unfinished.wake.firewall = ensured.is_err();
-        let mut state = self.shared.lock();
-        state.report(Subject::Firewall, ensured);
-        let forwarding = match self.sysctl.ip_forward() {
-            Ok(true) => None,
-            Ok(false) => Some(
-                "net.ipv4.ip_forward is 0: packets between pods and peers are not forwarded"
-                    .to_owned(),
-            ),
-            Err(error) => Some(error.to_string()),
-        };
-        state.report(Subject::Forwarding, forwarding);
     }
 
     /// Whether the last pass made this, and nothing of it failed.

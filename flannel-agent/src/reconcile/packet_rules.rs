@@ -51,6 +51,14 @@ impl PacketRules {
         }
     }
 
+    /// Waits until something else is known of the rules. Cancel safe.
+    pub(super) async fn changed(&mut self) {
+        match &mut self.follower {
+            Some(follower) => follower.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
     fn reading(&mut self) -> Reading {
         self.follower.as_mut().map(Follower::reading).unwrap_or_default()
     }
@@ -61,14 +69,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// nothing is known of them.
     pub fn follow_packet_rules(&mut self, follower: Follower) {
         self.packet_rules.follower = Some(follower);
-    }
-
-    /// Waits until something else is known of the rules.
-    pub async fn packet_rules_changed(&mut self) {
-        match &mut self.packet_rules.follower {
-            Some(follower) => follower.changed().await,
-            None => std::future::pending().await,
-        }
     }
 
     /// What the programs have to leave alone at the moment; says so.

@@ -60,6 +60,11 @@ fn about(op: &Op) -> About {
 }
 
 impl Retries {
+    /// Whether nothing has failed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn is_due(&self, op: &Op) -> bool {
         self.0.is_empty()
             || self.0.get(&about(op)).is_none_or(|failure| failure.due <= Instant::now())

@@ -114,6 +114,13 @@ impl Watch {
         self.choose_policies(&mut state);
     }
 
+    /// One peer is elsewhere, came or went; all still fit into the tables.
+    pub fn change_peer(&self, before: Option<Ipv4Addr>, now: Option<Ipv4Addr>) {
+        self.scope.change_peer(before, now);
+        let mut state = self.state();
+        self.choose_policies(&mut state);
+    }
+
     /// Tells of the chains of nftables' netdev family, and of the rules about the
     /// tunnel's packets that go out, where they are read.
     pub fn set_rules(&self, chains: Vec<NetdevChain>, outer: Vec<OuterRule>) {

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use crate::netns::{Namespace, in_netns, run, try_run};
+use flannel_agent::firewall::Mode;
 use flannel_agent::firewall::chosen::{self, Chosen};
 use flannel_agent::firewall::nft::Nft;
-use flannel_agent::firewall::{Firewall, Mode};
 use flannel_core::firewall::Rules;
 use flannel_core::firewall::names::Mine;
 use flannel_core::firewall::upstream::Node as Former;
@@ -336,7 +336,7 @@ async fn takes_over(iptables: &'static str, mode: Mode) {
         firewall.ensure(&rules()).await.unwrap();
         assert_eq!((saved("iptables-legacy"), ruleset()), written, "written once");
         assert!(!written.1.contains("flannel-ipv6"), "{}", written.1);
-        firewall.remove().await.unwrap();
+        chosen::remove_all(&[]).await.unwrap();
         assert_eq!(saved(iptables), before, "{mode:?} after {old}");
         run(&format!("{iptables} -F FORWARD"));
         run(&format!("{iptables} -t nat -F POSTROUTING"));

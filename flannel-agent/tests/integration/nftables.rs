@@ -1,7 +1,7 @@
 //! What the kernel says of nftables. Needs root.
 
 use crate::netns::{in_netns, run};
-use flannel_agent::kernel::nftables::{BaseChain, base_chains, generation};
+use flannel_agent::kernel::nftables::{BaseChain, base_chains, generation, tables};
 
 fn chain(family: &'static str, table: &str, name: &str, kind: &str, devices: &[&str]) -> BaseChain {
     BaseChain {
@@ -37,6 +37,13 @@ fn base_chains_with_their_devices() {
         for table in ["ip t", "inet t", "netdev t", "bridge t", "ip6 t"] {
             run(&format!("nft add table {table}"));
         }
+        let tables: Vec<_> = tables()
+            .unwrap()
+            .into_iter()
+            .map(|(family, name)| format!("{family} {name}"))
+            .collect();
+        assert_eq!(tables.len(), 5, "{tables:?}");
+        assert!(tables.contains(&"ip6 t".to_owned()), "{tables:?}");
         for line in [
             "ip t f { type filter hook forward priority 0 ; }",
             "ip t n { type nat hook postrouting priority 100 ; }",

@@ -319,6 +319,7 @@ fn the_flow_table_has_head_room_and_is_kept() {
             pin_dir: pins.to_owned(),
             attach: AttachMode::Tcx,
             xdp: XdpMode::Auto,
+            card: false,
             flow_table: 4608,
         };
         drop(Loaded::open(&larger).unwrap());

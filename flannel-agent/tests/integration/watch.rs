@@ -63,8 +63,13 @@ impl Node {
             pods.push(pod);
         }
         run("ip link set veth1 master cni0");
-        let options =
-            LoadOptions { pin_dir: pins.0.clone(), attach, xdp: XdpMode::Off, flow_table: 4096 };
+        let options = LoadOptions {
+            pin_dir: pins.0.clone(),
+            attach,
+            xdp: XdpMode::Off,
+            card: false,
+            flow_table: 4096,
+        };
         let datapath = Mutex::new(Loaded::open(&options).unwrap());
         let (kernel, shared) = (RealKernel::open().unwrap(), Shared::default());
         let network = "10.5.0.0/16".parse().unwrap();
@@ -101,6 +106,7 @@ impl Node {
             overlay: Some("flannel.1"),
             direct: false,
             veths: &settled.veths,
+            turn: Duration::MAX,
         });
         assert!(report.failed.is_empty(), "{:?}", report.failed);
     }

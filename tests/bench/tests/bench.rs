@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use flannel_bench::columns::columns;
+use flannel_bench::control::{self, table::Rows};
 use flannel_bench::report::Report;
 use flannel_bench::rows::{EBPF, HOST, JUDGED, JUDGED_PORT, KERNEL, ROWS, rows};
 use flannel_bench::sites::judge;
@@ -171,4 +172,40 @@ fn the_rule_counts_packets_of_its_port_only() {
     let held = flood();
     // 100 per second and a burst of 5.
     assert!(held < 100 && free > 1000, "{free} without, {held} with a limit");
+}
+
+#[test]
+fn the_control_plane_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = control::Plan {
+        rounds: 1,
+        leases: 50,
+        most: 0,
+        samples: 5,
+        renewals: 50,
+        pods: 3,
+        idle: 0.5,
+        only: vec!["start".to_owned(), "lease".to_owned(), "pods".to_owned()],
+        json: dir.path().join("control.json"),
+        markdown: None,
+    };
+    let rows = plan.run(|_| {});
+    let median = |title: &str| rows.get(title).unwrap_or_else(|| panic!("{title}")).median();
+    // No limits that a busy machine could miss.
+    for (title, range) in [
+        ("first start to READY", 5.0..20_000.0),
+        ("restart to READY", 2.0..20_000.0),
+        ("idle, one peer: RSS", 1.0..200.0),
+        ("50 leases: exec to READY", 0.005..20.0),
+        ("50 leases: CPU until READY", 0.001..20.0),
+        ("new lease: median", 0.0..1_000.0),
+        ("new lease under renewals: p99", 0.0..10_000.0),
+        ("renewals that etcd took", 1.0..100.0),
+        ("3 pods at once: the last hook after that", 0.0..30.0),
+        ("a lease meanwhile: the slowest", 0.0..10_000.0),
+    ] {
+        assert!(range.contains(&median(title)), "{title}: {}", median(title));
+    }
+    let again: Rows = serde_json::from_str(&serde_json::to_string(&rows).unwrap()).unwrap();
+    assert_eq!(again.text(), rows.text());
 }

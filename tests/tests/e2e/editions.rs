@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aya::programs::TcAttachType::{Egress, Ingress};
 use flannel_agent::bpf::loader::Loaded;
-use flannel_agent::bpf::{AttachMode, Datapath as _, LoadOptions, Places, XdpMode};
+use flannel_agent::bpf::{self, AttachMode, Datapath as _, LoadOptions, Places, XdpMode};
 use flannel_core::envelope::{Inward, PodVeth, VethEntry};
 use flannel_ebpf::abi::ABI_VERSION;
 use flannel_tests::agent::Options;
@@ -159,13 +159,28 @@ fn links_over_a_start(
 fn tcx_links_change_their_program_in_place() {
     let (mut pair, [before, after]) = links_over_a_take_over(&TCX, &Options::ebpf(), "links");
     assert_eq!((before.len(), &after), (HOOKS.len(), &before), "the same links, pinned anew");
-    // And are taken over by the next start.
+    // And so are the programs by the next start: it need not load them.
     let ids = programs(&pair.left);
     nothing_lost_while(&mut pair, |pair| {
         pair.left.kill_agent();
         pair.left.start(&pair.etcd, &Options::ebpf());
     });
+    assert_eq!(programs(&pair.left), ids);
+    none_of_v1(&pair.left);
+    carries(&pair);
+    // But not those of another build.
+    let object = pair.lab.dir().join("other.o");
+    fs::write(&object, [&bpf::object().unwrap()[..], b"another"].concat()).unwrap();
+    let name = bpf::OBJECT_ENV.to_owned();
+    let environment = vec![(name, object.display().to_string())];
+    nothing_lost_while(&mut pair, |pair| {
+        pair.left.kill_agent();
+        pair.left.start(&pair.etcd, &Options { environment, ..Options::ebpf() });
+    });
     all_new(&pair.left, &ids);
+    let pins = hooks::pins(pair.left.pin_dir());
+    let loaded = pins.iter().filter(|pin| pin.display().to_string().contains("/prog-")).count();
+    assert_eq!(loaded, flannel_ebpf::abi::program::ALL.len(), "of one build: {pins:?}");
 }
 
 /// Without CAP_SYS_ADMIN the kernel tells no program's name.
@@ -233,7 +248,11 @@ fn a_pin_that_cannot_be_made_keeps_no_old_program() {
     let before = programs(&pair.left);
     assert!(before[&("veth2", "from_pod")].is_empty(), "{before:?}");
     nothing_lost_while(&mut pair, |pair| pair.left.start(&pair.etcd, &options));
-    all_new(&pair.left, &before);
+    for (at, after) in programs(&pair.left) {
+        assert_eq!((after.len(), after[0].0.as_str()), (1, at.1), "{at:?}: {after:?}");
+        assert!(before[&at].is_empty() || before[&at] == after, "{at:?}: {after:?}");
+    }
+    none_of_v1(&pair.left);
     carries(&pair);
 }
 
@@ -282,6 +301,7 @@ fn a_hook_that_fails_keeps_no_old_program_elsewhere() {
         pin_dir: pair.left.pin_dir().to_owned(),
         attach: AttachMode::Auto,
         xdp: XdpMode::Auto,
+        card: false,
         flow_table: 4096,
     };
     let places = |overlay| Places {
@@ -291,6 +311,7 @@ fn a_hook_that_fails_keeps_no_old_program_elsewhere() {
         overlay: Some(overlay),
         direct: false,
         veths: &veths,
+        turn: Duration::MAX,
     };
     pair.left.netns.inside(|| {
         let mut loaded = Loaded::open(&load).expect("programs");

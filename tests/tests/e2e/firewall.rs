@@ -1,5 +1,6 @@
 //! The firewall's rules come back, and cost nothing while nobody touches them.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::thread;
 use std::time::Duration;
 
@@ -68,4 +69,48 @@ fn nothing_is_run_while_nothing_changes() {
         thread::sleep(Duration::from_secs(5));
         assert_eq!(childrens_faults(pid), before, "{firewall}: a child has run");
     }
+}
+
+/// A directory with an `nft` that hangs while there is a file `hang` beside it.
+fn hanging_nft() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nft");
+    let real = "PATH=\"${PATH#*:}\"";
+    let hang = dir.path().join("hang");
+    let script = format!(
+        "#!/bin/sh\nif [ -e '{}' ]; then exec sleep 10; fi\n{real} exec nft \"$@\"\n",
+        hang.display()
+    );
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+#[test]
+fn a_program_that_hangs_delays_nothing_but_its_rules() {
+    let dir = hanging_nft();
+    let path = std::env::var("PATH").unwrap();
+    let environment = vec![("PATH".to_owned(), format!("{}:{path}", dir.path().display()))];
+    let extra = vec!["--firewall=nftables".to_owned()];
+    let pair = Pair::agents(&Options { ip_masq: true, environment, extra, ..Options::ebpf() });
+    let netns = &pair.left.netns;
+    let rules = || netns.sh("nft list ruleset").contains("flannel-ipv4");
+    assert!(rules());
+    let hang = dir.path().join("hang");
+    std::fs::write(&hang, "").unwrap();
+    netns.sh("nft delete table ip flannel-ipv4");
+    wait::holds("the program to hang", Duration::from_secs(5), || {
+        netns.sh("ps ax -o args").contains("sleep 10")
+    });
+    let routes = |subnet: &str| netns.ip("route show dev flannel.1").contains(subnet);
+    let lease = r#"{"PublicIP":"192.0.2.77","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:77"}}"#;
+    pair.etcd.put_subnet("10.244.250.0-24", lease);
+    wait::holds("the route of a new lease", LIMIT, || routes("10.244.250.0/24"));
+    let peer = pair.right.subnet().to_string();
+    netns.ip(&format!("route del {peer} dev flannel.1"));
+    wait::holds("the route that was deleted", LIMIT, || routes(&peer));
+    assert_eq!(pair.left.status()["peers"], 2);
+    assert!(!rules(), "all that was done while it hung");
+    std::fs::remove_file(&hang).unwrap();
+    wait::holds("the rules", Duration::from_secs(20), rules);
 }

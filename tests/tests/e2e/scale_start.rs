@@ -39,6 +39,25 @@ fn twenty_agents_share_twenty_subnets() {
 }
 
 #[test]
+fn a_systemd_that_does_not_listen_delays_nothing() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let mut node = lab.node(1);
+    // Nobody reads what comes after READY=1, and the kernel keeps some ten words.
+    node.start(&etcd, &Options::kernel());
+    for number in 200..230_u8 {
+        let lease = format!(
+            r#"{{"PublicIP":"192.0.2.{number}","BackendType":"vxlan","BackendData":{{"VtepMAC":"02:00:00:00:00:{number:02x}"}}}}"#
+        );
+        etcd.put_subnet(&format!("10.244.{number}.0-24"), &lease);
+        wait::holds("the route of a lease", Duration::from_secs(2), || {
+            node.netns.ip("route show dev flannel.1").contains(&format!("10.244.{number}.0/24"))
+        });
+    }
+    node.stop_agent();
+}
+
+#[test]
 fn one_node_too_many_waits_and_says_why() {
     let lab = Lab::new();
     let etcd = lab.empty_etcd();

@@ -73,7 +73,9 @@ impl<'de> Deserialize<'de> for VxlanData {
 
 impl PartialEq for LeaseAttrs {
     fn eq(&self, other: &Self) -> bool {
-        let text = |raw: &Option<Box<RawValue>>| raw.as_deref().map(|raw| raw.get().to_owned());
+        fn text(raw: &Option<Box<RawValue>>) -> Option<&str> {
+            raw.as_deref().map(RawValue::get)
+        }
         self.public_ip == other.public_ip
             && self.public_ipv6 == other.public_ipv6
             && self.backend_type == other.backend_type

@@ -52,6 +52,9 @@ pub struct Changes {
     /// Subnets whose peer appeared, went, or is reached otherwise than before.
     /// A mere renewal is no change.
     pub peers: BTreeSet<Ipv4Network>,
+    /// A lease came or went, or says something else: what is odd may be other than
+    /// before.
+    pub leases: bool,
     /// What happened to our own lease.
     pub own: Option<OwnChange>,
 }
@@ -138,20 +141,22 @@ impl LeaseTable {
             LeaseUpdate::Snapshot { leases, revision } => self.replace(leases, revision),
             LeaseUpdate::Put { lease } => {
                 let subnet = lease.subnet;
+                let before = self.leases.get(&subnet);
+                let leases = before.is_none_or(|before| before.lease.attrs != lease.attrs);
                 let before = self.peer_at(subnet);
                 let own = self.own_change(&lease);
                 let mut peers = self.release(|held| refutes(&lease, &held.lease));
                 self.held.remove(&subnet);
                 self.leases.extend([self.judged(lease)]);
                 peers.extend(self.changed(subnet, before));
-                Changes { peers, own }
+                Changes { peers, leases, own }
             }
             LeaseUpdate::Removed { subnet, revision } => {
                 let before = self.peer_at(subnet);
-                self.leases.remove(&subnet);
+                let leases = self.leases.remove(&subnet).is_some();
                 self.held.remove(&subnet);
                 let own = self.is_own(subnet).then_some(OwnChange::Removed { revision });
-                Changes { peers: self.changed(subnet, before), own }
+                Changes { peers: self.changed(subnet, before), leases, own }
             }
             LeaseUpdate::OtherHistory { .. } => {
                 self.other_history = true;
@@ -169,7 +174,7 @@ impl LeaseTable {
 
     /// Lets go of these leases.
     pub fn release_held(&mut self) -> Changes {
-        Changes { peers: self.release(|_| true), own: None }
+        Changes { peers: self.release(|_| true), leases: true, own: None }
     }
 
     fn release(&mut self, which: impl Fn(&Judged) -> bool) -> BTreeSet<Ipv4Network> {
@@ -235,7 +240,7 @@ impl LeaseTable {
             .into_iter()
             .filter(|subnet| peer_at(&before, subnet) != self.peer_at(*subnet))
             .collect();
-        Changes { peers, own }
+        Changes { peers, leases: true, own }
     }
 
     /// What stays though `next` does not have it, or has it as it once was.
@@ -277,7 +282,8 @@ impl LeaseTable {
         self.own.is_some_and(|own| own.subnet == Some(subnet))
     }
 
-    fn peer_at(&self, subnet: Ipv4Network) -> Option<Peer> {
+    /// The peer that the lease of this subnet stands for, if it does.
+    pub fn peer_at(&self, subnet: Ipv4Network) -> Option<Peer> {
         peer_at(&self.leases, &subnet)
     }
 

@@ -38,6 +38,8 @@ const RTM_DELCHAIN: u16 = 101;
 const RTM_NEWNEXTHOP: u16 = 104;
 const RTM_DELNEXTHOP: u16 = 105;
 
+/// Where a message names the socket that asked for the change.
+const PORT_AT: usize = 12;
 /// Length of `struct ifinfomsg`.
 const IFINFO_LEN: usize = 16;
 /// Length of `struct ifaddrmsg`.
@@ -111,7 +113,14 @@ impl Memory {
         let decision = |matters: bool| matters.then_some(KernelEvent::Decision);
         // ifinfomsg, ifaddrmsg, ndmsg and tcmsg all have the index at this place.
         let index = raw::number(body, 4).unwrap_or(0);
+        let asked = |port: Option<u32>| port.is_some_and(|port| scope.own().asked(port));
         match kind {
+            // What follows for the programs, who asked for it tells them.
+            RTM_NEWROUTE | RTM_DELROUTE | RTM_NEWNEIGH | RTM_DELNEIGH
+                if asked(raw::number(message, PORT_AT)) =>
+            {
+                none
+            }
             RTM_NEWLINK | RTM_DELLINK if body.first() == Some(&(libc::AF_BRIDGE as u8)) => {
                 let ended = self.port(kind == RTM_DELLINK, index, body);
                 [None, decision(ended && passes(scope, index, body))]
@@ -130,6 +139,9 @@ impl Memory {
                 route(body, replaces && kind == RTM_NEWROUTE, scope).unwrap_or(none)
             }
             RTM_NEWNEIGH | RTM_DELNEIGH if self.is_vxlan(index) => {
+                if is_own_entry(scope, kind == RTM_DELNEIGH, index, body) {
+                    return none;
+                }
                 [Some(KernelEvent::Neighbour { ifindex: index }), None]
             }
             RTM_NEWNEIGH | RTM_DELNEIGH => {
@@ -227,6 +239,15 @@ impl Memory {
             _ => None,
         }
     }
+}
+
+/// Whether an entry of a VXLAN device's FDB came or went because we asked for it.
+fn is_own_entry(scope: &Scope, gone: bool, ifindex: u32, body: &[u8]) -> bool {
+    let attributes = body.get(NDMSG_LEN..).unwrap_or_default();
+    let mac = raw::attribute(attributes, NDA_LLADDR).and_then(|mac| mac.try_into().ok());
+    let to = raw::attribute(attributes, NDA_DST).and_then(|to| <[u8; 4]>::try_from(to).ok());
+    let (Some(mac), Some(to)) = (mac.map(MacAddr), to.map(Ipv4Addr::from)) else { return false };
+    body.first() == Some(&(libc::AF_BRIDGE as u8)) && scope.own().told(gone, ifindex, mac, to)
 }
 
 /// What a link has to do with packets of the overlay.

@@ -9,6 +9,8 @@ use std::time::Duration;
 use flannel_core::firewall::packet_rules::ranges::Addresses;
 use ipnetwork::Ipv4Network;
 
+use crate::kernel::Own;
+
 /// Shared between who knows the node's part in the overlay and who hears the
 /// kernel. What is not set yet counts as everything.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +24,7 @@ struct Bounds {
     peers: Option<Vec<u32>>,
     /// Devices that packets of the overlay pass.
     devices: Option<BTreeSet<u32>>,
+    own: Own,
 }
 
 impl Scope {
@@ -53,10 +56,33 @@ impl Scope {
         })
     }
 
+    /// A peer's PublicIP is another, or a peer came or went.
+    pub fn change_peer(&self, before: Option<Ipv4Addr>, now: Option<Ipv4Addr>) {
+        let mut bounds = self.lock();
+        // What is not set yet counts as everything.
+        let Some(peers) = &mut bounds.peers else { return };
+        if let Some(Ok(place)) = before.map(|before| peers.binary_search(&before.into())) {
+            peers.remove(place);
+        }
+        if let Some(now) = now.map(u32::from) {
+            peers.insert(peers.partition_point(|peer| *peer < now), now);
+        }
+    }
+
     /// Sets the devices that packets of the overlay pass: underlays, overlay,
     /// pods' veths and their bridges.
     pub fn set_devices(&self, devices: BTreeSet<u32>) {
         self.lock().devices = Some(devices);
+    }
+
+    /// Sets what we do ourselves: its echo is no event.
+    pub fn set_own(&self, own: Own) {
+        self.lock().own = own;
+    }
+
+    /// What we do ourselves.
+    pub(super) fn own(&self) -> Own {
+        self.lock().own.clone()
     }
 
     /// How long a decision is repeated at most.

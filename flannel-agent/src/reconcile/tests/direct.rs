@@ -4,6 +4,7 @@
 use flannel_core::observed::DirectRoute;
 
 use super::*;
+use crate::kernel::KernelEvent;
 use crate::reconcile::underlay::PATIENCE;
 
 impl Bench {

@@ -9,6 +9,7 @@ use flannel_ebpf::abi::{Exemption, direction};
 use super::*;
 use crate::firewall::packet_rules::Mode;
 use crate::firewall::packet_rules::follow::{Follower, Source};
+use crate::kernel::KernelEvent;
 use crate::status::PacketRulesStatus;
 
 /// Rules that a test sets, or why they cannot be read.
@@ -55,7 +56,7 @@ impl Bench {
 
     /// Lets a reading come and be answered.
     async fn settle(&mut self) {
-        self.reconciler.packet_rules_changed().await;
+        self.reconciler.packet_rules.changed().await;
         self.reconciler.check_hooks();
     }
 }

@@ -68,6 +68,7 @@ pub(crate) fn open(pins: &Path, attach: AttachMode) -> Loaded {
         pin_dir: pins.to_owned(),
         attach,
         xdp: XdpMode::Auto,
+        card: false,
         flow_table: 4096,
     })
     .unwrap()
@@ -105,5 +106,6 @@ pub(crate) fn places<'a>(overlay: &'a str, veths: &'a [PodVeth]) -> Places<'a> {
         overlay: Some(overlay),
         direct: false,
         veths,
+        turn: std::time::Duration::MAX,
     }
 }

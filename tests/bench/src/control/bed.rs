@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use flannel_tests::agent::{Options, program};
 use flannel_tests::etcd::Etcd;
+use flannel_tests::hooks;
 use flannel_tests::lab::Lab;
 use flannel_tests::node::Node;
 use flannel_tests::process::Process;
@@ -19,6 +20,11 @@ use super::store::{Paper, Store};
 /// Agents get subnets of 10.0.0.0/16; leases on paper are in the rest of it.
 const CONFIG: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMin":"10.0.1.0",
     "SubnetMax":"10.0.255.0","Backend":{"Type":"vxlan"}}"#;
+
+/// Whether an agent has ended is looked at this often.
+const LISTEN: Duration = Duration::from_millis(500);
+/// USER_HZ.
+const TICKS: f64 = 100.0;
 
 /// How long a start may take.
 const START: Duration = Duration::from_secs(120);
@@ -67,6 +73,8 @@ pub(super) struct Agent {
 pub(super) struct Used {
     /// CPU time of all its threads, in seconds.
     pub(super) cpu: f64,
+    /// That of the programs that it ran, in seconds.
+    pub(super) others: f64,
     /// Memory, in MB.
     pub(super) memory: f64,
     /// The most memory so far, in MB.
@@ -102,9 +110,25 @@ impl Agent {
             let length = self.notify.recv(&mut bytes).expect("READY=1");
             let told = String::from_utf8_lossy(&bytes[..length]);
             if told.lines().any(|line| line == "READY=1") {
-                return self.began.elapsed().as_secs_f64();
+                let took = self.began.elapsed().as_secs_f64();
+                self.listen();
+                return took;
             }
         }
+    }
+
+    /// Takes what is said from now on, as systemd does: until the agent has ended.
+    fn listen(&self) {
+        let notify = self.notify.try_clone().expect("duplicate a socket");
+        notify.set_read_timeout(Some(LISTEN)).expect("a limit");
+        let pid = self.process.pid();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while fs::exists(format!("/proc/{pid}")).unwrap_or(false) {
+                // Silence is no failure.
+                let _ = notify.recv(&mut bytes);
+            }
+        });
     }
 
     pub(super) fn used(&self) -> Used {
@@ -117,7 +141,12 @@ impl Agent {
             let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
             number.unwrap_or(f64::NAN) / 1024.0
         };
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("/proc");
+        // Behind the name, which may hold anything: state, ..., cutime and cstime.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let others: f64 = fields.skip(13).take(2).filter_map(|n| n.parse::<f64>().ok()).sum();
         Used {
+            others: others / TICKS,
             cpu: Duration::from(cpu).as_secs_f64(),
             memory: megabytes("VmRSS"),
             peak: megabytes("VmHWM"),
@@ -141,6 +170,6 @@ pub(super) fn programmed(node: &Node) -> [usize; 4] {
         lines("ip route show dev flannel.1", " via "),
         lines("ip neighbour show dev flannel.1 nud permanent", "lladdr"),
         lines("bridge fdb show dev flannel.1", " dst "),
-        flannel_tests::hooks::dump(node.pin_dir(), "fl_subnets4").len(),
+        hooks::dump(node.pin_dir(), "fl_subnets4").len(),
     ]
 }

@@ -48,7 +48,8 @@ impl Sight {
             socket.bind(&SocketAddr::new(0, 0)).expect("bind a netlink socket");
             socket.add_membership(RTNLGRP_IPV4_ROUTE).expect("route events");
             setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).expect("a large buffer");
-            setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 50_000)).expect("a limit");
+            setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 50_000))
+                .expect("a limit");
             socket
         });
         let (routes, stop) = (Routes::default(), Arc::new(AtomicBool::new(false)));
@@ -72,7 +73,12 @@ impl Sight {
     }
 
     /// Waits until a route to it has come after `since`; when it did.
-    pub(super) fn wait(&self, subnet: Ipv4Network, since: Instant, limit: Duration) -> Option<Instant> {
+    pub(super) fn wait(
+        &self,
+        subnet: Ipv4Network,
+        since: Instant,
+        limit: Duration,
+    ) -> Option<Instant> {
         let end = Instant::now() + limit;
         while Instant::now() < end {
             let came = self.of(subnet).came.filter(|came| *came >= since);

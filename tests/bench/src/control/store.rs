@@ -181,10 +181,7 @@ fn note(seen: &Seen) -> MutexGuard<'_, HashMap<Ipv4Network, Instant>> {
 
 /// Carries out a future on the runtime's own threads, whose network namespace
 /// it needs, and waits for it.
-fn on<T: Send + 'static>(
-    runtime: &Runtime,
-    future: impl Future<Output = T> + Send + 'static,
-) -> T {
+fn on<T: Send + 'static>(runtime: &Runtime, future: impl Future<Output = T> + Send + 'static) -> T {
     let (sender, receiver) = std::sync::mpsc::channel();
     runtime.spawn(async move {
         // Nobody waits any more if the benchmark has failed.

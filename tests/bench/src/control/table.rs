@@ -129,7 +129,9 @@ mod tests {
         }
         let met = |title: &str| rows.get(title).unwrap().is_met();
         assert_eq!([met("restart"), met("idle"), met("lines")], [Some(true), Some(false), None]);
-        assert!(rows.text().contains("restart       ms      2.00      2.00      1.00      9.00  yes"));
+        assert!(
+            rows.text().contains("restart       ms      2.00      2.00      1.00      9.00  yes")
+        );
         let line = "| idle | ms | 0.00 | 2.00 | 1.00 | 9.00 | no |";
         assert!(rows.markdown().contains(line), "{}", rows.markdown());
     }

@@ -56,7 +56,7 @@ fn table_of_three() -> LeaseTable {
 fn a_store_that_lost_its_data_removes_no_peer() {
     let mut table = table_of_three();
     let own = Some(OwnChange::Removed { revision: 1 });
-    assert_eq!(table.apply(snapshot(&[], 1)), Changes { peers: changed(&[]), own: own.clone() });
+    assert_eq!(table.apply(snapshot(&[], 1)), Changes { peers: changed(&[]), leases: true, own: own.clone() });
     assert_eq!((table.peers().count(), table.held()), (3, 3));
     // Nor does it with the next list.
     let first = lease("10.5.1.0/24", [10, 99, 0, 1], 1, 3);
@@ -170,7 +170,8 @@ fn our_own_lease_is_told_apart_and_is_never_a_peer() {
     let mut table = table();
     let ours = lease("10.5.27.0/24", OWN_IP.octets(), 9, 5);
     let changes = table.apply(put(ours.clone()));
-    assert_eq!(changes, Changes { own: Some(OwnChange::Put(ours.clone())), ..Changes::default() });
+    let own = Some(OwnChange::Put(ours.clone()));
+    assert_eq!(changes, Changes { own, leases: true, ..Changes::default() });
     assert_eq!(table.own(), Some(&ours));
     let changes = table.apply(snapshot(std::slice::from_ref(&ours), 6));
     assert_eq!(changes.own, Some(OwnChange::Put(ours)));
@@ -196,6 +197,16 @@ fn who_we_are_decides_anew_about_leases_that_are_known() {
     assert_eq!((table.peers().count(), table.own()), (0, Some(&other)));
     table.set_own(None, OWN_IP);
     assert_eq!((table.peers().count(), table.own()), (1, None));
+}
+
+#[test]
+fn a_renewal_says_nothing_new() {
+    let mut table = table();
+    assert!(table.apply(put(lease("10.5.1.0/24", [10, 99, 0, 12], 1, 5))).leases);
+    let changes = table.apply(put(lease("10.5.1.0/24", [10, 99, 0, 12], 1, 6)));
+    assert_eq!(changes, Changes::default());
+    let changes = table.apply(put(lease("10.5.1.0/24", [10, 99, 0, 13], 1, 7)));
+    assert!(changes.leases && !changes.peers.is_empty());
 }
 
 #[test]
@@ -237,7 +248,7 @@ fn leases_that_are_no_peers_are_told_with_key_and_cause() {
             assert_eq!((table.peers().count(), table.oddities().len()), (1, 0));
             continue;
         }
-        assert_eq!(changes, Changes::default(), "{cause}");
+        assert_eq!(changes, Changes { leases: true, ..Changes::default() }, "{cause}");
         assert_eq!(table.peers().count(), 0, "{cause}");
         let oddities = table.oddities();
         assert!(oddities[0].contains(&key) && oddities[0].contains(cause), "{oddities:?}");

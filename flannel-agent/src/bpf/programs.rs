@@ -1,0 +1,314 @@
+//! The loaded programs by name. Where they can be pinned, an agent that is started
+//! again takes them as they are: the verifier has seen them, which takes longer than
+//! all else at a start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use aya::maps::{Map, MapData, MapInfo};
+use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use aya_obj::programs::XdpAttachType;
+use flannel_ebpf::abi::{self, program};
+
+use super::interrupted::unless_interrupted;
+use super::pin::PinDir;
+use super::pinned::{entries, remove};
+use super::{AttachMode, BpfError, LoadOptions, XdpMode, flow_table, object};
+
+/// Beginning of the names of programs' pins.
+const PREFIX: &str = "prog-";
+
+/// All programs, and the maps until they are taken.
+pub(super) enum Programs {
+    /// They live as long as their pins.
+    Pinned(Pinned),
+    /// They go with this process.
+    Held(Box<Ebpf>),
+}
+
+/// Programs that were opened by their pins.
+pub(super) struct Pinned {
+    tc: BTreeMap<&'static str, SchedClassifier>,
+    xdp: Option<Xdp>,
+    maps: BTreeMap<&'static str, Map>,
+}
+
+impl Programs {
+    /// Takes what an earlier run of this very object pinned, or loads it anew.
+    /// `same`: all maps are those of before.
+    ///
+    /// # Errors
+    /// A map cannot be created, or the verifier refuses a program.
+    pub(super) fn open(
+        object: &[u8],
+        options: &LoadOptions,
+        pins: Option<&PinDir>,
+        same: bool,
+    ) -> Result<Self, BpfError> {
+        let Some(pins) = pins else { return load(object, options, None).map(Self::held) };
+        let of = Of { pins, hash: hash(object) };
+        let found = of.open().filter(|found| same && (found.xdp.is_some() || !options.card));
+        if let Some(pinned) = found {
+            tracing::debug!("the programs of the run before go on");
+            return Ok(Self::Pinned(pinned));
+        }
+        of.discard()?;
+        if ask_another(options)
+            && let Some(pinned) = of.open()
+        {
+            return Ok(Self::Pinned(pinned));
+        }
+        of.discard()?;
+        let mut ebpf = load(object, options, Some(pins))?;
+        // Programs that log have a map of their own for it.
+        if ebpf.map("AYA_LOGS").is_some() {
+            return Ok(Self::held(ebpf));
+        }
+        match of.pin(&mut ebpf) {
+            Ok(()) => match of.open() {
+                Some(pinned) => Ok(Self::Pinned(pinned)),
+                None => Ok(Self::held(ebpf)),
+            },
+            Err(error) => {
+                tracing::debug!(%error, "the next start loads the programs anew");
+                of.discard()?;
+                Ok(Self::held(ebpf))
+            }
+        }
+    }
+
+    fn held(ebpf: Ebpf) -> Self {
+        Self::Held(Box::new(ebpf))
+    }
+
+    /// What is still held of the object.
+    pub(super) fn object(&mut self) -> Option<&mut Ebpf> {
+        match self {
+            Self::Pinned(_) => None,
+            Self::Held(ebpf) => Some(ebpf),
+        }
+    }
+
+    /// A TC program, loaded.
+    pub(super) fn classifier(
+        &mut self,
+        name: &'static str,
+    ) -> Result<&mut SchedClassifier, BpfError> {
+        let found = match self {
+            Self::Pinned(pinned) => return pinned.tc.get_mut(name).ok_or_else(|| absent(name)),
+            Self::Held(ebpf) => ebpf.program_mut(name).ok_or_else(|| absent(name))?,
+        };
+        found.try_into().map_err(|error: ProgramError| BpfError::new("open program", name, &error))
+    }
+
+    /// The XDP program, loaded.
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, BpfError> {
+        let name = program::FROM_WIRE;
+        let failed = |error: ProgramError| BpfError::new("open program", name, &error);
+        let found = match self {
+            Self::Pinned(pinned) => return pinned.xdp.as_mut().ok_or_else(|| absent(name)),
+            Self::Held(ebpf) => ebpf.program_mut(name).ok_or_else(|| absent(name))?,
+        };
+        let found: &mut Xdp = found.try_into().map_err(failed)?;
+        if found.fd().is_err() {
+            unless_interrupted(|| found.load())
+                .map_err(|error| BpfError::new("load program", name, &error))?;
+        }
+        Ok(found)
+    }
+
+    /// Ids of the TC programs.
+    pub(super) fn ids(&mut self) -> Result<BTreeSet<u32>, BpfError> {
+        let id = |name| {
+            let info = self.classifier(name)?.info();
+            let info = info.map_err(|error| BpfError::new("inspect program", name, &error))?;
+            Ok(info.id())
+        };
+        program::ALL.into_iter().map(id).collect()
+    }
+
+    /// A map; each can be taken once.
+    pub(super) fn take_map(&mut self, name: &str) -> Option<Map> {
+        match self {
+            Self::Pinned(pinned) => pinned.maps.remove(name),
+            Self::Held(ebpf) => ebpf.take_map(name),
+        }
+    }
+
+    /// A map that has not been taken yet.
+    pub(super) fn map(&self, name: &str) -> Option<&Map> {
+        match self {
+            Self::Pinned(pinned) => pinned.maps.get(name),
+            Self::Held(ebpf) => ebpf.map(name),
+        }
+    }
+}
+
+fn absent(name: &str) -> BpfError {
+    BpfError::plain("find program in object", name, "it is not there")
+}
+
+/// The pins of one object's programs.
+struct Of<'a> {
+    pins: &'a PinDir,
+    hash: u64,
+}
+
+impl Of<'_> {
+    fn path(&self, name: &str) -> PathBuf {
+        self.pins.map(&format!("{PREFIX}{:016x}-{name}", self.hash))
+    }
+
+    /// All programs and maps by their pins; `None` if one is missing, or belongs to
+    /// other maps.
+    fn open(&self) -> Option<Pinned> {
+        let settings = MapInfo::from_pin(self.pins.map(abi::map::CFG)).ok()?.id();
+        let mut tc = BTreeMap::new();
+        for name in program::ALL {
+            let found = SchedClassifier::from_pin(self.path(name)).ok()?;
+            // All of them read the settings.
+            if !found.info().ok()?.map_ids().ok()??.contains(&settings) {
+                return None;
+            }
+            tc.insert(name, found);
+        }
+        let xdp = Xdp::from_pin(self.path(program::FROM_WIRE), XdpAttachType::Interface).ok();
+        let map = |name| {
+            let data = MapData::from_pin(self.pins.map(name)).ok()?;
+            Some((name, Map::from_map_data(data).ok()?))
+        };
+        let maps = abi::map::ALL.into_iter().map(map).collect::<Option<_>>()?;
+        Some(Pinned { tc, xdp, maps })
+    }
+
+    /// Pins them all. Those of one load belong together: they share maps that have no
+    /// pins.
+    fn pin(&self, ebpf: &mut Ebpf) -> Result<(), BpfError> {
+        for (name, found) in ebpf.programs_mut() {
+            let path = self.path(name);
+            let failed = |error: &(dyn std::error::Error + 'static)| {
+                BpfError::new("pin program", name, error)
+            };
+            match found {
+                Program::SchedClassifier(found) => {
+                    found.pin(&path).map_err(|error| failed(&error))?;
+                }
+                Program::Xdp(found) if found.fd().is_ok() => {
+                    found.pin(&path).map_err(|error| failed(&error))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the pins of all objects' programs.
+    fn discard(&self) -> Result<(), BpfError> {
+        let folder = self.pins.map(PREFIX);
+        let folder = folder.parent().unwrap_or_else(|| Path::new("/"));
+        let is_program = |path: &PathBuf| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(PREFIX))
+        };
+        entries(folder).iter().filter(|path| is_program(path)).try_for_each(|path| remove(path))
+    }
+}
+
+/// Lets a process of its own load and pin the programs; whether it says that it did.
+/// The loader reads the kernel's BTF whether that is needed or not: 20 MB that an
+/// agent would keep for its life.
+fn ask_another(options: &LoadOptions) -> bool {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg("load-programs")
+        .arg(format!("--pin-dir={}", options.pin_dir.display()))
+        .arg(format!("--flow-table-size={}", options.flow_table))
+        .args(options.card.then_some("--card"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    match command.status() {
+        Ok(status) => status.success(),
+        Err(error) => {
+            tracing::debug!(%error, "the programs are loaded by the agent itself");
+            false
+        }
+    }
+}
+
+/// Loads the programs and pins them, for the agent that holds the pin directory.
+///
+/// # Errors
+/// A map cannot be created, the verifier refuses a program, or it cannot be pinned.
+pub fn load_aside(pin_dir: &Path, flow_table: u32, card: bool) -> Result<(), BpfError> {
+    let object = object::bytes()?;
+    let pins = PinDir::new(pin_dir);
+    let (attach, xdp) = (AttachMode::Auto, XdpMode::Auto);
+    let options = LoadOptions { pin_dir: pin_dir.to_owned(), attach, xdp, card, flow_table };
+    let mut ebpf = load(&object, &options, Some(&pins))?;
+    if ebpf.map("AYA_LOGS").is_some() {
+        return Err(BpfError::plain("pin program", "all", "they log"));
+    }
+    Of { pins: &pins, hash: hash(&object) }.pin(&mut ebpf)
+}
+
+/// A name for these bytes.
+fn hash(object: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    object.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Loads programs and maps. With `pins` maps of an earlier run are used, and new ones
+/// pinned.
+fn load(object: &[u8], options: &LoadOptions, pins: Option<&PinDir>) -> Result<Ebpf, BpfError> {
+    let mut loader = EbpfLoader::new();
+    // The programs read no structures of the kernel: its BTF, which the loader
+    // has read, would only take 20 MB while they are loaded.
+    loader.btf(None);
+    loader.map_max_entries(abi::map::FLOWS4, flow_table::entries(options.flow_table)?);
+    let cpus = super::loader::possible_cpus()?;
+    loader.map_max_entries(abi::map::TICKETS, abi::TicketNumbers::of(cpus).region(cpus));
+    if let Some(pins) = pins {
+        for name in abi::map::ALL {
+            loader.map_pin_path(name, pins.map(name));
+        }
+    }
+    let mut ebpf = loader
+        .load(object)
+        .map_err(|error| BpfError::new("load maps of", "flannel-ebpf.bpf.o", &error))?;
+    verify(&mut ebpf, options.card)?;
+    Ok(ebpf)
+}
+
+/// Lets the verifier see the programs, all at the same time: each takes it long. One
+/// that refuses the XDP program takes nothing else away.
+fn verify(ebpf: &mut Ebpf, with_xdp: bool) -> Result<(), BpfError> {
+    let failed = |name: &str, error| BpfError::new("load program", name, &error);
+    let results: Vec<Result<(), BpfError>> = std::thread::scope(|scope| {
+        let started: Vec<_> = ebpf
+            .programs_mut()
+            .filter(|(name, _)| with_xdp || *name != program::FROM_WIRE)
+            .map(|(name, found)| {
+                let load = move || match found {
+                    Program::SchedClassifier(found) => unless_interrupted(|| found.load()),
+                    Program::Xdp(found) => unless_interrupted(|| found.load()),
+                    _ => Ok(()),
+                };
+                (name, scope.spawn(load))
+            })
+            .collect();
+        let ended = started.into_iter().map(|(name, thread)| match thread.join() {
+            Ok(Err(error)) if name == program::FROM_WIRE => {
+                tracing::info!(error = %failed(name, error), "XDP cannot be used");
+                Ok(())
+            }
+            Ok(loaded) => loaded.map_err(|error| failed(name, error)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        ended.collect()
+    });
+    results.into_iter().collect()
+}

@@ -1,0 +1,64 @@
+//! What becomes of the other nodes' leases.
+
+use flannel_core::desired::roster::Change;
+use flannel_core::lease::update::LeaseUpdate;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Loop, earliest};
+use crate::firewall::Firewall;
+use crate::kernel::Kernel;
+use crate::reconcile::Wake;
+use crate::source::LeaseSource;
+
+impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
+    /// The first look needs the peers: without them it would remove theirs.
+    pub(super) async fn first_snapshot(&mut self, updates: &mut mpsc::Receiver<LeaseUpdate>) {
+        while let Some(update) = updates.recv().await {
+            let known = matches!(update, LeaseUpdate::Snapshot { .. });
+            self.take_update(update);
+            if known {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn tell_oddities(&mut self) {
+        self.oddities_due = None;
+        self.oddities_told = Some(Instant::now());
+        let oddities = self.table.oddities();
+        let mut state = self.shared.lock();
+        for oddity in oddities.iter().filter(|oddity| !state.ignored.contains(oddity)) {
+            tracing::warn!("{oddity}");
+        }
+        state.ignored = oddities;
+    }
+
+    /// Takes in what leases say, and looks at nothing else if that will do.
+    pub(super) async fn revise(&mut self) {
+        let began = Instant::now();
+        self.changed_due = None;
+        let changed = std::mem::take(&mut self.changed);
+        let changes: Vec<Change> =
+            changed.into_iter().map(|subnet| (subnet, self.table.peer_at(subnet))).collect();
+        match self.reconciler.revise(&changes).await {
+            Some(outcome) => {
+                self.raise_at = earliest(self.raise_at, outcome.raise_at);
+                self.shared.lock().record.passed(began.elapsed());
+                self.tell_systemd();
+            }
+            None => {
+                self.wake.generation = true;
+                self.pass().await;
+            }
+        }
+        self.revised = Some((Instant::now(), began.elapsed()));
+    }
+
+    /// What was observed stays true as long as no event says otherwise: one
+    /// lease costs no look at all of them.
+    pub(super) fn peers_may_have_changed(&mut self) {
+        self.peers_changed = true;
+        self.wake(Wake { generation: true, ..Wake::default() });
+    }
+}

@@ -1,0 +1,138 @@
+//! The firewall in a task of its own: its programs may take long, and nothing else
+//! waits for them.
+
+use std::sync::Arc;
+
+use flannel_core::config::Backend;
+use flannel_core::firewall::Rules;
+use flannel_core::health::Subject;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::Reconciler;
+use crate::firewall::{Description, Firewall, FirewallError};
+use crate::kernel::Kernel;
+
+/// What became of the rules.
+#[derive(Debug)]
+pub enum Guarded {
+    /// They are what they should be, or cannot be made so at the moment.
+    Done(Description, Result<(), FirewallError>),
+    /// No firewall can be used as it was asked for.
+    Unusable(FirewallError),
+}
+
+/// Keeps rules; one look at a time.
+pub(super) struct Guard<F> {
+    firewall: Arc<F>,
+    running: Option<JoinHandle<Guarded>>,
+    /// What was asked for meanwhile.
+    next: Option<Rules>,
+}
+
+impl<F: Firewall> Guard<F> {
+    pub(super) fn new(firewall: F) -> Self {
+        Self { firewall: Arc::new(firewall), running: None, next: None }
+    }
+
+    #[cfg(test)]
+    pub(super) fn firewall(&self) -> &F {
+        &self.firewall
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Makes the rules these, as soon as what is done now has ended.
+    pub(super) fn ask(&mut self, rules: Rules) {
+        if self.running.is_some() {
+            self.next = Some(rules);
+            return;
+        }
+        let firewall = Arc::clone(&self.firewall);
+        self.running = Some(tokio::spawn(async move {
+            let described = match firewall.choose().await {
+                Ok(described) => described,
+                Err(error) => return Guarded::Unusable(error),
+            };
+            Guarded::Done(described, firewall.ensure(&rules).await)
+        }));
+    }
+
+    /// Waits until a look has ended. Cancel safe.
+    pub(super) async fn ended(&mut self) -> Guarded {
+        loop {
+            let Some(running) = &mut self.running else { return std::future::pending().await };
+            let ended = running.await;
+            self.running = None;
+            if let Some(rules) = self.next.take() {
+                self.ask(rules);
+            }
+            // It has panicked, or the runtime is going.
+            if let Ok(guarded) = ended {
+                return guarded;
+            }
+        }
+    }
+}
+
+impl<K: Kernel, F: Firewall> Reconciler<K, F> {
+    /// What the firewall's programs have to do is done beside everything else;
+    /// [`Reconciler::guarded`] tells of its end.
+    pub(super) fn ask_for_rules(&mut self) {
+        self.unfinished.wake.firewall = false;
+        // alloc gives out the subnet and leaves the rest to others.
+        self.kept = self.identity.backend != Backend::Alloc || self.settings.masquerade;
+        if !self.kept {
+            return;
+        }
+        let forwarding = match self.sysctl.ip_forward() {
+            Ok(true) => None,
+            Ok(false) => Some(
+                "net.ipv4.ip_forward is 0: packets between pods and peers are not forwarded"
+                    .to_owned(),
+            ),
+            Err(error) => Some(error.to_string()),
+        };
+        self.shared.report(Subject::Forwarding, forwarding);
+        let rules = Rules {
+            network: self.identity.network,
+            subnet: self.identity.subnet,
+            masquerade: self.settings.masquerade,
+            forward: self.settings.forward,
+            fully_random: self.settings.fully_random,
+            vxlan_port: match &self.identity.backend {
+                Backend::Vxlan(vxlan) => vxlan.port,
+                Backend::Udp(udp) => udp.port,
+                Backend::HostGw | Backend::Alloc => 0,
+            },
+        };
+        self.guard.ask(rules);
+    }
+
+    /// Takes in how that look ended; when the next is due if it failed.
+    pub fn take_guarded(&mut self, guarded: Guarded) -> Option<Instant> {
+        let ensured = match guarded {
+            Guarded::Unusable(error) => Err(error),
+            Guarded::Done(Description { name, reason }, ensured) => {
+                let told = format!("{name}: {reason}");
+                let mut state = self.shared.lock();
+                if state.firewall.as_ref() != Some(&told) {
+                    tracing::info!(firewall = %name, reason, "firewall chosen");
+                    state.firewall = Some(told);
+                }
+                ensured
+            }
+        };
+        self.unfinished.wake.firewall = ensured.is_err();
+        self.shared.report(Subject::Firewall, ensured);
+        self.unfinished.schedule()
+    }
+
+    /// Whether rules are kept at all: there is a look whose end can be waited for.
+    pub fn keeps_rules(&self) -> bool {
+        self.kept
+    }
+}

@@ -1,0 +1,44 @@
+//! The parts of a pass that look: links, the device and what hangs on it.
+
+use flannel_core::desired::Desired;
+use flannel_core::health::Subject;
+use flannel_core::observed::Observed;
+
+use super::Reconciler;
+use crate::firewall::Firewall;
+use crate::kernel::Kernel;
+use crate::status::lock;
+
+impl<K: Kernel, F: Firewall> Reconciler<K, F> {
+    pub(super) async fn look_at_links(&mut self) {
+        let links = self.kernel.links().await;
+        self.unfinished.wake.links = links.is_err();
+        self.shared.report(Subject::Links, links.as_ref());
+        if let Ok(links) = links {
+            self.links = links;
+            self.look_for_uplinks().await;
+        }
+    }
+
+    pub(super) async fn look(&mut self, desired: &Desired) {
+        let maps = match lock(&self.datapath).as_ref().map(|datapath| datapath.peers()) {
+            None => Ok(None),
+            Some(Ok(peers)) => Ok(Some(peers)),
+            Some(Err(error)) => Err(error.to_string()),
+        };
+        let observed = match (self.look_at_kernel(desired).await, maps) {
+            (Ok(observed), Ok(maps)) => Ok(Observed { maps, ..observed }),
+            (Err(error), _) => Err(error.to_string()),
+            (_, Err(reason)) => Err(reason),
+        };
+        self.shared.report(Subject::Observation, observed.as_ref());
+        self.stale = observed.is_err();
+        self.attendance.looked(observed.is_ok());
+        self.unfinished.wake.look = self.stale;
+        if let Ok(observed) = observed {
+            let device = observed.device.as_ref().filter(|device| device.vxlan.is_some());
+            self.overlay = device.map(|device| device.ifindex);
+            self.observed = Some(observed);
+        }
+    }
+}

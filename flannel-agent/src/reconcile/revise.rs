@@ -1,0 +1,84 @@
+//! A few leases more or less: only what hangs on them is looked at.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flannel_core::desired::Node;
+use flannel_core::desired::roster::Change;
+use flannel_core::health::Subject;
+use flannel_core::plan;
+use tokio::time::Instant;
+
+use super::{Outcome, Reconciler};
+use crate::firewall::Firewall;
+use crate::kernel::Kernel;
+use crate::status::lock;
+
+/// Confirmations are ended at once, but not more often than this.
+const GENERATION: Duration = Duration::from_millis(50);
+
+impl<K: Kernel, F: Firewall> Reconciler<K, F> {
+    /// Takes in a few changes since the last pass. `None` if all has to be looked at:
+    /// something failed or is contradictory, and a pass has to follow.
+    pub async fn revise(&mut self, changes: &[Change]) -> Option<Outcome> {
+        if self.stale || !self.retries.is_empty() || self.overlay.is_none() {
+            return None;
+        }
+        // Taken out: if something goes wrong on the way, a pass makes them anew.
+        let (mut desired, mut roster) = (self.desired.take()?, self.roster.take()?);
+        let node = Node {
+            subnet: self.identity.subnet,
+            network: self.identity.network,
+            vtep_mac: self.identity.vtep_mac,
+            underlay: &self.identity.underlay,
+            backend: &self.identity.backend,
+            paths: self.paths.known(),
+        };
+        let touched = roster.revise(node, &mut desired, changes)?;
+        let ops = plan::diff_of(&desired, self.observed.as_ref()?, &touched);
+        self.settled = false;
+        self.carry_out(&ops).await;
+        if self.stale || !self.retries.is_empty() {
+            return None;
+        }
+        self.publish_changes(changes);
+        (self.desired, self.roster) = (Some(desired), Some(roster));
+        let raise_at = if ops.is_empty() { None } else { self.raise_soon() };
+        Some(Outcome { raise_at, ..Outcome::default() })
+    }
+
+    fn publish_changes(&self, changes: &[Change]) {
+        let mut state = self.shared.lock();
+        let peers = Arc::make_mut(&mut state.peers);
+        for (subnet, now) in changes {
+            let before = match now {
+                Some(now) => peers.insert(*subnet, *now),
+                None => peers.remove(subnet),
+            };
+            let address = |peer: flannel_core::peer::Peer| peer.public_ip;
+            self.watch.change_peer(before.map(address), now.map(address));
+        }
+    }
+
+    /// Ends all confirmations, unless that was done just now: gives when it is due.
+    pub fn raise_soon(&mut self) -> Option<Instant> {
+        let free = self.raised.map(|raised| raised + GENERATION);
+        match free.filter(|free| *free > Instant::now()) {
+            Some(free) => Some(free),
+            None => {
+                self.raise();
+                None
+            }
+        }
+    }
+
+    /// Ends all confirmations now.
+    pub(super) fn raise(&mut self) {
+        self.raised = Some(Instant::now());
+        if let Some(datapath) = lock(&self.datapath).as_mut() {
+            let raised = datapath.raise_generation();
+            self.unfinished.wake.generation = raised.is_err();
+            self.shared.report(Subject::Generation, raised);
+        }
+    }
+}
