@@ -24,7 +24,7 @@ const PREFIX: &str = "prog-";
 /// All programs, and the maps until they are taken.
 pub(super) enum Programs {
     /// They live as long as their pins.
-    Pinned(Pinned),
+    Pinned(Box<Pinned>),
     /// They go with this process.
     Held(Box<Ebpf>),
 }
@@ -53,13 +53,13 @@ impl Programs {
         let found = of.open().filter(|found| same && (found.xdp.is_some() || !options.card));
         if let Some(pinned) = found {
             tracing::debug!("the programs of the run before go on");
-            return Ok(Self::Pinned(pinned));
+            return Ok(Self::Pinned(Box::new(pinned)));
         }
         of.discard()?;
         if ask_another(options)
             && let Some(pinned) = of.open()
         {
-            return Ok(Self::Pinned(pinned));
+            return Ok(Self::Pinned(Box::new(pinned)));
         }
         of.discard()?;
         let mut ebpf = load(object, options, Some(pins))?;
@@ -69,7 +69,7 @@ impl Programs {
         }
         match of.pin(&mut ebpf) {
             Ok(()) => match of.open() {
-                Some(pinned) => Ok(Self::Pinned(pinned)),
+                Some(pinned) => Ok(Self::Pinned(Box::new(pinned))),
                 None => Ok(Self::held(ebpf)),
             },
             Err(error) => {

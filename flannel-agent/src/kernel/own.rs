@@ -10,7 +10,8 @@ use flannel_core::op::Op;
 /// Shared between who changes the kernel's tables and who hears of changes.
 ///
 /// Events of routes and neighbours name the socket that asked for them. Those of a
-/// VXLAN device's FDB do not: they are known by what they say.
+/// VXLAN device's FDB, and of the end of a neighbour, do not: they are known by what
+/// they say.
 #[derive(Clone, Debug, Default)]
 pub struct Own(Arc<Mutex<State>>);
 
@@ -18,14 +19,14 @@ pub struct Own(Arc<Mutex<State>>);
 struct State {
     /// Port of the socket.
     port: Option<u32>,
-    /// Entries of the FDB that were asked for, and whose event has not come.
+    /// Entries that were asked for, and whose event has not come.
     put: HashSet<Entry>,
     /// The same of their removal.
     removed: HashSet<Entry>,
 }
 
-/// Device, MAC and destination.
-type Entry = (u32, MacAddr, Ipv4Addr);
+/// Device, and MAC and destination of an FDB entry; no MAC for a neighbour.
+type Entry = (u32, Option<MacAddr>, Ipv4Addr);
 
 impl Own {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -42,8 +43,9 @@ impl Own {
         let mut state = self.lock();
         for op in ops {
             match op {
-                Op::PutFdb(mac, to) => state.put.insert((ifindex, *mac, *to)),
-                Op::RemoveFdb(mac, to) => state.removed.insert((ifindex, *mac, *to)),
+                Op::PutFdb(mac, to) => state.put.insert((ifindex, Some(*mac), *to)),
+                Op::RemoveFdb(mac, to) => state.removed.insert((ifindex, Some(*mac), *to)),
+                Op::RemoveNeighbour(ip, _) => state.removed.insert((ifindex, None, *ip)),
                 _ => false,
             };
         }
@@ -53,8 +55,9 @@ impl Own {
     pub(super) fn refused(&self, ifindex: u32, op: &Op) {
         let mut state = self.lock();
         match op {
-            Op::PutFdb(mac, to) => state.put.remove(&(ifindex, *mac, *to)),
-            Op::RemoveFdb(mac, to) => state.removed.remove(&(ifindex, *mac, *to)),
+            Op::PutFdb(mac, to) => state.put.remove(&(ifindex, Some(*mac), *to)),
+            Op::RemoveFdb(mac, to) => state.removed.remove(&(ifindex, Some(*mac), *to)),
+            Op::RemoveNeighbour(ip, _) => state.removed.remove(&(ifindex, None, *ip)),
             _ => false,
         };
     }
@@ -64,8 +67,15 @@ impl Own {
         port != 0 && self.lock().port == Some(port)
     }
 
-    /// Whether an event of the FDB tells what we asked for.
-    pub(super) fn told(&self, gone: bool, ifindex: u32, mac: MacAddr, to: Ipv4Addr) -> bool {
+    /// Whether an event of an entry tells what we asked for; `mac` is that of an FDB
+    /// entry.
+    pub(super) fn told(
+        &self,
+        gone: bool,
+        ifindex: u32,
+        mac: Option<MacAddr>,
+        to: Ipv4Addr,
+    ) -> bool {
         let mut state = self.lock();
         let entry = (ifindex, mac, to);
         if gone { state.removed.remove(&entry) } else { state.put.remove(&entry) }
@@ -81,13 +91,16 @@ mod tests {
         let own = Own::default();
         let (mac, to) = (MacAddr([2; 6]), Ipv4Addr::new(192, 0, 2, 7));
         own.expect(3, &[&Op::PutFdb(mac, to), &Op::RemoveFdb(mac, to)]);
-        assert!(!own.told(false, 4, mac, to), "another device's");
-        assert!(own.told(false, 3, mac, to));
-        assert!(own.told(true, 3, mac, to));
-        assert!(!own.told(true, 3, mac, to), "somebody removes it again");
+        assert!(!own.told(false, 4, Some(mac), to), "another device's");
+        assert!(own.told(false, 3, Some(mac), to));
+        assert!(own.told(true, 3, Some(mac), to));
+        assert!(!own.told(true, 3, Some(mac), to), "somebody removes it again");
+        own.expect(3, &[&Op::RemoveNeighbour(to, mac)]);
+        assert!(!own.told(true, 3, Some(mac), to), "an FDB entry");
+        assert!(own.told(true, 3, None, to) && !own.told(true, 3, None, to));
         own.expect(3, &[&Op::RemoveFdb(mac, to)]);
         own.refused(3, &Op::RemoveFdb(mac, to));
-        assert!(!own.told(true, 3, mac, to), "it was not us");
+        assert!(!own.told(true, 3, Some(mac), to), "it was not us");
     }
 
     #[test]

@@ -73,6 +73,27 @@ fn damage_is_told_and_repaired() {
 }
 
 #[test]
+fn what_we_do_ourselves_is_no_event() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let scope = Scope::default();
+        scope.set_own(kernel.own());
+        let eth0 = underlay();
+        reconcile(&kernel, &desired(eth0, [peer(1)])).await;
+        let mut events = events::subscribe(&scope).unwrap();
+        drain(&mut events).await;
+        reconcile(&kernel, &desired(eth0, (1..=3).map(peer))).await;
+        reconcile(&kernel, &desired(eth0, [peer(3)])).await;
+        assert_eq!(drain(&mut events).await, []);
+        let ifindex = ifindex("flannel.1");
+        run("ip neigh del 10.5.3.0 dev flannel.1");
+        expect(&mut events, KernelEvent::Neighbour { ifindex }).await;
+        run("ip route del 10.5.3.0/24");
+        expect(&mut events, KernelEvent::Route { ifindex }).await;
+    });
+}
+
+#[test]
 fn resolution_is_no_event_and_a_burst_is_few() {
     in_netns(async {
         let kernel = RealKernel::open().unwrap();

@@ -241,13 +241,17 @@ impl Memory {
     }
 }
 
-/// Whether an entry of a VXLAN device's FDB came or went because we asked for it.
+/// Whether an entry of a VXLAN device came or went because we asked for it.
 fn is_own_entry(scope: &Scope, gone: bool, ifindex: u32, body: &[u8]) -> bool {
     let attributes = body.get(NDMSG_LEN..).unwrap_or_default();
     let mac = raw::attribute(attributes, NDA_LLADDR).and_then(|mac| mac.try_into().ok());
     let to = raw::attribute(attributes, NDA_DST).and_then(|to| <[u8; 4]>::try_from(to).ok());
-    let (Some(mac), Some(to)) = (mac.map(MacAddr), to.map(Ipv4Addr::from)) else { return false };
-    body.first() == Some(&(libc::AF_BRIDGE as u8)) && scope.own().told(gone, ifindex, mac, to)
+    let (mac, Some(to)) = (mac.map(MacAddr), to.map(Ipv4Addr::from)) else { return false };
+    match body.first().map(|family| i32::from(*family)) {
+        Some(libc::AF_BRIDGE) if mac.is_some() => scope.own().told(gone, ifindex, mac, to),
+        Some(libc::AF_INET) if gone => scope.own().told(gone, ifindex, None, to),
+        _ => false,
+    }
 }
 
 /// What a link has to do with packets of the overlay.
