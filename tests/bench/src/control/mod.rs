@@ -51,6 +51,9 @@ pub struct Plan {
     pub markdown: Option<PathBuf>,
 }
 
+/// Takes the figures of one thing.
+type Case = fn(&Plan, &mut Rows);
+
 impl Plan {
     /// Takes all figures; `progress` hears of each step.
     ///
@@ -58,7 +61,7 @@ impl Plan {
     /// A node cannot be set up, or its agent does not do its work at all.
     pub fn run(&self, mut progress: impl FnMut(&str)) -> Rows {
         let mut rows = Rows::default();
-        let cases: [(&str, fn(&Plan, &mut Rows)); 6] = [
+        let cases: [(&str, Case); 6] = [
             ("start", cases::start),
             ("leases", cases::many),
             ("most", cases::most),

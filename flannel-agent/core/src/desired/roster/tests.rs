@@ -23,6 +23,7 @@ fn with_node<T>(work: impl FnOnce(Node<'_>) -> T) -> T {
         address: Ipv4Addr::new(192, 0, 2, 1),
         public_ip: Ipv4Addr::new(192, 0, 2, 1),
         mtu: 1500,
+        mac: None,
         ethernet: true,
     };
     let vxlan = VxlanConfig {
