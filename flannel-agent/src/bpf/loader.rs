@@ -20,7 +20,7 @@ use super::maps::{Maps, Pinnable};
 use super::others::Others;
 use super::owner::Claim;
 use super::pin::PinDir;
-use super::programs::Programs;
+use super::programs::{Programs, possible_cpus};
 use super::sys::TcxHook;
 use super::teller::{RealTeller, Settings};
 use super::xdp::{Site, XdpHalf};
@@ -246,12 +246,6 @@ impl Loaded {
             self.others.retire(direction);
         }
     }
-}
-
-pub(super) fn possible_cpus() -> Result<u32, BpfError> {
-    let cpus = aya::util::nr_cpus()
-        .map_err(|(path, error)| BpfError::new("count CPUs", path.to_owned(), &error))?;
-    Ok(u32::try_from(cpus).unwrap_or(u32::MAX))
 }
 
 /// Forwards what the programs log, if they were built to (feature `log`).

@@ -254,6 +254,13 @@ pub fn load_aside(pin_dir: &Path, flow_table: u32, card: bool) -> Result<(), Bpf
     Of { pins: &pins, hash: hash(&object) }.pin(&mut ebpf)
 }
 
+/// CPUs that may ever be there.
+pub(super) fn possible_cpus() -> Result<u32, BpfError> {
+    let cpus = aya::util::nr_cpus()
+        .map_err(|(path, error)| BpfError::new("count CPUs", path.to_owned(), &error))?;
+    Ok(u32::try_from(cpus).unwrap_or(u32::MAX))
+}
+
 /// A name for these bytes.
 fn hash(object: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -269,7 +276,7 @@ fn load(object: &[u8], options: &LoadOptions, pins: Option<&PinDir>) -> Result<E
     // has read, would only take 20 MB while they are loaded.
     loader.btf(None);
     loader.map_max_entries(abi::map::FLOWS4, flow_table::entries(options.flow_table)?);
-    let cpus = super::loader::possible_cpus()?;
+    let cpus = possible_cpus()?;
     loader.map_max_entries(abi::map::TICKETS, abi::TicketNumbers::of(cpus).region(cpus));
     if let Some(pins) = pins {
         for name in abi::map::ALL {
