@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use flannel_core::mac::MacAddr;
 use flannel_core::observed::{DirectRoute, ObservedRoute};
 use flannel_core::op::Op;
-use ipnetwork::Ipv4Network;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -20,14 +19,11 @@ use super::socket::Request;
 
 use super::PROTOCOL;
 
-/// See [`scope`].
-const SCOPES: u32 = 199;
-
 const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 
 /// The request for an operation on the device with this index; `None` for
-/// those that need more than one request. `crowd`: there are many routes.
-pub(super) fn request(ifindex: u32, op: &Op, crowd: bool) -> Option<Request> {
+/// those that need more than one request.
+pub(super) fn request(ifindex: u32, op: &Op) -> Option<Request> {
     let (message, flags) = match op {
         Op::SetMac(mac) => {
             let address = LinkAttribute::Address(mac.0.to_vec());
@@ -59,11 +55,8 @@ pub(super) fn request(ifindex: u32, op: &Op, crowd: bool) -> Option<Request> {
             (RouteNetlinkMessage::DelNeighbour(fdb_entry(ifindex, *mac, *ip)), 0)
         }
         Op::PutRoute(subnet) => {
-            let mut route = new_route(ifindex, &ObservedRoute::to_peer(*subnet));
-            if crowd {
-                route.header.scope = scope(*subnet);
-            }
-            (RouteNetlinkMessage::NewRoute(route), PUT)
+            let route = ObservedRoute::to_peer(*subnet);
+            (RouteNetlinkMessage::NewRoute(new_route(ifindex, &route)), PUT)
         }
         Op::PutLinkRoute(network) => {
             let route = ObservedRoute::to_link(*network);
@@ -148,15 +141,6 @@ fn route_base(ifindex: u32, route: &ObservedRoute) -> RouteMessageBuilder<Ipv4Ad
 
 fn new_route(ifindex: u32, route: &ObservedRoute) -> RouteMessage {
     route_base(ifindex, route).protocol(RouteProtocol::Boot).build()
-}
-
-/// One of the scopes that the kernel leaves to administrators (1 to 199), by the
-/// subnet. Packets go the same way with each of them. But the kernel keeps routes
-/// through one device with one scope in one list, gateways or not, and walks it for
-/// each new one: thousands of routes would take a time that grows with their square.
-fn scope(subnet: Ipv4Network) -> RouteScope {
-    let number = u32::from(subnet.network()) >> (32 - u32::from(subnet.prefix().clamp(1, 32)));
-    RouteScope::Other((number % SCOPES) as u8 + 1)
 }
 
 /// Whoever made it: any protocol. A route without a gateway is told by its

@@ -336,7 +336,7 @@ async fn takes_over(iptables: &'static str, mode: Mode) {
         firewall.ensure(&rules()).await.unwrap();
         assert_eq!((saved("iptables-legacy"), ruleset()), written, "written once");
         assert!(!written.1.contains("flannel-ipv6"), "{}", written.1);
-        chosen::remove_all(&[]).await.unwrap();
+        chosen::remove_all(&[], &Mine::default()).await.unwrap();
         assert_eq!(saved(iptables), before, "{mode:?} after {old}");
         run(&format!("{iptables} -F FORWARD"));
         run(&format!("{iptables} -t nat -F POSTROUTING"));

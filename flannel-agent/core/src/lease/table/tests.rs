@@ -56,7 +56,10 @@ fn table_of_three() -> LeaseTable {
 fn a_store_that_lost_its_data_removes_no_peer() {
     let mut table = table_of_three();
     let own = Some(OwnChange::Removed { revision: 1 });
-    assert_eq!(table.apply(snapshot(&[], 1)), Changes { peers: changed(&[]), leases: true, own: own.clone() });
+    assert_eq!(
+        table.apply(snapshot(&[], 1)),
+        Changes { peers: changed(&[]), leases: true, own: own.clone() }
+    );
     assert_eq!((table.peers().count(), table.held()), (3, 3));
     // Nor does it with the next list.
     let first = lease("10.5.1.0/24", [10, 99, 0, 1], 1, 3);
