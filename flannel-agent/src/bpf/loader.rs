@@ -110,6 +110,7 @@ impl Loaded {
         tracing::warn!("pins were removed; making them anew");
         let renewed = dir.renew(self.claim.take()).and_then(|claim| {
             self.pinnable.pin(dir)?;
+            self.programs.pin_again(dir)?;
             Ok(claim)
         });
         match renewed {

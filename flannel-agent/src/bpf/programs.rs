@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use aya::maps::{Map, MapData, MapInfo};
+use aya::pin::PinError;
 use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::programs::XdpAttachType;
@@ -31,6 +32,7 @@ pub(super) enum Programs {
 
 /// Programs that were opened by their pins.
 pub(super) struct Pinned {
+    hash: u64,
     tc: BTreeMap<&'static str, SchedClassifier>,
     xdp: Option<Xdp>,
     maps: BTreeMap<&'static str, Map>,
@@ -82,6 +84,28 @@ impl Programs {
 
     fn held(ebpf: Ebpf) -> Self {
         Self::Held(Box::new(ebpf))
+    }
+
+    /// Pins those whose pins somebody has removed.
+    ///
+    /// # Errors
+    /// One cannot be pinned.
+    pub(super) fn pin_again(&mut self, pins: &PinDir) -> Result<(), BpfError> {
+        let Self::Pinned(pinned) = self else { return Ok(()) };
+        let of = Of { pins, hash: pinned.hash };
+        let failed =
+            |name: &'static str| move |error: PinError| BpfError::new("pin program", name, &error);
+        for (name, found) in &mut pinned.tc {
+            let path = of.path(name);
+            if !path.exists() {
+                found.pin(path).map_err(failed(name))?;
+            }
+        }
+        let path = of.path(program::FROM_WIRE);
+        match &mut pinned.xdp {
+            Some(found) if !path.exists() => found.pin(path).map_err(failed(program::FROM_WIRE)),
+            _ => Ok(()),
+        }
     }
 
     /// What is still held of the object.
@@ -181,7 +205,7 @@ impl Of<'_> {
             Some((name, Map::from_map_data(data).ok()?))
         };
         let maps = abi::map::ALL.into_iter().map(map).collect::<Option<_>>()?;
-        Some(Pinned { tc, xdp, maps })
+        Some(Pinned { hash: self.hash, tc, xdp, maps })
     }
 
     /// Pins them all. Those of one load belong together: they share maps that have no

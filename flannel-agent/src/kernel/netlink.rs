@@ -249,9 +249,7 @@ impl Kernel for RealKernel {
                     let batch: Vec<&Op> = rest
                         .iter()
                         .take(BATCH)
-                        .take_while(|op| {
-                            !op.is_direct() && message::request(0, op).is_some()
-                        })
+                        .take_while(|op| !op.is_direct() && message::request(0, op).is_some())
                         .collect();
                     if ifindex.is_none() {
                         ifindex = match self.link(name) {
