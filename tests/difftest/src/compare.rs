@@ -166,7 +166,9 @@ impl<'a> Packet<'a> {
             (_, Some(ECHO_REPLY)) => self.word(self.l4 + 4),
             (_, Some(_)) => Packet::new(self.bytes.get(self.l4 + 8..)?)?.word(4),
             (IGMP, None) => None,
-            // The time of day, under an identification of the node's choice.
+            // The rest of a node's own message, under an identification of its choice.
+            (ICMP, None) if self.by_node() && self.word(6)? & 0x1fff != 0 => None,
+            // The time of day, likewise.
             (ICMP, None) if self.by_node() && self.bytes.get(self.l4) == Some(&TIME_REPLY) => None,
             _ => self.word(4),
         }
