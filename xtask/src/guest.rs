@@ -67,7 +67,11 @@ const CASES: &[Cases] = &[
         &["6.1"],
         cases_of(
             "kernels",
-            &["tcx_is_refused_where_the_kernel_has_none", "cleanup_leaves_nothing_of_the_programs"],
+            &[
+                "tcx_is_refused_where_the_kernel_has_none",
+                "every_packets_ticket_is_there_at_its_exit",
+                "cleanup_leaves_nothing_of_the_programs",
+            ],
         ),
     ),
     cases_of("complexity", &["programs_cost_what_the_table_says"]),

@@ -60,7 +60,7 @@ fn tcx_is_refused_where_the_kernel_has_none() {
 }
 
 /// Datagrams of as many flows, each answered.
-const FLOWS: u16 = 2000;
+const FLOWS: u16 = 500;
 
 /// The number in `skb->tc_index` survives the kernel's whole way in every packet: of
 /// each flow the first packet proves it, on both nodes.
