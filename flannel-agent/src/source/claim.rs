@@ -98,6 +98,19 @@ impl Claim {
     }
 }
 
+/// Whether the lease that `stands` for our subnet is another node's. Ours may
+/// still have a PublicIP that was ours before: then it is as we wrote it, and in the
+/// same revision. That alone says nothing in a store that began anew.
+pub(super) fn is_taken(stands: &Lease, ours: &Lease, written: Option<&Written>) -> bool {
+    let as_written =
+        |(subnet, attrs): &Written| *subnet != stands.subnet || *attrs == stands.attrs.unasked();
+    stands.attrs.public_ip != ours.attrs.public_ip
+        && !(stands.revision == ours.revision && written.is_none_or(as_written))
+}
+
+/// The lease that we wrote last.
+pub(super) type Written = (Ipv4Network, LeaseAttrs);
+
 /// `lease` with a question: its attributes, and their text.
 ///
 /// # Errors
@@ -161,6 +174,19 @@ mod tests {
         assert_eq!(own(&claim, &both), Ok(vec![3]));
         let host_gw = |address| LeaseAttrs::host_gw(Ipv4Addr::new(192, 0, 2, address));
         assert_eq!(own(&Claim::new(host_gw(1), None), &[lease(3, host_gw(1))]), Err(3));
+    }
+
+    #[test]
+    fn a_revision_alone_does_not_make_a_lease_ours() {
+        let ours = lease(3, attrs(1, OURS));
+        let stands = |address, mac, revision| Lease { revision, ..lease(3, attrs(address, mac)) };
+        let written = Some((ours.subnet, attrs(7, OURS)));
+        let is_taken = |stands: Lease| is_taken(&stands, &ours, written.as_ref());
+        assert!(!is_taken(stands(1, OTHER, 9)), "our PublicIP");
+        assert!(!is_taken(stands(7, OURS, 3)), "as we wrote it, before our PublicIP changed");
+        assert!(is_taken(stands(7, OURS, 9)), "somebody wrote it since");
+        assert!(is_taken(stands(2, OTHER, 3)), "another store, which has the same revision");
+        assert!(is_taken(stands(2, OTHER, 9)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::connect::field;
 use super::failure::Refusal;
 use super::{Etcd2, Listing, Node, Stands, decode, unexpected};
 use crate::source::choice::{ACQUIRE_ROUNDS, Choice, RENEW_ROUNDS, choose, pause};
-use crate::source::claim::question;
+use crate::source::claim::{is_taken, question};
 use crate::source::{Claim, SourceError};
 
 impl Etcd2 {
@@ -108,11 +108,9 @@ impl Etcd2 {
 
     /// What cannot be read tells of no other node: the subnet still is ours.
     fn refuse_if_taken(&self, node: &Node, lease: &Lease) -> Result<(), SourceError> {
+        let written = self.written().clone();
         match self.entry(node) {
-            Some(entry)
-                if entry.revision != lease.revision
-                    && entry.attrs.public_ip != lease.attrs.public_ip =>
-            {
+            Some(entry) if is_taken(&entry, lease, written.as_ref()) => {
                 let holder = entry.attrs.public_ip;
                 Err(SourceError::LeaseLost { subnet: lease.subnet, holder })
             }

@@ -10,7 +10,7 @@ mod holdings;
 mod watch;
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use flannel_core::config::NetworkConfig;
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::connect::{Endpoints, Outcome, Request, field};
 use self::failure::Refusal;
-use super::claim::value;
+use super::claim::{Written, value};
 use super::follow::follow;
 use super::options::EtcdOptions;
 use super::prefix::clean;
@@ -45,6 +45,8 @@ struct Inner {
     prefix: String,
     warned: Mutex<Warned>,
     history: Arc<Mutex<History>>,
+    /// Our lease as last written.
+    written: Mutex<Option<Written>>,
 }
 
 /// A key as the API shows it.
@@ -113,6 +115,7 @@ impl Etcd2 {
                 prefix,
                 warned: Mutex::default(),
                 history: Arc::default(),
+                written: Mutex::default(),
             }),
         })
     }
@@ -128,6 +131,10 @@ impl Etcd2 {
 
     fn endpoints(&self) -> &Endpoints {
         &self.inner.endpoints
+    }
+
+    fn written(&self) -> MutexGuard<'_, Option<Written>> {
+        self.inner.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn config_key(&self) -> String {
@@ -291,6 +298,8 @@ impl Etcd2 {
         let written = decode("write of", &key, &answer.body)?;
         let mut history = self.inner.history.lock().unwrap_or_else(PoisonError::into_inner);
         history.wrote(subnet, written.node.revision());
+        drop(history);
+        *self.written() = Some((subnet, attrs.clone()));
         Ok(Some(Lease {
             subnet,
             attrs: attrs.clone(),

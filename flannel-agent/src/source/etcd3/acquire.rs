@@ -16,7 +16,7 @@ use rand::Rng as _;
 use super::failure::{is_lease_exists, is_no_lease};
 use super::{Entry, Etcd3, Listing};
 use crate::source::choice::{ACQUIRE_ROUNDS, Choice, RENEW_ROUNDS, choose, pause};
-use crate::source::claim::value;
+use crate::source::claim::{is_taken, value};
 use crate::source::{Claim, LEASE_TTL, SourceError};
 
 /// Most etcd leases that are remembered for a later revocation.
@@ -102,9 +102,9 @@ impl Etcd3 {
                 .filter_map(|kv| self.entry(kv))
                 .filter(|entry| entry.subnet == subnet)
                 .collect();
-            let theirs = entries.iter().find(|entry| {
-                entry.revision != lease.revision && entry.attrs.public_ip != lease.attrs.public_ip
-            });
+            let written = self.memory().own.clone();
+            let is_theirs = |entry: &&Entry| is_taken(&entry.lease(), lease, written.as_ref());
+            let theirs = entries.iter().find(is_theirs);
             if let Some(theirs) = theirs {
                 return Err(SourceError::LeaseLost { subnet, holder: theirs.attrs.public_ip });
             }
@@ -191,7 +191,7 @@ impl Etcd3 {
             self.revoke_unused(id).await;
             return Ok(None);
         };
-        self.memory().own = Some(subnet);
+        self.memory().own = Some((subnet, attrs.clone()));
         self.history().wrote(subnet, revision);
         if let Stands::Key { etcd_lease, .. } = stands {
             self.revoke_unused(etcd_lease).await;

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::connect::Endpoints;
 use super::follow::follow;
 use super::hint::hint;
+use super::claim::Written;
 use super::options::EtcdOptions;
 use super::prefix::{clean, other_spelling};
 use super::warned::Warned;
@@ -56,8 +57,8 @@ struct Inner {
 /// What must be known across calls.
 #[derive(Default)]
 struct Memory {
-    /// Our subnet, once acquired: only its expiry is asked for.
-    own: Option<Ipv4Network>,
+    /// Our lease as last written: of no other the expiry is asked for.
+    own: Option<Written>,
     /// etcd leases of ours whose use or revocation got no answer.
     unsettled: Vec<i64>,
     /// Keys that were warned of.
@@ -237,7 +238,7 @@ impl Etcd3 {
 
     /// `entry` as a lease; asks when it ends if it is ours.
     async fn lease(&self, entry: Entry) -> Result<Lease, SourceError> {
-        let ours = self.memory().own == Some(entry.subnet);
+        let ours = self.memory().own.as_ref().is_some_and(|(own, _)| *own == entry.subnet);
         let expires = match entry.etcd_lease {
             id if ours && id != 0 => Some(self.expiry(id, &entry.key).await?),
             _ => None,
