@@ -1,10 +1,12 @@
 //! Keeps our lease: renews it in time, claims it again when it has gone.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use flannel_core::lease::Lease;
 use flannel_core::lease::attrs::LeaseAttrs;
+use flannel_core::lease::table::OwnChange;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -33,6 +35,30 @@ pub enum Kept {
     Failed(SourceError),
     /// Another node holds the subnet: it is claimed again once it is free.
     Lost(SourceError),
+}
+
+/// What a store's news of our lease are about.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// Nothing: it is as we wrote it, or as lost as before.
+    Known,
+    /// Another node asked for a sign of life, which it gets.
+    Asked {
+        /// Who asked.
+        by: String,
+    },
+    /// Somebody else wrote it; it is written anew.
+    Rewritten,
+    /// It has gone; it is written anew.
+    Gone {
+        /// After our last write, and not by news from before that.
+        since: bool,
+    },
+    /// Another node claims it; the store knows whose it is.
+    Claimed {
+        /// The other's PublicIP.
+        by: Ipv4Addr,
+    },
 }
 
 /// Our lease and its next renewal.
@@ -91,9 +117,40 @@ impl<S: LeaseSource> Keeper<S> {
         self.due_by(Instant::now());
     }
 
+    /// Takes in what the store tells of our lease, and does what it takes.
+    pub fn told(&mut self, own: OwnChange) -> News {
+        if self.lost {
+            if matches!(own, OwnChange::Removed { .. }) {
+                self.freed();
+            }
+            return News::Known;
+        }
+        let ours = &self.lease;
+        let news = match own {
+            OwnChange::Put(lease) | OwnChange::Taken { lease } if lease.attrs == ours.attrs => {
+                self.seen(&lease);
+                return News::Known;
+            }
+            OwnChange::Put(lease) if lease.attrs.unasked() == ours.attrs => {
+                self.seen(&lease);
+                self.publish(self.lease.attrs.clone());
+                return News::Asked { by: lease.attrs.asked_by.unwrap_or_default() };
+            }
+            OwnChange::Put(lease) => {
+                self.seen(&lease);
+                News::Rewritten
+            }
+            OwnChange::Removed { revision } => News::Gone { since: revision > ours.revision },
+            // The store knows best: the renewal is refused if that is so.
+            OwnChange::Taken { lease } => News::Claimed { by: lease.attrs.public_ip },
+        };
+        self.answer();
+        news
+    }
+
     /// Writes the lease anew: it has gone, or says something else, or another
     /// node may hold it (then the store refuses).
-    pub fn answer(&mut self) {
+    fn answer(&mut self) {
         let now = Instant::now();
         if self.answered.is_none_or(|answered| now >= answered + QUIET) {
             self.answers = 0;
@@ -112,14 +169,14 @@ impl<S: LeaseSource> Keeper<S> {
     }
 
     /// The subnet that was lost is free.
-    pub fn freed(&mut self) {
+    fn freed(&mut self) {
         if self.lost {
             self.due = Some(Instant::now());
         }
     }
 
     /// The store's revision of our key, from a write that was ours.
-    pub fn seen(&mut self, lease: &Lease) {
+    fn seen(&mut self, lease: &Lease) {
         if lease.revision > self.lease.revision {
             self.lease.revision = lease.revision;
         }
@@ -196,8 +253,6 @@ impl<S: LeaseSource> Keeper<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
     use crate::source::Claim;
     use crate::source::fake::{Call, FakeSource, Write};

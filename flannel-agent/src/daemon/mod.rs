@@ -3,6 +3,8 @@
 mod acquire;
 mod config;
 pub mod keeper;
+#[cfg(test)]
+mod protocol;
 mod serve;
 mod single;
 mod start;

@@ -197,6 +197,13 @@ pub(super) struct Before {
 }
 
 impl Before {
+    /// Of a node that has nothing but its state file, if that.
+    #[cfg(test)]
+    pub(super) fn of(state: Option<state::NodeState>) -> Self {
+        let subnet = super::previous_subnet(state.as_ref(), None);
+        Self { state, subnet, node: None, device_mac: None }
+    }
+
     pub(super) async fn read<K: Kernel>(
         options: &Options,
         kernel: &K,
@@ -270,12 +277,7 @@ mod tests {
             r#"{{"version":1,"public_ip":"192.0.2.1","subnet":"10.5.1.0/24",
                 "vtep_mac":"02:00:00:00:00:01","device":"{device}","vni":1}}"#
         );
-        Before {
-            state: serde_json::from_str(&text).ok(),
-            subnet: None,
-            node: None,
-            device_mac: None,
-        }
+        Before::of(serde_json::from_str(&text).ok())
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Loop, StartError};
 use crate::cli::OnLostLease;
-use crate::daemon::keeper::Kept;
+use crate::daemon::keeper::{Kept, News};
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::source::LeaseSource;
@@ -22,38 +22,22 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
     /// Somebody wrote or removed our lease, or the store lost it.
     pub(super) fn take_own(&mut self, own: OwnChange, store_lost_it: bool) {
         let ours = self.keeper.lease().clone();
-        if self.keeper.is_lost() {
-            if matches!(own, OwnChange::Removed { .. }) {
-                self.keeper.freed();
-            }
-            return;
-        }
-        let what = match own {
-            OwnChange::Put(lease) | OwnChange::Taken { lease } if lease.attrs == ours.attrs => {
-                self.keeper.seen(&lease);
-                return;
-            }
-            OwnChange::Put(lease) if lease.attrs.unasked() == ours.attrs => {
-                self.keeper.seen(&lease);
-                self.give_sign_of_life(&lease.attrs.asked_by.unwrap_or_default());
-                return;
-            }
-            OwnChange::Put(lease) => {
-                self.keeper.seen(&lease);
+        let what = match self.keeper.told(own) {
+            News::Known => return,
+            News::Asked { by } => return self.tell_of_question(&by),
+            News::Rewritten => {
                 "it was written by somebody else; is our PublicIP given twice?".to_owned()
             }
-            OwnChange::Removed { revision } => {
+            News::Gone { since } => {
                 self.shared.lock().lease_lost = true;
-                if revision > ours.revision && !store_lost_it {
+                if since && !store_lost_it {
                     self.end_if_wished("it was deleted, or ran out");
                 }
                 "it has gone".to_owned()
             }
-            // The store knows best: the renewal is refused if that is so.
-            OwnChange::Taken { lease } => format!("{} claims it", lease.attrs.public_ip),
+            News::Claimed { by } => format!("{by} claims it"),
         };
         self.shared.report(Subject::OwnLease, Found::not_well(what));
-        self.keeper.answer();
         if self.keeper.is_contested() && !self.contested {
             self.contested = true;
             let why = format!(
@@ -67,8 +51,8 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
         }
     }
 
-    /// Writes the lease anew at once, which takes the question out of it.
-    fn give_sign_of_life(&mut self, by: &str) {
+    /// The lease is written anew at once, which takes the question out of it.
+    fn tell_of_question(&mut self, by: &str) {
         let by = text::shown(by, text::VALUE);
         let now = Instant::now();
         let told = |(whom, when): &(String, Instant)| *whom == by && now < *when + REMIND;
@@ -83,8 +67,6 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
             );
             self.asked = Some((by, now));
         }
-        let attrs = self.keeper.lease().attrs.clone();
-        self.keeper.publish(attrs);
     }
 
     /// The quarrel may have ended without a word.

@@ -49,6 +49,9 @@ struct Endpoint {
     dialer: Dialer,
     user: Option<(String, String)>,
     connection: Mutex<Option<Connection>>,
+    /// What leads to a store in memory.
+    #[cfg(test)]
+    instead: Option<Channel>,
 }
 
 /// A client on one connection, which ends with it: where the endpoint leads
@@ -99,6 +102,25 @@ impl Endpoints {
         Ok(Self {
             dialer,
             endpoints,
+            current: AtomicUsize::new(0),
+            identity: Identity::default(),
+            left: watch::Sender::new(0),
+        })
+    }
+
+    /// The same for stores in memory, each of which is an endpoint.
+    #[cfg(test)]
+    pub(super) fn over(options: &EtcdOptions, stores: Vec<Channel>) -> Result<Self, SourceError> {
+        let dialer = Dialer::new(options, Some(b"h2"));
+        let endpoint = |(at, store)| {
+            let mut endpoint =
+                Endpoint::new(format!("http://store-{at}:2379"), options, dialer.clone())?;
+            endpoint.instead = Some(store);
+            Ok(endpoint)
+        };
+        Ok(Self {
+            endpoints: stores.into_iter().enumerate().map(endpoint).collect::<Result<_, _>>()?,
+            dialer,
             current: AtomicUsize::new(0),
             identity: Identity::default(),
             left: watch::Sender::new(0),
@@ -201,7 +223,30 @@ impl Endpoint {
             // etcd takes probes of an idle connection for an attack.
             .keep_alive_while_idle(false);
         let user = options.user().map(|(user, password)| (user.to_owned(), password.to_owned()));
-        Ok(Self { url, address, transport, dialer, user, connection: Mutex::new(None) })
+        Ok(Self {
+            url,
+            address,
+            transport,
+            dialer,
+            user,
+            connection: Mutex::new(None),
+            #[cfg(test)]
+            instead: None,
+        })
+    }
+
+    /// Connects; with what the connection will meet.
+    async fn channel(&self) -> Result<(Channel, Trouble), Failure> {
+        #[cfg(test)]
+        if let Some(store) = &self.instead {
+            return Ok((store.clone(), Trouble::default()));
+        }
+        let stream = self.dialer.dial(&self.address).await.map_err(Failure::here)?;
+        let trouble = stream.trouble();
+        let channel = self.transport.connect_with_connector(Made(Some(stream))).await;
+        let explained = |error: &Error| Failure::from(error).met(&trouble);
+        let channel = Channel::Tonic(channel.map_err(|error| explained(&error.into()))?);
+        Ok((channel, trouble))
     }
 
     /// The connection; it is made, and logs in if there is a user, if there is
@@ -211,11 +256,8 @@ impl Endpoint {
         if let Some(connection) = connection.as_ref().filter(|made| made.made == left) {
             return Ok(connection.clone());
         }
-        let stream = self.dialer.dial(&self.address).await.map_err(Failure::here)?;
-        let trouble = stream.trouble();
+        let (channel, trouble) = self.channel().await?;
         let explained = |error: &Error| Failure::from(error).met(&trouble);
-        let channel = self.transport.connect_with_connector(Made(Some(stream))).await;
-        let channel = Channel::Tonic(channel.map_err(|error| explained(&error.into()))?);
         let client = self.log_in(channel).await.map_err(|error| explained(&error))?;
         match client.maintenance_client().status().await {
             Ok(status) => {

@@ -9,6 +9,8 @@ mod ask;
 mod connect;
 mod create;
 mod failure;
+#[cfg(test)]
+pub(crate) mod memory;
 mod watch;
 
 use std::net::IpAddr;
@@ -27,9 +29,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::connect::Endpoints;
+use super::claim::Written;
 use super::follow::follow;
 use super::hint::hint;
-use super::claim::Written;
 use super::options::EtcdOptions;
 use super::prefix::{clean, other_spelling};
 use super::warned::Warned;
@@ -102,15 +104,29 @@ impl Etcd3 {
     /// [`SourceError::Options`] names the unusable setting.
     pub async fn connect(options: EtcdOptions) -> Result<Self, SourceError> {
         let endpoints = Endpoints::new(&options).await?;
-        let prefix = clean(&options.prefix);
-        Ok(Self {
-            inner: Arc::new(Inner {
-                endpoints,
-                prefix,
-                memory: Mutex::default(),
-                history: Arc::default(),
-            }),
-        })
+        Ok(Self::with(endpoints, &options))
+    }
+
+    /// The same for stores in memory, each of which is an endpoint.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    #[cfg(test)]
+    pub(crate) fn over(
+        options: &EtcdOptions,
+        stores: Vec<etcd_client::Channel>,
+    ) -> Result<Self, SourceError> {
+        Ok(Self::with(Endpoints::over(options, stores)?, options))
+    }
+
+    fn with(endpoints: Endpoints, options: &EtcdOptions) -> Self {
+        let inner = Inner {
+            endpoints,
+            prefix: clean(&options.prefix),
+            memory: Mutex::default(),
+            history: Arc::default(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     fn endpoints(&self) -> &Endpoints {
