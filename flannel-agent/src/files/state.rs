@@ -119,20 +119,28 @@ fn read(path: &Path) -> Result<Option<NodeState>, String> {
         return Err(format!("it has {} bytes, more than any state", metadata.len()));
     }
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    let Version { version } = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    parse(&bytes).map(Some)
+}
+
+/// Reads what the file holds.
+///
+/// # Errors
+/// Why it cannot be used.
+pub(crate) fn parse(bytes: &[u8]) -> Result<NodeState, String> {
+    let Version { version } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if version > VERSION {
         return Err(format!(
             "its format is version {version} of a newer agent, this one knows {VERSION}"
         ));
     }
-    let state: NodeState = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    let state: NodeState = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if state.subnet.ip() != state.subnet.network() {
         return Err(format!("its subnet {} has host bits", state.subnet));
     }
     if !state.vtep_mac.is_unicast() {
         return Err(format!("its VTEP MAC {} is not a unicast address", state.vtep_mac));
     }
-    Ok(Some(state))
+    Ok(state)
 }
 
 #[cfg(test)]

@@ -340,6 +340,19 @@ fn decode(call: &'static str, key: &str, body: &[u8]) -> Result<Change, SourceEr
     })
 }
 
+/// All leases in an answer, for tests of what reads one.
+#[cfg(test)]
+pub(crate) fn leases_of(etcd: &Etcd2, body: &[u8]) -> Vec<Lease> {
+    let Ok(change) = decode("get", "", body) else { return Vec::new() };
+    let mut nodes = vec![change.node];
+    let mut leases = Vec::new();
+    while let Some(node) = nodes.pop() {
+        leases.extend(etcd.decode(&node));
+        nodes.extend(node.nodes);
+    }
+    leases
+}
+
 fn unexpected(call: &'static str, key: &str, refusal: Refusal) -> SourceError {
     SourceError::Call {
         call,

@@ -1,9 +1,11 @@
 //! Tickets: whose they are, and what they prove.
 
+use proptest::prelude::*;
+
 use crate::abi::{CARRIED, Outcome, Ticket};
 use crate::path::Lookups as _;
 use crate::path::fake::*;
-use crate::path::hook::{from_pod, from_underlay, to_overlay, to_pod};
+use crate::path::hook::{from_overlay, from_pod, from_underlay, to_overlay, to_pod};
 use crate::path::{Verdict, ticket};
 use crate::wire::ETH_LEN;
 
@@ -97,7 +99,7 @@ fn a_tunnel_waits_until_its_last_packet_is_out() {
     };
     let (first, second) = (enter(1), enter(2));
     let come_out = |mut packet: Packet| {
-        crate::path::hook::from_overlay::run(&mut packet, &b);
+        from_overlay::run(&mut packet, &b);
     };
     come_out(first);
     assert_eq!(b.counted(Outcome::ConfirmedTunnel), 0);
@@ -175,4 +177,62 @@ fn an_empty_slot_is_no_ticket() {
     assert_eq!(a.ticket(u32::from(packet.ticket) + 1).copied(), Some(Ticket::default()));
     come_out(&a, Packet { ticket: packet.ticket + 1, ..packet });
     assert!(a.flows.borrow().is_empty());
+}
+
+/// Single bytes of a packet, most of them of its headers.
+fn edits() -> impl Strategy<Value = Vec<(usize, u8)>> {
+    proptest::collection::vec((prop_oneof![4 => 0..60_usize, 1 => 0..400_usize], any::<u8>()), 0..5)
+}
+
+fn edited(mut packet: Packet, edits: &[(usize, u8)], length: usize) -> Packet {
+    for (at, byte) in edits {
+        if let Some(there) = packet.bytes.get_mut(*at) {
+            *there = *byte;
+        }
+    }
+    packet.bytes.truncate(length);
+    packet
+}
+
+proptest! {
+    /// Whatever the kernel makes of packets between their hooks, and whatever number
+    /// they then carry: exits let them through as they are, and count each.
+    #[test]
+    fn exits_let_everything_through(
+        steps in proptest::collection::vec(
+            (any::<bool>(), edits(), edits(), 0..200_usize, 0..3_u16, 0..6_000_u64, any::<u16>()),
+            1..20,
+        ),
+    ) {
+        let (a, b) = (Node::new(1), Node::new(2));
+        for (inwards, before, after, length, number, milliseconds, other) in steps {
+            let length = if length < 150 { usize::MAX } else { length - 150 };
+            let node = if inwards { &b } else { &a };
+            let packet = Packet::tcp(1, 2, 0, b"payload");
+            let packet = if inwards { packet.encapsulated(1, 2) } else { packet };
+            let mut packet = edited(packet, &before, usize::MAX);
+            let verdict = if inwards {
+                from_underlay::run(&mut packet, node)
+            } else {
+                from_pod::run(&mut packet, node)
+            };
+            if verdict != Verdict::Pass {
+                continue;
+            }
+            node.pass_time(milliseconds * 1_000_000);
+            let ticket = match number {
+                0 => other,
+                number => packet.ticket.wrapping_add(number - 1),
+            };
+            let packet = Packet { ticket, ..edited(packet, &after, length) };
+            let mut at_pod = packet.clone().at(VETH);
+            let mut at_overlay = packet.clone().at(OVERLAY);
+            prop_assert_eq!(to_pod::run(&mut at_pod, node), Verdict::Pass);
+            prop_assert_eq!(to_overlay::run(&mut at_overlay, node), Verdict::Pass);
+            prop_assert_eq!(&at_pod.bytes, &packet.bytes);
+            prop_assert_eq!(&at_overlay.bytes, &packet.bytes);
+            let (seen, ended) = node.balance();
+            prop_assert_eq!(seen, ended);
+        }
+    }
 }
