@@ -204,7 +204,7 @@ pub fn judge(netns: &Netns, port: u16) {
 /// Puts [`untrack`] on a node, where conntrack has not seen the packet yet.
 fn untrack_tunnel(netns: &Netns) {
     let chain = |hook: &str| {
-        format!("chain {hook} {{ type filter hook {hook} priority raw; {}; }}", untrack())
+        format!("chain {hook} {{ type filter hook {hook} priority raw; {}; }}\n", untrack())
     };
     netns.nft(&format!("table ip untrack {{ {} {} }}", chain("prerouting"), chain("output")));
 }
