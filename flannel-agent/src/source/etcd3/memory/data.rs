@@ -10,7 +10,15 @@ use etcd_client::proto::{
 };
 use tokio::time::Instant;
 
-use super::rpc::Refusal;
+/// What etcd does not do: gRPC's code, and the words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal(pub(super) u16, pub(super) &'static str);
+
+impl Refusal {
+    pub(super) const NOT_FOUND: Self = Self(5, "etcdserver: requested lease not found");
+    pub(super) const EXISTS: Self = Self(9, "etcdserver: lease already exists");
+    pub(super) const AWAY: Self = Self(14, "transport is closing");
+}
 
 /// Who is no node.
 pub(crate) const OPERATOR: usize = usize::MAX;

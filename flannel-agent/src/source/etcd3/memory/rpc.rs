@@ -17,20 +17,10 @@ use prost::Message;
 use tokio::sync::mpsc;
 use tonic::body::Body;
 
-use super::data::Data;
+use super::data::{Data, Refusal};
 use super::{Fault, Memory, WAY};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// What etcd does not do: gRPC's code, and the words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal(u16, &'static str);
-
-impl Refusal {
-    pub(super) const NOT_FOUND: Self = Self(5, "etcdserver: requested lease not found");
-    pub(super) const EXISTS: Self = Self(9, "etcdserver: lease already exists");
-    const AWAY: Self = Self(14, "transport is closing");
-}
 
 pub(super) async fn serve(
     store: Memory,
