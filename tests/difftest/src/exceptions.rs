@@ -42,8 +42,9 @@ pub enum Exception {
     Remembered,
 }
 
-/// How many packets there are for each [`Exception::Remembered`] one.
-pub const RARE: usize = 5_000;
+/// How many packets there are for each [`Exception::Remembered`] one. They come in rows:
+/// what two conntracks see differently of a flow may stay so for two minutes.
+pub const RARE: usize = 1_000;
 
 /// Bytes of a frame that a port of conntrack's choice decides about: the port, the
 /// checksums of both headers, and TOS.
