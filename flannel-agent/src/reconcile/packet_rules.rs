@@ -114,6 +114,13 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         outer::rules(findings, &self.devices(), has_peer)
     }
 
+    /// Whether there are rules about tunnel packets, of whatever peers.
+    pub(super) fn has_outer_rules(&mut self) -> bool {
+        let findings = self.packet_rules.reading().findings;
+        self.settings.packet_rules == Mode::Respect
+            && findings.is_some_and(|findings| !findings.outer.is_empty())
+    }
+
     fn devices(&self) -> Devices {
         Devices::of(Node {
             links: &self.links,

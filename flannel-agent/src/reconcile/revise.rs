@@ -24,6 +24,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if self.stale || !self.retries.is_empty() || self.overlay.is_none() {
             return None;
         }
+        // What such a rule or policy keeps off the fast path depends on who the peers are.
+        if self.has_outer_rules() || self.watch.has_policies() {
+            return None;
+        }
         // Taken out: if something goes wrong on the way, a pass makes them anew.
         let (mut desired, mut roster) = (self.desired.take()?, self.roster.take()?);
         let node = Node {

@@ -114,11 +114,15 @@ impl Watch {
         self.choose_policies(&mut state);
     }
 
-    /// One peer is elsewhere, came or went; all still fit into the tables.
+    /// One peer is elsewhere, came or went; all still fit into the tables, and there
+    /// are no IPsec policies.
     pub fn change_peer(&self, before: Option<Ipv4Addr>, now: Option<Ipv4Addr>) {
         self.scope.change_peer(before, now);
-        let mut state = self.state();
-        self.choose_policies(&mut state);
+    }
+
+    /// Whether there are IPsec policies on what the node sends.
+    pub fn has_policies(&self) -> bool {
+        !self.state().policies.is_empty()
     }
 
     /// Tells of the chains of nftables' netdev family, and of the rules about the

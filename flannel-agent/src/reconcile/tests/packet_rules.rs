@@ -203,3 +203,16 @@ async fn exemptions_that_cannot_be_written_are_told() {
     assert_eq!(bench.exemptions(), [udp_53()]);
     assert_eq!(bench.complaints(), [""; 0]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn rules_about_one_peers_tunnel_packets_count_from_its_lease_on() {
+    let rule = "-A OUTPUT -d 192.0.2.4/32 -p udp --dport 8472 -j DROP";
+    let (mut bench, _) = with_rules(Ok(&format!(":OUTPUT ACCEPT [0:0]\n{rule}")));
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    bench.settle().await;
+    assert!(!bench.datapath.state().keep.out, "it is about another address");
+    let lease = (peer(4).subnet, Some(peer(4)));
+    assert_eq!(bench.reconciler.revise(&[lease]).await, None, "a pass has to look at rules");
+    bench.pass(&[peer(2), peer(4)], RENEWED).await;
+    assert!(bench.datapath.state().keep.out);
+}
