@@ -327,15 +327,20 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         outcome
     }
 
-    fn desire(&mut self, peers: &[Peer]) -> Option<Desired> {
-        let node = Node {
+    /// What this node is, as leases are judged by.
+    fn node(&self) -> Node<'_> {
+        Node {
             subnet: self.identity.subnet,
             network: self.identity.network,
             vtep_mac: self.identity.vtep_mac,
             underlay: &self.identity.underlay,
             backend: &self.identity.backend,
             paths: self.paths.known(),
-        };
+        }
+    }
+
+    fn desire(&mut self, peers: &[Peer]) -> Option<Desired> {
+        let node = self.node();
         let desired = desired::desired(node, peers.iter().copied());
         let mut state = self.shared.lock();
         state.report(Subject::Mtu, desired.as_ref());
@@ -348,7 +353,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             )
         });
         state.report(Subject::BackendMtu, cut);
-        self.roster = Roster::of(node, &desired, rejected.is_empty());
+        let roster = Roster::of(node, &desired, rejected.is_empty());
+        self.roster = roster;
         let rejected = rejected
             .iter()
             .map(|rejected| (Part::Subnet(rejected.peer.subnet), rejected.reason.to_string()));

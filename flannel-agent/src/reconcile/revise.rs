@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_core::desired::Node;
 use flannel_core::desired::roster::Change;
 use flannel_core::health::Subject;
 use flannel_core::plan;
@@ -30,14 +29,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
         // Taken out: if something goes wrong on the way, a pass makes them anew.
         let (mut desired, mut roster) = (self.desired.take()?, self.roster.take()?);
-        let node = Node {
-            subnet: self.identity.subnet,
-            network: self.identity.network,
-            vtep_mac: self.identity.vtep_mac,
-            underlay: &self.identity.underlay,
-            backend: &self.identity.backend,
-            paths: self.paths.known(),
-        };
+        let node = self.node();
         let touched = roster.revise(node, &mut desired, changes)?;
         let ops = plan::diff_of(&desired, self.observed.as_ref()?, &touched);
         self.settled = false;
