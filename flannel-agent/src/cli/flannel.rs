@@ -43,6 +43,12 @@ pub(super) fn wrong_value(name: &str, value: &OsStr) -> Option<String> {
     }
 }
 
+/// The flags of old flannelds that cannot be had, and what they were for.
+#[cfg(test)]
+pub(super) fn given_up_flags() -> impl Iterator<Item = (&'static str, &'static str)> {
+    GIVEN_UP.into_iter()
+}
+
 /// Why a flag of an old flanneld cannot be had.
 pub(super) fn given_up(name: &str) -> Option<String> {
     let (_, mode) = GIVEN_UP.iter().find(|(known, _)| *known == name)?;

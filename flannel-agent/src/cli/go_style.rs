@@ -20,7 +20,7 @@ const LOGGING: [(&str, bool); 8] = [
 
 /// Flags that the environment does not set: `FLANNELD_VERSION` is more likely
 /// a setting of somebody's unit file than a wish to see the version.
-const NOT_FROM_ENV: [&str; 2] = ["version", "help"];
+pub(super) const NOT_FROM_ENV: [&str; 2] = ["version", "help"];
 
 /// A command line for clap.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,6 +33,12 @@ pub(super) struct Line {
     pub(super) from_env: Vec<String>,
     /// What was left out, as flanneld does, and why.
     pub(super) warnings: Vec<String>,
+}
+
+/// The names of the logging flags.
+#[cfg(test)]
+pub(super) fn logging() -> impl Iterator<Item = &'static str> {
+    LOGGING.iter().map(|(name, _)| *name)
 }
 
 /// The variable that sets a flag.

@@ -5,6 +5,8 @@ mod etcd;
 mod flannel;
 mod go_style;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;
 mod values;
 
@@ -228,11 +230,11 @@ pub struct Options {
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     pub fast_path: FastPath,
     /// How long a flow stays on the fast path before the kernel sees a packet
-    /// of it again: seconds, or with a unit (5s, 500ms)
+    /// of it again: seconds, or with a unit (100ms to 20s)
     #[arg(long, value_name = "TIME", default_value = "5s",
           value_parser = values::fast_path_window)]
     pub fast_path_window: Duration,
-    /// Flows that the fast path remembers at a time
+    /// Flows that the fast path remembers at a time (1,024 to 8,388,608)
     #[arg(long, value_name = "FLOWS", default_value_t = flannel_ebpf::abi::MAX_FLOWS,
           value_parser = clap::value_parser!(u32).range(1024..=8_388_608))]
     pub flow_table_size: u32,
@@ -255,7 +257,7 @@ pub struct Options {
     /// Directory for what has to outlive the agent
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
-    /// Seconds between full comparisons with the kernel's state
+    /// Seconds between full comparisons with the kernel's state (1 to 86400)
     #[arg(long, value_name = "SECONDS", default_value = "60",
           value_parser = values::resync_interval)]
     pub resync_interval: Duration,
