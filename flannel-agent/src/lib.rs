@@ -15,6 +15,7 @@ pub mod files;
 pub mod firewall;
 pub mod healthz;
 pub mod kernel;
+pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod notify;

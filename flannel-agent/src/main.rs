@@ -1,18 +1,17 @@
 //! `flannel-agent`: the daemon and its subcommands.
 #![forbid(unsafe_code)]
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use flannel_agent::bpf;
-use flannel_agent::cli::{self, Cli, Command, MigrateFrom, MigrateTo};
+use flannel_agent::cli::{self, Cli, Command, Klog, MigrateFrom, MigrateTo};
 use flannel_agent::commands::{cleanup, completions, man, migrate, peers, status};
-use flannel_agent::daemon;
+use flannel_agent::{daemon, logging};
 use flannel_core::text;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let (cli, ignored) = match cli::parse(std::env::args_os(), cli::process_env) {
+    let (cli, klog) = match cli::parse(std::env::args_os(), cli::process_env) {
         Ok(parsed) => parsed,
         Err(exit) => return leave(&exit),
     };
@@ -25,7 +24,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(run(cli, ignored))
+    runtime.block_on(run(cli, klog))
 }
 
 /// Prints what the command line asked for; a reader that has gone away does not
@@ -38,7 +37,7 @@ fn leave(exit: &cli::Exit) -> ExitCode {
     ExitCode::from(exit.code)
 }
 
-async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {
+async fn run(cli: Cli, klog: Klog) -> ExitCode {
     match cli.command {
         Some(Command::Status { json, state_dir }) => status::run(&state_dir, json).into(),
         Some(Command::Peers { json, state_dir }) => peers::run(&state_dir, json).into(),
@@ -67,19 +66,15 @@ async fn run(cli: Cli, ignored: Vec<String>) -> ExitCode {
         Some(Command::Completions { shell }) => completions::run(shell).into(),
         Some(Command::Man { dir }) => man::run(dir.as_deref()).into(),
         None => {
-            let filter = EnvFilter::try_from_env("FLANNELD_LOG")
-                .or_else(|_| EnvFilter::try_from_default_env())
-                .unwrap_or_else(|_| "info".into());
-            tracing_subscriber::fmt()
-                .with_env_filter(filter)
-                .with_writer(std::io::stderr)
-                .with_ansi(std::io::stderr().is_terminal())
-                .init();
+            logging::start(cli.daemon.log_format, klog.filter().as_deref());
             for warning in &cli.warnings {
                 tracing::warn!("{warning}");
             }
-            if !ignored.is_empty() {
-                tracing::info!(flags = ?ignored, "flags of flanneld's logger are accepted and ignored");
+            if !klog.without_effect.is_empty() {
+                tracing::info!(
+                    flags = klog.without_effect.join(" "),
+                    "flags of flanneld's logger are accepted without effect"
+                );
             }
             let without_effect = cli.daemon.without_effect.given();
             if !without_effect.is_empty() {

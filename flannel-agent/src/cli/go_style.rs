@@ -27,8 +27,8 @@ pub(super) const NOT_FROM_ENV: [&str; 2] = ["version", "help"];
 pub(super) struct Line {
     /// The arguments, the program's name first.
     pub(super) argv: Vec<OsString>,
-    /// Logging flags without effect, as they were written.
-    pub(super) ignored: Vec<String>,
+    /// Flags of the logger, as they were written.
+    pub(super) logging: Vec<String>,
     /// Flags that come from the environment, without dashes.
     pub(super) from_env: Vec<String>,
     /// What was left out, as flanneld does, and why.
@@ -105,7 +105,7 @@ pub(super) fn normalise(
                     text = format!("{text} {}", value.to_string_lossy());
                 }
             }
-            line.ignored.push(text);
+            line.logging.push(text);
             continue;
         }
         if subcommand.is_none()
@@ -148,7 +148,7 @@ impl Line {
     /// Whether a token is no flag and no command: the first of all may be a
     /// command that was misspelt, and a single letter a flag of clap's.
     fn is_word(&self, token: &OsStr, command: &clap::Command) -> bool {
-        let something_before = self.argv.len() > 1 || !self.ignored.is_empty();
+        let something_before = self.argv.len() > 1 || !self.logging.is_empty();
         let is_command = token.to_str().is_some_and(|name| command.find_subcommand(name).is_some());
         something_before && !is_command && !token.as_bytes().starts_with(b"-")
     }

@@ -4,6 +4,7 @@
 mod etcd;
 mod flannel;
 mod go_style;
+mod klog;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -25,8 +26,10 @@ use serde::Serialize;
 
 pub use self::etcd::{EtcdArgs, MigrateFrom, MigrateTo};
 pub use self::flannel::WithoutEffect;
+pub use self::klog::Klog;
 pub use self::values::Secret;
 use crate::bpf::{AttachMode, FastPath, VerifySource, XdpMode};
+use crate::logging;
 use crate::source::options::EtcdApi;
 
 const STATE_DIR: &str = "/var/lib/flannel-ebpf";
@@ -216,6 +219,9 @@ pub struct Options {
     /// What to do when our lease is deleted, runs out or is taken by another node
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     pub on_lost_lease: OnLostLease,
+    /// Form of the log
+    #[arg(long, value_enum, value_name = "FORM", default_value_t)]
+    pub log_format: logging::Format,
     /// What carries the packets
     #[arg(long, value_enum, value_name = "PATH", default_value_t)]
     pub datapath: DatapathMode,
@@ -344,15 +350,14 @@ pub struct Exit {
 /// Reads the command line (`argv[0]` first) and, for the flags that are not
 /// on it, the environment by way of `env`.
 ///
-/// The second part of the result are the flags of flannel's logging that were
-/// accepted and have no effect, as they were written.
+/// The second part of the result are the flags of flannel's logger.
 pub fn parse(
     argv: impl IntoIterator<Item = OsString>,
     env: impl Fn(&str) -> Option<OsString>,
-) -> Result<(Cli, Vec<String>), Exit> {
+) -> Result<(Cli, Klog), Exit> {
     let mut command = Cli::command();
     command.build();
-    let line = go_style::normalise(&command, argv, env).map_err(|text| usage(&command, &text))?;
+    let line = go_style::normalise(&command, argv, &env).map_err(|text| usage(&command, &text))?;
     let mut cli = command
         .try_get_matches_from(&line.argv)
         .and_then(|matches| Cli::from_arg_matches(&matches))
@@ -375,7 +380,7 @@ pub fn parse(
         cli.daemon.without_effect.check().map_err(|text| usage(&Cli::command(), &text))?;
     }
     cli.warnings = line.warnings;
-    Ok((cli, line.ignored))
+    Ok((cli, Klog::read(line.logging, env)))
 }
 
 fn usage(command: &clap::Command, text: &str) -> Exit {

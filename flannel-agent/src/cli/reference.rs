@@ -8,7 +8,7 @@ use flannel_core::config::{
     Backend, ConfigError, MAX_VNI, NetworkConfig, SUPPORTED_BACKENDS, UdpConfig, VxlanConfig,
 };
 
-use super::{Cli, flannel, go_style};
+use super::{Cli, Klog, flannel, go_style};
 
 const INTRODUCTION: &str = "\
 # Configuration
@@ -52,6 +52,7 @@ const MORE: &[(&str, &str)] = &[
     ("ip-blackhole-route", "compatibility.md#the-blackhole-route"),
     ("healthz-port", "operations.md#health"),
     ("metrics-peers", "metrics.md"),
+    ("log-format", "operations.md#logs"),
     ("on-lost-lease", "operations.md#a-lost-lease"),
     ("datapath", "fast-path.md"),
     ("fast-path", "fast-path.md"),
@@ -239,11 +240,14 @@ fn flags(page: &mut String) {
     table(page, &titles, &rows);
     *page += "`FLANNELD_LOG`, which has no flag, sets the level of the log: `warn`, `info` (the \
               default), `debug`,\nor of one part (`info,flannel_agent::reconcile=debug`). \
-              `NOTIFY_SOCKET` is systemd's.\n\n";
+              `NOTIFY_SOCKET` is systemd's.\n\nWithout it klog's `v` does (`FLANNELD_V`): \
+              `info` to 1, `debug` to 4, then `trace`. So does `vmodule`\n(`FLANNELD_VMODULE`) for \
+              parts of the agent: `source::etcd3=2,watch=2`.\n\n";
     *page += "### Flags of flanneld without effect\n\nThey are accepted, so that command lines of \
               flanneld work. One line in the log says so.\n\n";
     let mut rows: Vec<_> = without.into_iter().map(flag).collect();
-    let logging = go_style::logging().map(code).collect::<Vec<_>>().join(", ");
+    let logging = go_style::logging().filter(|name| !Klog::FLAGS.contains(name));
+    let logging = logging.map(code).collect::<Vec<_>>().join(", ");
     rows.push(vec![logging, String::new(), String::new(), "Flags of klog and glog".to_owned()]);
     table(page, &titles, &rows);
     *page += "### Flags of flanneld 0.5 that are refused\n\nWith exit code 2, and what to do \

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 
-fn run(args: &[&str], env: &[(&str, &str)]) -> Result<(Cli, Vec<String>), Exit> {
+fn run(args: &[&str], env: &[(&str, &str)]) -> Result<(Cli, Klog), Exit> {
     let argv = std::iter::once("flanneld").chain(args.iter().copied()).map(OsString::from);
     parse(argv, |name| {
         env.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
@@ -194,7 +194,7 @@ fn the_environment_sets_what_the_command_line_does_not() {
         ("FLANNELD_VERSION", "v0.11.0"),
         ("FLANNELD_V", "4"),
     ];
-    let (cli, ignored) = run(&["--etcd-prefix=/line"], &env).unwrap();
+    let (cli, klog) = run(&["--etcd-prefix=/line"], &env).unwrap();
     assert_eq!(cli.daemon.etcd.endpoints, ["http://a:1", "http://b:2"]);
     assert_eq!(cli.daemon.etcd.prefix, "/line");
     assert!(cli.daemon.ip_masq);
@@ -202,7 +202,8 @@ fn the_environment_sets_what_the_command_line_does_not() {
     assert_eq!(cli.daemon.etcd.cafile, None);
     assert_eq!(cli.daemon.etcd.password.as_ref().map(Secret::expose), Some("-x"));
     assert_eq!(cli.daemon.fast_path_window, Duration::from_secs(7));
-    assert!(ignored.is_empty());
+    assert!(klog.written.is_empty() && klog.without_effect.is_empty());
+    assert_eq!(klog.filter().unwrap(), "info,flannel_agent=debug,flannel_core=debug");
     let (cli, _) = run(&["-ip-masq=false", "-iface", "eth2", "-etcd-endpoints="], &env).unwrap();
     assert!(!cli.daemon.ip_masq);
     assert_eq!(cli.daemon.iface, ["eth2"]);
@@ -236,6 +237,7 @@ fn every_flag_of_the_daemon_has_a_variable() {
         ("xdp", "off"),
         ("resync-interval", "9"),
         ("metrics-peers", "true"),
+        ("log-format", "json"),
         ("etcd-api", "v2"),
         ("subnet-lease-renew-margin", "9"),
     ];
@@ -259,7 +261,7 @@ fn a_bad_variable_is_named() {
 
 #[test]
 fn logging_flags_are_accepted_and_returned() {
-    let (cli, ignored) = run(
+    let (cli, klog) = run(
         &[
             "-v=4",
             "-v",
@@ -280,7 +282,7 @@ fn logging_flags_are_accepted_and_returned() {
     .unwrap();
     assert!(cli.daemon.ip_masq);
     assert_eq!(
-        ignored,
+        klog.written,
         [
             "-v=4",
             "-v 4",
@@ -294,8 +296,8 @@ fn logging_flags_are_accepted_and_returned() {
             "-log_dir=/var/log"
         ]
     );
-    let (cli, ignored) = run(&["-v", "-ip-masq"], &[]).unwrap();
-    assert!(cli.daemon.ip_masq && ignored == ["-v"]);
+    let (cli, klog) = run(&["-v", "-ip-masq"], &[]).unwrap();
+    assert!(cli.daemon.ip_masq && klog.written == ["-v"]);
 }
 
 #[test]
@@ -409,8 +411,8 @@ fn subcommands() {
     assert_eq!(pin_dir, Path::new("/p"));
     assert_eq!(subnet_file, Path::new("/run/flannel/subnet.env"));
     assert!(force && !keep_device);
-    let (cli, ignored) = run(&["-v=4", "status"], &[("FLANNELD_STATE_DIR", "/env")]).unwrap();
-    assert!(matches!(cli.command, Some(Command::Status { .. })) && ignored == ["-v=4"]);
+    let (cli, klog) = run(&["-v=4", "status"], &[("FLANNELD_STATE_DIR", "/env")]).unwrap();
+    assert!(matches!(cli.command, Some(Command::Status { .. })) && klog.written == ["-v=4"]);
 }
 
 #[test]

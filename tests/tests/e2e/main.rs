@@ -37,6 +37,7 @@ mod package;
 mod packaging;
 mod packet_rules;
 mod prometheus;
+mod readers;
 mod repair;
 mod restart;
 mod scale_start;

@@ -117,9 +117,9 @@ fn every_flag_has_the_same_effect_in_every_form() {
         let mut effects = Vec::new();
         for form in forms {
             let form: Vec<&str> = form.iter().map(String::as_str).collect();
-            let (cli, ignored) =
+            let (cli, klog) =
                 run(&form, &[]).unwrap_or_else(|exit| panic!("{form:?}: {}", exit.text));
-            assert_eq!(LOGGING.contains(name), !ignored.is_empty(), "{form:?}");
+            assert_eq!(LOGGING.contains(name), !klog.written.is_empty(), "{form:?}");
             effects.push(shown(&cli.daemon));
         }
         let (cli, _) = run(&[], &[(&go_style::variable(name), value)])

@@ -1,0 +1,123 @@
+//! Where the daemon's messages go, in which form, and how many of a kind.
+
+mod bound;
+mod journal;
+
+use std::io::{self, IsTerminal as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tracing::Subscriber;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
+
+use self::bound::Bound;
+use self::journal::Journal;
+
+/// How often is told what was left out.
+const SUMMARY: Duration = Duration::from_secs(60);
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// `journald` where standard error is the journal, else `text`
+    #[default]
+    Auto,
+    /// A line for each message, with colours on a terminal
+    Text,
+    /// A JSON object for each message
+    Json,
+    /// The journal's own fields
+    Journald,
+}
+
+/// Begins to log, as the environment says (`FLANNELD_LOG`, `RUST_LOG`), else as
+/// `from_flags` does, else at level `info`.
+///
+/// It has to be called within the runtime, and once.
+pub fn start(format: Format, from_flags: Option<&str>) {
+    let (filter, wrong) = filter(from_flags.unwrap_or("info"));
+    let bound = Arc::new(Bound::default());
+    let (output, lost) = output(format);
+    registry().with(filter).with(bound::Limit(Arc::clone(&bound))).with(output).init();
+    for complaint in wrong.into_iter().chain(lost) {
+        tracing::warn!("{complaint}");
+    }
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(SUMMARY).await;
+            for (message, times) in bound.left_out() {
+                tracing::warn!(repeated = message, times, "left out of the log: it came too often");
+            }
+        }
+    });
+}
+
+/// Which messages are wanted, and what is wrong with the wish.
+fn filter(fallback: &str) -> (EnvFilter, Option<String>) {
+    let mut wrong = None;
+    for name in ["FLANNELD_LOG", "RUST_LOG"] {
+        match std::env::var(name) {
+            Ok(text) if text.is_empty() => {}
+            Ok(text) => match EnvFilter::try_new(&text) {
+                Ok(filter) => return (filter, wrong),
+                Err(error) => wrong = Some(format!("{name}={text} is left out: {error}")),
+            },
+            Err(_) => {}
+        }
+    }
+    (EnvFilter::new(fallback), wrong)
+}
+
+type Output<S> = Box<dyn Layer<S> + Send + Sync>;
+
+/// What writes messages, and why it is not what was asked for.
+fn output<S>(format: Format) -> (Output<S>, Option<String>)
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let to_journal = match format {
+        Format::Auto => systemd_journal_logger::connected_to_journal(),
+        Format::Journald => true,
+        Format::Text | Format::Json => false,
+    };
+    if to_journal {
+        match Journal::open() {
+            Ok(journal) => return (journal.boxed(), None),
+            // The journal writes down the time of a line by itself.
+            Err(error) => {
+                let why = format!("journald is not reached, so messages go to stderr: {error}");
+                return (lines().without_time().with_ansi(false).boxed(), Some(why));
+            }
+        }
+    }
+    if format == Format::Json {
+        return (lines().json().flatten_event(true).with_current_span(false).boxed(), None);
+    }
+    let coloured = io::stderr().is_terminal() && !no_color(std::env::var_os("NO_COLOR"));
+    (lines().with_ansi(coloured).boxed(), None)
+}
+
+fn lines<S>() -> fmt::Layer<S, fmt::format::DefaultFields, fmt::format::Format, fn() -> io::Stderr>
+{
+    fmt::layer().with_writer(io::stderr as fn() -> io::Stderr)
+}
+
+/// <https://no-color.org>: any value but an empty one.
+fn no_color(value: Option<std::ffi::OsString>) -> bool {
+    value.is_some_and(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_no_color_is_none() {
+        assert!(!no_color(None) && !no_color(Some("".into())));
+        assert!(no_color(Some("1".into())) && no_color(Some("0".into())));
+    }
+}

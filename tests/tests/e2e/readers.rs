@@ -1,0 +1,97 @@
+//! What operators read: the log, and the commands that look into a node.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use flannel_tests::agent::Options;
+use flannel_tests::lab::Lab;
+use flannel_tests::process::{Process, run};
+use flannel_tests::wait;
+use serde_json::Value;
+
+/// journald as the package has it, with a `/run` of its own, which is `$1`.
+const JOURNALD: &str = r#"set -e
+mount --bind "$1" /run
+exec /lib/systemd/systemd-journald"#;
+
+/// A service as systemd starts it: standard error is the journal's stream.
+const SERVICE: &str = r#"set -e
+mount --bind "$1" /run; shift
+JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2)
+export JOURNAL_STREAM
+exec "$@""#;
+
+fn journald(run_dir: &Path) -> Process {
+    let conf = run_dir.join("systemd/journald.conf.d");
+    fs::create_dir_all(&conf).expect("a directory");
+    fs::create_dir_all(run_dir.join("log/journal")).expect("a directory");
+    let settings = "[Journal]\nStorage=volatile\nAudit=no\nReadKMsg=no\nRateLimitBurst=0\n";
+    fs::write(conf.join("test.conf"), settings).expect("journald's settings");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", JOURNALD, "sh"]).arg(run_dir);
+    let journald = Process::start("journald", &mut command, &run_dir.join("journald.log"));
+    let socket = run_dir.join("systemd/journal/socket");
+    wait::until("journald's socket", Duration::from_secs(10), || socket.exists().then_some(()));
+    journald
+}
+
+fn entries(run_dir: &Path) -> Vec<Value> {
+    let mut command = Command::new("journalctl");
+    command.arg("-D").arg(run_dir.join("log/journal")).args(["-o", "json", "-t", "flannel-agent"]);
+    let lines = run(&mut command);
+    lines.lines().map(|line| serde_json::from_str(line).expect("an entry")).collect()
+}
+
+#[test]
+fn the_journal_gets_its_own_fields() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let mut node = lab.node(1);
+    let run_dir = lab.dir().join("run");
+    let _journald = journald(&run_dir);
+    let wrapper = ["unshare", "--mount", "sh", "-c", SERVICE, "sh", &run_dir.to_string_lossy()];
+    let wrapper = wrapper.map(str::to_owned).to_vec();
+    node.start(&etcd, &Options { wrapper, ..Options::kernel() });
+
+    let ready = wait::until("the entry", Duration::from_secs(10), || {
+        entries(&run_dir)
+            .into_iter()
+            .find(|entry| entry["FLANNEL_SUBNET"].is_string() && entry["FLANNEL_PEERS"] == "0")
+    });
+    let ready = ready.0;
+    assert_eq!(ready["FLANNEL_SUBNET"], node.subnet().to_string());
+    assert_eq!(ready["MESSAGE"], format!("ready subnet={} peers=0", node.subnet()));
+    assert_eq!(ready["PRIORITY"], "5");
+    assert_eq!(ready["_PID"], node.agent_pid().to_string());
+    assert!(ready["CODE_FILE"].as_str().is_some_and(|file| file.ends_with("serve.rs")), "{ready}");
+    assert_eq!(node.agent_log(), "", "nothing besides");
+}
+
+#[test]
+fn json_has_a_line_for_each_message_and_v_sets_the_level() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let mut node = lab.node(1);
+    let extra = ["--log-format=json", "-v=2", "-logtostderr"].map(str::to_owned).to_vec();
+    node.start(&etcd, &Options { extra, ..Options::kernel() });
+    let mut other = lab.node(2);
+    other.start(&etcd, &Options::kernel());
+    node.wait_routes(&[&other]);
+    let log = node.agent_log();
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
+    let lines: Vec<Value> = lines.collect();
+    let ready = lines.iter().find(|line| line["message"] == "ready").expect("ready");
+    assert_eq!(ready["subnet"], node.subnet().to_string());
+    assert_eq!(ready["level"], "INFO");
+    assert!(ready["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{ready}");
+    assert!(lines.iter().any(|line| line["level"] == "DEBUG"), "{log}");
+    let others = lines.iter().filter(|line| line["level"] == "DEBUG");
+    assert!(
+        others.clone().all(|line| line["target"].as_str().unwrap().starts_with("flannel")),
+        "{log}"
+    );
+    let ignored = lines.iter().find(|line| line["flags"] == "-logtostderr");
+    assert!(ignored.is_some(), "{log}");
+}
