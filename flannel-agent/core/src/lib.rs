@@ -19,6 +19,7 @@ pub mod peer;
 pub mod plan;
 pub mod pods;
 pub mod reach;
+pub mod schedule;
 pub mod subnet;
 pub mod text;
 pub mod underlay;

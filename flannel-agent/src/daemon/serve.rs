@@ -15,6 +15,7 @@ use flannel_core::lease::Lease;
 use flannel_core::lease::table::LeaseTable;
 use flannel_core::lease::update::LeaseUpdate;
 use flannel_core::peer::Peer;
+use flannel_core::schedule::{Schedule, Wake};
 use ipnetwork::Ipv4Network;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -29,31 +30,13 @@ use crate::files::{state, subnet_env};
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelEvent};
 use crate::notify;
-use crate::reconcile::{Guarded, Reconciler, Told, Wake};
+use crate::reconcile::{Guarded, Reconciler, Told};
 use crate::source::{LeaseSource, is_here};
 use crate::status::Shared;
 use crate::watch;
 
-/// Events that come together are answered together.
-const DEBOUNCE: Duration = Duration::from_millis(20);
-/// Confirmations are ended at most this often, if there is nothing else to do.
-const GENERATION: Duration = Duration::from_millis(50);
-/// Our own changes cause events, too: a row of new peers costs one look at
-/// everything in this time, not one for each.
-const LOOK: Duration = Duration::from_millis(300);
-/// A row of leases is taken in for at most this part of the time, but none waits for
-/// longer than [`DEBOUNCE`].
-const SHARE: u32 = 3;
 /// Updates that are taken in before anything else gets its turn.
 const UPDATES: usize = 256;
-/// What is odd about the leases is told at most this often.
-const ODDITIES: Duration = Duration::from_secs(1);
-/// Hooks are looked after this often: no event tells of a detached program.
-const HOOKS: Duration = Duration::from_millis(400);
-/// Other people's rule sets may change all the time: ours are compared at most
-/// this often.
-const FIREWALL: Duration = Duration::from_millis(500);
-
 /// Without these there is no device that pods can use, and no start.
 const DEVICE: [Subject; 7] = [
     Subject::Device,
@@ -102,13 +85,8 @@ pub(super) struct Loop<'a, S, K, F> {
     peers: Vec<Peer>,
     /// They are others now.
     peers_changed: bool,
-    /// Those of them that are to be taken in, and when.
+    /// Those of them that are to be taken in.
     changed: BTreeSet<Ipv4Network>,
-    changed_due: Option<Instant>,
-    /// When leases were taken in last, and how long that took.
-    revised: Option<(Instant, Duration)>,
-    oddities_due: Option<Instant>,
-    oddities_told: Option<Instant>,
     /// Why the store's next list does not go on from what it told.
     other_history: Option<String>,
     /// Until when peers stay that the store lost.
@@ -119,16 +97,7 @@ pub(super) struct Loop<'a, S, K, F> {
     shared: Shared,
     /// Sysctls that an earlier run had changed, with the values before.
     remembered: BTreeMap<String, String>,
-    /// What the next pass looks at, and when it is due.
-    wake: Wake,
-    due: Option<Instant>,
-    firewall_checked: Option<Instant>,
-    looked: Option<Instant>,
-    retry_at: Option<Instant>,
-    /// When all confirmations have to be ended.
-    raise_at: Option<Instant>,
-    /// When to look after the hooks.
-    hooks_at: Instant,
+    schedule: Schedule<Instant>,
     /// The firewall has been looked at.
     guarded: bool,
     /// Others were told that we are ready.
@@ -163,23 +132,13 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             peers: Vec::new(),
             peers_changed: false,
             changed: BTreeSet::new(),
-            changed_due: None,
-            revised: None,
-            oddities_due: None,
-            oddities_told: None,
             other_history: None,
             held_until: None,
             ended: None,
             reconciler,
             shared,
             remembered,
-            wake: Wake::ALL,
-            due: None,
-            firewall_checked: None,
-            looked: None,
-            retry_at: None,
-            raise_at: None,
-            hooks_at: Instant::now() + HOOKS,
+            schedule: Schedule::new(Instant::now()),
             guarded: false,
             announced: false,
             last_state: None,
@@ -249,17 +208,19 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                 return Err(why);
             }
             self.announce()?;
-            let due = earliest(self.due, self.retry_at);
+            let schedule = &self.schedule;
+            let (leases_at, pass_at) = (schedule.leases_at(), schedule.pass_at());
+            let (confirmations_at, oddities_at) =
+                (schedule.confirmations_at(), schedule.oddities_at());
             let hooks_at =
-                if self.reconciler.has_hooks_left() { Instant::now() } else { self.hooks_at };
-            let (changed_due, raise_at, odd) = (self.changed_due, self.raise_at, self.oddities_due);
+                if self.reconciler.has_hooks_left() { Instant::now() } else { schedule.hooks_at() };
             let held_until = self.held_until;
             tokio::select! {
                 // Leases first; hooks, which take long, only if there is nothing else.
                 biased;
                 _ = watchdog.tick(), if watchdog_every.is_some() => notify::watchdog(),
-                () = sleep_until(changed_due) => self.revise().await,
-                () = sleep_until(due) => self.pass().await,
+                () = sleep_until(leases_at) => self.revise().await,
+                () = sleep_until(pass_at) => self.pass().await,
                 kept = self.keeper.next() => self.take_kept(&kept),
                 1.. = updates.recv_many(&mut batch, UPDATES) => {
                     batch.drain(..).for_each(|update| self.take_update(update));
@@ -269,8 +230,8 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                     Told::Firewall(rules) => self.take_guarded(rules)?,
                     Told::PacketRules => self.check_hooks(),
                 },
-                () = sleep_until(raise_at) => self.raise(),
-                () = sleep_until(odd) => self.tell_oddities(),
+                () = sleep_until(confirmations_at) => self.raise(),
+                () = sleep_until(oddities_at) => self.tell_oddities(),
                 () = sleep_until(held_until) => self.release_held(),
                 _ = slow.tick() => self.wake(Wake::ALL),
                 () = tokio::time::sleep_until(hooks_at) => self.check_hooks(),
@@ -292,11 +253,13 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let wake = self.reconciler.check_hooks();
         self.wake(wake);
         self.write_files();
-        self.hooks_at = Instant::now() + HOOKS;
+        self.schedule.hooks_checked(Instant::now());
     }
 
     fn raise(&mut self) {
-        self.raise_at = self.reconciler.raise_soon();
+        self.schedule.begin_confirmations();
+        let later = self.reconciler.raise_soon();
+        self.schedule.end_confirmations(later);
     }
 
     /// Without any rules there is no start; those that fail are tried again.
@@ -305,7 +268,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             Guarded::Unusable(error) if !self.announced => return Err(error.into()),
             rules => {
                 let again = self.reconciler.take_guarded(rules);
-                self.retry_at = earliest(self.retry_at, again);
+                self.schedule.retry(again);
             }
         }
         self.guarded = true;
@@ -313,45 +276,22 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
     }
 
     fn wake(&mut self, wake: Wake) {
-        if wake.is_nothing() {
-            return;
-        }
-        let only_generation = Wake { generation: true, ..Wake::default() };
-        let pause = if wake == only_generation { GENERATION } else { DEBOUNCE };
-        self.wake.merge(wake);
-        self.due = earliest(self.due, Some(Instant::now() + pause));
+        self.schedule.wake(wake, Instant::now());
     }
 
     async fn pass(&mut self) {
         self.watch_contest();
-        let mut wake = std::mem::take(&mut self.wake);
-        self.due = None;
-        let now = Instant::now();
-        let later = (wake.look || wake.paths) && postpone(&mut self.looked, LOOK, now);
-        let postponed = Wake {
-            look: wake.look && later,
-            paths: wake.paths && later,
-            firewall: wake.firewall && postpone(&mut self.firewall_checked, FIREWALL, now),
-            ..Wake::default()
-        };
-        wake.look &= !later;
-        wake.paths &= !later;
-        wake.firewall &= !postponed.firewall;
-        self.wake = postponed;
-        let look_at = self.looked.filter(|_| later).map(|looked| looked + LOOK);
-        let check_at =
-            self.firewall_checked.filter(|_| postponed.firewall).map(|checked| checked + FIREWALL);
-        self.due = earliest(look_at, check_at);
+        let mut wake = self.schedule.begin_pass(Instant::now());
         if std::mem::take(&mut self.peers_changed) {
             self.peers = self.table.peers().collect();
             wake.generation |= !self.changed.is_empty();
             self.changed.clear();
-            self.changed_due = None;
+            self.schedule.begin_leases();
         }
         let began = std::time::Instant::now();
         let outcome = self.reconciler.pass(&self.peers, wake).await;
         self.shared.lock().record.passed(began.elapsed());
-        self.retry_at = outcome.retry_at;
+        self.schedule.retry(outcome.retry_at);
         if outcome.underlay_changed {
             self.follow_underlay();
         }
@@ -437,23 +377,6 @@ fn interval(period: Duration) -> tokio::time::Interval {
     let mut interval = tokio::time::interval_at(Instant::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
-}
-
-/// Whether it is too early for doing again what was done at `last`; notes it
-/// as done now if not.
-fn postpone(last: &mut Option<Instant>, period: Duration, now: Instant) -> bool {
-    if last.is_some_and(|last| now < last + period) {
-        return true;
-    }
-    *last = Some(now);
-    false
-}
-
-fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
 }
 
 async fn sleep_until(due: Option<Instant>) {

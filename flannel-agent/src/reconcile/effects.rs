@@ -11,11 +11,12 @@ use flannel_core::health::{Found, Part, Subject};
 use flannel_core::link::{Link, vrf_of};
 use flannel_core::model;
 use flannel_core::op::Op;
+use flannel_core::schedule::Wake;
 use flannel_core::subnet::within;
 use flannel_ebpf::abi::MAX_PEERS;
 use ipnetwork::Ipv4Network;
 
-use super::{Reconciler, Wake, devices, is_device, is_ground};
+use super::{Reconciler, devices, is_device, is_ground};
 use crate::bpf::{BpfError, DatapathConfig, FastPath, Places};
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelError};

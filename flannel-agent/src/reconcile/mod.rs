@@ -35,6 +35,7 @@ use flannel_core::observed::Observed;
 use flannel_core::op::Op;
 use flannel_core::peer::Peer;
 use flannel_core::plan;
+use flannel_core::schedule::{Wake, earliest};
 use flannel_core::underlay::{Underlay, Wish};
 use ipnetwork::Ipv4Network;
 use regex::Regex;
@@ -47,7 +48,6 @@ pub use self::guard::Guarded;
 use self::packet_rules::PacketRules;
 use self::retry::{Retries, Unfinished};
 use self::turnover::Turnover;
-pub use self::wake::Wake;
 use crate::backend::udp::{self as udp_backend, Overlay};
 use crate::bpf::{FastPath, VerifySource};
 use crate::firewall::Firewall;
@@ -414,8 +414,4 @@ fn is_device(op: &Op) -> bool {
 /// Whether entries on the device cannot be made before this has worked.
 fn is_ground(op: &Op) -> bool {
     matches!(op, Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::SetUp)
-}
-
-fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    a.into_iter().chain(b).min()
 }

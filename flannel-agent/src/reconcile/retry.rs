@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use flannel_core::health::{About, Found, Part, Subject};
 use flannel_core::op::Op;
+use flannel_core::schedule::Wake;
 use tokio::time::Instant;
 
-use super::Wake;
 use crate::backoff::Backoff;
 use crate::status::Shared;
 

@@ -1,20 +1,17 @@
 //! A few leases more or less: only what hangs on them is looked at.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use flannel_core::desired::roster::Change;
 use flannel_core::health::Subject;
 use flannel_core::plan;
+use flannel_core::schedule::GENERATION;
 use tokio::time::Instant;
 
 use super::{Outcome, Reconciler};
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::status::lock;
-
-/// Confirmations are ended at once, but not more often than this.
-const GENERATION: Duration = Duration::from_millis(50);
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Takes in a few changes since the last pass. `None` if all has to be looked at:

@@ -1,45 +1,11 @@
-//! What makes a pass necessary, and what it has to look at.
+//! What a pass has to look at after an event of the kernel.
 
 use flannel_core::desired::routes_directly;
+use flannel_core::schedule::Wake;
 
 use super::Reconciler;
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelEvent};
-
-/// What a pass has to look at anew.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wake {
-    /// The device and all that hangs on it.
-    pub look: bool,
-    /// Links: underlay and veths.
-    pub links: bool,
-    /// The ways to the peers' PublicIPs.
-    pub paths: bool,
-    /// The kernel's decisions may have changed: end all confirmations.
-    pub generation: bool,
-    /// The firewall rules.
-    pub firewall: bool,
-}
-
-impl Wake {
-    /// Look at everything; confirmations stay.
-    pub const ALL: Self =
-        Self { look: true, links: true, paths: true, generation: false, firewall: true };
-
-    /// Both.
-    pub fn merge(&mut self, other: Self) {
-        self.look |= other.look;
-        self.links |= other.links;
-        self.paths |= other.paths;
-        self.generation |= other.generation;
-        self.firewall |= other.firewall;
-    }
-
-    /// Whether there is nothing to look at.
-    pub fn is_nothing(self) -> bool {
-        self == Self::default()
-    }
-}
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// What a kernel event asks to look at; nothing for those that do not

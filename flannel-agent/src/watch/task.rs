@@ -4,14 +4,13 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
 
 use flannel_core::health::Subject;
+use flannel_core::schedule::GENERATION;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Watch;
 use crate::kernel::{EventSource, KernelEvent};
 
-/// Confirmations are ended at once, but not more often than this.
-const GENERATION: Duration = Duration::from_millis(50);
 /// The same holds for looks at traffic control: a script adds many filters.
 const TRAFFIC: Duration = Duration::from_millis(20);
 /// Devices that are looked at before events get their turn.

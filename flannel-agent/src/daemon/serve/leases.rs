@@ -2,13 +2,13 @@
 
 use flannel_core::desired::roster::Change;
 use flannel_core::lease::update::LeaseUpdate;
+use flannel_core::schedule::Wake;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Loop, earliest};
+use super::Loop;
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
-use crate::reconcile::Wake;
 use crate::source::LeaseSource;
 
 impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
@@ -24,8 +24,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
     }
 
     pub(super) fn tell_oddities(&mut self) {
-        self.oddities_due = None;
-        self.oddities_told = Some(Instant::now());
+        self.schedule.tell_oddities(Instant::now());
         let oddities = self.table.oddities();
         let mut state = self.shared.lock();
         for oddity in oddities.iter().filter(|oddity| !state.ignored.contains(oddity)) {
@@ -37,22 +36,22 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
     /// Takes in what leases say, and looks at nothing else if that will do.
     pub(super) async fn revise(&mut self) {
         let began = Instant::now();
-        self.changed_due = None;
+        self.schedule.begin_leases();
         let changed = std::mem::take(&mut self.changed);
         let changes: Vec<Change> =
             changed.into_iter().map(|subnet| (subnet, self.table.peer_at(subnet))).collect();
         match self.reconciler.revise(&changes).await {
             Some(outcome) => {
-                self.raise_at = earliest(self.raise_at, outcome.raise_at);
+                self.schedule.end_confirmations(outcome.raise_at);
                 self.shared.lock().record.passed(began.elapsed());
                 self.tell_systemd();
             }
             None => {
-                self.wake.generation = true;
+                self.wake(Wake { generation: true, ..Wake::default() });
                 self.pass().await;
             }
         }
-        self.revised = Some((Instant::now(), began.elapsed()));
+        self.schedule.leases_taken(began.elapsed(), Instant::now());
     }
 
     /// What was observed stays true as long as no event says otherwise: one

@@ -5,7 +5,7 @@ use flannel_core::lease::update::LeaseUpdate;
 use flannel_core::text;
 use tokio::time::Instant;
 
-use super::{DEBOUNCE, Loop, ODDITIES, SHARE};
+use super::Loop;
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::source::{LEASE_TTL, LeaseSource};
@@ -40,17 +40,12 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
         }
         self.tell_history(broken);
         if changes.leases {
-            let soon = Instant::now() + DEBOUNCE;
-            let due = self.oddities_told.map_or(soon, |told| soon.max(told + ODDITIES));
-            self.oddities_due.get_or_insert(due);
+            self.schedule.odd(Instant::now());
         }
         if !changes.peers.is_empty() {
             self.peers_changed = true;
             self.changed.extend(changes.peers);
-            // The first of a row at once, the others together.
-            let now = Instant::now();
-            let free = self.revised.map(|(when, took)| when + (took * SHARE).min(DEBOUNCE));
-            self.changed_due.get_or_insert(free.map_or(now, |free| now.max(free)));
+            self.schedule.leases_changed(Instant::now());
         }
     }
 

@@ -16,6 +16,8 @@ use flannel_core::underlay::Underlay;
 use ipnetwork::Ipv4Network;
 use tokio::task::JoinHandle;
 
+use flannel_core::schedule::HOOKS;
+
 use super::*;
 use crate::bpf::FastPath;
 use crate::bpf::fake::FakeDatapath;

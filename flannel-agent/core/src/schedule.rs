@@ -1,0 +1,225 @@
+//! What the loop does next, and when. The caller tells the time, so that a clock of any
+//! kind will do.
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Add;
+use std::time::Duration;
+
+/// Events that come together are answered together.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Confirmations are ended at most this often, if there is nothing else to do.
+pub const GENERATION: Duration = Duration::from_millis(50);
+/// A row of new peers costs one look at everything in this time, not one for each: the
+/// changes of others cause events, too.
+const LOOK: Duration = Duration::from_millis(300);
+/// Other people's rule sets may change all the time: ours are compared at most this
+/// often.
+const RULES: Duration = Duration::from_millis(500);
+/// A row of leases is taken in for at most this part of the time, but none waits for
+/// longer than [`DEBOUNCE`].
+const SHARE: u32 = 3;
+/// What is odd about the leases is told at most this often.
+const ODDITIES: Duration = Duration::from_secs(1);
+/// Hooks are looked after this often: no event tells of a detached program.
+pub const HOOKS: Duration = Duration::from_millis(400);
+
+/// What a pass has to look at anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wake {
+    /// The device and all that hangs on it.
+    pub look: bool,
+    /// Links: underlay and veths.
+    pub links: bool,
+    /// The ways to the peers' PublicIPs.
+    pub paths: bool,
+    /// The kernel's decisions may have changed: end all confirmations.
+    pub generation: bool,
+    /// The firewall rules.
+    pub firewall: bool,
+}
+
+impl Wake {
+    /// Look at everything; confirmations stay.
+    pub const ALL: Self =
+        Self { look: true, links: true, paths: true, generation: false, firewall: true };
+
+    /// Both.
+    pub fn merge(&mut self, other: Self) {
+        self.look |= other.look;
+        self.links |= other.links;
+        self.paths |= other.paths;
+        self.generation |= other.generation;
+        self.firewall |= other.firewall;
+    }
+
+    /// Whether there is nothing to look at.
+    pub fn is_nothing(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// When everything is due that the loop does. `T` is a point in time.
+#[derive(Clone, Debug)]
+pub struct Schedule<T> {
+    /// What the next pass looks at.
+    wake: Wake,
+    pass: Option<T>,
+    /// Something failed, and is tried again.
+    retry: Option<T>,
+    looked: Option<T>,
+    rules_compared: Option<T>,
+    leases: Option<T>,
+    /// Until when the next lease waits for company.
+    leases_rest: Option<T>,
+    generation: Option<T>,
+    oddities: Option<T>,
+    oddities_told: Option<T>,
+    hooks: T,
+}
+
+impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
+    /// Everything is to be looked at by the first pass, which nobody waits for.
+    pub fn new(now: T) -> Self {
+        Self {
+            wake: Wake::ALL,
+            pass: None,
+            retry: None,
+            looked: None,
+            rules_compared: None,
+            leases: None,
+            leases_rest: None,
+            generation: None,
+            oddities: None,
+            oddities_told: None,
+            hooks: now + HOOKS,
+        }
+    }
+
+    /// The next pass looks at this, too.
+    pub fn wake(&mut self, wake: Wake, now: T) {
+        if wake.is_nothing() {
+            return;
+        }
+        let only_generation = Wake { generation: true, ..Wake::default() };
+        let pause = if wake == only_generation { GENERATION } else { DEBOUNCE };
+        self.wake.merge(wake);
+        self.pass = earliest(self.pass, Some(now + pause));
+    }
+
+    /// When the next pass is due.
+    pub fn pass_at(&self) -> Option<T> {
+        earliest(self.pass, self.retry)
+    }
+
+    /// A pass begins: what it looks at. What was looked at a moment ago is left for a
+    /// later pass.
+    pub fn begin_pass(&mut self, now: T) -> Wake {
+        let wake = std::mem::take(&mut self.wake);
+        let looks = wake.look || wake.paths;
+        let look_at = if looks { not_yet(&mut self.looked, LOOK, now) } else { None };
+        let rules_at =
+            if wake.firewall { not_yet(&mut self.rules_compared, RULES, now) } else { None };
+        self.wake = Wake {
+            look: wake.look && look_at.is_some(),
+            paths: wake.paths && look_at.is_some(),
+            firewall: rules_at.is_some(),
+            ..Wake::default()
+        };
+        self.pass = earliest(look_at, rules_at);
+        self.retry = None;
+        Wake {
+            look: wake.look && look_at.is_none(),
+            paths: wake.paths && look_at.is_none(),
+            firewall: wake.firewall && rules_at.is_none(),
+            ..wake
+        }
+    }
+
+    /// Something has to be tried again.
+    pub fn retry(&mut self, at: Option<T>) {
+        self.retry = earliest(self.retry, at);
+    }
+
+    /// Peers' leases have changed: the first of a row at once, the others together.
+    pub fn leases_changed(&mut self, now: T) {
+        let due = self.leases_rest.map_or(now, |free| now.max(free));
+        self.leases.get_or_insert(due);
+    }
+
+    /// When changed leases are taken in.
+    pub fn leases_at(&self) -> Option<T> {
+        self.leases
+    }
+
+    /// Changed leases are being taken in, alone or by a pass.
+    pub fn begin_leases(&mut self) {
+        self.leases = None;
+    }
+
+    /// They have been taken in, and it took this long.
+    pub fn leases_taken(&mut self, took: Duration, now: T) {
+        self.leases_rest = Some(now + (took * SHARE).min(DEBOUNCE));
+    }
+
+    /// Confirmations have to be ended then.
+    pub fn end_confirmations(&mut self, at: Option<T>) {
+        self.generation = earliest(self.generation, at);
+    }
+
+    /// When confirmations are to be ended.
+    pub fn confirmations_at(&self) -> Option<T> {
+        self.generation
+    }
+
+    /// Confirmations are being ended.
+    pub fn begin_confirmations(&mut self) {
+        self.generation = None;
+    }
+
+    /// Something else may be odd about the leases.
+    pub fn odd(&mut self, now: T) {
+        let soon = now + DEBOUNCE;
+        let due = self.oddities_told.map_or(soon, |told| soon.max(told + ODDITIES));
+        self.oddities.get_or_insert(due);
+    }
+
+    /// When to tell what is odd.
+    pub fn oddities_at(&self) -> Option<T> {
+        self.oddities
+    }
+
+    /// It is being told.
+    pub fn tell_oddities(&mut self, now: T) {
+        self.oddities = None;
+        self.oddities_told = Some(now);
+    }
+
+    /// When to look after the hooks.
+    pub fn hooks_at(&self) -> T {
+        self.hooks
+    }
+
+    /// The hooks have been looked after.
+    pub fn hooks_checked(&mut self, now: T) {
+        self.hooks = now + HOOKS;
+    }
+}
+
+/// When it may be done again, if that is later than now; else notes that it is done now.
+fn not_yet<T>(last: &mut Option<T>, period: Duration, now: T) -> Option<T>
+where
+    T: Copy + Ord + Add<Duration, Output = T>,
+{
+    let free = last.map(|last| last + period).filter(|free| *free > now);
+    if free.is_none() {
+        *last = Some(now);
+    }
+    free
+}
+
+/// The first of both.
+pub fn earliest<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+    a.into_iter().chain(b).min()
+}

@@ -1,0 +1,122 @@
+//! The clock of these tests is the time since their start.
+
+use super::*;
+
+const fn ms(number: u64) -> Duration {
+    Duration::from_millis(number)
+}
+
+/// A loop whose first pass is over.
+fn started() -> Schedule<Duration> {
+    let mut schedule = Schedule::new(ms(0));
+    assert_eq!(schedule.begin_pass(ms(0)), Wake::ALL);
+    assert_eq!(schedule.pass_at(), None);
+    schedule
+}
+
+const LINKS: Wake =
+    Wake { links: true, look: false, paths: false, generation: false, firewall: false };
+const ONLY_LOOK: Wake = Wake { look: true, links: false, ..LINKS };
+const ONLY_RULES: Wake = Wake { firewall: true, links: false, ..LINKS };
+const ONLY_GENERATION: Wake = Wake { generation: true, links: false, ..LINKS };
+
+#[test]
+fn events_that_come_together_make_one_pass() {
+    let mut schedule = started();
+    schedule.wake(LINKS, ms(1000));
+    schedule.wake(ONLY_LOOK, ms(1010));
+    schedule.wake(Wake::default(), ms(1011));
+    assert_eq!(schedule.pass_at(), Some(ms(1020)));
+    let both = Wake { look: true, ..LINKS };
+    assert_eq!(schedule.begin_pass(ms(1020)), both);
+    assert_eq!(schedule.pass_at(), None);
+}
+
+#[test]
+fn confirmations_alone_wait_longer_than_what_has_to_be_put_right() {
+    let mut schedule = started();
+    schedule.wake(ONLY_GENERATION, ms(1000));
+    assert_eq!(schedule.pass_at(), Some(ms(1050)));
+    schedule.wake(LINKS, ms(1001));
+    assert_eq!(schedule.pass_at(), Some(ms(1021)));
+}
+
+#[test]
+fn a_look_follows_the_last_one_after_a_while() {
+    let mut schedule = started();
+    schedule.wake(Wake { links: true, ..ONLY_LOOK }, ms(100));
+    assert_eq!(schedule.begin_pass(ms(120)), LINKS, "the look is too early");
+    assert_eq!(schedule.pass_at(), Some(ms(300)));
+    assert_eq!(schedule.begin_pass(ms(300)), ONLY_LOOK);
+    assert_eq!(schedule.pass_at(), None);
+}
+
+#[test]
+fn rules_are_compared_less_often_than_anything_else() {
+    let mut schedule = started();
+    schedule.wake(Wake { look: true, ..ONLY_RULES }, ms(400));
+    assert_eq!(schedule.begin_pass(ms(420)), ONLY_LOOK);
+    assert_eq!(schedule.pass_at(), Some(ms(500)));
+    assert_eq!(schedule.begin_pass(ms(500)), ONLY_RULES);
+}
+
+#[test]
+fn what_failed_makes_a_pass_of_its_own() {
+    let mut schedule = started();
+    schedule.retry(Some(ms(1200)));
+    schedule.retry(Some(ms(1500)));
+    schedule.retry(None);
+    assert_eq!(schedule.pass_at(), Some(ms(1200)));
+    assert_eq!(schedule.begin_pass(ms(1200)), Wake::default());
+    assert_eq!(schedule.pass_at(), None);
+}
+
+#[test]
+fn the_first_lease_is_taken_in_at_once_and_those_behind_it_together() {
+    let mut schedule = started();
+    schedule.leases_changed(ms(1000));
+    assert_eq!(schedule.leases_at(), Some(ms(1000)));
+    schedule.begin_leases();
+    schedule.leases_taken(ms(2), ms(1002));
+    schedule.leases_changed(ms(1003));
+    schedule.leases_changed(ms(1004));
+    assert_eq!(schedule.leases_at(), Some(ms(1008)), "three times as long as it took");
+    schedule.begin_leases();
+    schedule.leases_taken(ms(500), ms(1600));
+    schedule.leases_changed(ms(1600));
+    assert_eq!(schedule.leases_at(), Some(ms(1620)), "but none waits for long");
+    schedule.begin_leases();
+    schedule.leases_changed(ms(9000));
+    assert_eq!(schedule.leases_at(), Some(ms(9000)));
+}
+
+#[test]
+fn oddities_are_told_once_a_second() {
+    let mut schedule = started();
+    schedule.odd(ms(1000));
+    schedule.odd(ms(1010));
+    assert_eq!(schedule.oddities_at(), Some(ms(1020)));
+    schedule.tell_oddities(ms(1020));
+    assert_eq!(schedule.oddities_at(), None);
+    schedule.odd(ms(1030));
+    assert_eq!(schedule.oddities_at(), Some(ms(2020)));
+}
+
+#[test]
+fn hooks_are_looked_after_again_and_again() {
+    let mut schedule = started();
+    assert_eq!(schedule.hooks_at(), ms(400));
+    schedule.hooks_checked(ms(450));
+    assert_eq!(schedule.hooks_at(), ms(850));
+}
+
+#[test]
+fn confirmations_end_at_the_first_time_that_was_asked_for() {
+    let mut schedule = started();
+    schedule.end_confirmations(Some(ms(1050)));
+    schedule.end_confirmations(Some(ms(1020)));
+    schedule.end_confirmations(None);
+    assert_eq!(schedule.confirmations_at(), Some(ms(1020)));
+    schedule.begin_confirmations();
+    assert_eq!(schedule.confirmations_at(), None);
+}
