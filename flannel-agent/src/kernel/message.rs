@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use flannel_core::mac::MacAddr;
 use flannel_core::observed::{DirectRoute, ObservedRoute};
 use flannel_core::op::Op;
+use ipnetwork::Ipv4Network;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -19,11 +20,15 @@ use super::socket::Request;
 
 use super::PROTOCOL;
 
+/// Between OpenR's number and BGP's no protocol has one (`rtnetlink.h`, `rt_protos` of
+/// iproute2): see [`spread`].
+const SPREAD: std::ops::Range<u8> = 100..186;
+
 const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 
 /// The request for an operation on the device with this index; `None` for
-/// those that need more than one request.
-pub(super) fn request(ifindex: u32, op: &Op) -> Option<Request> {
+/// those that need more than one request. `crowd`: there are many routes.
+pub(super) fn request(ifindex: u32, op: &Op, crowd: bool) -> Option<Request> {
     let (message, flags) = match op {
         Op::SetMac(mac) => {
             let address = LinkAttribute::Address(mac.0.to_vec());
@@ -55,8 +60,11 @@ pub(super) fn request(ifindex: u32, op: &Op) -> Option<Request> {
             (RouteNetlinkMessage::DelNeighbour(fdb_entry(ifindex, *mac, *ip)), 0)
         }
         Op::PutRoute(subnet) => {
-            let route = ObservedRoute::to_peer(*subnet);
-            (RouteNetlinkMessage::NewRoute(new_route(ifindex, &route)), PUT)
+            let mut route = new_route(ifindex, &ObservedRoute::to_peer(*subnet));
+            if crowd {
+                route.header.protocol = spread(*subnet);
+            }
+            (RouteNetlinkMessage::NewRoute(route), PUT)
         }
         Op::PutLinkRoute(network) => {
             let route = ObservedRoute::to_link(*network);
@@ -141,6 +149,16 @@ fn route_base(ifindex: u32, route: &ObservedRoute) -> RouteMessageBuilder<Ipv4Ad
 
 fn new_route(ifindex: u32, route: &ObservedRoute) -> RouteMessage {
     route_base(ifindex, route).protocol(RouteProtocol::Boot).build()
+}
+
+/// A routing protocol's number that nobody has, by the subnet. Packets go the same way
+/// with each, and who deletes a route needs no number. But the kernel keeps the routes
+/// through one device with one protocol in one list, gateways or not, and walks it for each
+/// new one: thousands of routes would take a time that grows with their square
+/// (`fib_find_info` of net/ipv4/fib_semantics.c, Linux 6.12).
+fn spread(subnet: Ipv4Network) -> RouteProtocol {
+    let number = u32::from(subnet.network()) >> (32 - u32::from(subnet.prefix().clamp(1, 32)));
+    RouteProtocol::Other(SPREAD.start + (number % SPREAD.len() as u32) as u8)
 }
 
 /// Whoever made it: any protocol. A route without a gateway is told by its

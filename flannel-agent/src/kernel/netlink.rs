@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flannel_core::desired::Device;
@@ -24,6 +25,10 @@ use super::sysctl::Sysctl;
 use super::{Inspect, Kernel, KernelError, Own, answer, device, links, message, outputs};
 use flannel_core::blackhole::Blackhole;
 
+/// So many routes to peers are made exactly as flannel makes them; see
+/// [`message::request`] for the others.
+const PLAIN: usize = 1000;
+
 /// The kernel, through one rtnetlink socket.
 ///
 /// Requests do not block: rtnetlink answers before the call returns. Between
@@ -31,6 +36,8 @@ use flannel_core::blackhole::Blackhole;
 pub struct RealKernel {
     socket: Mutex<RouteSocket>,
     sysctl: Sysctl,
+    /// Routes of the device, as last seen and put since.
+    routes: AtomicUsize,
     own: Own,
 }
 
@@ -44,7 +51,8 @@ impl RealKernel {
             .map_err(|source| KernelError::new("socket", "NETLINK_ROUTE", source))?;
         let own = Own::default();
         own.set_port(socket.port());
-        Ok(Self { socket: Mutex::new(socket), sysctl: Sysctl::default(), own })
+        let routes = AtomicUsize::new(0);
+        Ok(Self { socket: Mutex::new(socket), sysctl: Sysctl::default(), routes, own })
     }
 
     /// What this one does itself.
@@ -152,8 +160,10 @@ impl RealKernel {
 
     /// One batch of operations on the device of this name and index.
     fn send(&self, device: &str, ifindex: u32, ops: &[&Op]) -> Vec<Result<(), KernelError>> {
+        let put = ops.iter().filter(|op| matches!(op, Op::PutRoute(_))).count();
+        let crowd = self.routes.fetch_add(put, Ordering::Relaxed) >= PLAIN;
         let requests: Vec<Request> =
-            ops.iter().filter_map(|op| message::request(ifindex, op)).collect();
+            ops.iter().filter_map(|op| message::request(ifindex, op, crowd)).collect();
         self.own.expect(ifindex, ops);
         let results = self.socket().batch(&requests);
         ops.iter()
@@ -202,6 +212,7 @@ impl Kernel for RealKernel {
         let route = |message| answer::route(ifindex, &message);
         let routes = self.dump("RTM_GETROUTE", name, &main_routes(Some(ifindex)), route)?;
         observed.routes = routes.into_iter().collect();
+        self.routes.store(observed.routes.len(), Ordering::Relaxed);
         if observed.device.as_ref().is_none_or(|device| device.vxlan.is_none()) {
             return Ok(observed);
         }
@@ -249,7 +260,9 @@ impl Kernel for RealKernel {
                     let batch: Vec<&Op> = rest
                         .iter()
                         .take(BATCH)
-                        .take_while(|op| !op.is_direct() && message::request(0, op).is_some())
+                        .take_while(|op| {
+                            !op.is_direct() && message::request(0, op, false).is_some()
+                        })
                         .collect();
                     if ifindex.is_none() {
                         ifindex = match self.link(name) {

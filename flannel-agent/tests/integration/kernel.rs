@@ -153,6 +153,46 @@ fn peers_come_move_and_go() {
     });
 }
 
+/// The kernel would walk one list of all of them for each that is new. Whoever replaces
+/// or deletes one as flanneld does finds it.
+#[test]
+fn routes_of_many_peers_are_spread_and_are_still_flannels() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let eth0 = underlay();
+        let network = "10.0.0.0/12".parse().unwrap();
+        let want = Desired { network, ..desired(eth0, (1..=1200).map(peer)) };
+        reconcile(&kernel, &want).await;
+        settled(&kernel, &want).await;
+        let routes = json("ip -j route show dev flannel.1");
+        let others = |routes: &serde_json::Value| -> Vec<String> {
+            let routes = routes.as_array().unwrap().iter();
+            let others = routes.filter(|route| !route["protocol"].is_null());
+            others.map(|route| route["dst"].as_str().unwrap().to_owned()).collect()
+        };
+        let spread = others(&routes);
+        assert!((1..=200).contains(&spread.len()), "{} of 1,200 routes", spread.len());
+
+        let (replaced, deleted) = (&spread[0], &spread[1]);
+        let gateway = replaced.trim_end_matches("/24");
+        run(&format!("ip route replace {replaced} via {gateway} dev flannel.1 onlink"));
+        let one = run(&format!("ip route show {replaced}"));
+        assert_eq!(one.trim(), format!("{replaced} via {gateway} dev flannel.1 onlink"));
+        run(&format!(
+            "ip route del {deleted} via {} dev flannel.1",
+            deleted.trim_end_matches("/24")
+        ));
+        let ops = reconcile(&kernel, &want).await;
+        assert_eq!(ops.len(), 1, "only the deleted one is put back: {ops:?}");
+        settled(&kernel, &want).await;
+
+        let few = Desired { network, ..desired(eth0, [peer(1)]) };
+        reconcile(&kernel, &few).await;
+        settled(&kernel, &few).await;
+        assert_eq!(others(&json("ip -j route show dev flannel.1")), Vec::<String>::new());
+    });
+}
+
 #[test]
 fn foreign_entries_stay_and_stale_ones_go() {
     in_netns(async {
