@@ -11,9 +11,12 @@ use std::time::Duration;
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// Confirmations are ended at most this often, if there is nothing else to do.
 pub const GENERATION: Duration = Duration::from_millis(50);
-/// A row of new peers costs one look at everything in this time, not one for each: the
-/// changes of others cause events, too.
+/// Looks at everything follow each other in this time where others change things all the
+/// time. One that comes alone is made at once.
 const LOOK: Duration = Duration::from_millis(300);
+/// Looks take at most one part in so many of the time: what others do may not end, and a
+/// look at thousands of peers delays leases.
+const LOOK_SHARE: u32 = 6;
 /// Other people's rule sets may change all the time: ours are compared at most this
 /// often.
 const RULES: Duration = Duration::from_millis(500);
@@ -68,8 +71,11 @@ pub struct Schedule<T> {
     pass: Option<T>,
     /// Something failed, and is tried again.
     retry: Option<T>,
+    /// The last look, and until when the next one waits.
     looked: Option<T>,
-    rules_compared: Option<T>,
+    look_rests: Option<T>,
+    /// The same of rules.
+    rules_rest: Option<T>,
     leases: Option<T>,
     /// Until when the next lease waits for company.
     leases_rest: Option<T>,
@@ -87,7 +93,8 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
             pass: None,
             retry: None,
             looked: None,
-            rules_compared: None,
+            look_rests: None,
+            rules_rest: None,
             leases: None,
             leases_rest: None,
             generation: None,
@@ -118,15 +125,17 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
     pub fn begin_pass(&mut self, now: T) -> Wake {
         let wake = std::mem::take(&mut self.wake);
         let looks = wake.look || wake.paths;
-        let look_at = if looks { not_yet(&mut self.looked, LOOK, now) } else { None };
-        let rules_at =
-            if wake.firewall { not_yet(&mut self.rules_compared, RULES, now) } else { None };
+        let look_at = if looks { self.look_rests.filter(|rests| *rests > now) } else { None };
+        let rules_at = if wake.firewall { not_yet(&mut self.rules_rest, RULES, now) } else { None };
         self.wake = Wake {
             look: wake.look && look_at.is_some(),
             paths: wake.paths && look_at.is_some(),
             firewall: rules_at.is_some(),
             ..Wake::default()
         };
+        if looks && look_at.is_none() {
+            self.begin_look(now);
+        }
         self.pass = earliest(look_at, rules_at);
         self.retry = None;
         Wake {
@@ -134,6 +143,20 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
             paths: wake.paths && look_at.is_none(),
             firewall: wake.firewall && rules_at.is_none(),
             ..wake
+        }
+    }
+
+    fn begin_look(&mut self, now: T) {
+        let row = self.looked.is_some_and(|last| now <= last + LOOK + DEBOUNCE);
+        self.look_rests = row.then(|| now + LOOK);
+        self.looked = Some(now);
+    }
+
+    /// A pass that looked at this has ended, and took this long.
+    pub fn end_pass(&mut self, wake: Wake, took: Duration, now: T) {
+        if wake.look || wake.paths {
+            let rests = Some(now + (took * (LOOK_SHARE - 1)).min(LOOK));
+            self.look_rests = self.look_rests.max(rests);
         }
     }
 
@@ -208,13 +231,13 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
 }
 
 /// When it may be done again, if that is later than now; else notes that it is done now.
-fn not_yet<T>(last: &mut Option<T>, period: Duration, now: T) -> Option<T>
+fn not_yet<T>(rests: &mut Option<T>, period: Duration, now: T) -> Option<T>
 where
     T: Copy + Ord + Add<Duration, Output = T>,
 {
-    let free = last.map(|last| last + period).filter(|free| *free > now);
+    let free = rests.filter(|free| *free > now);
     if free.is_none() {
-        *last = Some(now);
+        *rests = Some(now + period);
     }
     free
 }

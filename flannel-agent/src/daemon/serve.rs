@@ -290,7 +290,9 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         }
         let began = std::time::Instant::now();
         let outcome = self.reconciler.pass(&self.peers, wake).await;
-        self.shared.lock().record.passed(began.elapsed());
+        let took = began.elapsed();
+        self.shared.lock().record.passed(took);
+        self.schedule.end_pass(wake, took, Instant::now());
         self.schedule.retry(outcome.retry_at);
         if outcome.underlay_changed {
             self.follow_underlay();

@@ -42,13 +42,43 @@ fn confirmations_alone_wait_longer_than_what_has_to_be_put_right() {
 }
 
 #[test]
-fn a_look_follows_the_last_one_after_a_while() {
+fn looks_that_follow_each_other_become_rare() {
     let mut schedule = started();
-    schedule.wake(Wake { links: true, ..ONLY_LOOK }, ms(100));
-    assert_eq!(schedule.begin_pass(ms(120)), LINKS, "the look is too early");
-    assert_eq!(schedule.pass_at(), Some(ms(300)));
-    assert_eq!(schedule.begin_pass(ms(300)), ONLY_LOOK);
-    assert_eq!(schedule.pass_at(), None);
+    schedule.wake(ONLY_LOOK, ms(1000));
+    assert_eq!(schedule.begin_pass(ms(1020)), ONLY_LOOK, "the first is alone");
+    schedule.wake(ONLY_LOOK, ms(1030));
+    assert_eq!(schedule.begin_pass(ms(1050)), ONLY_LOOK, "two make a row");
+    for round in 0..3 {
+        schedule.wake(Wake { links: true, ..ONLY_LOOK }, ms(1060 + 300 * round));
+        assert_eq!(schedule.begin_pass(ms(1080 + 300 * round)), LINKS, "too early");
+        assert_eq!(schedule.pass_at(), Some(ms(1350 + 300 * round)));
+        assert_eq!(schedule.begin_pass(ms(1350 + 300 * round)), ONLY_LOOK);
+        assert_eq!(schedule.pass_at(), None);
+    }
+}
+
+#[test]
+fn a_look_after_a_while_is_made_at_once() {
+    let mut schedule = started();
+    for at in [1000, 1400, 1800] {
+        schedule.wake(ONLY_LOOK, ms(at));
+        assert_eq!(schedule.begin_pass(ms(at + 20)), ONLY_LOOK);
+    }
+}
+
+#[test]
+fn the_next_look_waits_longer_where_looks_take_long() {
+    for (took, waits) in [(0, 0), (2, 10), (50, 250), (900, 300)] {
+        let mut schedule = started();
+        schedule.end_pass(Wake::ALL, ms(took), ms(1000));
+        schedule.wake(ONLY_LOOK, ms(1000));
+        schedule.begin_pass(ms(1000));
+        assert_eq!(schedule.pass_at(), (waits > 0).then(|| ms(1000 + waits)), "{took} ms");
+    }
+    let mut schedule = started();
+    schedule.end_pass(LINKS, ms(50), ms(1000));
+    schedule.wake(ONLY_LOOK, ms(1000));
+    assert_eq!(schedule.begin_pass(ms(1020)), ONLY_LOOK, "it was no look that took long");
 }
 
 #[test]
