@@ -10,14 +10,12 @@ use crate::netns::vxlan::{
 };
 use crate::netns::{Namespace, in_netns, json, run, try_run};
 use flannel_agent::kernel::netlink::RealKernel;
-use flannel_agent::kernel::{Kernel, KernelError, PROTOCOL, UNMARKED};
+use flannel_agent::kernel::{Kernel, KernelError};
 use flannel_core::desired::{Desired, Device};
 use flannel_core::mac::MacAddr;
-use flannel_core::observed::DirectRoute;
 use flannel_core::op::Op;
 use flannel_core::peer::Peer;
 use flannel_core::plan;
-use flannel_core::reach::Path;
 use flannel_core::underlay;
 use flannel_core::underlay::{Routes, Wish};
 
@@ -150,46 +148,6 @@ fn peers_come_move_and_go() {
         let gone = [Op::RemoveFdb(peer(3).vtep_mac, peer(3).public_ip)];
         let again = kernel.apply("flannel.1", &gone);
         assert!(again.await[0].is_ok(), "removing what is gone is done");
-    });
-}
-
-/// The kernel would walk one list of all of them for each that is new. Whoever replaces
-/// or deletes one as flanneld does finds it.
-#[test]
-fn routes_of_many_peers_are_spread_and_are_still_flannels() {
-    in_netns(async {
-        let kernel = RealKernel::open().unwrap();
-        let eth0 = underlay();
-        let network = "10.0.0.0/12".parse().unwrap();
-        let want = Desired { network, ..desired(eth0, (1..=1200).map(peer)) };
-        reconcile(&kernel, &want).await;
-        settled(&kernel, &want).await;
-        let routes = json("ip -j route show dev flannel.1");
-        let others = |routes: &serde_json::Value| -> Vec<String> {
-            let routes = routes.as_array().unwrap().iter();
-            let others = routes.filter(|route| !route["protocol"].is_null());
-            others.map(|route| route["dst"].as_str().unwrap().to_owned()).collect()
-        };
-        let spread = others(&routes);
-        assert!((1..=200).contains(&spread.len()), "{} of 1,200 routes", spread.len());
-
-        let (replaced, deleted) = (&spread[0], &spread[1]);
-        let gateway = replaced.trim_end_matches("/24");
-        run(&format!("ip route replace {replaced} via {gateway} dev flannel.1 onlink"));
-        let one = run(&format!("ip route show {replaced}"));
-        assert_eq!(one.trim(), format!("{replaced} via {gateway} dev flannel.1 onlink"));
-        run(&format!(
-            "ip route del {deleted} via {} dev flannel.1",
-            deleted.trim_end_matches("/24")
-        ));
-        let ops = reconcile(&kernel, &want).await;
-        assert_eq!(ops.len(), 1, "only the deleted one is put back: {ops:?}");
-        settled(&kernel, &want).await;
-
-        let few = Desired { network, ..desired(eth0, [peer(1)]) };
-        reconcile(&kernel, &few).await;
-        settled(&kernel, &few).await;
-        assert_eq!(others(&json("ip -j route show dev flannel.1")), Vec::<String>::new());
     });
 }
 
@@ -351,103 +309,6 @@ fn a_missing_capability_is_named() {
         let error = refusal(&kernel, &want).await;
         assert_eq!(error.source.raw_os_error(), Some(nix::libc::EPERM));
         assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
-    });
-}
-
-/// A peer that is on the link of the underlay 192.0.2.1/24.
-fn neighbour_peer(n: u16) -> Peer {
-    Peer { public_ip: Ipv4Addr::new(192, 0, 2, 10 + n as u8), ..peer(n) }
-}
-
-fn direct_route(underlay: u32, peer: Peer) -> DirectRoute {
-    DirectRoute { destination: peer.subnet, gateway: peer.public_ip, ifindex: underlay }
-}
-
-#[test]
-fn direct_routes_come_move_and_go_with_our_mark() {
-    in_netns(async {
-        let kernel = RealKernel::open().unwrap();
-        let underlay = underlay();
-        let peers = [neighbour_peer(1), neighbour_peer(2)];
-        let host_gw = |peers: &[Peer]| Desired {
-            device: None,
-            direct: peers.iter().map(|peer| peer.subnet).collect(),
-            ..desired(underlay, peers.iter().copied())
-        };
-        // As flannel makes them, the second to where the peer is no more.
-        run("ip route add 10.5.1.0/24 via 192.0.2.11 dev eth0");
-        run("ip route add 10.5.2.0/24 via 192.0.2.99 dev eth0");
-        let unmarked = kernel.direct_routes(UNMARKED).await.unwrap();
-        assert!(unmarked.contains(&direct_route(underlay, peers[0])), "{unmarked:?}");
-        assert_eq!(kernel.direct_routes(PROTOCOL).await.unwrap().len(), 0);
-        reconcile(&kernel, &host_gw(&peers)).await;
-        settled(&kernel, &host_gw(&peers)).await;
-        let shown = run("ip -4 route show root 10.5.0.0/16");
-        for line in [
-            "10.5.1.0/24 via 192.0.2.11 dev eth0 proto 241",
-            "10.5.2.0/24 via 192.0.2.12 dev eth0 proto 241",
-        ] {
-            assert!(shown.contains(line), "{shown}");
-        }
-        assert_eq!(shown.lines().count(), 2, "nothing is left beside them: {shown}");
-        reconcile(&kernel, &host_gw(&peers[..1])).await;
-        settled(&kernel, &host_gw(&peers[..1])).await;
-        reconcile(&kernel, &host_gw(&[])).await;
-        assert_eq!(run("ip -4 route show root 10.5.0.0/16"), "");
-        let gone = Op::RemoveDirect(direct_route(underlay, peers[0]));
-        assert!(kernel.apply("", &[gone]).await[0].is_ok(), "once more is no error");
-    });
-}
-
-#[test]
-fn a_peer_changes_between_tunnel_and_link_by_replacement() {
-    in_netns(async {
-        let kernel = RealKernel::open().unwrap();
-        let underlay = underlay();
-        let peers = [neighbour_peer(1), neighbour_peer(2)];
-        let tunnel = desired(underlay, peers);
-        let direct = Desired { direct: [peers[0].subnet].into(), ..desired(underlay, peers) };
-        for want in [&tunnel, &direct, &tunnel, &direct] {
-            reconcile(&kernel, want).await;
-            settled(&kernel, want).await;
-            let shown = run("ip -4 route show 10.5.1.0/24");
-            let through = if want.direct.is_empty() { "flannel.1" } else { "eth0" };
-            assert!(shown.contains(through) && shown.lines().count() == 1, "{shown}");
-            let fdb = run("bridge fdb show dev flannel.1");
-            assert_eq!(fdb.contains("192.0.2.11"), want.direct.is_empty(), "{fdb}");
-            assert!(fdb.contains("192.0.2.12"), "{fdb}");
-        }
-    });
-}
-
-#[test]
-fn a_direct_route_to_nowhere_is_refused_with_its_object() {
-    in_netns(async {
-        let kernel = RealKernel::open().unwrap();
-        let route = direct_route(underlay(), peer(1));
-        let refused = kernel.apply("", &[Op::PutDirect(route)]).await.remove(0).unwrap_err();
-        let text = refused.to_string();
-        assert!(text.contains("RTM_NEWROUTE 10.5.1.0/24 via 198.18.0.1 dev"), "{text}");
-    });
-}
-
-#[test]
-fn five_thousand_ways_are_asked_for_fast() {
-    in_netns(async {
-        let kernel = RealKernel::open().unwrap();
-        let underlay = underlay();
-        run("ip route add 198.18.0.0/15 via 192.0.2.254");
-        let start = Instant::now();
-        for n in 1..=5000 {
-            let route = kernel.route_to(peer(n).public_ip).await.unwrap();
-            let path = Path::of(route, underlay);
-            assert_eq!(path, Path::Gateway(Ipv4Addr::new(192, 0, 2, 254)));
-        }
-        let asked = start.elapsed();
-        let near = kernel.route_to(neighbour_peer(1).public_ip).await.unwrap();
-        assert_eq!(Path::of(near, underlay), Path::OnLink);
-        assert!(asked < Duration::from_secs(2), "{asked:?}");
-        println!("5000 ways: {asked:?}");
     });
 }
 

@@ -15,5 +15,6 @@ mod packet_rules;
 mod pins;
 mod place;
 mod programs;
+mod routes;
 mod udp;
 mod watch;
