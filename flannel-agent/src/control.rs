@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -18,6 +19,43 @@ const CLIENTS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest request.
 const REQUEST: usize = 64;
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A [`flannel_core::status::Status`].
+    Status,
+    /// A list of [`flannel_core::status::PeerStatus`].
+    Peers,
+}
+
+impl Request {
+    const ALL: [Self; 2] = [Self::Status, Self::Peers];
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Peers => "peers",
+        }
+    }
+
+    fn named(text: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|request| request.text().as_bytes() == text)
+    }
+}
+
+/// Why there is no other answer.
+#[derive(Debug, Serialize, Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+impl Refusal {
+    fn unknown() -> Self {
+        let known = Request::ALL.map(Request::text).join(", ");
+        Self { error: format!("unknown request; there are: {known}") }
+    }
+}
 
 /// Path of the socket.
 pub fn path(state_dir: &Path) -> PathBuf {
@@ -70,10 +108,10 @@ async fn answer(
     while request.len() < REQUEST && stream.read(&mut byte).await? == 1 && byte[0] != b'\n' {
         request.push(byte[0]);
     }
-    let json = match request.as_slice() {
-        b"status" => serde_json::to_vec(&status::status(shared, datapath)),
-        b"peers" => serde_json::to_vec(&status::peers(shared, datapath)),
-        _ => Ok(br#"{"error":"unknown request; there are: status, peers"}"#.to_vec()),
+    let json = match Request::named(&request) {
+        Some(Request::Status) => serde_json::to_vec(&status::status(shared, datapath)),
+        Some(Request::Peers) => serde_json::to_vec(&status::peers(shared, datapath)),
+        None => serde_json::to_vec(&Refusal::unknown()),
     };
     stream.write_all(&json.map_err(io::Error::other)?).await?;
     stream.shutdown().await
@@ -82,8 +120,17 @@ async fn answer(
 /// Asks a running agent. `NotFound` and `ConnectionRefused` mean that none runs.
 ///
 /// # Errors
-/// The socket cannot be reached, or the answer does not come.
-pub fn ask(state_dir: &Path, request: &str) -> io::Result<String> {
+/// The socket cannot be reached, the answer does not come, or the agent does not know
+/// the request, as one of an earlier version may.
+pub fn ask(state_dir: &Path, request: Request) -> io::Result<String> {
+    let answer = say(state_dir, request.text())?;
+    match serde_json::from_str::<Refusal>(&answer) {
+        Ok(Refusal { error }) => Err(io::Error::other(error)),
+        Err(_) => Ok(answer),
+    }
+}
+
+fn say(state_dir: &Path, request: &str) -> io::Result<String> {
     let mut stream = std::os::unix::net::UnixStream::connect(path(state_dir))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -96,6 +143,7 @@ pub fn ask(state_dir: &Path, request: &str) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use flannel_core::health::{Found, Subject};
+    use flannel_core::status::Status;
 
     use super::*;
 
@@ -107,12 +155,13 @@ mod tests {
         serve(folder.path(), shared, SharedDatapath::default()).unwrap();
         let path = folder.path().to_owned();
         tokio::task::spawn_blocking(move || {
-            let status: serde_json::Value =
-                serde_json::from_str(&ask(&path, "status").unwrap()).unwrap();
-            assert_eq!(status["health"][0]["what"], "store");
-            assert_eq!(status["store"]["connected"], false);
-            assert_eq!(ask(&path, "peers").unwrap(), "[]");
-            assert!(ask(&path, "nonsense").unwrap().contains("unknown request"));
+            let status: Status =
+                serde_json::from_str(&ask(&path, Request::Status).unwrap()).unwrap();
+            assert_eq!(status.health[0].what, "store");
+            assert!(!status.store.connected);
+            assert_eq!(ask(&path, Request::Peers).unwrap(), "[]");
+            let refused: Refusal = serde_json::from_str(&say(&path, "nonsense").unwrap()).unwrap();
+            assert_eq!(refused.error, "unknown request; there are: status, peers");
             let mode = std::fs::metadata(super::path(&path)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         })

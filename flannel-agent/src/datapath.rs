@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use caps::{CapSet, Capability};
+use flannel_core::backend::BackendKind;
 use flannel_core::underlay::Underlay;
 
 use crate::bpf::loader::Loaded;
@@ -52,7 +53,11 @@ pub fn open(
 ///
 /// # Errors
 /// `mode` is `ebpf`.
-pub fn without(mode: DatapathMode, load: &LoadOptions, backend: &str) -> Result<Opened, Demanded> {
+pub fn without(
+    mode: DatapathMode,
+    load: &LoadOptions,
+    backend: BackendKind,
+) -> Result<Opened, Demanded> {
     let reason = format!("the backend {backend} has no eBPF data path");
     if mode == DatapathMode::Ebpf {
         return Err(Demanded(reason));

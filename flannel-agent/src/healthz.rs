@@ -168,7 +168,7 @@ fn reasons(state: &State) -> Vec<String> {
         .iter()
         .map(|complaint| line(&complaint.what, &complaint.reason))
         .collect();
-    if let Some(reason) = &state.store_detail
+    if let Some(reason) = &state.store.detail
         && state.health.reason(Subject::Store).is_none()
     {
         lines.insert(0, line("store", reason));
@@ -220,7 +220,8 @@ mod tests {
         assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
         assert!(text.starts_with("flanneld is not ready yet\nfirewall: "), "{text}");
         let waiting = "waiting for the network config: connection refused";
-        let state = State { store_detail: Some(waiting.to_owned()), ..State::default() };
+        let mut state = State::default();
+        state.store.detail = Some(waiting.to_owned());
         let (code, text) = answer("/readyz", &state);
         assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(text, format!("flanneld is not ready yet\nstore: {waiting}"));

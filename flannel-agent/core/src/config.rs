@@ -14,6 +14,7 @@ use std::ops::RangeInclusive;
 use ipnetwork::Ipv4Network;
 
 pub use self::error::ConfigError;
+use crate::backend::BackendKind;
 use crate::go_json::{Kind, Value, excerpt, names};
 
 /// The backend types that [`NetworkConfig::parse`] accepts, for messages.
@@ -237,13 +238,13 @@ impl Backend {
         }
     }
 
-    /// The type as flannel spells it.
-    pub fn name(&self) -> &'static str {
+    /// Its type.
+    pub fn kind(&self) -> BackendKind {
         match self {
-            Self::Vxlan(_) => "vxlan",
-            Self::HostGw => "host-gw",
-            Self::Udp(_) => "udp",
-            Self::Alloc => "alloc",
+            Self::Vxlan(_) => BackendKind::Vxlan,
+            Self::HostGw => BackendKind::HostGw,
+            Self::Udp(_) => BackendKind::Udp,
+            Self::Alloc => BackendKind::Alloc,
         }
     }
 
@@ -259,7 +260,7 @@ impl Backend {
                 )
             }
             Self::Udp(udp) => format!("udp (Port {})", udp.port),
-            Self::HostGw | Self::Alloc => self.name().to_owned(),
+            Self::HostGw | Self::Alloc => self.kind().to_string(),
         }
     }
 

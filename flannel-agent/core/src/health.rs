@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use ipnetwork::Ipv4Network;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mac::MacAddr;
@@ -21,9 +22,11 @@ const LIMIT: usize = 100;
 macro_rules! subjects {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         /// What a complaint is about.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+        )]
         pub enum Subject {
-            $($(#[$doc])* $name,)*
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
         }
 
         impl Subject {
@@ -258,9 +261,11 @@ struct Complaint {
 }
 
 /// One complaint, as status shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Line {
     /// What it is about.
+    pub subject: Subject,
+    /// The same, and which of them, as text.
     pub what: String,
     /// Why.
     pub reason: String,
@@ -351,6 +356,7 @@ impl Health {
             .complaints
             .iter()
             .map(|(about, complaint)| Line {
+                subject: about.subject,
                 what: about.to_string(),
                 reason: complaint.reason.clone(),
                 since_seconds: now.saturating_duration_since(complaint.since).as_secs(),

@@ -2,6 +2,7 @@
 //! and the plan that leads there. Nothing in here does I/O.
 #![forbid(unsafe_code)]
 
+pub mod backend;
 pub mod blackhole;
 pub mod config;
 pub mod desired;
@@ -20,6 +21,7 @@ pub mod plan;
 pub mod pods;
 pub mod reach;
 pub mod schedule;
+pub mod status;
 pub mod subnet;
 pub mod text;
 pub mod underlay;

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::envelope::{Inlet, Keep, PodVeth, Tcx};
 use flannel_core::peer::Peer;
+use flannel_core::status::{Attachment, PeerCounters};
 use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 
 use super::{
-    BpfError, Datapath, DatapathConfig, HookReport, Meter, PeerCounters, Places, Stranger, Teller,
-    XdpStatus,
+    BpfError, Datapath, DatapathConfig, HookReport, Meter, Places, Stranger, Teller, XdpReport,
 };
 
 /// State of a [`FakeDatapath`], open to tests.
@@ -49,7 +49,7 @@ pub struct State {
     /// `<interface>/<program>` or interface names whose hooks fail.
     pub failing_hooks: Vec<String>,
     /// What is said of XDP.
-    pub xdp: XdpStatus,
+    pub xdp: XdpReport,
     /// Entries made in the flow table.
     pub flows_entered: u64,
     /// Senders under foreign addresses.
@@ -194,11 +194,11 @@ impl Datapath for FakeDatapath {
         Ok(self.counting()?.strangers.clone())
     }
 
-    fn describe(&self) -> String {
-        "fake".to_owned()
+    fn attachment(&self) -> Attachment {
+        Attachment::None
     }
 
-    fn xdp(&self) -> XdpStatus {
+    fn xdp(&self) -> XdpReport {
         self.state().xdp.clone()
     }
 

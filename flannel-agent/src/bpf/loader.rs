@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use aya::Ebpf;
 use flannel_core::envelope::Keep;
 use flannel_core::peer::Peer;
+use flannel_core::status::Attachment;
 use flannel_ebpf::abi::{
     self, ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, Outcome, flag, program,
 };
@@ -26,7 +27,7 @@ use super::teller::{RealTeller, Settings};
 use super::xdp::{Site, XdpHalf};
 use super::{
     BpfError, Datapath, DatapathConfig, FastPath, HookReport, LoadOptions, Meter, Places, Stranger,
-    Teller, VerifySource, XdpStatus, filter, object,
+    Teller, VerifySource, XdpReport, filter, object,
 };
 
 /// The programs, their maps and their hooks.
@@ -407,16 +408,16 @@ impl Datapath for Loaded {
         self.maps.strangers(monotonic_ns()?.saturating_sub(nanoseconds(within)))
     }
 
-    fn describe(&self) -> String {
+    fn attachment(&self) -> Attachment {
         match self.attacher.form() {
-            Some(Form::Tcx) => "tcx".to_owned(),
-            Some(Form::Clsact) => "clsact".to_owned(),
-            None => "not attached".to_owned(),
+            Some(Form::Tcx) => Attachment::Tcx,
+            Some(Form::Clsact) => Attachment::Clsact,
+            None => Attachment::None,
         }
     }
 
-    fn xdp(&self) -> XdpStatus {
-        self.xdp.status()
+    fn xdp(&self) -> XdpReport {
+        self.xdp.report()
     }
 
     fn unpinned(&self) -> Option<String> {

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aya::maps::{MapData, PerCpuArray};
+use flannel_core::status::PeerCounters;
 use flannel_ebpf::abi::{self, MAX_PEER_STATS, PeerStats};
 use ipnetwork::Ipv4Network;
 
-use super::{BpfError, PeerCounters};
+use super::BpfError;
 
 /// What reads counters. The real one is `RealMeter`, the one for tests
 /// `fake::FakeDatapath`.

@@ -26,6 +26,7 @@ use std::path::PathBuf;
 
 use flannel_core::envelope::{Inlet, PodVeth};
 use flannel_core::peer::Peer;
+use flannel_core::status::{Attachment, XdpStatus};
 use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 use serde::Serialize;
@@ -135,22 +136,13 @@ pub enum XdpMode {
     Off,
 }
 
-/// Whether the underlay's XDP program runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct XdpStatus {
-    /// `native` or `off`.
-    pub mode: &'static str,
-    /// Why it is off, if nobody switched it off.
-    pub reason: Option<String>,
+/// What has become of the underlay's XDP program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct XdpReport {
+    /// Whether it runs.
+    pub status: XdpStatus,
     /// Why somebody should know.
-    #[serde(skip)]
     pub complaint: Option<String>,
-}
-
-impl Default for XdpStatus {
-    fn default() -> Self {
-        Self { mode: "off", reason: None, complaint: None }
-    }
 }
 
 /// Where the programs have to run.
@@ -171,27 +163,6 @@ pub struct Places<'a> {
     /// Hooks are attached for so long at a time. With each the kernel waits until all
     /// CPUs have seen it, some 13 ms, and meanwhile nobody can change a route.
     pub turn: std::time::Duration,
-}
-
-/// Packets and bytes of one peer, see [`flannel_ebpf::abi::PeerStats`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct PeerCounters {
-    /// Sent on the fast path: packets.
-    pub tx_fast_packets: u64,
-    /// Sent on the fast path: bytes.
-    pub tx_fast_bytes: u64,
-    /// Sent through the kernel device: packets.
-    pub tx_kernel_packets: u64,
-    /// Sent through the kernel device: bytes.
-    pub tx_kernel_bytes: u64,
-    /// Received on the fast path: packets.
-    pub rx_fast_packets: u64,
-    /// Received on the fast path: bytes.
-    pub rx_fast_bytes: u64,
-    /// Received through the kernel device: packets.
-    pub rx_kernel_packets: u64,
-    /// Received through the kernel device: bytes.
-    pub rx_kernel_bytes: u64,
 }
 
 /// A sender of a peer's packets whose address is not the peer's PublicIP.
@@ -286,11 +257,11 @@ pub trait Datapath: Send + 'static {
     /// Who has sent for peers under another address than theirs within this time.
     fn strangers(&self, within: std::time::Duration) -> Result<Vec<Stranger>, BpfError>;
 
-    /// `tcx` or `clsact`: for status.
-    fn describe(&self) -> String;
+    /// How the programs hang on the devices.
+    fn attachment(&self) -> Attachment;
 
     /// Whether the XDP program runs.
-    fn xdp(&self) -> XdpStatus;
+    fn xdp(&self) -> XdpReport;
 
     /// Why the programs run without pins, if they do: they go with the agent.
     fn unpinned(&self) -> Option<String>;

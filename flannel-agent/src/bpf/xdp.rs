@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{self, XdpLink};
 use aya::programs::{ProgramError, Xdp};
+use flannel_core::status::{XdpPlace, XdpStatus};
 use flannel_ebpf::abi::program;
 
 use super::hook::has_errno;
@@ -16,7 +17,7 @@ use super::pin::PinDir;
 use super::pinned;
 use super::programs::Programs;
 use super::sys::{self, LINK_XDP};
-use super::{BpfError, XdpMode, XdpStatus};
+use super::{BpfError, XdpMode, XdpReport};
 
 /// How long an attempt that met somebody else's program stands.
 const RETRY: Duration = Duration::from_secs(10);
@@ -60,7 +61,7 @@ pub(super) struct XdpHalf {
     /// The link, where there is no pin to keep it alive.
     open: Option<FdLink>,
     refusal: Option<Refusal>,
-    status: XdpStatus,
+    report: XdpReport,
 }
 
 /// What [`XdpHalf::ensure`] did.
@@ -80,12 +81,12 @@ impl XdpHalf {
             attached: false,
             open: None,
             refusal: None,
-            status: XdpStatus::default(),
+            report: XdpReport::default(),
         }
     }
 
-    pub(super) fn status(&self) -> XdpStatus {
-        self.status.clone()
+    pub(super) fn report(&self) -> XdpReport {
+        self.report.clone()
     }
 
     /// Touches no pins any more.
@@ -110,13 +111,12 @@ impl XdpHalf {
         let runs = attached.is_ok() && held.is_none();
         let reason = attached.as_ref().err().cloned().unwrap_or(held);
         let asked = matches!(self.mode, XdpMode::Native | XdpMode::Generic);
-        self.status = XdpStatus {
-            mode: if runs { "native" } else { "off" },
+        self.report = XdpReport {
             complaint: reason
                 .as_ref()
                 .filter(|_| occupied || asked)
                 .map(|reason| format!("{reason}; TC does its work")),
-            reason,
+            status: XdpStatus { mode: if runs { XdpPlace::Native } else { XdpPlace::Off }, reason },
         };
         Ensured { runs, attached: attached == Ok(true) }
     }

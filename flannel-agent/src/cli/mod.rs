@@ -231,7 +231,7 @@ pub struct Options {
     /// Whether rules that judge each packet (limit, quota, queue, helpers, ...) keep
     /// the flows that they match on the kernel's path
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
-    pub packet_rules: crate::firewall::packet_rules::Mode,
+    pub packet_rules: flannel_core::status::PacketRulesMode,
     /// When the eBPF programs bypass the kernel's path
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     pub fast_path: FastPath,

@@ -43,7 +43,7 @@ fn defaults() {
     assert_eq!(options.datapath, DatapathMode::Auto);
     assert_eq!(options.firewall, crate::firewall::Mode::Auto);
     assert_eq!(options.fast_path, FastPath::Confirmed);
-    assert_eq!(options.packet_rules, crate::firewall::packet_rules::Mode::Respect);
+    assert_eq!(options.packet_rules, flannel_core::status::PacketRulesMode::Respect);
     assert_eq!(options.fast_path_window, Duration::from_secs(5));
     assert_eq!(options.verify_source, VerifySource::Drop);
     assert_eq!(options.attach, AttachMode::Auto);
@@ -107,7 +107,7 @@ fn every_flag_is_read() {
     assert!(options.ip_masq);
     assert_eq!(options.datapath, DatapathMode::Kernel);
     assert_eq!(options.fast_path, FastPath::Off);
-    assert_eq!(options.packet_rules, crate::firewall::packet_rules::Mode::Ignore);
+    assert_eq!(options.packet_rules, flannel_core::status::PacketRulesMode::Ignore);
     assert_eq!(options.fast_path_window, Duration::from_millis(500));
     assert_eq!(options.verify_source, VerifySource::Count);
     assert_eq!(options.attach, AttachMode::Clsact);

@@ -1,16 +1,12 @@
 //! What `status` says about packets that the fast path leaves to the kernel.
 
-use flannel_core::envelope::Inward;
-use flannel_core::envelope::{Outward, Reason, Report, VethReport};
-use serde_json::Value;
-
+use flannel_core::envelope::{Inward, Outward, Reason, Report, VethReport};
 /// Veths that are listed at most.
 const VETHS: usize = 20;
 
 /// A line for each way, veth and pod that is left to the kernel, or not served
 /// as others are.
-pub(super) fn lines(datapath: &Value) -> Vec<String> {
-    let report: Report = serde_json::from_value(datapath.clone()).unwrap_or_default();
+pub(super) fn lines(report: &Report) -> Vec<String> {
     let mut lines: Vec<String> =
         report.kept.iter().map(|kept| format!("{}: {}", kept.way, list(&kept.why))).collect();
     let mut veths = report.veths.iter().filter(|veth| !veth.is_free());
@@ -46,28 +42,39 @@ fn list(why: &[Reason]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use flannel_core::envelope::{Kept, KeptWay, NotServed, Obstacle, Side};
 
     use super::*;
 
+    fn pod(name: &str, outward: Outward, inward: Inward, why: &[Reason]) -> VethReport {
+        VethReport { name: name.to_owned(), ifindex: 7, outward, inward, why: why.to_vec() }
+    }
+
     #[test]
     fn each_obstacle_has_its_line() {
-        let why = json!([{"device": "veth2", "what": "root_qdisc", "qdisc": "tbf"}]);
-        let veth = |name: &str, outward: &str, inward: &str, why: &Value| json!({"name": name, "ifindex": 7, "outward": outward, "inward": inward, "why": why});
-        let datapath = json!({
-            "mode": "ebpf",
-            "kept": [{"way": "KEEP_IN", "why": [
-                {"device": "eth0", "what": "filter", "side": "ingress", "filter": "u32", "priority": 5}
-            ]}],
-            "veths": [
-                veth("veth1", "carried", "peer", &json!([])),
-                veth("veth2", "carried", "egress", &why),
-                veth("veth3", "kept", "kernel", &why),
+        let what = Obstacle::RootQdisc { qdisc: "tbf".to_owned() };
+        let why = [Reason { device: "veth2".to_owned(), what }];
+        let what = Obstacle::Filter { side: Side::Ingress, filter: "u32".to_owned(), priority: 5 };
+        let kept = vec![Kept {
+            way: KeptWay::KeepIn,
+            why: vec![Reason { device: "eth0".to_owned(), what }],
+        }];
+        let report = Report {
+            kept,
+            veths: vec![
+                pod("veth1", Outward::Carried, Inward::Peer, &[]),
+                pod("veth2", Outward::Carried, Inward::Egress, &why),
+                pod("veth3", Outward::Kept, Inward::Kernel, &why),
             ],
-            "not_served": [{"kind": "ipvlan", "device": "eth0", "pods": 2}],
-        });
+            not_served: vec![NotServed {
+                kind: "ipvlan".to_owned(),
+                device: "eth0".to_owned(),
+                pods: 2,
+            }],
+            hooks: Vec::new(),
+        };
         assert_eq!(
-            lines(&datapath),
+            lines(&report),
             [
                 "what comes from peers (KEEP_IN): eth0: u32 filter on ingress, priority 5",
                 "veth2: nothing, but what comes for the pod goes through the veth's egress \
@@ -76,10 +83,10 @@ mod tests {
                 "not served: ipvlan on eth0 (2 pods)",
             ]
         );
-        assert_eq!(lines(&json!({"mode": "kernel"})), [""; 0]);
-        let many: Vec<Value> =
-            (0..25).map(|n| veth(&format!("veth{n}"), "kept", "peer", &why)).collect();
-        let lines = lines(&json!({"veths": many}));
+        assert_eq!(lines(&Report::default()), [""; 0]);
+        let veths =
+            (0..25).map(|n| pod(&format!("veth{n}"), Outward::Kept, Inward::Peer, &why)).collect();
+        let lines = lines(&Report { veths, ..Report::default() });
         assert_eq!(lines.len(), 21);
         assert!(lines[20].starts_with("5 more"), "{}", lines[20]);
     }

@@ -1,14 +1,37 @@
 //! `flannel-agent migrate`.
 
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use super::{complain, print};
+use super::{complain, print, print_json};
 use crate::source::SourceError;
 use crate::source::migration::{Action, Migration, Step};
 use crate::source::options::EtcdOptions;
 
+/// What `migrate --json` prints.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Report {
+    /// How it ended.
+    result: Ending,
+    /// Nothing was to be written.
+    dry_run: bool,
+    /// Each key of v2.
+    keys: Vec<Step>,
+}
+
+/// What it prints where a store cannot be read or written.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Failure {
+    /// Always `failed`.
+    result: &'static str,
+    /// Why.
+    error: String,
+}
+
 /// How it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(into = "&'static str")]
+#[schemars(with = "String")]
 enum Ending {
     /// Everything that v3 lacked was copied.
     Copied,
@@ -51,17 +74,18 @@ impl Ending {
     }
 }
 
+impl From<Ending> for &'static str {
+    fn from(ending: Ending) -> Self {
+        ending.text()
+    }
+}
+
 /// Copies config and leases from v2 to v3.
 pub async fn run(options: EtcdOptions, dry_run: bool, as_json: bool) -> u8 {
     match migrate(options, dry_run).await {
         Ok((steps, ending)) => {
             if as_json {
-                let report = json!({
-                    "result": ending.text(),
-                    "dry_run": dry_run,
-                    "keys": steps,
-                });
-                print(&report.to_string());
+                print_json(&Report { result: ending, dry_run, keys: steps });
             } else {
                 for step in &steps {
                     print(&line(step, ending));
@@ -72,7 +96,7 @@ pub async fn run(options: EtcdOptions, dry_run: bool, as_json: bool) -> u8 {
         }
         Err(error) => {
             if as_json {
-                print(&json!({ "result": "failed", "error": error.to_string() }).to_string());
+                print_json(&Failure { result: "failed", error: error.to_string() });
             }
             complain(&format!("migrate: {error}"));
             1

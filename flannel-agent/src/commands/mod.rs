@@ -6,22 +6,25 @@ mod kept;
 pub mod man;
 pub mod migrate;
 pub mod peers;
+#[cfg(test)]
+mod schemas;
 pub mod status;
 
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use serde_json::Value;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::control;
+use crate::control::{self, Request};
 
 /// Exit code of `status` and `peers` when no agent runs.
 pub const NOT_RUNNING: u8 = 3;
 
 /// Asks the agent of this state directory; `Ok(None)` if none runs.
-fn ask(state_dir: &Path, request: &str) -> io::Result<Option<Value>> {
+fn ask(state_dir: &Path, request: Request) -> io::Result<Option<String>> {
     match control::ask(state_dir, request) {
-        Ok(answer) => serde_json::from_str(&answer).map(Some).map_err(io::Error::other),
+        Ok(answer) => Ok(Some(answer)),
         Err(error)
             if matches!(
                 error.kind(),
@@ -34,6 +37,35 @@ fn ask(state_dir: &Path, request: &str) -> io::Result<Option<Value>> {
     }
 }
 
+/// Prints what an agent answered, as it is or as a table. Returns the exit code.
+fn show<T: DeserializeOwned>(answer: &str, as_json: bool, table: impl FnOnce(&T) -> String) -> u8 {
+    if as_json {
+        print(answer);
+        return 0;
+    }
+    match serde_json::from_str(answer) {
+        Ok(told) => {
+            print(&table(&told));
+            0
+        }
+        Err(error) => {
+            complain(&format!(
+                "cannot read the agent's answer: {error}; it may be of another version \
+                 (--json prints it as it is)"
+            ));
+            1
+        }
+    }
+}
+
+/// Prints a value as JSON.
+fn print_json<T: Serialize>(value: &T) {
+    match serde_json::to_string(value) {
+        Ok(text) => print(&text),
+        Err(error) => complain(&error.to_string()),
+    }
+}
+
 /// Prints a line; a reader that has gone away is no error of ours.
 fn print(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
@@ -42,15 +74,6 @@ fn print(text: &str) {
 /// Prints a line to stderr.
 fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
-}
-
-/// A JSON value as a table shows it.
-fn plain(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
 }
 
 fn could_not_ask(state_dir: &Path, error: &io::Error) -> u8 {

@@ -4,30 +4,15 @@ use std::path::Path;
 
 use comfy_table::Table;
 use comfy_table::presets;
-use serde_json::Value;
+use flannel_core::status::{Counters, PeerStatus};
 
-use super::{NOT_RUNNING, ask, could_not_ask, plain, print};
-
-type Column = (&'static str, &'static str);
-
-const WHO: [Column; 4] =
-    [("SUBNET", "subnet"), ("PUBLIC IP", "public_ip"), ("VTEP MAC", "vtep_mac"), ("PATH", "path")];
-const BY_PATH: [Column; 4] = [
-    ("TX FAST", "tx_fast_packets"),
-    ("TX KERNEL", "tx_kernel_packets"),
-    ("RX FAST", "rx_fast_packets"),
-    ("RX KERNEL", "rx_kernel_packets"),
-];
-const OF_UDP: [Column; 2] = [("TX", "tx_udp_packets"), ("RX", "rx_udp_packets")];
-const STATE: Column = ("STATE", "state");
+use super::{NOT_RUNNING, ask, could_not_ask, print, show};
+use crate::control::Request;
 
 /// Prints the peers of the running agent, with packets by path.
 pub fn run(state_dir: &Path, as_json: bool) -> u8 {
-    match ask(state_dir, "peers") {
-        Ok(Some(peers)) => {
-            print(&if as_json { peers.to_string() } else { table(&peers) });
-            0
-        }
+    match ask(state_dir, Request::Peers) {
+        Ok(Some(answer)) => show(&answer, as_json, |peers: &Vec<PeerStatus>| table(peers)),
         Ok(None) => {
             print(if as_json { "[]" } else { "the agent is not running" });
             NOT_RUNNING
@@ -36,31 +21,67 @@ pub fn run(state_dir: &Path, as_json: bool) -> u8 {
     }
 }
 
-fn table(peers: &Value) -> String {
-    let peers = peers.as_array().map(Vec::as_slice).unwrap_or_default();
-    let udp = peers.first().is_some_and(|peer| peer.get(OF_UDP[0].1).is_some());
-    let counters: &[Column] = if udp { &OF_UDP } else { &BY_PATH };
-    let columns: Vec<Column> = WHO.iter().chain(counters).copied().chain([STATE]).collect();
+fn table(peers: &[PeerStatus]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(columns.iter().map(|(title, _)| *title));
+    let counted: &[&str] = match peers.first().map(|peer| &peer.counters) {
+        Some(Counters::Udp(_)) => &["TX", "RX"],
+        Some(Counters::Programs(_)) | None => &["TX FAST", "TX KERNEL", "RX FAST", "RX KERNEL"],
+    };
+    let who = ["SUBNET", "PUBLIC IP", "VTEP MAC", "PATH"];
+    let columns = who.iter().chain(counted).copied().chain(["STATE"]);
+    table.load_style(presets::NOTHING).set_header(columns);
     for peer in peers {
-        table.add_row(columns.iter().map(|(_, field)| plain(&peer[*field])));
+        let who = [
+            peer.subnet.to_string(),
+            peer.public_ip.to_string(),
+            peer.vtep_mac.map_or("-".to_owned(), |mac| mac.to_string()),
+            peer.path.to_string(),
+        ];
+        let counted = packets(&peer.counters).into_iter().map(|packets| packets.to_string());
+        table.add_row(who.into_iter().chain(counted).chain([peer.state.to_string()]));
     }
     table.to_string()
 }
 
+/// In the order of the columns.
+fn packets(counters: &Counters) -> Vec<u64> {
+    match counters {
+        Counters::Programs(all) => vec![
+            all.tx_fast_packets,
+            all.tx_kernel_packets,
+            all.rx_fast_packets,
+            all.rx_kernel_packets,
+        ],
+        Counters::Udp(all) => vec![all.tx_udp_packets, all.rx_udp_packets],
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use flannel_core::backend::BackendKind;
+    use flannel_core::status::{PeerCounters, PeerPath, PeerState, UdpCounters};
 
     use super::*;
 
+    fn peer(backend: BackendKind, counters: Counters) -> PeerStatus {
+        PeerStatus {
+            subnet: "10.2.1.0/24".parse().unwrap(),
+            public_ip: "192.0.2.1".parse().unwrap(),
+            vtep_mac: None,
+            path: PeerPath::Backend(backend),
+            state: PeerState::Ok,
+            counters,
+        }
+    }
+
     #[test]
     fn the_backend_decides_what_is_counted() {
-        let udp = table(&json!([{"subnet": "10.2.1.0/24", "tx_udp_packets": 5, "state": "ok"}]));
+        let counters = UdpCounters { tx_udp_packets: 5, ..UdpCounters::default() };
+        let udp = table(&[peer(BackendKind::Udp, Counters::Udp(counters))]);
         assert!(udp.contains("TX") && udp.contains('5') && !udp.contains("FAST"), "{udp}");
-        let vxlan = table(&json!([{"subnet": "10.2.1.0/24", "tx_fast_packets": 5}]));
+        let counters = PeerCounters { tx_fast_packets: 5, ..PeerCounters::default() };
+        let vxlan = table(&[peer(BackendKind::Vxlan, Counters::Programs(counters))]);
         assert!(vxlan.contains("TX FAST"), "{vxlan}");
-        assert!(table(&json!([])).contains("SUBNET"));
+        assert!(table(&[]).contains("SUBNET"));
     }
 }

@@ -7,41 +7,36 @@ use std::path::Path;
 
 use comfy_table::Table;
 use comfy_table::presets;
-use serde_json::{Value, json};
+use flannel_core::status::{
+    DatapathKind, DatapathStatus, DeviceStatus, LeaseStatus, Status, XdpStatus,
+};
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use super::{NOT_RUNNING, ask, could_not_ask, kept, plain, print};
+use super::{NOT_RUNNING, ask, could_not_ask, kept, print, print_json, show};
 use crate::backend::udp;
-use crate::files::state;
+use crate::control::Request;
+use crate::files::state::{self, NodeState};
+
+/// What `status --json` prints where no agent runs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct NotRunning {
+    /// Always false.
+    running: bool,
+    /// What the last one wrote down; `null` if there was none.
+    state_file: Option<NodeState>,
+}
 
 /// Prints the agent's status; what the state file says if no agent runs.
 pub fn run(state_dir: &Path, as_json: bool) -> u8 {
-    match ask(state_dir, "status") {
-        Ok(Some(status)) => {
-            print(&if as_json { status.to_string() } else { table(&status) });
-            0
-        }
+    match ask(state_dir, Request::Status) {
+        Ok(Some(answer)) => show(&answer, as_json, table),
         Ok(None) => {
             let known = state::load(state_dir).state;
             if as_json {
-                print(&json!({ "running": false, "state_file": known }).to_string());
+                print_json(&NotRunning { running: false, state_file: known });
             } else {
-                let udp = known
-                    .as_ref()
-                    .is_some_and(|known| known.device.as_deref() == Some(udp::DEVICE));
-                print(match udp {
-                    true => "the agent is not running; the udp backend forwards nothing meanwhile",
-                    false => "the agent is not running; what it set up goes on forwarding",
-                });
-                if let Some(known) = known {
-                    let device =
-                        known.device.map(|name| format!(", device {name} ({})", known.vtep_mac));
-                    print(&format!(
-                        "last lease {} of {}{}",
-                        known.subnet,
-                        known.public_ip,
-                        device.unwrap_or_default()
-                    ));
-                }
+                say_not_running(known.as_ref());
             }
             NOT_RUNNING
         }
@@ -49,143 +44,178 @@ pub fn run(state_dir: &Path, as_json: bool) -> u8 {
     }
 }
 
-fn table(status: &Value) -> String {
+fn say_not_running(known: Option<&NodeState>) {
+    let udp = known.is_some_and(|known| known.device.as_deref() == Some(udp::DEVICE));
+    print(match udp {
+        true => "the agent is not running; the udp backend forwards nothing meanwhile",
+        false => "the agent is not running; what it set up goes on forwarding",
+    });
+    if let Some(known) = known {
+        let device = known.device.as_ref();
+        let device = device.map(|name| format!(", device {name} ({})", known.vtep_mac));
+        print(&format!(
+            "last lease {} of {}{}",
+            known.subnet,
+            known.public_ip,
+            device.unwrap_or_default()
+        ));
+    }
+}
+
+fn table(status: &Status) -> String {
+    let mut text = rows(status);
+    if !status.outcomes.is_empty() {
+        text.push_str("\n\npackets by outcome");
+        for (name, count) in status.outcomes.iter().filter(|(_, count)| **count != 0) {
+            let _ = write!(text, "\n  {name:<24}{count:>14}");
+        }
+    }
+    if let Some(rules) = &status.packet_rules {
+        text.push_str(&packet_rules::list(rules));
+    }
+    section(&mut text, "left to the kernel", &kept::lines(&status.datapath.envelope));
+    let not_well = status
+        .health
+        .iter()
+        .map(|line| format!("{}: {} (for {} s)", line.what, line.reason, line.since_seconds));
+    section(&mut text, "not well", &not_well.collect::<Vec<_>>());
+    section(&mut text, "left out", &status.ignored);
+    text
+}
+
+/// Adds lines below a title, if there are any.
+fn section(text: &mut String, title: &str, lines: &[String]) {
+    if !lines.is_empty() {
+        let _ = write!(text, "\n\n{title}");
+    }
+    for line in lines {
+        let _ = write!(text, "\n  {line}");
+    }
+}
+
+fn rows(status: &Status) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let mut row = |name: &str, text: String| {
         table.add_row([name.to_owned(), text]);
     };
-    row("agent", format!("{}, pid {}", plain(&status["version"]), status["pid"]));
-    row("backend", plain(&status["backend"]));
-    row("data path", datapath(&status["datapath"]));
-    if status["datapath"]["mode"] == "ebpf" {
-        row("XDP", xdp(&status["datapath"]["xdp"]));
+    row("agent", format!("{}, pid {}", status.version, status.pid));
+    row("backend", status.backend.map_or(String::new(), |backend| backend.to_string()));
+    row("data path", datapath(&status.datapath));
+    if status.datapath.mode == Some(DatapathKind::Ebpf) {
+        row("XDP", xdp(&status.datapath.xdp));
     }
-    if let Some(firewall) = status["firewall"].as_str() {
-        row("firewall", firewall.to_owned());
+    if let Some(firewall) = &status.firewall {
+        row("firewall", firewall.clone());
     }
-    if !status["packet_rules"].is_null() {
-        row("packet rules", packet_rules::summary(&status["packet_rules"]));
+    if let Some(rules) = &status.packet_rules {
+        row("packet rules", packet_rules::summary(rules));
     }
-    let lease = &status["lease"];
-    if lease.is_null() {
-        row("lease", "none yet".to_owned());
-    } else {
-        let left = match lease["expires_in_seconds"].as_u64() {
-            Some(seconds) => format!("{seconds} s left"),
-            None => "reserved".to_owned(),
-        };
-        row(
-            "lease",
-            format!("{} at {}, {left}", plain(&lease["subnet"]), plain(&lease["public_ip"])),
-        );
+    row("lease", status.lease.as_ref().map_or("none yet".to_owned(), lease));
+    if let Some(flows) = status.datapath.flows {
+        let new = flows.new_per_window.map(|new| format!(", {new} new in a window"));
+        row("flow table", format!("{} entries{}", flows.size, new.unwrap_or_default()));
     }
-    let flows = &status["datapath"]["flows"];
-    if !flows.is_null() {
-        let new = match flows["new_per_window"].as_u64() {
-            Some(new) => format!(", {new} new in a window"),
-            None => String::new(),
-        };
-        row("flow table", format!("{} entries{new}", flows["size"]));
+    if let Some(told) = &status.device {
+        row("device", device(told));
     }
-    let device = &status["device"];
-    if !device.is_null() {
-        row(
-            "device",
-            match device["mac"].as_str() {
-                Some(mac) => {
-                    format!("{}, MAC {mac}, MTU {}", plain(&device["name"]), device["mtu"])
-                }
-                None => format!("{}, MTU {}", plain(&device["name"]), device["mtu"]),
-            },
-        );
+    let detail = || status.store.detail.clone().unwrap_or("-".to_owned());
+    row("store", if status.store.connected { "connected".to_owned() } else { detail() });
+    if let Some(api) = &status.store.api {
+        row("etcd API", api.clone());
     }
-    let store = &status["store"];
-    let connected = store["connected"].as_bool() == Some(true);
-    row("store", if connected { "connected".to_owned() } else { plain(&store["detail"]) });
-    if !store["api"].is_null() {
-        row("etcd API", plain(&store["api"]));
-    }
-    row("peers", plain(&status["peers"]));
-    let mut text = table.to_string();
-    if let Some(outcomes) = status["outcomes"].as_object().filter(|all| !all.is_empty()) {
-        text.push_str("\n\npackets by outcome");
-        for (name, count) in outcomes.iter().filter(|(_, count)| count.as_u64() != Some(0)) {
-            let _ = write!(text, "\n  {name:<24}{count:>14}");
-        }
-    }
-    text.push_str(&packet_rules::list(&status["packet_rules"]));
-    let kept = kept::lines(&status["datapath"]);
-    if !kept.is_empty() {
-        text.push_str("\n\nleft to the kernel");
-        for line in kept {
-            let _ = write!(text, "\n  {line}");
-        }
-    }
-    for (title, lines) in [("not well", &status["health"]), ("left out", &status["ignored"])] {
-        if let Some(lines) = lines.as_array().filter(|lines| !lines.is_empty()) {
-            let _ = write!(text, "\n\n{title}");
-            for line in lines {
-                let _ = match line.get("what") {
-                    Some(what) => write!(
-                        text,
-                        "\n  {}: {} (for {} s)",
-                        plain(what),
-                        plain(&line["reason"]),
-                        line["since_seconds"]
-                    ),
-                    None => write!(text, "\n  {}", plain(line)),
-                };
-            }
-        }
-    }
-    text
+    row("peers", status.peers.to_string());
+    table.to_string()
 }
 
-fn datapath(datapath: &Value) -> String {
-    let mut text = match datapath["mode"].as_str() {
-        Some("") => "not chosen yet".to_owned(),
-        _ => plain(&datapath["mode"]),
+fn lease(lease: &LeaseStatus) -> String {
+    let left = match lease.expires_in_seconds {
+        Some(seconds) => format!("{seconds} s left"),
+        None => "reserved".to_owned(),
     };
-    if let Some(attach) = datapath["attach"].as_str() {
+    format!("{} at {}, {left}", lease.subnet, lease.public_ip)
+}
+
+fn device(device: &DeviceStatus) -> String {
+    let mac = device.mac.map(|mac| format!(", MAC {mac}")).unwrap_or_default();
+    format!("{}{mac}, MTU {}", device.name, device.mtu)
+}
+
+fn datapath(datapath: &DatapathStatus) -> String {
+    let mut text = datapath.mode.map_or("not chosen yet", DatapathKind::text).to_owned();
+    if let Some(attach) = datapath.attach {
         let _ = write!(text, ", {attach}");
     }
-    if datapath["mode"] == "ebpf" && datapath["tcp"] == false {
+    if datapath.mode == Some(DatapathKind::Ebpf) && !datapath.tcp {
         text.push_str(", UDP only");
     }
-    if let Some(reason) = datapath["reason"].as_str() {
+    if let Some(reason) = &datapath.reason {
         let _ = write!(text, " ({reason})");
     }
     text
 }
 
-fn xdp(xdp: &Value) -> String {
-    match xdp["reason"].as_str() {
-        Some(reason) => format!("{} ({reason})", plain(&xdp["mode"])),
-        None => plain(&xdp["mode"]),
+fn xdp(xdp: &XdpStatus) -> String {
+    match &xdp.reason {
+        Some(reason) => format!("{} ({reason})", xdp.mode),
+        None => xdp.mode.to_string(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use flannel_core::backend::BackendKind;
+    use flannel_core::envelope::{Kept, KeptWay, Obstacle, Reason, Report};
+    use flannel_core::health::{Line, Subject};
+    use flannel_core::status::{StoreStatus, XdpPlace};
+
     use super::*;
+
+    fn busy() -> Status {
+        let why = vec![Reason { device: String::new(), what: Obstacle::MarkRule }];
+        let kept = vec![Kept { way: KeptWay::MarkedRoutes, why }];
+        Status {
+            version: "0.1.0".to_owned(),
+            pid: 7,
+            backend: Some(BackendKind::Vxlan),
+            datapath: DatapathStatus {
+                mode: Some(DatapathKind::Kernel),
+                reason: Some("CAP_BPF is missing".to_owned()),
+                envelope: Report { kept, ..Report::default() },
+                ..DatapathStatus::default()
+            },
+            lease: Some(LeaseStatus {
+                subnet: "10.5.1.0/24".parse().unwrap(),
+                public_ip: "192.0.2.1".parse().unwrap(),
+                expires_in_seconds: Some(86_000),
+            }),
+            device: Some(DeviceStatus {
+                name: "flannel.1".to_owned(),
+                mac: Some("72:35:2e:f2:e7:c9".parse().unwrap()),
+                mtu: 1450,
+            }),
+            store: StoreStatus {
+                detail: Some("connection refused".to_owned()),
+                ..StoreStatus::default()
+            },
+            peers: 2,
+            outcomes: BTreeMap::from([("fast_encap".to_owned(), 5), ("fast_decap".to_owned(), 0)]),
+            health: vec![Line {
+                subject: Subject::Store,
+                what: "store".to_owned(),
+                reason: "connection refused".to_owned(),
+                since_seconds: 3,
+            }],
+            ignored: vec!["lease 10.9.1.0-24 is not used".to_owned()],
+            ..Status::default()
+        }
+    }
 
     #[test]
     fn the_table_says_what_counts() {
-        let text = table(&json!({
-            "version": "0.1.0", "pid": 7, "backend": "vxlan",
-            "datapath": {
-                "mode": "kernel", "reason": "CAP_BPF is missing", "attach": null, "tcp": false,
-                "kept": [{"way": "MARKED_ROUTES", "why": [{"device": "", "what": "mark_rule"}]}],
-            },
-            "lease": {"subnet": "10.5.1.0/24", "public_ip": "192.0.2.1", "expires_in_seconds": 86000},
-            "device": {"name": "flannel.1", "mac": "72:35:2e:f2:e7:c9", "mtu": 1450},
-            "store": {"connected": false, "detail": "connection refused"},
-            "peers": 2,
-            "outcomes": {"fast_encap": 5, "fast_decap": 0},
-            "health": [{"what": "store", "reason": "connection refused", "since_seconds": 3}],
-            "ignored": ["lease 10.9.1.0-24 is not used"],
-        }));
+        let text = table(&busy());
         for part in [
             "kernel (CAP_BPF is missing)",
             "10.5.1.0/24 at 192.0.2.1, 86000 s left",
@@ -202,9 +232,14 @@ mod tests {
 
     #[test]
     fn the_table_says_whether_xdp_runs() {
-        let text = |xdp: Value| table(&json!({"datapath": {"mode": "ebpf", "xdp": xdp}}));
-        assert!(text(json!({"mode": "native", "reason": null})).contains("native"));
-        let off = text(json!({"mode": "off", "reason": "eth0 is a veth"}));
+        let text = |mode, reason: Option<&str>| {
+            let mut status = Status::default();
+            status.datapath.mode = Some(DatapathKind::Ebpf);
+            status.datapath.xdp = XdpStatus { mode, reason: reason.map(str::to_owned) };
+            table(&status)
+        };
+        assert!(text(XdpPlace::Native, None).contains("native"));
+        let off = text(XdpPlace::Off, Some("eth0 is a veth"));
         assert!(off.contains("off (eth0 is a veth)"), "{off}");
     }
 
@@ -212,5 +247,7 @@ mod tests {
     fn without_an_agent_it_says_so() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(run(folder.path(), true), NOT_RUNNING);
+        let said = NotRunning { running: false, state_file: None };
+        assert_eq!(serde_json::to_string(&said).unwrap(), r#"{"running":false,"state_file":null}"#);
     }
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use flannel_core::config::Backend;
 use flannel_core::desired;
+use flannel_core::status::{DatapathKind, PacketRulesMode};
 use flannel_core::underlay::{UnderlayError, Wish};
 use ipnetwork::Ipv4Network;
 
@@ -26,7 +27,7 @@ use crate::files::lock::{LockError, StateLock};
 use crate::files::state;
 use crate::firewall::FirewallError;
 use crate::firewall::chosen::Later;
-use crate::firewall::packet_rules::{self, follow::Follower};
+use crate::firewall::packet_rules::follow::Follower;
 use crate::healthz::HealthzError;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
@@ -34,7 +35,7 @@ use crate::kernel::{Kernel as _, KernelError, events};
 use crate::metrics::{self, Exporter};
 use crate::reconcile::{self, Identity, Reconciler, Settings};
 use crate::source::SourceError;
-use crate::status::{LeaseStatus, Shared, SharedDatapath, lock};
+use crate::status::{Shared, SharedDatapath, lock};
 use crate::{control, healthz, notify};
 
 /// Why the daemon did not start, or ended by itself.
@@ -181,7 +182,7 @@ async fn start_and_serve(
 ) -> Result<(), StartError> {
     let source = start::connect(options).await?;
     let config = start::wait_for_config(&*source, shared).await;
-    shared.lock().store_api = source.api();
+    shared.lock().store.api = source.api();
     let kernel = RealKernel::open()?;
     let device = match &config.backend {
         Backend::Udp(_) => Some(udp::DEVICE.to_owned()),
@@ -217,32 +218,29 @@ async fn start_and_serve(
     // The verifier takes its time, and the store too.
     let opening = tokio::task::spawn_blocking(move || match &backend {
         Backend::Vxlan(_) | Backend::HostGw => datapath::open(mode, &load, &over),
-        other => datapath::without(mode, &load, other.name()),
+        other => datapath::without(mode, &load, other.kind()),
     });
     let (lease, vtep_mac) =
         acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
     tracing::info!(subnet = %lease.subnet, public_ip = %lease.attrs.public_ip, mac = %vtep_mac, "lease acquired");
-    shared.lock().lease = Some(LeaseStatus {
-        subnet: lease.subnet,
-        public_ip: lease.attrs.public_ip,
-        expires: lease.expires,
-    });
+    shared.lock().lease = Some(lease.clone());
 
     start::retire_device(&kernel, &before, device.as_deref()).await;
     start::retire_network(&kernel, &before, config.network, device.as_deref()).await;
     match opening.await.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))? {
         Opened::Ebpf(loaded) => {
             *lock(datapath) = Some(loaded);
-            shared.lock().datapath.mode = "ebpf";
+            shared.lock().datapath.mode = Some(DatapathKind::Ebpf);
         }
         Opened::Kernel(reason) => {
             let mut state = shared.lock();
             let udp = matches!(config.backend, Backend::Udp(_));
-            state.datapath.mode = if udp { udp::PROXY } else { "kernel" };
+            let mode = if udp { DatapathKind::UdpProxy } else { DatapathKind::Kernel };
+            state.datapath.mode = Some(mode);
             state.datapath.reason = reason.filter(|_| !udp);
         }
     }
-    let respected = options.packet_rules == packet_rules::Mode::Respect
+    let respected = options.packet_rules == PacketRulesMode::Respect
         && options.fast_path != FastPath::Off
         && lock(datapath).is_some();
     // They are read while all else begins.

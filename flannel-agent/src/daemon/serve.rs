@@ -16,6 +16,7 @@ use flannel_core::lease::table::LeaseTable;
 use flannel_core::lease::update::LeaseUpdate;
 use flannel_core::peer::Peer;
 use flannel_core::schedule::{Schedule, Wake};
+use flannel_core::status::DatapathKind;
 use ipnetwork::Ipv4Network;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -331,7 +332,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                 _ => None,
             },
             network: Some(identity.network),
-            attach: self.shared.lock().datapath.attach.clone(),
+            attach: self.shared.lock().datapath.attach,
             subnet_file: std::path::absolute(&self.options.subnet_file).ok(),
             pin_dir: std::path::absolute(&self.options.pin_dir).ok(),
             sysctls,
@@ -361,7 +362,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let mut text = format!(
             "{}, {} data path, {} peers",
             self.keeper.lease().subnet,
-            state.datapath.mode,
+            state.datapath.mode.map_or("no", DatapathKind::text),
             state.peers.len()
         );
         if let Some(complaint) = state.complaints().first() {

@@ -69,17 +69,17 @@ impl<'a> Waiting<'a> {
         }
         {
             let mut state = self.shared.lock();
-            state.connected = false;
+            state.store.connected = false;
             state.record.store_failed();
-            state.store_detail = Some(format!("waiting for {}: {reason}", self.what));
+            state.store.detail = Some(format!("waiting for {}: {reason}", self.what));
         }
         tokio::time::sleep(self.backoff.fail()).await;
     }
 
     pub(super) fn over(self) {
         let mut state = self.shared.lock();
-        state.connected = true;
-        state.store_detail = None;
+        state.store.connected = true;
+        state.store.detail = None;
         if self.said.is_some() {
             tracing::info!("{} is there", self.what);
         }

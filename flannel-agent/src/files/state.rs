@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use flannel_core::mac::MacAddr;
+use flannel_core::status::Attachment;
 use ipnetwork::Ipv4Network;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{WriteError, write_atomically};
@@ -22,7 +24,7 @@ const FILE: &str = "state.json";
 const MAX_SIZE: u64 = 1 << 20;
 
 /// The contents of `state.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeState {
     /// Version of the format; [`store`] writes [`VERSION`].
     pub version: u32,
@@ -34,6 +36,7 @@ pub struct NodeState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub underlay: Option<String>,
     /// The node's subnet, host bits zero.
+    #[schemars(with = "String")]
     pub subnet: Ipv4Network,
     /// MAC of the VTEP.
     pub vtep_mac: MacAddr,
@@ -45,10 +48,11 @@ pub struct NodeState {
     pub vni: Option<u32>,
     /// The overlay network; absent in files of early versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub network: Option<Ipv4Network>,
     /// How the programs were attached; `None` on the kernel path.
     #[serde(default)]
-    pub attach: Option<String>,
+    pub attach: Option<Attachment>,
     /// Where subnet.env was written, absolute.
     #[serde(default)]
     pub subnet_file: Option<PathBuf>,
@@ -157,7 +161,7 @@ mod tests {
             device: Some("flannel.1".to_owned()),
             vni: Some(1),
             network: None,
-            attach: Some("tcx".to_owned()),
+            attach: Some(Attachment::Tcx),
             subnet_file: Some("/run/flannel/subnet.env".into()),
             pin_dir: Some("/sys/fs/bpf/flannel".into()),
             sysctls: BTreeMap::from([(

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use flannel_core::status::DatapathKind;
 use flannel_ebpf::abi::{ABI_VERSION, map, program};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -10,7 +11,7 @@ use prometheus_client::encoding::{
 use prometheus_client::registry::Registry;
 
 use super::catalogue::{self as metric, Metric};
-use super::snapshot::{MODES, PEER_STATES, Snapshot};
+use super::snapshot::{PEER_STATES, Snapshot};
 use super::totals::Traffic;
 use crate::record::Repair;
 
@@ -85,7 +86,9 @@ impl Snapshot {
         let build = vec![("version", env!("CARGO_PKG_VERSION")), ("abi", abi.as_str())];
         to.gauges(&metric::BUILD_INFO, [(build, 1u64)])?;
         to.gauge(&metric::READY, Some(u64::from(self.ready)))?;
-        let modes = MODES.iter().map(|mode| (vec![("mode", *mode)], u64::from(*mode == self.mode)));
+        let modes = DatapathKind::ALL
+            .into_iter()
+            .map(|mode| (vec![("mode", mode.label())], u64::from(Some(mode) == self.mode)));
         to.gauges(&metric::DATAPATH_MODE, modes)?;
         to.gauge(&metric::DATAPATH_FALLBACK, Some(u64::from(self.fallback)))?;
         let subjects =

@@ -3,18 +3,16 @@
 use std::collections::BTreeMap;
 
 use flannel_core::health::Subject;
+use flannel_core::status::DatapathKind;
 use flannel_ebpf::abi::{MAX_EXEMPTIONS, MAX_PEERS, MAX_VETHS, map};
 use ipnetwork::Ipv4Network;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::process::{Process, seconds};
 use super::totals::Traffic;
-use crate::backend::udp;
 use crate::record::Repair;
 use crate::status::State;
 
-/// Names of the data paths, as the label has them.
-pub(super) const MODES: [&str; 3] = ["ebpf", "kernel", "udp"];
 /// States of peers.
 pub(super) const PEER_STATES: [&str; 3] = ["ok", "pending", "unmapped"];
 
@@ -22,7 +20,7 @@ pub(super) const PEER_STATES: [&str; 3] = ["ok", "pending", "unmapped"];
 #[derive(Clone, Debug)]
 pub(super) struct Snapshot {
     pub(super) ready: bool,
-    pub(super) mode: &'static str,
+    pub(super) mode: Option<DatapathKind>,
     pub(super) fallback: bool,
     pub(super) not_well: BTreeMap<&'static str, u64>,
     /// Of programs, or of the udp backend's proxy.
@@ -55,7 +53,7 @@ impl Snapshot {
         let ok = all.saturating_sub(unmapped + pending);
         Self {
             ready: state.is_ready(),
-            mode: if state.datapath.mode == udp::PROXY { "udp" } else { state.datapath.mode },
+            mode: state.datapath.mode,
             fallback: state.datapath.reason.is_some(),
             not_well: Subject::ALL.iter().map(count).collect(),
             outcomes: BTreeMap::new(),
@@ -64,7 +62,7 @@ impl Snapshot {
             by_peer: Vec::new(),
             peers: [ok, pending, unmapped],
             lease_expiration: state.lease.as_ref().and_then(|lease| lease.expires).map(seconds),
-            store_up: state.connected,
+            store_up: state.store.connected,
             store_errors: state.record.store_errors,
             store_revision: state.record.store_revision,
             store_event: state.record.store_event.map(seconds),
@@ -80,7 +78,7 @@ impl Snapshot {
 /// From what the loop knows: no map is walked for it.
 fn map_pressure(state: &State) -> BTreeMap<&'static str, f64> {
     let mut pressure = BTreeMap::new();
-    if state.datapath.mode != "ebpf" {
+    if state.datapath.mode != Some(DatapathKind::Ebpf) {
         return pressure;
     }
     let share = |count: usize, of: u32| count as f64 / f64::from(of);

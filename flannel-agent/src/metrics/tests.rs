@@ -3,18 +3,20 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use flannel_core::backend::BackendKind;
 use flannel_core::health::{Found, Part, Subject};
+use flannel_core::lease::Lease;
+use flannel_core::lease::attrs::LeaseAttrs;
 use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
+use flannel_core::status::{DatapathKind, FlowTableStatus, PeerCounters};
 use flannel_ebpf::abi::Outcome;
 
 use super::catalogue::{ALL, Metric};
 use super::*;
 use crate::backend::udp;
-use crate::bpf::PeerCounters;
 use crate::bpf::fake::FakeDatapath;
 use crate::record::Repair;
-use crate::status::{FlowTableStatus, LeaseStatus};
 
 fn subnet(index: u32) -> Ipv4Network {
     Ipv4Network::new(Ipv4Addr::from(0x0a00_0000 + index * 256), 24).unwrap()
@@ -42,9 +44,9 @@ fn busy(peers: u32, options: Options) -> (Exporter, Shared, FakeDatapath) {
     {
         let mut state = shared.lock();
         state.ready = true;
-        state.connected = true;
-        state.backend = "vxlan";
-        state.datapath.mode = "ebpf";
+        state.store.connected = true;
+        state.backend = Some(BackendKind::Vxlan);
+        state.datapath.mode = Some(DatapathKind::Ebpf);
         state.datapath.flows = Some(FlowTableStatus { size: 1000, new_per_window: Some(500) });
         let peer = |index| Peer {
             subnet: subnet(index),
@@ -52,10 +54,11 @@ fn busy(peers: u32, options: Options) -> (Exporter, Shared, FakeDatapath) {
             public_ip: Ipv4Addr::from(0xc000_0200 + index),
         };
         state.peers = Arc::new((0..peers).map(|index| (subnet(index), peer(index))).collect());
-        state.lease = Some(LeaseStatus {
+        state.lease = Some(Lease {
             subnet: subnet(peers),
-            public_ip: Ipv4Addr::new(192, 0, 2, 1),
+            attrs: LeaseAttrs::untyped(Ipv4Addr::new(192, 0, 2, 1)),
             expires: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
+            revision: 1,
         });
         state.record.passed(Duration::from_millis(3));
         state.record.repaired(Repair::Route, 2);
@@ -144,7 +147,7 @@ fn values_are_the_agents() {
     // A peer leaves, and the sum does not fall.
     datapath.state().peer_counters.remove(&subnet(0));
     let mut state = shared.lock();
-    state.datapath.mode = "kernel";
+    state.datapath.mode = Some(DatapathKind::Kernel);
     state.datapath.reason = Some("EPERM".to_owned());
     drop(state);
     let text = exporter.scrape();

@@ -3,10 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use flannel_core::status::{PeerCounters, UdpCounters};
 use ipnetwork::Ipv4Network;
-
-use crate::backend::udp::UdpCounters;
-use crate::bpf::PeerCounters;
 
 /// Packets and bytes of one path and direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -21,8 +21,9 @@ use crate::bpf::{BpfError, DatapathConfig, FastPath, Places};
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelError};
 use crate::record::Repair;
-use crate::status::{FlowTableStatus, lock};
+use crate::status::lock;
 use crate::watch::Settled;
+use flannel_core::status::{Attachment, DatapathKind, FlowTableStatus};
 
 /// So long hooks are attached before leases get their turn.
 const TURN: Duration = Duration::from_millis(20);
@@ -252,15 +253,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             tracing::info!(hooks = ?report.attached, "attached programs");
         }
         failures.extend(report.failed);
-        let attach = datapath.describe();
+        let attach = datapath.attachment();
         let unpinned = datapath.unpinned();
         let xdp = datapath.xdp();
         drop(guard);
         {
             let mut state = self.shared.lock();
             state.report(Subject::Pins, unpinned);
-            state.report(Subject::Xdp, xdp.complaint.clone());
-            state.datapath.xdp = xdp;
+            state.report(Subject::Xdp, xdp.complaint);
+            state.datapath.xdp = xdp.status;
             state.record.repaired(Repair::Hook, report.restored);
             state.record.hooks = report.running;
         }
@@ -272,7 +273,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     fn judge(
         &self,
         failures: &BTreeMap<String, BpfError>,
-        attach: String,
+        attach: Attachment,
         tcp: bool,
         settled: &Settled,
     ) {
@@ -286,7 +287,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         state.datapath.envelope.hooks = devices::hook_reports(failures);
         state.datapath.tcp = tcp;
         state.datapath.attach = Some(attach);
-        state.datapath.mode = if whole.is_some() { "kernel" } else { "ebpf" };
+        let mode = if whole.is_some() { DatapathKind::Kernel } else { DatapathKind::Ebpf };
+        state.datapath.mode = Some(mode);
         state.datapath.reason =
             whole.map(|(hook, error)| format!("{} {hook}: {error}", Subject::Hook));
     }

@@ -51,11 +51,12 @@ use self::turnover::Turnover;
 use crate::backend::udp::{self as udp_backend, Overlay};
 use crate::bpf::{FastPath, VerifySource};
 use crate::firewall::Firewall;
-use crate::firewall::packet_rules::Mode;
 use crate::kernel::Kernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::status::{DeviceStatus, Shared, SharedDatapath};
+use crate::status::{Shared, SharedDatapath};
 use crate::watch::Watch;
+use flannel_core::status::DeviceStatus;
+use flannel_core::status::PacketRulesMode;
 
 /// What this node is, as leases and config say.
 #[derive(Clone, Debug)]
@@ -92,7 +93,7 @@ pub struct Settings {
     /// `--fast-path-window`.
     pub window: Duration,
     /// `--packet-rules`.
-    pub packet_rules: Mode,
+    pub packet_rules: PacketRulesMode,
     /// `--verify-source`.
     pub verify_source: VerifySource,
     /// `--attach-iface`.
@@ -373,7 +374,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Whether the last pass made this, and nothing of it failed.
     fn is_settled(&self, desired: &Desired) -> bool {
         let state = self.shared.lock();
-        !state.backend.is_empty()
+        state.backend.is_some()
             && self.retries.next_due().is_none()
             && *state.peers == desired.peers
             && *state.direct == desired.direct
@@ -388,7 +389,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if *state.direct != desired.direct {
             state.direct = Arc::new(desired.direct.clone());
         }
-        state.backend = self.identity.backend.name();
+        state.backend = Some(self.identity.backend.kind());
         state.device = self.device().map(|name| DeviceStatus {
             name: name.to_owned(),
             mac: desired.device.as_ref().map(|device| device.mac),

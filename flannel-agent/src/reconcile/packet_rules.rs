@@ -18,10 +18,10 @@ use flannel_ebpf::abi::{Exemption, MAX_EXEMPTIONS};
 use super::Reconciler;
 use crate::bpf::FastPath;
 use crate::firewall::Firewall;
-use crate::firewall::packet_rules::Mode;
 use crate::firewall::packet_rules::follow::{Follower, Reading};
 use crate::kernel::Kernel;
-use crate::status::PacketRulesStatus;
+use flannel_core::status::PacketRulesMode;
+use flannel_core::status::PacketRulesStatus;
 
 /// The rules as they are known.
 #[derive(Debug, Default)]
@@ -74,7 +74,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// What the programs have to leave alone at the moment; says so.
     pub(super) fn exemptions(&mut self, fast_path: FastPath) -> Vec<Exemption> {
         let mode = self.settings.packet_rules;
-        if mode == Mode::Ignore || fast_path == FastPath::Off {
+        if mode == PacketRulesMode::Ignore || fast_path == FastPath::Off {
             self.watch.set_rules(Vec::new(), Vec::new());
             let status = PacketRulesStatus { mode, read: false, ..PacketRulesStatus::default() };
             let mut state = self.shared.lock();
@@ -117,7 +117,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Whether there are rules about tunnel packets, of whatever peers.
     pub(super) fn has_outer_rules(&mut self) -> bool {
         let findings = self.packet_rules.reading().findings;
-        self.settings.packet_rules == Mode::Respect
+        self.settings.packet_rules == PacketRulesMode::Respect
             && findings.is_some_and(|findings| !findings.outer.is_empty())
     }
 
@@ -195,7 +195,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let mut state = self.shared.lock();
         state.report(Subject::PacketRules, complaint);
         state.packet_rules = Some(PacketRulesStatus {
-            mode: Mode::Respect,
+            mode: PacketRulesMode::Respect,
             read: known,
             exempt: resolved.exemptions.iter().map(describe).collect(),
             rules: resolved.rules.clone(),

@@ -13,6 +13,7 @@ use flannel_core::config::VxlanConfig;
 use flannel_core::desired::roster::Change;
 use flannel_core::health::About;
 use flannel_core::link::{LinkAddress, RouteTo};
+use flannel_core::status::{DatapathKind, PeerState};
 
 use super::*;
 use crate::bpf::FastPath;
@@ -132,7 +133,7 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         fast_path: FastPath::Confirmed,
         flow_table: 65_536,
         window: Duration::from_secs(5),
-        packet_rules: crate::firewall::packet_rules::Mode::Respect,
+        packet_rules: flannel_core::status::PacketRulesMode::Respect,
         verify_source: VerifySource::Drop,
         attach_iface: None,
         take_over: false,
@@ -301,15 +302,15 @@ async fn hooks_of_the_devices_decide_the_mode_and_those_of_pods_do_not() {
     let mut bench = bench(true);
     bench.datapath.state().failing_hooks = vec!["veth0/from_pod".to_owned()];
     bench.pass(&[peer(2)], Wake::ALL).await;
-    assert_eq!(bench.shared.lock().datapath.mode, "ebpf");
+    assert_eq!(bench.shared.lock().datapath.mode, Some(DatapathKind::Ebpf));
     assert_eq!(bench.complaints(), ["hook veth0/from_pod"]);
     bench.datapath.state().failing_hooks = vec!["eth0/from_underlay".to_owned()];
     bench.reconciler.check_hooks();
-    assert_eq!(bench.shared.lock().datapath.mode, "kernel");
+    assert_eq!(bench.shared.lock().datapath.mode, Some(DatapathKind::Kernel));
     assert!(bench.shared.lock().datapath.reason.is_some());
     bench.datapath.state().failing_hooks.clear();
     bench.reconciler.check_hooks();
-    assert_eq!(bench.shared.lock().datapath.mode, "ebpf");
+    assert_eq!(bench.shared.lock().datapath.mode, Some(DatapathKind::Ebpf));
     assert_eq!(bench.complaints(), [""; 0]);
 }
 
@@ -321,7 +322,7 @@ async fn a_second_card_without_its_hook_is_told_and_takes_nothing_else_away() {
     bench.pass(&[peer(2)], Wake::ALL).await;
     assert_eq!(bench.datapath.state().inlets[0].name, "eth1");
     let state = bench.shared.lock();
-    assert_eq!(state.datapath.mode, "ebpf");
+    assert_eq!(state.datapath.mode, Some(DatapathKind::Ebpf));
     assert_eq!(state.datapath.envelope.hooks[0].hook, "eth1/from_underlay");
     drop(state);
     assert_eq!(bench.complaints(), ["hook eth1/from_underlay"]);
@@ -339,8 +340,8 @@ async fn peers_without_a_place_in_the_maps_are_told() {
     assert!(bench.datapath.state().keep.more_peers);
     assert_eq!(bench.complaints(), ["peers"]);
     let lines = crate::status::peers(&bench.shared, &bench.reconciler.datapath);
-    assert_eq!(lines[0].state, "ok");
-    assert!(lines[1].state.contains("full"), "{}", lines[1].state);
+    assert_eq!(lines[0].state, PeerState::Ok);
+    assert!(lines[1].state.to_string().contains("full"), "{}", lines[1].state);
     desired.unmapped.clear();
     bench.reconciler.tell_peers(&desired);
     bench.reconciler.check_hooks();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::SourceError;
@@ -11,7 +12,7 @@ use super::holdings::{Holdings, Item};
 use super::options::EtcdOptions;
 
 /// What is to be done about a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// v3 has no such key.
@@ -25,7 +26,7 @@ pub enum Action {
 }
 
 /// One key of a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Step {
     /// Without the prefix.
     pub key: String,

@@ -73,7 +73,7 @@ fn rules_of_all_families() {
         let lines = resolved(&found, &devices).rules;
         let has = |family: &str, chain: &str, rule: &str| {
             lines.iter().any(|line| {
-                line.family == Some(family)
+                line.family.is_some_and(|found| found.name() == family)
                     && line.chain.as_deref() == Some(chain)
                     && line.rule == rule
                     && line.effect == Effect::KernelPath

@@ -354,7 +354,7 @@ fn the_other_backends() {
     assert_eq!(of(r#""Type":"Host-GW","VNI":"of no meaning here""#), Ok(Backend::HostGw));
     assert_eq!(of(r#""Type":"alloc""#), Ok(Backend::Alloc));
     for kind in ["vxlan", "host-gw", "udp", "alloc"] {
-        assert_eq!(of(&format!(r#""Type":"{kind}""#)).unwrap().name(), kind);
+        assert_eq!(of(&format!(r#""Type":"{kind}""#)).unwrap().kind().name(), kind);
         assert!(SUPPORTED_BACKENDS.split(", ").any(|supported| supported == kind));
     }
     let (shown, key) = refusal(of(r#""Type":"udp","Port":"8285""#));

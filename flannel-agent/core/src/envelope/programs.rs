@@ -2,6 +2,7 @@
 //! of other people's programs.
 
 use flannel_ebpf::abi::{Veth, action, flag};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A host-side veth that leads to a pod.
@@ -41,7 +42,9 @@ pub struct VethEntry {
 }
 
 /// How the fast path hands packets to a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Inward {
     /// Straight to the pod's side of the veth.

@@ -2,14 +2,14 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::programs::Inward;
 use super::reason::Reason;
 
 /// What the fast path carries on this node, and why it does not carry the rest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// Ways that are the kernel's for the whole node.
     pub kept: Vec<Kept>,
@@ -22,7 +22,7 @@ pub struct Report {
 }
 
 /// A way that is the kernel's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Kept {
     /// Which.
     pub way: KeptWay,
@@ -31,7 +31,9 @@ pub struct Kept {
 }
 
 /// Ways that can be the kernel's, by the names of the programs' flags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum KeptWay {
     /// All that leaves by `flannel.<VNI>`.
@@ -59,7 +61,7 @@ impl fmt::Display for KeptWay {
 }
 
 /// One veth of a pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VethReport {
     /// Its name.
     pub name: String,
@@ -81,7 +83,7 @@ impl VethReport {
 }
 
 /// Who carries what a pod sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outward {
     /// The fast path.
@@ -91,7 +93,7 @@ pub enum Outward {
 }
 
 /// Devices of pods that no program can serve.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct NotServed {
     /// `netkit`, `ipvlan`...
     pub kind: String,
@@ -112,7 +114,7 @@ impl fmt::Display for NotServed {
 }
 
 /// A hook where no program of ours runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HookReport {
     /// `<interface>/<program>`.
     pub hook: String,

@@ -41,7 +41,12 @@ fn complaints_come_change_and_go() {
     let differs = health.report(Subject::Store, Err::<(), _>("timeout"), now);
     assert_eq!(differs, [Change::Differs(Subject::Store.into(), "timeout".to_owned())]);
     let later = now + Duration::from_secs(7);
-    let line = Line { what: "store".into(), reason: "timeout".into(), since_seconds: 7 };
+    let line = Line {
+        subject: Subject::Store,
+        what: "store".into(),
+        reason: "timeout".into(),
+        since_seconds: 7,
+    };
     assert_eq!(health.lines(later), [line]);
     assert_eq!(health.reason(Subject::Store), Some("timeout"));
     let ended = health.report(Subject::Store, Ok::<_, String>(()), later);

@@ -3,21 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::Serialize;
-
-/// Packets and bytes (of IPv4 packets, headers included) of one peer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct UdpCounters {
-    /// Sent: packets.
-    pub tx_udp_packets: u64,
-    /// Sent: bytes.
-    pub tx_udp_bytes: u64,
-    /// Received: packets.
-    pub rx_udp_packets: u64,
-    /// Received: bytes.
-    pub rx_udp_bytes: u64,
-}
-
 /// A fate of packets that `status` counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {

@@ -15,10 +15,6 @@ mod shared;
 mod socket;
 mod tun;
 
-/// What carries the packets, for status.
-pub const PROXY: &str = "udp proxy";
-
-pub use self::counters::UdpCounters;
 pub use self::overlay::{DEVICE, Overlay, SharedProxy};
 pub use self::proxy::Proxy;
 

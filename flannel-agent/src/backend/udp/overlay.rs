@@ -9,9 +9,9 @@ use flannel_core::op::Op;
 use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
 
-use super::counters::UdpCounters;
 use super::proxy::{Proxy, Settings};
 use crate::kernel::Kernel;
+use flannel_core::status::UdpCounters;
 
 /// Name of the TUN device, flannel's first `flannel%d`.
 pub const DEVICE: &str = "flannel0";

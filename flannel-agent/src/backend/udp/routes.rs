@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnetwork::Ipv4Network;
 
-use super::counters::UdpCounters;
+use flannel_core::status::UdpCounters;
 
 /// Packets and bytes (of IPv4 packets, headers included) of one peer.
 #[derive(Debug, Default)]

@@ -2,39 +2,36 @@
 
 use std::fmt::Write as _;
 
-use serde_json::Value;
-
-use super::plain;
+use flannel_core::firewall::packet_rules::exempt::{Effect, RuleLine};
+use flannel_core::status::{PacketRulesMode, PacketRulesStatus};
 
 /// What follows from them, in a line.
-pub(super) fn summary(rules: &Value) -> String {
-    if rules["mode"] == "ignore" {
+pub(super) fn summary(rules: &PacketRulesStatus) -> String {
+    if rules.mode == PacketRulesMode::Ignore {
         return "ignored (--packet-rules): each sees one packet of a flow in a window".to_owned();
     }
-    if rules["read"] != true {
+    if !rules.read {
         return "not read yet; until then nothing takes the fast path".to_owned();
     }
-    let exempt: Vec<String> = rules["exempt"].as_array().into_iter().flatten().map(plain).collect();
-    match exempt.as_slice() {
+    match rules.exempt.as_slice() {
         [] => "none keeps anything off the fast path".to_owned(),
         [one, two, _, more @ ..] if !more.is_empty() => {
-            format!("on the kernel path: {one}; {two}; {} more", exempt.len() - 2)
+            format!("on the kernel path: {one}; {two}; {} more", rules.exempt.len() - 2)
         }
         few => format!("on the kernel path: {}", few.join("; ")),
     }
 }
 
 /// The rules, each in a line.
-pub(super) fn list(rules: &Value) -> String {
+pub(super) fn list(rules: &PacketRulesStatus) -> String {
     let mut text = String::new();
     let groups = [
-        ("kernel_path", "rules that keep flows on the kernel path"),
-        ("log", "rules that see one packet of a flow in a window"),
-        ("offload", "rules that hand flows to the kernel's own fast path"),
+        (Effect::KernelPath, "rules that keep flows on the kernel path"),
+        (Effect::Log, "rules that see one packet of a flow in a window"),
+        (Effect::Offload, "rules that hand flows to the kernel's own fast path"),
     ];
     for (effect, title) in groups {
-        let all = rules["rules"].as_array().into_iter().flatten();
-        let mut lines = all.filter(|line| line["effect"] == effect).peekable();
+        let mut lines = rules.rules.iter().filter(|line| line.effect == effect).peekable();
         if lines.peek().is_some() {
             let _ = write!(text, "\n\n{title}");
         }
@@ -42,53 +39,87 @@ pub(super) fn list(rules: &Value) -> String {
             let _ = write!(text, "\n  {}", one(line));
         }
     }
-    if let Some(more) = rules["more"].as_u64().filter(|more| *more > 0) {
-        let _ = write!(text, "\n  and {more} more");
+    if rules.more > 0 {
+        let _ = write!(text, "\n  and {} more", rules.more);
     }
     text
 }
 
-fn one(line: &Value) -> String {
-    let place: Vec<String> = ["family", "table", "chain"]
-        .iter()
-        .filter(|part| !line[**part].is_null())
-        .map(|part| plain(&line[*part]))
-        .collect();
+fn one(line: &RuleLine) -> String {
+    let family = line.family.map(|family| family.name());
+    let place: Vec<&str> =
+        [family, line.table.as_deref(), line.chain.as_deref()].into_iter().flatten().collect();
     let mut text = place.join(" ");
-    if let Some(handle) = line["handle"].as_u64() {
+    if let Some(handle) = line.handle {
         let _ = write!(text, " handle {handle}");
     }
     if !text.is_empty() {
         text.push_str(": ");
     }
-    text.push_str(&plain(&line["rule"]));
-    if line["effect"] == "kernel_path" {
-        let _ = write!(text, " ({}: {})", plain(&line["why"]), plain(&line["matches"]));
+    text.push_str(&line.rule);
+    if line.effect == Effect::KernelPath {
+        let _ = write!(text, " ({}: {})", line.why, line.matches);
     }
     text
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use flannel_core::firewall::packet_rules::ruleset::Family;
 
     use super::*;
 
+    fn line(
+        effect: Effect,
+        place: Option<(Family, &str, &str)>,
+        rule: &str,
+        (why, matches): (&str, &str),
+    ) -> RuleLine {
+        RuleLine {
+            effect,
+            family: place.map(|(family, ..)| family),
+            table: place.map(|(_, table, _)| table.to_owned()),
+            chain: place.map(|(.., chain)| chain.to_owned()),
+            handle: None,
+            rule: rule.to_owned(),
+            why: why.to_owned(),
+            matches: matches.to_owned(),
+        }
+    }
+
+    fn respected(exempt: &[&str], rules: Vec<RuleLine>, more: usize) -> PacketRulesStatus {
+        PacketRulesStatus {
+            mode: PacketRulesMode::Respect,
+            read: true,
+            exempt: exempt.iter().map(|text| (*text).to_owned()).collect(),
+            rules,
+            more,
+        }
+    }
+
     #[test]
     fn rules_are_listed_by_what_follows_from_them() {
-        let rules = json!({"mode": "respect", "read": true,
-            "exempt": ["UDP to port 53", "TCP to port 21, with the answers"],
-            "rules": [
-                {"effect": "kernel_path", "family": "ip", "table": "t", "chain": "f", "handle": 7,
-                 "rule": "udp dport 53 limit rate 9/second drop", "why": "limit",
-                 "matches": "UDP to port 53"},
-                {"effect": "kernel_path", "family": null, "table": null, "chain": null,
-                 "handle": null, "rule": "net.netfilter.nf_conntrack_helper = 1: helper ftp",
-                 "why": "ct helper", "matches": "TCP to port 21, with the answers"},
-                {"effect": "log", "family": "ip", "table": "filter", "chain": "FORWARD",
-                 "handle": null, "rule": "-A FORWARD -j LOG", "why": "log",
-                 "matches": "TCP and UDP"},
-            ], "more": 2});
+        let mut limit = line(
+            Effect::KernelPath,
+            Some((Family::Ip, "t", "f")),
+            "udp dport 53 limit rate 9/second drop",
+            ("limit", "UDP to port 53"),
+        );
+        limit.handle = Some(7);
+        let helper = line(
+            Effect::KernelPath,
+            None,
+            "net.netfilter.nf_conntrack_helper = 1: helper ftp",
+            ("ct helper", "TCP to port 21, with the answers"),
+        );
+        let log = line(
+            Effect::Log,
+            Some((Family::Ip, "filter", "FORWARD")),
+            "-A FORWARD -j LOG",
+            ("log", "TCP and UDP"),
+        );
+        let exempt = ["UDP to port 53", "TCP to port 21, with the answers"];
+        let rules = respected(&exempt, vec![limit, helper, log], 2);
         assert_eq!(
             summary(&rules),
             "on the kernel path: UDP to port 53; TCP to port 21, with the answers"
@@ -109,12 +140,14 @@ mod tests {
 
     #[test]
     fn the_summary_tells_modes_apart() {
-        assert!(summary(&json!({"mode": "ignore"})).contains("--packet-rules"));
-        assert!(summary(&json!({"mode": "respect", "read": false})).contains("not read yet"));
-        let rules = |exempt: &[&str]| json!({"mode": "respect", "read": true, "exempt": exempt});
+        let mode = PacketRulesMode::Ignore;
+        let ignored = PacketRulesStatus { mode, ..PacketRulesStatus::default() };
+        assert!(summary(&ignored).contains("--packet-rules"));
+        assert!(summary(&PacketRulesStatus::default()).contains("not read yet"));
+        let rules = |exempt: &[&str]| respected(exempt, Vec::new(), 0);
         assert_eq!(summary(&rules(&[])), "none keeps anything off the fast path");
         assert_eq!(summary(&rules(&["a", "b", "c"])), "on the kernel path: a; b; c");
         assert_eq!(summary(&rules(&["a", "b", "c", "d"])), "on the kernel path: a; b; 2 more");
-        assert_eq!(list(&json!(null)), "");
+        assert_eq!(list(&rules(&[])), "");
     }
 }

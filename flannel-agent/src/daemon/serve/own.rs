@@ -13,7 +13,6 @@ use crate::daemon::keeper::{Kept, News};
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::source::LeaseSource;
-use crate::status::LeaseStatus;
 
 /// Questions of the same node are told again after this.
 const REMIND: Duration = Duration::from_secs(60);
@@ -86,11 +85,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
                 self.table.set_own(Some(lease.subnet), lease.attrs.public_ip);
                 tracing::debug!(subnet = %lease.subnet, "lease renewed");
                 let mut state = self.shared.lock();
-                state.lease = Some(LeaseStatus {
-                    subnet: lease.subnet,
-                    public_ip: lease.attrs.public_ip,
-                    expires: lease.expires,
-                });
+                state.lease = Some(lease.clone());
                 state.report(Subject::Renewal, Found::well());
                 state.report(Subject::OwnLease, Found::well());
                 state.report(Subject::LostLease, Found::well());

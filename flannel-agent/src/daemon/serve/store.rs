@@ -15,16 +15,16 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
         match &update {
             LeaseUpdate::Disconnected { reason } => {
                 let mut state = self.shared.lock();
-                state.connected = false;
-                state.store_detail = Some(text::shown(reason, text::REASON));
+                state.store.connected = false;
+                state.store.detail = Some(text::shown(reason, text::REASON));
                 state.record.store_failed();
                 state.report(Subject::Store, Found::not_well(reason));
             }
             LeaseUpdate::OtherHistory { reason } => self.other_history = Some(reason.clone()),
             _ => {
                 let mut state = self.shared.lock();
-                state.connected = true;
-                state.store_detail = None;
+                state.store.connected = true;
+                state.store.detail = None;
                 state.report(Subject::Store, Found::well());
                 if let Some(revision) = update.revision() {
                     state.record.store_told(revision);

@@ -159,7 +159,7 @@ impl Bench {
             fast_path: FastPath::Confirmed,
             flow_table: 65_536,
             window: Duration::from_secs(5),
-            packet_rules: crate::firewall::packet_rules::Mode::Respect,
+            packet_rules: flannel_core::status::PacketRulesMode::Respect,
             verify_source: crate::bpf::VerifySource::Drop,
             attach_iface: None,
             take_over: false,
@@ -307,12 +307,12 @@ async fn a_lost_store_keeps_the_peers() {
     assert_eq!(bench.subnets().len(), 2);
     {
         let state = bench.shared.lock();
-        assert!(!state.connected);
-        assert_eq!(state.store_detail.as_ref(), Some(&reason));
+        assert!(!state.store.connected);
+        assert_eq!(state.store.detail.as_ref(), Some(&reason));
     }
     bench.source.push_snapshot();
     bench.settle().await;
-    assert!(bench.shared.lock().connected);
+    assert!(bench.shared.lock().store.connected);
     assert_eq!(bench.complaint(Subject::Store), None);
     assert_eq!(bench.renewals(), 0);
 }
@@ -328,7 +328,7 @@ async fn the_lease_follows_the_address_of_the_underlay() {
     assert_eq!(bench.complaint(Subject::LostLease), None);
     assert_eq!(bench.stands().unwrap().public_ip, address(50));
     assert_eq!(bench.source.looks(), 1, "connections may begin at an address that has gone");
-    assert_eq!(bench.shared.lock().lease.as_ref().unwrap().public_ip, address(50));
+    assert_eq!(bench.shared.lock().lease.as_ref().unwrap().attrs.public_ip, address(50));
     let device = bench.kernel.state().devices["flannel.1"].device.clone().unwrap();
     assert_eq!(device.vxlan.unwrap().local, Some(address(50)));
     assert_eq!(device.mac, MacAddr([2, 0, 0, 0, 0, 1]));

@@ -4,14 +4,3 @@
 
 pub mod follow;
 pub mod read;
-
-/// `--packet-rules`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// What rules judge packet by packet stays on the kernel path
-    #[default]
-    Respect,
-    /// Such rules see one packet of a flow in each window
-    Ignore,
-}

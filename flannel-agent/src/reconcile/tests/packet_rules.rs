@@ -4,13 +4,14 @@ use flannel_core::firewall::packet_rules::exempt::everything;
 use flannel_core::firewall::packet_rules::iptables;
 use flannel_core::firewall::packet_rules::walk::{Findings, findings};
 use flannel_core::health::Subject;
+use flannel_core::status::DatapathKind;
 use flannel_ebpf::abi::{Exemption, direction};
 
 use super::*;
-use crate::firewall::packet_rules::Mode;
 use crate::firewall::packet_rules::follow::{Follower, Source};
 use crate::kernel::KernelEvent;
-use crate::status::PacketRulesStatus;
+use flannel_core::status::PacketRulesMode;
+use flannel_core::status::PacketRulesStatus;
 
 /// Rules that a test sets, or why they cannot be read.
 #[derive(Clone)]
@@ -132,11 +133,14 @@ async fn what_was_known_holds_while_the_rules_cannot_be_read() {
 #[tokio::test(start_paused = true)]
 async fn rules_can_be_ignored() {
     let (mut bench, _) = with_rules(Ok(LIMIT));
-    bench.reconciler.settings.packet_rules = Mode::Ignore;
+    bench.reconciler.settings.packet_rules = PacketRulesMode::Ignore;
     bench.pass(&[peer(2)], Wake::ALL).await;
     bench.settle().await;
     assert_eq!(bench.exemptions(), []);
-    assert_eq!(bench.rules(), PacketRulesStatus { mode: Mode::Ignore, ..Default::default() });
+    assert_eq!(
+        bench.rules(),
+        PacketRulesStatus { mode: PacketRulesMode::Ignore, ..Default::default() }
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -194,7 +198,7 @@ async fn exemptions_that_cannot_be_written_are_told() {
     bench.datapath.state().maps_fail = true;
     bench.settle().await;
     assert_eq!(bench.complaints(), ["hook exemptions"]);
-    assert_eq!(bench.shared.lock().datapath.mode, "kernel");
+    assert_eq!(bench.shared.lock().datapath.mode, Some(DatapathKind::Kernel));
     let fast_path = |bench: &Bench| bench.datapath.state().config.as_ref().unwrap().fast_path;
     assert_eq!(fast_path(&bench), FastPath::Off);
     bench.datapath.state().maps_fail = false;

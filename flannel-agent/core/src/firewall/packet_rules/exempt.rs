@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 
 use flannel_ebpf::abi::{Exemption, MAX_EXEMPTIONS, direction};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::devices::{BOTH, Devices, IN, OUT};
 use super::helpers;
 use super::matches::{Matches, protocol, stage, state};
 use super::ranges::{Addresses, Ports};
-use super::ruleset::{Hook, Note, Reach};
+use super::ruleset::{Family, Hook, Note, Reach};
 use super::walk::{Finding, Findings, Layer, Overlay, Scope};
 
 const TCP: u8 = 6;
@@ -36,7 +37,9 @@ pub struct Present<'a> {
 }
 
 /// What a rule means for the fast path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// What it matches stays on the kernel path.
@@ -48,12 +51,12 @@ pub enum Effect {
 }
 
 /// A rule, as status shows it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct RuleLine {
     /// What follows from it.
     pub effect: Effect,
     /// `ip`, `inet`, `bridge` or `netdev`; `null` for what is no rule.
-    pub family: Option<&'static str>,
+    pub family: Option<Family>,
     /// Its table.
     pub table: Option<String>,
     /// Its chain.
@@ -313,7 +316,7 @@ fn line(finding: &Finding, exemptions: &[Exemption]) -> RuleLine {
     };
     let (family, table, chain) = match &finding.place {
         Some((family, table, chain)) => {
-            (Some(family.name()), Some(table.to_string()), Some(chain.clone()))
+            (Some(*family), Some(table.to_string()), Some(chain.clone()))
         }
         None => (None, None, None),
     };

@@ -302,7 +302,7 @@ fn helpers_by_port_are_exempt_both_ways() {
 fn lines_say_where_a_rule_stands() {
     let found = resolved(&read("filter", &["-i cni0 -p udp -m udp --dport 53 -j NFQUEUE"]));
     let line = &found.rules[0];
-    assert_eq!((line.family, line.table.as_deref()), (Some("ip"), Some("filter")));
+    assert_eq!((line.family, line.table.as_deref()), (Some(Family::Ip), Some("filter")));
     assert_eq!((line.chain.as_deref(), line.handle), (Some("FORWARD"), None));
     assert_eq!(line.rule, "-A FORWARD -i cni0 -p udp -m udp --dport 53 -j NFQUEUE");
     assert_eq!((line.why.as_str(), line.matches.as_str()), ("NFQUEUE", "UDP to port 53, outwards"));

@@ -1,0 +1,94 @@
+//! What the agent tells of itself: one set of types, which the agent fills, the
+//! control socket sends, the commands print and the tests read.
+//!
+//! Members that exist keep name and meaning. `docs/schemas/` has their JSON schemas.
+
+mod absent;
+mod datapath;
+mod packet_rules;
+mod peers;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::datapath::{
+    Attachment, DatapathKind, DatapathStatus, FlowTableStatus, XdpPlace, XdpStatus,
+};
+pub use self::packet_rules::{PacketRulesMode, PacketRulesStatus};
+pub use self::peers::{Counters, PeerCounters, PeerPath, PeerState, PeerStatus, UdpCounters};
+use crate::backend::BackendKind;
+use crate::health::Line;
+use crate::mac::MacAddr;
+
+/// The state of a node's agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The data path.
+    pub datapath: DatapathStatus,
+    /// The backend's type; empty before the first pass.
+    #[serde(with = "absent")]
+    #[schemars(schema_with = "absent::schema::<BackendKind>")]
+    pub backend: Option<BackendKind>,
+    /// The firewall in use and why it is this one, once chosen.
+    pub firewall: Option<String>,
+    /// Rules that judge each packet; `null` where there is no fast path.
+    pub packet_rules: Option<PacketRulesStatus>,
+    /// Our lease, once acquired.
+    pub lease: Option<LeaseStatus>,
+    /// The device, once created.
+    pub device: Option<DeviceStatus>,
+    /// The store.
+    pub store: StoreStatus,
+    /// Number of peers.
+    pub peers: usize,
+    /// Packets by outcome.
+    pub outcomes: BTreeMap<String, u64>,
+    /// Present complaints.
+    pub health: Vec<Line>,
+    /// Leases and keys that are left out, with the reason.
+    pub ignored: Vec<String>,
+}
+
+/// Our lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LeaseStatus {
+    /// Our subnet.
+    #[schemars(with = "String")]
+    pub subnet: Ipv4Network,
+    /// What peers send to.
+    pub public_ip: Ipv4Addr,
+    /// Seconds left; `null` for a reservation.
+    pub expires_in_seconds: Option<u64>,
+}
+
+/// The overlay's device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeviceStatus {
+    /// `flannel.<VNI>`, or `flannel0`.
+    pub name: String,
+    /// MAC of our VTEP; `null` with the backends that have none.
+    pub mac: Option<MacAddr>,
+    /// MTU in bytes.
+    pub mtu: u32,
+}
+
+/// The store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StoreStatus {
+    /// It is being followed.
+    pub connected: bool,
+    /// Why it is not.
+    pub detail: Option<String>,
+    /// By which of etcd's APIs, and why if it was not asked for.
+    pub api: Option<String>,
+}

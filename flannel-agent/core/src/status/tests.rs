@@ -1,0 +1,91 @@
+use serde_json::json;
+
+use super::*;
+use crate::health::Subject;
+
+fn status() -> Status {
+    Status { version: "0.1.0".to_owned(), pid: 7, ..Status::default() }
+}
+
+/// What readers of the JSON rely on: names, nulls, and empty texts before anything
+/// is known.
+#[test]
+fn the_json_stays_as_its_readers_know_it() {
+    let value = serde_json::to_value(status()).unwrap();
+    assert_eq!(
+        value,
+        json!({
+            "version": "0.1.0", "pid": 7, "backend": "", "firewall": null,
+            "datapath": {
+                "mode": "", "reason": null, "attach": null, "tcp": false, "flows": null,
+                "xdp": {"mode": "off", "reason": null},
+                "kept": [], "veths": [], "not_served": [], "hooks": [],
+            },
+            "packet_rules": null, "lease": null, "device": null,
+            "store": {"connected": false, "detail": null, "api": null},
+            "peers": 0, "outcomes": {}, "health": [], "ignored": [],
+        })
+    );
+    assert_eq!(serde_json::from_value::<Status>(value).unwrap(), status());
+}
+
+#[test]
+fn a_full_status_is_read_back() {
+    let mut full = status();
+    full.backend = Some(BackendKind::HostGw);
+    full.datapath.mode = Some(DatapathKind::UdpProxy);
+    full.datapath.attach = Some(Attachment::Clsact);
+    full.packet_rules = Some(PacketRulesStatus::default());
+    full.health = vec![Line {
+        subject: Subject::Peer,
+        what: "peer 10.5.1.0/24".to_owned(),
+        reason: "no route".to_owned(),
+        since_seconds: 3,
+    }];
+    let value = serde_json::to_value(&full).unwrap();
+    assert_eq!(value["backend"], "host-gw");
+    assert_eq!(value["datapath"]["mode"], "udp proxy");
+    assert_eq!(value["datapath"]["attach"], "clsact");
+    assert_eq!(value["packet_rules"]["mode"], "respect");
+    assert_eq!(value["health"][0]["what"], "peer 10.5.1.0/24");
+    assert_eq!(value["health"][0]["subject"], "peer");
+    assert_eq!(serde_json::from_value::<Status>(value).unwrap(), full);
+    for mode in DatapathKind::ALL {
+        assert_eq!(serde_json::to_value(mode).unwrap(), mode.text());
+    }
+}
+
+#[test]
+fn peers_are_told_by_path_and_by_what_counts_them() {
+    let peer = |path, state, counters| PeerStatus {
+        subnet: "10.5.1.0/24".parse().unwrap(),
+        public_ip: "192.0.2.1".parse().unwrap(),
+        vtep_mac: None,
+        path,
+        state,
+        counters,
+    };
+    let udp = UdpCounters { tx_udp_packets: 5, ..UdpCounters::default() };
+    let peers = [
+        peer(PeerPath::Direct, PeerState::Ok, Counters::Programs(PeerCounters::default())),
+        peer(PeerPath::Backend(BackendKind::Udp), PeerState::Unmapped, Counters::Udp(udp)),
+        peer(
+            PeerPath::Backend(BackendKind::Vxlan),
+            PeerState::Pending("no route".to_owned()),
+            Counters::Programs(PeerCounters { rx_fast_bytes: 9, ..PeerCounters::default() }),
+        ),
+    ];
+    let value = serde_json::to_value(&peers).unwrap();
+    assert_eq!(
+        value[1],
+        json!({
+            "subnet": "10.5.1.0/24", "public_ip": "192.0.2.1", "vtep_mac": null, "path": "udp",
+            "state": "ok, by the kernel's path only: the programs' tables are full",
+            "tx_udp_packets": 5, "tx_udp_bytes": 0, "rx_udp_packets": 0, "rx_udp_bytes": 0,
+        })
+    );
+    assert_eq!(value[0]["path"], "direct");
+    assert_eq!((&value[2]["path"], &value[2]["state"]), (&json!("vxlan"), &json!("no route")));
+    assert_eq!(value[2]["rx_fast_bytes"], 9);
+    assert_eq!(serde_json::from_value::<Vec<PeerStatus>>(value).unwrap(), peers);
+}
