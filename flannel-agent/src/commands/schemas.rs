@@ -11,8 +11,11 @@ use schemars::{JsonSchema, Schema};
 use super::{migrate, status};
 use crate::cli::Cli;
 
-/// What each command with `--json` prints.
-const COMMANDS: &[(&str, fn() -> Schema)] = &[
+/// A command and what it prints.
+type Printed = (&'static str, fn() -> Schema);
+
+/// All with `--json`.
+const COMMANDS: &[Printed] = &[
     ("migrate", of::<MigrateJson>),
     ("peers", of::<Vec<PeerStatus>>),
     ("status", of::<StatusJson>),
@@ -23,7 +26,7 @@ const COMMANDS: &[(&str, fn() -> Schema)] = &[
 #[serde(untagged)]
 #[expect(dead_code, reason = "its schema is what counts")]
 enum StatusJson {
-    Running(Status),
+    Running(Box<Status>),
     NotRunning(status::NotRunning),
 }
 
