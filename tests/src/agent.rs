@@ -10,16 +10,13 @@ use nix::sys::signal::Signal;
 
 use crate::etcd::Etcd;
 use crate::node::Node;
-use crate::process::{Process, output, own_program};
+use crate::process::{Process, output};
+pub use crate::program::program;
+use crate::started::Running;
 use crate::wait;
 
 /// How long an agent may take until READY=1.
 const READY: Duration = Duration::from_secs(20);
-
-/// Path of the agent: `FLANNEL_AGENT`, else beside the running program.
-pub fn program() -> PathBuf {
-    std::env::var_os("FLANNEL_AGENT").map_or_else(|| own_program("flannel-agent"), PathBuf::from)
-}
 
 /// Options of one start. `..Options::default()` leaves the agent's defaults.
 #[derive(Clone, Debug, Default)]
@@ -56,12 +53,6 @@ impl Options {
     pub fn kernel() -> Self {
         Self { datapath: Some("kernel"), ..Self::default() }
     }
-}
-
-/// An agent that was started.
-pub(crate) struct Running {
-    pub(crate) process: Process,
-    pub(crate) notify: UnixDatagram,
 }
 
 impl Node {

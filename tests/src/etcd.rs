@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::lab::GATEWAY;
+use crate::addresses::GATEWAY;
 use crate::netns::Netns;
 use crate::process::{Process, output, run};
 use crate::tls::Certificates;

@@ -5,6 +5,7 @@
 //! that cannot be set up has failed. Whatever is made is removed by `Drop`, and
 //! what a killed run left behind by the next one ([`netns::sweep`]).
 
+mod addresses;
 pub mod agent;
 pub mod assembled;
 pub mod beside;
@@ -27,10 +28,12 @@ pub mod pair;
 pub mod plain;
 pub mod pod;
 pub mod process;
+mod program;
 pub mod root;
 pub mod rules;
 pub mod service;
 pub mod skip;
+mod started;
 pub mod tls;
 pub mod traffic;
 pub mod udp;

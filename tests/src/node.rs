@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::Ipv4Network;
 
-use crate::agent::{self, Running};
 use crate::netns::Netns;
+use crate::program::program;
 use crate::root::Root;
+use crate::started::Running;
 
 /// A node: a namespace with an address on the underlay, and an agent or a
 /// hand-made tunnel in it.
@@ -56,7 +57,7 @@ impl Node {
 
     /// Path of the agent that runs here.
     pub(crate) fn agent_program(&self) -> PathBuf {
-        self.other_build.clone().unwrap_or_else(agent::program)
+        self.other_build.clone().unwrap_or_else(program)
     }
 
     /// Makes an interface the underlay, with an address of its own. Agents need

@@ -5,8 +5,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::agent;
 use crate::netns::Netns;
+use crate::program::program;
 
 /// The sources of the packages' files.
 const PACKAGING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging");
@@ -50,7 +50,7 @@ impl Root {
         make(pins);
         for name in ["flannel-agent", "flanneld"] {
             let to = root.at("/usr/bin").join(name);
-            symlink(agent::program(), &to).unwrap_or_else(|error| panic!("{name}: {error}"));
+            symlink(program(), &to).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         let scripts = [
             ("flanneld-start", "/usr/bin/flanneld-start"),

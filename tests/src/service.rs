@@ -5,10 +5,10 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::agent::Running;
 use crate::node::Node;
 use crate::process::{Process, run};
 use crate::root::Root;
+use crate::started::Running;
 use crate::unit::{self, Unit};
 
 /// As systemd sets it.

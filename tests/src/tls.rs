@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa};
 use rcgen::{KeyPair, SanType};
 
-use crate::lab::GATEWAY;
+use crate::addresses::GATEWAY;
 
 /// Files of an authority, and of a certificate that serves etcd as well as its
 /// clients.

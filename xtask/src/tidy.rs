@@ -29,6 +29,10 @@ const LAYERED: &[&str] = &[
     "flannel-agent/src",
     "flannel-ebpf/src",
     "flannel-ebpf/src/bin/flannel-ebpf",
+    "tests/bench/src",
+    "tests/difftest/src",
+    "tests/offloads/src",
+    "tests/src",
     "xtask/src",
 ];
 

@@ -17,6 +17,7 @@
 pub mod columns;
 pub mod control;
 pub mod figures;
+mod grid;
 pub mod lanes;
 pub mod markdown;
 pub mod plot;

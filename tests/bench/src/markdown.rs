@@ -1,7 +1,8 @@
 //! Results as Markdown, alone or within a document. Pure.
 
+use super::grid::Grid;
 use super::report::Report;
-use super::table::{Grid, circumstances, details, rows, summaries};
+use super::table::{circumstances, details, rows, summaries};
 use super::versus;
 use super::wire::Wire;
 

@@ -14,6 +14,10 @@ use super::wire::Wire;
 use flannel_tests::process::output;
 use flannel_tests::traffic::cpu::busy_seconds;
 
+/// Share of the CPUs that other things may use; agents and etcd that wait use
+/// about a hundredth.
+const DISTURBED: f64 = 0.05;
+
 /// A run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -23,6 +27,13 @@ pub struct Report {
     pub columns: Vec<Heading>,
     /// Results, one entry for each wire.
     pub wires: Vec<Wired>,
+}
+
+impl Report {
+    /// Whether other things ran between the loads.
+    pub(super) fn disturbed(&self) -> bool {
+        self.about.busy_meanwhile.is_some_and(|share| share > DISTURBED)
+    }
 }
 
 /// Circumstances of a run.

@@ -2,9 +2,9 @@
 
 use super::columns::Sense;
 use super::figures::{Cell, Spread};
+use super::grid::{Grid, number, times};
 use super::lanes::Build;
 use super::report::{Heading, Line, Report, Wired};
-use super::table::{Grid, disturbed, number, times};
 
 /// How many figures are listed.
 const MOST: usize = 20;
@@ -125,7 +125,7 @@ pub(super) fn worse(report: &Report, wired: &Wired) -> Option<String> {
     let rounds = report.about.rounds;
     let chance = f64::from(compared) / 2_f64.powf(rounds as f64);
     let list = listed(found);
-    let disturbed = if disturbed(report) { " The run was disturbed: repeat it." } else { "" };
+    let disturbed = if report.disturbed() { " The run was disturbed: repeat it." } else { "" };
     Some(format!(
         "Of {compared} figures, this build was worse in each of {rounds} rounds (by chance: about \
          {chance:.1}): {list}.{disturbed}\n"

@@ -5,38 +5,9 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use super::draft::{ETH, renew_checksum};
-use super::generate::Sender;
 use super::kind::Kind;
-use super::world::{LEFT, PORT, RIGHT, Side};
-
-/// Where frames are watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tap {
-    /// What comes to the left pod.
-    LeftPod,
-    /// What comes to the right pod.
-    RightPod,
-    /// The underlay: what this node sends.
-    CableFrom(Side),
-}
-
-impl Tap {
-    /// Whether that is the underlay.
-    pub const fn is_cable(self) -> bool {
-        matches!(self, Self::CableFrom(_))
-    }
-}
-
-impl std::fmt::Display for Tap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::LeftPod => "left pod",
-            Self::RightPod => "right pod",
-            Self::CableFrom(LEFT) => "left node",
-            Self::CableFrom(_) => "right node",
-        })
-    }
-}
+use super::place::{Sender, Tap};
+use super::world::{LEFT, PORT, RIGHT};
 
 /// Frames by key and place, as far as they have to be equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,9 +4,10 @@ use etherparse::TcpHeader;
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use super::backend::Backend;
 use super::draft::Transport;
 use super::kind::Ends;
-use super::mode::{Backend, Slot};
+use super::slots::Slot;
 use super::world::{LEFT, RIGHT, Side};
 
 /// Where a connection stands: what it sends next.

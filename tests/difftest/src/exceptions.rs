@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use etherparse::checksum::Sum16BitWords;
 
-use super::compare::{TCP, Tap, UDP, addresses, flow, innermost, is_error, whole};
+use super::compare::{TCP, UDP, addresses, flow, innermost, is_error, whole};
 use super::draft::ETH;
-use super::generate::{Sender, Step};
+use super::generate::Step;
 use super::invalid::{Invalid, invalid};
 use super::mode::Mode;
 use super::oddity::Oddity;
+use super::place::{Sender, Tap};
 use super::world::{is_node, is_pod};
 use flannel_tests::rules::Rules;
 

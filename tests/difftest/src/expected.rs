@@ -1,10 +1,10 @@
 //! What the rules make of a connection's plain packet: what the kernel path has to
 //! deliver, or the comparison says nothing about them. Pure.
 
-use super::compare::Tap;
 use super::connection::Connection;
 use super::draft::ETH;
 use super::kind::{End, Kind};
+use super::place::Tap;
 use super::ruleset::{DSCP, TTL};
 use super::signs;
 
@@ -69,8 +69,9 @@ impl Expected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::{Generator, Sender, Step};
+    use crate::generate::{Generator, Step};
     use crate::mode::Mode;
+    use crate::place::Sender;
     use crate::world::LEFT;
 
     /// A plain request of a pod, and what has to come of it.

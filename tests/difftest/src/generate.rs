@@ -7,11 +7,13 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
+use super::backend::Backend;
 use super::draft::{Draft, Edit, Transport};
 use super::expected::Expected;
 use super::kind::Kind;
-use super::mode::{Backend, Mode};
+use super::mode::Mode;
 use super::oddity::Oddity;
+use super::place::Sender;
 use super::pool::Pool;
 use super::world::{ABSENT, LEFT, MTU, PORT, RIGHT, Side, VNI};
 
@@ -26,16 +28,6 @@ const fn wire_most(backend: Backend) -> usize {
         Backend::Vxlan => 14 + 1500,
         Backend::HostGw => 14 + MTU,
     }
-}
-
-/// Who sends a packet.
-#[derive(Clone, Copy, Debug)]
-pub enum Sender {
-    /// The pod of this node, to its gateway.
-    Pod(Side),
-    /// This node's underlay device, past everything else on the node: a tunnel
-    /// packet that nobody's kernel made.
-    Wire(Side),
 }
 
 /// What can be odd about a tunnel packet besides what can be odd about any.

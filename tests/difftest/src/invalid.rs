@@ -79,8 +79,9 @@ fn wrong(segment: &[u8], addresses: &[u8], protocol: u8) -> bool {
 mod tests {
     use super::*;
     use crate::draft::{Draft, Edit, Transport};
-    use crate::generate::{Generator, Sender};
+    use crate::generate::Generator;
     use crate::mode::Mode;
+    use crate::place::Sender;
     use crate::world::{LEFT, RIGHT};
     use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, TcpHeader};
 

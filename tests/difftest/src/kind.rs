@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::mode::Backend;
+use super::backend::Backend;
 use super::world::Side;
 
 /// Address and port.

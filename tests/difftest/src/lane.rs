@@ -8,10 +8,12 @@ use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::compare::{Seen, Tap, key};
+use super::backend::Backend;
+use super::compare::{Seen, key};
 use super::draft::{Draft, Transport};
-use super::generate::{KEYS, Sender, Step};
-use super::mode::{Backend, Mode};
+use super::generate::{KEYS, Step};
+use super::mode::Mode;
+use super::place::{Sender, Tap};
 use super::world::{ABSENT, LEFT, MTU, RIGHT, Side, text};
 use super::{demands, ruleset, signs};
 use flannel_tests::agent::{Options, Outcomes};

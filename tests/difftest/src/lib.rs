@@ -10,6 +10,7 @@
 //! ([`compare`], [`report`]). Where they may differ is said in [`exceptions`], and what
 //! a build has to do besides in [`demands`].
 
+pub mod backend;
 pub mod compare;
 pub mod connection;
 pub mod demands;
@@ -23,12 +24,14 @@ pub mod lane;
 pub mod mode;
 pub mod oddity;
 mod part;
+pub mod place;
 pub mod pool;
 pub mod ports;
 pub mod report;
 pub mod ruleset;
 pub mod run;
 pub mod signs;
+pub mod slots;
 pub mod tally;
 pub mod world;
 

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use super::demands;
-use super::kind::{ALL, Kind};
+use super::backend::Backend;
 use flannel_tests::agent::Options;
 use flannel_tests::rules::Rules;
 
@@ -20,36 +19,6 @@ pub enum Mode {
     Services,
     /// Routed packets without a tunnel, the same connections as in `services`
     HostGw,
-}
-
-/// How packets get to the other node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// In a tunnel.
-    Vxlan,
-    /// As they are.
-    HostGw,
-}
-
-impl Backend {
-    /// Name in the network's configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Vxlan => "vxlan",
-            Self::HostGw => "host-gw",
-        }
-    }
-}
-
-/// Connections of one kind that are repeated, one after another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// What the rules do with them.
-    pub kind: Kind,
-    /// TCP, else UDP.
-    pub tcp: bool,
-    /// Opened by the left pod, else by the right one.
-    pub from_left: bool,
 }
 
 impl Mode {
@@ -95,31 +64,6 @@ impl Mode {
             Self::Eager => 4..60,
             _ => 40..300,
         }
-    }
-
-    /// The connections that live side by side.
-    pub fn slots(self) -> Vec<Slot> {
-        // Eager's pairs are plain; translated ones beside them may not disturb.
-        let plain = if self == Self::Eager { 14 } else { 0 };
-        let kinds = ALL.iter().copied().chain(std::iter::repeat_n(Kind::Plain, plain));
-        let both = [true, false];
-        let slots = kinds.flat_map(|kind| {
-            both.into_iter().flat_map(move |tcp| {
-                both.into_iter().map(move |from_left| Slot { kind, tcp, from_left })
-            })
-        });
-        // Its ports come again soon. And rules that treat single connections of a
-        // client and a service differently are not for eager ones.
-        let fits = |slot: &Slot| {
-            let single = matches!(
-                slot.kind,
-                Kind::Dscp | Kind::ServiceDscp | Kind::Ttl | Kind::Mark | Kind::Priority
-            );
-            self != Self::Eager
-                || !slot.tcp
-                || ((demands::REUSED || slot.kind != Kind::SourceNat) && !single)
-        };
-        if self == Self::Confirmed { Vec::new() } else { slots.filter(fits).collect() }
     }
 }
 

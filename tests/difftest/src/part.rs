@@ -4,14 +4,15 @@ use etherparse::{IpNumber, Ipv4Header};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
+use super::backend::Backend;
 use super::connection::Connection;
 use super::demands;
 use super::draft::{Draft, Edit, Transport};
 use super::expected::Expected;
-use super::generate::{Generator, Oddities, Part, Sender, Step, ethernet};
+use super::generate::{Generator, Oddities, Part, Step, ethernet};
 use super::kind::{By, Kind};
-use super::mode::Backend;
 use super::oddity::Oddity;
+use super::place::Sender;
 use super::pool::Next;
 use super::ruleset::{DSCP, TTL};
 

@@ -12,7 +12,8 @@ use rand::rngs::StdRng;
 use super::connection::{Connection, Word};
 use super::demands;
 use super::kind::{Kind, MAPPED};
-use super::mode::{Mode, Slot};
+use super::mode::Mode;
+use super::slots::Slot;
 
 /// Packets of connections between two turns.
 const APART: usize = 60;

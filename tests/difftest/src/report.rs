@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::compare::Tap;
 use super::demands::{self, FAST_SHARE};
 use super::exceptions::{Exception, Memory, RARE, repeats_invalid};
-use super::generate::{Part, Sender, Step};
+use super::generate::{Part, Step};
 use super::mode::Mode;
 use super::oddity::Oddity;
+use super::place::{Sender, Tap};
 use super::ports::Ports;
 use super::signs;
 use super::tally::{Sightings, Tally};

@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
+use super::backend::Backend;
 use super::kind::{ALL, By, End, Kind, MAPPED};
-use super::mode::Backend;
 use super::world::Side;
 
 /// DSCP of requests and of answers behind the rules.

@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::compare::Tap;
 use super::demands::{changed_share, unchanged_share};
-use super::generate::{Part, Sender, Step};
+use super::generate::{Part, Step};
 use super::kind::{ALL, By, Kind};
 use super::lane::Spot;
 use super::mode::Mode;
+use super::place::{Sender, Tap};
 use super::world::{LEFT, Side};
 
 /// Keys of the packets that were seen on the eBPF path.

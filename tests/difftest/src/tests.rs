@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 
+use super::backend::Backend;
 use super::compare::{
-    Seen, Tap, inner_flow, innermost, key, normal, source_port, whole, without_checksum,
+    Seen, inner_flow, innermost, key, normal, source_port, whole, without_checksum,
 };
-use super::generate::{Generator, KEYS, Oddities, Sender, Step, TunnelOddity};
+use super::generate::{Generator, KEYS, Oddities, Step, TunnelOddity};
 use super::invalid::invalid;
-use super::mode::{Backend, Mode};
+use super::mode::Mode;
 use super::oddity::Oddity;
+use super::place::{Sender, Tap};
 use super::ports::Ports;
 use super::world::{LEFT, MTU, RIGHT, Side};
 
