@@ -20,7 +20,7 @@ async fn another_cluster_is_refused_and_the_own_one_is_known_again() {
         assert!(matches!(updates.recv().await, Some(LeaseUpdate::Snapshot { .. })));
 
         let data = etcd.restart_empty(OTHER).await;
-        put_by(api, &etcd, &format!("{PREFIX}/config"), CONFIG).await;
+        Keys::by(api, &etcd).put(&format!("{PREFIX}/config"), CONFIG).await;
         let refused = store.renew(&lease).await.unwrap_err().to_string();
         let listed = store.list().await.unwrap_err().to_string();
         for text in [refused, listed] {
@@ -28,7 +28,7 @@ async fn another_cluster_is_refused_and_the_own_one_is_known_again() {
                 assert!(text.contains(part), "{part}: {text}");
             }
         }
-        assert!(subnets_by(api, &etcd).await.is_empty(), "something was written there");
+        assert!(Keys::by(api, &etcd).subnets().await.is_empty(), "something was written there");
         tokio::time::sleep(Duration::from_secs(1)).await;
         while let Ok(update) = updates.try_recv() {
             assert!(matches!(update, LeaseUpdate::Disconnected { .. }), "{update:?}");
@@ -56,7 +56,7 @@ async fn failover_never_leads_to_another_cluster() {
         let mut ours = Etcd::start().await;
         let mut other = Etcd::start().await;
         other.restart_empty(OTHER).await;
-        put_by(api, &other, &format!("{PREFIX}/config"), CONFIG).await;
+        Keys::by(api, &other).put(&format!("{PREFIX}/config"), CONFIG).await;
         let mut both = options(&ours.url());
         both.endpoints.push(other.url());
         let store = Store::connect(both, api).await.unwrap();
@@ -68,7 +68,7 @@ async fn failover_never_leads_to_another_cluster() {
             let refused = format!("{}: it is of cluster", other.url());
             assert!(text.contains(&refused) && text.contains(&ours.url()), "{text}");
         }
-        assert!(subnets_by(api, &other).await.is_empty());
+        assert!(Keys::by(api, &other).subnets().await.is_empty());
         ours.spawn().await;
         store.renew(&lease).await.unwrap();
         // A new start may go to another cluster.

@@ -1,16 +1,31 @@
 //! The sources of leases against a real etcd on loopback.
 
+/// Makes each of these functions a case of v3 and one of v2.
+macro_rules! by_either_api {
+    ($($case:ident),+ $(,)?) => {
+        mod v3 {
+            $(#[tokio::test] async fn $case() { super::$case(super::EtcdApi::V3).await; })+
+        }
+        mod v2 {
+            $(#[tokio::test] async fn $case() { super::$case(super::EtcdApi::V2).await; })+
+        }
+    };
+}
+
+mod acquire;
 mod certificates;
 mod cluster;
+mod keys;
 mod refusals;
 mod server;
 mod spellings;
 mod tls;
+mod updates;
 mod v2;
 mod v3;
+mod watch;
 
 use std::net::Ipv4Addr;
-use std::process::Command;
 
 use flannel_agent::source::options::{EtcdApi, EtcdOptions};
 use flannel_agent::source::store::Store;
@@ -20,6 +35,7 @@ use flannel_core::lease::attrs::LeaseAttrs;
 use flannel_core::mac::MacAddr;
 use ipnetwork::Ipv4Network;
 
+use self::keys::Keys;
 use self::server::Etcd;
 
 const PREFIX: &str = "/coreos.com/network";
@@ -54,34 +70,17 @@ async fn store(url: &str, api: EtcdApi) -> Store {
     Store::connect(options(url), api).await.unwrap()
 }
 
-/// Writes a key by this API, as an operator does.
-async fn put_by(api: EtcdApi, etcd: &Etcd, key: &str, value: &str) {
-    match api {
-        EtcdApi::V2 => {
-            let url = format!("{}/v2/keys{key}", etcd.url());
-            let value = format!("value={value}");
-            let put = Command::new("curl")
-                .args(["-sSf", "-XPUT", &url, "--data-urlencode", &value])
-                .output()
-                .unwrap();
-            assert!(put.status.success(), "{key}: {}", String::from_utf8_lossy(&put.stderr));
-        }
-        _ => {
-            etcd.client().await.kv_client().put(key, value, None).await.unwrap();
-        }
-    }
-}
-
-/// Names of the subnet keys that this API has.
-async fn subnets_by(api: EtcdApi, etcd: &Etcd) -> Vec<String> {
-    // One that knows no cluster yet.
-    let leases = store(&etcd.url(), api).await.list().await.unwrap().0;
-    leases.iter().map(|lease| lease.subnet.to_string()).collect()
+/// Writes the network config, and reads it back through a source.
+async fn configured(api: EtcdApi, etcd: &Etcd, config: &str) -> (Store, NetworkConfig) {
+    Keys::by(api, etcd).put(&format!("{PREFIX}/config"), config).await;
+    let store = store(&etcd.url(), api).await;
+    let config = store.config().await.unwrap();
+    (store, config)
 }
 
 /// Writes the network config and reads it back through `store`.
 async fn configure_by(api: EtcdApi, etcd: &Etcd, store: &Store) -> NetworkConfig {
-    put_by(api, etcd, &format!("{PREFIX}/config"), CONFIG).await;
+    Keys::by(api, etcd).put(&format!("{PREFIX}/config"), CONFIG).await;
     store.config().await.unwrap()
 }
 

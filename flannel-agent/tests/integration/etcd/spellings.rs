@@ -12,7 +12,7 @@ async fn at(etcd: &Etcd, api: EtcdApi, url: &str, prefix: &str) -> Store {
 async fn prefixes_and_schemes_are_read_as_go_reads_them() {
     for api in APIS {
         let etcd = Etcd::start().await;
-        put_by(api, &etcd, &format!("{PREFIX}/config"), CONFIG).await;
+        Keys::by(api, &etcd).put(&format!("{PREFIX}/config"), CONFIG).await;
         for (url, prefix) in [
             ("HTTP://127.0.0.1:0", "//coreos.com//network"),
             ("Http://127.0.0.1:0/", "/coreos.com/./network/"),
@@ -22,7 +22,7 @@ async fn prefixes_and_schemes_are_read_as_go_reads_them() {
             let config = store.config().await.unwrap();
             store.acquire(&config, &claim(11)).await.unwrap();
         }
-        assert_eq!(subnets_by(api, &etcd).await.len(), 1, "always under the same key");
+        assert_eq!(Keys::by(api, &etcd).subnets().await.len(), 1, "always under the same key");
     }
 }
 
@@ -42,18 +42,18 @@ async fn what_is_there_in_place_of_a_config_is_named() {
     let text = told(EtcdApi::V3, "with/slash").await;
     assert!(text.contains("there is a key /with/slash/config"), "{text}");
     // v2 has no keys without.
-    put_by(EtcdApi::V2, &etcd, "/plain/config", CONFIG).await;
+    Keys::by(EtcdApi::V2, &etcd).put("/plain/config", CONFIG).await;
     at(&etcd, EtcdApi::V2, "http://127.0.0.1:0", "plain").await.config().await.unwrap();
 
-    put_by(EtcdApi::V2, &etcd, "/directory/config/Network", "10.5.0.0/16").await;
+    Keys::by(EtcdApi::V2, &etcd).put("/directory/config/Network", "10.5.0.0/16").await;
     let text = told(EtcdApi::V2, "/directory").await;
     assert!(text.contains("it is a directory"), "{text}");
 
     for api in APIS {
         for network in ["blue", "red"] {
-            put_by(api, &etcd, &format!("/many/{network}/config"), CONFIG).await;
+            Keys::by(api, &etcd).put(&format!("/many/{network}/config"), CONFIG).await;
             let lease = format!("/many/{network}/subnets/10.5.1.0-24");
-            put_by(api, &etcd, &lease, &value(1)).await;
+            Keys::by(api, &etcd).put(&lease, &value(1)).await;
         }
         let text = told(api, "/many").await;
         assert!(text.contains("-networks") && text.contains("/many/blue, /many/red"), "{text}");

@@ -1,6 +1,7 @@
 //! Certificates as Go and curl take them, by both APIs.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use flannel_agent::source::SourceError;

@@ -38,11 +38,10 @@ async fn config_and_leases_are_copied_once() {
     assert_eq!(output.status.code(), Some(1), "there is no config");
     assert!(String::from_utf8_lossy(&output.stderr).contains("v2 API"));
 
-    put(&etcd, &format!("{PREFIX}/config"), CONFIG);
-    put(&etcd, &key("10.5.1.0/24"), &old_value(1));
-    let value = format!("value={}", value(2));
-    curl(&etcd, &key("10.5.2.0/24"), &["-XPUT", "--data-urlencode", &value, "-d", "ttl=5000"]);
-    put(&etcd, &key("garbage"), "x");
+    keys(&etcd).put(&format!("{PREFIX}/config"), CONFIG).await;
+    keys(&etcd).put(&key("10.5.1.0/24"), &old_value(1)).await;
+    keys(&etcd).write(&key("10.5.2.0/24"), &value(2), Some(5000)).await;
+    keys(&etcd).put(&key("garbage"), "x").await;
 
     let (output, text) = migrate(&etcd, &["--dry-run"]);
     assert_eq!(output.status.code(), Some(0));
@@ -64,7 +63,7 @@ async fn config_and_leases_are_copied_once() {
     let found = in_v3(&etcd).await;
     assert_eq!(found[0], (format!("{PREFIX}/config"), CONFIG.to_owned(), None));
     assert_eq!(found[1], (key("10.5.1.0/24"), old_value(1), None));
-    assert_eq!((&found[2].0, &found[2].1), (&key("10.5.2.0/24"), &super::value(2)));
+    assert_eq!((&found[2].0, &found[2].1), (&key("10.5.2.0/24"), &value(2)));
     assert!((4900..=5000).contains(&found[2].2.unwrap()), "{found:?}");
     assert_eq!(found.len(), 3);
 
@@ -78,9 +77,9 @@ async fn config_and_leases_are_copied_once() {
 #[tokio::test]
 async fn a_difference_is_refused_and_nothing_is_written() {
     let etcd = Etcd::start().await;
-    put(&etcd, &format!("{PREFIX}/config"), CONFIG);
-    put(&etcd, &key("10.5.1.0/24"), &value(1));
-    put(&etcd, &key("10.5.2.0/24"), &value(2));
+    keys(&etcd).put(&format!("{PREFIX}/config"), CONFIG).await;
+    keys(&etcd).put(&key("10.5.1.0/24"), &value(1)).await;
+    keys(&etcd).put(&key("10.5.2.0/24"), &value(2)).await;
     let client = etcd.client().await;
     client.kv_client().put(key("10.5.2.0/24"), value(9), None).await.unwrap();
     let before = in_v3(&etcd).await;

@@ -1,4 +1,4 @@
-//! [`Etcd2`], [`Store`] and the migration against a real etcd on loopback.
+//! What v2 alone has, [`Store`]'s choice of an API, and the migration from v2.
 
 mod acquire;
 mod login;
@@ -6,7 +6,6 @@ mod migrate;
 mod store;
 mod watch;
 
-use std::net::Ipv4Addr;
 use std::process::Command;
 
 use flannel_agent::source::LeaseSource;
@@ -29,45 +28,12 @@ async fn source(etcd: &Etcd) -> Etcd2 {
     Etcd2::connect(options(&etcd.url())).await.unwrap()
 }
 
-/// Calls the v2 API by `curl`, as the guides do.
-fn curl(etcd: &Etcd, key: &str, arguments: &[&str]) -> Value {
-    let url = format!("{}/v2/keys{key}", etcd.url());
-    let output = Command::new("curl").args(["-sS", &url]).args(arguments).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+fn keys(etcd: &Etcd) -> Keys<'_> {
+    Keys::by(EtcdApi::V2, etcd)
 }
 
 /// Writes the network config and reads it back through the source.
 async fn configure(etcd: &Etcd, config: &str) -> NetworkConfig {
-    put(etcd, &format!("{PREFIX}/config"), config);
+    keys(etcd).put(&format!("{PREFIX}/config"), config).await;
     source(etcd).await.config().await.unwrap()
-}
-
-/// Puts without a TTL.
-fn put(etcd: &Etcd, key: &str, value: &str) {
-    let answer = curl(etcd, key, &["-XPUT", "--data-urlencode", &format!("value={value}")]);
-    assert!(answer["node"].is_object(), "{answer}");
-}
-
-/// Puts with a TTL, as flannel does.
-fn put_leased(etcd: &Etcd, key: &str, value: &str) {
-    let value = format!("value={value}");
-    let answer = curl(etcd, key, &["-XPUT", "--data-urlencode", &value, "-d", "ttl=86400"]);
-    assert!(answer["node"]["ttl"] == 86400, "{answer}");
-}
-
-fn delete(etcd: &Etcd, key: &str) {
-    let answer = curl(etcd, key, &["-XDELETE"]);
-    assert_eq!(answer["action"], "delete", "{answer}");
-}
-
-fn get(etcd: &Etcd, key: &str) -> Option<Value> {
-    let answer = curl(etcd, key, &[]);
-    answer.get("node").cloned()
-}
-
-/// All subnet keys.
-fn keys(etcd: &Etcd) -> Vec<Value> {
-    let node = get(etcd, &format!("{PREFIX}/subnets"));
-    node.and_then(|node| node["nodes"].as_array().cloned()).unwrap_or_default()
 }

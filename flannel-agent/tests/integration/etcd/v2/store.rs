@@ -1,23 +1,16 @@
 //! Which API is taken, and both at once.
 
-use flannel_agent::source::options::EtcdApi;
-use flannel_agent::source::{LeaseSource, SourceError};
+use flannel_agent::source::SourceError;
 use flannel_core::lease::update::LeaseUpdate;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
-use super::watch::{map, next, next_snapshot};
 use super::*;
-use crate::etcd::server::{Etcd, free_port};
+use crate::etcd::server::free_port;
+use crate::etcd::updates::{map, next, next_snapshot};
 
-/// Puts by the v3 API.
-async fn put_v3(etcd: &Etcd, key: &str, value: &str) {
-    etcd.client().await.kv_client().put(key, value, None).await.unwrap();
-}
-
-async fn get_v3(etcd: &Etcd, key: &str) -> Option<String> {
-    let mut answer = etcd.client().await.kv_client().get(key, None).await.unwrap();
-    answer.take_kvs().pop().map(|kv| kv.value_str().unwrap().to_owned())
+fn by_v3(etcd: &Etcd) -> Keys<'_> {
+    Keys::by(EtcdApi::V3, etcd)
 }
 
 #[tokio::test]
@@ -30,16 +23,16 @@ async fn auto_takes_the_api_that_has_the_config() {
         assert!(neither.contains(part), "{part}: {neither}");
     }
     assert_eq!(auto.api(), None);
-    put(&etcd, &config, CONFIG);
+    keys(&etcd).put(&config, CONFIG).await;
     let network = auto.config().await.unwrap();
     assert!(auto.api().unwrap().starts_with("v2"), "{:?}", auto.api());
     let lease = auto.acquire(&network, &claim(11)).await.unwrap();
-    assert_eq!(keys(&etcd).len(), 1);
+    assert_eq!(keys(&etcd).subnets().await.len(), 1);
     let mut updates = auto.watch(CancellationToken::new());
     let expected = map(&[(&lease.subnet.to_string(), "10.99.0.11")]);
     assert_eq!(next_snapshot(&mut updates).await, expected);
 
-    put_v3(&etcd, &config, CONFIG).await;
+    by_v3(&etcd).put(&config, CONFIG).await;
     let both = store(&etcd.url(), EtcdApi::Auto).await;
     both.config().await.unwrap();
     let why = both.api().unwrap();
@@ -52,8 +45,8 @@ async fn auto_takes_the_api_that_has_the_config() {
 #[tokio::test]
 async fn a_bad_config_in_v3_does_not_make_it_v2() {
     let etcd = Etcd::start().await;
-    put(&etcd, &format!("{PREFIX}/config"), CONFIG);
-    put_v3(&etcd, &format!("{PREFIX}/config"), "garbage").await;
+    keys(&etcd).put(&format!("{PREFIX}/config"), CONFIG).await;
+    by_v3(&etcd).put(&format!("{PREFIX}/config"), "garbage").await;
     let auto = store(&etcd.url(), EtcdApi::Auto).await;
     let error = auto.config().await.unwrap_err();
     assert!(matches!(error, SourceError::Config { .. }), "{error}");
@@ -66,7 +59,7 @@ async fn a_server_without_v2_is_served_by_v3() {
     let auto = store(&etcd.url(), EtcdApi::Auto).await;
     let error = auto.config().await.unwrap_err().to_string();
     assert!(error.contains("v2 API is off") && error.contains("etcdv3"), "{error}");
-    put_v3(&etcd, &format!("{PREFIX}/config"), CONFIG).await;
+    by_v3(&etcd).put(&format!("{PREFIX}/config"), CONFIG).await;
     auto.config().await.unwrap();
     assert_eq!(auto.api().as_deref(), Some("v3"));
     let v2 = store(&etcd.url(), EtcdApi::V2).await;
@@ -122,11 +115,11 @@ async fn a_server_without_grpc_is_served_by_v2() {
     let url = old_etcd(&etcd, r#"{"etcdserver":"2.3.8","etcdcluster":"2.3.0"}"#).await;
     let auto = store(&url, EtcdApi::Auto).await;
     assert!(auto.config().await.is_err());
-    put(&etcd, &format!("{PREFIX}/config"), CONFIG);
+    keys(&etcd).put(&format!("{PREFIX}/config"), CONFIG).await;
     let config = auto.config().await.unwrap();
     assert!(auto.api().unwrap().starts_with("v2"));
     auto.acquire(&config, &claim(11)).await.unwrap();
-    assert_eq!(keys(&etcd).len(), 1);
+    assert_eq!(keys(&etcd).subnets().await.len(), 1);
     // One that has v3 but does not answer by it just now is waited for.
     let url = old_etcd(&etcd, r#"{"etcdserver":"3.4.23","etcdcluster":"3.4.0"}"#).await;
     let auto = store(&url, EtcdApi::Auto).await;
@@ -138,18 +131,18 @@ async fn a_server_without_grpc_is_served_by_v2() {
 async fn both_holds_one_subnet_in_both() {
     let etcd = Etcd::start().await;
     let config = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.4.0","Backend":{"Type":"vxlan"}}"#;
-    put(&etcd, &format!("{PREFIX}/config"), config);
+    keys(&etcd).put(&format!("{PREFIX}/config"), config).await;
     // Node 11 runs an old flannel still, and so does 12; 13 is on v3 alone.
-    put_leased(&etcd, &key("10.5.3.0/24"), &old_value(11));
-    put_leased(&etcd, &key("10.5.1.0/24"), &old_value(12));
-    put_v3(&etcd, &key("10.5.2.0/24"), &value(13)).await;
+    keys(&etcd).put_leased(&key("10.5.3.0/24"), &old_value(11)).await;
+    keys(&etcd).put_leased(&key("10.5.1.0/24"), &old_value(12)).await;
+    by_v3(&etcd).put(&key("10.5.2.0/24"), &value(13)).await;
     let both = store(&etcd.url(), EtcdApi::Both).await;
     let network = both.config().await.unwrap();
     let lease = both.acquire(&network, &claim(11)).await.unwrap();
     assert_eq!(lease.subnet, net("10.5.3.0/24"), "it keeps what it had in v2");
     for written in [
-        get_v3(&etcd, &key("10.5.3.0/24")).await.unwrap(),
-        get(&etcd, &key("10.5.3.0/24")).unwrap()["value"].as_str().unwrap().to_owned(),
+        by_v3(&etcd).get(&key("10.5.3.0/24")).await.unwrap().value,
+        keys(&etcd).get(&key("10.5.3.0/24")).await.unwrap().value,
     ] {
         assert_eq!(written, value(11));
     }
@@ -165,14 +158,14 @@ async fn both_holds_one_subnet_in_both() {
     let ours = [("10.5.3.0/24", "10.99.0.11"), ("10.5.4.0/24", "10.99.0.14")];
     assert_eq!(next_snapshot(&mut updates).await, map(&[all, ours].concat()));
     // Ours goes in v2 alone: told, and mended by a renewal.
-    delete(&etcd, &key("10.5.3.0/24"));
+    keys(&etcd).delete(&key("10.5.3.0/24")).await;
     match next(&mut updates).await {
         LeaseUpdate::Removed { subnet, .. } => assert_eq!(subnet, lease.subnet),
         other => panic!("{other:?}"),
     }
     let lease = both.renew(&lease).await.unwrap();
-    assert_eq!(get(&etcd, &key("10.5.3.0/24")).unwrap()["value"], value(11));
-    put_leased(&etcd, &key("10.5.3.0/24"), &old_value(77));
+    assert_eq!(keys(&etcd).get(&key("10.5.3.0/24")).await.unwrap().value, value(11));
+    keys(&etcd).put_leased(&key("10.5.3.0/24"), &old_value(77)).await;
     let error = both.renew(&lease).await.unwrap_err();
     assert!(matches!(error, SourceError::LeaseLost { .. }), "{error}");
 }
@@ -181,7 +174,7 @@ async fn both_holds_one_subnet_in_both() {
 async fn twelve_nodes_of_both_kinds_share_twelve_subnets() {
     let etcd = Etcd::start().await;
     let config = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.12.0","Backend":{"Type":"vxlan"}}"#;
-    put(&etcd, &format!("{PREFIX}/config"), config);
+    keys(&etcd).put(&format!("{PREFIX}/config"), config).await;
     let mut nodes = tokio::task::JoinSet::new();
     for n in 1..=12 {
         // Old flannels are those of v2 alone.
@@ -197,5 +190,5 @@ async fn twelve_nodes_of_both_kinds_share_twelve_subnets() {
         assert!(subnets.insert(subnet.unwrap()));
     }
     assert_eq!(subnets.len(), 12);
-    assert_eq!(keys(&etcd).len(), 12);
+    assert_eq!(keys(&etcd).subnets().await.len(), 12);
 }
