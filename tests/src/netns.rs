@@ -36,15 +36,26 @@ pub(crate) fn pin_root(lab: &str) -> PathBuf {
     Path::new(BPFFS).join(format!("flannel-test-{lab}"))
 }
 
+/// Mounts it unless it is there. Cases run in processes of their own: a second mount
+/// would hide the first one's pins.
 fn mount_bpffs() {
-    let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc/self/mounts");
-    let mounted = |line: &str| {
-        let mut words = line.split(' ').skip(1);
-        words.next() == Some(BPFFS) && words.next() == Some("bpf")
-    };
-    if !mounts.lines().any(mounted) {
+    if is_mounted() {
+        return;
+    }
+    let file = std::env::temp_dir().join("flannel-tests-bpffs.lock");
+    let file = File::create(&file).expect("a file to lock");
+    file.lock().expect("a lock");
+    if !is_mounted() {
         run(Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]));
     }
+}
+
+fn is_mounted() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc/self/mounts");
+    mounts.lines().any(|line| {
+        let mut words = line.split(' ').skip(1);
+        words.next() == Some(BPFFS) && words.next() == Some("bpf")
+    })
 }
 
 /// Removes the namespaces and pins of runs that have ended without removing

@@ -102,9 +102,42 @@ const LINKER: &[Need] = &[
 /// The version of bpf-linker that goes with LLVM 22.
 pub(crate) const BPF_LINKER: &str = "0.13.0";
 
+/// What runs the tests, and the version that is built where there is none. What it needs
+/// to be updated by itself is left out.
+const NEXTEST: Subcommand = Subcommand {
+    name: "nextest",
+    version: "0.9.143",
+    features: &["--no-default-features", "--features", "default-no-update"],
+};
+
+/// A subcommand of cargo that `cargo install` builds.
+struct Subcommand {
+    name: &'static str,
+    version: &'static str,
+    features: &'static [&'static str],
+}
+
+impl Subcommand {
+    /// Builds it where there is none.
+    fn install(&self, check: bool) -> Result<()> {
+        let Self { name, version, features } = self;
+        if output(cargo().args([name, "--version"])).is_ok() {
+            return Ok(());
+        }
+        if check {
+            bail!("cargo-{name} is missing; `cargo xtask setup` builds it");
+        }
+        eprintln!("setup: building cargo-{name} {version}");
+        let mut command = cargo();
+        command.args(["install", &format!("cargo-{name}"), "--version", version, "--locked"]);
+        run_command(command.args(*features))
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     packages(TOOLS.iter(), args.check)?;
     components(args.check)?;
+    nextest(args.check)?;
     if !args.check {
         guest::RELEASES.iter().try_for_each(|release| guest::prepare(release))?;
     }
@@ -114,6 +147,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// What test, demo and bench need.
 pub(crate) fn tools() -> Result<()> {
     packages(TOOLS.iter(), false)
+}
+
+/// What runs the tests.
+pub(crate) fn nextest(check: bool) -> Result<()> {
+    NEXTEST.install(check)
 }
 
 /// What `build-ebpf` needs.

@@ -24,6 +24,13 @@ pub(crate) fn cargo() -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root());
+    // What it says of this package would make build scripts run again that ask for it.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 
@@ -76,4 +83,12 @@ pub(crate) fn as_root(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("sudo");
     command.arg("-E").arg(program);
     command
+}
+
+/// Lets cargo's runners run every program as root, as [`as_root`] does.
+pub(crate) fn set_runner(command: &mut Command) {
+    if !is_root() {
+        let host = std::env::consts::ARCH.to_uppercase();
+        command.env(format!("CARGO_TARGET_{host}_UNKNOWN_LINUX_GNU_RUNNER"), "sudo -E");
+    }
 }

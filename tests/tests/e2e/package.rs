@@ -1,28 +1,38 @@
 //! The Debian package: what is in it, and that it comes and goes cleanly.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use flannel_tests::agent;
 use flannel_tests::process::{output, run};
 
-/// The directory with the packages of the agent under test.
-fn dist() -> &'static Path {
-    static DIST: OnceLock<PathBuf> = OnceLock::new();
-    DIST.get_or_init(|| {
-        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package");
-        let _ = fs::remove_dir_all(&out);
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        command.args(["xtask", "dist", "--agent"]).arg(agent::program());
-        run(command.arg("--out").arg(&out));
-        out
-    })
+/// The directory with the packages of the agent under test: made once for all cases of
+/// a run, which are processes of their own.
+fn dist() -> PathBuf {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package");
+    let own = format!("{} {}", std::process::id(), agent::program().display());
+    let run_id = std::env::var("NEXTEST_RUN_ID").unwrap_or(own);
+    let path = out.with_extension("run");
+    let mut made = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let made = made.as_mut().expect("a file to lock");
+    made.lock().expect("a lock");
+    let mut made_by = String::new();
+    made.read_to_string(&mut made_by).expect("who made the packages");
+    if made_by == run_id {
+        return out;
+    }
+    let _ = fs::remove_dir_all(&out);
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    command.args(["xtask", "dist", "--agent"]).arg(agent::program());
+    run(command.arg("--out").arg(&out));
+    fs::write(&path, run_id).expect("a note of who made the packages");
+    out
 }
 
 #[track_caller]

@@ -1,0 +1,58 @@
+//! Cases under other kernels, one machine at a time: with half of the processors it
+//! would lose packets.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::libtest::Seen;
+use super::outcome::Outcome;
+use super::watch::watch;
+use crate::guest;
+use crate::programs::Programs;
+
+/// Runs the cases of a kernel whose name contains `filter`, if there is one. What
+/// fails is tried again, in another machine.
+///
+/// # Errors
+/// The machine cannot be made.
+pub(crate) fn run(release: &str, programs: &Programs, filter: Option<&str>) -> Result<Outcome> {
+    let cases = guest::chosen(release, filter.as_slice());
+    if cases.is_empty() {
+        return Ok(Outcome::default());
+    }
+    let name = format!("cases under Linux {release}");
+    println!("\n== {name}");
+    let (mut seen, whole) = boot(&mut guest::cases(release, programs, &cases)?)?;
+    let mut outcome = Outcome::default();
+    if !seen.failed.is_empty() {
+        println!("\n== {name}: what failed, once more");
+        let failed = std::mem::take(&mut seen.failed);
+        let (again, _) = boot(&mut guest::cases(release, programs, &failed)?)?;
+        // A machine that hangs names nobody: then all have failed again.
+        let passed = |name: &String| again.whole() && !again.failed.contains(name);
+        (outcome.unsteady, seen.failed) = failed.into_iter().partition(passed);
+    }
+    let (passed, _) = seen.counted.unwrap_or_default();
+    outcome.passed = (passed + outcome.unsteady.len()).saturating_sub(seen.skipped.len());
+    let told = |names: Vec<String>| names.into_iter().map(|case| format!("{name}: {case}"));
+    outcome.skipped = told(seen.skipped).collect();
+    outcome.failed = told(seen.failed).collect();
+    outcome.unsteady = told(outcome.unsteady).collect();
+    if !whole {
+        outcome.failed.push(format!("{name}: did not run to their end"));
+    }
+    Ok(outcome)
+}
+
+/// What a machine said, and whether it came to its end: one that hangs or crashes says
+/// nothing there.
+fn boot(command: &mut Command) -> Result<(Seen, bool)> {
+    let (mut seen, mut done) = (Seen::default(), false);
+    let ok = watch(command, |line| {
+        seen.line(line);
+        done |= line.trim().starts_with(guest::DONE);
+    })?;
+    let whole = ok && done && seen.whole();
+    Ok((seen, whole))
+}
