@@ -58,11 +58,11 @@ struct Cli {
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
     /// Beginning of the names of the plots: -gso.svg and -mtu.svg are added
-    /// [default: that of --markdown, else of --json]
+    /// [default: that of the run's Markdown, else of --json]
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// File for the tables as Markdown; one that has a place for them keeps
-    /// the rest of its text
+    /// File for one table as Markdown; one that has a place for it keeps the rest
+    /// of its text. All of the run goes to `<day>.md` in the directory of its name
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// Measure nothing: tables and plots of an earlier run's --json
@@ -112,9 +112,16 @@ impl Cli {
         Ok(plan)
     }
 
+    /// The file with all of the run as Markdown.
+    fn run_file(&self, report: &Report) -> Option<PathBuf> {
+        let overview = self.markdown.as_ref()?;
+        Some(overview.with_extension("").join(format!("{}.md", markdown::day(report))))
+    }
+
     /// The plot's file.
-    fn plot_file(&self, wire: Wire) -> PathBuf {
-        let base = self.plot.as_ref().or(self.markdown.as_ref()).unwrap_or(&self.json);
+    fn plot_file(&self, report: &Report, wire: Wire) -> PathBuf {
+        let run = self.run_file(report);
+        let base = self.plot.as_ref().or(run.as_ref()).unwrap_or(&self.json);
         let base = base.with_extension("");
         let name = base.file_name().unwrap_or_default().to_string_lossy();
         base.with_file_name(format!("{name}-{}.svg", wire.name()))
@@ -150,22 +157,31 @@ fn main() -> Result<()> {
     };
     println!("{}", table::text(&report));
     for wired in &report.wires {
-        let file = cli.plot_file(wired.wire);
+        let file = cli.plot_file(&report, wired.wire);
         write(&file, &plot::svg(&report, wired))?;
         println!("Plot: {}", file.display());
     }
-    if let Some(file) = &cli.markdown {
-        let beside = |wire| {
-            let plot = cli.plot_file(wire);
-            let own = file.parent() == plot.parent();
-            let name = plot.file_name().filter(|_| own).map(PathBuf::from);
-            name.unwrap_or(plot).display().to_string()
-        };
-        let results = markdown::results(&report, beside);
-        let document = if file.exists() { read(file)? } else { String::new() };
-        write(file, &markdown::replace(&document, &results).unwrap_or(results))?;
-        println!("Markdown: {}", file.display());
+    if let (Some(overview), Some(run)) = (&cli.markdown, cli.run_file(&report)) {
+        write_markdown(&cli, &report, overview, &run)?;
     }
+    Ok(())
+}
+
+/// Writes the overview's table, and the document with all of the run.
+fn write_markdown(cli: &Cli, report: &Report, overview: &Path, run: &Path) -> Result<()> {
+    let beside = |wire| {
+        let plot = cli.plot_file(report, wire);
+        let own = run.parent() == plot.parent();
+        let name = plot.file_name().filter(|_| own).map(PathBuf::from);
+        name.unwrap_or(plot).display().to_string()
+    };
+    write(run, &markdown::whole(report, beside))?;
+    let parent = overview.parent().unwrap_or(Path::new(""));
+    let name = run.strip_prefix(parent).unwrap_or(run).display().to_string();
+    let summary = markdown::summary(report, &name);
+    let document = if overview.exists() { read(overview)? } else { String::new() };
+    write(overview, &markdown::replace(&document, &summary).unwrap_or(summary))?;
+    println!("Markdown: {} and {}", overview.display(), run.display());
     Ok(())
 }
 

@@ -30,6 +30,34 @@ pub fn results(report: &Report, plot: impl Fn(Wire) -> String) -> String {
     text
 }
 
+/// The one table of a run that the overview shows, with the way to the rest; `run` is
+/// the document with all of it, as the overview sees it.
+pub fn summary(report: &Report, run: &str) -> String {
+    let mut text = circumstances(report);
+    let first = report.wires.first();
+    if let Some((wired, grid)) =
+        first.and_then(|wired| Some((wired, summaries(report, wired).into_iter().next()?)))
+    {
+        text += &format!("\n{}:\n\n{}", wired.wire.title(), grid.markdown());
+    }
+    text + &format!("\nAll tables, figures and plots of this run: [{run}]({run}).\n")
+}
+
+/// The document with all of a run.
+pub fn whole(report: &Report, plot: impl Fn(Wire) -> String) -> String {
+    let day = day(report);
+    format!(
+        "# Benchmark of {day}\n\n[benchmarks.md](../benchmarks.md) says how it was measured, and what \
+         rows and columns are.\n\n{}",
+        results(report, plot)
+    )
+}
+
+/// The day of a run, as in `2026-01-02`.
+pub fn day(report: &Report) -> &str {
+    report.about.date.split('T').next().unwrap_or_default()
+}
+
 /// A document with its results replaced; `None` if it has no place for them.
 pub fn replace(document: &str, results: &str) -> Option<String> {
     let (before, rest) = document.split_once(BEGIN)?;
@@ -49,6 +77,17 @@ mod tests {
         assert!(text.contains("| TCP RR | 2.00 | 1.00 | 3.00 |"), "{text}");
         assert!(text.contains("| · eBPF path | 3750 | 3000 | 4500 | 3.00 | 1.50 | - |"), "{text}");
         assert!(text.starts_with("`cargo xtask bench --quick`, 2026-01-02T03:04:05Z"), "{text}");
+    }
+
+    #[test]
+    fn the_overview_has_one_table_and_the_way_to_the_rest() {
+        let text = summary(&example(), "benchmarks/2026-01-02.md");
+        assert_eq!(text.matches("|---|").count(), 1, "{text}");
+        assert!(text.contains("| TCP RR | 2.00 | 1.00 | 3.00 |"), "{text}");
+        assert!(text.ends_with("(benchmarks/2026-01-02.md).\n"), "{text}");
+        let text = whole(&example(), |wire| format!("plot-{}.svg", wire.name()));
+        assert!(text.starts_with("# Benchmark of 2026-01-02\n"), "{text}");
+        assert!(text.contains("| · eBPF path | 3750"), "{text}");
     }
 
     #[test]
