@@ -36,8 +36,10 @@ enum Command {
     Complexity,
     /// Run unit, property and end-to-end tests
     Test(test::Args),
-    /// Show three nodes whose pods talk, step by step
+    /// Show three nodes whose pods talk, step by step; --keep leaves them running
     Demo(harness::Args),
+    /// A shell in a node or pod of a kept demo, such as nodeA or podB
+    Shell(harness::ShellArgs),
     /// Measure host to host, kernel path, eBPF path and variants side by side
     Bench(harness::Args),
     /// Compare what kernel path and eBPF path make of the same packets
@@ -54,7 +56,8 @@ fn main() -> anyhow::Result<()> {
         Command::BuildEbpf(args) => build_ebpf::run(&args),
         Command::Complexity => complexity::run(),
         Command::Test(args) => test::run(&args),
-        Command::Demo(args) => harness::run("flannel-demo", &args),
+        Command::Demo(args) => harness::demo(&args),
+        Command::Shell(args) => harness::shell(&args),
         Command::Bench(args) => harness::run("flannel-bench", &args),
         Command::Difftest(args) => harness::run("flannel-difftest", &args),
         Command::Dist(args) => dist::run(&args),

@@ -18,6 +18,7 @@ pub mod columns;
 pub mod control;
 pub mod figures;
 mod grid;
+pub mod kept;
 pub mod lanes;
 pub mod markdown;
 pub mod plot;
