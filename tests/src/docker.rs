@@ -141,7 +141,7 @@ impl Drop for Docker {
     }
 }
 
-fn remove_cgroup(path: &Path) {
+pub(crate) fn remove_cgroup(path: &Path) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             remove_cgroup(&entry.path());

@@ -69,6 +69,8 @@ const TOOLS: &[Need] = &[
     program("nsenter", "util-linux", "runs programs in namespaces"),
     program("mount", "mount", "mounts the BPF file system"),
     program("systemd-analyze", "systemd", "checks the unit files"),
+    program("systemd-nspawn", "systemd-container", "starts nodes under systemd"),
+    program("openssl", "openssl", "makes certificates as the guides do"),
     program("qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
     program("cpio", "cpio", "packs the files of other kernels' machines"),
     program("strip", "binutils", "packs the files of other kernels' machines"),

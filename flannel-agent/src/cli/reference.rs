@@ -59,6 +59,7 @@ const MORE: &[(&str, &str)] = &[
     ("fast-path-window", "fast-path.md#how-a-flow-is-confirmed"),
     ("flow-table-size", "fast-path.md#the-flow-table"),
     ("packet-rules", "fast-path.md#rules-that-judge-each-packet"),
+    ("verify-source", "fast-path.md#the-source-check"),
     ("xdp", "fast-path.md#--xdp"),
     ("state-dir", "operations.md#two-networks-on-a-node"),
 ];

@@ -12,7 +12,7 @@ use flannel_tests::process::{output, run};
 
 /// The directory with the packages of the agent under test: made once for all cases of
 /// a run, which are processes of their own.
-fn dist() -> PathBuf {
+pub(crate) fn dist() -> PathBuf {
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package");
     let own = format!("{} {}", std::process::id(), agent::program().display());
     let run_id = std::env::var("NEXTEST_RUN_ID").unwrap_or(own);
