@@ -2,7 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use flannel_core::lease::attrs::{LeaseAttrs, VxlanData};
+use flannel_core::backend::vxlan::VxlanData;
+use flannel_core::lease::attrs::LeaseAttrs;
 use ipnetwork::Ipv4Network;
 
 use crate::etcd::Etcd;

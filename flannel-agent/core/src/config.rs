@@ -14,7 +14,9 @@ use std::ops::RangeInclusive;
 use ipnetwork::Ipv4Network;
 
 pub use self::error::ConfigError;
-use crate::backend::BackendKind;
+pub use crate::backend::vxlan::MAX_VNI;
+pub use crate::backend::{Backend, UdpConfig, VxlanConfig};
+use crate::backend::{udp, vxlan};
 use crate::go_json::{Kind, Value, excerpt, names};
 
 /// The backend types that [`NetworkConfig::parse`] accepts, for messages.
@@ -22,16 +24,6 @@ pub const SUPPORTED_BACKENDS: &str = "vxlan, host-gw, udp, alloc";
 
 /// VNIs that can be used, for messages.
 const VNIS: &str = "0 to 9999999: the device flannel.<VNI> may have a name of 15 characters";
-
-/// UDP port of the kernel's VXLAN devices when none is given.
-pub const DEFAULT_VXLAN_PORT: u16 = 8472;
-
-/// UDP port of the udp backend when none is given.
-pub const DEFAULT_UDP_PORT: u16 = 8285;
-
-/// Largest VXLAN network identifier whose device, `flannel.<VNI>`, has a name that
-/// the kernel takes: 15 characters.
-pub const MAX_VNI: u32 = 9_999_999;
 
 /// Backend types of flannel, of now and of earlier, that are not there.
 const FLANNELS_OTHER_BACKENDS: [&str; 9] = [
@@ -73,7 +65,7 @@ impl NetworkConfig {
                 ("SubnetLen", config.subnet_len.to_string()),
                 ("SubnetMin", config.subnet_min.to_string()),
                 ("SubnetMax", config.subnet_max.to_string()),
-                ("Backend", config.backend.describe()),
+                ("Backend", config.backend.facts().describe()),
             ]
         };
         let both = said(self).into_iter().zip(said(before));
@@ -87,44 +79,6 @@ impl NetworkConfig {
         let size = u32::MAX.checked_shr(self.subnet_len.into()).unwrap_or(0);
         self.subnet_min..=Ipv4Addr::from_bits(self.subnet_max.to_bits() | size)
     }
-}
-
-/// The `Backend` object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// `"Type": "vxlan"`.
-    Vxlan(VxlanConfig),
-    /// `"Type": "host-gw"`: a route to each peer through the underlay.
-    HostGw,
-    /// `"Type": "udp"`, and what no `Backend` at all means.
-    Udp(UdpConfig),
-    /// `"Type": "alloc"`: a lease and subnet.env, and nothing else.
-    Alloc,
-}
-
-/// Settings of the VXLAN backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VxlanConfig {
-    /// VXLAN network identifier (1).
-    pub vni: u32,
-    /// UDP port (8472, the kernel's default, when 0 or absent).
-    pub port: u16,
-    /// Group-based policy.
-    pub gbp: bool,
-    /// Let the device learn.
-    pub learning: bool,
-    /// MTU of the underlay to assume in bytes; `None`: the interface's.
-    pub mtu: Option<u32>,
-    /// Peers that are reached without a gateway get a route through the
-    /// underlay in place of the tunnel.
-    pub direct_routing: bool,
-}
-
-/// Settings of the udp backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UdpConfig {
-    /// UDP port of every node (8285).
-    pub port: u16,
 }
 
 /// The top-level keys as they stand in the document.
@@ -237,51 +191,11 @@ impl Backend {
             _ => Err(ConfigError::UnknownBackend(excerpt(&backend_type))),
         }
     }
-
-    /// Its type.
-    pub fn kind(&self) -> BackendKind {
-        match self {
-            Self::Vxlan(_) => BackendKind::Vxlan,
-            Self::HostGw => BackendKind::HostGw,
-            Self::Udp(_) => BackendKind::Udp,
-            Self::Alloc => BackendKind::Alloc,
-        }
-    }
-
-    /// The type with its settings.
-    fn describe(&self) -> String {
-        match self {
-            Self::Vxlan(vxlan) => {
-                let VxlanConfig { vni, port, gbp, learning, mtu, direct_routing } = vxlan;
-                let mtu = mtu.map_or("of the interface".to_owned(), |mtu| mtu.to_string());
-                format!(
-                    "vxlan (VNI {vni}, Port {port}, GBP {gbp}, Learning {learning}, MTU {mtu}, \
-                     DirectRouting {direct_routing})"
-                )
-            }
-            Self::Udp(udp) => format!("udp (Port {})", udp.port),
-            Self::HostGw | Self::Alloc => self.kind().to_string(),
-        }
-    }
-
-    /// Name of the VXLAN device, with the backend that has one.
-    pub fn vxlan_device(&self) -> Option<String> {
-        match self {
-            Self::Vxlan(vxlan) => Some(vxlan.device()),
-            Self::HostGw | Self::Udp(_) | Self::Alloc => None,
-        }
-    }
-}
-
-impl Default for UdpConfig {
-    fn default() -> Self {
-        Self { port: DEFAULT_UDP_PORT }
-    }
 }
 
 impl UdpConfig {
     fn read(members: &[(String, Value<'_>)]) -> Result<Self, ConfigError> {
-        let mut port = i64::from(DEFAULT_UDP_PORT);
+        let mut port = i64::from(udp::DEFAULT_PORT);
         for (key, value) in members {
             if names(key, "Port") {
                 set(&mut port, *value, Value::integer).map_err(|value| {
@@ -298,11 +212,6 @@ impl UdpConfig {
 }
 
 impl VxlanConfig {
-    /// Name of the device.
-    pub fn device(&self) -> String {
-        format!("flannel.{}", self.vni)
-    }
-
     fn read(members: &[(String, Value<'_>)]) -> Result<Self, ConfigError> {
         let (mut vni, mut port, mut mtu) = (1, 0, 0);
         let (mut gbp, mut learning, mut direct_routing) = (false, false, false);
@@ -332,7 +241,7 @@ impl VxlanConfig {
             .filter(|vni| *vni <= MAX_VNI)
             .ok_or_else(|| out_of_range("VNI", vni, VNIS))?;
         let port = match u16::try_from(port) {
-            Ok(0) => DEFAULT_VXLAN_PORT,
+            Ok(0) => vxlan::DEFAULT_PORT,
             Ok(port) => port,
             Err(_) => return Err(out_of_range("Port", port, "0 to 65535 (0: the kernel's 8472)")),
         };

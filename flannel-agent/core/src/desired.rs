@@ -8,19 +8,12 @@ use std::net::Ipv4Addr;
 use flannel_ebpf::abi::MAX_PEERS;
 use ipnetwork::Ipv4Network;
 
-use crate::config::{Backend, VxlanConfig};
+use crate::backend::{Backend, Reaches, VxlanConfig};
+use crate::lease::judge::{Here, NoPeer, unfit};
 use crate::mac::MacAddr;
 use crate::peer::Peer;
 use crate::reach::{Path, Reach};
-use crate::subnet::within;
 use crate::underlay::Underlay;
-
-/// Bytes that VXLAN adds to an IPv4 underlay's packets: 20 IPv4 + 8 UDP +
-/// 8 VXLAN + 14 inner Ethernet.
-pub const VXLAN_OVERHEAD: u32 = 50;
-
-/// Bytes that the udp backend adds: 20 IPv4 + 8 UDP.
-pub const UDP_OVERHEAD: u32 = 28;
 
 /// Smallest MTU that IPv4 allows for a link (RFC 791).
 const MIN_MTU: u32 = 68;
@@ -103,7 +96,7 @@ pub struct Node<'a> {
 }
 
 /// A peer that cannot be programmed, for logs and status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
     /// The peer as its lease says.
     pub peer: Peer,
@@ -112,27 +105,12 @@ pub struct Rejected {
 }
 
 /// Why a peer is left out.
-#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// Its subnet is not in the overlay network.
-    #[error("its subnet is not within the overlay network {0}")]
-    OutsideNetwork(Ipv4Network),
-    /// Its subnet covers (part of) ours.
-    #[error("its subnet overlaps ours, {0}")]
-    OverlapsOwn(Ipv4Network),
-    /// The MAC is zero or a group address.
-    #[error("its VTEP MAC is no unicast address")]
-    BadMac,
-    /// The MAC is ours: a cloned machine.
-    #[error("its VTEP MAC is ours; was this machine cloned?")]
-    OwnMac,
-    /// PublicIP cannot be an underlay destination.
-    #[error("its PublicIP is no unicast address")]
-    BadPublicIp,
-    /// PublicIP is ours: an old lease of this node, or a duplicate address.
-    #[error("its PublicIP is ours: an old lease of this node, or an address given twice")]
-    OwnPublicIp,
+    /// It cannot be one of ours, whatever the others say.
+    #[error(transparent)]
+    Unfit(#[from] NoPeer),
     /// A later lease says that this MAC is elsewhere.
     #[error("a newer lease, of {0}, has the same VTEP MAC with another PublicIP")]
     MacMoved(Ipv4Network),
@@ -177,10 +155,7 @@ pub fn desired(
     peers: impl IntoIterator<Item = Peer>,
 ) -> Result<(Desired, Vec<Rejected>), MtuTooSmall> {
     let (mtu, cut_mtu) = mtu(node)?;
-    let device = match node.backend {
-        Backend::Vxlan(vxlan) => Some(device(node, vxlan, mtu)),
-        Backend::HostGw | Backend::Udp(_) | Backend::Alloc => None,
-    };
+    let device = node.backend.vxlan().map(|vxlan| device(node, vxlan, mtu));
     let mut rejected = Vec::new();
     let mut accepted = BTreeMap::new();
     let mut by_mac: BTreeMap<MacAddr, Peer> = BTreeMap::new();
@@ -208,7 +183,7 @@ pub fn desired(
         }
     }
     let mut direct = BTreeSet::new();
-    if routes_directly(node.backend) {
+    if node.backend.facts().reaches().directly() {
         let on_link = |peer: &&Peer| node.paths.get(&peer.public_ip) == Some(&Path::OnLink);
         direct.extend(accepted.values().filter(on_link).map(|peer| peer.subnet));
     }
@@ -251,24 +226,10 @@ fn beyond(
     ages.iter().filter(|subnet| accepted.contains_key(subnet)).skip(places).copied().collect()
 }
 
-/// Whether the backend reaches peers by routes through the underlay, if they
-/// are on its link.
-pub fn routes_directly(backend: &Backend) -> bool {
-    match backend {
-        Backend::Vxlan(vxlan) => vxlan.direct_routing,
-        Backend::HostGw => true,
-        Backend::Udp(_) | Backend::Alloc => false,
-    }
-}
-
 /// MTU for pods in bytes, and Backend.MTU if it is too large.
 fn mtu(node: Node<'_>) -> Result<(u32, Option<u32>), MtuTooSmall> {
     let Node { underlay, backend, .. } = node;
-    let (overhead, configured) = match backend {
-        Backend::Vxlan(vxlan) => (VXLAN_OVERHEAD, vxlan.mtu),
-        Backend::Udp(_) => (UDP_OVERHEAD, None),
-        Backend::HostGw | Backend::Alloc => (0, None),
-    };
+    let (overhead, configured) = (backend.facts().overhead(), backend.facts().underlay_mtu());
     let too_large = configured.filter(|mtu| *mtu > underlay.mtu);
     let configured = configured.filter(|mtu| *mtu <= underlay.mtu);
     let outer = configured.unwrap_or(underlay.mtu);
@@ -283,7 +244,7 @@ fn mtu(node: Node<'_>) -> Result<(u32, Option<u32>), MtuTooSmall> {
 fn device(node: Node<'_>, vxlan: &VxlanConfig, mtu: u32) -> Device {
     let underlay = node.underlay;
     Device {
-        name: vxlan.device(),
+        name: vxlan.device_name(),
         vni: vxlan.vni,
         port: vxlan.port,
         local: underlay.address,
@@ -297,27 +258,23 @@ fn device(node: Node<'_>, vxlan: &VxlanConfig, mtu: u32) -> Device {
 }
 
 fn unusable(node: Node<'_>, peer: Peer) -> Option<Rejection> {
-    let ip = peer.public_ip;
     let own = node.underlay;
-    let has_vteps = matches!(node.backend, Backend::Vxlan(_));
-    if !within(node.network, peer.subnet) {
-        Some(Rejection::OutsideNetwork(node.network))
-    } else if within(node.subnet, peer.subnet) || within(peer.subnet, node.subnet) {
-        Some(Rejection::OverlapsOwn(node.subnet))
-    } else if has_vteps && !peer.vtep_mac.is_unicast() {
-        Some(Rejection::BadMac)
-    } else if has_vteps && peer.vtep_mac == node.vtep_mac {
-        Some(Rejection::OwnMac)
-    } else if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast() {
-        Some(Rejection::BadPublicIp)
-    } else if ip == own.public_ip || ip == own.address {
-        Some(Rejection::OwnPublicIp)
-    } else if matches!(node.backend, Backend::HostGw) {
-        let path = node.paths.get(&ip).copied().unwrap_or_default();
-        (path != Path::OnLink).then_some(Rejection::NotOnLink(ip, own.ifindex, path))
-    } else {
-        None
+    let reaches = node.backend.facts().reaches();
+    let here = Here {
+        subnet: node.subnet,
+        network: node.network,
+        vtep_mac: reaches.by_vteps().then_some(node.vtep_mac),
+        addresses: [own.public_ip, own.address],
+    };
+    if let Err(reason) = unfit(peer, &here) {
+        return Some(reason.into());
     }
+    if reaches != Reaches::Direct {
+        return None;
+    }
+    let ip = peer.public_ip;
+    let path = node.paths.get(&ip).copied().unwrap_or_default();
+    (path != Path::OnLink).then_some(Rejection::NotOnLink(ip, own.ifindex, path))
 }
 
 #[cfg(test)]

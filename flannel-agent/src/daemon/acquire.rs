@@ -134,11 +134,7 @@ async fn ask<S: LeaseSource>(source: &S, lease: &Lease, me: &str) -> Result<Answ
 }
 
 fn attrs(backend: &Backend, public_ip: Ipv4Addr, mac: MacAddr) -> LeaseAttrs {
-    match backend {
-        Backend::Vxlan(vxlan) => LeaseAttrs::vxlan(public_ip, vxlan.vni, mac),
-        Backend::HostGw => LeaseAttrs::host_gw(public_ip),
-        Backend::Udp(_) | Backend::Alloc => LeaseAttrs::untyped(public_ip),
-    }
+    LeaseAttrs::new(public_ip, backend.facts().publishes(mac))
 }
 
 /// The node's name, and which of its starts.

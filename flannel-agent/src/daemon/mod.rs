@@ -13,13 +13,12 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use flannel_core::config::Backend;
+use flannel_core::backend::Reaches;
 use flannel_core::desired;
 use flannel_core::status::{DatapathKind, PacketRulesMode};
 use flannel_core::underlay::{UnderlayError, Wish};
 use ipnetwork::Ipv4Network;
 
-use crate::backend::udp;
 use crate::bpf::{FastPath, LoadOptions, XdpMode};
 use crate::cli::Options;
 use crate::datapath::{self, Opened};
@@ -184,10 +183,7 @@ async fn start_and_serve(
     let config = start::wait_for_config(&*source, shared).await;
     shared.lock().store.api = source.api();
     let kernel = RealKernel::open()?;
-    let device = match &config.backend {
-        Backend::Udp(_) => Some(udp::DEVICE.to_owned()),
-        other => other.vxlan_device(),
-    };
+    let device = config.backend.facts().device();
     let _single = single::Single::take(config.network, device.as_deref())?;
     let before = start::Before::read(options, &kernel, device.as_deref()).await;
     let wish = options.underlay(&config);
@@ -200,7 +196,7 @@ async fn start_and_serve(
         mtu = underlay.mtu,
         "using this underlay"
     );
-    if config.backend == Backend::HostGw {
+    if config.backend.facts().wants_own_address() {
         start::check_public_ip(&kernel.links().await?, &underlay)?;
     }
     let load = LoadOptions {
@@ -216,9 +212,9 @@ async fn start_and_serve(
     };
     let (mode, backend, over) = (options.datapath, config.backend.clone(), underlay.clone());
     // The verifier takes its time, and the store too.
-    let opening = tokio::task::spawn_blocking(move || match &backend {
-        Backend::Vxlan(_) | Backend::HostGw => datapath::open(mode, &load, &over),
-        other => datapath::without(mode, &load, other.kind()),
+    let opening = tokio::task::spawn_blocking(move || match backend.facts().has_programs() {
+        true => datapath::open(mode, &load, &over),
+        false => datapath::without(mode, &load, backend.kind()),
     });
     let (lease, vtep_mac) =
         acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
@@ -234,7 +230,7 @@ async fn start_and_serve(
         }
         Opened::Kernel(reason) => {
             let mut state = shared.lock();
-            let udp = matches!(config.backend, Backend::Udp(_));
+            let udp = config.backend.facts().reaches() == Reaches::Process;
             let mode = if udp { DatapathKind::UdpProxy } else { DatapathKind::Kernel };
             state.datapath.mode = Some(mode);
             state.datapath.reason = reason.filter(|_| !udp);

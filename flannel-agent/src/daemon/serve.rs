@@ -9,7 +9,6 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_core::config::Backend;
 use flannel_core::health::Subject;
 use flannel_core::lease::Lease;
 use flannel_core::lease::table::LeaseTable;
@@ -327,10 +326,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             subnet: lease.subnet,
             vtep_mac: identity.vtep_mac,
             device: self.reconciler.device().map(str::to_owned),
-            vni: match &identity.backend {
-                Backend::Vxlan(vxlan) => Some(vxlan.vni),
-                _ => None,
-            },
+            vni: identity.backend.vxlan().map(|vxlan| vxlan.vni),
             network: Some(identity.network),
             attach: self.shared.lock().datapath.attach,
             subnet_file: std::path::absolute(&self.options.subnet_file).ok(),

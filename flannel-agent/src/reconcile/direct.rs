@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use flannel_core::desired::{Desired, routes_directly};
+use flannel_core::desired::Desired;
 use flannel_core::health::Subject;
 use flannel_core::observed::{DirectRoute, Observed};
 use flannel_core::peer::Peer;
@@ -72,7 +72,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             None => Observed::default(),
         };
         let mut direct = self.kernel.direct_routes(PROTOCOL).await?;
-        if self.settings.take_over && routes_directly(&self.identity.backend) {
+        if self.settings.take_over && self.identity.backend.facts().reaches().directly() {
             let unmarked = self.kernel.direct_routes(UNMARKED).await?;
             let left = unmarked.into_iter().filter(|route| self.is_left_over(desired, route));
             direct.extend(left);

@@ -5,8 +5,6 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use flannel_core::blackhole;
-use flannel_core::config::Backend;
-use flannel_core::desired::routes_directly;
 use flannel_core::health::{Found, Part, Subject};
 use flannel_core::link::{Link, vrf_of};
 use flannel_core::model;
@@ -184,16 +182,16 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             return;
         }
         // The tunnel's VNI, port, interface index and name; none with host-gw.
-        let (vni, port, overlay) = match &self.identity.backend {
-            Backend::Vxlan(vxlan) => {
+        let (vni, port, overlay) = match self.identity.backend.vxlan() {
+            Some(vxlan) => {
                 let (Some(overlay), Some(device)) = (self.overlay, self.device.clone()) else {
                     return;
                 };
                 (vxlan.vni, vxlan.port, Some((overlay, device)))
             }
-            _ => (0, 0, None),
+            None => (0, 0, None),
         };
-        let direct = routes_directly(&self.identity.backend);
+        let direct = self.identity.backend.facts().reaches().directly();
         let tcp = self.tcp_allowed();
         let fast_path = self.fast_path();
         self.keep_idle_connections(tcp && fast_path != FastPath::Off);
@@ -214,7 +212,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             fast_path,
             tcp,
             vni,
-            gbp: matches!(&self.identity.backend, Backend::Vxlan(vxlan) if vxlan.gbp),
+            gbp: self.identity.backend.vxlan().is_some_and(|vxlan| vxlan.gbp),
             port,
             underlay: underlay.ifindex,
             underlay_vrf: vrf_of(&self.links, underlay.ifindex),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use flannel_core::config::Backend;
+use flannel_core::backend::Reaches;
 use flannel_core::firewall::Rules;
 use flannel_core::health::Subject;
 use tokio::task::JoinHandle;
@@ -84,7 +84,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub(super) fn ask_for_rules(&mut self) {
         self.unfinished.wake.firewall = false;
         // alloc gives out the subnet and leaves the rest to others.
-        self.kept = self.identity.backend != Backend::Alloc || self.settings.masquerade;
+        self.kept =
+            self.identity.backend.facts().reaches() != Reaches::Nobody || self.settings.masquerade;
         if !self.kept {
             return;
         }
@@ -103,11 +104,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             masquerade: self.settings.masquerade,
             forward: self.settings.forward,
             fully_random: self.settings.fully_random,
-            vxlan_port: match &self.identity.backend {
-                Backend::Vxlan(vxlan) => vxlan.port,
-                Backend::Udp(udp) => udp.port,
-                Backend::HostGw | Backend::Alloc => 0,
-            },
+            vxlan_port: self.identity.backend.facts().port().unwrap_or(0),
         };
         self.guard.ask(rules);
     }

@@ -24,10 +24,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flannel_core::backend::VxlanConfig;
 use flannel_core::config::Backend;
 use flannel_core::desired;
 use flannel_core::desired::roster::Roster;
-use flannel_core::desired::{Desired, Node, routes_directly};
+use flannel_core::desired::{Desired, Node};
 use flannel_core::health::{Found, Part, Subject};
 use flannel_core::link::Link;
 use flannel_core::mac::MacAddr;
@@ -187,7 +188,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         settings: Settings,
         identity: Identity,
     ) -> Self {
-        let device = identity.backend.vxlan_device();
+        let device = identity.backend.vxlan().map(VxlanConfig::device_name);
         let turnover = Turnover::new(settings.flow_table, settings.window);
         let watch =
             Watch::new(kernel.inspector(), shared.clone(), identity.network, settings.window);
@@ -274,7 +275,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.look_at_links().await;
             outcome.underlay_changed = self.follow_underlay().await;
         }
-        if routes_directly(&self.identity.backend) {
+        if self.identity.backend.facts().reaches().directly() {
             self.look_at_paths(peers, wake.paths).await;
         }
         outcome.retry_at = self.underlay_due;

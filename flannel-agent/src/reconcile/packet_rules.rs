@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use flannel_core::config::Backend;
-use flannel_core::desired::routes_directly;
 use flannel_core::envelope::{NetdevChain, Side};
 use flannel_core::firewall::packet_rules::devices::{Devices, Node};
 use flannel_core::firewall::packet_rules::exempt::{
@@ -127,7 +126,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             pods: &self.pods(),
             underlay: self.identity.underlay.ifindex,
             overlay: self.overlay,
-            direct: routes_directly(&self.identity.backend),
+            direct: self.identity.backend.facts().reaches().directly(),
             subnet: self.identity.subnet,
         })
     }
@@ -206,9 +205,5 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
 /// What has to be known of the overlay for reading rules.
 pub fn overlay(network: ipnetwork::Ipv4Network, backend: &Backend) -> Overlay {
-    let port = match backend {
-        Backend::Vxlan(vxlan) => Some(vxlan.port),
-        _ => None,
-    };
-    Overlay { network, port }
+    Overlay { network, port: backend.vxlan().map(|vxlan| vxlan.port) }
 }

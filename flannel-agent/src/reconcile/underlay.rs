@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use flannel_core::config::Backend;
 use flannel_core::health::{Found, Subject};
 use flannel_core::underlay;
 use flannel_core::underlay::UnderlayError;
@@ -45,11 +44,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         state.report(Subject::Underlay, chosen.as_ref());
         match chosen {
             Ok(chosen) => {
-                let unfit = match &self.identity.backend {
-                    Backend::HostGw => self.links.as_slice(),
-                    _ => &[],
-                };
-                let unfit = unfit.iter().find(|link| link.ifindex == chosen.ifindex);
+                let wanted = self.identity.backend.facts().wants_own_address();
+                let links = if wanted { self.links.as_slice() } else { &[] };
+                let unfit = links.iter().find(|link| link.ifindex == chosen.ifindex);
                 let unfit = unfit.filter(|link| !link.has(chosen.public_ip)).map(|link| {
                     format!("PublicIP {} is no address of {} any more", chosen.public_ip, link.name)
                 });

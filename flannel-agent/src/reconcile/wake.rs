@@ -1,6 +1,5 @@
 //! What a pass has to look at after an event of the kernel.
 
-use flannel_core::desired::routes_directly;
 use flannel_core::schedule::Wake;
 
 use super::Reconciler;
@@ -14,7 +13,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let overlay = self.overlay.or(self.udp.ifindex());
         // Their routes hang on other people's links, and the ways to the peers
         // on other people's routes.
-        let direct = routes_directly(&self.identity.backend);
+        let direct = self.identity.backend.facts().reaches().directly();
         match event {
             // A pass that finds its own work done changes nothing, so the
             // events of our own changes settle.

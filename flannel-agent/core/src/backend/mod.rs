@@ -1,9 +1,208 @@
-//! The backends: how a node reaches its peers.
+//! The backends: how a node reaches its peers. One file has all facts of one backend;
+//! another is a file, its settings in the config, and a line in each match of this one.
+
+pub mod alloc;
+pub mod host_gw;
+pub mod udp;
+pub mod vxlan;
 
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+pub use self::udp::UdpConfig;
+pub use self::vxlan::VxlanConfig;
+use crate::mac::MacAddr;
+
+/// A backend with its settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// `"Type": "vxlan"`.
+    Vxlan(VxlanConfig),
+    /// `"Type": "host-gw"`: a route to each peer through the underlay.
+    HostGw,
+    /// `"Type": "udp"`, and what no `Backend` at all means.
+    Udp(UdpConfig),
+    /// `"Type": "alloc"`: a lease and subnet.env, and nothing else.
+    Alloc,
+}
+
+impl Backend {
+    /// What is to be known of it.
+    pub fn facts(&self) -> &dyn Facts {
+        match self {
+            Self::Vxlan(settings) => settings,
+            Self::HostGw => &host_gw::HostGw,
+            Self::Udp(settings) => settings,
+            Self::Alloc => &alloc::Alloc,
+        }
+    }
+
+    /// Its type.
+    pub fn kind(&self) -> BackendKind {
+        self.facts().kind()
+    }
+
+    /// The settings of the tunnel by the kernel's VXLAN device, where there is one.
+    pub fn vxlan(&self) -> Option<&VxlanConfig> {
+        match self {
+            Self::Vxlan(settings) => Some(settings),
+            Self::HostGw | Self::Udp(_) | Self::Alloc => None,
+        }
+    }
+}
+
+/// What is to be known of a backend.
+pub trait Facts {
+    /// Its type.
+    fn kind(&self) -> BackendKind;
+
+    /// The type with its settings.
+    fn describe(&self) -> String {
+        self.kind().to_string()
+    }
+
+    /// Name of its device, if it has one.
+    fn device(&self) -> Option<String> {
+        None
+    }
+
+    /// UDP port of its packets, if it has one.
+    fn port(&self) -> Option<u16> {
+        None
+    }
+
+    /// Bytes that it adds to an IPv4 underlay's packets.
+    fn overhead(&self) -> u32 {
+        0
+    }
+
+    /// MTU of the underlay to assume, in bytes; `None`: the interface's.
+    fn underlay_mtu(&self) -> Option<u32> {
+        None
+    }
+
+    /// How peers are reached.
+    fn reaches(&self) -> Reaches;
+
+    /// Whether our programs can carry its packets.
+    fn has_programs(&self) -> bool {
+        false
+    }
+
+    /// Whether PublicIP has to be an address of the underlay: looked at at the start,
+    /// and followed.
+    fn wants_own_address(&self) -> bool {
+        false
+    }
+
+    /// What a node's lease tells; `mac` is its VTEP's.
+    fn publishes(&self, mac: MacAddr) -> Published;
+
+    /// Reads a peer's lease: the MAC of its VTEP, zero where there are none.
+    ///
+    /// # Errors
+    /// It is no peer with this backend.
+    fn read_peer(&self, told: Told<'_>) -> Result<MacAddr, Misfit>;
+}
+
+/// How peers are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaches {
+    /// Through a VXLAN device.
+    Tunnel,
+    /// By routes through the underlay where they are on its link, else through a VXLAN
+    /// device.
+    DirectOrTunnel,
+    /// By routes through the underlay.
+    Direct,
+    /// By a process, through a device of its own.
+    Process,
+    /// Not at all: there are no peers.
+    Nobody,
+}
+
+impl Reaches {
+    /// Those on the underlay's link by routes through it.
+    pub const fn directly(self) -> bool {
+        matches!(self, Self::Direct | Self::DirectOrTunnel)
+    }
+
+    /// Some of them by VTEPs.
+    pub const fn by_vteps(self) -> bool {
+        matches!(self, Self::Tunnel | Self::DirectOrTunnel)
+    }
+}
+
+/// `BackendType` and `BackendData`, for a lease.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// Empty for the backends that do not tell it.
+    pub backend_type: String,
+    /// As it stands in the lease.
+    pub data: Option<Box<RawValue>>,
+}
+
+/// The same of a lease that was read.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// `BackendType`; empty where there is none.
+    pub backend_type: &'a str,
+    /// `BackendData`.
+    pub data: Option<&'a RawValue>,
+}
+
+impl<'a> From<&'a Published> for Told<'a> {
+    fn from(published: &'a Published) -> Self {
+        Self { backend_type: &published.backend_type, data: published.data.as_deref() }
+    }
+}
+
+impl Told<'_> {
+    /// Refuses the lease of another backend.
+    fn is_of(&self, wanted: BackendKind) -> Result<(), Misfit> {
+        match self.backend_type == wanted.name() {
+            true => Ok(()),
+            false => {
+                let found = self.backend_type.chars().take(32).collect();
+                Err(Misfit::OtherBackend { found, wanted })
+            }
+        }
+    }
+}
+
+/// Why a lease tells a backend of no peer.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Misfit {
+    /// Another backend's lease.
+    #[error("BackendType is `{found}`, not `{wanted}`")]
+    OtherBackend {
+        /// The start of what was read.
+        found: String,
+        /// What there should be.
+        wanted: BackendKind,
+    },
+    /// There is no `BackendData`.
+    #[error("BackendData is missing")]
+    NoData,
+    /// `BackendData` has no VTEP's MAC.
+    #[error("BackendData `{data}` is not a VTEP: {cause}")]
+    BadData {
+        /// The start of what was read.
+        data: String,
+        /// Why it could not be decoded.
+        cause: String,
+    },
+    /// A zero or group MAC.
+    #[error("VtepMAC {0} is no unicast address")]
+    BadMac(MacAddr),
+    /// The alloc backend has no peers.
+    #[error("the alloc backend has no peers")]
+    NoPeers,
+}
 
 /// The type of a backend, as flannel spells it.
 #[derive(
@@ -50,6 +249,22 @@ mod tests {
     fn json_has_flannels_names() {
         for kind in BackendKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+    }
+
+    /// What one node publishes, another with the same backend reads.
+    #[test]
+    fn each_backend_reads_what_it_publishes() {
+        let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+        let vxlan = Backend::Vxlan(VxlanConfig::default());
+        for (backend, read) in [
+            (vxlan, Ok(mac)),
+            (Backend::HostGw, Ok(MacAddr::default())),
+            (Backend::Udp(UdpConfig::default()), Ok(MacAddr::default())),
+            (Backend::Alloc, Err(Misfit::NoPeers)),
+        ] {
+            let facts = backend.facts();
+            assert_eq!(facts.read_peer((&facts.publishes(mac)).into()), read, "{backend:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use flannel_ebpf::abi::MAX_PEERS;
 use ipnetwork::Ipv4Network;
 
-use super::{Desired, Node, routes_directly, unusable};
+use super::{Desired, Node, unusable};
 use crate::mac::MacAddr;
 use crate::peer::Peer;
 
@@ -33,7 +33,7 @@ impl Roster {
         let simple = whole
             && desired.device.is_some()
             && desired.unmapped.is_empty()
-            && !routes_directly(node.backend);
+            && !node.backend.facts().reaches().directly();
         let mut roster = Self(BTreeMap::new());
         let mut alone = desired.peers.values().filter(|_| simple);
         let unique = alone.all(|peer| roster.0.insert(peer.vtep_mac, peer.subnet).is_none());

@@ -6,14 +6,11 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use crate::backend::host_gw::HostGw;
+use crate::backend::vxlan::VxlanData;
+use crate::backend::{Facts as _, Misfit, Published, Told};
 use crate::go_json::Fields;
 use crate::mac::MacAddr;
-
-/// `BackendType` of the VXLAN backend.
-pub const VXLAN: &str = "vxlan";
-
-/// `BackendType` of the host-gw backend.
-pub const HOST_GW: &str = "host-gw";
 
 /// What a node publishes about itself (flannel's `lease.LeaseAttrs`).
 ///
@@ -60,17 +57,6 @@ impl<'de> Deserialize<'de> for LeaseAttrs {
     }
 }
 
-impl<'de> Deserialize<'de> for VxlanData {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let fields = Fields::deserialize(deserializer)?;
-        let vtep_mac = fields.read("VtepMAC")?;
-        Ok(Self {
-            vni: fields.read("VNI")?.unwrap_or_default(),
-            vtep_mac: vtep_mac.ok_or_else(|| D::Error::missing_field("VtepMAC"))?,
-        })
-    }
-}
-
 impl PartialEq for LeaseAttrs {
     fn eq(&self, other: &Self) -> bool {
         fn text(raw: &Option<Box<RawValue>>) -> Option<&str> {
@@ -85,67 +71,37 @@ impl PartialEq for LeaseAttrs {
     }
 }
 
-/// `BackendData` of a VXLAN lease (flannel's `vxlanLeaseAttrs`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct VxlanData {
-    /// Absent before v0.12; readers ignore it.
-    #[serde(rename = "VNI")]
-    pub vni: u32,
-    /// MAC of the node's VTEP.
-    #[serde(rename = "VtepMAC")]
-    pub vtep_mac: MacAddr,
-}
-
-/// The lease says nothing that the VXLAN backend could use.
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum NotVxlan {
-    /// Another backend's lease.
-    #[error("BackendType is `{0}`, not `vxlan`")]
-    OtherBackend(String),
-    /// There is no `BackendData`.
-    #[error("BackendData is missing")]
-    NoData,
-    /// `BackendData` has no VTEP's MAC.
-    #[error("BackendData `{data}` is not a VTEP: {cause}")]
-    BadData {
-        /// The start of what was read.
-        data: String,
-        /// Why it could not be decoded.
-        cause: String,
-    },
-}
-
 impl LeaseAttrs {
-    /// What a node with the VXLAN backend publishes.
-    pub fn vxlan(public_ip: Ipv4Addr, vni: u32, vtep_mac: MacAddr) -> Self {
-        let data = serde_json::value::to_raw_value(&VxlanData { vni, vtep_mac });
+    /// What a node publishes with this PublicIP and what its backend tells.
+    pub fn new(public_ip: Ipv4Addr, published: Published) -> Self {
         Self {
             public_ip,
             public_ipv6: None,
-            backend_type: VXLAN.to_owned(),
-            // A number and a text always have a JSON form.
-            backend_data: data.ok(),
+            backend_type: published.backend_type,
+            backend_data: published.data,
             backend_v6_data: None,
             asked_by: None,
         }
+    }
+
+    /// What a node with the VXLAN backend publishes.
+    pub fn vxlan(public_ip: Ipv4Addr, vni: u32, vtep_mac: MacAddr) -> Self {
+        Self::new(public_ip, VxlanData { vni, vtep_mac }.published())
     }
 
     /// What a node with the host-gw backend publishes.
     pub fn host_gw(public_ip: Ipv4Addr) -> Self {
-        Self { backend_type: HOST_GW.to_owned(), ..Self::untyped(public_ip) }
+        Self::new(public_ip, HostGw.publishes(MacAddr::default()))
     }
 
-    /// What a node with the udp or the alloc backend publishes.
+    /// What a node with a backend publishes that tells nothing, such as udp.
     pub fn untyped(public_ip: Ipv4Addr) -> Self {
-        Self {
-            public_ip,
-            public_ipv6: None,
-            backend_type: String::new(),
-            backend_data: None,
-            backend_v6_data: None,
-            asked_by: None,
-        }
+        Self::new(public_ip, Published::default())
+    }
+
+    /// What it says of the backend.
+    pub fn told(&self) -> Told<'_> {
+        Told { backend_type: &self.backend_type, data: self.backend_data.as_deref() }
     }
 
     /// The same without a question.
@@ -157,15 +113,8 @@ impl LeaseAttrs {
     ///
     /// # Errors
     /// When it is another backend's lease, or `BackendData` is unusable.
-    pub fn vtep(&self) -> Result<VxlanData, NotVxlan> {
-        if self.backend_type != VXLAN {
-            return Err(NotVxlan::OtherBackend(self.backend_type.chars().take(32).collect()));
-        }
-        let data = self.backend_data.as_deref().ok_or(NotVxlan::NoData)?.get();
-        serde_json::from_str(data).map_err(|error| NotVxlan::BadData {
-            data: data.chars().take(80).collect(),
-            cause: error.to_string(),
-        })
+    pub fn vtep(&self) -> Result<VxlanData, Misfit> {
+        VxlanData::read(self.told())
     }
 }
 

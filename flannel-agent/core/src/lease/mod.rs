@@ -3,6 +3,7 @@
 pub mod attrs;
 pub mod free;
 pub mod history;
+pub mod judge;
 pub mod key;
 pub mod table;
 pub mod update;

@@ -6,12 +6,11 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 use super::Lease;
-use super::attrs::{HOST_GW, LeaseAttrs, NotVxlan};
 use super::free::is_free;
+use super::judge::{NoPeer, Own, judge};
 use super::key::SubnetKey;
 use super::update::LeaseUpdate;
-use crate::config::Backend;
-use crate::mac::MacAddr;
+use crate::backend::{Backend, Reaches};
 use crate::peer::Peer;
 use crate::subnet::within;
 use crate::text;
@@ -38,12 +37,6 @@ pub struct LeaseTable {
 struct Judged {
     lease: Lease,
     peer: Result<Peer, NoPeer>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Own {
-    subnet: Option<Ipv4Network>,
-    public_ip: Ipv4Addr,
 }
 
 /// What an update changed.
@@ -76,36 +69,6 @@ pub enum OwnChange {
         /// The other node's lease.
         lease: Lease,
     },
-}
-
-/// Why a lease is no peer.
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum NoPeer {
-    /// Our own subnet, whoever holds it.
-    #[error("its subnet is ours")]
-    OwnSubnet,
-    /// Another lease with our PublicIP.
-    #[error("its PublicIP {0} is ours: an old lease of this node, or an address given twice")]
-    OwnPublicIp(Ipv4Addr),
-    /// Not in the overlay network.
-    #[error("its subnet is not within the network {0}")]
-    OutsideNetwork(Ipv4Network),
-    /// Another backend's lease, or no VTEP in it.
-    #[error(transparent)]
-    NotVxlan(#[from] NotVxlan),
-    /// Another backend's lease, where host-gw's are wanted.
-    #[error("BackendType is `{0}`, not `host-gw`")]
-    NotHostGw(String),
-    /// The alloc backend has no peers.
-    #[error("the alloc backend has no peers")]
-    NoPeers,
-    /// A zero or group MAC.
-    #[error("VtepMAC {0} is no unicast address")]
-    BadMac(MacAddr),
-    /// PublicIP cannot be an underlay destination.
-    #[error("PublicIP {0} is no unicast address")]
-    BadPublicIp(Ipv4Addr),
 }
 
 impl LeaseTable {
@@ -288,49 +251,15 @@ impl LeaseTable {
     }
 
     fn judged(&self, lease: Lease) -> (Ipv4Network, Judged) {
-        (lease.subnet, Judged { peer: self.peer(&lease), lease })
+        (lease.subnet, Judged { peer: judge(&lease, self.network, &self.backend, self.own), lease })
     }
 
     fn changed(&self, subnet: Ipv4Network, before: Option<Peer>) -> BTreeSet<Ipv4Network> {
         (before != self.peer_at(subnet)).then_some(subnet).into_iter().collect()
     }
 
-    fn peer(&self, lease: &Lease) -> Result<Peer, NoPeer> {
-        let public_ip = lease.attrs.public_ip;
-        if self.is_own(lease.subnet) {
-            return Err(NoPeer::OwnSubnet);
-        }
-        if self.own.is_some_and(|own| own.public_ip == public_ip) {
-            return Err(NoPeer::OwnPublicIp(public_ip));
-        }
-        if !within(self.network, lease.subnet) {
-            return Err(NoPeer::OutsideNetwork(self.network));
-        }
-        let vtep_mac = self.vtep_mac(&lease.attrs)?;
-        if !is_usable(public_ip) {
-            return Err(NoPeer::BadPublicIp(public_ip));
-        }
-        Ok(Peer { subnet: lease.subnet, vtep_mac, public_ip })
-    }
-
-    /// The peer's VTEP MAC, zero where there are none.
-    fn vtep_mac(&self, attrs: &LeaseAttrs) -> Result<MacAddr, NoPeer> {
-        match &self.backend {
-            Backend::Vxlan(_) => {
-                let mac = attrs.vtep()?.vtep_mac;
-                if mac.is_unicast() { Ok(mac) } else { Err(NoPeer::BadMac(mac)) }
-            }
-            Backend::HostGw if attrs.backend_type != HOST_GW => {
-                Err(NoPeer::NotHostGw(attrs.backend_type.chars().take(32).collect()))
-            }
-            // udp takes leases of every type, as flannel does.
-            Backend::HostGw | Backend::Udp(_) => Ok(MacAddr::default()),
-            Backend::Alloc => Err(NoPeer::NoPeers),
-        }
-    }
-
     fn unused(&self) -> Vec<String> {
-        if self.backend == Backend::Alloc {
+        if self.backend.facts().reaches() == Reaches::Nobody {
             return Vec::new();
         }
         let own = self.own;
@@ -392,13 +321,6 @@ fn refutes(written: &Lease, held: &Lease) -> bool {
 
 fn peer_at(leases: &BTreeMap<Ipv4Network, Judged>, subnet: &Ipv4Network) -> Option<Peer> {
     leases.get(subnet)?.peer.as_ref().ok().copied()
-}
-
-/// Whether packets can be sent to `address`.
-fn is_usable(address: Ipv4Addr) -> bool {
-    let [first, ..] = address.octets();
-    // 0.0.0.0/8 is "this network", 240.0.0.0/4 is reserved (RFC 1122, 3.2.1.3).
-    first != 0 && first < 240 && !address.is_loopback() && !address.is_multicast()
 }
 
 #[cfg(test)]

@@ -13,9 +13,7 @@ use super::proxy::{Proxy, Settings};
 use crate::kernel::Kernel;
 use flannel_core::status::UdpCounters;
 
-/// Name of the TUN device, flannel's first `flannel%d`.
-pub const DEVICE: &str = "flannel0";
-
+pub use flannel_core::backend::udp::DEVICE;
 /// The running proxy, shared with who reads its counters.
 #[derive(Clone, Debug, Default)]
 pub struct SharedProxy(Arc<Mutex<Option<Proxy>>>);

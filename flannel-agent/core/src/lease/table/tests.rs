@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::lease::attrs::LeaseAttrs;
 use crate::mac::MacAddr;
 
 const OWN_IP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 11);
@@ -236,7 +237,7 @@ fn leases_that_are_no_peers_are_told_with_key_and_cause() {
         (with(&|lease| lease.attrs.backend_data = None), "BackendData is missing"),
         (with(&|lease| lease.attrs = group.clone()), "VtepMAC 01:00:00:00:00:01 is no unicast"),
         (lease("10.5.1.0/24", [10, 99, 0, 12], 0, 5), ""),
-        (lease("10.6.1.0/24", [10, 99, 0, 12], 1, 5), "not within the network 10.5.0.0/16"),
+        (lease("10.6.1.0/24", [10, 99, 0, 12], 1, 5), "not within the overlay network 10.5.0.0/16"),
         (lease("10.5.1.0/24", [0, 0, 0, 0], 1, 5), "PublicIP 0.0.0.0 is no unicast"),
         (lease("10.5.1.0/24", [224, 0, 0, 9], 1, 5), "PublicIP 224.0.0.9 is no unicast"),
         (lease("10.5.1.0/24", [255, 255, 255, 255], 1, 5), "255.255.255.255 is no unicast"),
