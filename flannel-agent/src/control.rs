@@ -27,20 +27,35 @@ pub enum Request {
     Status,
     /// A list of [`flannel_core::status::PeerStatus`].
     Peers,
+    /// [`flannel_core::status::Events`] with greater numbers than this.
+    Events(u64),
 }
 
 impl Request {
-    const ALL: [Self; 2] = [Self::Status, Self::Peers];
+    /// All names.
+    const NAMES: [&str; 3] = ["status", "peers", "events"];
 
-    const fn text(self) -> &'static str {
+    fn text(self) -> String {
+        let name = self.name();
         match self {
-            Self::Status => "status",
-            Self::Peers => "peers",
+            Self::Status | Self::Peers => name.to_owned(),
+            Self::Events(after) => format!("{name} {after}"),
         }
     }
 
-    fn named(text: &[u8]) -> Option<Self> {
-        Self::ALL.into_iter().find(|request| request.text().as_bytes() == text)
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Status => Self::NAMES[0],
+            Self::Peers => Self::NAMES[1],
+            Self::Events(_) => Self::NAMES[2],
+        }
+    }
+
+    fn read(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let (name, value) = text.split_once(' ').unwrap_or((text, ""));
+        let named = [Self::Status, Self::Peers, Self::Events(value.parse().unwrap_or(0))];
+        named.into_iter().find(|request| request.name() == name && request.text() == text)
     }
 }
 
@@ -52,7 +67,7 @@ struct Refusal {
 
 impl Refusal {
     fn unknown() -> Self {
-        let known = Request::ALL.map(Request::text).join(", ");
+        let known = Request::NAMES.join(", ");
         Self { error: format!("unknown request; there are: {known}") }
     }
 }
@@ -108,9 +123,13 @@ async fn answer(
     while request.len() < REQUEST && stream.read(&mut byte).await? == 1 && byte[0] != b'\n' {
         request.push(byte[0]);
     }
-    let json = match Request::named(&request) {
+    let json = match Request::read(&request) {
         Some(Request::Status) => serde_json::to_vec(&status::status(shared, datapath)),
         Some(Request::Peers) => serde_json::to_vec(&status::peers(shared, datapath)),
+        Some(Request::Events(after)) => {
+            let events = shared.lock().events.after(after);
+            serde_json::to_vec(&events)
+        }
         None => serde_json::to_vec(&Refusal::unknown()),
     };
     stream.write_all(&json.map_err(io::Error::other)?).await?;
@@ -123,7 +142,7 @@ async fn answer(
 /// The socket cannot be reached, the answer does not come, or the agent does not know
 /// the request, as one of an earlier version may.
 pub fn ask(state_dir: &Path, request: Request) -> io::Result<String> {
-    let answer = say(state_dir, request.text())?;
+    let answer = say(state_dir, &request.text())?;
     match serde_json::from_str::<Refusal>(&answer) {
         Ok(Refusal { error }) => Err(io::Error::other(error)),
         Err(_) => Ok(answer),
@@ -143,7 +162,7 @@ fn say(state_dir: &Path, request: &str) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use flannel_core::health::{Found, Subject};
-    use flannel_core::status::Status;
+    use flannel_core::status::{Events, Status};
 
     use super::*;
 
@@ -160,8 +179,13 @@ mod tests {
             assert_eq!(status.health[0].what, "store");
             assert!(!status.store.connected);
             assert_eq!(ask(&path, Request::Peers).unwrap(), "[]");
+            let events = |after| -> Events {
+                serde_json::from_str(&ask(&path, Request::Events(after)).unwrap()).unwrap()
+            };
+            assert_eq!(events(0).events[0].what.to_string(), "not well: store: connection refused");
+            assert_eq!(events(1), Events { last: 1, events: Vec::new() });
             let refused: Refusal = serde_json::from_str(&say(&path, "nonsense").unwrap()).unwrap();
-            assert_eq!(refused.error, "unknown request; there are: status, peers");
+            assert_eq!(refused.error, "unknown request; there are: status, peers, events");
             let mode = std::fs::metadata(super::path(&path)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         })

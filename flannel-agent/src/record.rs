@@ -1,9 +1,9 @@
-//! What the loop writes down for `/metrics`. It never reads it.
+//! What the loop writes down for `/metrics`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use flannel_core::op::Op;
+use flannel_core::repair::Repair;
 use prometheus_client::metrics::histogram::Histogram;
 
 /// Upper bounds in seconds: an idle pass takes a millisecond, one with thousands
@@ -18,6 +18,8 @@ pub struct Record {
     pub passes: Histogram,
     /// What was put right though no lease had changed.
     pub repairs: BTreeMap<Repair, u64>,
+    /// Of these, what is no event yet: one is made for all of a pass.
+    untold: BTreeMap<Repair, u64>,
     /// Hooks where a program of ours runs.
     pub hooks: BTreeMap<&'static str, u64>,
     /// How often the store could not be followed.
@@ -28,77 +30,12 @@ pub struct Record {
     pub store_event: Option<SystemTime>,
 }
 
-/// Something that somebody else had changed or removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Repair {
-    /// The overlay's device.
-    Device,
-    /// Its addresses.
-    Address,
-    /// Routes of peers on it.
-    Route,
-    /// Neighbour entries.
-    Neighbour,
-    /// FDB entries.
-    Fdb,
-    /// Routes of peers without a tunnel.
-    DirectRoute,
-    /// Entries of the programs' maps.
-    Map,
-    /// Programs at their hooks.
-    Hook,
-}
-
-impl Repair {
-    /// All.
-    pub const ALL: [Self; 8] = [
-        Self::Device,
-        Self::Address,
-        Self::Route,
-        Self::Neighbour,
-        Self::Fdb,
-        Self::DirectRoute,
-        Self::Map,
-        Self::Hook,
-    ];
-
-    /// Value of the label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Device => "device",
-            Self::Address => "address",
-            Self::Route => "route",
-            Self::Neighbour => "neighbour",
-            Self::Fdb => "fdb",
-            Self::DirectRoute => "direct_route",
-            Self::Map => "map",
-            Self::Hook => "hook",
-        }
-    }
-
-    /// What an operation puts right.
-    pub fn of(op: &Op) -> Self {
-        match op {
-            Op::DeleteDevice { .. }
-            | Op::CreateDevice(_)
-            | Op::SetMac(_)
-            | Op::SetMtu(_)
-            | Op::SetUp => Self::Device,
-            Op::AddAddress(_) | Op::RemoveAddress(_) => Self::Address,
-            Op::PutRoute(_) | Op::PutLinkRoute(_) | Op::RemoveRoute(_) => Self::Route,
-            Op::PutNeighbour(..) | Op::RemoveNeighbour(..) => Self::Neighbour,
-            Op::PutFdb(..) | Op::RemoveFdb(..) => Self::Fdb,
-            Op::PutDirect(_) | Op::RemoveDirect(_) => Self::DirectRoute,
-            Op::PutMaps(_) | Op::RemoveMaps(_) => Self::Map,
-        }
-    }
-}
-
 impl Default for Record {
     fn default() -> Self {
         Self {
             passes: Histogram::new(BUCKETS),
             repairs: BTreeMap::new(),
+            untold: BTreeMap::new(),
             hooks: BTreeMap::new(),
             store_errors: 0,
             store_revision: None,
@@ -117,7 +54,13 @@ impl Record {
     pub fn repaired(&mut self, what: Repair, times: u64) {
         if times > 0 {
             *self.repairs.entry(what).or_default() += times;
+            *self.untold.entry(what).or_default() += times;
         }
+    }
+
+    /// What was put right since the last call, for the events.
+    pub fn take_repairs(&mut self) -> BTreeMap<Repair, u64> {
+        std::mem::take(&mut self.untold)
     }
 
     /// The store told something.

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use flannel_core::backend::BackendKind;
+use flannel_core::events::{self, Ring};
 use flannel_core::health::{About, Change, Found, Health, Line, Subject};
 use flannel_core::lease::Lease;
 use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
 use flannel_core::status::{
     Counters, DatapathStatus, DeviceStatus, LeaseStatus, PacketRulesStatus, PeerPath, PeerState,
-    PeerStatus, Status, StoreStatus,
+    PeerStatus, Status, StoreStatus, What,
 };
 use ipnetwork::Ipv4Network;
 
@@ -59,6 +60,8 @@ pub struct State {
     pub ignored: Vec<String>,
     /// What the loop did, for `/metrics`.
     pub record: Record,
+    /// What it did or noticed lately.
+    pub events: Ring,
 }
 
 impl State {
@@ -76,6 +79,7 @@ impl State {
     /// Takes in how a subject is now, and logs what is new of it.
     pub fn report(&mut self, subject: Subject, found: impl Into<Found>) {
         for change in self.health.report(subject, found, Instant::now()) {
+            events::of_condition(&change).into_iter().for_each(|what| self.note(what));
             match change {
                 Change::Began(what, reason) if what.subject.is_grave() => {
                     tracing::error!(%what, reason, "not well");
@@ -91,6 +95,25 @@ impl State {
     }
 }
 
+impl State {
+    /// Notes an event for each kind of what was put right since the last call.
+    pub fn tell_repairs(&mut self) {
+        for (what, times) in self.record.take_repairs() {
+            self.note(What::Repaired { what, times });
+        }
+    }
+
+    /// Notes these events.
+    pub fn note_all(&mut self, all: impl IntoIterator<Item = What>) {
+        all.into_iter().for_each(|what| self.note(what));
+    }
+
+    /// Notes an event.
+    pub fn note(&mut self, what: What) {
+        self.events.note(what, SystemTime::now());
+    }
+}
+
 /// [`State`], shared.
 #[derive(Clone, Debug, Default)]
 pub struct Shared(Arc<Mutex<State>>);
@@ -99,6 +122,11 @@ impl Shared {
     /// The state; a short lock.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes an event.
+    pub fn note(&self, what: What) {
+        self.lock().note(what);
     }
 
     /// [`State::report`], with a lock of its own.

@@ -43,6 +43,7 @@ const CORE: &str = "flannel-agent/core/Cargo.toml";
 const PURE: &[&str] = &[
     "clap",
     "flannel-ebpf",
+    "humantime",
     "ipnetwork",
     "proptest",
     "regex",

@@ -226,7 +226,9 @@ impl Attacher {
     /// Detaches every hook of ours that is not among `keep`: of devices that
     /// have gone, and of veths that are not to be served any more. The pins are
     /// this network namespace's, so an index can mean no other's device.
-    pub(super) fn retain(&mut self, keep: &[Hook]) {
+    ///
+    /// Returns the names of those that this process held.
+    pub(super) fn retain(&mut self, keep: &[Hook]) -> Vec<String> {
         let keep: HashSet<(u32, &str)> =
             keep.iter().map(|hook| (hook.ifindex, hook.program)).collect();
         let wanted = |ifindex: u32, program: &str| keep.contains(&(ifindex, program));
@@ -237,8 +239,10 @@ impl Attacher {
             }
         }
         let form = self.form;
+        let mut gone = Vec::new();
         self.ours.retain(|hook, _| {
             let stays = wanted(hook.ifindex, hook.program);
+            gone.extend((!stays).then(|| hook.name()));
             if !stays && form == Some(Form::Clsact) {
                 filter::remove(&hook.interface, hook.direction());
             }
@@ -246,6 +250,7 @@ impl Attacher {
         });
         self.unpinned.retain(|hook, _| wanted(hook.ifindex, hook.program));
         self.sweep_filters();
+        gone
     }
 
     /// Removes, once, the filters of an earlier run that this one did not

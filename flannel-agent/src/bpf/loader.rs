@@ -220,7 +220,7 @@ impl Loaded {
         let tc = !report.failed.iter().any(|(hook, _)| *hook == tc);
         self.ensure_xdp(Site { tc, ..site }, report);
         let hooks: Vec<Hook> = exits.into_iter().chain(entries).collect();
-        self.attacher.retain(&hooks);
+        report.detached = self.attacher.retain(&hooks);
     }
 
     /// Exit hooks first: a packet noted at an entry hook finds its exit hook in

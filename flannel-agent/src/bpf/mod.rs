@@ -272,6 +272,8 @@ pub trait Datapath: Send + 'static {
 pub struct HookReport {
     /// `<interface>/<program>` that were not there and are now.
     pub attached: Vec<String>,
+    /// `<interface>/<program>` that are no place of ours any more.
+    pub detached: Vec<String>,
     /// Hooks that could not be attached.
     pub failed: Vec<(String, BpfError)>,
     /// Hooks where a program runs now, by program.

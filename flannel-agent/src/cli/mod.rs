@@ -5,6 +5,7 @@ mod etcd;
 mod flannel;
 mod go_style;
 mod klog;
+mod readers;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use serde::Serialize;
 pub use self::etcd::{EtcdArgs, MigrateFrom, MigrateTo};
 pub use self::flannel::WithoutEffect;
 pub use self::klog::Klog;
+pub use self::readers::EventsArgs;
 pub use self::values::Secret;
 use crate::bpf::{AttachMode, FastPath, VerifySource, XdpMode};
 use crate::logging;
@@ -86,6 +88,8 @@ pub enum Command {
         #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
         state_dir: PathBuf,
     },
+    /// Show what the agent did or noticed lately, and why
+    Events(EventsArgs),
     /// Remove everything from this node that the agent made
     Cleanup {
         /// Directory with the agent's state

@@ -2,6 +2,7 @@
 
 pub mod cleanup;
 pub mod completions;
+pub mod events;
 mod kept;
 pub mod man;
 pub mod migrate;

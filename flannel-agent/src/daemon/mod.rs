@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use flannel_core::backend::Reaches;
 use flannel_core::desired;
-use flannel_core::status::{DatapathKind, PacketRulesMode};
+use flannel_core::status::{DatapathKind, PacketRulesMode, What};
 use flannel_core::underlay::{UnderlayError, Wish};
 use ipnetwork::Ipv4Network;
 
@@ -144,6 +144,7 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     let mut shutdown = serve::Shutdown::install().map_err(StartError::Signal)?;
     let _lock = StateLock::take(&options.state_dir)?;
     let shared = Shared::default();
+    shared.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
     let datapath = SharedDatapath::default();
     control::serve(&options.state_dir, shared.clone(), SharedDatapath::clone(&datapath)).map_err(
         |source| StartError::Control { path: control::path(&options.state_dir), source },
@@ -163,6 +164,7 @@ pub async fn run(options: Options) -> Result<(), StartError> {
         served = start_and_serve(&options, &shared, &datapath) => served,
         () = shutdown.requested() => {
             notify::stopping();
+            shared.note(What::Stopping);
             if let Some(datapath) = lock(&datapath).as_mut()
                 && let Err(error) = datapath.leave()
             {
@@ -219,7 +221,12 @@ async fn start_and_serve(
     let (lease, vtep_mac) =
         acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
     tracing::info!(subnet = %lease.subnet, public_ip = %lease.attrs.public_ip, mac = %vtep_mac, "lease acquired");
-    shared.lock().lease = Some(lease.clone());
+    {
+        let mut state = shared.lock();
+        let (subnet, public_ip) = (lease.subnet, lease.attrs.public_ip);
+        state.note(What::LeaseAcquired { subnet, public_ip });
+        state.lease = Some(lease.clone());
+    }
 
     start::retire_device(&kernel, &before, device.as_deref()).await;
     start::retire_network(&kernel, &before, config.network, device.as_deref()).await;
@@ -234,6 +241,13 @@ async fn start_and_serve(
             let mode = if udp { DatapathKind::UdpProxy } else { DatapathKind::Kernel };
             state.datapath.mode = Some(mode);
             state.datapath.reason = reason.filter(|_| !udp);
+        }
+    }
+    {
+        let mut state = shared.lock();
+        let reason = state.datapath.reason.clone();
+        if let Some(mode) = state.datapath.mode {
+            state.note(What::Datapath { mode, reason });
         }
     }
     let respected = options.packet_rules == PacketRulesMode::Respect

@@ -15,7 +15,7 @@ use flannel_core::lease::table::LeaseTable;
 use flannel_core::lease::update::LeaseUpdate;
 use flannel_core::peer::Peer;
 use flannel_core::schedule::{Schedule, Wake};
-use flannel_core::status::DatapathKind;
+use flannel_core::status::{DatapathKind, What};
 use ipnetwork::Ipv4Network;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -173,9 +173,13 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         }
         self.check_start()?;
         self.announced = true;
-        self.shared.lock().ready = true;
         notify::ready();
         let lease = self.keeper.lease();
+        {
+            let mut state = self.shared.lock();
+            state.ready = true;
+            state.note(What::Ready { subnet: lease.subnet, peers: self.peers.len() });
+        }
         tracing::info!(subnet = %lease.subnet, peers = self.peers.len(), "ready");
         Ok(())
     }
@@ -251,6 +255,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
     /// that was full.
     fn check_hooks(&mut self) {
         let wake = self.reconciler.check_hooks();
+        self.shared.lock().tell_repairs();
         self.wake(wake);
         self.write_files();
         self.schedule.hooks_checked(Instant::now());
@@ -291,7 +296,11 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let began = std::time::Instant::now();
         let outcome = self.reconciler.pass(&self.peers, wake).await;
         let took = began.elapsed();
-        self.shared.lock().record.passed(took);
+        {
+            let mut state = self.shared.lock();
+            state.record.passed(took);
+            state.tell_repairs();
+        }
         self.schedule.end_pass(wake, took, Instant::now());
         self.schedule.retry(outcome.retry_at);
         if outcome.underlay_changed {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use flannel_core::repair::Repair;
 use flannel_core::status::DatapathKind;
 use flannel_ebpf::abi::{ABI_VERSION, map, program};
 use prometheus_client::collector::Collector;
@@ -13,7 +14,6 @@ use prometheus_client::registry::Registry;
 use super::catalogue::{self as metric, Metric};
 use super::snapshot::{PEER_STATES, Snapshot};
 use super::totals::Traffic;
-use crate::record::Repair;
 
 /// The text of a scrape.
 pub(super) fn text(snapshot: Snapshot) -> String {

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use flannel_core::health::Subject;
+use flannel_core::repair::Repair;
 
 use super::catalogue::{self, Metric};
-use crate::record::Repair;
 
 const INTRODUCTION: &str = "\
 # Metrics

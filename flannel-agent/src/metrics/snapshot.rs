@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use flannel_core::health::Subject;
+use flannel_core::repair::Repair;
 use flannel_core::status::DatapathKind;
 use flannel_ebpf::abi::{MAX_EXEMPTIONS, MAX_PEERS, MAX_VETHS, map};
 use ipnetwork::Ipv4Network;
@@ -10,7 +11,6 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::process::{Process, seconds};
 use super::totals::Traffic;
-use crate::record::Repair;
 use crate::status::State;
 
 /// States of peers.

@@ -9,6 +9,7 @@ use flannel_core::lease::Lease;
 use flannel_core::lease::attrs::LeaseAttrs;
 use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
+use flannel_core::repair::Repair;
 use flannel_core::status::{DatapathKind, FlowTableStatus, PeerCounters};
 use flannel_ebpf::abi::Outcome;
 
@@ -16,7 +17,6 @@ use super::catalogue::{ALL, Metric};
 use super::*;
 use crate::backend::udp;
 use crate::bpf::fake::FakeDatapath;
-use crate::record::Repair;
 
 fn subnet(index: u32) -> Ipv4Network {
     Ipv4Network::new(Ipv4Addr::from(0x0a00_0000 + index * 256), 24).unwrap()

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use flannel_core::blackhole;
+use flannel_core::events;
 use flannel_core::health::{Found, Part, Subject};
 use flannel_core::link::{Link, vrf_of};
 use flannel_core::model;
@@ -18,10 +19,10 @@ use super::{Reconciler, devices, is_device, is_ground};
 use crate::bpf::{BpfError, DatapathConfig, FastPath, Places};
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelError};
-use crate::record::Repair;
 use crate::status::lock;
 use crate::watch::Settled;
-use flannel_core::status::{Attachment, DatapathKind, FlowTableStatus};
+use flannel_core::repair::Repair;
+use flannel_core::status::{Attachment, DatapathKind, FlowTableStatus, What};
 
 /// So long hooks are attached before leases get their turn.
 const TURN: Duration = Duration::from_millis(20);
@@ -250,6 +251,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if !report.attached.is_empty() {
             tracing::info!(hooks = ?report.attached, "attached programs");
         }
+        if !report.detached.is_empty() {
+            tracing::info!(hooks = ?report.detached, "detached programs");
+        }
         failures.extend(report.failed);
         let attach = datapath.attachment();
         let unpinned = datapath.unpinned();
@@ -260,6 +264,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             state.report(Subject::Pins, unpinned);
             state.report(Subject::Xdp, xdp.complaint);
             state.datapath.xdp = xdp.status;
+            let (hooks, more) = events::named(&report.attached);
+            if !hooks.is_empty() {
+                let restored = report.restored;
+                state.note(What::HooksAttached { hooks, more, restored });
+            }
+            let (hooks, more) = events::named(&report.detached);
+            if !hooks.is_empty() {
+                state.note(What::HooksDetached { hooks, more });
+            }
             state.record.repaired(Repair::Hook, report.restored);
             state.record.hooks = report.running;
         }
@@ -286,9 +299,12 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         state.datapath.tcp = tcp;
         state.datapath.attach = Some(attach);
         let mode = if whole.is_some() { DatapathKind::Kernel } else { DatapathKind::Ebpf };
+        let reason = whole.map(|(hook, error)| format!("{} {hook}: {error}", Subject::Hook));
+        if state.datapath.mode != Some(mode) {
+            state.note(What::Datapath { mode, reason: reason.clone() });
+        }
         state.datapath.mode = Some(mode);
-        state.datapath.reason =
-            whole.map(|(hook, error)| format!("{} {hook}: {error}", Subject::Hook));
+        state.datapath.reason = reason;
     }
 
     /// What `--fast-path` asks for, as far as this node has it.

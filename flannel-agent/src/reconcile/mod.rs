@@ -29,6 +29,7 @@ use flannel_core::config::Backend;
 use flannel_core::desired;
 use flannel_core::desired::roster::Roster;
 use flannel_core::desired::{Desired, Node};
+use flannel_core::events::PeerChanges;
 use flannel_core::health::{Found, Part, Subject};
 use flannel_core::link::Link;
 use flannel_core::mac::MacAddr;
@@ -385,6 +386,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     fn publish(&self, desired: &Desired) {
         let mut state = self.shared.lock();
         if *state.peers != desired.peers {
+            let changes = PeerChanges::between(&state.peers, &desired.peers);
+            state.note_all(changes.events());
             state.peers = Arc::new(desired.peers.clone());
         }
         if *state.direct != desired.direct {

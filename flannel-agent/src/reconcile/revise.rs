@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use flannel_core::desired::roster::Change;
+use flannel_core::events::PeerChanges;
 use flannel_core::health::Subject;
 use flannel_core::plan;
 use flannel_core::schedule::GENERATION;
@@ -42,15 +43,18 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
     fn publish_changes(&self, changes: &[Change]) {
         let mut state = self.shared.lock();
+        let mut told = PeerChanges::default();
         let peers = Arc::make_mut(&mut state.peers);
         for (subnet, now) in changes {
             let before = match now {
                 Some(now) => peers.insert(*subnet, *now),
                 None => peers.remove(subnet),
             };
+            told.note(before.as_ref(), now.as_ref());
             let address = |peer: flannel_core::peer::Peer| peer.public_ip;
             self.watch.change_peer(before.map(address), now.map(address));
         }
+        state.note_all(told.events());
     }
 
     /// Ends all confirmations, unless that was done just now: gives when it is due.

@@ -284,6 +284,8 @@ impl Watch {
         let changed = judged.report != state.judgement.report;
         if changed {
             said::log(&state.judgement.report, &judged.report);
+            let told = said::events(&state.judgement.report, &judged.report);
+            self.shared.lock().note_all(told);
         }
         state.judgement = judged;
         let complaint = said::complaint(state);

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use flannel_core::envelope::Inward;
 use flannel_core::envelope::{Outward, Report};
+use flannel_core::status::What;
 
 use super::State;
 
@@ -43,6 +44,15 @@ pub(super) fn log(before: &Report, now: &Report) {
     for pods in now.not_served.iter().filter(|pods| !before.not_served.contains(pods)) {
         tracing::info!("{pods}");
     }
+}
+
+/// The events of what is another way than before.
+pub(super) fn events(before: &Report, now: &Report) -> Vec<What> {
+    let new = now.kept.iter().filter(|kept| !before.kept.contains(kept));
+    let new = new.map(|kept| What::FastPathOff { way: kept.way, why: list(&kept.why) });
+    let stays = |way| now.kept.iter().any(|kept| kept.way == way);
+    let gone = before.kept.iter().filter(|kept| !stays(kept.way));
+    new.chain(gone.map(|kept| What::FastPathOn { way: kept.way })).collect()
 }
 
 /// Why nothing, or nothing that comes in, is carried, if that is so.

@@ -70,6 +70,37 @@ fn the_journal_gets_its_own_fields() {
 }
 
 #[test]
+fn events_tell_what_the_agent_did_and_why() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let (mut node, mut other) = (lab.node(1), lab.node(2));
+    node.start(&etcd, &Options::kernel());
+    other.start(&etcd, &Options::kernel());
+    node.wait_routes(&[&other]);
+    node.netns.ip("link del flannel.1");
+    node.wait_routes(&[&other]);
+    let events = || -> Vec<Value> {
+        serde_json::from_str(&run(node.agent_command("events").arg("--json"))).expect("events")
+    };
+    let repaired = |event: &Value| event["event"] == "repaired" && event["what"] == "route";
+    let events = wait::until("the repair", Duration::from_secs(5), || {
+        let events = events();
+        events.iter().any(repaired).then_some(events)
+    });
+    let events = events.0;
+    let kinds: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
+    assert_eq!(kinds[0], "started");
+    for kind in ["lease_acquired", "datapath", "ready", "peer_added"] {
+        assert!(kinds.contains(&kind), "{kind}: {kinds:?}");
+    }
+    let added = events.iter().find(|event| event["event"] == "peer_added").expect("the peer");
+    assert_eq!(added["subnet"], other.subnet().to_string());
+    let text = run(node.agent_command("events").args(["--since", "1h"]));
+    assert!(text.contains("device put right, "), "{text}");
+    assert!(text.contains(&format!("peer {} at ", other.subnet())), "{text}");
+}
+
+#[test]
 fn json_has_a_line_for_each_message_and_v_sets_the_level() {
     let lab = Lab::new();
     let etcd = lab.etcd();

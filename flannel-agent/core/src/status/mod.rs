@@ -5,10 +5,12 @@
 
 mod absent;
 mod datapath;
+mod events;
 mod packet_rules;
 mod peers;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use self::datapath::{
     Attachment, DatapathKind, DatapathStatus, FlowTableStatus, XdpPlace, XdpStatus,
 };
+pub use self::events::{Event, Events, What};
 pub use self::packet_rules::{PacketRulesMode, PacketRulesStatus};
 pub use self::peers::{Counters, PeerCounters, PeerPath, PeerState, PeerStatus, UdpCounters};
 use crate::backend::BackendKind;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flannel_core::health::{Found, Subject};
 use flannel_core::lease::table::OwnChange;
+use flannel_core::status::What;
 use flannel_core::text;
 use tokio::time::Instant;
 
@@ -28,7 +29,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
                 "it was written by somebody else; is our PublicIP given twice?".to_owned()
             }
             News::Gone { since } => {
-                self.shared.lock().lease_lost = true;
+                self.note_lost("it was deleted, or ran out");
                 if since && !store_lost_it {
                     self.end_if_wished("it was deleted, or ran out");
                 }
@@ -85,6 +86,12 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
                 self.table.set_own(Some(lease.subnet), lease.attrs.public_ip);
                 tracing::debug!(subnet = %lease.subnet, "lease renewed");
                 let mut state = self.shared.lock();
+                let (subnet, public_ip) = (lease.subnet, lease.attrs.public_ip);
+                let what = match state.lease_lost {
+                    true => What::LeaseClaimed { subnet },
+                    false => What::LeaseRenewed { subnet, public_ip },
+                };
+                state.note(what);
                 state.lease = Some(lease.clone());
                 state.report(Subject::Renewal, Found::well());
                 state.report(Subject::OwnLease, Found::well());
@@ -111,6 +118,14 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
         }
     }
 
+    fn note_lost(&self, why: &str) {
+        let mut state = self.shared.lock();
+        if !std::mem::replace(&mut state.lease_lost, true) {
+            let subnet = self.keeper.lease().subnet;
+            state.note(What::LeaseLost { subnet, why: why.to_owned() });
+        }
+    }
+
     fn say_lost(&mut self, why: &str) {
         tracing::error!(
             why,
@@ -118,8 +133,8 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
              for another subnet (pods here keep the old addresses until they are recreated)"
         );
         self.end_if_wished(why);
+        self.note_lost(why);
         let mut state = self.shared.lock();
-        state.lease_lost = true;
         // What was said of a lease that we had is over.
         for subject in [Subject::OwnLease, Subject::Renewal] {
             state.report(subject, Found::well());
