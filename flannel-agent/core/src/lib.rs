@@ -9,6 +9,7 @@ pub mod desired;
 pub mod envelope;
 pub mod events;
 pub mod firewall;
+pub mod flows;
 mod go_json;
 pub mod health;
 pub mod lease;

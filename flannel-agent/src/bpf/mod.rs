@@ -6,6 +6,7 @@ mod error;
 pub mod fake;
 mod filter;
 pub mod flow_table;
+mod flows;
 mod hook;
 mod interrupted;
 pub mod loader;
@@ -32,6 +33,7 @@ use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
 pub use self::error::BpfError;
+pub use self::flows::PinnedFlows;
 pub use self::interrupted::unless_interrupted;
 pub use self::loader::cleanup;
 pub use self::meter::Meter;

@@ -28,7 +28,7 @@ use serde::Serialize;
 pub use self::etcd::{EtcdArgs, MigrateFrom, MigrateTo};
 pub use self::flannel::WithoutEffect;
 pub use self::klog::Klog;
-pub use self::readers::EventsArgs;
+pub use self::readers::{EventsArgs, FlowsArgs};
 pub use self::values::Secret;
 use crate::bpf::{AttachMode, FastPath, VerifySource, XdpMode};
 use crate::logging;
@@ -90,6 +90,8 @@ pub enum Command {
     },
     /// Show what the agent did or noticed lately, and why
     Events(EventsArgs),
+    /// Show the flows that the programs know, and why some are the kernel's
+    Flows(FlowsArgs),
     /// Remove everything from this node that the agent made
     Cleanup {
         /// Directory with the agent's state

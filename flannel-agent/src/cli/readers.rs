@@ -4,8 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use flannel_core::flows::Filter;
+use flannel_core::status::FlowProto;
+use ipnetwork::Ipv4Network;
 
-use super::STATE_DIR;
+use super::{PIN_DIR, STATE_DIR};
 
 /// The flags of `events`.
 #[derive(Args, Clone, Debug)]
@@ -22,4 +25,40 @@ pub struct EventsArgs {
     /// Directory with the agent's state
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
+}
+
+/// The flags of `flows`.
+#[derive(Args, Clone, Debug)]
+pub struct FlowsArgs {
+    /// Print JSON; with --follow an object for each flow
+    #[arg(long)]
+    pub json: bool,
+    /// Go on with flows that come or go another way, until it is interrupted
+    #[arg(long)]
+    pub follow: bool,
+    /// Only flows of this pod, or of pods in this network
+    #[arg(long, value_name = "IP|CIDR")]
+    pub pod: Option<Ipv4Network>,
+    /// Only flows of this peer: its subnet, or an address of it
+    #[arg(long, value_name = "IP|CIDR")]
+    pub peer: Option<Ipv4Network>,
+    /// Only flows from or to this port
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Only flows of this protocol
+    #[arg(long, value_enum, value_name = "PROTO")]
+    pub proto: Option<FlowProto>,
+    /// Directory in bpffs with the pinned maps and links
+    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// Directory with the agent's state
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+}
+
+impl FlowsArgs {
+    /// Which flows are wanted.
+    pub fn filter(&self) -> Filter {
+        Filter { pod: self.pod, peer: self.peer, port: self.port, proto: self.proto }
+    }
 }

@@ -3,6 +3,7 @@
 pub mod cleanup;
 pub mod completions;
 pub mod events;
+pub mod flows;
 mod kept;
 pub mod man;
 pub mod migrate;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
-use flannel_core::status::{Event, PeerStatus, Status};
+use flannel_core::status::{Event, FlowStatus, PeerStatus, Status};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
@@ -17,6 +17,7 @@ type Printed = (&'static str, fn() -> Schema);
 /// All with `--json`.
 const COMMANDS: &[Printed] = &[
     ("events", of::<Vec<Event>>),
+    ("flows", of::<Vec<FlowStatus>>),
     ("migrate", of::<MigrateJson>),
     ("peers", of::<Vec<PeerStatus>>),
     ("status", of::<StatusJson>),

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use flannel_tests::agent::Options;
 use flannel_tests::lab::Lab;
-use flannel_tests::process::{Process, run};
+use flannel_tests::pair::Pair;
+use flannel_tests::process::{Process, output, run};
 use flannel_tests::wait;
 use serde_json::Value;
 
@@ -98,6 +99,34 @@ fn events_tell_what_the_agent_did_and_why() {
     let text = run(node.agent_command("events").args(["--since", "1h"]));
     assert!(text.contains("device put right, "), "{text}");
     assert!(text.contains(&format!("peer {} at ", other.subnet())), "{text}");
+}
+
+#[test]
+fn flows_are_told_with_and_without_an_agent() {
+    let mut pair = Pair::agents(&Options::ebpf());
+    let flows = |pair: &Pair, flags: &[&str]| -> Vec<Value> {
+        let mut command = pair.left.agent_command("flows");
+        command.arg("--pin-dir").arg(pair.left.pin_dir());
+        serde_json::from_str(&run(command.arg("--json").args(flags))).expect("flows")
+    };
+    pair.traffic("spaced", "--seconds 1");
+    pair.fast_both_ways();
+    let client = pair.client.address.to_string();
+    let told = flows(&pair, &["--pod", &client, "--proto", "udp"]);
+    let fast = |flow: &Value| flow["path"] == "fast" && flow["why"].is_null();
+    for direction in ["out", "in"] {
+        let flow = told.iter().find(|flow| flow["direction"] == direction && fast(flow));
+        let flow = flow.unwrap_or_else(|| panic!("no {direction} in {told:?}"));
+        assert_eq!(flow["peer"], pair.right.subnet().to_string());
+        let end = if direction == "out" { "source" } else { "destination" };
+        assert!(flow[end].as_str().is_some_and(|end| end.starts_with(&client)), "{flow}");
+    }
+    assert_eq!(flows(&pair, &["--pod", "10.99.0.0/16"]), Vec::<Value>::new());
+    pair.left.stop_agent();
+    assert!(!flows(&pair, &["--pod", &client]).is_empty(), "the pins are there");
+    let text = output(pair.left.agent_command("flows").arg("--pin-dir").arg(pair.left.pin_dir()));
+    let said = String::from_utf8_lossy(&text.stderr).into_owned();
+    assert!(said.contains("the agent is not running"), "{said}");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod absent;
 mod datapath;
 mod events;
+mod flows;
 mod packet_rules;
 mod peers;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use self::datapath::{
     Attachment, DatapathKind, DatapathStatus, FlowTableStatus, XdpPlace, XdpStatus,
 };
 pub use self::events::{Event, Events, What};
+pub use self::flows::{Ends, FlowDirection, FlowPath, FlowProto, FlowStatus, NotFast};
 pub use self::packet_rules::{PacketRulesMode, PacketRulesStatus};
 pub use self::peers::{Counters, PeerCounters, PeerPath, PeerState, PeerStatus, UdpCounters};
 use crate::backend::BackendKind;
