@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use flannel_agent::bpf;
 use flannel_agent::cli::{self, Cli, Command, Klog, MigrateFrom, MigrateTo};
-use flannel_agent::commands::{cleanup, completions, events, flows, man, migrate, peers, status};
+use flannel_agent::commands::{
+    cleanup, completions, events, flows, man, migrate, peers, status, sysdump,
+};
 use flannel_agent::{daemon, logging};
 use flannel_core::text;
 
@@ -43,6 +45,7 @@ async fn run(cli: Cli, klog: Klog) -> ExitCode {
         Some(Command::Peers { json, state_dir }) => peers::run(&state_dir, json).into(),
         Some(Command::Events(args)) => events::run(&args).into(),
         Some(Command::Flows(args)) => flows::run(&args).into(),
+        Some(Command::Sysdump(args)) => sysdump::run(&args).await.into(),
         Some(Command::Cleanup { state_dir, pin_dir, subnet_file, force, keep_device }) => {
             let places = cleanup::Places {
                 state_dir: &state_dir,

@@ -22,6 +22,7 @@ pub mod peer;
 pub mod plan;
 pub mod pods;
 pub mod reach;
+pub mod redact;
 pub mod repair;
 pub mod schedule;
 pub mod status;

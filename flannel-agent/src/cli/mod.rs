@@ -28,7 +28,7 @@ use serde::Serialize;
 pub use self::etcd::{EtcdArgs, MigrateFrom, MigrateTo};
 pub use self::flannel::WithoutEffect;
 pub use self::klog::Klog;
-pub use self::readers::{EventsArgs, FlowsArgs};
+pub use self::readers::{EventsArgs, FlowsArgs, SysdumpArgs};
 pub use self::values::Secret;
 use crate::bpf::{AttachMode, FastPath, VerifySource, XdpMode};
 use crate::logging;
@@ -92,6 +92,8 @@ pub enum Command {
     Events(EventsArgs),
     /// Show the flows that the programs know, and why some are the kernel's
     Flows(FlowsArgs),
+    /// Collect what a report needs into one archive, without secrets
+    Sysdump(SysdumpArgs),
     /// Remove everything from this node that the agent made
     Cleanup {
         /// Directory with the agent's state

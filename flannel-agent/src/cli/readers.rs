@@ -8,7 +8,7 @@ use flannel_core::flows::Filter;
 use flannel_core::status::FlowProto;
 use ipnetwork::Ipv4Network;
 
-use super::{PIN_DIR, STATE_DIR};
+use super::{EtcdArgs, PIN_DIR, STATE_DIR, SUBNET_FILE};
 
 /// The flags of `events`.
 #[derive(Args, Clone, Debug)]
@@ -61,4 +61,30 @@ impl FlowsArgs {
     pub fn filter(&self) -> Filter {
         Filter { pod: self.pod, peer: self.peer, port: self.port, proto: self.proto }
     }
+}
+
+/// The flags of `sysdump`.
+#[derive(Args, Clone, Debug)]
+pub struct SysdumpArgs {
+    /// Print JSON: what is in the archive
+    #[arg(long)]
+    pub json: bool,
+    /// The archive to write [default: flannel-sysdump-<host>-<time>.tar.gz here]
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Port where the agent serves /metrics
+    #[arg(long, value_name = "PORT")]
+    pub healthz_port: Option<u16>,
+    /// Directory in bpffs with the pinned maps and links
+    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// Directory with the agent's state
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// The file with the node's subnet
+    #[arg(long, value_name = "FILE", default_value = SUBNET_FILE)]
+    pub subnet_file: PathBuf,
+    /// How etcd is reached
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
 }

@@ -1,6 +1,6 @@
 //! `flannel-agent flows`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ fn tell(pinned: &PinnedFlows, args: &FlowsArgs) -> Result<(), BpfError> {
 }
 
 /// The wanted flows, in the order of their addresses.
-fn read(pinned: &PinnedFlows, filter: &Filter) -> Result<Vec<FlowStatus>, BpfError> {
+pub(super) fn read(pinned: &PinnedFlows, filter: &Filter) -> Result<Vec<FlowStatus>, BpfError> {
     let view = pinned.view()?;
     let entries = pinned.entries()?;
     let all = entries.iter().filter_map(|(key, flow)| flows::describe(key, flow, &view));
@@ -75,7 +75,7 @@ fn id(flow: &FlowStatus) -> Id {
 
 /// What was told of the flows that are in the table.
 #[derive(Default)]
-struct Known(HashMap<Id, (FlowPath, Option<NotFast>)>);
+struct Known(BTreeMap<Id, (FlowPath, Option<NotFast>)>);
 
 impl Known {
     /// Those that are new, or go another way than before.

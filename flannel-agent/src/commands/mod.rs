@@ -11,6 +11,7 @@ pub mod peers;
 #[cfg(test)]
 mod schemas;
 pub mod status;
+pub mod sysdump;
 
 use std::io::{self, Write as _};
 use std::path::Path;

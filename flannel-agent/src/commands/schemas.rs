@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
-use flannel_core::status::{Event, FlowStatus, PeerStatus, Status};
+use flannel_core::status::{Event, FlowStatus, PeerStatus, Status, SysdumpReport};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
@@ -21,6 +21,7 @@ const COMMANDS: &[Printed] = &[
     ("migrate", of::<MigrateJson>),
     ("peers", of::<Vec<PeerStatus>>),
     ("status", of::<StatusJson>),
+    ("sysdump", of::<SysdumpReport>),
 ];
 
 /// `status --json`.

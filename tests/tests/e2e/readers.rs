@@ -1,6 +1,7 @@
 //! What operators read: the log, and the commands that look into a node.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -127,6 +128,47 @@ fn flows_are_told_with_and_without_an_agent() {
     let text = output(pair.left.agent_command("flows").arg("--pin-dir").arg(pair.left.pin_dir()));
     let said = String::from_utf8_lossy(&text.stderr).into_owned();
     assert!(said.contains("the agent is not running"), "{said}");
+}
+
+#[test]
+fn a_sysdump_has_what_a_report_needs_and_no_secret() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let mut node = lab.node(1);
+    node.start(&etcd, &Options::kernel());
+    // In what programs print: by its name, in a URL, and as it is.
+    node.netns.ip("link add spare0 alias password=planted-1 type dummy");
+    node.netns.ip("link add spare1 alias http://root:planted-2@192.0.2.1/ type dummy");
+    node.netns.ip("link add spare2 alias (planted-3) type dummy");
+    let file = lab.dir().join("dump.tar.gz");
+    let mut command = node.agent_command("sysdump");
+    command.args(["--json", "--etcd-endpoints", &etcd.endpoint()]).arg("--output").arg(&file);
+    let report: Value =
+        serde_json::from_str(&run(command.env("FLANNELD_ETCD_PASSWORD", "planted-3")))
+            .expect("a report");
+    assert_eq!(report["file"], file.display().to_string());
+    let mode = fs::metadata(&file).expect("the archive").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    run(Command::new("tar").arg("-xzf").arg(&file).arg("-C").arg(lab.dir()).arg("--strip=1"));
+    let read = |name: &str| fs::read_to_string(lab.dir().join(name)).unwrap_or_default();
+    let names = report["parts"].as_array().expect("parts").iter();
+    for name in names.filter_map(|part| part["name"].as_str()) {
+        assert!(!read(name).contains("planted"), "{name}: {}", read(name));
+    }
+    assert!(!read("missing.txt").contains("planted"));
+    for (name, text) in [
+        ("status.json", node.subnet().to_string()),
+        ("events.json", "lease_acquired".to_owned()),
+        ("network-config.txt", "10.244.0.0".to_owned()),
+        ("links.txt", "flannel.1".to_owned()),
+        ("links.txt", "password=<removed>".to_owned()),
+        ("links.txt", "http://<removed>@192.0.2.1/".to_owned()),
+        ("links.txt", "(<removed>)".to_owned()),
+        ("nftables.txt", "flannel-ipv4".to_owned()),
+        ("missing.txt", "metrics.txt: give --healthz-port".to_owned()),
+    ] {
+        assert!(read(name).contains(&text), "{text} in {name}: {}", read(name));
+    }
 }
 
 #[test]

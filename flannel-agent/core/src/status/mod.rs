@@ -9,6 +9,7 @@ mod events;
 mod flows;
 mod packet_rules;
 mod peers;
+mod sysdump;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -27,6 +28,7 @@ pub use self::events::{Event, Events, What};
 pub use self::flows::{Ends, FlowDirection, FlowPath, FlowProto, FlowStatus, NotFast};
 pub use self::packet_rules::{PacketRulesMode, PacketRulesStatus};
 pub use self::peers::{Counters, PeerCounters, PeerPath, PeerState, PeerStatus, UdpCounters};
+pub use self::sysdump::{SysdumpPart, SysdumpReport};
 use crate::backend::BackendKind;
 use crate::health::Line;
 use crate::mac::MacAddr;
