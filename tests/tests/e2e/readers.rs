@@ -137,9 +137,11 @@ fn a_sysdump_has_what_a_report_needs_and_no_secret() {
     let mut node = lab.node(1);
     node.start(&etcd, &Options::kernel());
     // In what programs print: by its name, in a URL, and as it is.
-    node.netns.ip("link add spare0 alias password=planted-1 type dummy");
-    node.netns.ip("link add spare1 alias http://root:planted-2@192.0.2.1/ type dummy");
-    node.netns.ip("link add spare2 alias (planted-3) type dummy");
+    let aliases = ["password=planted-1", "http://root:planted-2@192.0.2.1/", "(planted-3)"];
+    for (number, alias) in aliases.iter().enumerate() {
+        node.netns.ip(&format!("link add spare{number} type bridge"));
+        node.netns.ip(&format!("link set spare{number} alias {alias}"));
+    }
     let file = lab.dir().join("dump.tar.gz");
     let mut command = node.agent_command("sysdump");
     command.args(["--json", "--etcd-endpoints", &etcd.endpoint()]).arg("--output").arg(&file);
