@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use flannel_agent::bpf;
 use flannel_agent::cli::{self, Cli, Command, Klog, MigrateFrom, MigrateTo};
 use flannel_agent::commands::{
-    cleanup, completions, events, flows, man, migrate, peers, status, sysdump,
+    check, cleanup, completions, connectivity, events, flows, man, migrate, peers, status, sysdump,
 };
 use flannel_agent::{daemon, logging};
 use flannel_core::text;
@@ -46,6 +46,8 @@ async fn run(cli: Cli, klog: Klog) -> ExitCode {
         Some(Command::Events(args)) => events::run(&args).into(),
         Some(Command::Flows(args)) => flows::run(&args).into(),
         Some(Command::Sysdump(args)) => sysdump::run(&args).await.into(),
+        Some(Command::Check(args)) => check::run(&args).await.into(),
+        Some(Command::Connectivity(args)) => connectivity::run(&args).await.into(),
         Some(Command::Cleanup { state_dir, pin_dir, subnet_file, force, keep_device }) => {
             let places = cleanup::Places {
                 state_dir: &state_dir,

@@ -4,7 +4,9 @@
 
 pub mod backend;
 pub mod blackhole;
+pub mod check;
 pub mod config;
+pub mod connectivity;
 pub mod desired;
 pub mod envelope;
 pub mod events;
@@ -21,6 +23,7 @@ pub mod op;
 pub mod peer;
 pub mod plan;
 pub mod pods;
+pub mod probe;
 pub mod reach;
 pub mod redact;
 pub mod repair;

@@ -4,6 +4,7 @@ mod attach;
 mod attendance;
 mod error;
 pub mod fake;
+pub mod features;
 mod filter;
 pub mod flow_table;
 mod flows;

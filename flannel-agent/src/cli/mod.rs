@@ -1,6 +1,7 @@
 //! The command line: flannel's flags and our own, in Go's style and in the
 //! usual one, and `FLANNELD_*` from the environment.
 
+mod doctor;
 mod etcd;
 mod flannel;
 mod go_style;
@@ -25,6 +26,7 @@ use flannel_core::underlay::Wish;
 use regex::Regex;
 use serde::Serialize;
 
+pub use self::doctor::{CheckArgs, ConnectivityArgs};
 pub use self::etcd::{EtcdArgs, MigrateFrom, MigrateTo};
 pub use self::flannel::WithoutEffect;
 pub use self::klog::Klog;
@@ -94,6 +96,14 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Collect what a report needs into one archive, without secrets
     Sysdump(SysdumpArgs),
+    /// Look for what is wrong with this node, and say what helps
+    #[command(
+        after_help = "Exit code: 0 well, 10 degraded or not all could be looked at, 20 broken."
+    )]
+    Check(CheckArgs),
+    /// Try which peers are reached through the overlay
+    #[command(after_help = "Exit code: 0 all are reached, 10 some are not, 20 none is.")]
+    Connectivity(ConnectivityArgs),
     /// Remove everything from this node that the agent made
     Cleanup {
         /// Directory with the agent's state
@@ -215,6 +225,10 @@ pub struct Options {
     #[arg(long, value_name = "PORT", default_value_t = 0, allow_negative_numbers = true,
           value_parser = values::port)]
     healthz_port: i32,
+    /// UDP and TCP port to answer `connectivity` of other nodes on, at our address of
+    /// the overlay; 0: do not
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub connectivity_port: u16,
     /// Tell packets and bytes of each peer in /metrics
     #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
           require_equals = true, default_missing_value = "true", default_value = "false",

@@ -52,6 +52,7 @@ const MORE: &[(&str, &str)] = &[
     ("ip-blackhole-route", "compatibility.md#the-blackhole-route"),
     ("healthz-port", "operations.md#health"),
     ("metrics-peers", "metrics.md"),
+    ("connectivity-port", "operations.md#try-the-ways-to-all-peers"),
     ("log-format", "operations.md#logs"),
     ("on-lost-lease", "operations.md#a-lost-lease"),
     ("datapath", "fast-path.md"),

@@ -237,6 +237,7 @@ fn every_flag_of_the_daemon_has_a_variable() {
         ("xdp", "off"),
         ("resync-interval", "9"),
         ("metrics-peers", "true"),
+        ("connectivity-port", "9"),
         ("log-format", "json"),
         ("etcd-api", "v2"),
         ("subnet-lease-renew-margin", "9"),

@@ -87,6 +87,16 @@ pub(super) fn fast_path_window(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `connectivity --patience`.
+pub(super) fn patience(text: &str) -> Result<Duration, String> {
+    let patience = duration(text)?;
+    if (Duration::from_millis(10)..=Duration::from_secs(30)).contains(&patience) {
+        Ok(patience)
+    } else {
+        Err("expected 10ms to 30s".to_owned())
+    }
+}
+
 /// `--resync-interval`.
 pub(super) fn resync_interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;

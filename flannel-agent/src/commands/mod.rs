@@ -1,17 +1,22 @@
 //! The subcommands. Each returns its exit code.
 
+pub mod check;
 pub mod cleanup;
 pub mod completions;
+pub mod connectivity;
 pub mod events;
 pub mod flows;
 mod kept;
+mod known;
 pub mod man;
 pub mod migrate;
 pub mod peers;
 #[cfg(test)]
 mod schemas;
+mod settings;
 pub mod status;
 pub mod sysdump;
+mod terminal;
 
 use std::io::{self, Write as _};
 use std::path::Path;

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
+use flannel_core::check;
+use flannel_core::connectivity::Matrix;
 use flannel_core::status::{Event, FlowStatus, PeerStatus, Status, SysdumpReport};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
@@ -18,6 +20,8 @@ type Printed = (&'static str, fn() -> Schema);
 const COMMANDS: &[Printed] = &[
     ("events", of::<Vec<Event>>),
     ("flows", of::<Vec<FlowStatus>>),
+    ("check", of::<check::Report>),
+    ("connectivity", of::<Matrix>),
     ("migrate", of::<MigrateJson>),
     ("peers", of::<Vec<PeerStatus>>),
     ("status", of::<StatusJson>),

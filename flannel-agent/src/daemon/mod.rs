@@ -33,6 +33,7 @@ use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Kernel as _, KernelError, events};
 use crate::metrics::{self, Exporter};
 use crate::reconcile::{self, Identity, Reconciler, Settings};
+use crate::responder;
 use crate::source::SourceError;
 use crate::status::{Shared, SharedDatapath, lock};
 use crate::{control, healthz, notify};
@@ -258,6 +259,8 @@ async fn start_and_serve(
         let overlay = reconcile::packet_rules::overlay(config.network, &config.backend);
         Follower::start(overlay, options.resync_interval)
     });
+    let _responder = (options.connectivity_port != 0)
+        .then(|| responder::start(options.connectivity_port, config.network, shared.clone()));
     let identity = Identity {
         subnet: lease.subnet,
         network: config.network,

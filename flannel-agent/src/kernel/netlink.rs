@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flannel_core::desired::Device;
 use flannel_core::link::{Link, RouteTo};
-use flannel_core::observed::{DirectRoute, Observed};
+use flannel_core::observed::{DirectRoute, Observed, ObservedVxlan};
 use flannel_core::op::Op;
 use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
@@ -76,6 +76,19 @@ impl RealKernel {
     ) -> Result<Vec<T>, KernelError> {
         let found = self.socket().dump(message, pick);
         found.map_err(|refused| explain(call, object.to_owned(), refused))
+    }
+
+    /// All VXLAN devices by name, with their attributes.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn vxlans(&self) -> Result<Vec<(String, ObservedVxlan)>, KernelError> {
+        self.dump("RTM_GETLINK", "all", &all_links(), |message| match message {
+            RouteNetlinkMessage::NewLink(link) => {
+                Some((device::name(&link)?.to_owned(), device::vxlan(&link)?))
+            }
+            _ => None,
+        })
     }
 
     /// The link of this name, if there is one.

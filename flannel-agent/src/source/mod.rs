@@ -3,6 +3,7 @@
 //! [`LeaseSource`] holds the verbs, no policy; [`store::Store`] is the real one,
 //! over `etcd3` and `etcd2`; `fake` keeps its leases in memory.
 
+pub mod certificates;
 mod choice;
 mod claim;
 mod der;

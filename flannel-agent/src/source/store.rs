@@ -81,6 +81,12 @@ impl Store {
         self.inner.chosen.get().map(|chosen| chosen.why.clone())
     }
 
+    /// Seconds that etcd's clock is ahead of ours, as far as whole seconds tell; `None`
+    /// if it does not say.
+    pub async fn clock_ahead(&self) -> Option<i64> {
+        self.inner.v2.clock_ahead().await
+    }
+
     fn choose(&self, source: Source, why: &str) {
         let chosen = Chosen { source, why: why.to_owned() };
         if self.inner.chosen.set(chosen).is_ok() {

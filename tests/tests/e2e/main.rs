@@ -10,6 +10,7 @@ mod conntrack_life;
 mod deployments;
 mod devices;
 mod docker;
+mod doctor;
 mod documents;
 mod eager;
 mod editions;

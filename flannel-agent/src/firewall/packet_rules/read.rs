@@ -90,10 +90,45 @@ fn egress_of(chains: &[BaseChain]) -> Vec<EgressChain> {
         .collect()
 }
 
+/// All rules of the calling thread's network namespace: those of nftables, and those
+/// of legacy iptables. A packet has to pass both.
+///
+/// # Errors
+/// They cannot be read.
+pub async fn rule_sets() -> Result<[RuleSet; 2], FirewallError> {
+    let chains = nftables::base_chains().map_err(failed)?;
+    let (rules, opaque) = list(chains).await?;
+    let unclear: Vec<&str> = TABLES
+        .into_iter()
+        .filter(|table| opaque.contains(&(Family::Ip, (*table).to_owned())))
+        .collect();
+    let rules = match unclear.is_empty() {
+        true => rules,
+        false => ask_iptables(rules, &unclear).await?,
+    };
+    Ok([rules, legacy_rules(&legacy::tables()).await?])
+}
+
 async fn of_nftables(overlay: Overlay) -> Result<Findings, FirewallError> {
     let chains = nftables::base_chains().map_err(failed)?;
-    let tables = tables_of(&chains);
     let egress = egress_of(&chains);
+    let (rules, opaque) = list(chains).await?;
+    let (found, rules) = follow(rules, overlay).await?;
+    let unclear: Vec<&str> =
+        TABLES.into_iter().filter(|table| is_unclear(&found, &opaque, table)).collect();
+    let found = match unclear.as_slice() {
+        [] => found,
+        unclear => follow(ask_iptables(rules, unclear).await?, overlay).await?.0,
+    };
+    Ok(Findings { egress, ..found })
+}
+
+/// The tables of which nft shows names of iptables' matches only.
+type Opaque = BTreeSet<(Family, String)>;
+
+/// What nft lists of the tables of these chains.
+async fn list(chains: Vec<BaseChain>) -> Result<(RuleSet, Opaque), FirewallError> {
+    let tables = tables_of(&chains);
     let devices: Devices = chains
         .into_iter()
         .filter(|chain| !chain.devices.is_empty())
@@ -112,20 +147,12 @@ async fn of_nftables(overlay: Overlay) -> Result<Findings, FirewallError> {
             }
         })?;
     }
-    let (rules, opaque) = listing.finish();
-    let (found, rules) = follow(rules, overlay).await?;
-    let unclear: Vec<&str> =
-        TABLES.into_iter().filter(|table| is_unclear(&found, &opaque, table)).collect();
-    let found = match unclear.as_slice() {
-        [] => found,
-        unclear => follow(ask_iptables(rules, unclear).await?, overlay).await?.0,
-    };
-    Ok(Findings { egress, ..found })
+    Ok(listing.finish())
 }
 
 /// Whether something was found in a table of which nft shows names only, so that
 /// iptables may tell that there is less to it.
-fn is_unclear(found: &Findings, opaque: &BTreeSet<(Family, String)>, table: &str) -> bool {
+fn is_unclear(found: &Findings, opaque: &Opaque, table: &str) -> bool {
     let judging = found.rules.iter().filter(|rule| rule.reach.is_some());
     opaque.contains(&(Family::Ip, table.to_owned()))
         && judging.chain(&found.outer).any(|rule| {
@@ -155,10 +182,14 @@ async fn ask_iptables(mut rules: RuleSet, tables: &[&str]) -> Result<RuleSet, Fi
 }
 
 async fn of_legacy(tables: &[String], overlay: Overlay) -> Result<Findings, FirewallError> {
+    follow(legacy_rules(tables).await?, overlay).await.map(|(found, _)| found)
+}
+
+async fn legacy_rules(tables: &[String]) -> Result<RuleSet, FirewallError> {
     let wanted: Vec<&str> =
         TABLES.into_iter().filter(|table| tables.iter().any(|there| there == table)).collect();
     if wanted.is_empty() {
-        return Ok(Findings::default());
+        return Ok(RuleSet::default());
     }
     let program = saving(true).await?.ok_or_else(|| FirewallError {
         call: "iptables-legacy-save".to_owned(),
@@ -171,7 +202,7 @@ async fn of_legacy(tables: &[String], overlay: Overlay) -> Result<Findings, Fire
             rules.replace_table(Family::Ip, table, saved);
         }
     }
-    follow(rules, overlay).await.map(|(found, _)| found)
+    Ok(rules)
 }
 
 /// The program that lists rules of legacy iptables, or of iptables on nftables.

@@ -8,12 +8,12 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::{Method, Response, Uri};
 use hyper_util::client::legacy::Client;
@@ -291,15 +291,23 @@ impl Endpoints {
 
     /// What `/version` says at the first endpoint that answers.
     pub(super) async fn version(&self) -> Option<String> {
+        let answer = self.first_version().await?;
+        let body = timeout(CALL_TIMEOUT, answer.into_body().collect()).await.ok()?.ok()?;
+        Some(String::from_utf8_lossy(&body.to_bytes()).into_owned())
+    }
+
+    /// What the clock of the first endpoint that answers says.
+    pub(super) async fn date(&self) -> Option<SystemTime> {
+        let answer = self.first_version().await?;
+        httpdate::parse_http_date(answer.headers().get(DATE)?.to_str().ok()?).ok()
+    }
+
+    async fn first_version(&self) -> Option<Response<Incoming>> {
         for url in &self.urls {
-            let asked = async {
-                let answer =
-                    self.request(&format!("{url}/version"), Method::GET, None).await.ok()?;
-                let body = answer.into_body().collect().await.ok()?.to_bytes();
-                Some(String::from_utf8_lossy(&body).into_owned())
-            };
-            if let Ok(Some(text)) = timeout(CALL_TIMEOUT, asked).await {
-                return Some(text);
+            let url = format!("{url}/version");
+            let asked = self.request(&url, Method::GET, None);
+            if let Ok(Ok(answer)) = timeout(CALL_TIMEOUT, asked).await {
+                return Some(answer);
             }
         }
         None

@@ -129,6 +129,14 @@ impl Etcd2 {
         Some(server.starts_with("2.") || server.starts_with("0."))
     }
 
+    /// Seconds that etcd's clock is ahead of ours; `None` if it does not say.
+    pub(super) async fn clock_ahead(&self) -> Option<i64> {
+        let theirs = self.endpoints().date().await?;
+        let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
+        let (theirs, ours) = (since(theirs)?.as_secs(), since(SystemTime::now())?.as_secs());
+        Some(i64::try_from(theirs).ok()? - i64::try_from(ours).ok()?)
+    }
+
     fn endpoints(&self) -> &Endpoints {
         &self.inner.endpoints
     }

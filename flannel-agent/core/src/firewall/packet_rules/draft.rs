@@ -52,10 +52,17 @@ impl Draft {
         }
     }
 
-    /// It drops the packet, or changes what leaves of it.
+    /// It changes what leaves of the packet, or whether it does.
     pub(super) fn alter(&mut self, why: &str) {
         self.rule.effect = true;
         self.rule.alters.get_or_insert_with(|| why.into());
+    }
+
+    /// It drops the packet.
+    pub(super) fn drop(&mut self, why: &str) {
+        self.alter(why);
+        self.rule.drops = true;
+        self.end();
     }
 
     /// It tells of packets, or offloads flows.

@@ -309,10 +309,7 @@ pub(super) fn take(draft: &mut Draft, target: &str) {
     };
     match action {
         Action::End => draft.end(),
-        Action::Drops => {
-            draft.alter(target);
-            draft.end();
-        }
+        Action::Drops => draft.drop(target),
         Action::Return => draft.rule.verdict = Verdict::Return,
         Action::Treats | Action::Conntrack => draft.rule.effect = true,
         Action::Alters => draft.alter(target),

@@ -5,11 +5,12 @@
 //! `nft` and `iptables` read listings into a [`ruleset::RuleSet`]; `walk` follows
 //! packets through it; `exempt` turns what it finds into the programs'
 //! [`Exemption`](flannel_ebpf::abi::Exemption)s. `outer` finds the rules about the
-//! tunnel's own packets.
+//! tunnel's own packets. `fate` tells what becomes of given packets, and by which rule.
 
 pub mod devices;
 mod draft;
 pub mod exempt;
+pub mod fate;
 mod flags;
 mod helpers;
 pub mod iptables;

@@ -162,6 +162,8 @@ pub struct Rule {
     /// How the packet leaves otherwise than without the rule, if at all (`drop`,
     /// `MARK`, ...).
     pub alters: Option<Arc<str>>,
+    /// It ends the packet's way: `drop`, `reject` and the like.
+    pub drops: bool,
     /// What the status says of it.
     pub note: Option<Note>,
     /// What becomes of the packet.

@@ -46,10 +46,7 @@ fn one(draft: &mut Draft, kind: &str, value: &Value, context: &Context<'_>) {
         "log" => draft.note(Note::Log),
         "flow" => draft.note(Note::Offload),
         "accept" => draft.end(),
-        "drop" | "reject" => {
-            draft.alter(kind);
-            draft.end();
-        }
+        "drop" | "reject" => draft.drop(kind),
         "continue" => {}
         "return" => draft.rule.verdict = Verdict::Return,
         "jump" | "goto" => jump(draft, kind, value),

@@ -1,0 +1,32 @@
+//! The doctor: what is wrong with a node, from facts that the agent gathered.
+//! Pure.
+
+pub mod facts;
+mod finding;
+mod network;
+mod paths;
+mod platform;
+mod rules;
+mod store;
+
+pub use self::finding::{Finding, Id, Report, State};
+
+use self::facts::{Agent, Facts};
+
+/// Judges the facts.
+pub fn report(facts: &Facts) -> Report {
+    let daemon = matches!(facts.agent, Ok(Agent::Running { .. }));
+    Report::new(daemon, findings(facts))
+}
+
+fn findings(facts: &Facts) -> Vec<Finding> {
+    let mut findings = platform::findings(facts);
+    findings.extend(rules::findings(facts));
+    findings.extend(network::findings(facts));
+    findings.extend(paths::findings(facts));
+    findings.extend(store::findings(facts));
+    findings
+}
+
+#[cfg(test)]
+mod tests;

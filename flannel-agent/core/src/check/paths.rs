@@ -1,0 +1,118 @@
+//! Ways to the peers: room for full packets, and checksums.
+
+use super::facts::{Facts, PeerPath, Sizes};
+use super::finding::{Finding, Id, State};
+use crate::probe::Answer;
+
+/// Peers that are named; of more only the number is told.
+const NAMED: usize = 3;
+/// Bytes that VXLAN puts around a packet.
+const TUNNEL: u16 = 50;
+
+pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
+    let ids = [Id::Mtu, Id::TunnelChecksum];
+    match &facts.paths {
+        Err(reason) => ids.map(|id| Finding::unknown(id, reason.to_string())).into(),
+        Ok(paths) if paths.is_empty() => {
+            ids.map(|id| Finding::well(id, "there is no peer to try")).into()
+        }
+        Ok(paths) => {
+            let mut findings = mtu(paths);
+            findings.push(checksum(paths));
+            findings
+        }
+    }
+}
+
+/// Some peers, and how many more.
+fn named<'a>(paths: impl IntoIterator<Item = &'a PeerPath>) -> String {
+    let all: Vec<String> = paths.into_iter().map(|path| path.peer.to_string()).collect();
+    let more = all.len().saturating_sub(NAMED);
+    let first = all[..all.len().min(NAMED)].join(", ");
+    if more == 0 { first } else { format!("{first} and {more} more") }
+}
+
+fn is_narrow(sizes: &Sizes) -> bool {
+    sizes.small.came() && !sizes.full.came()
+}
+
+fn mtu(paths: &[PeerPath]) -> Vec<Finding> {
+    let id = Id::Mtu;
+    let mut findings = Vec::new();
+    let of = |fits: &dyn Fn(&PeerPath) -> bool| -> Vec<&PeerPath> {
+        paths.iter().filter(|path| fits(path)).collect()
+    };
+    let narrow = of(&|path| is_narrow(&path.underlay));
+    if let Some(first) = narrow.first() {
+        let length = first.underlay.length;
+        let (told, remedy) = match first.underlay.full {
+            Answer::TooBig { mtu: Some(mtu) } => (
+                format!(" (an MTU of {mtu} on the way)"),
+                format!(
+                    "set Backend.MTU to at most {mtu}: the tunnel's {TUNNEL} bytes are taken off it"
+                ),
+            ),
+            _ => (String::new(), "raise the MTU on the way, or lower Backend.MTU".to_owned()),
+        };
+        let who = named(narrow.iter().copied());
+        let found = format!("{length} bytes do not pass the underlay to {who}{told}");
+        findings.push(Finding::ill(id, State::Broken, found, remedy));
+    }
+    let inner =
+        of(&|path| !is_narrow(&path.underlay) && path.overlay.as_ref().is_some_and(is_narrow));
+    if let Some(length) = inner.first().and_then(|path| Some(path.overlay.as_ref()?.length)) {
+        let who = named(inner.iter().copied());
+        let found = format!("{length} bytes do not pass the overlay to {who}");
+        let remedy = "compare the MTU of both devices, and what their underlays allow";
+        findings.push(Finding::ill(id, State::Broken, found, remedy));
+    }
+    let shut = of(&|path| {
+        path.underlay.small.came() && path.overlay.as_ref().is_some_and(|way| !way.small.came())
+    });
+    if !shut.is_empty() {
+        let who = named(shut.iter().copied());
+        let found = format!("answers come from {who} on the underlay, but not through the overlay");
+        let remedy =
+            "run check there, too; does anything on the way stop UDP to the tunnel's port?";
+        findings.push(Finding::ill(id, State::Degraded, found, remedy));
+    }
+    let silent = of(&|path| {
+        let overlay = path.overlay.as_ref().is_some_and(|way| way.small.came());
+        !path.underlay.small.came() && !overlay
+    });
+    if !silent.is_empty() {
+        let found = format!("no answer from {}: away, or ICMP is filtered", named(silent));
+        findings.push(Finding::unknown(id, found));
+    }
+    if findings.is_empty() {
+        let found = format!("full packets reach all of the {} peers that were tried", paths.len());
+        findings.push(Finding::well(id, found));
+    }
+    findings
+}
+
+fn checksum(paths: &[PeerPath]) -> Finding {
+    let id = Id::TunnelChecksum;
+    let tried = || paths.iter().filter_map(|path| Some((path, path.tcp.as_ref()?)));
+    let wrong: Vec<&PeerPath> = tried()
+        .filter(|(_, tcp)| tcp.plain.came() && !tcp.offloaded.came())
+        .map(|(path, _)| path)
+        .collect();
+    if !wrong.is_empty() {
+        let who = named(wrong);
+        return Finding::ill(
+            id,
+            State::Broken,
+            format!("TCP to {who} passes only if its checksum is made before the tunnel"),
+            "ethtool -K <underlay> tx-checksum-ip-generic off; if that helps, keep it in a unit \
+             or udev rule",
+        );
+    }
+    if tried().count() == 0 {
+        return Finding::well(id, "there is no tunnel to try");
+    }
+    match tried().filter(|(_, tcp)| tcp.offloaded.came()).count() {
+        0 => Finding::unknown(id, "no peer answers TCP: filtered, or away"),
+        count => Finding::well(id, format!("TCP with the card's checksum reaches {count} peers")),
+    }
+}

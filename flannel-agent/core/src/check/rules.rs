@@ -1,0 +1,167 @@
+//! Forwarding, reverse path filters, and the node's firewall.
+
+use super::facts::{Facts, FirewallService, Packets, RpFilter, Ruled};
+use super::finding::{Finding, Id, State};
+use crate::firewall::packet_rules::fate::{Culprit, Fate};
+
+/// `rp_filter` that asks for the same way back.
+const STRICT: u32 = 1;
+
+pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
+    let mut findings = vec![forwarding(facts)];
+    findings.extend(rp_filters(&facts.rp_filters));
+    match &facts.rules {
+        Ok(ruled) => findings.extend(all_ruled(ruled)),
+        Err(reason) => {
+            let ids = [Id::ForwardRules, Id::TunnelRules];
+            findings.extend(ids.map(|id| Finding::unknown(id, reason.to_string())));
+        }
+    }
+    findings.extend(services(facts));
+    findings
+}
+
+fn forwarding(facts: &Facts) -> Finding {
+    let id = Id::Forwarding;
+    match &facts.forwarding {
+        Ok(true) => Finding::well(id, "net.ipv4.ip_forward is on"),
+        Ok(false) => Finding::ill(
+            id,
+            State::Broken,
+            "net.ipv4.ip_forward is off",
+            "sysctl -w net.ipv4.ip_forward=1, and in /etc/sysctl.d for the next boot",
+        ),
+        Err(reason) => Finding::unknown(id, reason.to_string()),
+    }
+}
+
+fn rp_filters(filters: &[RpFilter]) -> Vec<Finding> {
+    let id = Id::RpFilter;
+    let mut findings = Vec::new();
+    for filter in filters {
+        let device = &filter.device;
+        match &filter.value {
+            Err(reason) => findings.push(Finding::unknown(id, format!("{device}: {reason}"))),
+            Ok(STRICT) if !filter.otherwise.is_empty() => {
+                let (peer, more) = (filter.otherwise[0], filter.otherwise.len() - 1);
+                let others = if more > 0 { format!(" and {more} more") } else { String::new() };
+                let found = format!(
+                    "{device} filters strictly, but the way back to {peer}{others} is another device"
+                );
+                let remedy = format!(
+                    "sysctl -w net.ipv4.conf.{device}.rp_filter=2 (loose), or mend the route"
+                );
+                findings.push(Finding::ill(id, State::Broken, found, remedy));
+            }
+            Ok(_) => {}
+        }
+    }
+    if findings.is_empty() {
+        let strict = filters.iter().filter(|filter| filter.value == Ok(STRICT));
+        let names: Vec<&str> = strict.map(|filter| filter.device.as_str()).collect();
+        findings.push(Finding::well(
+            id,
+            match names.is_empty() {
+                true => "no strict filter".to_owned(),
+                false => {
+                    format!("strict on {}, and all ways back are the same", names.join(", "))
+                }
+            },
+        ));
+    }
+    findings
+}
+
+fn all_ruled(ruled: &[Ruled]) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = ruled.iter().filter_map(one_ruled).collect();
+    for (id, text) in [
+        (Id::ForwardRules, "no rule drops what pods and peers send each other"),
+        (Id::TunnelRules, "no rule drops the tunnel's packets"),
+    ] {
+        if !findings.iter().any(|finding| finding.id == id) {
+            findings.push(Finding::well(id, text));
+        }
+    }
+    findings
+}
+
+fn one_ruled(ruled: &Ruled) -> Option<Finding> {
+    let (id, whose) = match ruled.what {
+        Packets::ToPeers => (Id::ForwardRules, "what pods send to peers"),
+        Packets::FromPeers => (Id::ForwardRules, "what peers send to pods"),
+        Packets::TunnelIn => (Id::TunnelRules, "tunnel packets that come in"),
+        Packets::TunnelOut => (Id::TunnelRules, "tunnel packets that go out"),
+    };
+    match &ruled.fate {
+        Fate::Passes => None,
+        Fate::Dropped(culprit) => {
+            let found = format!("{} drops {whose}", named(culprit));
+            Some(Finding::ill(id, State::Broken, found, remedy(ruled.what, culprit)))
+        }
+        Fate::Perhaps(culprit) => {
+            let found = format!("{} may drop {whose}, or some of it", named(culprit));
+            Some(Finding::ill(id, State::Degraded, found, remedy(ruled.what, culprit)))
+        }
+    }
+}
+
+fn named(culprit: &Culprit) -> String {
+    let Culprit { family, table, chain, handle, text } = culprit;
+    let handle = handle.map(|handle| format!(" handle {handle}")).unwrap_or_default();
+    format!("{} {table} {chain}{handle} ({text})", family.name())
+}
+
+fn remedy(what: Packets, culprit: &Culprit) -> String {
+    let Culprit { family, table, chain, handle, .. } = culprit;
+    match (handle, what) {
+        (Some(handle), _) => format!(
+            "if it is not meant: nft delete rule {} {table} {chain} handle {handle}",
+            family.name()
+        ),
+        (None, Packets::ToPeers | Packets::FromPeers) => {
+            "accept the overlay network there, or let the daemon do it (--iptables-forward-rules)"
+                .to_owned()
+        }
+        (None, Packets::TunnelIn | Packets::TunnelOut) => {
+            "accept UDP to the tunnel's port from all nodes there".to_owned()
+        }
+    }
+}
+
+fn services(facts: &Facts) -> Vec<Finding> {
+    let id = Id::FirewallService;
+    let bad = facts
+        .rules
+        .as_ref()
+        .is_ok_and(|ruled| ruled.iter().any(|ruled| ruled.fate != Fate::Passes));
+    if facts.firewall_services.is_empty() {
+        return vec![Finding::well(id, "neither firewalld nor ufw is active")];
+    }
+    facts
+        .firewall_services
+        .iter()
+        .map(|service| {
+            let (name, remedy) = match service {
+                FirewallService::Firewalld => (
+                    "firewalld",
+                    "firewall-cmd --permanent --zone=trusted --add-interface=flannel.1 \
+                     --add-source=<overlay network>, and --add-port=8472/udp in the underlay's zone",
+                ),
+                FirewallService::Ufw => (
+                    "ufw",
+                    "ufw allow 8472/udp, and ufw route allow from <overlay network> \
+                     to <overlay network>",
+                ),
+            };
+            match bad {
+                true => Finding::ill(
+                    id,
+                    State::Degraded,
+                    format!("{name} is active, and rules drop packets"),
+                    remedy,
+                ),
+                false => Finding::well(id, format!("{name} is active, and lets packets pass")),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,60 @@
+//! The flags of the commands that examine a node.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use ipnetwork::Ipv4Network;
+
+use super::{EtcdArgs, PIN_DIR, STATE_DIR, SUBNET_FILE, values};
+
+/// The flags of `check`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Only what is not well
+    #[arg(long)]
+    pub quiet: bool,
+    /// Directory with the agent's state
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Directory in bpffs with the pinned maps and links
+    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// The file with the node's subnet
+    #[arg(long, value_name = "FILE", default_value = SUBNET_FILE)]
+    pub subnet_file: PathBuf,
+    /// How etcd is reached
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+}
+
+/// The flags of `connectivity`.
+#[derive(Args, Clone, Debug)]
+pub struct ConnectivityArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Only peers with this PublicIP, or with a subnet in this network; repeatable
+    /// [default: all]
+    #[arg(long = "peer", value_name = "IP|NETWORK")]
+    pub peers: Vec<Ipv4Network>,
+    /// Port of the peers' responders [default: the daemon's --connectivity-port]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Packets of each kind in a second, at most (1 to 10000)
+    #[arg(long, value_name = "COUNT", default_value_t = 500,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rate: u32,
+    /// How long an answer may take: seconds, or with a unit (1s, 500ms)
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = values::patience)]
+    pub patience: Duration,
+    /// Directory with the agent's state
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// How etcd is reached
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+}

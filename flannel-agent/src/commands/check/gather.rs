@@ -1,0 +1,122 @@
+//! Asks the node for all facts.
+
+use std::path::PathBuf;
+
+use flannel_core::check::facts::{Bpffs, Facts, Known, RpFilter, SubnetFile, Unknown};
+use flannel_core::firewall::packet_rules::ranges::Addresses;
+
+use super::node::Node;
+use super::{hooks, paths, port, rules, store};
+use crate::bpf::features;
+use crate::cli::CheckArgs;
+use crate::commands::known::{Daemon, Peer};
+use crate::files::subnet_env;
+use crate::kernel::Kernel as _;
+use crate::kernel::netlink::RealKernel;
+use crate::kernel::sysctl::Sysctl;
+use crate::source::options::EtcdApi;
+
+/// Peers whose ways are looked at, and that packets are sent to.
+const PEERS: usize = 256;
+
+/// All facts.
+pub(super) async fn facts(args: &CheckArgs) -> Facts {
+    let daemon = Daemon::ask(&args.state_dir);
+    let kernel = RealKernel::open().map_err(Unknown::because);
+    let node = match &kernel {
+        Ok(kernel) => Node::look(kernel, &daemon).await,
+        Err(reason) => Err(reason.clone()),
+    };
+    let (kernel, known) = (kernel.as_ref(), node.as_ref());
+    let pin_dir = place(args.pin_dir.clone(), daemon.left.as_ref().and_then(|s| s.pin_dir.clone()));
+    let port = known.ok().and_then(Node::port);
+    // A daemon that runs knows better how etcd is reached.
+    let (etcd, api) = match &daemon.flags {
+        Some(flags) => (flags.etcd.options(), flags.etcd_api),
+        None => (args.etcd.options(), EtcdApi::Auto),
+    };
+    let certificates = store::certificates(&etcd).await;
+    let (store, clock) = store::ask(etcd, api).await;
+    let peers = daemon.peers_or(store.as_ref().map_or(&[], |store| &store.leases));
+    Facts {
+        features: features::features(),
+        capabilities: daemon.capabilities(),
+        bpffs: Bpffs { mounted: features::is_on_bpffs(&pin_dir), path: pin_dir },
+        foreign: with(kernel, known, |kernel, node| hooks::foreign(kernel, node, &daemon)),
+        forwarding: Sysctl::default().ip_forward().map_err(Unknown::because),
+        rp_filters: match (kernel, known) {
+            (Ok(kernel), Ok(node)) => rp_filters(kernel, node, &peers).await,
+            _ => Vec::new(),
+        },
+        firewall_services: rules::services().await,
+        rules: match known {
+            Ok(node) => rules::ruled(node, &daemon).await,
+            Err(reason) => Err(reason.clone()),
+        },
+        devices: known.map(Node::tunnels).map_err(Clone::clone),
+        port_holders: port.map_or(Ok(Vec::new()), port::holders),
+        ipsec: kernel.map_err(Clone::clone).and_then(|kernel| ipsec(kernel, port, &peers)),
+        paths: match known {
+            Ok(node) => paths::tried(node, &peers).await,
+            Err(reason) => Err(reason.clone()),
+        },
+        store,
+        clock,
+        certificates,
+        subnet_file: subnet_file(args, &daemon),
+        network: daemon.network,
+        agent: daemon.agent,
+    }
+}
+
+fn with<T>(
+    kernel: Result<&RealKernel, &Unknown>,
+    node: Result<&Node, &Unknown>,
+    ask: impl FnOnce(&RealKernel, &Node) -> Known<T>,
+) -> Known<T> {
+    ask(kernel.map_err(Clone::clone)?, node.map_err(Clone::clone)?)
+}
+
+/// What the daemon wrote down of a place, unless another than the usual was named.
+fn place(named: PathBuf, known: Option<PathBuf>) -> PathBuf {
+    known.unwrap_or(named)
+}
+
+fn subnet_file(args: &CheckArgs, daemon: &Daemon) -> SubnetFile {
+    let known = daemon.left.as_ref().and_then(|left| left.subnet_file.clone());
+    let path = place(args.subnet_file.clone(), known);
+    let says = subnet_env::read(&path).map(|env| (env.subnet, env.mtu));
+    SubnetFile { path, says }
+}
+
+async fn rp_filters(kernel: &RealKernel, node: &Node, peers: &[Peer]) -> Vec<RpFilter> {
+    let sysctl = Sysctl::default();
+    let mut filters = Vec::new();
+    for link in [&node.underlay, &node.overlay].into_iter().flatten() {
+        let tunnel = node.overlay.as_ref() == Some(link);
+        let mut otherwise = Vec::new();
+        for peer in peers.iter().filter(|peer| !(tunnel && peer.direct)).take(PEERS) {
+            let from = if tunnel { peer.subnet.network() } else { peer.public_ip };
+            let back = kernel.route_to(from).await.ok().flatten();
+            if back.is_some_and(|back| back.ifindex != link.ifindex) {
+                otherwise.push(peer.public_ip);
+            }
+        }
+        let value = sysctl.rp_filter(&link.name).map_err(Unknown::because);
+        filters.push(RpFilter { device: link.name.clone(), value, otherwise });
+    }
+    filters
+}
+
+fn ipsec(kernel: &RealKernel, port: Option<u16>, peers: &[Peer]) -> Known<Vec<String>> {
+    let policies = kernel.inspector().ipsec_policies().map_err(Unknown::because)?;
+    let has_peer = |addresses: &Addresses| {
+        let is_in =
+            |peer: &Peer| !addresses.and(&Addresses::prefix(peer.public_ip.into(), 32)).is_empty();
+        peers.is_empty() || peers.iter().any(is_in)
+    };
+    let about = policies
+        .iter()
+        .filter(|policy| port.is_some_and(|port| policy.is_about_tunnel(port, has_peer)));
+    Ok(about.map(|policy| format!("{} ({})", policy.text, policy.does)).collect())
+}

@@ -1,0 +1,66 @@
+//! The node's devices.
+
+use flannel_core::check::facts::{Device, Known, Unknown};
+use flannel_core::link::Link;
+use flannel_core::observed::ObservedVxlan;
+
+use crate::commands::known::Daemon;
+use crate::kernel::Kernel as _;
+use crate::kernel::netlink::RealKernel;
+
+/// The node's devices by their roles.
+pub(super) struct Node {
+    pub(super) links: Vec<Link>,
+    pub(super) vxlans: Vec<(String, ObservedVxlan)>,
+    pub(super) underlay: Option<Link>,
+    pub(super) overlay: Option<Link>,
+    /// The bridge of our pods, if there is one.
+    pub(super) bridge: Option<Link>,
+}
+
+impl Node {
+    /// Looks at them.
+    pub(super) async fn look(kernel: &RealKernel, daemon: &Daemon) -> Known<Self> {
+        let links = kernel.links().await.map_err(Unknown::because)?;
+        let vxlans = kernel.vxlans().map_err(Unknown::because)?;
+        let find = |fits: &dyn Fn(&Link) -> bool| links.iter().find(|link| fits(link)).cloned();
+        let name = daemon.network.as_ref().and_then(|network| network.device.clone());
+        let overlay = name.and_then(|name| find(&|link| link.name == name));
+        let below = overlay.as_ref().and_then(|overlay| {
+            let (_, vxlan) = vxlans.iter().find(|(name, _)| *name == overlay.name)?;
+            Some(vxlan.underlay)
+        });
+        let underlay = below
+            .and_then(|ifindex| find(&|link| link.ifindex == ifindex))
+            .or_else(|| find(&|link| daemon.public_ip.is_some_and(|ip| link.has(ip))));
+        let subnet = daemon.network.as_ref().map(|network| network.subnet);
+        let bridge = find(&|link| {
+            let ours = |ip| subnet.is_some_and(|subnet| subnet.contains(ip));
+            link.kind == "bridge" && link.addresses.iter().any(|own| ours(own.network.ip()))
+        });
+        Ok(Self { links, vxlans, underlay, overlay, bridge })
+    }
+
+    /// UDP port of our tunnel, if there is one.
+    pub(super) fn port(&self) -> Option<u16> {
+        let name = &self.overlay.as_ref()?.name;
+        self.vxlans.iter().find(|(of, _)| of == name).map(|(_, vxlan)| vxlan.port)
+    }
+
+    /// Tunnel devices, and what may be one.
+    pub(super) fn tunnels(&self) -> Vec<Device> {
+        let device = |link: &Link| {
+            let vxlan = self.vxlans.iter().find(|(name, _)| *name == link.name);
+            let tunnel = vxlan.is_some() || link.kind == "tun" || link.name.starts_with("flannel");
+            tunnel.then(|| Device {
+                name: link.name.clone(),
+                kind: link.kind.clone(),
+                vni: vxlan.map(|(_, vxlan)| vxlan.vni),
+                port: vxlan.map(|(_, vxlan)| vxlan.port),
+                mtu: link.mtu,
+                up: link.up,
+            })
+        };
+        self.links.iter().filter_map(device).collect()
+    }
+}

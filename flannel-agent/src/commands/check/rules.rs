@@ -1,0 +1,131 @@
+//! What becomes of the overlay's packets by the node's rules.
+
+use std::path::Path;
+
+use flannel_core::check::facts::{FirewallService, Known, Packets, Ruled, Unknown};
+use flannel_core::firewall::packet_rules::fate::{self, Fate};
+use flannel_core::firewall::packet_rules::matches::{
+    Matches, Names, mark, protocol, socket, state,
+};
+use flannel_core::firewall::packet_rules::ranges::{Addresses, Ports};
+use flannel_core::firewall::packet_rules::ruleset::{Hook, RuleSet};
+use flannel_core::link::Link;
+use ipnetwork::Ipv4Network;
+
+use super::node::Node;
+use crate::commands::known::Daemon;
+use crate::firewall::packet_rules::read::rule_sets;
+
+/// systemd has a link here for each unit that is active.
+const UNITS: &str = "/run/systemd/units";
+
+/// What becomes of packets of pods, peers and the tunnel.
+pub(super) async fn ruled(node: &Node, daemon: &Daemon) -> Known<Vec<Ruled>> {
+    let sets = rule_sets().await.map_err(Unknown::because)?;
+    Ok(packets(node, daemon)
+        .into_iter()
+        .map(|(what, hooks, packets)| Ruled { what, fate: in_all(&sets, &hooks, &packets) })
+        .collect())
+}
+
+/// A packet has to pass all of them.
+fn in_all(sets: &[RuleSet], hooks: &[Hook], packets: &Matches) -> Fate {
+    let fates: Vec<Fate> = sets.iter().map(|set| fate::fate(set, hooks, packets)).collect();
+    let find = |fits: fn(&Fate) -> bool| fates.iter().find(|fate| fits(fate)).cloned();
+    find(|fate| matches!(fate, Fate::Dropped(_)))
+        .or_else(|| find(|fate| matches!(fate, Fate::Perhaps(_))))
+        .unwrap_or(Fate::Passes)
+}
+
+fn packets(node: &Node, daemon: &Daemon) -> Vec<(Packets, Vec<Hook>, Matches)> {
+    let mut all = Vec::new();
+    if let Some(network) = &daemon.network
+        && let Some(whole) = network.network
+    {
+        let (here, there) = (addresses(network.subnet), addresses(whole));
+        let outwards = Matches {
+            source: here.clone(),
+            destination: there.and(&here.not()),
+            input: names(node.bridge.as_ref()),
+            output: names(node.overlay.as_ref().or(node.underlay.as_ref())),
+            sockets: socket::NONE,
+            ..new_packets()
+        };
+        let inwards = Matches {
+            source: outwards.destination.clone(),
+            destination: here,
+            input: outwards.output.clone(),
+            output: outwards.input.clone(),
+            ..outwards.clone()
+        };
+        let hooks = [Hook::Prerouting, Hook::Forward, Hook::Postrouting];
+        all.push((Packets::ToPeers, hooks.to_vec(), outwards));
+        all.push((Packets::FromPeers, hooks.to_vec(), inwards));
+    }
+    all.extend(tunnel(node, daemon));
+    all
+}
+
+/// The tunnel's packets, from and to any node, or those that are known.
+fn tunnel(node: &Node, daemon: &Daemon) -> Vec<(Packets, Vec<Hook>, Matches)> {
+    let (Some(port), Some(own)) = (node.port(), daemon.public_ip) else { return Vec::new() };
+    let own = Addresses::prefix(own.into(), 32);
+    let peers = match daemon.peers.as_slice() {
+        [] => own.not(),
+        peers => Addresses::of(peers.iter().map(|peer| {
+            let address = u32::from(peer.public_ip);
+            (address, address)
+        })),
+    };
+    let inwards = Matches {
+        source: peers,
+        destination: own,
+        protocols: protocol::UDP,
+        dport: Ports::of([(port.into(), port.into())]),
+        sport: Ports::of([(1024, 65535)]),
+        input: names(node.underlay.as_ref()),
+        ..new_packets()
+    };
+    let outwards = Matches {
+        source: inwards.destination.clone(),
+        destination: inwards.source.clone(),
+        input: Names::of([""]),
+        output: inwards.input.clone(),
+        sockets: socket::NONE,
+        ..inwards.clone()
+    };
+    vec![
+        (Packets::TunnelIn, vec![Hook::Prerouting, Hook::Input], inwards),
+        (Packets::TunnelOut, vec![Hook::Output, Hook::Postrouting], outwards),
+    ]
+}
+
+/// The first packet of a connection.
+fn new_packets() -> Matches {
+    Matches { states: state::NEW, marks: mark::NONE, ..Matches::default() }
+}
+
+fn addresses(network: Ipv4Network) -> Addresses {
+    Addresses::prefix(network.network().into(), network.prefix())
+}
+
+fn names(link: Option<&Link>) -> Names {
+    link.map_or(Names::Any, |link| Names::of([link.name.as_str()]))
+}
+
+/// Services that write rules, by systemd and by the rules that are there.
+pub(super) async fn services() -> Vec<FirewallService> {
+    let sets = rule_sets().await.unwrap_or_default();
+    let chains = || sets.iter().flat_map(|set| &set.chains);
+    let active = |unit: &str| {
+        let path = Path::new(UNITS).join(format!("invocation:{unit}.service"));
+        path.symlink_metadata().is_ok()
+    };
+    let firewalld = active("firewalld") || chains().any(|chain| &*chain.table == "firewalld");
+    let ufw = active("ufw") || chains().any(|chain| chain.name.starts_with("ufw-"));
+    [(firewalld, FirewallService::Firewalld), (ufw, FirewallService::Ufw)]
+        .into_iter()
+        .filter(|(there, _)| *there)
+        .map(|(_, service)| service)
+        .collect()
+}

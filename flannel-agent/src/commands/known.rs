@@ -1,0 +1,174 @@
+//! What the daemon tells, or what it left behind; and the peers by the store.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use caps::{CapSet, Capability, CapsHashSet};
+use flannel_core::backend::BackendKind;
+use flannel_core::check::facts::{Agent, Capabilities, Held, Known, Network, Unknown, Whose};
+use flannel_core::lease::Lease;
+use flannel_core::status::{DatapathKind, PeerPath, PeerStatus, Status};
+use ipnetwork::Ipv4Network;
+use serde::de::DeserializeOwned;
+
+use super::{ask, settings};
+use crate::cli::{EtcdArgs, Options};
+use crate::control::Request;
+use crate::files::state::{self, NodeState};
+use crate::source::LeaseSource as _;
+use crate::source::options::EtcdApi;
+use crate::source::store::Store;
+
+/// How long etcd may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is known of the daemon and its network.
+pub(super) struct Daemon {
+    pub(super) agent: Known<Agent>,
+    pub(super) pid: Option<i32>,
+    pub(super) network: Option<Network>,
+    pub(super) public_ip: Option<Ipv4Addr>,
+    pub(super) peers: Vec<Peer>,
+    pub(super) left: Option<NodeState>,
+    /// Its flags.
+    pub(super) flags: Option<Options>,
+}
+
+/// A peer as the daemon knows it.
+#[derive(Clone, Copy)]
+pub(super) struct Peer {
+    pub(super) subnet: Ipv4Network,
+    pub(super) public_ip: Ipv4Addr,
+    /// Reached without a tunnel.
+    pub(super) direct: bool,
+    /// It has an address on the overlay.
+    pub(super) vtep: bool,
+}
+
+impl Daemon {
+    pub(super) fn ask(state_dir: &Path) -> Self {
+        let left = state::load(state_dir).state;
+        let answer: Known<Option<Status>> = told(state_dir, Request::Status);
+        let agent = match &answer {
+            Ok(Some(status)) => Ok(running(status)),
+            Ok(None) => Ok(Agent::Dead { remembered: left.is_some() }),
+            Err(reason) => Err(reason.clone()),
+        };
+        let status = answer.ok().flatten();
+        let leased = status.as_ref().and_then(|status| status.lease.as_ref());
+        let pid = status.as_ref().and_then(|status| status.pid.try_into().ok());
+        let peers: Vec<PeerStatus> =
+            told(state_dir, Request::Peers).ok().flatten().unwrap_or_default();
+        Self {
+            agent,
+            pid,
+            flags: pid.and_then(settings::of),
+            network: network(status.as_ref(), left.as_ref()),
+            public_ip: leased
+                .map(|lease| lease.public_ip)
+                .or(left.as_ref().map(|left| left.public_ip)),
+            peers: peers.iter().map(Peer::of).collect(),
+            left,
+        }
+    }
+
+    /// The peers, by the leases where no daemon tells.
+    pub(super) fn peers_or(&self, leases: &[Held]) -> Vec<Peer> {
+        if self.pid.is_some() {
+            return self.peers.clone();
+        }
+        let others = leases.iter().filter(|lease| Some(lease.public_ip) != self.public_ip);
+        let peer = |lease: &Held| Peer {
+            subnet: lease.subnet,
+            public_ip: lease.public_ip,
+            direct: lease.vtep_mac.is_none(),
+            vtep: lease.vtep_mac.is_some(),
+        };
+        others.map(peer).collect()
+    }
+
+    /// What the daemon may do, or we where none runs.
+    pub(super) fn capabilities(&self) -> Known<Capabilities> {
+        let whose = if self.pid.is_some() { Whose::Daemons } else { Whose::Ours };
+        let all = caps::read(self.pid, CapSet::Effective).map_err(Unknown::because)?;
+        let has = |all: &CapsHashSet, wanted: &[Capability]| {
+            wanted.iter().all(|capability| all.contains(capability))
+        };
+        Ok(Capabilities {
+            whose,
+            net_admin: has(&all, &[Capability::CAP_NET_ADMIN]),
+            net_raw: has(&all, &[Capability::CAP_NET_RAW]),
+            bpf: has(&all, &[Capability::CAP_BPF, Capability::CAP_PERFMON])
+                || has(&all, &[Capability::CAP_SYS_ADMIN]),
+        })
+    }
+}
+
+/// The peers by the store.
+pub(super) async fn leases(daemon: &Daemon, etcd: &EtcdArgs) -> Known<Vec<Peer>> {
+    let store = Store::connect(etcd.options(), EtcdApi::Auto).await.map_err(Unknown::because)?;
+    let listed = async {
+        store.config().await?;
+        store.list().await
+    };
+    match tokio::time::timeout(PATIENCE, listed).await {
+        Ok(Ok((leases, _))) => Ok(daemon.peers_or(&leases.iter().map(held).collect::<Vec<_>>())),
+        Ok(Err(error)) => Err(Unknown::because(error)),
+        Err(_) => Err(Unknown::because(format!("no answer within {} s", PATIENCE.as_secs()))),
+    }
+}
+
+/// What matters of a lease here.
+pub(super) fn held(lease: &Lease) -> Held {
+    Held {
+        subnet: lease.subnet,
+        public_ip: lease.attrs.public_ip,
+        vtep_mac: lease.attrs.vtep().ok().map(|vtep| vtep.vtep_mac),
+    }
+}
+
+/// What the daemon answers; `None` if none runs.
+fn told<T: DeserializeOwned>(state_dir: &Path, request: Request) -> Known<Option<T>> {
+    match ask(state_dir, request).map_err(Unknown::because)? {
+        Some(answer) => serde_json::from_str(&answer).map(Some).map_err(Unknown::because),
+        None => Ok(None),
+    }
+}
+
+fn running(status: &Status) -> Agent {
+    let mode = status.datapath.mode.map_or("not chosen yet", DatapathKind::text);
+    Agent::Running {
+        datapath: mode.to_owned(),
+        reason: status.datapath.reason.clone(),
+        complaints: status
+            .health
+            .iter()
+            .map(|line| format!("{}: {}", line.what, line.reason))
+            .collect(),
+    }
+}
+
+fn network(status: Option<&Status>, left: Option<&NodeState>) -> Option<Network> {
+    let device = status.and_then(|status| status.device.as_ref());
+    let lease = status.and_then(|status| status.lease.as_ref());
+    Some(Network {
+        network: left.and_then(|left| left.network),
+        subnet: lease.map(|lease| lease.subnet).or(left.map(|left| left.subnet))?,
+        device: device.map(|device| device.name.clone()).or_else(|| left?.device.clone()),
+        mtu: device.map(|device| device.mtu),
+    })
+}
+
+impl Peer {
+    fn of(told: &PeerStatus) -> Self {
+        let direct = [PeerPath::Direct, PeerPath::Backend(BackendKind::HostGw)];
+        let udp = PeerPath::Backend(BackendKind::Udp);
+        Self {
+            subnet: told.subnet,
+            public_ip: told.public_ip,
+            direct: direct.contains(&told.path),
+            vtep: told.vtep_mac.is_some() || told.path == udp,
+        }
+    }
+}
