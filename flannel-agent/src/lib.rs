@@ -1,8 +1,6 @@
 //! The agent of flannel-ebpf, as a library so that tests can use its parts.
 #![deny(unsafe_code)]
 
-#[cfg(test)]
-mod any_bytes;
 pub mod backend;
 pub mod backoff;
 pub mod bpf;

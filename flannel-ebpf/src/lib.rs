@@ -4,7 +4,7 @@
 //! agent share ([`abi`]), headers ([`wire`]) and decisions ([`path`]). The
 //! programs in `src/bin/flannel-ebpf` are glue around it, so the same code runs
 //! under the verifier, in unit tests, in property tests and in fuzzers.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "fake")), no_std)]
 
 pub mod abi;
 pub mod path;

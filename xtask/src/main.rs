@@ -7,6 +7,7 @@ mod build_ebpf;
 mod circles;
 mod complexity;
 mod dist;
+mod fuzz;
 mod guest;
 mod harness;
 mod programs;
@@ -44,6 +45,8 @@ enum Command {
     Bench(harness::Args),
     /// Compare what kernel path and eBPF path make of the same packets
     Difftest(harness::Args),
+    /// Look for bytes that a reader, or the packet path, fails on
+    Fuzz(fuzz::Args),
     /// Make a Debian package and a tarball
     Dist(dist::Args),
     /// Check the rules of the source tree
@@ -60,6 +63,7 @@ fn main() -> anyhow::Result<()> {
         Command::Shell(args) => harness::shell(&args),
         Command::Bench(args) => harness::run("flannel-bench", &args),
         Command::Difftest(args) => harness::run("flannel-difftest", &args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Dist(args) => dist::run(&args),
         Command::Tidy => tidy::run(),
     }

@@ -112,6 +112,12 @@ const NEXTEST: Subcommand = Subcommand {
     features: &["--no-default-features", "--features", "default-no-update"],
 };
 
+/// What runs the fuzz targets.
+const FUZZ: Subcommand = Subcommand { name: "fuzz", version: "0.13.2", features: &[] };
+
+/// What builds libFuzzer.
+const CPP: &[Need] = &[program("c++", "g++", "builds libFuzzer")];
+
 /// A subcommand of cargo that `cargo install` builds.
 struct Subcommand {
     name: &'static str,
@@ -154,6 +160,12 @@ pub(crate) fn tools() -> Result<()> {
 /// What runs the tests.
 pub(crate) fn nextest(check: bool) -> Result<()> {
     NEXTEST.install(check)
+}
+
+/// What runs the fuzz targets.
+pub(crate) fn fuzz(check: bool) -> Result<()> {
+    packages(CPP.iter(), check)?;
+    FUZZ.install(check)
 }
 
 /// What `build-ebpf` needs.

@@ -1,68 +1,17 @@
 //! What the node remembers across restarts of the agent and of the machine.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use flannel_core::mac::MacAddr;
-use flannel_core::status::Attachment;
-use ipnetwork::Ipv4Network;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+pub use flannel_core::state::{NodeState, VERSION, parse};
 
 use super::{WriteError, write_atomically};
-
-/// Version of the file's format that this program writes. A file of a higher
-/// one is not read.
-pub const VERSION: u32 = 1;
 
 /// The file in the state directory.
 const FILE: &str = "state.json";
 
 /// More than this is not our file, in bytes.
 const MAX_SIZE: u64 = 1 << 20;
-
-/// The contents of `state.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct NodeState {
-    /// Version of the format; [`store`] writes [`VERSION`].
-    pub version: u32,
-    /// The PublicIP of the lease.
-    pub public_ip: Ipv4Addr,
-    /// The flags that it was chosen by ([`Wish::text`]).
-    ///
-    /// [`Wish::text`]: flannel_core::underlay::Wish::text
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub underlay: Option<String>,
-    /// The node's subnet, host bits zero.
-    #[schemars(with = "String")]
-    pub subnet: Ipv4Network,
-    /// MAC of the VTEP.
-    pub vtep_mac: MacAddr,
-    /// Name of the VXLAN device, with the backend that has one.
-    #[serde(default)]
-    pub device: Option<String>,
-    /// VXLAN network identifier, with the backend that has one.
-    #[serde(default)]
-    pub vni: Option<u32>,
-    /// The overlay network; absent in files of early versions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub network: Option<Ipv4Network>,
-    /// How the programs were attached; `None` on the kernel path.
-    #[serde(default)]
-    pub attach: Option<Attachment>,
-    /// Where subnet.env was written, absolute.
-    #[serde(default)]
-    pub subnet_file: Option<PathBuf>,
-    /// Where maps and links were pinned, absolute.
-    #[serde(default)]
-    pub pin_dir: Option<PathBuf>,
-    /// Sysctls that the agent changed, with the values they had before.
-    #[serde(default)]
-    pub sysctls: BTreeMap<String, String>,
-}
 
 /// What [`load`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,12 +21,6 @@ pub struct Loaded {
     /// Why a file that is there is not used, for the log: the agent then does
     /// as on its first start.
     pub warning: Option<String>,
-}
-
-/// Read first, so that a newer format is told from a broken file.
-#[derive(Deserialize)]
-struct Version {
-    version: u32,
 }
 
 /// Path of the state file in the state directory.
@@ -126,29 +69,13 @@ fn read(path: &Path) -> Result<Option<NodeState>, String> {
     parse(&bytes).map(Some)
 }
 
-/// Reads what the file holds.
-///
-/// # Errors
-/// Why it cannot be used.
-pub(crate) fn parse(bytes: &[u8]) -> Result<NodeState, String> {
-    let Version { version } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    if version > VERSION {
-        return Err(format!(
-            "its format is version {version} of a newer agent, this one knows {VERSION}"
-        ));
-    }
-    let state: NodeState = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    if state.subnet.ip() != state.subnet.network() {
-        return Err(format!("its subnet {} has host bits", state.subnet));
-    }
-    if !state.vtep_mac.is_unicast() {
-        return Err(format!("its VTEP MAC {} is not a unicast address", state.vtep_mac));
-    }
-    Ok(state)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
+
+    use flannel_core::status::Attachment;
+
     use super::*;
 
     fn state() -> NodeState {

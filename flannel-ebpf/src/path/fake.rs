@@ -1,9 +1,13 @@
 //! Packets in buffers, maps in memory, and the kernel's part of the way: what it
 //! takes to run the hooks of a node in a test.
+#![cfg_attr(not(test), allow(dead_code, unused_imports, reason = "the rest is for unit tests"))]
 
+mod any;
 mod node;
 mod packet;
 
+pub use self::any::any_packets;
+pub(crate) use self::any::{Step, walk};
 pub(crate) use self::node::Node;
 pub(crate) use self::packet::Packet;
 use super::hook::{from_overlay, from_pod, from_underlay, to_overlay, to_pod};

@@ -12,8 +12,8 @@ mod encap;
 mod entry;
 pub mod exemption;
 mod exit;
-#[cfg(test)]
-mod fake;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 mod flow;
 pub mod hook;
 mod segment;

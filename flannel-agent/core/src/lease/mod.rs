@@ -7,6 +7,7 @@ pub mod judge;
 pub mod key;
 pub mod table;
 pub mod update;
+pub mod v2;
 
 use std::time::SystemTime;
 

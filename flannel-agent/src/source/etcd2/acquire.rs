@@ -71,7 +71,7 @@ impl Etcd2 {
                 None => Stands::Nothing,
                 Some(node) => {
                     self.refuse_if_taken(&node, lease)?;
-                    Stands::Key { revision: node.revision(), reserved: node.expires().is_none() }
+                    Stands::Key { revision: node.revision(), reserved: node.ttl.is_none() }
                 }
             };
             if let Some(lease) = self.write(subnet, &lease.attrs, stands).await? {

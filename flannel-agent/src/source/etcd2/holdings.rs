@@ -14,10 +14,10 @@ impl Etcd2 {
         let value = self.config_text(&key).await?;
         let config = Item { key: "config".to_owned(), value, seconds_left: None };
         let mut holds = Holdings { items: vec![config], unreadable: Vec::new() };
-        let mut nodes = self.nodes().await?.0;
+        let (mut nodes, subnets) = (self.nodes().await?.0, self.subnets());
         nodes.sort_by(|a, b| a.key.cmp(&b.key));
         for node in nodes {
-            let key = self.name(&node).unwrap_or(&node.key);
+            let key = node.name(&subnets).unwrap_or(&node.key);
             let key = format!("subnets/{key}");
             match (self.decode(&node), node) {
                 (Ok(_), Node { value: Some(value), ttl, .. }) => {

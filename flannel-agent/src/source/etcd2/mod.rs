@@ -11,7 +11,7 @@ mod watch;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::Lease;
@@ -19,9 +19,9 @@ use flannel_core::lease::attrs::LeaseAttrs;
 use flannel_core::lease::history::History;
 use flannel_core::lease::key::SubnetKey;
 use flannel_core::lease::update::LeaseUpdate;
+use flannel_core::lease::v2::{Change, Node};
 use hyper::Method;
 use ipnetwork::Ipv4Network;
-use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -47,37 +47,6 @@ struct Inner {
     history: Arc<Mutex<History>>,
     /// Our lease as last written.
     written: Mutex<Option<Written>>,
-}
-
-/// A key as the API shows it.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Node {
-    key: String,
-    dir: bool,
-    value: Option<String>,
-    /// Seconds left; absent for a reservation.
-    ttl: Option<i64>,
-    modified_index: i64,
-    nodes: Vec<Node>,
-}
-
-impl Node {
-    fn revision(&self) -> i64 {
-        self.modified_index
-    }
-
-    fn expires(&self) -> Option<SystemTime> {
-        let left = u64::try_from(self.ttl?).unwrap_or(0);
-        Some(SystemTime::now() + Duration::from_secs(left))
-    }
-}
-
-/// An answer about a key, and an event of a watch.
-#[derive(Debug, Deserialize)]
-struct Change {
-    action: String,
-    node: Node,
 }
 
 /// All subnet keys at one index.
@@ -223,7 +192,7 @@ impl Etcd2 {
         for node in &nodes {
             match self.entry(node) {
                 Some(entry) => listing.entries.push(entry),
-                None => listing.unreadable.extend(self.claimed_by(node)),
+                None => listing.unreadable.extend(node.claims(&self.subnets())),
             }
         }
         Ok(listing)
@@ -250,33 +219,14 @@ impl Etcd2 {
     }
 
     fn decode(&self, node: &Node) -> Result<Lease, String> {
-        let name = self.name(node).ok_or("the key is not below the prefix")?;
-        if name.contains('&') {
-            return Err("a dual-stack key has no place in etcd v2".to_owned());
-        }
-        let subnet = name.parse::<SubnetKey>().map_err(|error| error.to_string())?.subnet();
-        let value = match &node.value {
-            Some(value) if !node.dir => value,
-            _ => return Err("it is a directory".to_owned()),
-        };
-        let attrs = serde_json::from_str(value).map_err(|error| error.to_string())?;
-        Ok(Lease { subnet, attrs, expires: node.expires(), revision: node.revision() })
-    }
-
-    /// The last part of a subnet key.
-    fn name<'a>(&self, node: &'a Node) -> Option<&'a str> {
-        node.key.strip_prefix(&self.subnets())
+        node.lease(&self.subnets(), SystemTime::now())
     }
 
     /// The subnet that a key of ours names.
     fn subnet_of(&self, node: &Node) -> Option<Ipv4Network> {
-        let name = self.name(node).filter(|name| !name.contains('&'))?;
+        let subnets = self.subnets();
+        let name = node.name(&subnets).filter(|name| !name.contains('&'))?;
         Some(name.parse::<SubnetKey>().ok()?.subnet())
-    }
-
-    /// The subnet that a key claims, be the rest of it as it may.
-    fn claimed_by(&self, node: &Node) -> Option<Ipv4Network> {
-        Some(self.name(node)?.split('&').next()?.parse::<SubnetKey>().ok()?.subnet())
     }
 
     /// Puts `attrs` under the subnet's key if that still is what `stands`
@@ -346,19 +296,6 @@ fn decode(call: &'static str, key: &str, body: &[u8]) -> Result<Change, SourceEr
         hint: "is it an etcd with the v2 API that listens at --etcd-endpoints?",
         refused: false,
     })
-}
-
-/// All leases in an answer, for tests of what reads one.
-#[cfg(test)]
-pub(crate) fn leases_of(etcd: &Etcd2, body: &[u8]) -> Vec<Lease> {
-    let Ok(change) = decode("get", "", body) else { return Vec::new() };
-    let mut nodes = vec![change.node];
-    let mut leases = Vec::new();
-    while let Some(node) = nodes.pop() {
-        leases.extend(etcd.decode(&node));
-        nodes.extend(node.nodes);
-    }
-    leases
 }
 
 fn unexpected(call: &'static str, key: &str, refusal: Refusal) -> SourceError {

@@ -1,6 +1,6 @@
 //! The maps of a node in memory.
 
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ops::Deref;
 
@@ -26,6 +26,9 @@ pub(crate) struct Node {
     pub(crate) exemptions: Vec<Exemption>,
     pub(crate) strangers: RefCell<HashMap<[u8; 4], Stranger>>,
     tickets: Vec<Cell<Ticket>>,
+    /// Tickets as they were when somebody looked.
+    copies: Vec<OnceCell<Ticket>>,
+    copied: Cell<usize>,
     pub(crate) epoch: Cell<u32>,
     /// Path MTU to every peer.
     pub(crate) path_mtu: Cell<u16>,
@@ -86,6 +89,8 @@ impl Node {
             exemptions: Vec::new(),
             strangers: RefCell::default(),
             tickets: (0..2 * SLOTS).map(|_| Cell::default()).collect(),
+            copies: vec![OnceCell::new(); 256],
+            copied: Cell::new(0),
             epoch: Cell::new(0),
             path_mtu: Cell::new(1500),
             way_out: Cell::new(UNDERLAY),
@@ -165,9 +170,13 @@ impl Lookups for Node {
         self.flows.borrow().get(key).map(|flow| Held { key: *key, flow: *flow })
     }
     fn ticket(&self, index: u32) -> Option<&Ticket> {
-        // A copy that lives on: tests are short.
+        // A copy that lives as long as the node, or on: tests are short.
         let ticket = self.tickets.get(index as usize)?.get();
-        Some(Box::leak(Box::new(ticket)))
+        let next = self.copied.replace(self.copied.get() + 1);
+        match self.copies.get(next) {
+            Some(copy) => Some(copy.get_or_init(|| ticket)),
+            None => Some(Box::leak(Box::new(ticket))),
+        }
     }
     fn ticket_sequence(&self, index: u32) -> u32 {
         self.tickets.get(index as usize).map_or(0, |ticket| ticket.get().sequence)

@@ -1,0 +1,4 @@
+//! libFuzzer's program of one target.
+#![cfg_attr(fuzzing, no_main)]
+
+flannel_fuzz::program!("subnet-key");
