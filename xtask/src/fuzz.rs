@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         command.args(["fuzz", "run", "--fuzz-dir", CRATE, "--sanitizer", "none", &target]);
         command.arg(&found).arg(root().join(CORPUS).join(&target)).arg("--");
         command.arg(format!("-max_total_time={}", args.seconds));
-        command.args(["-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1"]);
+        command.args(["-timeout=10", "-rss_limit_mb=1024", "-verbosity=0", "-print_final_stats=1"]);
         if !command.status().context("cargo fuzz")?.success() {
             bail!("{target} failed: put the bytes into {CORPUS}/{target} with the fix");
         }

@@ -8,16 +8,21 @@ pub const REASON: usize = 1_000;
 pub const VALUE: usize = 200;
 
 /// The text as far as `most` characters, with what would end the line, move a
-/// terminal's cursor, or turn the direction of writing, as an escape.
+/// terminal's cursor, or turn the direction of writing, as an escape. Escapes count with
+/// all their characters.
 pub fn shown(text: &str, most: usize) -> String {
     let mut shown = String::with_capacity(text.len().min(most));
-    for (count, letter) in text.chars().enumerate() {
-        if count == most {
+    let mut room = most;
+    for letter in text.chars() {
+        let escape = letter.escape_default();
+        let needs = if acts(letter) { escape.len() } else { 1 };
+        let Some(left) = room.checked_sub(needs) else {
             shown.push_str("...");
             break;
-        }
+        };
+        room = left;
         if acts(letter) {
-            let _ = write!(shown, "{}", letter.escape_default());
+            let _ = write!(shown, "{escape}");
         } else {
             shown.push(letter);
         }
@@ -52,5 +57,7 @@ mod tests {
         assert_eq!(shown("üüü", 3), "üüü");
         assert_eq!(shown("üüüü", 3), "üüü...");
         assert_eq!(shown(&"x".repeat(1 << 20), VALUE).len(), VALUE + 3);
+        assert_eq!(shown("a\nb\nc", 5), "a\\nb...", "an escape is whole or not there");
+        assert!(shown(&"\u{202e}".repeat(VALUE), VALUE).len() <= VALUE + 3);
     }
 }
