@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::envelope::{Inlet, Keep, PodVeth, Tcx};
 use flannel_core::peer::Peer;
-use flannel_core::status::{Attachment, PeerCounters};
+use flannel_core::status::PeerCounters;
 use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 
@@ -167,7 +167,7 @@ impl Datapath for FakeDatapath {
             .iter()
             .map(|hook| (hook.clone(), BpfError::plain("attach", hook.clone(), "told to fail")))
             .collect();
-        HookReport { failed, ..HookReport::default() }
+        HookReport { failed, xdp: state.xdp.clone(), ..HookReport::default() }
     }
 
     fn teller(&self) -> Box<dyn Teller> {
@@ -192,14 +192,6 @@ impl Datapath for FakeDatapath {
 
     fn strangers(&self, _: std::time::Duration) -> Result<Vec<Stranger>, BpfError> {
         Ok(self.counting()?.strangers.clone())
-    }
-
-    fn attachment(&self) -> Attachment {
-        Attachment::None
-    }
-
-    fn xdp(&self) -> XdpReport {
-        self.state().xdp.clone()
     }
 
     fn unpinned(&self) -> Option<String> {

@@ -27,7 +27,7 @@ use super::teller::{RealTeller, Settings};
 use super::xdp::{Site, XdpHalf};
 use super::{
     BpfError, Datapath, DatapathConfig, FastPath, HookReport, LoadOptions, Meter, Places, Stranger,
-    Teller, VerifySource, XdpReport, filter, object,
+    Teller, VerifySource, filter, object,
 };
 
 /// The programs, their maps and their hooks.
@@ -381,6 +381,12 @@ impl Datapath for Loaded {
         if !report.unfinished {
             self.others.end();
         }
+        report.attachment = match self.attacher.form() {
+            Some(Form::Tcx) => Attachment::Tcx,
+            Some(Form::Clsact) => Attachment::Clsact,
+            None => Attachment::None,
+        };
+        report.xdp = self.xdp.report();
         report
     }
 
@@ -406,18 +412,6 @@ impl Datapath for Loaded {
 
     fn strangers(&self, within: std::time::Duration) -> Result<Vec<Stranger>, BpfError> {
         self.maps.strangers(monotonic_ns()?.saturating_sub(nanoseconds(within)))
-    }
-
-    fn attachment(&self) -> Attachment {
-        match self.attacher.form() {
-            Some(Form::Tcx) => Attachment::Tcx,
-            Some(Form::Clsact) => Attachment::Clsact,
-            None => Attachment::None,
-        }
-    }
-
-    fn xdp(&self) -> XdpReport {
-        self.xdp.report()
     }
 
     fn unpinned(&self) -> Option<String> {

@@ -260,12 +260,6 @@ pub trait Datapath: Send + 'static {
     /// Who has sent for peers under another address than theirs within this time.
     fn strangers(&self, within: std::time::Duration) -> Result<Vec<Stranger>, BpfError>;
 
-    /// How the programs hang on the devices.
-    fn attachment(&self) -> Attachment;
-
-    /// Whether the XDP program runs.
-    fn xdp(&self) -> XdpReport;
-
     /// Why the programs run without pins, if they do: they go with the agent.
     fn unpinned(&self) -> Option<String>;
 }
@@ -284,6 +278,10 @@ pub struct HookReport {
     /// How many of those that were attached had been there before: somebody else
     /// removed them.
     pub restored: u64,
+    /// How the programs hang on the devices.
+    pub attachment: Attachment,
+    /// Whether the XDP program runs.
+    pub xdp: XdpReport,
     /// Some were left for the next call, so that others get their turn meanwhile.
     pub unfinished: bool,
 }

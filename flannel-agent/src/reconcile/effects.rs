@@ -255,15 +255,13 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             tracing::info!(hooks = ?report.detached, "detached programs");
         }
         failures.extend(report.failed);
-        let attach = datapath.attachment();
         let unpinned = datapath.unpinned();
-        let xdp = datapath.xdp();
         drop(guard);
         {
             let mut state = self.shared.lock();
             state.report(Subject::Pins, unpinned);
-            state.report(Subject::Xdp, xdp.complaint);
-            state.datapath.xdp = xdp.status;
+            state.report(Subject::Xdp, report.xdp.complaint);
+            state.datapath.xdp = report.xdp.status;
             let (hooks, more) = events::named(&report.attached);
             if !hooks.is_empty() {
                 let restored = report.restored;
@@ -276,7 +274,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             state.record.repaired(Repair::Hook, report.restored);
             state.record.hooks = report.running;
         }
-        self.judge(&failures, attach, tcp, &settled);
+        self.judge(&failures, report.attachment, tcp, &settled);
     }
 
     /// A pod without hooks is on the kernel path; the node is, if the hooks of
