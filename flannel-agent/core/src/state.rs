@@ -18,13 +18,11 @@ pub const VERSION: u32 = 1;
 /// The contents of `state.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeState {
-    /// Version of the format; the agent writes [`VERSION`].
+    /// Version of the format; the agent writes the newest.
     pub version: u32,
     /// The PublicIP of the lease.
     pub public_ip: Ipv4Addr,
-    /// The flags that it was chosen by ([`Wish::text`]).
-    ///
-    /// [`Wish::text`]: crate::underlay::Wish::text
+    /// The flags that it was chosen by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub underlay: Option<String>,
     /// The node's subnet, host bits zero.
