@@ -1,11 +1,14 @@
 //! Choosing the external interface and the address that peers send to.
 
+pub mod successor;
+
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use regex::Regex;
 
+use self::successor::is_card;
 use crate::link::{Link, LinkAddress, RouteTo};
 use crate::mac::MacAddr;
 
@@ -208,12 +211,23 @@ pub fn choose(links: &[Link], wish: &Wish, routes: Routes) -> Result<Underlay, U
         .map_err(|reason| UnderlayError::DefaultRoute { reason, candidates: candidates() })
 }
 
+/// What becomes of an underlay whose interface or address is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Away {
+    /// It is waited for.
+    Wait,
+    /// Another address has taken its place ([`successor`]).
+    Replaced(Ipv4Addr),
+    /// It was waited for long enough.
+    Choose,
+}
+
 /// Chooses again while running, from `current`.
 ///
 /// What was chosen stays as long as an interface has its address, whatever it is
 /// called, whatever other addresses come and go, and whatever routes get better: a
 /// virtual address or a VPN must not take the lease away. Interfaces go down, and
-/// lose addresses, for a moment; so nothing moves while `patient`.
+/// lose addresses, for a moment; so nothing moves while [`Away::Wait`] is said.
 ///
 /// What `--iface-regex` or `--iface-can-reach` has chosen stays even while it is
 /// down for longer.
@@ -225,8 +239,13 @@ pub fn follow(
     links: &[Link],
     wish: &Wish,
     routes: Routes,
-    patient: bool,
+    away: Away,
 ) -> Result<Underlay, UnderlayError> {
+    if let Away::Replaced(heir) = away {
+        return replaced(current, links, wish, routes, heir)
+            .ok_or_else(|| UnderlayError::Present { reason: lost(current, links) });
+    }
+    let patient = away == Away::Wait;
     let sought = !wish.iface_regex.is_empty() || wish.can_reach.is_some();
     let waits = match kept(current, links) {
         Some(link) => match usable(links, link, Some(current.address), wish) {
@@ -242,8 +261,8 @@ pub fn follow(
     }
     // The same card with another address goes before another card. What a flag
     // names is found as at the start.
-    let same = links.iter().find(|link| link.ifindex == current.ifindex && link.mac == current.mac);
-    let named = wish.names_an_interface() || wish.public_ip.is_some_and(|ip| link_with(links, ip));
+    let same = links.iter().find(|link| is_card(current, link));
+    let named = names_one(links, wish);
     match same.filter(|_| !named).and_then(|link| usable(links, link, None, wish).ok()) {
         Some(underlay) => Ok(underlay),
         None => choose(links, wish, routes),
@@ -270,8 +289,26 @@ fn lost(current: &Underlay, links: &[Link]) -> String {
     }
 }
 
-fn link_with(links: &[Link], ip: Ipv4Addr) -> bool {
-    holder(links, ip).is_some()
+/// Whether a flag names an interface that is there.
+fn names_one(links: &[Link], wish: &Wish) -> bool {
+    wish.names_an_interface() || wish.public_ip.is_some_and(|ip| holder(links, ip).is_some())
+}
+
+/// The same card with another address, if the flags allow that.
+fn replaced(
+    current: &Underlay,
+    links: &[Link],
+    wish: &Wish,
+    routes: Routes,
+    heir: Ipv4Addr,
+) -> Option<Underlay> {
+    if !names_one(links, wish) {
+        let card = links.iter().find(|link| is_card(current, link))?;
+        return usable(links, card, Some(heir), wish).ok();
+    }
+    let wish = Wish { familiar: Some(heir), ..wish.clone() };
+    let chosen = choose(links, &wish, routes).ok()?;
+    (chosen.ifindex == current.ifindex && chosen.address == heir).then_some(chosen)
 }
 
 /// Whether a link carries an overlay: what leads through it cannot carry ours.

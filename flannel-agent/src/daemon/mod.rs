@@ -20,7 +20,7 @@ use flannel_core::underlay::{UnderlayError, Wish};
 use ipnetwork::Ipv4Network;
 
 use crate::bpf::{FastPath, LoadOptions, XdpMode};
-use crate::cli::Options;
+use crate::cli::{DatapathMode, Options};
 use crate::datapath::{self, Opened};
 use crate::files::lock::{LockError, StateLock};
 use crate::files::state;
@@ -45,7 +45,7 @@ pub enum StartError {
     /// Another agent has the state directory, or it cannot be used.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// Another agent has our device or network.
+    /// Another agent has our device, network or pin directory.
     #[error(transparent)]
     Single(#[from] single::SingleError),
     /// The control socket cannot be made.
@@ -187,7 +187,10 @@ async fn start_and_serve(
     shared.lock().store.api = source.api();
     let kernel = RealKernel::open()?;
     let device = config.backend.facts().device();
-    let _single = single::Single::take(config.network, device.as_deref())?;
+    let has_programs =
+        options.datapath != DatapathMode::Kernel && config.backend.facts().has_programs();
+    let pins = has_programs.then_some(options.pin_dir.as_path());
+    let _single = single::Single::take(config.network, device.as_deref(), pins)?;
     let before = start::Before::read(options, &kernel, device.as_deref()).await;
     let wish = options.underlay(&config);
     let wish = Wish { familiar: before.familiar(&wish), ..wish };

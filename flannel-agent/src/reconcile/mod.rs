@@ -38,6 +38,7 @@ use flannel_core::op::Op;
 use flannel_core::peer::Peer;
 use flannel_core::plan;
 use flannel_core::schedule::{Wake, earliest};
+use flannel_core::underlay::successor::Succession;
 use flannel_core::underlay::{Underlay, Wish};
 use ipnetwork::Ipv4Network;
 use regex::Regex;
@@ -140,6 +141,8 @@ pub struct Reconciler<K, F> {
     paths: Paths,
     udp: Overlay,
     links: Vec<Link>,
+    /// What takes the place of the underlay's address.
+    succession: Succession,
     /// Since when the underlay cannot be used.
     underlay_away: Option<Instant>,
     /// When it has been waited for long enough.
@@ -206,6 +209,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             paths: Paths::default(),
             udp: Overlay::default(),
             links: Vec::new(),
+            succession: Succession::default(),
             underlay_away: None,
             underlay_due: None,
             uplinks: BTreeSet::new(),

@@ -1,19 +1,14 @@
 //! The underlay while the agent runs: what was chosen stays as long as it can.
 
-use std::time::Duration;
-
 use flannel_core::health::{Found, Subject};
 use flannel_core::underlay;
-use flannel_core::underlay::UnderlayError;
+use flannel_core::underlay::successor::{Heir, PATIENCE};
+use flannel_core::underlay::{Away, UnderlayError};
 use tokio::time::Instant;
 
 use super::Reconciler;
 use crate::firewall::Firewall;
 use crate::kernel::{self, Kernel};
-
-/// An underlay that is down or has lost its address is waited for. Longer than a
-/// flap, a driver's reset or a renewal by DHCP takes.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Chooses the underlay anew; whether its address or MTU is another now.
@@ -29,15 +24,25 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 return false;
             }
         };
+        let current = &self.identity.underlay;
         let patient = self.underlay_away.is_none_or(|since| since.elapsed() < PATIENCE);
-        let chosen = underlay::follow(&self.identity.underlay, &self.links, wish, routes, patient);
+        let heir = self.succession.look(current, &self.links, wish, Instant::now().into_std());
+        let away = match heir {
+            Heir::Is(heir) if patient => Away::Replaced(heir),
+            _ if patient => Away::Wait,
+            _ => Away::Choose,
+        };
+        let chosen = underlay::follow(current, &self.links, wish, routes, away);
         // Nobody may tell when the time is over.
         let waits = patient && matches!(chosen, Err(UnderlayError::Present { .. }));
         self.underlay_away = match chosen {
             Ok(_) => None,
             Err(_) => self.underlay_away.or_else(|| Some(Instant::now())),
         };
-        self.underlay_due = self.underlay_away.filter(|_| waits).map(|since| since + PATIENCE);
+        self.underlay_due = self.underlay_away.filter(|_| waits).map(|since| match heir {
+            Heir::At(due) => Instant::from_std(due).min(since + PATIENCE),
+            _ => since + PATIENCE,
+        });
         let mut state = self.shared.lock();
         // An interface that is down for a moment comes back: what is programmed
         // stays.
@@ -61,7 +66,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                     mtu = chosen.mtu,
                     "the underlay changed"
                 );
-                self.identity.underlay = chosen;
+                let before = std::mem::replace(&mut self.identity.underlay, chosen);
+                if matches!(heir, Heir::Is(_)) {
+                    self.succession.moved(before.address);
+                }
                 true
             }
             Err(_) => false,

@@ -23,6 +23,10 @@ struct Second {
 }
 
 fn start(pair: &Pair, node: &Node, name: &str) -> Second {
+    start_at(pair, node, name, PREFIX, &format!("{}-{name}", node.pin_dir().display()))
+}
+
+fn start_at(pair: &Pair, node: &Node, name: &str, prefix: &str, pins: &str) -> Second {
     let state = format!("{}-{name}", node.state_dir().display());
     let mut command = node.netns.command(agent::program());
     command.args([
@@ -30,8 +34,8 @@ fn start(pair: &Pair, node: &Node, name: &str) -> Second {
         "--iface=eth0".to_owned(),
         format!("--state-dir={state}"),
         format!("--subnet-file={state}/subnet.env"),
-        format!("--pin-dir={}-{name}", node.pin_dir().display()),
-        format!("--etcd-prefix={PREFIX}"),
+        format!("--pin-dir={pins}"),
+        format!("--etcd-prefix={prefix}"),
         "--ip-masq".to_owned(),
     ]);
     command.env("NO_COLOR", "1");
@@ -86,6 +90,17 @@ fn both_networks_work_and_neither_undoes_the_others_rules() {
     let mut again = start(&pair, &pair.left, "third");
     assert_eq!(again.process.wait(Duration::from_secs(10)).code(), Some(1));
     assert!(again.process.log().contains("another agent on this node"), "{}", again.process.log());
+    // So are the same pins, whatever else is its own.
+    pair.etcd.ctl(&[
+        "put",
+        "/third/network/config",
+        &CONFIG.replace("99", "98").replace("2}", "3}"),
+    ]);
+    let pins = pair.left.pin_dir().display().to_string();
+    let mut again = start_at(&pair, &pair.left, "fourth", "/third/network", &pins);
+    assert_eq!(again.process.wait(Duration::from_secs(10)).code(), Some(1));
+    assert!(again.process.log().contains("the pin directory"), "{}", again.process.log());
+    assert!(pair.etcd.ctl(&["get", "--prefix", "/third/network/subnets"]).is_empty());
     // Cleanup of the second leaves the first alone.
     let [left, _right] = &mut seconds;
     left.process.signal(Signal::SIGTERM);

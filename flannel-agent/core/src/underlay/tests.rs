@@ -1,3 +1,5 @@
+mod successor;
+
 use super::*;
 
 fn address(text: &str) -> LinkAddress {
@@ -327,14 +329,17 @@ fn what_was_sought_stays_while_it_has_its_address() {
     let mut links = links();
     let current = choose(&links, &sought, reach(3)).unwrap();
     links[2].mtu = 1400;
-    let followed = follow(&current, &links, &sought, reach(2), false).unwrap();
+    let followed = follow(&current, &links, &sought, reach(2), Away::Choose).unwrap();
     assert_eq!((followed.name.as_str(), followed.mtu), ("eth1", 1400));
     links[2].up = false;
-    let error = follow(&current, &links, &sought, reach(2), false).unwrap_err().to_string();
+    let error = follow(&current, &links, &sought, reach(2), Away::Choose).unwrap_err().to_string();
     assert_eq!(error, "the underlay's interface cannot be used: eth1 is down");
-    assert_eq!(follow(&current, &links, &Wish::default(), route(2), false).unwrap().name, "eth0");
+    assert_eq!(
+        follow(&current, &links, &Wish::default(), route(2), Away::Choose).unwrap().name,
+        "eth0"
+    );
     links[2].addresses.remove(0);
-    assert_eq!(follow(&current, &links, &sought, reach(2), false).unwrap().name, "eth0");
+    assert_eq!(follow(&current, &links, &sought, reach(2), Away::Choose).unwrap().name, "eth0");
 }
 
 /// A node on `eth0` with a second card.
@@ -351,9 +356,9 @@ fn two_cards() -> (Vec<Link>, Underlay) {
 fn an_address_that_comes_and_goes_moves_nothing() {
     let (mut links, current) = two_cards();
     let stays = |links: &[Link], routes: Routes| {
-        for patient in [true, false] {
+        for away in [Away::Wait, Away::Choose] {
             let wish = Wish::default();
-            let followed = follow(&current, links, &wish, routes.clone(), patient).unwrap();
+            let followed = follow(&current, links, &wish, routes.clone(), away).unwrap();
             assert_eq!(followed, current);
         }
     };
@@ -373,19 +378,19 @@ fn a_flap_is_waited_for_and_a_new_address_of_the_card_is_taken() {
     let (mut links, current) = two_cards();
     let wish = Wish::default();
     links[1].up = false;
-    let error = follow(&current, &links, &wish, route(3), true).unwrap_err().to_string();
+    let error = follow(&current, &links, &wish, route(3), Away::Wait).unwrap_err().to_string();
     assert_eq!(error, "the underlay's interface cannot be used: eth0 is down");
-    assert_eq!(follow(&current, &links, &wish, route(3), false).unwrap().name, "eth1");
+    assert_eq!(follow(&current, &links, &wish, route(3), Away::Choose).unwrap().name, "eth1");
     links[1].up = true;
     links[1].addresses = vec![address("10.0.2.100/24")];
-    let error = follow(&current, &links, &wish, route(3), true).unwrap_err().to_string();
+    let error = follow(&current, &links, &wish, route(3), Away::Wait).unwrap_err().to_string();
     assert!(error.ends_with("eth0 has no address 10.0.2.15 any more"), "{error}");
-    let moved = follow(&current, &links, &wish, route(3), false).unwrap();
+    let moved = follow(&current, &links, &wish, route(3), Away::Choose).unwrap();
     assert_eq!((moved.name.as_str(), moved.address), ("eth0", ip("10.0.2.100")));
     links.remove(1);
-    let error = follow(&current, &links, &wish, route(3), true).unwrap_err().to_string();
+    let error = follow(&current, &links, &wish, route(3), Away::Wait).unwrap_err().to_string();
     assert!(error.ends_with("eth0 has gone, and 10.0.2.15 with it"), "{error}");
-    assert_eq!(follow(&current, &links, &wish, route(3), false).unwrap().name, "eth1");
+    assert_eq!(follow(&current, &links, &wish, route(3), Away::Choose).unwrap().name, "eth1");
 }
 
 #[test]
@@ -396,18 +401,18 @@ fn a_card_is_followed_by_its_index_and_its_mac() {
     links[1].name = "eth1".to_owned();
     links[2].name = "eth0".to_owned();
     for wish in [&named, &Wish::default()] {
-        let followed = follow(&current, &links, wish, route(3), true).unwrap();
+        let followed = follow(&current, &links, wish, route(3), Away::Wait).unwrap();
         assert_eq!(followed, Underlay { name: "eth1".to_owned(), ..current.clone() });
     }
     // It was made anew, and its old index is another card's.
     links[1].ifindex = 12;
     links[2].ifindex = 2;
-    let followed = follow(&current, &links, &named, route(2), true).unwrap();
+    let followed = follow(&current, &links, &named, route(2), Away::Wait).unwrap();
     assert_eq!((followed.ifindex, followed.name.as_str()), (12, "eth1"));
     // It is in a bond, which has taken its MAC and address.
     let address = links[1].addresses.remove(0);
     let bond = Link { mac: current.mac, kind: "bond".to_owned(), ..link(20, "bond0", &[address]) };
     links.push(bond);
-    let followed = follow(&current, &links, &named, route(2), true).unwrap();
+    let followed = follow(&current, &links, &named, route(2), Away::Wait).unwrap();
     assert_eq!(followed.name, "bond0");
 }

@@ -5,7 +5,7 @@ use flannel_core::observed::DirectRoute;
 
 use super::*;
 use crate::kernel::KernelEvent;
-use crate::reconcile::underlay::PATIENCE;
+use flannel_core::underlay::successor::PATIENCE;
 
 impl Bench {
     /// The kernel's way to a peer from now on.

@@ -1,7 +1,7 @@
 //! What no event tells of: time that passes, and entries that are deleted.
 
 use super::*;
-use crate::reconcile::underlay::PATIENCE;
+use flannel_core::underlay::successor::PATIENCE;
 
 #[tokio::test(start_paused = true)]
 async fn the_programs_hear_of_an_agent_that_sees_the_node() {
