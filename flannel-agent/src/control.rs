@@ -17,6 +17,8 @@ use crate::status::{self, Shared, SharedDatapath};
 const CLIENTS: usize = 16;
 /// A client that says nothing for this long is sent away.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a socket that somebody removed may be away.
+const LOOK: Duration = Duration::from_millis(500);
 /// Longest request.
 const REQUEST: usize = 64;
 
@@ -84,17 +86,23 @@ pub fn path(state_dir: &Path) -> PathBuf {
 /// caller holds the lock of the state directory.)
 pub fn serve(state_dir: &Path, shared: Shared, datapath: SharedDatapath) -> io::Result<()> {
     let path = path(state_dir);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let mut listener = listen(&path)?;
     let places = Arc::new(Semaphore::new(CLIENTS));
     tokio::spawn(async move {
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let stream = match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = tokio::time::sleep(LOOK) => {
+                    // Somebody has removed it, maybe with its directory.
+                    if !path.exists() && let Ok(anew) = listen(&path) {
+                        tracing::warn!(path = %path.display(), "the control socket is made anew");
+                        listener = anew;
+                    }
+                    continue;
+                }
+            };
+            let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     // Out of descriptors, say: no reason to spin.
@@ -111,6 +119,19 @@ pub fn serve(state_dir: &Path, shared: Shared, datapath: SharedDatapath) -> io::
         }
     });
     Ok(())
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 async fn answer(
@@ -188,6 +209,14 @@ mod tests {
             assert_eq!(refused.error, "unknown request; there are: status, peers, events");
             let mode = std::fs::metadata(super::path(&path)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
+            std::fs::remove_dir_all(&path).unwrap();
+            for _ in 0..100 {
+                std::thread::sleep(Duration::from_millis(50));
+                if ask(&path, Request::Peers).is_ok() {
+                    return;
+                }
+            }
+            panic!("the socket was removed and did not come back");
         })
         .await
         .unwrap();

@@ -86,14 +86,7 @@ pub fn prepared(options: [&Options; 2], prepare: impl FnOnce(&Lab, &Etcd, [&mut 
     let etcd = lab.etcd();
     let (mut left, mut right) = (lab.node(1), lab.node(2));
     prepare(&lab, &etcd, [&mut left, &mut right]);
-    left.start(&etcd, options[0]);
-    right.start(&etcd, options[1]);
-    left.wait_routes(&[&right]);
-    right.wait_routes(&[&left]);
-    let client = left.pod(2);
-    let mut server = right.pod(2);
-    server.serve();
-    Pair { client, server, left, right, etcd, lab }
+    Pair::started(lab, etcd, (left, right), options)
 }
 
 /// Waits until pings between the pods are answered.

@@ -36,6 +36,7 @@ pub mod rules;
 pub mod service;
 pub mod skip;
 mod started;
+pub mod streams;
 pub mod tls;
 pub mod traffic;
 pub mod udp;

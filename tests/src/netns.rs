@@ -74,6 +74,7 @@ pub fn sweep(own: bool) {
     let temporary = std::env::temp_dir();
     for name in names(&temporary.to_string_lossy()) {
         if dead(&name, &format!("{PREFIX}-")) == Some(true) {
+            unmount_below(&temporary.join(&name));
             let _ = fs::remove_dir_all(temporary.join(name));
         }
     }
@@ -82,6 +83,14 @@ pub fn sweep(own: bool) {
             // Another run may be sweeping too.
             let _ = fs::remove_dir_all(Path::new(BPFFS).join(name));
         }
+    }
+}
+
+fn unmount_below(dir: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+    for place in places.filter(|place| place.starts_with(dir)) {
+        output(Command::new("umount").arg("--lazy").arg(place));
     }
 }
 

@@ -58,12 +58,28 @@ impl Pair {
         let etcd = lab.etcd();
         let (mut left, mut right) = (lab.node(1), lab.node(2));
         join(&lab, &mut left, &mut right);
-        for (node, options) in [&mut left, &mut right].into_iter().zip(options) {
+        let over = |options: &Options| {
             let mut options = options.clone();
             // An empty value takes back what the harness names.
             options.extra.extend(["--iface=".into(), format!("--iface={interface}")]);
-            node.start(&etcd, &options);
-        }
+            options
+        };
+        Self::started(lab, etcd, (left, right), options.map(over).each_ref())
+    }
+
+    /// Starts agents with these options on `left` and `right`.
+    ///
+    /// # Panics
+    /// The nodes do not come to know each other.
+    #[track_caller]
+    pub fn started(
+        lab: Lab,
+        etcd: Etcd,
+        (mut left, mut right): (Node, Node),
+        options: [&Options; 2],
+    ) -> Self {
+        left.start(&etcd, options[0]);
+        right.start(&etcd, options[1]);
         left.wait_routes(&[&right]);
         right.wait_routes(&[&left]);
         Self::with_pods(lab, etcd, left, right)

@@ -126,6 +126,7 @@ pub(crate) fn created(device: &Device) -> ObservedDevice {
         mac: device.mac,
         mtu: device.mtu,
         up: false,
+        bridge_port: false,
         addresses: BTreeSet::new(),
     }
 }

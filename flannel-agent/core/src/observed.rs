@@ -21,6 +21,8 @@ pub struct ObservedDevice {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// It is a port of a bridge, which takes what comes out of the tunnel.
+    pub bridge_port: bool,
     /// IPv4 addresses on it, host bits kept.
     pub addresses: BTreeSet<Ipv4Network>,
 }
@@ -53,17 +55,19 @@ pub struct ObservedRoute {
     pub onlink: bool,
     /// Priority (RTA_PRIORITY); ours have 0.
     pub metric: u32,
+    /// It has a source address or metrics (such as an MTU); ours have none.
+    pub extra: bool,
 }
 
 impl ObservedRoute {
     /// The route to a peer as [`crate::op::Op::PutRoute`] makes it.
     pub fn to_peer(subnet: Ipv4Network) -> Self {
-        Self { destination: subnet, gateway: Some(subnet.network()), onlink: true, metric: 0 }
+        Self { gateway: Some(subnet.network()), onlink: true, ..Self::to_link(subnet) }
     }
 
     /// The route as [`crate::op::Op::PutLinkRoute`] makes it.
     pub fn to_link(network: Ipv4Network) -> Self {
-        Self { destination: network, gateway: None, onlink: false, metric: 0 }
+        Self { destination: network, gateway: None, onlink: false, metric: 0, extra: false }
     }
 }
 
@@ -101,11 +105,12 @@ impl Observed {
     /// The route that the kernel replaces when one with this destination and
     /// metric 0 is put.
     pub fn first_to(&self, destination: Ipv4Network) -> Option<ObservedRoute> {
-        let first = ObservedRoute { destination, gateway: None, onlink: false, metric: 0 };
+        let first = ObservedRoute::to_link(destination);
         let last = ObservedRoute {
             gateway: Some(Ipv4Addr::BROADCAST),
             onlink: true,
             metric: u32::MAX,
+            extra: true,
             ..first
         };
         self.routes.range(first..=last).find(|route| route.metric == 0).copied()

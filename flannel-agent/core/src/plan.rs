@@ -135,6 +135,9 @@ fn misfit(want: &Device, have: &ObservedDevice) -> Option<String> {
     compare("underlay ifindex", vxlan.underlay.to_string(), want.underlay.to_string());
     compare("gbp", vxlan.gbp.to_string(), want.gbp.to_string());
     compare("learning", vxlan.learning.to_string(), want.learning.to_string());
+    if have.bridge_port {
+        why.push("it is a port of a bridge".to_owned());
+    }
     (!why.is_empty()).then(|| why.join(", "))
 }
 

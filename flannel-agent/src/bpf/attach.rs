@@ -53,6 +53,19 @@ impl Attacher {
         self.pins = None;
     }
 
+    /// Pins there again, also the links that are held open.
+    pub(super) fn reclaim_pins(&mut self, pins: &PinDir) {
+        self.pins = Some(pins.clone());
+        for (hook, open) in &mut self.ours {
+            let Some(link) = open.take() else { continue };
+            // aya closes a link that it cannot pin: the hook is attached anew.
+            if let Err(error) = link.pin(pins.link(hook.ifindex, hook.program)) {
+                tracing::warn!(%error, interface = hook.interface, "a hook's link is not pinned");
+            }
+        }
+        self.unpinned.clear();
+    }
+
     /// Whether this process attached this hook, or took it over.
     pub(super) fn holds(&self, hook: &Hook) -> bool {
         self.ours.contains_key(hook)

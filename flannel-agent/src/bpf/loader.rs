@@ -43,6 +43,8 @@ pub struct Loaded {
     xdp: XdpHalf,
     /// The pins, or why there are none.
     pins: Result<PinDir, String>,
+    /// The pins that were there, where they have gone and cannot be made anew.
+    lost: Option<PinDir>,
     /// Other ABI versions' programs run until ours do, hook by hook.
     others: Others,
     /// Holds the pin directory.
@@ -95,6 +97,7 @@ impl Loaded {
             attacher: Attacher::new(options.attach, pins.clone().ok(), filters_remain),
             xdp: XdpHalf::new(options.xdp, pins.clone().ok()),
             pins,
+            lost: None,
             others,
             claim,
             pinnable,
@@ -103,24 +106,39 @@ impl Loaded {
 
     /// Pins maps anew, when somebody has removed the pins or their directory. Links
     /// went with theirs: the hooks are attached anew.
+    ///
+    /// Where they cannot be made (nothing is mounted there, it is another agent's by
+    /// now), that is tried again.
     fn renew_pins(&mut self) {
-        let Ok(dir) = &self.pins else { return };
-        if dir.is_whole() {
-            return;
-        }
-        tracing::warn!("pins were removed; making them anew");
+        let dir = match (&self.pins, &self.lost) {
+            (Ok(dir), _) if dir.is_whole() => return,
+            (Ok(dir), _) => {
+                tracing::warn!("pins were removed; making them anew");
+                dir.clone()
+            }
+            (Err(_), Some(dir)) => dir.clone(),
+            (Err(_), None) => return,
+        };
         let renewed = dir.renew(self.claim.take()).and_then(|claim| {
-            self.pinnable.pin(dir)?;
-            self.programs.pin_again(dir)?;
+            self.pinnable.pin(&dir)?;
+            self.programs.pin_again(&dir)?;
             Ok(claim)
         });
         match renewed {
-            Ok(claim) => self.claim = Some(claim),
+            Ok(claim) => {
+                self.claim = Some(claim);
+                if self.lost.take().is_some() {
+                    tracing::info!("pins can be made again");
+                    self.attacher.reclaim_pins(&dir);
+                    self.xdp.reclaim_pins(&dir);
+                }
+                self.pins = Ok(dir);
+            }
             Err(error) => {
-                // It may be another agent's by now.
                 self.attacher.renounce_pins();
                 self.xdp.renounce_pins();
                 self.pins = Err(error.to_string());
+                self.lost = Some(dir);
             }
         }
     }

@@ -94,6 +94,11 @@ impl XdpHalf {
         self.pins = None;
     }
 
+    /// Pins there again what is attached from now on.
+    pub(super) fn reclaim_pins(&mut self, pins: &PinDir) {
+        self.pins = Some(pins.clone());
+    }
+
     /// Makes the program run at the underlay device if it may; otherwise says
     /// why not, and leaves everything to TC. Programs of ours elsewhere go.
     pub(super) fn ensure(&mut self, programs: &mut Programs, site: Site<'_>) -> Ensured {

@@ -26,6 +26,7 @@ use super::StartError;
 use super::keeper::Keeper;
 use crate::cli::{DatapathMode, Options};
 use crate::datapath::Demanded;
+use crate::files::kept::Kept;
 use crate::files::{state, subnet_env};
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelEvent};
@@ -102,8 +103,8 @@ pub(super) struct Loop<'a, S, K, F> {
     guarded: bool,
     /// Others were told that we are ready.
     announced: bool,
-    last_state: Option<state::NodeState>,
-    subnet_env: subnet_env::Kept,
+    state_file: Kept<state::NodeState>,
+    subnet_env: Kept<subnet_env::SubnetEnv>,
     last_status: String,
 }
 
@@ -141,8 +142,8 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             schedule: Schedule::new(Instant::now()),
             guarded: false,
             announced: false,
-            last_state: None,
-            subnet_env: subnet_env::Kept::default(),
+            state_file: Kept::default(),
+            subnet_env: Kept::default(),
             last_status: String::new(),
         }
     }
@@ -342,14 +343,10 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             pin_dir: std::path::absolute(&self.options.pin_dir).ok(),
             sysctls,
         };
-        let there = state::path(&self.options.state_dir).exists();
-        if !there || self.last_state.as_ref() != Some(&node) {
-            let stored = state::store(&self.options.state_dir, &node);
-            self.shared.report(Subject::StateFile, stored.as_ref());
-            if stored.is_ok() {
-                self.last_state = Some(node);
-            }
-        }
+        let folder = &self.options.state_dir;
+        let stored =
+            self.state_file.ensure(&state::path(folder), &node, || state::store(folder, &node));
+        self.shared.report(Subject::StateFile, stored);
         // The pods' MTU is known once the device is.
         let Some(mtu) = self.reconciler.mtu() else { return };
         let env = subnet_env::SubnetEnv {
@@ -358,7 +355,8 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             mtu,
             ip_masq: self.options.ip_masq,
         };
-        let written = self.subnet_env.ensure(&self.options.subnet_file, &env);
+        let path = &self.options.subnet_file;
+        let written = self.subnet_env.ensure(path, &env, || subnet_env::write(path, &env));
         self.shared.report(Subject::SubnetFile, written);
     }
 

@@ -343,6 +343,7 @@ mod tests {
             mac: MacAddr([2; 6]),
             mtu: 1450,
             up: true,
+            bridge_port: false,
             addresses: Default::default(),
         };
         let kernel = FakeKernel::default();

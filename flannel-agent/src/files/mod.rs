@@ -1,5 +1,6 @@
 //! Files that outlive the agent or that others read.
 
+pub mod kept;
 pub mod lock;
 pub mod state;
 pub mod subnet_env;
@@ -26,6 +27,9 @@ pub struct WriteError {
 /// Replaces `path` by a file with `contents`, whose readers see the old or the
 /// new contents and nothing between, also after a power cut.
 ///
+/// An empty directory in its place goes: docker makes one for a volume whose file is
+/// not there yet.
+///
 /// The file gets mode 0644 and a missing directory 0755, whatever the umask:
 /// flannel's CNI plugin and docker's start-up read the files as other users.
 pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), WriteError> {
@@ -41,16 +45,27 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), WriteError> 
     let mut file = tempfile::Builder::new()
         .prefix(".flannel-")
         .tempfile_in(directory)
-        .map_err(failed("making a temporary file in its directory"))?;
-    file.write_all(contents).map_err(failed("writing"))?;
+        .map_err(|error| failed("making a temporary file in its directory")(plain(error)))?;
+    // Not by the library's own `Write`: its errors name the temporary file.
+    file.as_file_mut().write_all(contents).map_err(failed("writing"))?;
     file.as_file()
         .set_permissions(Permissions::from_mode(0o644))
         .map_err(failed("setting its mode"))?;
     file.as_file().sync_all().map_err(failed("syncing"))?;
+    // What is not empty stays, and the file cannot be written.
+    if path.is_dir() {
+        let _ = std::fs::remove_dir(path);
+    }
     file.persist(path).map_err(|error| failed("renaming into place")(error.error))?;
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(failed("syncing its directory"))
+}
+
+/// Without the name of the temporary file, which is another one each time: what is said
+/// twice has to be the same.
+fn plain(error: io::Error) -> io::Error {
+    if error.raw_os_error().is_some() { error } else { error.kind().into() }
 }
 
 /// Makes a directory and its parents; the mode of directories that are there
@@ -136,5 +151,8 @@ mod tests {
         let error = write_atomically(&file.join("below"), b"x").unwrap_err();
         assert_eq!(error.step, "making its directory");
         assert!(write_atomically(Path::new("/"), b"x").is_err());
+        // The same words each time, or each try would be told in the log.
+        let nowhere = || write_atomically(Path::new("/proc/file"), b"x").unwrap_err().to_string();
+        assert_eq!(nowhere(), nowhere());
     }
 }

@@ -193,7 +193,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(path(directory.path())).unwrap();
         assert!(load(directory.path()).warning.is_some());
+        let inside = path(directory.path()).join("file");
+        std::fs::write(&inside, "").unwrap();
         let error = store(directory.path(), &state()).unwrap_err();
         assert_eq!(error.step, "renaming into place");
+        std::fs::remove_file(inside).unwrap();
+        store(directory.path(), &state()).unwrap();
+        assert_eq!(load(directory.path()).state, Some(state()));
     }
 }

@@ -1,7 +1,6 @@
 //! `subnet.env`: what docker, the CNI plugin and scripts know of the node's
 //! subnet.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 pub use flannel_core::subnet_env::SubnetEnv;
@@ -48,53 +47,15 @@ fn with_others(env: &SubnetEnv, before: &[u8]) -> Vec<u8> {
     text
 }
 
-/// The file as we left it.
-#[derive(Debug, Default)]
-pub struct Kept(Option<(SubnetEnv, Stamp)>);
-
-/// By what a file is seen to be another, or to have other contents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    size: u64,
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok()?;
-        let changed = (metadata.ctime(), metadata.ctime_nsec());
-        Some(Self { inode: metadata.ino(), size: metadata.size(), changed })
-    }
-}
-
-impl Kept {
-    /// Writes the file unless it is as we left it: one system call then. Somebody
-    /// may delete or overwrite it.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn ensure(&mut self, path: &Path, env: &SubnetEnv) -> Result<(), WriteError> {
-        let stamp = Stamp::of(path);
-        if let (Some((written, left)), Some(now)) = (&self.0, stamp)
-            && written == env
-            && *left == now
-        {
-            return Ok(());
-        }
-        self.0 = None;
-        write(path, env)?;
-        self.0 = Stamp::of(path).map(|stamp| (env.clone(), stamp));
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use ipnetwork::Ipv4Network;
     use proptest::prelude::*;
 
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
+    use crate::files::kept::Kept;
 
     fn net(text: &str) -> Ipv4Network {
         text.parse().unwrap()
@@ -145,10 +106,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("subnet.env");
         let mut kept = Kept::default();
-        kept.ensure(&path, &env()).unwrap();
+        let mut ensure = |env: &SubnetEnv| kept.ensure(&path, env, || write(&path, env));
+        ensure(&env()).unwrap();
         let inode = || std::fs::metadata(&path).unwrap().ino();
         let before = inode();
-        kept.ensure(&path, &env()).unwrap();
+        ensure(&env()).unwrap();
         assert_eq!(inode(), before, "it is not written anew");
         let damage: [&dyn Fn(); 4] = [
             &|| std::fs::remove_file(&path).unwrap(),
@@ -159,20 +121,22 @@ mod tests {
         for harm in damage {
             std::fs::write(path.with_file_name("other"), "FLANNEL_MTU=1\n").unwrap();
             harm();
-            kept.ensure(&path, &env()).unwrap();
+            ensure(&env()).unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), GOLDEN);
         }
         // Another MTU, with a line of somebody else.
         std::fs::write(&path, format!("{GOLDEN}A=1\n")).unwrap();
-        kept.ensure(&path, &SubnetEnv { mtu: 1300, ..env() }).unwrap();
+        ensure(&SubnetEnv { mtu: 1300, ..env() }).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("FLANNEL_MTU=1300") && text.ends_with("A=1\n"), "{text}");
-        // No room, and then there is.
+        // No room, and then there is. An empty directory, as docker makes it for a
+        // volume whose file is not there, is none.
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
-        kept.ensure(&path, &env()).unwrap_err();
-        std::fs::remove_dir(&path).unwrap();
-        kept.ensure(&path, &env()).unwrap();
+        std::fs::write(path.join("file"), "").unwrap();
+        ensure(&env()).unwrap_err();
+        std::fs::remove_file(path.join("file")).unwrap();
+        ensure(&env()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), GOLDEN);
     }
 

@@ -69,6 +69,7 @@ fn permanent(ifindex: u32, message: &RouteNetlinkMessage) -> Option<(MacAddr, Ip
 pub(super) fn route(ifindex: u32, message: &RouteNetlinkMessage) -> Option<ObservedRoute> {
     let RouteNetlinkMessage::NewRoute(message) = message else { return None };
     if message.header.kind != RouteType::Unicast
+        || message.header.tos != 0
         || table(message) != u32::from(RouteHeader::RT_TABLE_MAIN)
         || output(message) != Some(ifindex)
     {
@@ -84,6 +85,9 @@ pub(super) fn route(ifindex: u32, message: &RouteNetlinkMessage) -> Option<Obser
         gateway: gateway(&message.attributes),
         onlink: message.header.flags.contains(RouteFlags::Onlink),
         metric: metric(message),
+        extra: message.attributes.iter().any(|attribute| {
+            matches!(attribute, RouteAttribute::PrefSource(_) | RouteAttribute::Metrics(_))
+        }),
     })
 }
 

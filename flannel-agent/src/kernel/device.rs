@@ -9,7 +9,8 @@ use flannel_core::mac::MacAddr;
 use flannel_core::observed::{ObservedDevice, ObservedVxlan};
 use rtnetlink::LinkVxlan;
 use rtnetlink::packet_route::link::{
-    InfoBridge, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridge, InfoData, InfoKind, InfoPortKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 
 /// Ageing of learned FDB entries in seconds (the kernel's default, which
@@ -45,6 +46,8 @@ pub(super) fn observed(message: &LinkMessage) -> ObservedDevice {
         mac: mac(message).unwrap_or_default(),
         mtu: mtu(message),
         up: message.header.flags.contains(LinkFlags::Up),
+        bridge_port: infos(message)
+            .any(|info| matches!(info, LinkInfo::PortKind(InfoPortKind::Bridge))),
         addresses: Default::default(),
     }
 }

@@ -228,6 +228,7 @@ mod tests {
             mac: MacAddr([2; 6]),
             mtu: 1450,
             up: true,
+            bridge_port: false,
             addresses: Default::default(),
         };
         let observed = Observed { device: Some(device), ..Observed::default() };

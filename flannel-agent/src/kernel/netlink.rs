@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flannel_core::desired::Device;
@@ -39,6 +39,9 @@ pub struct RealKernel {
     /// Routes of the device, as last seen and put since.
     routes: AtomicUsize,
     own: Own,
+    /// Index of the device, as made or seen last; 0: none yet. Nobody else has it,
+    /// whatever the device is called by now.
+    device: AtomicU32,
 }
 
 impl RealKernel {
@@ -51,8 +54,9 @@ impl RealKernel {
             .map_err(|source| KernelError::new("socket", "NETLINK_ROUTE", source))?;
         let own = Own::default();
         own.set_port(socket.port());
-        let routes = AtomicUsize::new(0);
-        Ok(Self { socket: Mutex::new(socket), sysctl: Sysctl::default(), routes, own })
+        let (routes, device) = (AtomicUsize::new(0), AtomicU32::new(0));
+        let socket = Mutex::new(socket);
+        Ok(Self { socket, sysctl: Sysctl::default(), routes, own, device })
     }
 
     /// What this one does itself.
@@ -109,7 +113,13 @@ impl RealKernel {
             message: RouteNetlinkMessage::NewLink(device::creation(want)),
             flags: NLM_F_CREATE | NLM_F_EXCL,
         };
-        self.one(&request).map_err(|refused| {
+        let mut made = self.one(&request);
+        if made.as_ref().is_err_and(|refused| refused.errno() == libc::EEXIST)
+            && self.delete_renamed(want)?
+        {
+            made = self.one(&request);
+        }
+        made.map_err(|refused| {
             let errno = refused.errno();
             let mut error = explain(message::call(&op), message::object(&want.name, &op), refused);
             match errno {
@@ -136,6 +146,22 @@ impl RealKernel {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Deletes our device if somebody gave it another name: two of one VNI and port
+    /// cannot be.
+    fn delete_renamed(&self, want: &Device) -> Result<bool, KernelError> {
+        let all = self.dump("RTM_GETLINK", "all", &all_links(), new_link)?;
+        let Some((name, _)) = device::in_the_way(&all, &want.name, want.vni, want.port) else {
+            return Ok(false);
+        };
+        let known = self.device.load(Ordering::Relaxed);
+        let ours = all.iter().find(|link| link.header.index == known);
+        if ours.and_then(device::name) != Some(name) {
+            return Ok(false);
+        }
+        tracing::warn!(device = want.name, name, "the device was renamed; it is made anew");
+        self.delete(name).map(|()| true)
     }
 
     fn delete(&self, name: &str) -> Result<(), KernelError> {
@@ -229,6 +255,7 @@ impl Kernel for RealKernel {
         if observed.device.as_ref().is_none_or(|device| device.vxlan.is_none()) {
             return Ok(observed);
         }
+        self.device.store(ifindex, Ordering::Relaxed);
         tokio::task::yield_now().await;
         let (neighbour, entry) = (
             |message| answer::neighbour(ifindex, &message),

@@ -103,7 +103,9 @@ where
 
 fn lines<S>() -> fmt::Layer<S, fmt::format::DefaultFields, fmt::format::Format, fn() -> io::Stderr>
 {
-    fmt::layer().with_writer(io::stderr as fn() -> io::Stderr)
+    // A line that cannot be written would be told on stderr, by a macro that panics when
+    // that fails, too: on a full disk, or when the reader has gone.
+    fmt::layer().with_writer(io::stderr as fn() -> io::Stderr).log_internal_errors(false)
 }
 
 /// <https://no-color.org>: any value but an empty one.

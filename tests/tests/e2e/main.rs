@@ -19,6 +19,7 @@ mod etcd_failures;
 mod etcd_v2;
 mod exemptions;
 mod fallback;
+mod faults;
 mod firewall;
 mod flags;
 mod forged;

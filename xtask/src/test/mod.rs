@@ -7,6 +7,8 @@ mod outcome;
 mod report;
 mod watch;
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use self::outcome::Outcome;
@@ -27,6 +29,12 @@ pub(crate) struct Args {
     /// has, such as 6.1 or 6.12
     #[arg(long, value_name = "RELEASE", conflicts_with_all = ["unit", "e2e"])]
     kernel: Option<String>,
+    /// Run only the faults, in their long form
+    #[arg(long, conflicts_with_all = ["filter", "unit", "e2e", "kernel"])]
+    faults: bool,
+    /// Random faults of this seed, which an earlier run printed
+    #[arg(long, requires = "faults")]
+    seed: Option<u64>,
 }
 
 /// Modules of [`E2E`] that run once more with freshly compiled programs, where
@@ -44,13 +52,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let programs = Programs::build()?;
     let filter = args.filter.as_deref();
     let mut all = Outcome::default();
-    if args.kernel.is_none() {
+    if args.faults {
+        all.add(faults(args.seed)?);
+    } else if args.kernel.is_none() {
         all.add(nextest::run("tests", &here(args), filter, &[])?);
         if !args.unit {
             all.add(fresh(filter)?);
         }
     }
-    if !args.unit {
+    if !args.unit && !args.faults {
         let only = args.kernel.as_deref();
         for release in only.as_ref().map_or(guest::RELEASES, std::slice::from_ref) {
             all.add(emulated::run(release, &programs, filter)?);
@@ -63,6 +73,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         std::process::exit(1);
     }
     Ok(())
+}
+
+/// The long form of the faults.
+fn faults(seed: Option<u64>) -> Result<Outcome> {
+    let seed = seed.map(|seed| seed.to_string());
+    let mut environment = vec![("FLANNEL_FAULTS", Path::new("long"))];
+    environment.extend(seed.as_deref().map(|seed| ("FLANNEL_FAULTS_SEED", Path::new(seed))));
+    let filterset = format!("{} & test(/^faults::/)", e2e());
+    nextest::run("faults", &filterset, None, &environment)
 }
 
 /// The end-to-end cases with the programs of another compiler, if there are any.
@@ -127,7 +146,8 @@ mod tests {
 
     #[test]
     fn a_run_leaves_out_what_it_is_told_to() {
-        let args = |unit, e2e| Args { filter: None, unit, e2e, kernel: None };
+        let args =
+            |unit, e2e| Args { filter: None, unit, e2e, kernel: None, faults: false, seed: None };
         assert!(here(&args(true, false)).starts_with("not (package(flannel-tests) + "));
         assert!(here(&args(false, true)).starts_with("(package(flannel-tests) + "));
         let all = here(&args(false, false));

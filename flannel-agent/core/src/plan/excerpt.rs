@@ -56,11 +56,12 @@ fn routes_to(
     observed: &Observed,
     destination: Ipv4Network,
 ) -> impl Iterator<Item = ObservedRoute> + '_ {
-    let first = ObservedRoute { destination, gateway: None, onlink: false, metric: 0 };
+    let first = ObservedRoute::to_link(destination);
     let last = ObservedRoute {
         gateway: Some(Ipv4Addr::BROADCAST),
         onlink: true,
         metric: u32::MAX,
+        extra: true,
         ..first
     };
     observed.routes.range(first..=last).copied()

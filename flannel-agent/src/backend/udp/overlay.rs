@@ -215,6 +215,7 @@ mod tests {
             mac: MacAddr::default(),
             mtu: 1500,
             up: false,
+            bridge_port: false,
             addresses: Default::default(),
         };
         Observed { device: Some(device), ..Observed::default() }

@@ -56,9 +56,10 @@ prop_compose! {
         own_gateway in any::<bool>(),
         onlink in any::<bool>(),
         metric in prop_oneof![3 => Just(0_u32), 1 => Just(100)],
+        extra in proptest::bool::weighted(0.2),
     ) -> ObservedRoute {
         let gateway = if own_gateway { Some(destination.network()) } else { gateway };
-        ObservedRoute { destination, gateway, onlink, metric }
+        ObservedRoute { destination, gateway, onlink, metric, extra }
     }
 }
 

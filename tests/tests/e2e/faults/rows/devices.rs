@@ -1,0 +1,76 @@
+//! What happens to the device of the tunnel.
+
+use nix::sys::signal::Signal;
+
+use super::{Act, Cluster, Fault};
+
+pub(in super::super) const DEVICES: &[Fault] = &[
+    Fault::once("the device is deleted", "ip link delete flannel.1", 600),
+    Fault::once("the device is set down", "ip link set flannel.1 down", 600),
+    Fault::once("its MTU is another", "ip link set flannel.1 mtu 1300", 0),
+    Fault::once("its MAC is another", "ip link set flannel.1 address 02:00:5e:00:53:01", 600),
+    Fault::once("its address is removed", "ip address flush dev flannel.1", 300),
+    Fault::once(
+        "its address has another prefix length",
+        "ip address delete $OWN_NET/32 dev flannel.1; ip address add $OWN_NET/16 dev flannel.1",
+        600,
+    ),
+    Fault::once("it has a second address", "ip address add 10.244.99.7/32 dev flannel.1", 0),
+    Fault::lasting(
+        "another kind of device has its name",
+        Act::Do(|cluster| {
+            unseen(cluster, "ip link delete flannel.1; ip link add flannel.1 type bridge");
+        }),
+        0,
+        Act::Nothing,
+    )
+    .loss(1000),
+    Fault::lasting(
+        "its VNI is another",
+        Act::Do(|cluster| {
+            unseen(
+                cluster,
+                "ip link delete flannel.1; ip link add flannel.1 type vxlan id 7 dstport 8472 \
+                 local $OWN_IP dev eth0 nolearning; ip link set flannel.1 up",
+            );
+        }),
+        0,
+        Act::Nothing,
+    )
+    .loss(1000),
+    Fault::once(
+        "it is renamed",
+        "ip link set flannel.1 down; ip link set flannel.1 name gone0; ip link set gone0 up",
+        800,
+    ),
+    Fault::once(
+        "it is a port of a bridge",
+        "ip link add odd0 type bridge; ip link set odd0 up; ip link set flannel.1 master odd0",
+        800,
+    ),
+    Fault::once("it learns", "ip link set flannel.1 type vxlan learning", 600),
+    Fault::lasting(
+        "it is moved to another network namespace",
+        Act::Sh("ip link set flannel.1 netns $OTHER name lent0"),
+        2000,
+        Act::Sh("ip -n $OTHER link delete lent0"),
+    )
+    // While status is asked, too.
+    .loss(6000)
+    .restored(3000)
+    .told("device"),
+    Fault::once(
+        "its queueing is another",
+        "tc qdisc replace dev flannel.1 root pfifo limit 100; tc qdisc delete dev flannel.1 root",
+        // The kernel stops the device's queues to exchange it.
+        100,
+    ),
+];
+
+/// What the agent would come between.
+fn unseen(cluster: &mut Cluster, script: &str) {
+    cluster.signal(Signal::SIGSTOP);
+    let done = cluster.shell(script);
+    cluster.signal(Signal::SIGCONT);
+    done.expect("a device");
+}

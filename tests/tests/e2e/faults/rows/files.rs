@@ -1,0 +1,33 @@
+//! What happens to files and their disk.
+
+use super::{Act, Fault};
+
+pub(in super::super) const FILES: &[Fault] = &[
+    Fault::once("subnet.env is deleted", "rm $FILE", 0),
+    Fault::once("subnet.env is overwritten", "echo FLANNEL_MTU=7 > $FILE", 0),
+    Fault::once("subnet.env is empty", ": > $FILE", 0),
+    Fault::once("subnet.env is a directory", "rm $FILE; mkdir $FILE", 0),
+    Fault::once("subnet.env is a symbolic link", "ln -sf /dev/null $FILE", 0),
+    Fault::once("subnet.env is a link to nothing", "ln -sf $DIR/nothing $FILE", 0),
+    Fault::once("the state file is garbage", "echo garbage > $STATE/state.json", 0),
+    Fault::once("the state file is deleted", "rm $STATE/state.json", 0),
+    Fault::once("the state directory is removed", "rm -r $STATE", 0),
+    Fault::once("the control socket is removed", "rm $STATE/agent.sock", 0),
+    Fault::lasting(
+        "the disk is full",
+        Act::Sh("rm $FILE $STATE/state.json; cat /dev/zero > $DIR/filler 2>&- || :"),
+        2000,
+        Act::Sh("rm $DIR/filler"),
+    )
+    .told("subnet file"),
+    Fault::lasting(
+        "subnet.env is a read-only mount",
+        Act::Sh(
+            "echo FLANNEL_MTU=7 > $DIR/other; mount --bind $DIR/other $FILE; \
+                 mount -o remount,bind,ro $FILE",
+        ),
+        2000,
+        Act::Sh("umount $FILE; echo > $FILE"),
+    )
+    .told("subnet file"),
+];

@@ -1,0 +1,59 @@
+//! What happens to programs, maps and pins.
+
+use super::{Act, Fault};
+
+pub(in super::super) const HOOKS: &[Fault] = &[
+    Fault::once(
+        "the hooks are detached",
+        "for link in $PINS/v*/links/*; do bpftool link detach pinned $link; done",
+        0,
+    )
+    .programs(),
+    Fault::once(
+        "a clsact qdisc comes and goes",
+        "tc qdisc add dev flannel.1 clsact; sleep 0.5; tc qdisc delete dev flannel.1 clsact",
+        600,
+    )
+    .programs(),
+    Fault::once(
+        "the peer's map entry is deleted",
+        "bpftool map delete pinned $PINS/v*/fl_subnets4 key 24 0 0 0 $PEER_KEY",
+        0,
+    )
+    .programs(),
+    Fault::once(
+        "the peer's map entry is another",
+        "bpftool map update pinned $PINS/v*/fl_subnets4 key 24 0 0 0 $PEER_KEY value 2 0 94 0 83 \
+         9 0 0 192 0 2 99 0 0 0 0",
+        600,
+    )
+    .programs(),
+    Fault::once(
+        "the map has a stranger",
+        "bpftool map update pinned $PINS/v*/fl_subnets4 key 24 0 0 0 10 244 220 0 value 2 0 94 0 \
+         83 9 0 0 192 0 2 99 0 0 0 0",
+        0,
+    )
+    // It harms nobody: it is found when everything is looked at.
+    .restored(70_000)
+    .programs()
+    .long(),
+    Fault::once(
+        "the programs' settings are zero",
+        "size=$(bpftool -j map show pinned $PINS/v*/fl_cfg | sed 's/.*bytes_value\":\\([0-9]*\\).*/\\1/'); \
+         bpftool map update pinned $PINS/v*/fl_cfg key 0 0 0 0 value $(yes 0 | head -n $size | tr '\\n' ' ')",
+        600,
+    )
+    .programs(),
+    Fault::once("the pins are removed", "rm -rf $PINS", 0).restored(2000).programs(),
+    Fault::once("one pin is removed", "rm $PINS/v*/fl_peers4", 0).restored(2000).programs(),
+    Fault::lasting(
+        "the BPF file system is not mounted",
+        Act::Sh("umount --lazy $BPF"),
+        1500,
+        Act::Sh("mount -t bpf -o mode=700 bpf $BPF"),
+    )
+    .restored(2500)
+    .told("pins")
+    .programs(),
+];

@@ -1,0 +1,88 @@
+//! What happens to routes, neighbours and the FDB.
+
+use super::Fault;
+
+pub(in super::super) const ROUTES: &[Fault] = &[
+    Fault::once("the peer's route is deleted", "ip route delete $PEER", 600),
+    Fault::once("all routes of the device are deleted", "ip route flush dev flannel.1", 600),
+    Fault::once("another device has the route", "ip route replace $PEER dev eth0", 600),
+    Fault::once(
+        "another gateway has the route",
+        "ip route replace $PEER via 192.0.2.1 dev eth0",
+        600,
+    ),
+    Fault::once(
+        "another gateway of the same device has the route",
+        "ip route replace $PEER via 10.244.203.0 dev flannel.1 onlink",
+        600,
+    ),
+    Fault::once("the route is a black hole", "ip route replace blackhole $PEER", 600),
+    Fault::once("the route is prohibited", "ip route replace prohibit $PEER", 600),
+    Fault::once("the route has no gateway", "ip route replace $PEER dev flannel.1", 600),
+    Fault::once(
+        "the route has another metric",
+        "ip route delete $PEER; ip route add $PEER via $PEER_NET dev flannel.1 onlink metric 50",
+        600,
+    ),
+    Fault::once(
+        "the route has another MTU",
+        "ip route replace $PEER via $PEER_NET dev flannel.1 onlink mtu lock 600",
+        0,
+    ),
+    Fault::once(
+        "the route has another source",
+        "ip route replace $PEER via $PEER_NET dev flannel.1 onlink src $OWN_IP",
+        0,
+    ),
+    Fault::once(
+        "the route is in another table",
+        "ip route delete $PEER; ip route add $PEER via $PEER_NET dev flannel.1 onlink table 77; \
+         sleep 0.7; ip route flush table 77",
+        600,
+    )
+    .restored(2000),
+    Fault::once("the neighbour is deleted", "ip neigh delete $PEER_NET dev flannel.1", 600),
+    Fault::once(
+        "the neighbour has another MAC",
+        "ip neigh replace $PEER_NET lladdr 02:00:5e:00:53:09 dev flannel.1 nud permanent",
+        600,
+    ),
+    Fault::once(
+        "the neighbour is not permanent",
+        "ip neigh replace $PEER_NET lladdr $PEER_MAC dev flannel.1 nud stale",
+        0,
+    ),
+    Fault::once(
+        "the neighbour has failed",
+        "ip neigh replace $PEER_NET dev flannel.1 nud failed",
+        600,
+    ),
+    Fault::once("all neighbours are deleted", "ip neigh flush dev flannel.1 nud all", 600),
+    Fault::once("the FDB entry is deleted", "bridge fdb delete $PEER_MAC dev flannel.1 self", 600),
+    Fault::once(
+        "the FDB entry has another address",
+        "bridge fdb replace $PEER_MAC dev flannel.1 dst 192.0.2.99 self permanent",
+        600,
+    ),
+    Fault::once(
+        "the FDB entry has a second address",
+        "bridge fdb append $PEER_MAC dev flannel.1 dst 192.0.2.99 self permanent",
+        600,
+    ),
+    Fault::once(
+        "the FDB entry has another port",
+        "bridge fdb replace $PEER_MAC dev flannel.1 dst $PEER_IP port 9999 self permanent",
+        600,
+    ),
+    Fault::once(
+        "the FDB entry is not permanent",
+        "bridge fdb replace $PEER_MAC dev flannel.1 dst $PEER_IP self dynamic",
+        0,
+    ),
+    Fault::once(
+        "the FDB has a stranger",
+        "bridge fdb append 02:00:5e:00:53:08 dev flannel.1 dst 192.0.2.98 self permanent",
+        0,
+    ),
+    Fault::once("the FDB is empty", "bridge fdb flush dev flannel.1 self", 600),
+];
