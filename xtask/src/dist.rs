@@ -1,9 +1,15 @@
-//! `cargo xtask dist`: a Debian package and a tarball of the same files, and the
+//! `cargo xtask dist`: a Debian package, an rpm and a tarball of the same files, and the
 //! debug information beside them. Two runs on the same commit give the same bytes.
 
 mod deb;
+mod libraries;
 mod licences;
+mod needs;
+mod rpm;
+mod sbom;
+mod target;
 mod tree;
+mod twice;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +17,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use self::target::Target;
 use crate::workspace::{cargo, output, root, run as run_command, target_dir};
 
 #[derive(clap::Args)]
@@ -18,50 +25,86 @@ pub(crate) struct Args {
     /// Pack this agent instead of building one for release
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
+    /// The machine that the packages are for [default: this one]
+    #[arg(long, value_name = "TRIPLE")]
+    target: Option<Target>,
+    /// cargo's profile
+    #[arg(long, value_name = "NAME", default_value = "release")]
+    profile: String,
+    /// Build twice, in clones of the present commit in different directories, and compare
+    #[arg(long, conflicts_with_all = ["agent", "out"])]
+    check: bool,
     /// Where the packages go [default: target/dist]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
+/// What the packages say that it is.
+const DESCRIPTION: &str = "\
+A drop-in replacement for flanneld: the same keys in etcd, flags, subnet.env and
+packets on the wire. Programs at the pods' interfaces and at the network card
+carry the flows that the kernel was seen to deliver.
+";
+
 /// What the packages are of.
 struct Product {
     version: String,
-    /// Debian's name of the architecture.
-    arch: &'static str,
+    target: Target,
     /// Seconds since the epoch: the time stamp of every file.
     epoch: String,
 }
 
 impl Product {
     fn name(&self) -> String {
-        format!("flannel-ebpf_{}_{}", self.version, self.arch)
+        format!("flannel-ebpf_{}_{}", self.version, self.target.debian())
+    }
+
+    fn rpm(&self) -> String {
+        format!("flannel-ebpf-{}-1.{}.rpm", self.version, self.target.machine())
     }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let target = args.target.map_or_else(Target::host, Ok)?;
+    if args.check {
+        return twice::check(&[
+            format!("--profile={}", args.profile),
+            format!("--target={}", target.triple()),
+        ]);
+    }
     let out = args.out.clone().unwrap_or_else(|| target_dir().join("dist"));
     let agent = match &args.agent {
         Some(agent) => agent.clone(),
-        None => build()?,
+        None => build(target, &args.profile)?,
     };
-    let product = Product { version: version(&agent)?, arch: arch()?, epoch: epoch()? };
-    fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
-    let stage = out.join("stage");
-    if stage.exists() {
-        fs::remove_dir_all(&stage).with_context(|| stage.display().to_string())?;
-    }
-    let stripped = strip(&agent, &out, &product)?;
-    tree::lay(&stage, &stripped)?;
-    fs::remove_file(&stripped)?;
-    let made = [tarball(&stage, &out, &product)?, deb::build(&stage, &out, &product)?];
-    fs::remove_dir_all(&stage)?;
-    for file in made {
+    let product = Product { version: version(&agent, target)?, target, epoch: epoch()? };
+    for file in pack(&agent, &out, &product)? {
         println!("{}", file.display());
     }
     Ok(())
 }
 
-fn build() -> Result<PathBuf> {
+/// Makes all packages of an agent.
+fn pack(agent: &Path, out: &Path, product: &Product) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    let stage = out.join("stage");
+    if stage.exists() {
+        fs::remove_dir_all(&stage).with_context(|| stage.display().to_string())?;
+    }
+    let stripped = strip(agent, out, product)?;
+    let needs = needs::of(&stripped, &product.target.tool("objdump"))?;
+    tree::lay(&stage, &stripped, product)?;
+    fs::remove_file(&stripped)?;
+    let made = vec![
+        tarball(&stage, out, product)?,
+        rpm::build(&stage, out, product, &needs)?,
+        deb::build(&stage, out, product, &needs)?,
+    ];
+    fs::remove_dir_all(&stage)?;
+    Ok(made)
+}
+
+fn build(target: Target, profile: &str) -> Result<PathBuf> {
     // Paths of this machine have no place in a package.
     let home = std::env::var("CARGO_HOME").ok().map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
@@ -69,27 +112,31 @@ fn build() -> Result<PathBuf> {
     if let Some(home) = home {
         flags.push_str(&format!(" --remap-path-prefix={}=/cargo", home.display()));
     }
-    let target = target_dir().join("dist-build");
+    let dir = target_dir().join("dist-build");
+    let triple = target.triple();
+    let linker = format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_"));
     run_command(
         cargo()
-            .args(["build", "--release", "--locked", "--package", "flannel-agent"])
-            .arg("--target-dir")
-            .arg(&target)
+            .args(["build", "--profile", profile, "--locked", "--package", "flannel-agent"])
+            .args(["--target", triple, "--target-dir"])
+            .arg(&dir)
+            .env(linker, target.tool("gcc"))
             .env("RUSTFLAGS", flags),
     )?;
-    Ok(target.join("release/flannel-agent"))
+    // cargo's own name for the directory of its first profile.
+    let profile = if profile == "dev" { "debug" } else { profile };
+    Ok(dir.join(triple).join(profile).join("flannel-agent"))
 }
 
 /// Puts the debug information into a file of its own, and gives the rest.
 fn strip(agent: &Path, out: &Path, product: &Product) -> Result<PathBuf> {
     let debug = out.join(format!("{}.debug", product.name()));
     let stripped = out.join("flannel-agent");
-    run_command(Command::new("objcopy").arg("--only-keep-debug").arg(agent).arg(&debug))?;
-    run_command(Command::new("strip").arg("-o").arg(&stripped).arg(agent))?;
+    let tool = |name: &str| Command::new(product.target.tool(name));
+    run_command(tool("objcopy").arg("--only-keep-debug").arg(agent).arg(&debug))?;
+    run_command(tool("strip").arg("-o").arg(&stripped).arg(agent))?;
     run_command(
-        Command::new("objcopy")
-            .arg(format!("--add-gnu-debuglink={}", debug.display()))
-            .arg(&stripped),
+        tool("objcopy").arg(format!("--add-gnu-debuglink={}", debug.display())).arg(&stripped),
     )?;
     Ok(stripped)
 }
@@ -97,23 +144,29 @@ fn strip(agent: &Path, out: &Path, product: &Product) -> Result<PathBuf> {
 fn tarball(stage: &Path, out: &Path, product: &Product) -> Result<PathBuf> {
     let file = out.join(format!("{}.tar.gz", product.name()));
     let plain = file.with_extension("");
+    pack_tar(stage, &plain, product)?;
+    run_command(Command::new("gzip").args(["--no-name", "--force"]).arg(&plain))?;
+    Ok(file)
+}
+
+/// Packs what is below a directory, the same bytes each time.
+fn pack_tar(directory: &Path, file: &Path, product: &Product) -> Result<()> {
     run_command(
         Command::new("tar")
             .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--format=gnu"])
             .arg(format!("--mtime=@{}", product.epoch))
             .arg("--file")
-            .arg(&plain)
+            .arg(file)
             .arg("--directory")
-            .arg(stage)
+            .arg(directory)
             .args(["--create", "."]),
-    )?;
-    run_command(Command::new("gzip").args(["--no-name", "--force"]).arg(&plain))?;
-    Ok(file)
+    )
 }
 
 /// The agent tells its own version.
-fn version(agent: &Path) -> Result<String> {
-    let said = Command::new(agent)
+fn version(agent: &Path, target: Target) -> Result<String> {
+    let said = target
+        .run(agent)
         .arg("--version")
         .output()
         .with_context(|| format!("start {}", agent.display()))?;
@@ -121,14 +174,6 @@ fn version(agent: &Path) -> Result<String> {
     match text.strip_prefix('v') {
         Some(version) if said.status.success() => Ok(version.to_owned()),
         _ => bail!("{} --version said {text:?}", agent.display()),
-    }
-}
-
-fn arch() -> Result<&'static str> {
-    match std::env::consts::ARCH {
-        "x86_64" => Ok("amd64"),
-        "aarch64" => Ok("arm64"),
-        other => bail!("no package for {other}"),
     }
 }
 

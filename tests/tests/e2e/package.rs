@@ -1,4 +1,4 @@
-//! The Debian package: what is in it, and that it comes and goes cleanly.
+//! The packages: what is in them, and that Debian's comes and goes cleanly.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -35,8 +35,9 @@ pub(crate) fn dist() -> PathBuf {
     out
 }
 
+/// The file among them with this ending.
 #[track_caller]
-fn the_one(ending: &str) -> PathBuf {
+pub(crate) fn the_one(ending: &str) -> PathBuf {
     let entries = fs::read_dir(dist()).expect("the packages").map(|entry| entry.expect("a file"));
     let mut found = entries.map(|entry| entry.path());
     let found = found.find(|path| path.to_string_lossy().ends_with(ending));
@@ -65,6 +66,7 @@ const FILES: &[(&str, bool)] = &[
     ("usr/share/doc/flannel-ebpf/copyright", false),
     ("usr/share/doc/flannel-ebpf/examples/flannel.rules.yml", false),
     ("usr/share/doc/flannel-ebpf/examples/grafana.json", false),
+    ("usr/share/doc/flannel-ebpf/sbom.cdx.json", false),
     ("usr/share/doc/flannel-ebpf/third-party.txt.gz", false),
     ("usr/share/fish/vendor_completions.d/flannel-agent.fish", false),
     ("usr/share/man/man8/flannel-agent.8.gz", false),
@@ -78,9 +80,14 @@ fn the_package_has_what_a_node_needs() {
     run(Command::new("dpkg-deb").arg("-x").arg(the_one(".deb")).arg(dir.path()));
     let tar = tempfile::tempdir().expect("a temporary directory");
     run(Command::new("tar").arg("-xzf").arg(the_one(".tar.gz")).arg("-C").arg(tar.path()));
-    for root in [dir.path(), tar.path()] {
+    let rpm = tempfile::tempdir().expect("a temporary directory");
+    let unpack = "rpm2cpio \"$1\" | cpio --quiet -idm --no-absolute-filenames";
+    let mut command = Command::new("sh");
+    run(command.current_dir(rpm.path()).args(["-ec", unpack, "sh"]).arg(the_one(".rpm")));
+    for root in [dir.path(), tar.path(), rpm.path()] {
         for (name, executable) in FILES {
-            let path = root.join(name);
+            let name = if root == rpm.path() { in_rpm(name) } else { (*name).to_owned() };
+            let path = root.join(&name);
             let metadata = fs::metadata(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
             let expected = if *executable { 0o755 } else { 0o644 };
             assert_eq!(metadata.permissions().mode() & 0o777, expected, "{name}");
@@ -110,6 +117,97 @@ fn the_binary_is_stripped(agent: &Path) {
     assert!(debug.contains(".debug_line"), "{debug}");
     let version = output(Command::new(agent).arg("--version"));
     assert!(version.status.success() && version.stderr.starts_with(b"v"), "{version:?}");
+}
+
+/// zsh looks elsewhere than on Debian.
+fn in_rpm(name: &str) -> String {
+    name.replace("vendor-completions/_", "site-functions/_")
+}
+
+/// rpm itself reads the package as we meant it.
+#[test]
+fn the_rpm_says_what_is_needed() {
+    let query = |option: &str| {
+        let mut command = Command::new("rpm");
+        run(command.args(["--query", "--package", option]).arg(the_one(".rpm")))
+    };
+    let listed: BTreeSet<String> = query("--list").lines().map(str::to_owned).collect();
+    for (name, _) in FILES {
+        let name = format!("/{}", in_rpm(name));
+        assert!(listed.contains(&name), "{name} is not in {listed:?}");
+    }
+    assert!(listed.contains("/usr/bin/flanneld"), "the alias");
+    assert_eq!(query("--configfiles"), "/etc/sysconfig/flanneld\n");
+    let requires = query("--requires");
+    assert!(requires.contains("libc.so.6(GLIBC_2."), "{requires}");
+    assert!(query("--conflicts").contains("flannel"), "two daemons of one name");
+    let digests =
+        run(Command::new("rpm").args(["--checksig", "--nosignature"]).arg(the_one(".rpm")));
+    assert!(digests.contains("digests OK"), "{digests}");
+    let info = query("--info");
+    for line in ["Name        : flannel-ebpf", "Build Host  : localhost", "Architecture: "] {
+        assert!(info.contains(line), "{line} is not in {info}");
+    }
+    let scripts = query("--scripts");
+    for kind in ["postinstall", "preuninstall", "postuninstall"] {
+        let title = format!("{kind} scriptlet (using /bin/sh):\n");
+        let script = scripts.split_once(&title).unwrap_or_else(|| panic!("no {kind}: {scripts}")).1;
+        let script = script.split(" scriptlet (").next().expect("a script");
+        // The next title's first word, or nothing.
+        let end = script.rfind("fi\n").expect("the last line") + "fi\n".len();
+        sound(kind, &script[..end]);
+    }
+}
+
+/// A script of packages is read by the smallest shell.
+#[track_caller]
+fn sound(name: &str, script: &str) {
+    let output = output(Command::new("dash").args(["-n", "-c", script]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{name}: {said}\n{script}");
+}
+
+/// At a removal, and only then, the agent's work goes. systemctl and the agent write down
+/// how they are called.
+#[test]
+fn the_rpms_scripts_tell_an_upgrade_from_a_removal() {
+    let called = |name: &str, left: &str| {
+        let text = flannel_tests::root::packaged(&format!("rpm/{name}"));
+        let text = text
+            .replace("systemctl ", "echo systemctl ")
+            .replace("/usr/bin/flannel-agent ", "echo flannel-agent ")
+            .replace("[ -d /run/systemd/system ]", "true")
+            .replace("[ -e /var/lib/flannel-ebpf/state.json ]", "true");
+        run(Command::new("dash").args(["-c", &text, "script", left]))
+    };
+    let stops = "systemctl --no-reload disable --now flannel-agent.service flanneld.service\n";
+    let restarts = "systemctl --no-block try-restart flannel-agent.service flanneld.service\n";
+    let reloads = "systemctl daemon-reload\n";
+    assert_eq!(called("post", "1"), reloads);
+    assert_eq!(called("post", "2"), format!("{reloads}{restarts}"));
+    assert_eq!(called("preun", "1"), "");
+    assert_eq!(called("preun", "0"), format!("{stops}flannel-agent cleanup\n"));
+    assert_eq!(called("postun", "1"), reloads);
+}
+
+#[test]
+fn the_bill_of_materials_names_the_agent_and_its_libraries() {
+    let mut command = Command::new("dpkg-deb");
+    let deb = tempfile::tempdir().expect("a temporary directory");
+    run(command.arg("-x").arg(the_one(".deb")).arg(deb.path()));
+    let path = deb.path().join("usr/share/doc/flannel-ebpf/sbom.cdx.json");
+    let bill = fs::read_to_string(path).expect("the bill of materials");
+    let bill: serde_json::Value = serde_json::from_str(&bill).expect("JSON");
+    assert_eq!((&bill["bomFormat"], &bill["specVersion"]), (&"CycloneDX".into(), &"1.5".into()));
+    assert_eq!(bill["metadata"]["component"]["name"], "flannel-agent");
+    assert_eq!(bill["metadata"]["component"]["version"], env!("CARGO_PKG_VERSION"));
+    let components = bill["components"].as_array().expect("components");
+    let aya = components.iter().find(|component| component["name"] == "aya").expect("aya");
+    assert_eq!(
+        aya["purl"],
+        format!("pkg:cargo/aya@{}", aya["version"].as_str().expect("a version"))
+    );
+    assert!(aya["licenses"][0]["expression"].as_str().is_some_and(|text| text.contains("MIT")));
 }
 
 #[test]

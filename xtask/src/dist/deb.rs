@@ -7,17 +7,18 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{Product, tree};
+use super::needs::Needs;
+use super::{DESCRIPTION, Product, tree};
 use crate::workspace::{output, root, run as run_command};
 
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
 /// Packs what is below `stage`.
-pub(super) fn build(stage: &Path, out: &Path, product: &Product) -> Result<PathBuf> {
+pub(super) fn build(stage: &Path, out: &Path, product: &Product, needs: &Needs) -> Result<PathBuf> {
     let debian = stage.join("DEBIAN");
     let size = size_in_kilobytes(stage)?;
-    let depends = depends(&stage.join("usr/bin/flannel-agent"))?;
-    tree::put(&debian.join("control"), control(product, size, &depends).as_bytes(), false)?;
+    let control = control(product, size, &depends(needs));
+    tree::put(&debian.join("control"), control.as_bytes(), false)?;
     let conffiles: String = tree::CONFFILES.iter().map(|file| format!("/{file}\n")).collect();
     tree::put(&debian.join("conffiles"), conffiles.as_bytes(), false)?;
     for name in SCRIPTS {
@@ -25,7 +26,7 @@ pub(super) fn build(stage: &Path, out: &Path, product: &Product) -> Result<PathB
         let script = fs::read(&path).with_context(|| path.display().to_string())?;
         tree::put(&debian.join(name), &script, true)?;
     }
-    set_times(stage, product)?;
+    tree::set_times(stage, product)?;
     let file = out.join(format!("{}.deb", product.name()));
     run_command(
         Command::new("dpkg-deb")
@@ -39,7 +40,8 @@ pub(super) fn build(stage: &Path, out: &Path, product: &Product) -> Result<PathB
 }
 
 fn control(product: &Product, size: u64, depends: &str) -> String {
-    let Product { version, arch, .. } = product;
+    let (version, arch) = (&product.version, product.target.debian());
+    let description: String = DESCRIPTION.lines().map(|line| format!(" {line}\n")).collect();
     format!(
         "Package: flannel-ebpf
 Version: {version}
@@ -54,28 +56,16 @@ Provides: flannel
 Section: net
 Priority: optional
 Description: flannel's daemon for etcd clusters, with an eBPF VXLAN data plane
- A drop-in replacement for flanneld: the same keys in etcd, flags, subnet.env and
- packets on the wire. Programs at the pods' interfaces and at the network card
- carry the flows that the kernel was seen to deliver.
-"
+{description}"
     )
 }
 
-/// What the agent is linked with, and the C library's oldest version that will do.
-fn depends(agent: &Path) -> Result<String> {
-    let headers = output(Command::new("objdump").arg("--private-headers").arg(agent))?;
-    Ok(depends_of(&headers))
-}
-
-fn depends_of(headers: &str) -> String {
-    let number = |word: &str| -> Option<(u32, u32)> {
-        let (major, minor) = word.strip_prefix("GLIBC_")?.split_once('.')?;
-        Some((major.parse().ok()?, minor.split('.').next()?.parse().ok()?))
+fn depends(needs: &Needs) -> String {
+    let mut depends = match needs.glibc {
+        Some((major, minor)) => format!("libc6 (>= {major}.{minor})"),
+        None => "libc6".to_owned(),
     };
-    let newest = headers.split_whitespace().filter_map(number).max();
-    let mut depends =
-        newest.map_or("libc6".to_owned(), |(major, minor)| format!("libc6 (>= {major}.{minor})"));
-    if headers.contains("libgcc_s.so.1") {
+    if needs.libgcc {
         depends.push_str(", libgcc-s1");
     }
     depends
@@ -87,34 +77,15 @@ fn size_in_kilobytes(stage: &Path) -> Result<u64> {
     size.parse().with_context(|| said.clone())
 }
 
-/// dpkg-deb only lowers time stamps that are later than the commit's.
-fn set_times(stage: &Path, product: &Product) -> Result<()> {
-    run_command(
-        Command::new("find")
-            .arg(stage)
-            .args(["-exec", "touch", "--no-dereference"])
-            .arg(format!("--date=@{}", product.epoch))
-            .args(["{}", "+"]),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_symbol_decides() {
-        let headers = "
-  NEEDED               libgcc_s.so.1
-  NEEDED               libc.so.6
-Version References:
-  required from libc.so.6:
-    0x069691b4 0x00 13 GLIBC_2.34
-    0x09691a75 0x00 12 GLIBC_2.2.5
-    0x06969188 0x00 03 GLIBC_2.28
-";
-        assert_eq!(depends_of(headers), "libc6 (>= 2.34), libgcc-s1");
-        assert_eq!(depends_of(""), "libc6");
+    fn libraries_are_debians_packages() {
+        let needs = |glibc, libgcc| depends(&Needs { glibc, libgcc });
+        assert_eq!(needs(Some((2, 34)), true), "libc6 (>= 2.34), libgcc-s1");
+        assert_eq!(needs(None, false), "libc6");
     }
 
     #[test]

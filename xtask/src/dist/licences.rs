@@ -6,35 +6,21 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
-use crate::workspace::{cargo, output};
+use super::libraries::Library;
 
 /// Names of files that hold a licence begin so.
 const NAMES: [&str; 5] = ["license", "licence", "copying", "unlicense", "notice"];
 
 /// Every crate with its licence, and then each text once.
-pub(super) fn third_party() -> Result<String> {
-    let metadata = output(cargo().args([
-        "metadata",
-        "--format-version=1",
-        "--locked",
-        "--filter-platform",
-        &format!("{}-unknown-linux-gnu", std::env::consts::ARCH),
-    ]))?;
-    let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata")?;
-    let linked = linked(&metadata);
+pub(super) fn third_party(libraries: &[Library]) -> Result<String> {
     let mut list = String::new();
     let mut texts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
-    for package in packages.iter().filter(|package| linked.contains(text(&package["id"]))) {
-        // Our own have files of their own.
-        if package["source"].is_null() {
-            continue;
-        }
-        let name = format!("{} {}", text(&package["name"]), text(&package["version"]));
-        let _ = writeln!(list, "{name}: {}", text(&package["license"]));
-        for licence in files(Path::new(text(&package["manifest_path"])))? {
+    // Our own have files of their own.
+    for library in libraries.iter().filter(|library| !library.own) {
+        let name = format!("{} {}", library.name, library.version);
+        let _ = writeln!(list, "{name}: {}", library.licence);
+        for licence in files(&library.manifest)? {
             texts.entry(licence).or_default().insert(name.clone());
         }
     }
@@ -44,34 +30,6 @@ pub(super) fn third_party() -> Result<String> {
         let _ = write!(all, "\n{}\n{}\n\n{}\n", "-".repeat(78), users.join(", "), licence.trim());
     }
     Ok(all)
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
-}
-
-/// Ids of the packages that the agent is linked with: not those of builds and tests.
-fn linked(metadata: &Value) -> BTreeSet<&str> {
-    let nodes = metadata["resolve"]["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let by_id: BTreeMap<&str, &Value> =
-        nodes.iter().map(|node| (text(&node["id"]), node)).collect();
-    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let agent = packages.iter().filter(|package| package["name"] == "flannel-agent");
-    let mut open: Vec<&str> = agent.map(|package| text(&package["id"])).collect();
-    let mut found = BTreeSet::new();
-    while let Some(id) = open.pop() {
-        if !found.insert(id) {
-            continue;
-        }
-        let deps = by_id.get(id).and_then(|node| node["deps"].as_array());
-        for dep in deps.into_iter().flatten() {
-            let kinds = dep["dep_kinds"].as_array().map(Vec::as_slice).unwrap_or_default();
-            if kinds.iter().any(|kind| kind["kind"].is_null()) {
-                open.push(text(&dep["pkg"]));
-            }
-        }
-    }
-    found
 }
 
 /// Texts of the licences beside a manifest, always in the same order.
@@ -91,11 +49,13 @@ fn files(manifest: &Path) -> Result<BTreeSet<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dist::libraries;
     use crate::workspace::root;
 
     #[test]
     fn libraries_are_listed_and_tools_are_not() {
-        let all = third_party().unwrap();
+        let libraries = libraries::linked("x86_64-unknown-linux-gnu").unwrap();
+        let all = third_party(&libraries).unwrap();
         for library in ["aya 0.14.0: ", "tokio 1.", "prometheus-client ", "ring "] {
             assert!(all.lines().any(|line| line.starts_with(library)), "{library}");
         }

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::licences;
-use crate::workspace::{root, run as run_command};
+use super::{Product, libraries, licences, sbom};
+use crate::workspace::{output, root, run as run_command};
 
 /// Where documents go.
 pub(super) const DOC: &str = "usr/share/doc/flannel-ebpf";
@@ -59,17 +59,47 @@ const SHELLS: &[(&str, &str)] = &[
 ];
 
 /// Lays everything out below `stage`.
-pub(super) fn lay(stage: &Path, agent: &Path) -> Result<()> {
+pub(super) fn lay(stage: &Path, agent: &Path, product: &Product) -> Result<()> {
     for (from, to, executable) in FILES {
         put(&stage.join(to), &read(&root().join(from))?, *executable)?;
     }
     put(&stage.join("usr/bin/flannel-agent"), &read(agent)?, true)?;
     symlink("flannel-agent", stage.join("usr/bin/flanneld"))?;
     documents(stage)?;
-    generated(stage, agent)?;
-    let third = licences::third_party()?;
-    put(&stage.join(DOC).join("third-party.txt"), third.as_bytes(), false)?;
-    compress(&stage.join(DOC).join("third-party.txt"))
+    generated(stage, agent, product)?;
+    let libraries = libraries::linked(product.target.triple())?;
+    let third = stage.join(DOC).join("third-party.txt");
+    put(&third, licences::third_party(&libraries)?.as_bytes(), false)?;
+    compress(&third)?;
+    let bill = sbom::json(&libraries, &date(&product.epoch)?)?;
+    put(&stage.join(DOC).join("sbom.cdx.json"), &bill, false)?;
+    set_times(stage, product)
+}
+
+/// A time stamp as RFC 3339 has it.
+fn date(epoch: &str) -> Result<String> {
+    output(Command::new("date").args(["--utc", "+%FT%TZ"]).arg(format!("--date=@{epoch}")))
+}
+
+/// Gives every file the same time.
+pub(super) fn set_times(stage: &Path, product: &Product) -> Result<()> {
+    run_command(
+        Command::new("find")
+            .arg(stage)
+            .args(["-exec", "touch", "--no-dereference"])
+            .arg(format!("--date=@{}", product.epoch))
+            .args(["{}", "+"]),
+    )
+}
+
+/// Names of all files and links below `stage`, sorted.
+pub(super) fn files(stage: &Path) -> Result<Vec<String>> {
+    let mut command = Command::new("find");
+    let found = output(command.current_dir(stage).args([".", "!", "-type", "d"]))?;
+    let names = found.lines().filter_map(|line| line.strip_prefix("./"));
+    let mut names: Vec<_> = names.map(str::to_owned).collect();
+    names.sort();
+    Ok(names)
 }
 
 fn documents(stage: &Path) -> Result<()> {
@@ -83,13 +113,14 @@ fn documents(stage: &Path) -> Result<()> {
 }
 
 /// What the agent writes itself.
-fn generated(stage: &Path, agent: &Path) -> Result<()> {
+fn generated(stage: &Path, agent: &Path, product: &Product) -> Result<()> {
+    let agent = || product.target.run(agent);
     for (shell, to) in SHELLS {
-        let script = Command::new(agent).args(["completions", shell]).output()?;
+        let script = agent().args(["completions", shell]).output()?;
         put(&stage.join(to), &script.stdout, false)?;
     }
     let pages = stage.join("usr/share/man/man8");
-    run_command(Command::new(agent).arg("man").arg("--dir").arg(&pages))?;
+    run_command(agent().arg("man").arg("--dir").arg(&pages))?;
     for entry in fs::read_dir(&pages)? {
         let path = entry?.path();
         set_mode(&path, 0o644)?;
