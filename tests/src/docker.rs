@@ -3,13 +3,14 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::cgroup;
 use crate::node::Node;
 use crate::process::{Process, output, run};
 use crate::unit::Unit;
@@ -23,8 +24,6 @@ const SERVICE: &str = "EnvironmentFile=-/run/flannel/docker\n\
 /// The command line's program: of the same package as dockerd, whatever else
 /// is in PATH.
 const CLIENT: &str = "/usr/bin/docker";
-
-const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The image of all containers: busybox and nothing else.
 const IMAGE: &str = "busybox";
@@ -132,26 +131,8 @@ impl Drop for Docker {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
-        // What was started in it ends with the process namespace; a cgroup can
-        // be removed as soon as it is empty.
-        for controller in fs::read_dir(CGROUPS).into_iter().flatten().flatten() {
-            remove_cgroup(&controller.path().join(self.cgroup.trim_start_matches('/')));
-        }
-        remove_cgroup(&Path::new(CGROUPS).join(self.cgroup.trim_start_matches('/')));
-    }
-}
-
-pub(crate) fn remove_cgroup(path: &Path) {
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            remove_cgroup(&entry.path());
-        }
-    }
-    for _ in 0..100 {
-        if !path.exists() || fs::remove_dir(path).is_ok() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
+        // What was started in it ends with the process namespace.
+        cgroup::remove_everywhere(&self.cgroup);
     }
 }
 

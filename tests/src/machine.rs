@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::cgroup;
 use crate::node::Node;
 use crate::process::{Process, output, run};
 use crate::wait;
@@ -135,9 +136,6 @@ impl Drop for Machine {
         // All of the node ends with its first process.
         output(Command::new("kill").args(["-KILL", &self.init.to_string()]));
         self.nspawn.kill();
-        for controller in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            crate::docker::remove_cgroup(&controller.path().join(&self.group));
-        }
-        crate::docker::remove_cgroup(&Path::new("/sys/fs/cgroup").join(&self.group));
+        cgroup::remove_everywhere(&self.group);
     }
 }

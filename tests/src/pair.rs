@@ -111,8 +111,12 @@ impl Pair {
         Self::with_pods(lab, etcd, first, second)
     }
 
+    /// Gives a pod to each of two nodes that know each other, and waits until both talk.
+    ///
+    /// # Panics
+    /// They do not.
     #[track_caller]
-    fn with_pods(lab: Lab, etcd: Etcd, left: Node, right: Node) -> Self {
+    pub fn with_pods(lab: Lab, etcd: Etcd, left: Node, right: Node) -> Self {
         let client = left.pod(2);
         let mut server = right.pod(2);
         server.serve();

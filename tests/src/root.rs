@@ -11,6 +11,10 @@ use crate::program::program;
 /// The sources of the packages' files.
 const PACKAGING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging");
 
+/// Directories of a node's own, and their names here.
+const TOPS: [(&str, &str); 4] =
+    [("/var/lib", "lib"), ("/etc", "etc"), ("/run", "run"), ("/usr", "usr")];
+
 /// Makes the mounts and runs the rest of the arguments. `$1` is the node's
 /// directory, `$2` its part of the BPF file system.
 ///
@@ -66,6 +70,20 @@ impl Root {
         root
     }
 
+    /// The files of a system that is booted, as one of its processes sees them.
+    ///
+    /// # Panics
+    /// A link cannot be made.
+    pub(crate) fn of_process(dir: &Path, pins: &Path, process: u32) -> Self {
+        let root = Self { dir: dir.join("root"), pins: pins.to_path_buf() };
+        make(&root.dir);
+        for (path, name) in TOPS {
+            let link = root.dir.join(name);
+            symlink(format!("/proc/{process}/root{path}"), link).expect("a link");
+        }
+        root
+    }
+
     /// Where a path of the node (in `/etc`, `/run`, `/usr`, `/var/lib`) is for
     /// everybody else.
     ///
@@ -73,7 +91,7 @@ impl Root {
     /// It is in another directory.
     #[track_caller]
     pub fn at(&self, path: &str) -> PathBuf {
-        let (top, rest) = [("/var/lib", "lib"), ("/etc", "etc"), ("/run", "run"), ("/usr", "usr")]
+        let (top, rest) = TOPS
             .into_iter()
             .find_map(|(top, name)| Some((name, path.strip_prefix(top)?)))
             .unwrap_or_else(|| panic!("{path} is not the node's own"));

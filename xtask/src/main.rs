@@ -6,6 +6,7 @@
 mod build_ebpf;
 mod circles;
 mod complexity;
+mod debian;
 mod dist;
 mod fuzz;
 mod guest;
@@ -47,7 +48,7 @@ enum Command {
     Difftest(harness::Args),
     /// Look for bytes that a reader, or the packet path, fails on
     Fuzz(fuzz::Args),
-    /// Make a Debian package and a tarball
+    /// Make a Debian package, an rpm and a tarball
     Dist(dist::Args),
     /// Check the rules of the source tree
     Tidy,

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::toolchain;
 use crate::workspace::{as_root, cargo, is_root, output, run as run_command, which};
-use crate::{guest, quiet};
+use crate::{debian, guest, quiet};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -69,6 +69,7 @@ const TOOLS: &[Need] = &[
     program("nsenter", "util-linux", "runs programs in namespaces"),
     program("mount", "mount", "mounts the BPF file system"),
     program("systemd-analyze", "systemd", "checks the unit files"),
+    program("mmdebstrap", "mmdebstrap", "makes the system that cases boot"),
     program("systemd-nspawn", "systemd-container", "starts nodes under systemd"),
     program("openssl", "openssl", "makes certificates as the guides do"),
     program("qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
@@ -76,6 +77,8 @@ const TOOLS: &[Need] = &[
     program("strip", "binutils", "packs the files of other kernels' machines"),
     program("prometheus", "prometheus", "scrapes agents"),
     program("promtool", "prometheus", "checks alerts and asks Prometheus"),
+    program("rpm", "rpm", "reads the package for Fedora"),
+    program("rpm2cpio", "rpm2cpio", "reads the package for Fedora"),
     program("dash", "dash", "runs the packaged scripts"),
     program(
         "busybox",
@@ -148,6 +151,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     nextest(args.check)?;
     if !args.check {
         guest::RELEASES.iter().try_for_each(|release| guest::prepare(release))?;
+        debian::prepare()?;
     }
     if args.ebpf { ebpf(args.check) } else { Ok(()) }
 }

@@ -2,6 +2,7 @@
 //! program links the whole agent.
 
 mod backends;
+mod boot;
 mod cleanup;
 mod complexity;
 mod connectivity;

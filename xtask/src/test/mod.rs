@@ -13,7 +13,7 @@ use anyhow::Result;
 
 use self::outcome::Outcome;
 use crate::programs::{CASES, E2E, Programs};
-use crate::{build_ebpf, guest, setup};
+use crate::{build_ebpf, debian, guest, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -55,6 +55,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.faults {
         all.add(faults(args.seed)?);
     } else if args.kernel.is_none() {
+        if !args.unit {
+            debian::prepare()?;
+        }
         all.add(nextest::run("tests", &here(args), filter, &[])?);
         if !args.unit {
             all.add(fresh(filter)?);

@@ -1,0 +1,102 @@
+//! From the installation to the purge.
+
+use std::thread;
+use std::time::Duration;
+
+use flannel_tests::debian::Debian;
+use flannel_tests::lab::Lab;
+use flannel_tests::pair::Pair;
+use flannel_tests::wait;
+
+use super::{EARLIER_VERSION, boot, earlier, present, start_peer};
+
+const UNIT: &str = "flannel-agent.service";
+
+/// What systemd-analyze finds at most, in tenths: a sandbox that lets more through has a
+/// reason, or is a mistake.
+const EXPOSURE: &str = "29";
+
+/// All that is left of a package, other than dpkg's own notes, caches and logs.
+const LIST: &str = "find /etc /opt /run/flannel* /usr /var/lib ! -type d \
+    ! -path '/var/lib/dpkg/*' ! -path '/var/lib/etcd/*' ! -path '/var/lib/systemd/*' \
+    ! -path '/etc/default/etcd' 2>/dev/null | sort";
+
+/// What the agent sets or makes outside files.
+const STATE: &str = "sysctl net.netfilter.nf_conntrack_tcp_be_liberal \
+    net.netfilter.nf_conntrack_tcp_timeout_unacknowledged \
+    net.netfilter.nf_conntrack_tcp_timeout_max_retrans; \
+    ip -brief link show type vxlan; nft list ruleset; ls -A /sys/fs/bpf; \
+    systemctl list-unit-files 'flannel*' --no-legend || :";
+
+#[track_caller]
+fn wait_active(machine: &Debian) {
+    wait::holds("the service", Duration::from_secs(20), || {
+        machine.property(UNIT, "ActiveState") == "active"
+    });
+}
+
+/// Runs `act` within a stream of one packet per millisecond; none may be lost.
+#[track_caller]
+fn nothing_lost_while(pair: &Pair, act: impl FnOnce()) {
+    let running = pair.start_spaced(Duration::from_secs(5));
+    thread::sleep(Duration::from_millis(500));
+    act();
+    let spaced = running.finish();
+    assert_eq!((&spaced["lost"], &spaced["sent"]), (&0.into(), &5000.into()), "{spaced}");
+}
+
+#[test]
+fn a_node_from_installation_to_purge() {
+    let lab = Lab::new();
+    let (mut left, mut right) = (lab.node(1), lab.node(2));
+    let machine = boot(&mut left);
+    let (files, state) = (machine.sh(LIST), machine.sh(STATE));
+
+    machine.sh(&format!("dpkg -i {}", earlier()));
+    assert_eq!(machine.property(UNIT, "ActiveState"), "inactive", "installing starts nothing");
+    // Comes back with READY=1.
+    machine.sh(&format!("systemctl enable --now {UNIT}"));
+    assert_eq!(machine.property(UNIT, "ActiveState"), "active");
+    machine.sh(&format!("systemd-analyze security --no-pager --threshold={EXPOSURE} {UNIT}"));
+    start_peer(&lab, &mut right, &left);
+    let etcd = lab.stopped_etcd();
+    let pair = Pair::with_pods(lab, etcd, left, right);
+    assert_eq!(pair.left.status()["datapath"]["mode"], "ebpf", "{}", pair.left.status());
+    pair.check_integrity(8);
+    pair.fast_both_ways();
+
+    nothing_lost_while(&pair, || drop(machine.sh(&format!("systemctl restart {UNIT}"))));
+    nothing_lost_while(&pair, || {
+        machine.sh(&format!("systemctl kill --signal=KILL {UNIT}"));
+        wait::holds("systemd to start it again", Duration::from_secs(10), || {
+            machine.property(UNIT, "NRestarts") == "1"
+        });
+        wait_active(&machine);
+    });
+    upgrade(&machine, &pair);
+    nothing_lost_while(&pair, || drop(machine.sh(&format!("systemctl stop {UNIT}"))));
+    assert_eq!(machine.property(UNIT, "Result"), "success");
+    machine.sh(&format!("systemctl start {UNIT}"));
+
+    machine.sh("dpkg --purge flannel-ebpf");
+    assert_eq!(machine.sh(LIST), files, "purge leaves no file");
+    assert_eq!(machine.sh(STATE), state, "purge leaves nothing in the kernel");
+}
+
+/// What runs is replaced by the package's, once.
+#[track_caller]
+fn upgrade(machine: &Debian, pair: &Pair) {
+    let version = || machine.sh("dpkg-query -W -f '${Version}' flannel-ebpf");
+    assert_eq!(version(), EARLIER_VERSION);
+    let process = machine.property(UNIT, "MainPID");
+    nothing_lost_while(pair, || {
+        machine.sh(&format!("dpkg -i {}", present()));
+        wait::holds("another process", Duration::from_secs(20), || {
+            let now = machine.property(UNIT, "MainPID");
+            now != process && now != "0"
+        });
+        wait_active(machine);
+    });
+    assert_eq!(version(), env!("CARGO_PKG_VERSION"));
+    assert_eq!(machine.sh(&format!("systemctl is-enabled {UNIT}")).trim(), "enabled");
+}
