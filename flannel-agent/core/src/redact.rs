@@ -18,6 +18,13 @@ static NAMED: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
+/// A flag whose value is the next word.
+static FLAG: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r#"(?i)((?:^|[\s"'])--?[a-z-]*(?:password|passwd|passphrase|secret|token)["']?[\s,]+)("[^"]*"|'[^']*'|[^\s"']+)"#,
+    )
+});
+
 /// The value of a header, or a kind of credentials.
 static BEARER: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"(?i)((?:authorization:\s*)?\b(?:bearer|basic)\s+)([A-Za-z0-9+/=._~-]{6,})")
@@ -44,6 +51,7 @@ pub fn redact(text: &str, secrets: &[String]) -> String {
     }
     let text = PRIVATE_KEY.replace_all(&text, REMOVED);
     let text = USER_INFO.replace_all(&text, format!("${{1}}{REMOVED}@"));
+    let text = FLAG.replace_all(&text, format!("${{1}}{REMOVED}"));
     let text = BEARER.replace_all(&text, format!("${{1}}{REMOVED}"));
     NAMED.replace_all(&text, format!("${{1}}{REMOVED}")).into_owned()
 }
@@ -57,6 +65,9 @@ mod tests {
         for (text, left) in [
             ("FLANNELD_ETCD_PASSWORD=hunter22", "FLANNELD_ETCD_PASSWORD=<removed>"),
             ("--etcd-password=hunter22 --ip-masq", "--etcd-password=<removed> --ip-masq"),
+            ("-etcd-password hunter22 --ip-masq", "-etcd-password <removed> --ip-masq"),
+            ("\t--etcd-password 'hunter 22'", "\t--etcd-password <removed>"),
+            (r#"["--etcd-password", "hunter 22"]"#, r#"["--etcd-password", <removed>]"#),
             (r#"{"password": "hunter 22","a":1}"#, r#"{"password": <removed>,"a":1}"#),
             ("http://root:hunter22@192.0.2.1:2379/v3", "http://<removed>@192.0.2.1:2379/v3"),
             ("https://a/b?token=hunter22&x=1", "https://a/b?token=<removed>&x=1"),

@@ -7,7 +7,7 @@ use crate::cli::SysdumpArgs;
 use crate::control::Request;
 
 /// The daemon's flag, and its variable.
-const FLAG: &str = "etcd-password=";
+const FLAG: &str = "etcd-password";
 const VARIABLE: &str = "FLANNELD_ETCD_PASSWORD=";
 
 /// The password that was given to this command, and the running agent's.
@@ -19,10 +19,9 @@ pub(super) fn known(args: &SysdumpArgs) -> Vec<String> {
     let pid = status.map(|status| status.pid);
     let words = pid.into_iter().flat_map(|pid| {
         let read = |name| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        let both = [read("cmdline"), read("environ")];
-        both.into_iter().flat_map(|bytes| words(&bytes)).collect::<Vec<_>>()
+        [words(&read("cmdline")), words(&read("environ"))]
     });
-    own.into_iter().chain(words.filter_map(|word| password(&word))).collect()
+    own.into_iter().chain(words.flat_map(|words| passwords(&words))).collect()
 }
 
 /// The strings of a file of /proc, which end with a zero each.
@@ -30,10 +29,19 @@ fn words(bytes: &[u8]) -> Vec<String> {
     bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
-fn password(word: &str) -> Option<String> {
-    let value = word.strip_prefix(VARIABLE);
-    let value = value.or_else(|| word.trim_start_matches('-').strip_prefix(FLAG))?;
-    (!value.is_empty()).then(|| value.to_owned())
+fn passwords(words: &[String]) -> Vec<String> {
+    let next = words.iter().skip(1).map(String::as_str).chain([""]);
+    let found = words.iter().zip(next).filter_map(|(word, next)| password(word, next));
+    found.filter(|value| !value.is_empty()).map(str::to_owned).collect()
+}
+
+/// The password in a word, or in the next one if the word is the flag alone.
+fn password<'a>(word: &'a str, next: &'a str) -> Option<&'a str> {
+    if let Some(value) = word.strip_prefix(VARIABLE) {
+        return Some(value);
+    }
+    let rest = word.strip_prefix('-')?.trim_start_matches('-').strip_prefix(FLAG)?;
+    if rest.is_empty() { Some(next) } else { rest.strip_prefix('=') }
 }
 
 #[cfg(test)]
@@ -42,12 +50,10 @@ mod tests {
 
     #[test]
     fn passwords_of_a_process_are_found() {
-        let found = |word| password(word);
-        assert_eq!(found("FLANNELD_ETCD_PASSWORD=a b").as_deref(), Some("a b"));
-        assert_eq!(found("-etcd-password=x").as_deref(), Some("x"));
-        assert_eq!(found("--etcd-password=x=y").as_deref(), Some("x=y"));
-        assert_eq!(found("--etcd-password="), None);
-        assert_eq!(found("--etcd-username=x"), None);
-        assert_eq!(words(b"a\0b=c\0"), ["a", "b=c", ""]);
+        let found = |bytes: &[u8]| passwords(&words(bytes));
+        assert_eq!(found(b"FLANNELD_ETCD_PASSWORD=a b\0"), ["a b"]);
+        assert_eq!(found(b"agent\0-etcd-password=x\0--etcd-password=x=y\0"), ["x", "x=y"]);
+        assert_eq!(found(b"agent\0--etcd-password\0a b\0--ip-masq\0"), ["a b"]);
+        assert_eq!(found(b"--etcd-password=\0--etcd-username=x\0-etcd-password"), [""; 0]);
     }
 }
