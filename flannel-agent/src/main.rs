@@ -8,6 +8,7 @@ use flannel_agent::bpf;
 use flannel_agent::cli::{self, Cli, Command, Klog, MigrateFrom, MigrateTo};
 use flannel_agent::commands::{
     check, cleanup, completions, connectivity, events, flows, man, migrate, peers, status, sysdump,
+    trace,
 };
 use flannel_agent::{daemon, logging};
 use flannel_core::text;
@@ -48,6 +49,7 @@ async fn run(cli: Cli, klog: Klog) -> ExitCode {
         Some(Command::Sysdump(args)) => sysdump::run(&args).await.into(),
         Some(Command::Check(args)) => check::run(&args).await.into(),
         Some(Command::Connectivity(args)) => connectivity::run(&args).await.into(),
+        Some(Command::Trace(args)) => trace::run(&args).await.into(),
         Some(Command::Cleanup { state_dir, pin_dir, subnet_file, force, keep_device }) => {
             let places = cleanup::Places {
                 state_dir: &state_dir,

@@ -33,4 +33,5 @@ pub mod status;
 pub mod subnet;
 pub mod subnet_env;
 pub mod text;
+pub mod trace;
 pub mod underlay;

@@ -74,3 +74,10 @@ pub fn foreign_programs(ifindex: u32, device: &str) -> Known<Vec<Foreign>> {
     }
     Ok(foreign)
 }
+
+/// Names of the programs on a device's tcx hooks. What cannot be read is left out.
+pub fn programs_on(ifindex: u32) -> Vec<String> {
+    let hooks = [TcxHook::Ingress, TcxHook::Egress];
+    let attached = hooks.into_iter().filter_map(|hook| sys::tcx_programs(ifindex, hook).ok());
+    attached.flatten().filter_map(|one| sys::program_name(one.program).ok()).collect()
+}

@@ -11,6 +11,7 @@ mod flows;
 mod hook;
 mod interrupted;
 pub mod loader;
+pub mod lookup;
 mod maps;
 mod meter;
 mod object;

@@ -1,9 +1,11 @@
 //! The flags of the commands that examine a node.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use flannel_core::trace::facts::Protocol;
 use ipnetwork::Ipv4Network;
 
 use super::{EtcdArgs, PIN_DIR, STATE_DIR, SUBNET_FILE, values};
@@ -57,4 +59,58 @@ pub struct ConnectivityArgs {
     /// How etcd is reached
     #[command(flatten)]
     pub etcd: EtcdArgs,
+}
+
+/// The arguments of `trace`.
+#[derive(Args, Clone, Debug)]
+pub struct TraceArgs {
+    /// Source address
+    #[arg(value_name = "SOURCE")]
+    pub source: Ipv4Addr,
+    /// Destination address
+    #[arg(value_name = "DESTINATION")]
+    pub destination: Ipv4Addr,
+    /// Protocol
+    #[arg(value_enum, value_name = "PROTOCOL", default_value_t)]
+    pub protocol: TracedProtocol,
+    /// Destination port [default: any]
+    #[arg(value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Watch the programs' counters for this time: seconds, or with a unit (5s, 500ms)
+    #[arg(long, value_name = "TIME", value_parser = values::patience)]
+    pub live: Option<Duration>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Directory with the agent's state
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Directory in bpffs with the pinned maps and links
+    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// How etcd is reached
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+}
+
+/// The protocol of a traced packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TracedProtocol {
+    /// TCP
+    #[default]
+    Tcp,
+    /// UDP
+    Udp,
+    /// ICMP
+    Icmp,
+}
+
+impl From<TracedProtocol> for Protocol {
+    fn from(protocol: TracedProtocol) -> Self {
+        match protocol {
+            TracedProtocol::Tcp => Self::Tcp,
+            TracedProtocol::Udp => Self::Udp,
+            TracedProtocol::Icmp => Self::Icmp,
+        }
+    }
 }

@@ -26,7 +26,7 @@ use flannel_core::underlay::Wish;
 use regex::Regex;
 use serde::Serialize;
 
-pub use self::doctor::{CheckArgs, ConnectivityArgs};
+pub use self::doctor::{CheckArgs, ConnectivityArgs, TraceArgs, TracedProtocol};
 pub use self::etcd::{EtcdArgs, MigrateFrom, MigrateTo};
 pub use self::flannel::WithoutEffect;
 pub use self::klog::Klog;
@@ -104,6 +104,9 @@ pub enum Command {
     /// Try which peers are reached through the overlay
     #[command(after_help = "Exit code: 0 all are reached, 10 some are not, 20 none is.")]
     Connectivity(ConnectivityArgs),
+    /// Tell hop by hop what would happen to a packet on this node, and why
+    #[command(after_help = "Exit code: 0 it passes, 20 it or its answer is lost.")]
+    Trace(TraceArgs),
     /// Remove everything from this node that the agent made
     Cleanup {
         /// Directory with the agent's state

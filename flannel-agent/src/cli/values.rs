@@ -87,7 +87,7 @@ pub(super) fn fast_path_window(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// `connectivity --patience`.
+/// `connectivity --patience` and `trace --live`.
 pub(super) fn patience(text: &str) -> Result<Duration, String> {
     let patience = duration(text)?;
     if (Duration::from_millis(10)..=Duration::from_secs(30)).contains(&patience) {

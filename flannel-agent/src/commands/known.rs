@@ -7,7 +7,9 @@ use std::time::Duration;
 use caps::{CapSet, Capability, CapsHashSet};
 use flannel_core::backend::BackendKind;
 use flannel_core::check::facts::{Agent, Capabilities, Held, Known, Network, Unknown, Whose};
+use flannel_core::envelope::Report;
 use flannel_core::lease::Lease;
+use flannel_core::mac::MacAddr;
 use flannel_core::status::{DatapathKind, PeerPath, PeerStatus, Status};
 use ipnetwork::Ipv4Network;
 use serde::de::DeserializeOwned;
@@ -33,6 +35,8 @@ pub(super) struct Daemon {
     pub(super) left: Option<NodeState>,
     /// Its flags.
     pub(super) flags: Option<Options>,
+    /// What it leaves to the kernel, and why.
+    pub(super) report: Option<Report>,
 }
 
 /// A peer as the daemon knows it.
@@ -44,6 +48,8 @@ pub(super) struct Peer {
     pub(super) direct: bool,
     /// It has an address on the overlay.
     pub(super) vtep: bool,
+    /// MAC of its VTEP.
+    pub(super) vtep_mac: Option<MacAddr>,
 }
 
 impl Daemon {
@@ -70,6 +76,15 @@ impl Daemon {
                 .or(left.as_ref().map(|left| left.public_ip)),
             peers: peers.iter().map(Peer::of).collect(),
             left,
+            report: status.map(|status| status.datapath.envelope),
+        }
+    }
+
+    /// Its data path, if it tells.
+    pub(super) fn datapath(&self) -> Option<String> {
+        match &self.agent {
+            Ok(Agent::Running { datapath, .. }) => Some(datapath.clone()),
+            _ => None,
         }
     }
 
@@ -84,6 +99,7 @@ impl Daemon {
             public_ip: lease.public_ip,
             direct: lease.vtep_mac.is_none(),
             vtep: lease.vtep_mac.is_some(),
+            vtep_mac: lease.vtep_mac,
         };
         others.map(peer).collect()
     }
@@ -169,6 +185,7 @@ impl Peer {
             public_ip: told.public_ip,
             direct: direct.contains(&told.path),
             vtep: told.vtep_mac.is_some() || told.path == udp,
+            vtep_mac: told.vtep_mac,
         }
     }
 }

@@ -17,6 +17,7 @@ mod settings;
 pub mod status;
 pub mod sysdump;
 mod terminal;
+pub mod trace;
 
 use std::io::{self, Write as _};
 use std::path::Path;

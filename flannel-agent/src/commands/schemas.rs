@@ -10,7 +10,7 @@ use flannel_core::status::{Event, FlowStatus, PeerStatus, Status, SysdumpReport}
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
-use super::{migrate, status};
+use super::{migrate, status, trace};
 use crate::cli::Cli;
 
 /// A command and what it prints.
@@ -25,6 +25,7 @@ const COMMANDS: &[Printed] = &[
     ("migrate", of::<MigrateJson>),
     ("peers", of::<Vec<PeerStatus>>),
     ("status", of::<StatusJson>),
+    ("trace", of::<trace::Printed<'static>>),
     ("sysdump", of::<SysdumpReport>),
 ];
 

@@ -46,16 +46,45 @@ pub(super) fn fdb_entry(
     permanent(ifindex, message).filter(|(mac, _)| mac.is_unicast())
 }
 
+/// NUD_INCOMPLETE, NUD_FAILED and NUD_NOARP: there is no MAC to send to.
+const UNRESOLVED: u16 = 0x01 | 0x20 | 0x40;
+
+/// A neighbour of an interface whose MAC is known.
+pub(super) fn resolved(ifindex: u32, message: &RouteNetlinkMessage) -> Option<(Ipv4Addr, MacAddr)> {
+    let RouteNetlinkMessage::NewNeighbour(entry) = message else { return None };
+    if entry.header.ifindex != ifindex || u16::from(entry.header.state) & UNRESOLVED != 0 {
+        return None;
+    }
+    let (mac, ip) = mac_and_ip(&entry.attributes);
+    Some((ip?, mac?))
+}
+
+/// The port of this bridge, if the entry says that the MAC is behind it.
+pub(super) fn bridge_port(bridge: u32, mac: MacAddr, message: &RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewNeighbour(entry) = message else { return None };
+    let of_bridge = entry
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, NeighbourAttribute::Controller(of) if *of == bridge));
+    let (found, _) = mac_and_ip(&entry.attributes);
+    (of_bridge && found == Some(mac)).then_some(entry.header.ifindex)
+}
+
 fn permanent(ifindex: u32, message: &RouteNetlinkMessage) -> Option<(MacAddr, Ipv4Addr)> {
     let RouteNetlinkMessage::NewNeighbour(entry) = message else { return None };
     if entry.header.ifindex != ifindex || u16::from(entry.header.state) & PERMANENT == 0 {
         return None;
     }
-    let mac = entry.attributes.iter().find_map(|attribute| match attribute {
+    let (mac, ip) = mac_and_ip(&entry.attributes);
+    Some((mac?, ip?))
+}
+
+fn mac_and_ip(attributes: &[NeighbourAttribute]) -> (Option<MacAddr>, Option<Ipv4Addr>) {
+    let mac = attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
         _ => None,
     });
-    let ip = entry.attributes.iter().find_map(|attribute| match attribute {
+    let ip = attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
         // In FDB entries the family is AF_BRIDGE, so the library cannot know.
         NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
@@ -63,7 +92,7 @@ fn permanent(ifindex: u32, message: &RouteNetlinkMessage) -> Option<(MacAddr, Ip
         }
         _ => None,
     });
-    Some((MacAddr(mac?), ip?))
+    (mac.map(MacAddr), ip)
 }
 
 pub(super) fn route(ifindex: u32, message: &RouteNetlinkMessage) -> Option<ObservedRoute> {

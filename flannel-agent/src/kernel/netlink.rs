@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flannel_core::desired::Device;
 use flannel_core::link::{Link, RouteTo};
+use flannel_core::mac::MacAddr;
 use flannel_core::observed::{DirectRoute, Observed, ObservedVxlan};
 use flannel_core::op::Op;
 use flannel_core::subnet::within;
@@ -93,6 +94,48 @@ impl RealKernel {
             }
             _ => None,
         })
+    }
+
+    /// MAC of a neighbour on this interface, if it is resolved.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> Result<Option<MacAddr>, KernelError> {
+        let ask = entries(AddressFamily::Inet, ifindex);
+        let found = self.dump("RTM_GETNEIGH", "neighbours", &ask, |message| {
+            answer::resolved(ifindex, &message).filter(|(of, _)| *of == ip)
+        })?;
+        Ok(found.first().map(|(_, mac)| *mac))
+    }
+
+    /// Where a VXLAN device sends frames for this MAC.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn fdb_destination(
+        &self,
+        ifindex: u32,
+        mac: MacAddr,
+    ) -> Result<Option<Ipv4Addr>, KernelError> {
+        let ask = entries(AddressFamily::Bridge, ifindex);
+        let found = self.dump("RTM_GETNEIGH", "FDB", &ask, |message| {
+            answer::fdb_entry(ifindex, &message).filter(|(of, _)| *of == mac)
+        })?;
+        Ok(found.first().map(|(_, to)| *to))
+    }
+
+    /// Interface index of the bridge's port behind which this MAC is.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn bridge_port(&self, bridge: u32, mac: MacAddr) -> Result<Option<u32>, KernelError> {
+        let mut ask = NeighbourMessage::default();
+        ask.header.family = AddressFamily::Bridge;
+        let ask = RouteNetlinkMessage::GetNeighbour(ask);
+        let found = self.dump("RTM_GETNEIGH", "FDB", &ask, |message| {
+            answer::bridge_port(bridge, mac, &message)
+        })?;
+        Ok(found.first().copied())
     }
 
     /// The link of this name, if there is one.

@@ -6,18 +6,12 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use flannel_core::probe::Answer;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, sendto,
-    socket_with,
-};
+use rustix::net::{SendFlags, ipproto, sendto};
 
 use super::packet::{self, Heard};
-
-/// Largest packet that is read.
-const PACKET: usize = 1 << 16;
+use super::raw;
 
 /// One echo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +53,7 @@ struct Sent {
 
 impl Pinger {
     fn open(all: usize) -> io::Result<Self> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::INET, SocketType::RAW, flags, Some(ipproto::ICMP))?;
+        let socket = raw::open(ipproto::ICMP)?;
         // DF, whatever the kernel believes of the path.
         sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE)?;
         Ok(Self { socket, id: rand::random(), sent: Vec::with_capacity(all), all })
@@ -80,25 +73,11 @@ impl Pinger {
 
     /// Reads until then, or until everything is answered.
     fn hear_until(&mut self, end: Instant) -> io::Result<()> {
-        let mut buffer = vec![0; PACKET];
+        let mut buffer = vec![0; raw::PACKET];
         while self.sent.len() < self.all || self.sent.iter().any(|sent| sent.answer.is_none()) {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            let left =
-                Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            let mut ready = [PollFd::new(&self.socket, PollFlags::IN)];
-            match poll(&mut ready, Some(&left)) {
-                Ok(0) | Err(Errno::INTR) => continue,
-                Ok(_) => {}
-                Err(error) => return Err(error.into()),
-            }
-            match recv(&self.socket, &mut buffer[..], RecvFlags::empty()) {
-                Ok((length, _)) => self.hear(&buffer[..length]),
-                // Another's ICMP error, told by the socket.
-                Err(Errno::AGAIN | Errno::INTR | Errno::MSGSIZE | Errno::HOSTUNREACH) => {}
-                Err(error) => return Err(error.into()),
+            match raw::next(&self.socket, &mut buffer, end)? {
+                Some(length) => self.hear(&buffer[..length]),
+                None => break,
             }
         }
         Ok(())

@@ -6,17 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use flannel_core::probe::Answer;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, sendto,
-    socket_with,
-};
+use rustix::net::{SendFlags, ipproto, sendto};
 
 use super::packet::{self, Ends};
+use super::raw;
 
-/// Packets that are read while an answer is waited for come by the thousand on a busy
-/// node; each fits into this.
-const PACKET: usize = 1 << 16;
 /// How often the first packet is sent.
 const TRIES: u32 = 3;
 
@@ -51,27 +45,15 @@ fn attempt(to: SocketAddrV4, patience: Duration) -> io::Result<Answer> {
     };
     let ends =
         Ends { source: *own.ip(), destination: *to.ip(), sport: own.port(), dport: to.port() };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::INET, SocketType::RAW, flags, Some(ipproto::TCP))?;
+    let socket = raw::open(ipproto::TCP)?;
     let sequence = rand::random();
     let bytes = packet::syn(ends, sequence);
-    let mut buffer = vec![0; PACKET];
+    let mut buffer = vec![0; raw::PACKET];
     for _ in 0..TRIES {
         let start = Instant::now();
         sendto(&socket, &bytes, SendFlags::empty(), &SocketAddrV4::new(*to.ip(), 0))?;
         let end = start + patience / TRIES;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            let left =
-                Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            let mut ready = [PollFd::new(&socket, PollFlags::IN)];
-            if poll(&mut ready, Some(&left))? == 0 {
-                break;
-            }
-            let (length, _) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
+        while let Some(length) = raw::next(&socket, &mut buffer, end)? {
             if packet::answers(&buffer[..length], ends, sequence) {
                 return Ok(came(start));
             }

@@ -4,6 +4,7 @@
 mod echo;
 mod handshake;
 mod packet;
+mod raw;
 
 pub use self::echo::{Echo, echo};
 pub use self::handshake::{offloaded, plain};

@@ -139,3 +139,41 @@ fn connectivity_tells_who_answers_and_by_what() {
     let (code, matrix) = run(&pair);
     assert_eq!((code, &matrix["peers"][0]["state"]), (Some(20), &"unreached".into()), "{matrix:#}");
 }
+
+#[test]
+fn trace_names_the_hop_that_loses_a_packet() {
+    let pair = Pair::agents(&Options::ebpf());
+    let (from, to) = (pair.client.address.to_string(), pair.server.address.to_string());
+    let run = |more: &[&str]| {
+        let mut command = pair.left.agent_command("trace");
+        let output = output(command.args(["--json", &from, &to]).args(more));
+        let trace: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+        (output.status.code(), trace)
+    };
+    let running = pair.start_spaced(Duration::from_secs(8));
+    let (code, trace) = run(&["--live", "2s"]);
+    assert_eq!(code, Some(0), "{trace:#}");
+    for direction in trace["directions"].as_array().expect("directions") {
+        assert_eq!(direction["outcome"], "fast", "{trace:#}");
+        let known = |step: &str| {
+            let hops = direction["hops"].as_array().expect("hops");
+            hops.iter().any(|hop| hop["step"] == step && hop["state"] == "passes")
+        };
+        for step in ["veth", "hook", "rules", "fast-path", "map", "route", "neighbour"] {
+            assert!(known(step), "{step}: {direction:#}");
+        }
+    }
+    let counted = trace["live"].as_object().is_some_and(|live| !live.is_empty());
+    assert!(counted, "{:#}", trace["live"]);
+    running.finish();
+    assert_eq!(run(&["icmp"]).1["directions"][0]["outcome"], "kernel");
+    pair.left.netns.nft(
+        "table ip mine { chain through { type filter hook forward priority 5; \
+         tcp dport 7000 drop; } }",
+    );
+    let (code, trace) = run(&["tcp", "7000"]);
+    assert_eq!((code, &trace["directions"][0]["outcome"]), (Some(20), &"lost".into()), "{trace:#}");
+    assert!(trace["directions"][0]["why"][0].to_string().contains("mine through"), "{trace:#}");
+    assert_eq!(run(&["tcp", "7001"]).1["directions"][0]["outcome"], "fast");
+}

@@ -3,10 +3,10 @@
 
 mod gather;
 mod hooks;
-mod node;
+pub(in crate::commands) mod node;
 mod paths;
 mod port;
-mod rules;
+pub(in crate::commands) mod rules;
 mod show;
 mod store;
 

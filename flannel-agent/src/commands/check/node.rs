@@ -9,18 +9,18 @@ use crate::kernel::Kernel as _;
 use crate::kernel::netlink::RealKernel;
 
 /// The node's devices by their roles.
-pub(super) struct Node {
-    pub(super) links: Vec<Link>,
+pub(in crate::commands) struct Node {
+    pub(in crate::commands) links: Vec<Link>,
     pub(super) vxlans: Vec<(String, ObservedVxlan)>,
-    pub(super) underlay: Option<Link>,
-    pub(super) overlay: Option<Link>,
+    pub(in crate::commands) underlay: Option<Link>,
+    pub(in crate::commands) overlay: Option<Link>,
     /// The bridge of our pods, if there is one.
     pub(super) bridge: Option<Link>,
 }
 
 impl Node {
     /// Looks at them.
-    pub(super) async fn look(kernel: &RealKernel, daemon: &Daemon) -> Known<Self> {
+    pub(in crate::commands) async fn look(kernel: &RealKernel, daemon: &Daemon) -> Known<Self> {
         let links = kernel.links().await.map_err(Unknown::because)?;
         let vxlans = kernel.vxlans().map_err(Unknown::because)?;
         let find = |fits: &dyn Fn(&Link) -> bool| links.iter().find(|link| fits(link)).cloned();
@@ -42,7 +42,7 @@ impl Node {
     }
 
     /// UDP port of our tunnel, if there is one.
-    pub(super) fn port(&self) -> Option<u16> {
+    pub(in crate::commands) fn port(&self) -> Option<u16> {
         let name = &self.overlay.as_ref()?.name;
         self.vxlans.iter().find(|(of, _)| of == name).map(|(_, vxlan)| vxlan.port)
     }

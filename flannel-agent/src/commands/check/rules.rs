@@ -29,7 +29,7 @@ pub(super) async fn ruled(node: &Node, daemon: &Daemon) -> Known<Vec<Ruled>> {
 }
 
 /// A packet has to pass all of them.
-fn in_all(sets: &[RuleSet], hooks: &[Hook], packets: &Matches) -> Fate {
+pub(in crate::commands) fn in_all(sets: &[RuleSet], hooks: &[Hook], packets: &Matches) -> Fate {
     let fates: Vec<Fate> = sets.iter().map(|set| fate::fate(set, hooks, packets)).collect();
     let find = |fits: fn(&Fate) -> bool| fates.iter().find(|fate| fits(fate)).cloned();
     find(|fate| matches!(fate, Fate::Dropped(_)))
@@ -37,7 +37,10 @@ fn in_all(sets: &[RuleSet], hooks: &[Hook], packets: &Matches) -> Fate {
         .unwrap_or(Fate::Passes)
 }
 
-fn packets(node: &Node, daemon: &Daemon) -> Vec<(Packets, Vec<Hook>, Matches)> {
+/// Packets, and the hooks that they pass.
+type Passing = (Packets, Vec<Hook>, Matches);
+
+fn packets(node: &Node, daemon: &Daemon) -> Vec<Passing> {
     let mut all = Vec::new();
     if let Some(network) = &daemon.network
         && let Some(whole) = network.network
@@ -62,13 +65,13 @@ fn packets(node: &Node, daemon: &Daemon) -> Vec<(Packets, Vec<Hook>, Matches)> {
         all.push((Packets::ToPeers, hooks.to_vec(), outwards));
         all.push((Packets::FromPeers, hooks.to_vec(), inwards));
     }
-    all.extend(tunnel(node, daemon));
+    all.extend(tunnel(node, daemon).into_iter().flatten());
     all
 }
 
-/// The tunnel's packets, from and to any node, or those that are known.
-fn tunnel(node: &Node, daemon: &Daemon) -> Vec<(Packets, Vec<Hook>, Matches)> {
-    let (Some(port), Some(own)) = (node.port(), daemon.public_ip) else { return Vec::new() };
+/// The tunnel's packets in and out, from and to any node, or those that are known.
+pub(in crate::commands) fn tunnel(node: &Node, daemon: &Daemon) -> Option<[Passing; 2]> {
+    let (port, own) = (node.port()?, daemon.public_ip?);
     let own = Addresses::prefix(own.into(), 32);
     let peers = match daemon.peers.as_slice() {
         [] => own.not(),
@@ -94,10 +97,10 @@ fn tunnel(node: &Node, daemon: &Daemon) -> Vec<(Packets, Vec<Hook>, Matches)> {
         sockets: socket::NONE,
         ..inwards.clone()
     };
-    vec![
+    Some([
         (Packets::TunnelIn, vec![Hook::Prerouting, Hook::Input], inwards),
         (Packets::TunnelOut, vec![Hook::Output, Hook::Postrouting], outwards),
-    ]
+    ])
 }
 
 /// The first packet of a connection.

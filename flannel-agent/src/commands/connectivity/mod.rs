@@ -139,7 +139,7 @@ mod tests {
 
     fn peer(subnet: &str, public_ip: [u8; 4]) -> Peer {
         let subnet = subnet.parse().unwrap();
-        Peer { subnet, public_ip: public_ip.into(), direct: false, vtep: true }
+        Peer { subnet, public_ip: public_ip.into(), direct: false, vtep: true, vtep_mac: None }
     }
 
     #[test]

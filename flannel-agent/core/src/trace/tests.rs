@@ -1,0 +1,154 @@
+//! Each fault is seen at its hop, and says what carries the packet.
+
+use super::facts::*;
+use super::*;
+use crate::check::facts::Unknown;
+use crate::firewall::packet_rules::fate::{Culprit, Fate};
+use crate::firewall::packet_rules::ruleset::Family;
+use crate::mac::MacAddr;
+
+const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 12);
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 7]);
+
+fn device(name: &str, mtu: u32, programs: &[&str]) -> Device {
+    let programs = programs.iter().map(ToString::to_string).collect();
+    Device { name: name.into(), mtu, up: true, programs }
+}
+
+fn pod(address: [u8; 4]) -> Pod {
+    Pod {
+        address: address.into(),
+        device: Some("cni0".into()),
+        mac: Some(MAC),
+        veth: Some(device("veth7", 1450, &["from_pod", "to_pod"])),
+    }
+}
+
+fn well() -> Facts {
+    let route = |device: &str, gateway| Some(Route { device: device.into(), gateway });
+    Facts {
+        question: Question {
+            source: [10, 244, 1, 2].into(),
+            destination: [10, 244, 2, 2].into(),
+            protocol: Protocol::Tcp,
+        },
+        datapath: Some("ebpf".into()),
+        source: Some(pod([10, 244, 1, 2])),
+        destination: None,
+        peer: Some(Peer {
+            public_ip: PEER,
+            vtep_mac: Some(MAC),
+            route: route("flannel.1", Some([10, 244, 2, 0].into())),
+            neighbour: Some(MAC),
+            fdb: Some(PEER),
+            map: Ok(Some((PEER, MAC))),
+            next_hop: route("eth0", None),
+            next_mac: Some(MAC),
+        }),
+        overlay: Some(device("flannel.1", 1450, &["to_overlay", "from_overlay"])),
+        underlay: Some(device("eth0", 1500, &["from_underlay"])),
+        fates: [Ok(Fate::Passes), Ok(Fate::Passes)],
+        tunnel: [Ok(Fate::Passes), Ok(Fate::Passes)],
+        kept: [Ok(vec![]), Ok(vec![])],
+        flows: [Ok(vec![]), Ok(vec![])],
+    }
+}
+
+/// Outcomes there and back, and the reasons of the first.
+fn with(fault: impl FnOnce(&mut Facts)) -> (Vec<Outcome>, String) {
+    let mut facts = well();
+    fault(&mut facts);
+    let trace = trace(&facts);
+    let why = trace.directions.first().map(|way| way.why.join("; ")).unwrap_or_default();
+    (trace.directions.iter().map(|way| way.outcome).collect(), why)
+}
+
+fn peer(change: fn(&mut Peer)) -> impl FnOnce(&mut Facts) {
+    move |facts| facts.peer.iter_mut().for_each(change)
+}
+
+#[test]
+fn a_well_way_is_fast_there_and_back() {
+    let (outcomes, why) = with(|_| ());
+    assert_eq!(outcomes, [Outcome::Fast, Outcome::Fast], "{why}");
+    let trace = trace(&well());
+    let steps: Vec<Step> = trace.directions[0].hops.iter().map(|hop| hop.step).collect();
+    use Step::*;
+    assert_eq!(
+        steps,
+        [Veth, Hook, Rules, FastPath, Route, Neighbour, Fdb, Map, Rules, Flow, Mtu, Underlay]
+    );
+    assert!(trace.daemon);
+    let back = &trace.directions[1];
+    assert_eq!(back.source, Ipv4Addr::new(10, 244, 2, 2));
+    assert!(back.hops[0].found.contains("from_underlay on eth0"), "{back:?}");
+}
+
+#[test]
+fn what_loses_a_packet_is_named() {
+    let lost = |fault: fn(&mut Peer), words: &str| {
+        let (outcomes, why) = with(peer(fault));
+        assert_eq!(outcomes[0], Outcome::Lost, "{words}");
+        assert!(why.contains(words), "{words} in {why}");
+    };
+    lost(|peer| peer.route = None, "no route to 10.244.2.2");
+    lost(|peer| peer.neighbour = None, "no MAC for the gateway");
+    lost(|peer| peer.neighbour = Some(MacAddr([2; 6])), "the peer's VTEP 02:00:00:00:00:07");
+    lost(|peer| peer.fdb = None, "no entry for that MAC");
+    lost(|peer| peer.fdb = Some([192, 0, 2, 13].into()), "that MAC is at 192.0.2.13");
+    lost(|peer| peer.map = Ok(Some(([192, 0, 2, 13].into(), MAC))), "have 192.0.2.13");
+    lost(|peer| peer.next_hop = None, "no route to 192.0.2.12");
+    let culprit = Culprit {
+        family: Family::Ip,
+        table: "filter".into(),
+        chain: "FORWARD".into(),
+        handle: None,
+        text: "policy drop".into(),
+    };
+    let (outcomes, why) = with(|facts| facts.fates[0] = Ok(Fate::Dropped(culprit)));
+    assert_eq!(outcomes, [Outcome::Lost, Outcome::Fast], "the answer would pass: {why}");
+    assert!(why.contains("ip filter FORWARD (policy drop)"), "{why}");
+}
+
+#[test]
+fn what_keeps_it_off_the_fast_path_is_named() {
+    let kernel = |fault: fn(&mut Facts), words: &str| {
+        let (outcomes, why) = with(fault);
+        assert_eq!(outcomes[0], Outcome::Kernel, "{words}");
+        assert!(why.contains(words), "{words} in {why}");
+    };
+    kernel(|facts| facts.question.protocol = Protocol::Icmp, "ICMP");
+    kernel(|facts| facts.kept[0] = Ok(vec!["a limit".into()]), "a limit");
+    kernel(
+        |facts| {
+            facts.datapath = Some("kernel".into());
+            facts.source.as_mut().unwrap().veth.as_mut().unwrap().programs.clear();
+        },
+        "from_pod is not on veth7 (the data path is kernel)",
+    );
+    kernel(|facts| facts.peer.as_mut().unwrap().map = Ok(None), "do not know the peer");
+    let kept = Flow { sport: 1, dport: 2, confirmed: false, kept: true };
+    let (outcomes, why) = with(move |facts| facts.flows[0] = Ok(vec![kept]));
+    assert_eq!(outcomes, [Outcome::Kernel, Outcome::Fast], "{why}");
+}
+
+#[test]
+fn pods_of_one_node_and_addresses_elsewhere() {
+    let (outcomes, why) = with(|facts| {
+        facts.destination = Some(pod([10, 244, 1, 3]));
+        facts.peer = None;
+    });
+    assert_eq!(outcomes, [Outcome::Elsewhere; 2], "both directions: {why}");
+    assert!(why.contains("both pods are on this node"), "{why}");
+    let (outcomes, why) = with(|facts| facts.peer = None);
+    assert_eq!(outcomes[0], Outcome::Elsewhere, "{why}");
+    let (outcomes, _) = with(|facts| facts.source = None);
+    assert_eq!(outcomes, [], "neither end is here");
+    let (outcomes, why) = with(|facts| {
+        let veth = facts.source.as_mut().unwrap().veth.as_mut().unwrap();
+        veth.up = false;
+    });
+    assert_eq!((outcomes[0], why.contains("veth7 is down")), (Outcome::Lost, true));
+    let (outcomes, _) = with(|facts| facts.kept[0] = Err(Unknown::because("no daemon")));
+    assert_eq!(outcomes[0], Outcome::Fast, "as far as is known");
+}
