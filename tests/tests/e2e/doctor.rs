@@ -170,7 +170,7 @@ fn trace_names_the_hop_that_loses_a_packet() {
     assert_eq!(run(&["icmp"]).1["directions"][0]["outcome"], "kernel");
     pair.left.netns.nft(
         "table ip mine { chain through { type filter hook forward priority 5; \
-         tcp dport 7000 drop; } }",
+         tcp dport 7000 drop; }\n}",
     );
     let (code, trace) = run(&["tcp", "7000"]);
     assert_eq!((code, &trace["directions"][0]["outcome"]), (Some(20), &"lost".into()), "{trace:#}");

@@ -116,10 +116,26 @@ impl fmt::Display for FlowPath {
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         /// Why the kernel carries the next packet of a flow.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+        )]
         #[serde(rename_all = "snake_case")]
         pub enum NotFast {
             $($(#[$doc])* $name,)*
+        }
+
+        impl NotFast {
+            /// Whether the next packets will not change it.
+            pub fn lasts(self) -> bool {
+                !matches!(
+                    self,
+                    Self::SeenOnce
+                        | Self::Expired
+                        | Self::Changed
+                        | Self::Aggregates
+                        | Self::Closing
+                )
+            }
         }
 
         impl fmt::Display for NotFast {

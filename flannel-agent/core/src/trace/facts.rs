@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use crate::check::facts::Known;
 use crate::firewall::packet_rules::fate::Fate;
 use crate::mac::MacAddr;
+use crate::status::FlowStatus;
 
 /// Which packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ pub struct Facts {
     /// packet, and what stands on the devices.
     pub kept: [Known<Vec<String>>; 2],
     /// Entries of the flow table: of the packet, and of its answer.
-    pub flows: [Known<Vec<Flow>>; 2],
+    pub flows: [Known<Vec<FlowStatus>>; 2],
 }
 
 /// A pod of this node.
@@ -110,19 +111,6 @@ pub struct Route {
     pub device: String,
     /// Gateway, if there is one.
     pub gateway: Option<Ipv4Addr>,
-}
-
-/// An entry of the flow table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
-    /// Source port.
-    pub sport: u16,
-    /// Destination port.
-    pub dport: u16,
-    /// The fast path may carry it now.
-    pub confirmed: bool,
-    /// A rule keeps it off.
-    pub kept: bool,
 }
 
 impl Facts {

@@ -1,12 +1,15 @@
 //! The hops of each direction.
 
+use std::collections::BTreeSet;
+
 use flannel_ebpf::abi::program;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::facts::{Device, Facts, Flow, Peer, Pod, Protocol};
+use super::facts::{Device, Facts, Peer, Pod, Protocol};
 use crate::check::facts::Known;
 use crate::firewall::packet_rules::fate::{Culprit, Fate};
+use crate::status::{FlowStatus, NotFast};
 
 /// Bytes that VXLAN puts around a packet.
 const TUNNEL: u32 = 50;
@@ -246,23 +249,25 @@ fn map(facts: &Facts, peer: &Peer) -> Hop {
     }
 }
 
-fn flow(flows: &Known<Vec<Flow>>) -> Hop {
-    match flows {
-        Err(reason) => hop(Step::Flow, HopState::Unknown, reason.to_string()),
+fn flow(flows: &Known<Vec<FlowStatus>>) -> Hop {
+    let flows = match flows {
+        Err(reason) => return hop(Step::Flow, HopState::Unknown, reason.to_string()),
         Ok(flows) if flows.is_empty() => {
-            passes(Step::Flow, "none yet: the kernel carries the first packet")
+            return passes(Step::Flow, "none yet: the kernel carries the first packet");
         }
-        Ok(flows) => {
-            let count = |fits: fn(&Flow) -> bool| flows.iter().filter(|flow| fits(flow)).count();
-            let (confirmed, kept) = (count(|flow| flow.confirmed), count(|flow| flow.kept));
-            let found = format!(
-                "{} in the table, {confirmed} confirmed now, {kept} kept off by rules",
-                flows.len()
-            );
-            let state = if kept == flows.len() { HopState::Slow } else { HopState::Passes };
-            hop(Step::Flow, state, found)
-        }
+        Ok(flows) => flows,
+    };
+    let slow: Vec<NotFast> = flows.iter().filter_map(|flow| flow.why).collect();
+    let mut found = format!("{} in the table, {} fast now", flows.len(), flows.len() - slow.len());
+    for why in slow.iter().collect::<BTreeSet<_>>() {
+        let count = slow.iter().filter(|other| *other == why).count();
+        found.push_str(&format!("; {count}: {why}"));
     }
+    let state = match flows.len() == slow.len() && slow.iter().all(|why| why.lasts()) {
+        true => HopState::Slow,
+        false => HopState::Passes,
+    };
+    hop(Step::Flow, state, found)
 }
 
 fn mtu(facts: &Facts, from: &Pod) -> Hop {

@@ -6,6 +6,7 @@ use crate::check::facts::Unknown;
 use crate::firewall::packet_rules::fate::{Culprit, Fate};
 use crate::firewall::packet_rules::ruleset::Family;
 use crate::mac::MacAddr;
+use crate::status::{FlowDirection, FlowPath, FlowProto, FlowStatus, NotFast};
 
 const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 12);
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 7]);
@@ -21,6 +22,22 @@ fn pod(address: [u8; 4]) -> Pod {
         device: Some("cni0".into()),
         mac: Some(MAC),
         veth: Some(device("veth7", 1450, &["from_pod", "to_pod"])),
+    }
+}
+
+fn flow(why: Option<NotFast>) -> FlowStatus {
+    FlowStatus {
+        direction: FlowDirection::Out,
+        proto: FlowProto::Tcp,
+        source: "10.244.1.2:40000".parse().unwrap(),
+        destination: "10.244.2.2:80".parse().unwrap(),
+        translated: None,
+        peer: None,
+        peer_ip: None,
+        device: 7,
+        path: if why.is_some() { FlowPath::Kernel } else { FlowPath::Fast },
+        why,
+        confirmed_ms_ago: None,
     }
 }
 
@@ -127,9 +144,13 @@ fn what_keeps_it_off_the_fast_path_is_named() {
         "from_pod is not on veth7 (the data path is kernel)",
     );
     kernel(|facts| facts.peer.as_mut().unwrap().map = Ok(None), "do not know the peer");
-    let kept = Flow { sport: 1, dport: 2, confirmed: false, kept: true };
-    let (outcomes, why) = with(move |facts| facts.flows[0] = Ok(vec![kept]));
+    let (outcomes, why) = with(|facts| facts.flows[0] = Ok(vec![flow(Some(NotFast::Exempt))]));
     assert_eq!(outcomes, [Outcome::Kernel, Outcome::Fast], "{why}");
+    assert!(why.contains("1 in the table, 0 fast now; 1: a rule of the node"), "{why}");
+    for flows in [[None, Some(NotFast::Exempt)], [Some(NotFast::Expired); 2]] {
+        let (outcomes, why) = with(|facts| facts.flows[0] = Ok(flows.map(flow).into()));
+        assert_eq!(outcomes, [Outcome::Fast; 2], "{why}");
+    }
 }
 
 #[test]

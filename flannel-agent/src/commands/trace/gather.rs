@@ -11,14 +11,17 @@ use flannel_core::firewall::packet_rules::matches::{
 use flannel_core::firewall::packet_rules::ranges::{Addresses, Ports};
 use flannel_core::firewall::packet_rules::ruleset::{Hook, RuleSet};
 use flannel_core::firewall::packet_rules::walk::{self, Overlay};
+use flannel_core::flows::Filter;
 use flannel_core::link::{Link, RouteTo};
+use flannel_core::status::{FlowProto, FlowStatus};
 use flannel_core::trace;
 use flannel_core::trace::facts::{Device, Facts, Peer, Pod, Protocol, Question, Route};
 
-use crate::bpf::{features, lookup};
+use crate::bpf::{PinnedFlows, features, lookup};
 use crate::cli::TraceArgs;
 use crate::commands::check::node::Node;
 use crate::commands::check::rules::{in_all, tunnel};
+use crate::commands::flows;
 use crate::commands::known::{self, Daemon};
 use crate::firewall::packet_rules::read::rule_sets;
 use crate::kernel::Kernel as _;
@@ -64,10 +67,6 @@ pub(super) async fn facts(args: &TraceArgs) -> Known<(Facts, PathBuf)> {
     };
     let forward = [Hook::Prerouting, Hook::Forward, Hook::Postrouting];
     let fates = packets.map(|packets| fate(&forward, &packets));
-    let flows = |source, destination| {
-        let (protocol, port) = (number(args.protocol.into()), args.port);
-        lookup::flows(&pin_dir, lookup::Wanted { source, destination, protocol, port })
-    };
     let facts = Facts {
         question: Question {
             source: args.source,
@@ -78,7 +77,7 @@ pub(super) async fn facts(args: &TraceArgs) -> Known<(Facts, PathBuf)> {
         kept,
         fates,
         tunnel: [tunnel_out, tunnel_in],
-        flows: [flows(args.source, args.destination), flows(args.destination, args.source)],
+        flows: flows_of(&pin_dir, args),
         overlay: node.overlay.as_ref().map(device),
         underlay: node.underlay.as_ref().map(device),
         source,
@@ -88,12 +87,26 @@ pub(super) async fn facts(args: &TraceArgs) -> Known<(Facts, PathBuf)> {
     Ok((facts, pin_dir))
 }
 
-fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Icmp => 1,
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-    }
+/// What the flow table says of the packet, and of its answer.
+fn flows_of(pin_dir: &Path, args: &TraceArgs) -> [Known<Vec<FlowStatus>>; 2] {
+    let proto = match Protocol::from(args.protocol) {
+        Protocol::Tcp => FlowProto::Tcp,
+        Protocol::Udp => FlowProto::Udp,
+        Protocol::Icmp => return [Ok(Vec::new()), Ok(Vec::new())],
+    };
+    let filter = Filter {
+        pod: Some(args.source.into()),
+        port: args.port,
+        proto: Some(proto),
+        ..Filter::default()
+    };
+    let found = PinnedFlows::open(pin_dir).and_then(|pinned| flows::read(&pinned, &filter));
+    let found = found.map_err(Unknown::because);
+    [(args.source, args.destination), (args.destination, args.source)].map(|ends| {
+        let mut flows = found.clone()?;
+        flows.retain(|flow| (*flow.source.ip(), *flow.destination.ip()) == ends);
+        Ok(flows)
+    })
 }
 
 fn device(link: &Link) -> Device {
