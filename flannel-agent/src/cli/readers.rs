@@ -69,7 +69,7 @@ pub struct SysdumpArgs {
     /// Print JSON: what is in the archive
     #[arg(long)]
     pub json: bool,
-    /// The archive to write [default: flannel-sysdump-<host>-<time>.tar.gz here]
+    /// The archive to write [default: flannel-sysdump-HOST-TIME.tar.gz here]
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Port where the agent serves /metrics
