@@ -76,7 +76,7 @@ fn edited(mut packet: Packet, edits: &[Edit]) -> Packet {
     packet
 }
 
-/// [`walk`] for the steps that bytes tell of: five for each, its edits, and its length.
+/// `walk` for the steps that bytes tell of: five for each, its edits, and its length.
 pub fn any_packets(bytes: &[u8]) {
     let mut bytes = bytes.iter().copied();
     walk(core::iter::from_fn(|| step(&mut bytes)).take(MOST));
