@@ -20,6 +20,9 @@ pub(crate) struct Args {
     /// How long each target runs
     #[arg(long, default_value_t = 10)]
     seconds: u32,
+    /// Run each target so many times instead, always with the same bytes
+    #[arg(long, conflicts_with = "seconds")]
+    runs: Option<u32>,
 }
 
 /// Runs the targets, one after another.
@@ -39,13 +42,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("\n== {target}");
         // What is found goes to the first folder, and what is checked in stays.
         let found = target_dir().join("fuzz").join(&target);
+        if args.runs.is_some() && found.exists() {
+            fs::remove_dir_all(&found)?;
+        }
         fs::create_dir_all(&found)?;
         let mut command = cargo();
         // No code under test is unsafe, so that a sanitizer has nothing to find, and the
         // stable compiler will do.
         command.args(["fuzz", "run", "--fuzz-dir", CRATE, "--sanitizer", "none", &target]);
         command.arg(&found).arg(root().join(CORPUS).join(&target)).arg("--");
-        command.arg(format!("-max_total_time={}", args.seconds));
+        match args.runs {
+            Some(runs) => command.arg(format!("-runs={runs}")).arg("-seed=1"),
+            None => command.arg(format!("-max_total_time={}", args.seconds)),
+        };
         command.args(["-timeout=10", "-rss_limit_mb=1024", "-verbosity=0", "-print_final_stats=1"]);
         if !command.status().context("cargo fuzz")?.success() {
             bail!("{target} failed: put the bytes into {CORPUS}/{target} with the fix");

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 pub use self::udp::UdpConfig;
 pub use self::vxlan::VxlanConfig;
 use crate::mac::MacAddr;
+use crate::text;
 
 /// A backend with its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,7 +167,7 @@ impl Told<'_> {
         match self.backend_type == wanted.name() {
             true => Ok(()),
             false => {
-                let found = self.backend_type.chars().take(32).collect();
+                let found = text::shown(self.backend_type, 32);
                 Err(Misfit::OtherBackend { found, wanted })
             }
         }

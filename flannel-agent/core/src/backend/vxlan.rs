@@ -7,6 +7,7 @@ use serde_json::value::to_raw_value;
 use super::{BackendKind, Facts, Misfit, Published, Reaches, Told};
 use crate::go_json::Fields;
 use crate::mac::MacAddr;
+use crate::text;
 
 /// UDP port of the kernel's VXLAN devices when none is given.
 pub const DEFAULT_PORT: u16 = 8472;
@@ -134,8 +135,8 @@ impl VxlanData {
         told.is_of(BackendKind::Vxlan)?;
         let data = told.data.ok_or(Misfit::NoData)?.get();
         serde_json::from_str(data).map_err(|error| Misfit::BadData {
-            data: data.chars().take(80).collect(),
-            cause: error.to_string(),
+            data: text::shown(data, 80),
+            cause: text::shown(&error.to_string(), text::VALUE),
         })
     }
 }
