@@ -86,7 +86,7 @@ pub fn prepared(options: [&Options; 2], prepare: impl FnOnce(&Lab, &Etcd, [&mut 
     let etcd = lab.etcd();
     let (mut left, mut right) = (lab.node(1), lab.node(2));
     prepare(&lab, &etcd, [&mut left, &mut right]);
-    Pair::started(lab, etcd, (left, right), options)
+    Pair::acquainted(lab, etcd, (left, right), options)
 }
 
 /// Waits until pings between the pods are answered.

@@ -67,12 +67,22 @@ impl Pair {
         Self::started(lab, etcd, (left, right), options.map(over).each_ref())
     }
 
-    /// Starts agents with these options on `left` and `right`.
+    /// Starts agents with these options on `left` and `right`, and waits until pods talk.
+    ///
+    /// # Panics
+    /// They do not.
+    #[track_caller]
+    pub fn started(lab: Lab, etcd: Etcd, nodes: (Node, Node), options: [&Options; 2]) -> Self {
+        Self::acquainted(lab, etcd, nodes, options).talking()
+    }
+
+    /// Starts agents with these options on `left` and `right`, each with a pod. Packets
+    /// may not come through.
     ///
     /// # Panics
     /// The nodes do not come to know each other.
     #[track_caller]
-    pub fn started(
+    pub fn acquainted(
         lab: Lab,
         etcd: Etcd,
         (mut left, mut right): (Node, Node),
@@ -82,7 +92,7 @@ impl Pair {
         right.start(&etcd, options[1]);
         left.wait_routes(&[&right]);
         right.wait_routes(&[&left]);
-        Self::with_pods(lab, etcd, left, right)
+        Self::silent(lab, etcd, left, right)
     }
 
     /// Starts both nodes and waits until they know each other.
@@ -117,15 +127,23 @@ impl Pair {
     /// They do not.
     #[track_caller]
     pub fn with_pods(lab: Lab, etcd: Etcd, left: Node, right: Node) -> Self {
+        Self::silent(lab, etcd, left, right).talking()
+    }
+
+    fn silent(lab: Lab, etcd: Etcd, left: Node, right: Node) -> Self {
         let client = left.pod(2);
         let mut server = right.pod(2);
         server.serve();
-        let pair = Self { client, server, left, right, etcd, lab };
+        Self { client, server, left, right, etcd, lab }
+    }
+
+    #[track_caller]
+    fn talking(self) -> Self {
         // Neighbour entries of pods and underlay, veths attached.
         wait::holds("ping between the pods", Duration::from_secs(15), || {
-            pair.client.netns.ping(pair.server.address, "-c 3 -i 0.2 -W 2").0
+            self.client.netns.ping(self.server.address, "-c 3 -i 0.2 -W 2").0
         });
-        pair
+        self
     }
 
     /// Runs the traffic client from `client` to `server`.
