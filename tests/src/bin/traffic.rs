@@ -67,7 +67,13 @@ enum Command {
         patience: f64,
     },
     /// TCP, one byte there and back on a connection of its own
-    Connects(Load),
+    Connects {
+        #[command(flatten)]
+        load: Load,
+        /// Close after the server has: the ends of a connection never cross
+        #[arg(long)]
+        orderly: bool,
+    },
     /// UDP as fast as it goes
     Flood {
         #[command(flatten)]
@@ -137,7 +143,9 @@ fn main() -> Result<()> {
             Duration::from_micros(pause_us),
             Duration::from_secs_f64(patience),
         )?),
-        Command::Connects(load) => show(&transactions::connects(load.to, load.duration())?),
+        Command::Connects { load, orderly } => {
+            show(&transactions::connects(load.to, load.duration(), orderly)?)
+        }
         Command::Flood { load, size } => show(&client::flood(load.to, load.duration(), size)?),
         Command::Scatter { load, flows } => {
             show(&scatter::scatter(load.to, load.duration(), flows)?)

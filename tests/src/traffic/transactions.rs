@@ -138,7 +138,7 @@ fn exchange(
 ///
 /// # Errors
 /// A connection fails.
-pub fn connects(to: SocketAddrV4, duration: Duration) -> Result<Rate> {
+pub fn connects(to: SocketAddrV4, duration: Duration, orderly: bool) -> Result<Rate> {
     let mut times = Vec::with_capacity(1 << 18);
     let (busy, start) = (busy_seconds(), Instant::now());
     let mut now = start;
@@ -146,6 +146,9 @@ pub fn connects(to: SocketAddrV4, duration: Duration) -> Result<Rate> {
         let mut stream = connect(to)?;
         stream.write_all(&[want::ONCE])?;
         stream.read_exact(&mut [0])?;
+        if orderly {
+            stream.read_to_end(&mut Vec::new())?;
+        }
         let answered = Instant::now();
         times.push(nanoseconds(answered - now));
         now = answered;

@@ -101,7 +101,7 @@ fn connections_end_in_the_flow_table_and_for_conntrack() {
     for node in [&pair.left, &pair.right] {
         node.netns.nft("table ip seen { chain forward { type filter hook forward priority 0; ct state invalid drop; }; }");
     }
-    let connects = pair.traffic("connects", "--seconds 1");
+    let connects = pair.traffic("connects", "--orderly --seconds 1");
     let made = connects["transactions"].as_u64().expect("a number");
     assert!(made > 300, "{connects}");
     let port = format!(" dport={} ", pair.server.target().port());
