@@ -26,7 +26,7 @@ impl Outcome {
         let told = [
             ("failed", &self.failed),
             ("skipped", &self.skipped),
-            ("unsteady, passed at the second try", &self.unsteady),
+            ("unsteady, passed at a later try", &self.unsteady),
         ];
         let told = told
             .iter()
@@ -66,7 +66,7 @@ mod tests {
                 "failed: a",
                 "failed: c",
                 "skipped: d: no card",
-                "unsteady, passed at the second try: b",
+                "unsteady, passed at a later try: b",
                 "7 passed, 2 failed, 1 skipped",
             ]
         );
