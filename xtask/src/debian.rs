@@ -1,5 +1,6 @@
-//! A Debian (or Ubuntu) of its own, which end-to-end cases boot: made once, below the
-//! target directory, of packages of this machine's release, from where its apt has them.
+//! Directories that are made of Debian's (or Ubuntu's) packages, once, below the target
+//! directory: the system that end-to-end cases boot, and what the agent's container holds.
+//! The packages are those of this machine's release, from where its apt has them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,14 @@ const PACKAGES: &[&str] = &[
 const SETTLE: &str = r#"chroot "$1" systemctl --quiet disable docker.service docker.socket \
     containerd.service etcd.service firewalld.service apt-daily.timer apt-daily-upgrade.timer"#;
 
+/// What the agent's container holds beside the agent.
+const CONTAINER: &[&str] = &["iptables", "libc6", "libgcc-s1", "nftables"];
+
+/// Takes away what only a machine has, and chooses iptables' kind as Debian does.
+const TRIM: &str = r#"cd "$1" && rm -rf dev etc/apt etc/dpkg etc/hostname etc/resolv.conf \
+    etc/fstab usr/lib/*/gconv usr/share/lintian var/lib/apt var/lib/dpkg
+for end in "" -save -restore; do ln -s "iptables-nft$end" "usr/sbin/iptables$end"; done"#;
+
 /// A directory that is made of packages.
 struct System {
     /// Its name below the target directory.
@@ -47,23 +56,43 @@ const BOOTED: System = System {
     finish: SETTLE,
 };
 
-/// Makes the system unless it is there.
+const CONTAINED: System = System {
+    name: "container",
+    packages: CONTAINER,
+    options: &[
+        "--variant=extract",
+        "--dpkgopt=path-exclude=/usr/share/*",
+        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+    ],
+    finish: TRIM,
+};
+
+/// Makes the systems unless they are there.
 ///
 /// # Errors
 /// The machine is no Debian, or a package cannot be had.
 pub(crate) fn prepare() -> Result<()> {
-    BOOTED.make()
+    BOOTED.make()?;
+    container().map(|_| ())
+}
+
+/// The directory with all that the agent needs in a container.
+///
+/// # Errors
+/// As for [`prepare`].
+pub(crate) fn container() -> Result<PathBuf> {
+    CONTAINED.make()
 }
 
 impl System {
     /// Makes it unless it is there.
-    fn make(&self) -> Result<()> {
+    fn make(&self) -> Result<PathBuf> {
         let dir = target_dir().join("debian");
         let (root, stamp) = (dir.join(self.name), dir.join(format!("{}.made-of", self.name)));
         let wanted =
             format!("{}\n{}\n{}\n", self.packages.join(" "), self.options.join(" "), self.finish);
         if root.exists() && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-            return Ok(());
+            return Ok(root);
         }
         let release = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
         let suite = codename(&release).context("/etc/os-release names no VERSION_CODENAME")?;
@@ -82,7 +111,8 @@ impl System {
         run(command.arg(suite).arg(&part).args(sources))?;
         run(as_root("sh").args(["-ec", self.finish, "sh"]).arg(&part))?;
         run(as_root("mv").args([&part, &root]))?;
-        fs::write(&stamp, wanted).with_context(|| stamp.display().to_string())
+        fs::write(&stamp, wanted).with_context(|| stamp.display().to_string())?;
+        Ok(root)
     }
 }
 

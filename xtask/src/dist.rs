@@ -1,6 +1,7 @@
 //! `cargo xtask dist`: a Debian package, an rpm and a tarball of the same files, and the
 //! debug information beside them. Two runs on the same commit give the same bytes.
 
+mod container;
 mod deb;
 mod libraries;
 mod licences;
@@ -31,8 +32,11 @@ pub(crate) struct Args {
     /// cargo's profile
     #[arg(long, value_name = "NAME", default_value = "release")]
     profile: String,
+    /// Also lay out what `docker build` makes an image from
+    #[arg(long)]
+    container: bool,
     /// Build twice, in clones of the present commit in different directories, and compare
-    #[arg(long, conflicts_with_all = ["agent", "out"])]
+    #[arg(long, conflicts_with_all = ["agent", "out", "container"])]
     check: bool,
     /// Where the packages go [default: target/dist]
     #[arg(long, value_name = "DIR")]
@@ -78,14 +82,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => build(target, &args.profile)?,
     };
     let product = Product { version: version(&agent, target)?, target, epoch: epoch()? };
-    for file in pack(&agent, &out, &product)? {
+    for file in pack(&agent, &out, &product, args.container)? {
         println!("{}", file.display());
     }
     Ok(())
 }
 
-/// Makes all packages of an agent.
-fn pack(agent: &Path, out: &Path, product: &Product) -> Result<Vec<PathBuf>> {
+/// Makes all packages of an agent, and with `container` the directory of its image.
+fn pack(agent: &Path, out: &Path, product: &Product, container: bool) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let stage = out.join("stage");
     if stage.exists() {
@@ -95,11 +99,14 @@ fn pack(agent: &Path, out: &Path, product: &Product) -> Result<Vec<PathBuf>> {
     let needs = needs::of(&stripped, &product.target.tool("objdump"))?;
     tree::lay(&stage, &stripped, product)?;
     fs::remove_file(&stripped)?;
-    let made = vec![
+    let mut made = vec![
         tarball(&stage, out, product)?,
         rpm::build(&stage, out, product, &needs)?,
         deb::build(&stage, out, product, &needs)?,
     ];
+    if container {
+        made.push(container::lay(&stage, out, product)?);
+    }
     fs::remove_dir_all(&stage)?;
     Ok(made)
 }

@@ -1,6 +1,7 @@
 //! The Debian package in a system that is booted, with systemd as its first process
 //! and etcd beside the agent.
 
+mod container;
 mod docker;
 mod firewall;
 mod life;
