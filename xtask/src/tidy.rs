@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: rules of the source tree that no compiler checks. Runs
 //! as a unit test as well.
 
+mod dependencies;
 mod links;
 
 use std::fs;
@@ -68,6 +69,7 @@ fn complaints(root: &Path) -> Result<Vec<String>> {
     }
     files.sort();
     let mut complaints = links::complaints(root)?;
+    complaints.extend(dependencies::complaints(root)?);
     for file in files {
         let text = read(&file)?;
         let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();

@@ -21,6 +21,7 @@ const FILES: &[(&str, &str, bool)] = &[
     ("packaging/mk-docker-opts.sh", "usr/libexec/flannel/mk-docker-opts.sh", true),
     ("packaging/flannel-agent.service", "usr/lib/systemd/system/flannel-agent.service", false),
     ("packaging/flanneld.service", "usr/lib/systemd/system/flanneld.service", false),
+    ("packaging/flannel-rules.service", "usr/lib/systemd/system/flannel-rules.service", false),
     ("packaging/sysconfig/flanneld", "etc/sysconfig/flanneld", false),
     ("packaging/network/10-flannel.network", "usr/lib/systemd/network/10-flannel.network", false),
     ("packaging/network/10-flannel.link", "usr/lib/systemd/network/10-flannel.link", false),
