@@ -79,6 +79,11 @@ pub fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("agent.sock")
 }
 
+/// Whether an agent listens on the socket.
+pub fn is_served(state_dir: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path(state_dir)).is_ok()
+}
+
 /// Listens on the socket, for root alone, and serves it in the background.
 ///
 /// # Errors

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use flannel_agent::bpf;
 use flannel_agent::cli::{self, Cli, Command, Klog, MigrateFrom, MigrateTo};
 use flannel_agent::commands::{
-    check, cleanup, completions, connectivity, events, flows, man, migrate, peers, status, sysdump,
-    trace,
+    check, cleanup, completions, connectivity, events, flows, keep_rules, man, migrate, peers,
+    status, sysdump, trace,
 };
 use flannel_agent::{daemon, logging};
 use flannel_core::text;
@@ -57,6 +57,10 @@ async fn run(cli: Cli, klog: Klog) -> ExitCode {
                 subnet_file: &subnet_file,
             };
             cleanup::run(places, force, keep_device).await.into()
+        }
+        Some(Command::KeepRules { state_dir }) => {
+            logging::start(cli.daemon.log_format, klog.filter().as_deref());
+            keep_rules::run(&state_dir).await.into()
         }
         Some(Command::Migrate {
             from: MigrateFrom::V2,

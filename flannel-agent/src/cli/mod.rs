@@ -127,6 +127,12 @@ pub enum Command {
         #[arg(long)]
         keep_device: bool,
     },
+    /// Put this node's firewall rules back while no agent runs
+    KeepRules {
+        /// Directory with the agent's state
+        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+    },
     /// Copy the network config and the leases from one API of etcd to the other
     Migrate {
         /// API to copy from

@@ -15,6 +15,7 @@ use crate::backend::{self, udp};
 use crate::bpf;
 use crate::control;
 use crate::files::lock::{LockError, StateLock};
+use crate::files::rules;
 use crate::files::state::{self, NodeState};
 use crate::firewall::chosen;
 use crate::kernel::netlink::RealKernel;
@@ -56,6 +57,10 @@ pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
     }
     let state = state::load(places.state_dir).state;
     let mut steps = Steps::default();
+    // Before the rules: nobody shall put them back.
+    if let Err(error) = rules::remove(places.state_dir) {
+        steps.failed(error);
+    }
     let qdiscs = clsact::with_our_filter().unwrap_or_else(|error| {
         steps.failed(error);
         Vec::new()

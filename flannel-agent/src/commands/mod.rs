@@ -6,6 +6,7 @@ pub mod completions;
 pub mod connectivity;
 pub mod events;
 pub mod flows;
+pub mod keep_rules;
 mod kept;
 mod known;
 pub mod man;

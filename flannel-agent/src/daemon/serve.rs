@@ -27,8 +27,8 @@ use super::keeper::Keeper;
 use crate::cli::{DatapathMode, Options};
 use crate::datapath::Demanded;
 use crate::files::kept::Kept;
-use crate::files::{state, subnet_env};
-use crate::firewall::Firewall;
+use crate::files::{WriteError, rules, state, subnet_env};
+use crate::firewall::{Firewall, Mode};
 use crate::kernel::{Kernel, KernelEvent};
 use crate::notify;
 use crate::reconcile::{Guarded, Reconciler, Told};
@@ -105,6 +105,7 @@ pub(super) struct Loop<'a, S, K, F> {
     announced: bool,
     state_file: Kept<state::NodeState>,
     subnet_env: Kept<subnet_env::SubnetEnv>,
+    rules_file: Kept<rules::Wanted>,
     last_status: String,
 }
 
@@ -144,6 +145,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             announced: false,
             state_file: Kept::default(),
             subnet_env: Kept::default(),
+            rules_file: Kept::default(),
             last_status: String::new(),
         }
     }
@@ -168,7 +170,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
 
     /// Tells that we are ready, once the rules and all hooks are there.
     fn announce(&mut self) -> Result<(), StartError> {
-        let guarded = self.guarded || !self.reconciler.keeps_rules();
+        let guarded = self.guarded || self.reconciler.rules().is_none();
         if self.announced || !guarded || self.reconciler.has_hooks_left() {
             return Ok(());
         }
@@ -323,6 +325,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
     }
 
     fn write_files(&mut self) {
+        let rules = self.write_rules();
         let lease = self.keeper.lease();
         let identity = self.reconciler.identity();
         let mut sysctls = self.remembered.clone();
@@ -346,7 +349,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let folder = &self.options.state_dir;
         let stored =
             self.state_file.ensure(&state::path(folder), &node, || state::store(folder, &node));
-        self.shared.report(Subject::StateFile, stored);
+        self.shared.report(Subject::StateFile, stored.and(rules));
         // The pods' MTU is known once the device is.
         let Some(mtu) = self.reconciler.mtu() else { return };
         let env = subnet_env::SubnetEnv {
@@ -358,6 +361,20 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let path = &self.options.subnet_file;
         let written = self.subnet_env.ensure(path, &env, || subnet_env::write(path, &env));
         self.shared.report(Subject::SubnetFile, written);
+    }
+
+    /// For `keep-rules`, when we do not run.
+    fn write_rules(&mut self) -> Result<(), WriteError> {
+        let folder = &self.options.state_dir;
+        let firewall = self.options.firewall;
+        match self.reconciler.rules().filter(|_| firewall != Mode::None) {
+            Some(rules) => {
+                let wanted = rules::Wanted { firewall, rules };
+                let store = || rules::store(folder, &wanted);
+                self.rules_file.ensure(&rules::path(folder), &wanted, store)
+            }
+            None => rules::remove(folder),
+        }
     }
 
     fn tell_systemd(&mut self) {

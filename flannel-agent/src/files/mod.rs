@@ -2,6 +2,7 @@
 
 pub mod kept;
 pub mod lock;
+pub mod rules;
 pub mod state;
 pub mod subnet_env;
 

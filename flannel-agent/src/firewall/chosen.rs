@@ -119,6 +119,14 @@ impl Later {
     async fn chosen(&self) -> Result<&Chosen, FirewallError> {
         self.chosen.get_or_try_init(|| Chosen::choose(self.mode, self.previous)).await
     }
+
+    /// Makes our rules exactly these, and leaves alone what is elsewhere.
+    ///
+    /// # Errors
+    /// A program that is needed is missing, or fails.
+    pub async fn put(&self, rules: &Rules) -> Result<(), FirewallError> {
+        self.chosen().await?.put(rules).await
+    }
 }
 
 impl Firewall for Later {
@@ -138,8 +146,16 @@ impl Chosen {
     /// # Errors
     /// A program fails.
     pub async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
+        if matches!(self.kind, Kind::None) {
+            return self.withdraw(rules).await;
+        }
+        self.put(rules).await?;
+        self.sweep(rules).await
+    }
+
+    async fn put(&self, rules: &Rules) -> Result<(), FirewallError> {
         match &self.kind {
-            Kind::Nftables(nft) => nft.put(rules, &self.mine(rules)).await?,
+            Kind::Nftables(nft) => nft.put(rules, &self.mine(rules)).await,
             Kind::Iptables(found) => {
                 if found.sync(Some(rules), &self.nodes(rules), &self.mine(rules)).await? {
                     tracing::info!(
@@ -149,10 +165,10 @@ impl Chosen {
                         "firewall rules written"
                     );
                 }
+                Ok(())
             }
-            Kind::None => return self.withdraw(rules).await,
+            Kind::None => Ok(()),
         }
-        self.sweep(rules).await
     }
 }
 

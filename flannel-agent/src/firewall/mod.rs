@@ -12,9 +12,11 @@ mod tool;
 use std::future::Future;
 
 use flannel_core::firewall::Rules;
+use serde::{Deserialize, Serialize};
 
 /// `--firewall`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// iptables where the node has rules of legacy iptables, else nftables
     #[default]

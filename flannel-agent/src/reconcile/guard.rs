@@ -83,12 +83,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// [`Reconciler::guarded`] tells of its end.
     pub(super) fn ask_for_rules(&mut self) {
         self.unfinished.wake.firewall = false;
-        // alloc gives out the subnet and leaves the rest to others.
-        self.kept =
-            self.identity.backend.facts().reaches() != Reaches::Nobody || self.settings.masquerade;
-        if !self.kept {
-            return;
-        }
+        let Some(rules) = self.rules() else { return };
         let forwarding = match self.sysctl.ip_forward() {
             Ok(true) => None,
             Ok(false) => Some(
@@ -98,15 +93,22 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             Err(error) => Some(error.to_string()),
         };
         self.shared.report(Subject::Forwarding, forwarding);
-        let rules = Rules {
+        self.guard.ask(rules);
+    }
+
+    /// The rules that should be; `None` where none are kept at all.
+    pub fn rules(&self) -> Option<Rules> {
+        let facts = self.identity.backend.facts();
+        // alloc gives out the subnet and leaves the rest to others.
+        let kept = facts.reaches() != Reaches::Nobody || self.settings.masquerade;
+        kept.then(|| Rules {
             network: self.identity.network,
             subnet: self.identity.subnet,
             masquerade: self.settings.masquerade,
             forward: self.settings.forward,
             fully_random: self.settings.fully_random,
-            vxlan_port: self.identity.backend.facts().port().unwrap_or(0),
-        };
-        self.guard.ask(rules);
+            vxlan_port: facts.port().unwrap_or(0),
+        })
     }
 
     /// Takes in how that look ended; when the next is due if it failed.
@@ -126,10 +128,5 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.unfinished.wake.firewall = ensured.is_err();
         self.shared.report(Subject::Firewall, ensured);
         self.unfinished.schedule()
-    }
-
-    /// Whether rules are kept at all: there is a look whose end can be waited for.
-    pub fn keeps_rules(&self) -> bool {
-        self.kept
     }
 }

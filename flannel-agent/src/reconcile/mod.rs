@@ -168,8 +168,6 @@ pub struct Reconciler<K, F> {
     raised: Option<Instant>,
     /// Hooks were left for the next look.
     hooks_left: bool,
-    /// Rules are kept.
-    kept: bool,
     /// The blackhole route is what it should be.
     sealed: bool,
     /// MTU of the device as it should be; 0 before the first pass.
@@ -224,7 +222,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             roster: None,
             raised: None,
             hooks_left: false,
-            kept: false,
             sealed: false,
             mtu: 0,
             turnover,

@@ -1,5 +1,7 @@
 //! The packages: what is in them, and that Debian's comes and goes cleanly.
 
+mod installation;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -29,7 +31,7 @@ pub(crate) fn dist() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    command.args(["xtask", "dist", "--agent"]).arg(agent::program());
+    command.args(["xtask", "dist", "--container", "--agent"]).arg(agent::program());
     run(command.arg("--out").arg(&out));
     fs::write(&path, run_id).expect("a note of who made the packages");
     out
@@ -54,6 +56,7 @@ const FILES: &[(&str, bool)] = &[
     ("usr/lib/systemd/network/10-flannel.network", false),
     ("usr/lib/systemd/networkd.conf.d/10-flannel.conf", false),
     ("usr/lib/systemd/system/flannel-agent.service", false),
+    ("usr/lib/systemd/system/flannel-rules.service", false),
     ("usr/lib/systemd/system/flanneld.service", false),
     ("usr/libexec/flannel/mk-docker-opts.sh", true),
     ("usr/share/bash-completion/completions/flannel-agent", false),
@@ -97,7 +100,7 @@ fn the_package_has_what_a_node_needs() {
         assert_eq!(link, Path::new("flannel-agent"));
     }
     // Every program that the units start is there.
-    for unit in ["flannel-agent.service", "flanneld.service"] {
+    for unit in ["flannel-agent.service", "flannel-rules.service", "flanneld.service"] {
         let text = fs::read_to_string(dir.path().join("usr/lib/systemd/system").join(unit));
         let text = text.expect("the unit");
         let programs = text.lines().filter_map(|line| line.strip_prefix("ExecStart"));
@@ -180,8 +183,10 @@ fn the_rpms_scripts_tell_an_upgrade_from_a_removal() {
             .replace("[ -e /var/lib/flannel-ebpf/state.json ]", "true");
         run(Command::new("dash").args(["-c", &text, "script", left]))
     };
-    let stops = "systemctl --no-reload disable --now flannel-agent.service flanneld.service\n";
-    let restarts = "systemctl --no-block try-restart flannel-agent.service flanneld.service\n";
+    let stops = "systemctl --no-reload disable --now flannel-agent.service flanneld.service\n\
+                 systemctl stop flannel-rules.service\n";
+    let restarts = "systemctl --no-block try-restart flannel-agent.service flanneld.service \
+                    flannel-rules.service\n";
     let reloads = "systemctl daemon-reload\n";
     assert_eq!(called("post", "1"), reloads);
     assert_eq!(called("post", "2"), format!("{reloads}{restarts}"));
@@ -226,89 +231,4 @@ fn control_says_what_is_needed() {
     run(unpack.arg("-e").arg(the_one(".deb")).arg(dir.path()));
     let conffiles = fs::read_to_string(dir.path().join("conffiles")).expect("conffiles");
     assert_eq!(conffiles, "/etc/sysconfig/flanneld\n");
-}
-
-/// Installs, upgrades, removes and purges in a copy of this machine's files, which
-/// lasts as long as the namespace. `$1` is the package, `$2` an empty directory,
-/// `$3` where to put lists.
-///
-/// systemctl is one that writes down how it is called; the rest is real.
-const COME_AND_GO: &str = r#"set -e
-deb=$1 work=$2 lists=$3
-mount -t tmpfs tmpfs "$work"
-mkdir "$work/upper" "$work/work" "$work/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" "$work/root"
-mount -t proc proc "$work/root/proc"
-mount --rbind /dev "$work/root/dev"
-mount -t tmpfs tmpfs "$work/root/run"
-mkdir -p "$work/root/run/systemd/system" "$work/root/run/bin"
-cat > "$work/root/run/bin/systemctl" <<'SYSTEMCTL'
-#!/bin/sh
-echo "$*" >> /run/calls
-SYSTEMCTL
-chmod 755 "$work/root/run/bin/systemctl"
-cp "$deb" "$work/root/run/flannel-ebpf.deb"
-export PATH="/run/bin:$PATH" DEBIAN_FRONTEND=noninteractive
-# All but dpkg's own notes, and man's index.
-list() {
-    (cd "$work/upper" && find . \( -path ./var/lib/dpkg -o -path ./var/cache -o -path ./var/log \) \
-        -prune -o ! -type d -print | sort)
-}
-did() {
-    list > "$lists/$1.files"
-    mv "$work/root/run/calls" "$lists/$1.calls"
-}
-list > "$lists/before.files"
-chroot "$work/root" dpkg -i /run/flannel-ebpf.deb
-chroot "$work/root" /usr/bin/flanneld --version
-did install
-echo '# mine' >> "$work/root/etc/sysconfig/flanneld"
-chroot "$work/root" dpkg -i /run/flannel-ebpf.deb
-did upgrade
-grep -q '# mine' "$work/root/etc/sysconfig/flanneld"
-ip link set lo up
-ip link add flannel.1 address 02:00:00:00:00:01 type vxlan id 1 dstport 8472 local 127.0.0.1 nolearning
-mkdir -p "$work/root/var/lib/flannel-ebpf"
-echo '{"version":1,"public_ip":"192.0.2.1","subnet":"10.5.1.0/24","vtep_mac":"02:00:00:00:00:01",
-"device":"flannel.1","vni":1,"network":"10.5.0.0/16"}' > "$work/root/var/lib/flannel-ebpf/state.json"
-chroot "$work/root" dpkg -r flannel-ebpf
-did remove
-! ip link show flannel.1
-mkdir -p "$work/root/var/lib/flannel-ebpf"; touch "$work/root/var/lib/flannel-ebpf/left"
-chroot "$work/root" dpkg --purge flannel-ebpf
-did purge
-! test -e "$work/root/etc/sysconfig" || test -e /etc/sysconfig
-! test -e "$work/root/var/lib/flannel-ebpf"
-"#;
-
-#[test]
-fn it_comes_and_goes_cleanly() {
-    let work = tempfile::tempdir().expect("a temporary directory");
-    let lists = tempfile::tempdir().expect("a temporary directory");
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--net", "sh", "-c", COME_AND_GO, "sh"]);
-    let said = run(command.arg(the_one(".deb")).arg(work.path()).arg(lists.path()));
-    let read = |name: &str| fs::read_to_string(lists.path().join(name)).expect("a list");
-    let lines =
-        |name: &str| -> BTreeSet<String> { read(name).lines().map(str::to_owned).collect() };
-
-    let before = lines("before.files");
-    let installed = lines("install.files");
-    for (name, _) in FILES.iter().filter(|(name, _)| !name.starts_with("usr/share/doc")) {
-        // Images of containers leave out manual pages.
-        let left_out = name.starts_with("usr/share/man");
-        assert!(left_out || installed.contains(&format!("./{name}")), "{name}: {said}");
-    }
-    // Nothing is started: the node's owner says which unit, and where etcd is.
-    assert_eq!(read("install.calls").lines().collect::<BTreeSet<_>>(), ["daemon-reload"].into());
-    let restarts = read("upgrade.calls").lines().filter(|call| call.contains("restart")).count();
-    assert_eq!(restarts, 1, "{}", read("upgrade.calls"));
-    assert!(!read("upgrade.calls").contains("stop") && !read("upgrade.calls").contains("disable"));
-    let stops = "--no-reload disable --now flannel-agent.service flanneld.service";
-    assert_eq!(read("remove.calls").lines().filter(|call| *call == stops).count(), 1);
-    assert!(said.contains("deleted flannel.1"), "{said}");
-    let mut kept = lines("remove.files");
-    kept.retain(|file| !before.contains(file));
-    assert_eq!(kept, ["./etc/sysconfig/flanneld".to_owned()].into(), "what is configured stays");
-    assert_eq!(lines("purge.files"), before, "purge leaves nothing");
 }

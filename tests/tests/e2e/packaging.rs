@@ -33,7 +33,10 @@ fn units_are_valid() {
         ("/usr/bin/flanneld-start ", format!("{scripts}/flanneld-start ")),
         ("/usr/libexec/flannel/mk-docker-opts.sh ", format!("{scripts}/mk-docker-opts.sh ")),
     ];
-    for (name, count) in [("flannel-agent.service", 1), ("flanneld.service", 2)] {
+    // The others name it.
+    let units =
+        [("flannel-rules.service", 1), ("flannel-agent.service", 1), ("flanneld.service", 2)];
+    for (name, count) in units {
         let mut text = packaged(name);
         let mut found = 0;
         for (program, here) in &programs {

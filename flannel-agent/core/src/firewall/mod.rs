@@ -9,9 +9,10 @@ pub mod saved;
 pub mod upstream;
 
 use ipnetwork::Ipv4Network;
+use serde::{Deserialize, Serialize};
 
 /// What the rules depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     /// The overlay network.
     pub network: Ipv4Network,

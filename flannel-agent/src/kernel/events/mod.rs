@@ -92,6 +92,20 @@ pub fn subscribe_with_buffer(
     Ok(receiver)
 }
 
+/// Tells of changed rule sets of nftables alone, as [`subscribe`] does.
+///
+/// # Errors
+/// The kernel has no nftables.
+pub fn rule_sets() -> Result<mpsc::Receiver<KernelEvent>, KernelError> {
+    let failed = |source| KernelError::new("subscribe", "NETLINK_NETFILTER", source);
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let source = EventSource::Netfilter;
+    let stream = Stream { source, bytes: RECEIVE_BUFFER, scope: Scope::default() };
+    let heard = stream.open().map_err(failed)?;
+    tokio::spawn(stream.follow(heard, sender));
+    Ok(receiver)
+}
+
 /// One socket that events come from.
 struct Stream {
     source: EventSource,

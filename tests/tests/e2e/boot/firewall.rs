@@ -34,15 +34,38 @@ fn rules_are_back_after_a_firewall_was_loaded() {
     machine.write("/etc/sysconfig/flanneld", "FLANNELD_IP_MASQ=true\n");
     machine.sh("systemctl start flannel-agent");
     assert!(has_rules(&machine), "{}", machine.sh("nft list ruleset"));
-    for verb in ["start", "reload", "restart", "reload", "stop"] {
-        rules_come_back_after(&machine, &format!("systemctl {verb} nftables"));
-    }
-    rules_come_back_after(&machine, "systemctl start firewalld");
-    for line in ["firewall-cmd --reload", "firewall-cmd --complete-reload"] {
-        rules_come_back_after(&machine, line);
-    }
-    rules_come_back_after(&machine, "systemctl stop firewalld");
+    rules_come_back_after_all(&machine, &["start", "reload", "restart", "reload", "stop"]);
     assert_eq!(machine.property("flannel-agent", "NRestarts"), "0");
+
+    machine.sh("systemctl stop flannel-agent");
+    wait::holds("the unit that keeps the rules", Duration::from_secs(5), || machine.try_sh(KEPT));
+    let exposed = "systemd-analyze security --no-pager --threshold=25 flannel-rules.service";
+    machine.sh(exposed);
+    rules_come_back_after_all(&machine, &["restart", "reload", "stop"]);
+    machine.sh("systemctl start flannel-agent");
+    wait::holds("the end of the unit when an agent runs", Duration::from_secs(10), || {
+        !machine.try_sh(KEPT)
+    });
+    assert_eq!(machine.property("flannel-rules", "Result"), "success");
+    // What has been cleaned up stays so.
+    machine.sh("systemctl stop flannel-agent && flannel-agent cleanup");
+    wait::holds("its end after cleanup", Duration::from_secs(10), || !machine.try_sh(KEPT));
+    assert!(!machine.try_sh("nft list table ip flannel-ipv4"), "rules after cleanup");
+}
+
+/// Whether the rules of an agent that has been stopped are kept.
+const KEPT: &str = "systemctl is-active --quiet flannel-rules";
+
+#[track_caller]
+fn rules_come_back_after_all(machine: &Debian, verbs: &[&str]) {
+    for verb in verbs {
+        rules_come_back_after(machine, &format!("systemctl {verb} nftables"));
+    }
+    rules_come_back_after(machine, "systemctl start firewalld");
+    for line in ["firewall-cmd --reload", "firewall-cmd --complete-reload"] {
+        rules_come_back_after(machine, line);
+    }
+    rules_come_back_after(machine, "systemctl stop firewalld");
 }
 
 /// Both are started at boot: the firewall first, so that it flushes nothing of ours.
