@@ -7,7 +7,7 @@ use flannel_core::backend::BackendKind;
 use flannel_core::underlay::Underlay;
 
 use crate::bpf::loader::Loaded;
-use crate::bpf::{self, BpfError, Datapath, LoadOptions};
+use crate::bpf::{self, BpfError, Datapath, ProgramOptions};
 use crate::cli::DatapathMode;
 use crate::memory;
 
@@ -25,25 +25,27 @@ pub enum Opened {
 pub struct Demanded(pub String);
 
 /// Opens the data path that `mode` asks for. On the kernel path no program of
-/// an earlier run stays attached: nobody would keep its maps true.
+/// an earlier run stays attached: nobody would keep its maps true. `card`: the underlay
+/// may take the XDP program.
 ///
 /// # Errors
 /// `mode` is `ebpf` and something refuses.
 pub fn open(
     mode: DatapathMode,
-    load: &LoadOptions,
+    options: &ProgramOptions,
+    card: bool,
     underlay: &Underlay,
 ) -> Result<Opened, Demanded> {
     if mode == DatapathMode::Kernel {
-        retire(&load.pin_dir);
+        retire(&options.pin_dir);
         return Ok(Opened::Kernel(None));
     }
-    match try_open(load, underlay) {
+    match try_open(options, card, underlay) {
         Ok(loaded) => Ok(Opened::Ebpf(Box::new(loaded))),
         Err(reason) if mode == DatapathMode::Ebpf => Err(Demanded(reason)),
         Err(reason) => {
             tracing::warn!(reason, "eBPF cannot be used; the kernel path carries everything");
-            retire(&load.pin_dir);
+            retire(&options.pin_dir);
             Ok(Opened::Kernel(Some(reason)))
         }
     }
@@ -55,18 +57,18 @@ pub fn open(
 /// `mode` is `ebpf`.
 pub fn without(
     mode: DatapathMode,
-    load: &LoadOptions,
+    options: &ProgramOptions,
     backend: BackendKind,
 ) -> Result<Opened, Demanded> {
     let reason = format!("the backend {backend} has no eBPF data path");
     if mode == DatapathMode::Ebpf {
         return Err(Demanded(reason));
     }
-    retire(&load.pin_dir);
+    retire(&options.pin_dir);
     Ok(Opened::Kernel(Some(reason).filter(|_| mode != DatapathMode::Kernel)))
 }
 
-fn try_open(load: &LoadOptions, underlay: &Underlay) -> Result<Loaded, String> {
+fn try_open(options: &ProgramOptions, card: bool, underlay: &Underlay) -> Result<Loaded, String> {
     if let Some(reason) = underlay.ebpf_refusal() {
         return Err(reason);
     }
@@ -76,10 +78,11 @@ fn try_open(load: &LoadOptions, underlay: &Underlay) -> Result<Loaded, String> {
              (CAP_SYS_ADMIN before Linux 5.8)"
         ));
     }
-    if let Some(reason) = memory::refusal(load.flow_table).map_err(|error| error.to_string())? {
+    let size = options.flow_table_size;
+    if let Some(reason) = memory::refusal(size).map_err(|error| error.to_string())? {
         return Err(reason);
     }
-    Loaded::open(load).map_err(|error| {
+    Loaded::open(options, card).map_err(|error| {
         log_verifier(&error);
         match error.verifier_log.as_deref().map(last_lines) {
             Some(log) => format!("{error}; verifier: {log}"),

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use flannel_core::health::Subject;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -17,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
+use crate::flag;
 use crate::metrics::{self, Exporter};
 use crate::status::{Shared, State};
 
@@ -29,6 +31,25 @@ const CONNECTION: Duration = Duration::from_secs(60);
 const PLAIN: &str = "text/plain; charset=utf-8";
 /// Pause after a connection could not be accepted, such as without free files.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Where probes and scrapes are answered.
+#[derive(Args, Clone, Debug)]
+pub struct HealthzOptions {
+    /// Address to serve /healthz, /readyz and /metrics on
+    #[arg(long = "healthz-ip", value_name = "IP", default_value = "0.0.0.0")]
+    pub host: String,
+    /// TCP port to serve /healthz, /readyz and /metrics on; 0: do not
+    #[arg(long = "healthz-port", value_name = "PORT", default_value_t = 0,
+          allow_negative_numbers = true, value_parser = flag::port)]
+    port: i32,
+}
+
+impl HealthzOptions {
+    /// The port; `None`: there is no health server.
+    pub fn port(&self) -> Option<u16> {
+        u16::try_from(self.port).ok().filter(|port| *port != 0)
+    }
+}
 
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -51,17 +72,18 @@ impl Drop for Healthz {
     }
 }
 
-/// Listens on `host` (an address or a name) and TCP `port`, and answers from
-/// `shared` and `exporter` from then on.
+/// Listens where the flags say, on an address or a name, and answers from `shared` and
+/// `exporter` from then on. `None`: they say nowhere.
 ///
 /// # Errors
 /// The name cannot be resolved, or the address cannot be had.
 pub async fn serve(
-    host: &str,
-    port: u16,
+    options: &HealthzOptions,
     shared: Shared,
     exporter: Exporter,
-) -> Result<Healthz, HealthzError> {
+) -> Result<Option<Healthz>, HealthzError> {
+    let Some(port) = options.port() else { return Ok(None) };
+    let host = options.host.as_str();
     let listener = TcpListener::bind((host, port)).await.map_err(|source| HealthzError {
         host: host.to_owned(),
         port,
@@ -69,7 +91,7 @@ pub async fn serve(
     })?;
     tracing::info!(host, port, "serving /healthz, /readyz and /metrics");
     let served = Served { shared, exporter: Arc::new(exporter) };
-    Ok(Healthz(tokio::spawn(accept(listener, served)).abort_handle()))
+    Ok(Some(Healthz(tokio::spawn(accept(listener, served)).abort_handle())))
 }
 
 #[derive(Clone)]
@@ -185,6 +207,8 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::bpf::VerifySource;
+    use crate::metrics::MetricsOptions;
     use crate::status::SharedDatapath;
 
     #[test]
@@ -228,7 +252,13 @@ mod tests {
     }
 
     fn exporter() -> Exporter {
-        Exporter::new(Shared::default(), SharedDatapath::default(), metrics::Options::default())
+        let options = MetricsOptions::default();
+        let checks = VerifySource::default();
+        Exporter::new(Shared::default(), SharedDatapath::default(), options, checks)
+    }
+
+    fn at(host: &str, port: u16) -> HealthzOptions {
+        HealthzOptions { host: host.to_owned(), port: port.into() }
     }
 
     async fn ask(port: u16, request: &str) -> String {
@@ -243,12 +273,14 @@ mod tests {
     async fn a_client_that_says_nothing_stops_nobody() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
-        let taken =
-            serve("127.0.0.1", port, Shared::default(), exporter()).await.unwrap_err().to_string();
+        let taken = serve(&at("127.0.0.1", port), Shared::default(), exporter()).await.unwrap_err();
+        let taken = taken.to_string();
         assert!(taken.contains("--healthz-port") && taken.contains(&port.to_string()), "{taken}");
         drop(free);
         let shared = Shared::default();
-        let server = serve("localhost", port, shared.clone(), exporter()).await.unwrap();
+        let nowhere = serve(&at("localhost", 0), shared.clone(), exporter()).await.unwrap();
+        assert!(nowhere.is_none());
+        let server = serve(&at("localhost", port), shared.clone(), exporter()).await.unwrap();
         let silent = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         for head in ["GET /healthz HTTP/1.1", "HEAD /healthz HTTP/1.0", "POST /healthz HTTP/1.1"] {
             let text = ask(port, &format!("{head}\r\nHost: a\r\nConnection: close\r\n\r\n")).await;

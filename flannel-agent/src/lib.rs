@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod files;
 pub mod firewall;
+pub mod flag;
 pub mod healthz;
 pub mod kernel;
 pub mod logging;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use flannel_agent::bpf;
-use flannel_agent::cli::{self, Cli, Command, Klog, MigrateFrom, MigrateTo};
+use flannel_agent::cli::{self, Cli, Command, Klog};
 use flannel_agent::commands::{
     check, cleanup, completions, connectivity, events, flows, keep_rules, man, migrate, peers,
     status, sysdump, trace,
@@ -50,25 +50,12 @@ async fn run(cli: Cli, klog: Klog) -> ExitCode {
         Some(Command::Check(args)) => check::run(&args).await.into(),
         Some(Command::Connectivity(args)) => connectivity::run(&args).await.into(),
         Some(Command::Trace(args)) => trace::run(&args).await.into(),
-        Some(Command::Cleanup { state_dir, pin_dir, subnet_file, force, keep_device }) => {
-            let places = cleanup::Places {
-                state_dir: &state_dir,
-                pin_dir: &pin_dir,
-                subnet_file: &subnet_file,
-            };
-            cleanup::run(places, force, keep_device).await.into()
-        }
+        Some(Command::Cleanup(args)) => cleanup::run(&args).await.into(),
         Some(Command::KeepRules { state_dir }) => {
             logging::start(cli.daemon.log_format, klog.filter().as_deref());
             keep_rules::run(&state_dir).await.into()
         }
-        Some(Command::Migrate {
-            from: MigrateFrom::V2,
-            to: MigrateTo::V3,
-            dry_run,
-            json,
-            etcd,
-        }) => migrate::run(etcd.options(), dry_run, json).await.into(),
+        Some(Command::Migrate(args)) => migrate::run(args).await.into(),
         Some(Command::LoadPrograms { pin_dir, flow_table_size, card }) => {
             // The agent that asked tries again itself, and tells what is wrong.
             match bpf::load_aside(&pin_dir, flow_table_size, card) {

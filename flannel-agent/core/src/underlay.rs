@@ -57,24 +57,33 @@ const ETHERNET_MTU: u32 = 1500;
 
 /// What the user asked for.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct Wish {
-    /// `--iface`, each a name or an IPv4 address; the first that fits is taken.
+    /// Interface of the underlay, by name or address; repeatable, the first
+    /// that exists is taken [default: the default route's]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "NAME|IP"))]
     pub iface: Vec<String>,
-    /// `--iface-regex`, tried after all of `iface`: each on the addresses of
-    /// all interfaces, then on their names.
+    /// Interface of the underlay by a regular expression, tried on all
+    /// addresses, then on all names; repeatable, after every --iface
+    #[cfg_attr(feature = "clap", arg(long, value_name = "REGEX", value_parser = Regex::new))]
     pub iface_regex: Vec<Regex>,
-    /// `--iface-can-reach`, tried last: the interface and the source address
-    /// of the route there.
+    /// Interface and source address of the route to this address are the
+    /// underlay's, if no --iface and no --iface-regex fits
+    #[cfg_attr(feature = "clap", arg(long = "iface-can-reach", value_name = "IP"))]
     pub can_reach: Option<Ipv4Addr>,
-    /// `--public-ip`.
+    /// Address that the other nodes reach this one at; need not be a local one
+    /// [default: the interface's]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "IP"))]
     pub public_ip: Option<Ipv4Addr>,
-    /// What this node published last by the same flags: of the addresses of an
+    /// No flag: what this node published last by the same flags: of the addresses of an
     /// interface it is taken first. A virtual address that is there at the moment must not become ours.
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub familiar: Option<Ipv4Addr>,
-    /// The addresses of pods ([`NetworkConfig::pods`](crate::config::NetworkConfig::pods)).
+    /// No flag: the addresses of pods ([`NetworkConfig::pods`](crate::config::NetworkConfig::pods)).
     /// What has one of them, such as the pods' bridge, fits no pattern: the
     /// underlay must not become the overlay when its own interface is away for a
     /// moment. Nodes may have other addresses of a wide overlay network.
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub pods: Option<RangeInclusive<Ipv4Addr>>,
 }
 

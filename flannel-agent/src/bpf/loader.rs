@@ -26,8 +26,8 @@ use super::sys::TcxHook;
 use super::teller::{RealTeller, Settings};
 use super::xdp::{Site, XdpHalf};
 use super::{
-    BpfError, Datapath, DatapathConfig, FastPath, HookReport, LoadOptions, Meter, Places, Stranger,
-    Teller, VerifySource, filter, object,
+    BpfError, Datapath, DatapathConfig, FastPath, HookReport, Meter, Places, ProgramOptions,
+    Stranger, Teller, VerifySource, filter, object,
 };
 
 /// The programs, their maps and their hooks.
@@ -55,18 +55,19 @@ pub struct Loaded {
 impl Loaded {
     /// Loads the programs, with the maps that an earlier run pinned if they
     /// fit. Attaches nothing. Where the pin directory cannot be used, goes on
-    /// without pins, and says so.
+    /// without pins, and says so. `card`: the underlay may take the XDP program,
+    /// which is loaded with the others.
     ///
     /// # Errors
     /// A map cannot be created, or the verifier refuses a program.
-    pub fn open(options: &LoadOptions) -> Result<Self, BpfError> {
+    pub fn open(options: &ProgramOptions, card: bool) -> Result<Self, BpfError> {
         let bytes = object::bytes()?;
         let dir = PinDir::new(&options.pin_dir);
         let claim = dir.create();
         // What is not ours alone is neither used nor removed.
         let filters_remain = claim.is_ok() && dir.has_maps_without_links();
         let (claim, pins) = match claim {
-            Ok(claim) => (Some(claim), dir.discard_unfit_maps(&bytes, options.flow_table)),
+            Ok(claim) => (Some(claim), dir.discard_unfit_maps(&bytes, options.flow_table_size)),
             Err(error) => (None, Err(error)),
         };
         let others = match (&claim, &pins) {
@@ -79,7 +80,7 @@ impl Loaded {
         let same = pins.as_ref().is_ok_and(|(_, same)| *same);
         let pins = pins.map(|(dir, _)| dir);
         let tickets = abi::TicketNumbers::of(possible_cpus()?);
-        let mut programs = Programs::open(&bytes, options, pins.as_ref().ok(), same)?;
+        let mut programs = Programs::open(&bytes, options, card, pins.as_ref().ok(), same)?;
         let ids = programs.ids()?;
         programs.object().map(start_program_log);
         let pinnable = Pinnable::of(&programs)?;

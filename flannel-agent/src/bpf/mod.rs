@@ -15,6 +15,7 @@ pub mod lookup;
 mod maps;
 mod meter;
 mod object;
+mod options;
 mod others;
 mod owner;
 pub mod pin;
@@ -25,14 +26,12 @@ mod teller;
 mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use flannel_core::envelope::{Inlet, PodVeth};
 use flannel_core::peer::Peer;
 use flannel_core::status::{Attachment, XdpStatus};
 use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
-use serde::Serialize;
 
 pub use self::error::BpfError;
 pub use self::flows::PinnedFlows;
@@ -40,6 +39,9 @@ pub use self::interrupted::unless_interrupted;
 pub use self::loader::cleanup;
 pub use self::meter::Meter;
 pub use self::object::{OBJECT_ENV, bytes as object};
+pub use self::options::{
+    AttachMode, FastPath, FastPathOptions, PIN_DIR, ProgramOptions, VerifySource, XdpMode,
+};
 pub use self::programs::load_aside;
 pub use self::teller::Teller;
 
@@ -85,61 +87,6 @@ pub struct DatapathConfig {
     pub source_ports: (u16, u16),
 }
 
-/// `--fast-path`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FastPath {
-    /// For flows that the kernel was seen to forward unchanged
-    #[default]
-    Confirmed,
-    /// For TCP connections from their first packet on, too, if the kernel
-    /// forwarded the last one between the same client and service unchanged
-    Eager,
-    /// Never: the programs only count and check
-    Off,
-}
-
-/// `--verify-source`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VerifySource {
-    /// Drop and count.
-    #[default]
-    Drop,
-    /// Count only.
-    Count,
-    /// Do not look.
-    Off,
-}
-
-/// `--attach`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AttachMode {
-    /// tcx where the kernel has it, else clsact.
-    #[default]
-    Auto,
-    /// tcx links only.
-    Tcx,
-    /// clsact filters only.
-    Clsact,
-}
-
-/// `--xdp`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum XdpMode {
-    /// Native where the underlay is a network card whose driver has it
-    #[default]
-    Auto,
-    /// In the driver, whatever the underlay is
-    Native,
-    /// Refused, with the reason in the status: it does not go together with TC
-    Generic,
-    /// Not at all
-    Off,
-}
-
 /// What has become of the underlay's XDP program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct XdpReport {
@@ -180,22 +127,6 @@ pub struct Stranger {
     pub source: std::net::Ipv4Addr,
     /// Packets so far.
     pub packets: u64,
-}
-
-/// Where programs and maps come from and go.
-#[derive(Clone, Debug)]
-pub struct LoadOptions {
-    /// `--pin-dir`; maps and links are pinned in `<pin_dir>/v<ABI_VERSION>`.
-    pub pin_dir: PathBuf,
-    /// `--attach`.
-    pub attach: AttachMode,
-    /// `--xdp`.
-    pub xdp: XdpMode,
-    /// The underlay may take the XDP program: it is loaded with the others.
-    pub card: bool,
-    /// `--flow-table-size`: flows that [`flannel_ebpf::abi::map::FLOWS4`] keeps;
-    /// it has more entries ([`flow_table`]).
-    pub flow_table: u32,
 }
 
 /// The verbs that reconciling needs of a loaded data path (synchronous:

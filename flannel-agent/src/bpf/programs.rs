@@ -17,7 +17,7 @@ use flannel_ebpf::abi::{self, program};
 use super::interrupted::unless_interrupted;
 use super::pin::PinDir;
 use super::pinned::{entries, remove};
-use super::{AttachMode, BpfError, LoadOptions, XdpMode, flow_table, object};
+use super::{BpfError, ProgramOptions, flow_table, object};
 
 /// Beginning of the names of programs' pins.
 const PREFIX: &str = "prog-";
@@ -40,31 +40,33 @@ pub(super) struct Pinned {
 
 impl Programs {
     /// Takes what an earlier run of this very object pinned, or loads it anew.
-    /// `same`: all maps are those of before.
+    /// `same`: all maps are those of before. `card`: with the XDP program.
     ///
     /// # Errors
     /// A map cannot be created, or the verifier refuses a program.
     pub(super) fn open(
         object: &[u8],
-        options: &LoadOptions,
+        options: &ProgramOptions,
+        card: bool,
         pins: Option<&PinDir>,
         same: bool,
     ) -> Result<Self, BpfError> {
-        let Some(pins) = pins else { return load(object, options, None).map(Self::held) };
+        let size = options.flow_table_size;
+        let Some(pins) = pins else { return load(object, size, card, None).map(Self::held) };
         let of = Of { pins, hash: hash(object) };
-        let found = of.open().filter(|found| same && (found.xdp.is_some() || !options.card));
+        let found = of.open().filter(|found| same && (found.xdp.is_some() || !card));
         if let Some(pinned) = found {
             tracing::debug!("the programs of the run before go on");
             return Ok(Self::Pinned(Box::new(pinned)));
         }
         of.discard()?;
-        if ask_another(options)
+        if ask_another(options, card)
             && let Some(pinned) = of.open()
         {
             return Ok(Self::Pinned(Box::new(pinned)));
         }
         of.discard()?;
-        let mut ebpf = load(object, options, Some(pins))?;
+        let mut ebpf = load(object, size, card, Some(pins))?;
         // Programs that log have a map of their own for it.
         if ebpf.map("AYA_LOGS").is_some() {
             return Ok(Self::held(ebpf));
@@ -243,13 +245,13 @@ impl Of<'_> {
 /// Lets a process of its own load and pin the programs; whether it says that it did.
 /// The loader reads the kernel's BTF whether that is needed or not: 20 MB that an
 /// agent would keep for its life.
-fn ask_another(options: &LoadOptions) -> bool {
+fn ask_another(options: &ProgramOptions, card: bool) -> bool {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg("load-programs")
         .arg(format!("--pin-dir={}", options.pin_dir.display()))
-        .arg(format!("--flow-table-size={}", options.flow_table))
-        .args(options.card.then_some("--card"))
+        .arg(format!("--flow-table-size={}", options.flow_table_size))
+        .args(card.then_some("--card"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
@@ -269,9 +271,7 @@ fn ask_another(options: &LoadOptions) -> bool {
 pub fn load_aside(pin_dir: &Path, flow_table: u32, card: bool) -> Result<(), BpfError> {
     let object = object::bytes()?;
     let pins = PinDir::new(pin_dir);
-    let (attach, xdp) = (AttachMode::Auto, XdpMode::Auto);
-    let options = LoadOptions { pin_dir: pin_dir.to_owned(), attach, xdp, card, flow_table };
-    let mut ebpf = load(&object, &options, Some(&pins))?;
+    let mut ebpf = load(&object, flow_table, card, Some(&pins))?;
     if ebpf.map("AYA_LOGS").is_some() {
         return Err(BpfError::plain("pin program", "all", "they log"));
     }
@@ -294,12 +294,17 @@ fn hash(object: &[u8]) -> u64 {
 
 /// Loads programs and maps. With `pins` maps of an earlier run are used, and new ones
 /// pinned.
-fn load(object: &[u8], options: &LoadOptions, pins: Option<&PinDir>) -> Result<Ebpf, BpfError> {
+fn load(
+    object: &[u8],
+    flow_table: u32,
+    card: bool,
+    pins: Option<&PinDir>,
+) -> Result<Ebpf, BpfError> {
     let mut loader = EbpfLoader::new();
     // The programs read no structures of the kernel: its BTF, which the loader
     // has read, would only take 20 MB while they are loaded.
     loader.btf(None);
-    loader.map_max_entries(abi::map::FLOWS4, flow_table::entries(options.flow_table)?);
+    loader.map_max_entries(abi::map::FLOWS4, flow_table::entries(flow_table)?);
     let cpus = possible_cpus()?;
     loader.map_max_entries(abi::map::TICKETS, abi::TicketNumbers::of(cpus).region(cpus));
     if let Some(pins) = pins {
@@ -310,7 +315,7 @@ fn load(object: &[u8], options: &LoadOptions, pins: Option<&PinDir>) -> Result<E
     let mut ebpf = loader
         .load(object)
         .map_err(|error| BpfError::new("load maps of", "flannel-ebpf.bpf.o", &error))?;
-    verify(&mut ebpf, options.card)?;
+    verify(&mut ebpf, card)?;
     Ok(ebpf)
 }
 

@@ -8,7 +8,9 @@ use clap::{Args, ValueEnum};
 use flannel_core::trace::facts::Protocol;
 use ipnetwork::Ipv4Network;
 
-use super::{EtcdArgs, PIN_DIR, STATE_DIR, SUBNET_FILE, values};
+use super::{PIN_DIR, STATE_DIR, SUBNET_FILE};
+use crate::flag;
+use crate::source::options::EtcdOptions;
 
 /// The flags of `check`.
 #[derive(Args, Clone, Debug)]
@@ -30,7 +32,7 @@ pub struct CheckArgs {
     pub subnet_file: PathBuf,
     /// How etcd is reached
     #[command(flatten)]
-    pub etcd: EtcdArgs,
+    pub etcd: EtcdOptions,
 }
 
 /// The flags of `connectivity`.
@@ -51,14 +53,14 @@ pub struct ConnectivityArgs {
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rate: u32,
     /// How long an answer may take: seconds, or with a unit (1s, 500ms)
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = values::patience)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = flag::patience)]
     pub patience: Duration,
     /// Directory with the agent's state
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
     /// How etcd is reached
     #[command(flatten)]
-    pub etcd: EtcdArgs,
+    pub etcd: EtcdOptions,
 }
 
 /// The arguments of `trace`.
@@ -77,7 +79,7 @@ pub struct TraceArgs {
     #[arg(value_name = "PORT")]
     pub port: Option<u16>,
     /// Watch the programs' counters for this time: seconds, or with a unit (5s, 500ms)
-    #[arg(long, value_name = "TIME", value_parser = values::patience)]
+    #[arg(long, value_name = "TIME", value_parser = flag::patience)]
     pub live: Option<Duration>,
     /// Print JSON
     #[arg(long)]
@@ -90,7 +92,7 @@ pub struct TraceArgs {
     pub pin_dir: PathBuf,
     /// How etcd is reached
     #[command(flatten)]
-    pub etcd: EtcdArgs,
+    pub etcd: EtcdOptions,
 }
 
 /// The protocol of a traced packet.

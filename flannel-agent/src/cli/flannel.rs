@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 
 use clap::{ArgAction, Args};
 
-use super::values;
+use crate::flag;
 
 /// Flags of flanneld 0.5 for modes that later ones do not have.
 const GIVEN_UP: [(&str, &str); 7] = [
@@ -35,9 +35,9 @@ const INTEGERS: [&str; 3] = ["healthz-port", "iptables-resync", "subnet-lease-re
 pub(super) fn wrong_value(name: &str, value: &OsStr) -> Option<String> {
     let text = value.to_string_lossy();
     if BOOLEANS.contains(&name) {
-        values::go_bool(&text).err().map(str::to_owned)
+        flag::go_bool(&text).err().map(str::to_owned)
     } else if INTEGERS.contains(&name) {
-        values::go_int(&text).err()
+        flag::go_int(&text).err()
     } else {
         None
     }
@@ -69,7 +69,7 @@ pub(super) fn given_up(name: &str) -> Option<String> {
 #[command(next_help_heading = "Flags of flanneld that are accepted without effect")]
 pub struct WithoutEffect {
     /// Subnets from the Kubernetes API: not supported, so only false
-    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
+    #[arg(long, value_name = "BOOL", value_parser = flag::go_bool, num_args = 0..=1,
           require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     kube_subnet_mgr: Option<bool>,
     /// Address of the Kubernetes API
@@ -85,12 +85,12 @@ pub struct WithoutEffect {
     #[arg(long, value_name = "FILE")]
     net_config_path: Option<String>,
     /// Tell Kubernetes when the network is up
-    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
+    #[arg(long, value_name = "BOOL", value_parser = flag::go_bool, num_args = 0..=1,
           require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     set_node_network_unavailable: Option<bool>,
     /// Seconds between comparisons of the firewall's rules: they are watched
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true,
-          value_parser = values::go_int)]
+          value_parser = flag::go_int)]
     iptables_resync: Option<i64>,
     /// IPv6 address that the other nodes reach this one at: overlays are IPv4
     #[arg(long, value_name = "IPV6")]

@@ -121,7 +121,7 @@ pub(super) fn normalise(
             }),
             (Some(false), None) => {
                 if let Some(text) = argv.peek().and_then(|next| next.to_str())
-                    && super::values::go_bool(text).is_ok()
+                    && crate::flag::go_bool(text).is_ok()
                 {
                     return Err(format!(
                         "--{name} takes its value with an equals sign: --{name}={text}",

@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 
-use super::{go_style, values};
+use super::go_style;
+use crate::flag;
 
 /// klog's levels of verbosity for which ours are.
 const DEBUG: i64 = 2;
@@ -55,7 +56,7 @@ impl Klog {
     /// Whether the flag is understood and changes something.
     fn set(&mut self, name: &str, value: Option<&str>) -> bool {
         match (name, value) {
-            ("v", Some(value)) => match values::go_int(value) {
+            ("v", Some(value)) => match flag::go_int(value) {
                 Ok(level) => self.level = Some(level),
                 Err(_) => return false,
             },
@@ -97,7 +98,7 @@ fn part(text: &str) -> Option<(String, i64)> {
     let (part, level) = text.split_once('=')?;
     let name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == ':';
     let known = !part.is_empty() && part.chars().all(name);
-    known.then_some((part.to_owned(), values::go_int(level).ok()?))
+    known.then_some((part.to_owned(), flag::go_int(level).ok()?))
 }
 
 #[cfg(test)]

@@ -1,47 +1,45 @@
 //! The command line: flannel's flags and our own, in Go's style and in the
 //! usual one, and `FLANNELD_*` from the environment.
 
+mod cleanup;
 mod doctor;
-mod etcd;
 mod flannel;
 mod go_style;
 mod klog;
+mod lease;
+mod migrate;
 mod readers;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
-mod values;
 
 use std::ffi::{OsStr, OsString};
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use flannel_core::config::NetworkConfig;
 use flannel_core::underlay::Wish;
-use regex::Regex;
 use serde::Serialize;
 
+pub use self::cleanup::CleanupArgs;
 pub use self::doctor::{CheckArgs, ConnectivityArgs, TraceArgs, TracedProtocol};
-pub use self::etcd::{EtcdArgs, MigrateFrom, MigrateTo};
 pub use self::flannel::WithoutEffect;
 pub use self::klog::Klog;
+pub use self::lease::{LeaseOptions, OnLostLease};
+pub use self::migrate::{MigrateArgs, MigrateFrom, MigrateTo};
 pub use self::readers::{EventsArgs, FlowsArgs, SysdumpArgs};
-pub use self::values::Secret;
-use crate::bpf::{AttachMode, FastPath, VerifySource, XdpMode};
-use crate::logging;
-use crate::source::options::EtcdApi;
+use crate::bpf::{FastPathOptions, PIN_DIR, ProgramOptions};
+use crate::firewall::RuleOptions;
+use crate::healthz::HealthzOptions;
+use crate::metrics::MetricsOptions;
+use crate::source::options::{EtcdApi, EtcdOptions};
+use crate::{flag, logging};
 
 const STATE_DIR: &str = "/var/lib/flannel-ebpf";
-const PIN_DIR: &str = "/sys/fs/bpf/flannel";
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
-
-/// Bounds of `--subnet-lease-renew-margin` in minutes: below the lease's 24 h.
-const RENEW_MARGIN: std::ops::RangeInclusive<i64> = 1..=1439;
 
 /// flannel's daemon for etcd clusters, with an eBPF VXLAN data plane.
 #[derive(Debug, Parser)]
@@ -108,25 +106,7 @@ pub enum Command {
     #[command(after_help = "Exit code: 0 it passes, 20 it or its answer is lost.")]
     Trace(TraceArgs),
     /// Remove everything from this node that the agent made
-    Cleanup {
-        /// Directory with the agent's state
-        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-        state_dir: PathBuf,
-        /// Directory in bpffs with the pinned maps and links
-        #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
-        pin_dir: PathBuf,
-        /// The file with the node's subnet
-        #[arg(long, value_name = "FILE", default_value = SUBNET_FILE)]
-        subnet_file: PathBuf,
-        /// Go on even if an agent is running, or another network namespace uses
-        /// the pins
-        #[arg(long)]
-        force: bool,
-        /// Leave device (but udp's), routes, neighbours, FDB and subnet.env for
-        /// flanneld, which goes on with them
-        #[arg(long)]
-        keep_device: bool,
-    },
+    Cleanup(CleanupArgs),
     /// Put this node's firewall rules back while no agent runs
     KeepRules {
         /// Directory with the agent's state
@@ -134,23 +114,7 @@ pub enum Command {
         state_dir: PathBuf,
     },
     /// Copy the network config and the leases from one API of etcd to the other
-    Migrate {
-        /// API to copy from
-        #[arg(long, value_enum, value_name = "API")]
-        from: MigrateFrom,
-        /// API to copy to
-        #[arg(long, value_enum, value_name = "API")]
-        to: MigrateTo,
-        /// Only say what would be done
-        #[arg(long)]
-        dry_run: bool,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// How etcd is reached
-        #[command(flatten)]
-        etcd: EtcdArgs,
-    },
+    Migrate(MigrateArgs),
     /// Load and pin the programs, for an agent that starts
     #[command(hide = true)]
     LoadPrograms {
@@ -178,78 +142,43 @@ pub enum Command {
     },
 }
 
-/// The daemon's flags.
+/// The daemon's flags, in groups: each is declared where it is read.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// How etcd is reached.
     #[command(flatten)]
-    pub etcd: EtcdArgs,
+    pub etcd: EtcdOptions,
     /// API of etcd that the leases are in
     #[arg(long, value_enum, value_name = "API", default_value_t)]
     pub etcd_api: EtcdApi,
-    /// Interface of the underlay, by name or address; repeatable, the first
-    /// that exists is taken [default: the default route's]
-    #[arg(long, value_name = "NAME|IP", action = ArgAction::Append)]
-    pub iface: Vec<String>,
-    /// Interface of the underlay by a regular expression, tried on all
-    /// addresses, then on all names; repeatable, after every --iface
-    #[arg(long, value_name = "REGEX", action = ArgAction::Append, value_parser = Regex::new)]
-    pub iface_regex: Vec<Regex>,
-    /// Interface and source address of the route to this address are the
-    /// underlay's, if no --iface and no --iface-regex fits
-    #[arg(long, value_name = "IP")]
-    pub iface_can_reach: Option<Ipv4Addr>,
-    /// Address that the other nodes reach this one at; need not be a local one
-    /// [default: the interface's]
-    #[arg(long, value_name = "IP")]
-    pub public_ip: Option<Ipv4Addr>,
+    /// Which interface is to be the underlay.
+    #[command(flatten)]
+    pub underlay: Wish,
     /// File to write the node's subnet and MTU to
     #[arg(long, value_name = "FILE", default_value = SUBNET_FILE)]
     pub subnet_file: PathBuf,
-    /// Masquerade traffic that leaves the overlay
-    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", default_value = "false",
-          action = ArgAction::Set)]
-    pub ip_masq: bool,
-    /// Masquerade without random source ports
-    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", default_value = "false",
-          action = ArgAction::Set)]
-    pub ip_masq_fully_random_disable: bool,
-    /// Accept forwarded packets of the overlay in the firewall
-    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", default_value = "true",
-          action = ArgAction::Set)]
-    pub iptables_forward_rules: bool,
+    /// Which rules there are.
+    #[command(flatten)]
+    pub rules: RuleOptions,
     /// Drop packets to addresses of our subnet that nothing more specific
     /// leads to, with a blackhole route
-    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
+    #[arg(long, value_name = "BOOL", value_parser = flag::go_bool, num_args = 0..=1,
           require_equals = true, default_missing_value = "true", default_value = "false",
           action = ArgAction::Set)]
     pub ip_blackhole_route: bool,
-    /// Address to serve /healthz, /readyz and /metrics on
-    #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
-    pub healthz_ip: String,
-    /// TCP port to serve /healthz, /readyz and /metrics on; 0: do not
-    #[arg(long, value_name = "PORT", default_value_t = 0, allow_negative_numbers = true,
-          value_parser = values::port)]
-    healthz_port: i32,
+    /// Where probes and scrapes are answered.
+    #[command(flatten)]
+    pub healthz: HealthzOptions,
     /// UDP and TCP port to answer `connectivity` of other nodes on, at our address of
     /// the overlay; 0: do not
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub connectivity_port: u16,
-    /// Tell packets and bytes of each peer in /metrics
-    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
-          require_equals = true, default_missing_value = "true", default_value = "false",
-          action = ArgAction::Set)]
-    pub metrics_peers: bool,
-    /// Minutes before a lease's end at which it is renewed (1 to 1439)
-    #[arg(long, value_name = "MINUTES", default_value_t = 60, allow_negative_numbers = true,
-          value_parser = values::go_int)]
-    subnet_lease_renew_margin: i64,
-    /// What to do when our lease is deleted, runs out or is taken by another node
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
-    pub on_lost_lease: OnLostLease,
+    /// What scrapes are told.
+    #[command(flatten)]
+    pub metrics: MetricsOptions,
+    /// How our lease is kept.
+    #[command(flatten)]
+    pub lease: LeaseOptions,
     /// Form of the log
     #[arg(long, value_enum, value_name = "FORM", default_value_t)]
     pub log_format: logging::Format,
@@ -259,63 +188,27 @@ pub struct Options {
     /// Where the firewall's rules go
     #[arg(long, value_enum, value_name = "KIND", default_value_t)]
     pub firewall: crate::firewall::Mode,
-    /// Whether rules that judge each packet (limit, quota, queue, helpers, ...) keep
-    /// the flows that they match on the kernel's path
-    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
-    pub packet_rules: flannel_core::status::PacketRulesMode,
-    /// When the eBPF programs bypass the kernel's path
-    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
-    pub fast_path: FastPath,
-    /// How long a flow stays on the fast path before the kernel sees a packet
-    /// of it again: seconds, or with a unit (100ms to 20s)
-    #[arg(long, value_name = "TIME", default_value = "5s",
-          value_parser = values::fast_path_window)]
-    pub fast_path_window: Duration,
-    /// Flows that the fast path remembers at a time (1,024 to 8,388,608)
-    #[arg(long, value_name = "FLOWS", default_value_t = flannel_ebpf::abi::MAX_FLOWS,
-          value_parser = clap::value_parser!(u32).range(1024..=8_388_608))]
-    pub flow_table_size: u32,
-    /// What happens to packets from the overlay with a source that is not
-    /// their sender's
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = VerifySource::default())]
-    pub verify_source: VerifySource,
-    /// How the programs are attached
-    #[arg(long, value_enum, value_name = "HOOK", default_value_t = AttachMode::default())]
-    pub attach: AttachMode,
-    /// Whether packets lose their tunnel before GRO, in the underlay's driver
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = XdpMode::default())]
-    pub xdp: XdpMode,
-    /// Attach only to pods' interfaces whose names match
-    #[arg(long, value_name = "REGEX", value_parser = Regex::new)]
-    pub attach_iface: Option<Regex>,
-    /// Directory in bpffs to pin maps and links in
-    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
-    pub pin_dir: PathBuf,
+    /// When packets take the fast path.
+    #[command(flatten)]
+    pub fast_path: FastPathOptions,
+    /// How the programs are made, and where they hang.
+    #[command(flatten)]
+    pub programs: ProgramOptions,
     /// Directory for what has to outlive the agent
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
     /// Seconds between full comparisons with the kernel's state (1 to 86400)
     #[arg(long, value_name = "SECONDS", default_value = "60",
-          value_parser = values::resync_interval)]
+          value_parser = flag::resync_interval)]
     pub resync_interval: Duration,
     /// Print the version and exit
-    #[arg(long, value_name = "BOOL", value_parser = values::go_bool, num_args = 0..=1,
+    #[arg(long, value_name = "BOOL", value_parser = flag::go_bool, num_args = 0..=1,
           require_equals = true, default_missing_value = "true", default_value = "false",
           hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
     version: bool,
     /// What flanneld has and we have no use for.
     #[command(flatten)]
     pub without_effect: WithoutEffect,
-}
-
-/// `--on-lost-lease`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum OnLostLease {
-    /// Stay, and claim it again when the subnet is free
-    #[default]
-    Stay,
-    /// End with exit code 4
-    Exit,
 }
 
 /// `--datapath`.
@@ -330,32 +223,6 @@ pub enum DatapathMode {
     Ebpf,
     /// The kernel's VXLAN device alone
     Kernel,
-}
-
-impl Options {
-    /// Which interface is to be the underlay of this overlay network.
-    pub fn underlay(&self, config: &NetworkConfig) -> Wish {
-        Wish {
-            iface: self.iface.clone(),
-            iface_regex: self.iface_regex.clone(),
-            can_reach: self.iface_can_reach,
-            public_ip: self.public_ip,
-            familiar: None,
-            pods: Some(config.pods()),
-        }
-    }
-
-    /// Port of the health server; `None`: there is none.
-    pub fn healthz_port(&self) -> Option<u16> {
-        u16::try_from(self.healthz_port).ok().filter(|port| *port != 0)
-    }
-
-    /// How long before its end a lease is renewed.
-    pub fn renew_margin(&self) -> Duration {
-        let minutes =
-            self.subnet_lease_renew_margin.clamp(*RENEW_MARGIN.start(), *RENEW_MARGIN.end());
-        Duration::from_secs(60 * minutes.unsigned_abs())
-    }
 }
 
 /// Where an [`Exit`]'s text goes.
@@ -397,17 +264,9 @@ pub fn parse(
         let text = format!("v{}\n", env!("CARGO_PKG_VERSION"));
         return Err(Exit { text, stream: Stream::Err, code: 0 });
     }
-    if cli.command.is_none() && !RENEW_MARGIN.contains(&cli.daemon.subnet_lease_renew_margin) {
-        let text = format!(
-            "Invalid subnet-lease-renew-margin option, out of acceptable range \
-             ({} is not in {} to {} minutes)\n",
-            cli.daemon.subnet_lease_renew_margin,
-            RENEW_MARGIN.start(),
-            RENEW_MARGIN.end()
-        );
-        return Err(Exit { text, stream: Stream::Err, code: 1 });
-    }
     if cli.command.is_none() {
+        let refused = |text| Exit { text, stream: Stream::Err, code: 1 };
+        cli.daemon.lease.check().map_err(refused)?;
         cli.daemon.without_effect.check().map_err(|text| usage(&Cli::command(), &text))?;
     }
     cli.warnings = line.warnings;

@@ -8,7 +8,8 @@ use flannel_core::flows::Filter;
 use flannel_core::status::FlowProto;
 use ipnetwork::Ipv4Network;
 
-use super::{EtcdArgs, PIN_DIR, STATE_DIR, SUBNET_FILE};
+use super::{PIN_DIR, STATE_DIR, SUBNET_FILE};
+use crate::source::options::EtcdOptions;
 
 /// The flags of `events`.
 #[derive(Args, Clone, Debug)]
@@ -86,5 +87,5 @@ pub struct SysdumpArgs {
     pub subnet_file: PathBuf,
     /// How etcd is reached
     #[command(flatten)]
-    pub etcd: EtcdArgs,
+    pub etcd: EtcdOptions,
 }

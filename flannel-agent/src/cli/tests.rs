@@ -1,8 +1,13 @@
 mod flannel;
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
+use flannel_core::status::PacketRulesMode;
+
 use super::*;
+use crate::bpf::{AttachMode, FastPath, VerifySource, XdpMode};
+use crate::flag::Secret;
 
 fn run(args: &[&str], env: &[(&str, &str)]) -> Result<(Cli, Klog), Exit> {
     let argv = std::iter::once("flanneld").chain(args.iter().copied()).map(OsString::from);
@@ -31,28 +36,28 @@ fn defaults() {
     let options = daemon(&[]);
     assert_eq!(options.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
     assert_eq!(options.etcd.prefix, "/coreos.com/network");
-    for file in [&options.etcd.cafile, &options.etcd.certfile, &options.etcd.keyfile] {
+    for file in [&options.etcd.ca_file, &options.etcd.cert_file, &options.etcd.key_file] {
         assert_eq!(*file, None);
     }
     assert_eq!(options.etcd.username, None);
     assert_eq!(options.etcd.password, None);
-    assert!(options.iface.is_empty());
-    assert_eq!(options.public_ip, None);
+    assert!(options.underlay.iface.is_empty());
+    assert_eq!(options.underlay.public_ip, None);
     assert_eq!(options.subnet_file, Path::new("/run/flannel/subnet.env"));
-    assert!(!options.ip_masq);
+    assert!(!options.rules.masquerade);
     assert_eq!(options.datapath, DatapathMode::Auto);
     assert_eq!(options.firewall, crate::firewall::Mode::Auto);
-    assert_eq!(options.fast_path, FastPath::Confirmed);
-    assert_eq!(options.packet_rules, flannel_core::status::PacketRulesMode::Respect);
-    assert_eq!(options.fast_path_window, Duration::from_secs(5));
-    assert_eq!(options.verify_source, VerifySource::Drop);
-    assert_eq!(options.attach, AttachMode::Auto);
-    assert_eq!(options.xdp, XdpMode::Auto);
-    assert!(options.attach_iface.is_none());
-    assert_eq!(options.pin_dir, Path::new("/sys/fs/bpf/flannel"));
+    assert_eq!(options.fast_path.mode, FastPath::Confirmed);
+    assert_eq!(options.fast_path.packet_rules, PacketRulesMode::Respect);
+    assert_eq!(options.fast_path.window, Duration::from_secs(5));
+    assert_eq!(options.programs.verify_source, VerifySource::Drop);
+    assert_eq!(options.programs.attach, AttachMode::Auto);
+    assert_eq!(options.programs.xdp, XdpMode::Auto);
+    assert!(options.programs.attach_iface.is_none());
+    assert_eq!(options.programs.pin_dir, Path::new("/sys/fs/bpf/flannel"));
     assert_eq!(options.state_dir, Path::new("/var/lib/flannel-ebpf"));
     assert_eq!(options.resync_interval, Duration::from_secs(60));
-    assert_eq!(options.renew_margin(), Duration::from_secs(3600));
+    assert_eq!(options.lease.renew_margin(), Duration::from_secs(3600));
 }
 
 #[test]
@@ -96,27 +101,27 @@ fn every_flag_is_read() {
         "-subnet-lease-renew-margin=1439",
     ]);
     assert_eq!(options.etcd.endpoints, ["https://a:2379", "https://b:2379"]);
-    assert_eq!(options.etcd.cafile.as_deref(), Some(Path::new("/ca")));
-    assert_eq!(options.etcd.certfile.as_deref(), Some(Path::new("/cert")));
-    assert_eq!(options.etcd.keyfile.as_deref(), Some(Path::new("/key")));
+    assert_eq!(options.etcd.ca_file.as_deref(), Some(Path::new("/ca")));
+    assert_eq!(options.etcd.cert_file.as_deref(), Some(Path::new("/cert")));
+    assert_eq!(options.etcd.key_file.as_deref(), Some(Path::new("/key")));
     assert_eq!(options.etcd.username.as_deref(), Some("u"));
     assert_eq!(options.etcd.password.as_ref().map(Secret::expose), Some("p=q"));
-    assert_eq!(options.iface, ["eth1", "10.0.0.9"]);
-    assert_eq!(options.public_ip, Some(Ipv4Addr::new(192, 0, 2, 7)));
+    assert_eq!(options.underlay.iface, ["eth1", "10.0.0.9"]);
+    assert_eq!(options.underlay.public_ip, Some(Ipv4Addr::new(192, 0, 2, 7)));
     assert_eq!(options.subnet_file, Path::new("/tmp/s"));
-    assert!(options.ip_masq);
+    assert!(options.rules.masquerade);
     assert_eq!(options.datapath, DatapathMode::Kernel);
-    assert_eq!(options.fast_path, FastPath::Off);
-    assert_eq!(options.packet_rules, flannel_core::status::PacketRulesMode::Ignore);
-    assert_eq!(options.fast_path_window, Duration::from_millis(500));
-    assert_eq!(options.verify_source, VerifySource::Count);
-    assert_eq!(options.attach, AttachMode::Clsact);
-    assert_eq!(options.xdp, XdpMode::Native);
-    assert!(options.attach_iface.as_ref().unwrap().is_match("veth3"));
-    assert_eq!(options.pin_dir, Path::new("/p"));
+    assert_eq!(options.fast_path.mode, FastPath::Off);
+    assert_eq!(options.fast_path.packet_rules, PacketRulesMode::Ignore);
+    assert_eq!(options.fast_path.window, Duration::from_millis(500));
+    assert_eq!(options.programs.verify_source, VerifySource::Count);
+    assert_eq!(options.programs.attach, AttachMode::Clsact);
+    assert_eq!(options.programs.xdp, XdpMode::Native);
+    assert!(options.programs.attach_iface.as_ref().unwrap().is_match("veth3"));
+    assert_eq!(options.programs.pin_dir, Path::new("/p"));
     assert_eq!(options.state_dir, Path::new("/s"));
     assert_eq!(options.resync_interval, Duration::from_secs(7));
-    assert_eq!(options.renew_margin(), Duration::from_secs(1439 * 60));
+    assert_eq!(options.lease.renew_margin(), Duration::from_secs(1439 * 60));
     assert!(!format!("{options:?}").contains("p=q"), "the password is not for logs");
 }
 
@@ -130,7 +135,7 @@ fn booleans_as_in_go() {
         (&["-ip-masq=T"], true),
         (&["-ip-masq", "-ip-masq=false"], false),
     ] {
-        assert_eq!(daemon(args).ip_masq, expected, "{args:?}");
+        assert_eq!(daemon(args).rules.masquerade, expected, "{args:?}");
     }
     let exit = refused(&["-ip-masq", "false"]);
     assert_eq!((exit.code, exit.stream), (2, Stream::Err));
@@ -174,9 +179,9 @@ fn an_empty_value_means_not_set() {
         "-etcd-prefix=/a",
         "-etcd-prefix=",
     ]);
-    assert_eq!((options.etcd.cafile, options.etcd.keyfile), (None, None));
-    assert!(options.iface.is_empty());
-    assert_eq!(options.public_ip, None);
+    assert_eq!((options.etcd.ca_file, options.etcd.key_file), (None, None));
+    assert!(options.underlay.iface.is_empty());
+    assert_eq!(options.underlay.public_ip, None);
     assert_eq!(options.subnet_file, Path::new("/run/flannel/subnet.env"));
     assert_eq!(options.etcd.prefix, "/coreos.com/network");
 }
@@ -197,16 +202,16 @@ fn the_environment_sets_what_the_command_line_does_not() {
     let (cli, klog) = run(&["--etcd-prefix=/line"], &env).unwrap();
     assert_eq!(cli.daemon.etcd.endpoints, ["http://a:1", "http://b:2"]);
     assert_eq!(cli.daemon.etcd.prefix, "/line");
-    assert!(cli.daemon.ip_masq);
-    assert_eq!(cli.daemon.iface, ["eth1"]);
-    assert_eq!(cli.daemon.etcd.cafile, None);
+    assert!(cli.daemon.rules.masquerade);
+    assert_eq!(cli.daemon.underlay.iface, ["eth1"]);
+    assert_eq!(cli.daemon.etcd.ca_file, None);
     assert_eq!(cli.daemon.etcd.password.as_ref().map(Secret::expose), Some("-x"));
-    assert_eq!(cli.daemon.fast_path_window, Duration::from_secs(7));
+    assert_eq!(cli.daemon.fast_path.window, Duration::from_secs(7));
     assert!(klog.written.is_empty() && klog.without_effect.is_empty());
     assert_eq!(klog.filter().unwrap(), "info,flannel_agent=debug,flannel_core=debug");
     let (cli, _) = run(&["-ip-masq=false", "-iface", "eth2", "-etcd-endpoints="], &env).unwrap();
-    assert!(!cli.daemon.ip_masq);
-    assert_eq!(cli.daemon.iface, ["eth2"]);
+    assert!(!cli.daemon.rules.masquerade);
+    assert_eq!(cli.daemon.underlay.iface, ["eth2"]);
     assert_eq!(cli.daemon.etcd.endpoints.len(), 2, "set to nothing: the default");
     assert_eq!(cli.daemon.etcd.endpoints[0], "http://127.0.0.1:4001");
 }
@@ -281,7 +286,7 @@ fn logging_flags_are_accepted_and_returned() {
         &[],
     )
     .unwrap();
-    assert!(cli.daemon.ip_masq);
+    assert!(cli.daemon.rules.masquerade);
     assert_eq!(
         klog.written,
         [
@@ -298,7 +303,7 @@ fn logging_flags_are_accepted_and_returned() {
         ]
     );
     let (cli, klog) = run(&["-v", "-ip-masq"], &[]).unwrap();
-    assert!(cli.daemon.ip_masq && klog.written == ["-v"]);
+    assert!(cli.daemon.rules.masquerade && klog.written == ["-v"]);
 }
 
 #[test]
@@ -352,7 +357,7 @@ fn the_window_has_bounds() {
         ("20s", Duration::from_secs(20)),
         ("20000ms", Duration::from_secs(20)),
     ] {
-        assert_eq!(daemon(&["-fast-path-window", text]).fast_path_window, window);
+        assert_eq!(daemon(&["-fast-path-window", text]).fast_path.window, window);
     }
     for text in ["0", "99ms", "21", "20001ms", "30s", "1000000000000"] {
         let exit = refused(&["-fast-path-window", text]);
@@ -403,15 +408,11 @@ fn subcommands() {
         &[("FLANNELD_STATE_DIR", "/env"), ("FLANNELD_PIN_DIR", "/no"), ("FLANNELD_IFACE", "x")],
     )
     .unwrap();
-    let Some(Command::Cleanup { state_dir, pin_dir, subnet_file, force, keep_device }) =
-        cli.command
-    else {
-        panic!("not cleanup");
-    };
-    assert_eq!(state_dir, Path::new("/env"));
-    assert_eq!(pin_dir, Path::new("/p"));
-    assert_eq!(subnet_file, Path::new("/run/flannel/subnet.env"));
-    assert!(force && !keep_device);
+    let Some(Command::Cleanup(args)) = cli.command else { panic!("not cleanup") };
+    assert_eq!(args.state_dir, Path::new("/env"));
+    assert_eq!(args.pin_dir, Path::new("/p"));
+    assert_eq!(args.subnet_file, Path::new("/run/flannel/subnet.env"));
+    assert!(args.force && !args.keep_device);
     let (cli, klog) = run(&["-v=4", "status"], &[("FLANNELD_STATE_DIR", "/env")]).unwrap();
     assert!(matches!(cli.command, Some(Command::Status { .. })) && klog.written == ["-v=4"]);
 }

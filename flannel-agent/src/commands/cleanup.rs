@@ -13,6 +13,7 @@ use ipnetwork::Ipv4Network;
 use super::{complain, print};
 use crate::backend::{self, udp};
 use crate::bpf;
+use crate::cli::CleanupArgs;
 use crate::control;
 use crate::files::lock::{LockError, StateLock};
 use crate::files::rules;
@@ -22,27 +23,18 @@ use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Kernel as _, KernelError, PROTOCOL, clsact};
 
-/// What to clean up.
-#[derive(Clone, Copy, Debug)]
-pub struct Places<'a> {
-    /// `--state-dir`.
-    pub state_dir: &'a Path,
-    /// `--pin-dir`.
-    pub pin_dir: &'a Path,
-    /// `--subnet-file`.
-    pub subnet_file: &'a Path,
-}
-
 /// Tries every step, and prints what it did and what failed. Needs neither the
 /// agent nor etcd; the lease stays in etcd until it runs out, so that a node
 /// that comes back gets its subnet again.
 ///
-/// With `keep_device`, what flanneld goes on with stays: the device with its
+/// With `--keep-device`, what flanneld goes on with stays: the device with its
 /// routes, neighbour and FDB entries, direct routes, `subnet.env` and the
 /// sysctls, which connections that are open rely on. The TUN device of udp goes,
 /// as flanneld makes its own, and another one if ours is there.
-pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
-    let lock = StateLock::take(places.state_dir);
+pub async fn run(args: &CleanupArgs) -> u8 {
+    let CleanupArgs { state_dir, pin_dir, subnet_file, force, keep_device } = args;
+    let (force, keep_device) = (*force, *keep_device);
+    let lock = StateLock::take(state_dir);
     if let Err(error) = &lock
         && !force
     {
@@ -55,10 +47,10 @@ pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
         });
         return 1;
     }
-    let state = state::load(places.state_dir).state;
+    let state = state::load(state_dir).state;
     let mut steps = Steps::default();
     // Before the rules: nobody shall put them back.
-    if let Err(error) = rules::remove(places.state_dir) {
+    if let Err(error) = rules::remove(state_dir) {
         steps.failed(error);
     }
     let qdiscs = clsact::with_our_filter().unwrap_or_else(|error| {
@@ -67,7 +59,7 @@ pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
     });
     // Programs first: what follows is the kernel path's.
     let pinned = state.as_ref().and_then(|state| state.pin_dir.as_deref());
-    for dir in BTreeSet::from([places.pin_dir, pinned.unwrap_or(places.pin_dir)]) {
+    for dir in BTreeSet::from([pin_dir.as_path(), pinned.unwrap_or(pin_dir)]) {
         match bpf::cleanup(dir, force) {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => steps.did(format!("detached the programs ({} pins)", removed.len())),
@@ -98,13 +90,13 @@ pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
             }
         }
         restore_sysctls(state, &mut steps);
-        let written = state.subnet_file.as_deref().unwrap_or(places.subnet_file);
+        let written = state.subnet_file.as_deref().unwrap_or(subnet_file);
         steps.remove_file(written);
     } else {
         // They may be flanneld's.
         print(&format!(
             "no state file in {}: a flannel device and subnet.env, if there, are left alone",
-            places.state_dir.display()
+            state_dir.display()
         ));
     }
     // Last, so that as little as possible goes without them. Flannel may have its
@@ -113,14 +105,14 @@ pub async fn run(places: Places<'_>, force: bool, keep_device: bool) -> u8 {
     if let Err(error) = chosen::remove_all(&[], &mine).await {
         steps.failed(error);
     }
-    steps.remove_file(&control::path(places.state_dir));
+    steps.remove_file(&control::path(state_dir));
     // What is left to do stays known.
     if steps.failed == 0 {
-        steps.remove_file(&state::path(places.state_dir));
-        let _ = fs::remove_file(places.state_dir.join("lock"));
+        steps.remove_file(&state::path(state_dir));
+        let _ = fs::remove_file(state_dir.join("lock"));
     }
     // Kept if somebody else has put something there.
-    let _ = fs::remove_dir(places.state_dir);
+    let _ = fs::remove_dir(state_dir);
     steps.end()
 }
 

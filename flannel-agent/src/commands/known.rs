@@ -15,11 +15,11 @@ use ipnetwork::Ipv4Network;
 use serde::de::DeserializeOwned;
 
 use super::{ask, settings};
-use crate::cli::{EtcdArgs, Options};
+use crate::cli::Options;
 use crate::control::Request;
 use crate::files::state::{self, NodeState};
 use crate::source::LeaseSource as _;
-use crate::source::options::EtcdApi;
+use crate::source::options::{EtcdApi, EtcdOptions};
 use crate::source::store::Store;
 
 /// How long etcd may take.
@@ -122,8 +122,8 @@ impl Daemon {
 }
 
 /// The peers by the store.
-pub(super) async fn leases(daemon: &Daemon, etcd: &EtcdArgs) -> Known<Vec<Peer>> {
-    let store = Store::connect(etcd.options(), EtcdApi::Auto).await.map_err(Unknown::because)?;
+pub(super) async fn leases(daemon: &Daemon, etcd: &EtcdOptions) -> Known<Vec<Peer>> {
+    let store = Store::connect(etcd.clone(), EtcdApi::Auto).await.map_err(Unknown::because)?;
     let listed = async {
         store.config().await?;
         store.list().await

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{complain, print, print_json};
+use crate::cli::{MigrateArgs, MigrateFrom, MigrateTo};
 use crate::source::SourceError;
 use crate::source::migration::{Action, Migration, Step};
 use crate::source::options::EtcdOptions;
@@ -81,10 +82,11 @@ impl From<Ending> for &'static str {
 }
 
 /// Copies config and leases from v2 to v3.
-pub async fn run(options: EtcdOptions, dry_run: bool, as_json: bool) -> u8 {
-    match migrate(options, dry_run).await {
+pub async fn run(args: MigrateArgs) -> u8 {
+    let MigrateArgs { from: MigrateFrom::V2, to: MigrateTo::V3, dry_run, json, etcd } = args;
+    match migrate(etcd, dry_run).await {
         Ok((steps, ending)) => {
-            if as_json {
+            if json {
                 print_json(&Report { result: ending, dry_run, keys: steps });
             } else {
                 for step in &steps {
@@ -95,7 +97,7 @@ pub async fn run(options: EtcdOptions, dry_run: bool, as_json: bool) -> u8 {
             ending.code()
         }
         Err(error) => {
-            if as_json {
+            if json {
                 print_json(&Failure { result: "failed", error: error.to_string() });
             }
             complain(&format!("migrate: {error}"));

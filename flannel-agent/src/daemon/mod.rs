@@ -19,7 +19,7 @@ use flannel_core::status::{DatapathKind, PacketRulesMode, What};
 use flannel_core::underlay::{UnderlayError, Wish};
 use ipnetwork::Ipv4Network;
 
-use crate::bpf::{FastPath, LoadOptions, XdpMode};
+use crate::bpf::{FastPath, XdpMode};
 use crate::cli::{DatapathMode, Options};
 use crate::datapath::{self, Opened};
 use crate::files::lock::{LockError, StateLock};
@@ -31,7 +31,7 @@ use crate::healthz::HealthzError;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Kernel as _, KernelError, events};
-use crate::metrics::{self, Exporter};
+use crate::metrics::Exporter;
 use crate::reconcile::{self, Identity, Reconciler, Settings};
 use crate::responder;
 use crate::source::SourceError;
@@ -150,17 +150,13 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     control::serve(&options.state_dir, shared.clone(), SharedDatapath::clone(&datapath)).map_err(
         |source| StartError::Control { path: control::path(&options.state_dir), source },
     )?;
-    let _healthz = match options.healthz_port() {
-        Some(port) => {
-            let told = metrics::Options {
-                peers: options.metrics_peers,
-                verify_source: options.verify_source,
-            };
-            let exporter = Exporter::new(shared.clone(), SharedDatapath::clone(&datapath), told);
-            Some(healthz::serve(&options.healthz_ip, port, shared.clone(), exporter).await?)
-        }
-        None => None,
-    };
+    let exporter = Exporter::new(
+        shared.clone(),
+        SharedDatapath::clone(&datapath),
+        options.metrics,
+        options.programs.verify_source,
+    );
+    let _healthz = healthz::serve(&options.healthz, shared.clone(), exporter).await?;
     tokio::select! {
         served = start_and_serve(&options, &shared, &datapath) => served,
         () = shutdown.requested() => {
@@ -189,11 +185,14 @@ async fn start_and_serve(
     let device = config.backend.facts().device();
     let has_programs =
         options.datapath != DatapathMode::Kernel && config.backend.facts().has_programs();
-    let pins = has_programs.then_some(options.pin_dir.as_path());
+    let pins = has_programs.then_some(options.programs.pin_dir.as_path());
     let _single = single::Single::take(config.network, device.as_deref(), pins)?;
     let before = start::Before::read(options, &kernel, device.as_deref()).await;
-    let wish = options.underlay(&config);
-    let wish = Wish { familiar: before.familiar(&wish), ..wish };
+    let wish = Wish {
+        familiar: before.familiar(&options.underlay),
+        pods: Some(config.pods()),
+        ..options.underlay.clone()
+    };
     let underlay = start::choose_underlay(&kernel, &wish).await?;
     tracing::info!(
         interface = underlay.name,
@@ -205,22 +204,17 @@ async fn start_and_serve(
     if config.backend.facts().wants_own_address() {
         start::check_public_ip(&kernel.links().await?, &underlay)?;
     }
-    let load = LoadOptions {
-        pin_dir: options.pin_dir.clone(),
-        attach: options.attach,
-        xdp: options.xdp,
-        card: match options.xdp {
-            XdpMode::Native => true,
-            XdpMode::Auto => start::is_card(&kernel.links().await?, &underlay),
-            XdpMode::Generic | XdpMode::Off => false,
-        },
-        flow_table: options.flow_table_size,
+    let card = match options.programs.xdp {
+        XdpMode::Native => true,
+        XdpMode::Auto => start::is_card(&kernel.links().await?, &underlay),
+        XdpMode::Generic | XdpMode::Off => false,
     };
-    let (mode, backend, over) = (options.datapath, config.backend.clone(), underlay.clone());
+    let (mode, programs) = (options.datapath, options.programs.clone());
+    let (backend, over) = (config.backend.clone(), underlay.clone());
     // The verifier takes its time, and the store too.
     let opening = tokio::task::spawn_blocking(move || match backend.facts().has_programs() {
-        true => datapath::open(mode, &load, &over),
-        false => datapath::without(mode, &load, backend.kind()),
+        true => datapath::open(mode, &programs, card, &over),
+        false => datapath::without(mode, &programs, backend.kind()),
     });
     let (lease, vtep_mac) =
         acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
@@ -254,8 +248,8 @@ async fn start_and_serve(
             state.note(What::Datapath { mode, reason });
         }
     }
-    let respected = options.packet_rules == PacketRulesMode::Respect
-        && options.fast_path != FastPath::Off
+    let respected = options.fast_path.packet_rules == PacketRulesMode::Respect
+        && options.fast_path.mode != FastPath::Off
         && lock(datapath).is_some();
     // They are read while all else begins.
     let follower = respected.then(|| {
@@ -272,21 +266,9 @@ async fn start_and_serve(
         backend: config.backend.clone(),
     };
     let firewall = Later::new(options.firewall, before.node);
-    let settings = Settings {
-        underlay: wish,
-        masquerade: options.ip_masq,
-        forward: options.iptables_forward_rules,
-        fully_random: !options.ip_masq_fully_random_disable,
-        blackhole: options.ip_blackhole_route,
-        fast_path: options.fast_path,
-        packet_rules: options.packet_rules,
-        flow_table: options.flow_table_size,
-        window: options.fast_path_window,
-        verify_source: options.verify_source,
-        attach_iface: options.attach_iface.clone(),
-        // Without subnet.env no flannel ran here since the boot.
-        take_over: before.state.is_none() && before.node.is_some(),
-    };
+    // Without subnet.env no flannel ran here since the boot.
+    let take_over = before.state.is_none() && before.node.is_some();
+    let settings = settings(options, wish, take_over);
     let own = kernel.own();
     let mut reconciler = Reconciler::new(
         kernel,
@@ -313,6 +295,18 @@ async fn start_and_serve(
     serve::Loop::new(options, source, lease, reconciler, shared.clone(), remembered)
         .run(events)
         .await
+}
+
+/// What passes need of the flags, with what narrows the choice of the underlay.
+fn settings(options: &Options, underlay: Wish, take_over: bool) -> Settings {
+    Settings {
+        underlay,
+        rules: options.rules,
+        blackhole: options.ip_blackhole_route,
+        fast_path: options.fast_path,
+        programs: options.programs.clone(),
+        take_over,
+    }
 }
 
 /// Subnet and MAC that this node had, for the files.

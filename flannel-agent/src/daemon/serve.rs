@@ -122,7 +122,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let mut table = LeaseTable::new(identity.network, identity.backend.clone());
         let public_ip = lease.attrs.public_ip;
         table.set_own(Some(lease.subnet), public_ip);
-        let keeper = Keeper::new(Arc::clone(&source), lease, options.renew_margin());
+        let keeper = Keeper::new(Arc::clone(&source), lease, options.lease.renew_margin());
         Self {
             options,
             source,
@@ -343,7 +343,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             network: Some(identity.network),
             attach: self.shared.lock().datapath.attach,
             subnet_file: std::path::absolute(&self.options.subnet_file).ok(),
-            pin_dir: std::path::absolute(&self.options.pin_dir).ok(),
+            pin_dir: std::path::absolute(&self.options.programs.pin_dir).ok(),
             sysctls,
         };
         let folder = &self.options.state_dir;
@@ -356,7 +356,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             network: identity.network,
             subnet: lease.subnet,
             mtu,
-            ip_masq: self.options.ip_masq,
+            ip_masq: self.options.rules.masquerade,
         };
         let path = &self.options.subnet_file;
         let written = self.subnet_env.ensure(path, &env, || subnet_env::write(path, &env));

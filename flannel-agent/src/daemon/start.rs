@@ -36,7 +36,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 const REMIND: Duration = Duration::from_secs(60);
 
 pub(super) async fn connect(options: &Options) -> Result<Arc<Store>, StartError> {
-    Store::connect(options.etcd.options(), options.etcd_api)
+    Store::connect(options.etcd.clone(), options.etcd_api)
         .await
         .map(Arc::new)
         .map_err(|source| StartError::Source { call: "set up the etcd client", source })

@@ -5,6 +5,7 @@ pub mod fake;
 pub mod iptables;
 mod legacy;
 pub mod nft;
+mod options;
 pub mod packet_rules;
 mod present;
 mod tool;
@@ -13,6 +14,8 @@ use std::future::Future;
 
 use flannel_core::firewall::Rules;
 use serde::{Deserialize, Serialize};
+
+pub use self::options::RuleOptions;
 
 /// `--firewall`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]

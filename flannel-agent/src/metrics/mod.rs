@@ -12,6 +12,7 @@ mod totals;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use clap::{ArgAction, Args};
 use flannel_core::health::{Found, Subject};
 use ipnetwork::Ipv4Network;
 
@@ -19,32 +20,40 @@ use self::process::Process;
 use self::snapshot::Snapshot;
 use self::totals::{Totals, Traffic};
 use crate::bpf::VerifySource;
+use crate::flag;
 use crate::status::{Shared, SharedDatapath, lock};
 
 /// Media type of the answer.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What is told besides the default.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
-    /// Packets and bytes of each peer: `--metrics-peers`.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct MetricsOptions {
+    /// Tell packets and bytes of each peer in /metrics
+    #[arg(long = "metrics-peers", value_name = "BOOL", value_parser = flag::go_bool,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", action = ArgAction::Set)]
     pub peers: bool,
-    /// `--verify-source`: whether forged packets are dropped.
-    pub verify_source: VerifySource,
 }
 
 /// Answers scrapes.
 pub struct Exporter {
     shared: Shared,
     datapath: SharedDatapath,
-    options: Options,
+    options: MetricsOptions,
+    verify_source: VerifySource,
     totals: Mutex<Totals>,
 }
 
 impl Exporter {
-    /// An exporter of this agent.
-    pub fn new(shared: Shared, datapath: SharedDatapath, options: Options) -> Self {
-        Self { shared, datapath, options, totals: Mutex::default() }
+    /// An exporter of this agent, whose programs treat forged packets so.
+    pub fn new(
+        shared: Shared,
+        datapath: SharedDatapath,
+        options: MetricsOptions,
+        verify_source: VerifySource,
+    ) -> Self {
+        Self { shared, datapath, options, verify_source, totals: Mutex::default() }
     }
 
     /// The text of a scrape. It may wait for the data path while many hooks are
@@ -53,7 +62,7 @@ impl Exporter {
         // One scrape after the other: sums take what was counted since the last.
         let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
         let mut snapshot = Snapshot::of(&self.shared.lock());
-        snapshot.forged_are_dropped = self.options.verify_source == VerifySource::Drop;
+        snapshot.forged_are_dropped = self.verify_source == VerifySource::Drop;
         let peers = self.count(&mut snapshot);
         if self.options.peers {
             snapshot.by_peer = peers.iter().map(|(peer, all)| (*peer, all.clone())).collect();

@@ -23,7 +23,7 @@ fn subnet(index: u32) -> Ipv4Network {
 }
 
 /// An agent with this many peers, and with something of everything.
-fn busy(peers: u32, options: Options) -> (Exporter, Shared, FakeDatapath) {
+fn busy(peers: u32, options: MetricsOptions) -> (Exporter, Shared, FakeDatapath) {
     let (shared, datapath) = (Shared::default(), FakeDatapath::default());
     {
         let mut state = datapath.state();
@@ -70,7 +70,8 @@ fn busy(peers: u32, options: Options) -> (Exporter, Shared, FakeDatapath) {
     }
     let shared_datapath = SharedDatapath::default();
     *lock(&shared_datapath) = Some(Box::new(datapath.clone()));
-    (Exporter::new(shared.clone(), shared_datapath, options), shared, datapath)
+    let exporter = Exporter::new(shared.clone(), shared_datapath, options, VerifySource::Drop);
+    (exporter, shared, datapath)
 }
 
 #[track_caller]
@@ -80,7 +81,7 @@ fn says(text: &str, line: &str) {
 
 #[test]
 fn every_metric_is_told_and_no_other() {
-    let (exporter, ..) = busy(3, Options { peers: true, ..Options::default() });
+    let (exporter, ..) = busy(3, MetricsOptions { peers: true });
     let text = exporter.scrape();
     let told: Vec<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
@@ -112,7 +113,7 @@ fn labels_are_as_listed(text: &str, metric: &Metric) {
 
 #[test]
 fn values_are_the_agents() {
-    let (exporter, shared, datapath) = busy(3, Options::default());
+    let (exporter, shared, datapath) = busy(3, MetricsOptions::default());
     let text = exporter.scrape();
     for line in [
         "flannel_ready 1",
@@ -158,8 +159,9 @@ fn values_are_the_agents() {
 
 #[test]
 fn forged_packets_are_dropped_only_if_they_are() {
-    let options = Options { verify_source: VerifySource::Count, ..Options::default() };
-    let text = busy(1, options).0.scrape();
+    let (mut exporter, ..) = busy(1, MetricsOptions::default());
+    exporter.verify_source = VerifySource::Count;
+    let text = exporter.scrape();
     assert!(!text.contains("dropped_packets_total{reason=\"forged"), "{text}");
     says(&text, "flannel_dropped_packets_total{reason=\"drop_broken\"} 7");
 }
@@ -168,7 +170,7 @@ fn forged_packets_are_dropped_only_if_they_are() {
 /// some counts, and only the order of magnitude is asserted without optimisation.
 #[test]
 fn five_thousand_peers_are_told_quickly() {
-    let (exporter, ..) = busy(5000, Options::default());
+    let (exporter, ..) = busy(5000, MetricsOptions::default());
     let lines = exporter.scrape().lines().count();
     let best = (0..10)
         .map(|_| {

@@ -91,6 +91,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.shared.report(Subject::ConntrackUdpTimeouts, found);
         let bounds = read.unwrap_or_default().into_iter().flatten();
         let bounds = bounds.map(|seconds| Duration::from_secs(seconds.into()) / UDP_SHARE);
-        bounds.fold(self.settings.window, Duration::min)
+        bounds.fold(self.settings.fast_path.window, Duration::min)
     }
 }

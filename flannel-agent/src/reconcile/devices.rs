@@ -27,7 +27,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 network: self.identity.network,
                 subnet: self.identity.subnet,
                 uplinks: &self.uplinks,
-                names: self.settings.attach_iface.as_ref(),
+                names: self.settings.programs.attach_iface.as_ref(),
             },
         )
     }
@@ -40,7 +40,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             network: self.identity.network,
             subnet: self.identity.subnet,
             uplinks: &self.uplinks,
-            names: self.settings.attach_iface.as_ref(),
+            names: self.settings.programs.attach_iface.as_ref(),
         };
         pods::pod_veths(&self.links, choice).into_iter().map(|link| link.ifindex).collect()
     }

@@ -207,9 +207,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let Some(datapath) = guard.as_mut() else { return };
         let settled = self.watch.settle(scene, port, datapath.as_ref(), fast_path != FastPath::Off);
         let mut config = DatapathConfig {
-            window: self.settings.window,
+            window: self.settings.fast_path.window,
             udp_window,
-            verify_source: self.settings.verify_source,
+            verify_source: self.settings.programs.verify_source,
             fast_path,
             tcp,
             vni,
@@ -307,7 +307,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
     /// What `--fast-path` asks for, as far as this node has it.
     fn fast_path(&self) -> FastPath {
-        let asked = self.settings.fast_path;
+        let asked = self.settings.fast_path.mode;
         let reason = match asked {
             _ if !self.identity.underlay.ethernet => None,
             FastPath::Eager => match self.sysctl.tcp_conntrack_loose() {
@@ -360,7 +360,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             }
         }
         state.datapath.flows = Some(FlowTableStatus {
-            size: self.settings.flow_table,
+            size: self.settings.programs.flow_table_size,
             new_per_window: self.turnover.per_window(),
         });
     }

@@ -100,13 +100,13 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub fn rules(&self) -> Option<Rules> {
         let facts = self.identity.backend.facts();
         // alloc gives out the subnet and leaves the rest to others.
-        let kept = facts.reaches() != Reaches::Nobody || self.settings.masquerade;
+        let kept = facts.reaches() != Reaches::Nobody || self.settings.rules.masquerade;
         kept.then(|| Rules {
             network: self.identity.network,
             subnet: self.identity.subnet,
-            masquerade: self.settings.masquerade,
-            forward: self.settings.forward,
-            fully_random: self.settings.fully_random,
+            masquerade: self.settings.rules.masquerade,
+            forward: self.settings.rules.forward,
+            fully_random: !self.settings.rules.fully_random_disable,
             vxlan_port: facts.port().unwrap_or(0),
         })
     }

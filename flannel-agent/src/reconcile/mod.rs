@@ -22,7 +22,6 @@ mod wake;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use flannel_core::backend::VxlanConfig;
 use flannel_core::config::Backend;
@@ -41,7 +40,6 @@ use flannel_core::schedule::{Wake, earliest};
 use flannel_core::underlay::successor::Succession;
 use flannel_core::underlay::{Underlay, Wish};
 use ipnetwork::Ipv4Network;
-use regex::Regex;
 use tokio::time::Instant;
 
 use self::attendance::Attendance;
@@ -52,14 +50,13 @@ use self::packet_rules::PacketRules;
 use self::retry::{Retries, Unfinished};
 use self::turnover::Turnover;
 use crate::backend::udp::{self as udp_backend, Overlay};
-use crate::bpf::{FastPath, VerifySource};
-use crate::firewall::Firewall;
+use crate::bpf::{FastPathOptions, ProgramOptions};
+use crate::firewall::{Firewall, RuleOptions};
 use crate::kernel::Kernel;
 use crate::kernel::sysctl::Sysctl;
 use crate::status::{Shared, SharedDatapath};
 use crate::watch::Watch;
 use flannel_core::status::DeviceStatus;
-use flannel_core::status::PacketRulesMode;
 
 /// What this node is, as leases and config say.
 #[derive(Clone, Debug)]
@@ -81,26 +78,14 @@ pub struct Identity {
 pub struct Settings {
     /// Which interface is to be the underlay.
     pub underlay: Wish,
-    /// `--ip-masq`.
-    pub masquerade: bool,
-    /// `--iptables-forward-rules`.
-    pub forward: bool,
-    /// Not `--ip-masq-fully-random-disable`.
-    pub fully_random: bool,
+    /// Which rules there are.
+    pub rules: RuleOptions,
     /// `--ip-blackhole-route`.
     pub blackhole: bool,
-    /// `--fast-path`.
-    pub fast_path: FastPath,
-    /// `--flow-table-size`.
-    pub flow_table: u32,
-    /// `--fast-path-window`.
-    pub window: Duration,
-    /// `--packet-rules`.
-    pub packet_rules: PacketRulesMode,
-    /// `--verify-source`.
-    pub verify_source: VerifySource,
-    /// `--attach-iface`.
-    pub attach_iface: Option<Regex>,
+    /// When packets take the fast path.
+    pub fast_path: FastPathOptions,
+    /// How the programs are made, and where they hang.
+    pub programs: ProgramOptions,
     /// Take over the direct routes that are there without a mark: nothing of
     /// ours was on this node before.
     pub take_over: bool,
@@ -191,9 +176,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         identity: Identity,
     ) -> Self {
         let device = identity.backend.vxlan().map(VxlanConfig::device_name);
-        let turnover = Turnover::new(settings.flow_table, settings.window);
-        let watch =
-            Watch::new(kernel.inspector(), shared.clone(), identity.network, settings.window);
+        let window = settings.fast_path.window;
+        let turnover = Turnover::new(settings.programs.flow_table_size, window);
+        let watch = Watch::new(kernel.inspector(), shared.clone(), identity.network, window);
         Self {
             kernel,
             guard: Guard::new(firewall),

@@ -72,7 +72,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
     /// What the programs have to leave alone at the moment; says so.
     pub(super) fn exemptions(&mut self, fast_path: FastPath) -> Vec<Exemption> {
-        let mode = self.settings.packet_rules;
+        let mode = self.settings.fast_path.packet_rules;
         if mode == PacketRulesMode::Ignore || fast_path == FastPath::Off {
             self.watch.set_rules(Vec::new(), Vec::new());
             let status = PacketRulesStatus { mode, read: false, ..PacketRulesStatus::default() };
@@ -116,7 +116,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Whether there are rules about tunnel packets, of whatever peers.
     pub(super) fn has_outer_rules(&mut self) -> bool {
         let findings = self.packet_rules.reading().findings;
-        self.settings.packet_rules == PacketRulesMode::Respect
+        self.settings.fast_path.packet_rules == PacketRulesMode::Respect
             && findings.is_some_and(|findings| !findings.outer.is_empty())
     }
 

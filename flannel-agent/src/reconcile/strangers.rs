@@ -26,7 +26,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 return self.shared.report(Subject::PeerSource, Found::not_well(error.to_string()));
             }
         };
-        let dropped = self.settings.verify_source == VerifySource::Drop;
+        let dropped = self.settings.programs.verify_source == VerifySource::Drop;
         let mut state = self.shared.lock();
         let foreign: Found = strangers
             .iter()

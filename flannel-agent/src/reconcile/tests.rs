@@ -7,7 +7,9 @@ mod packet_rules;
 mod revise;
 mod unheard;
 
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use flannel_core::config::VxlanConfig;
 use flannel_core::desired::roster::Change;
@@ -124,18 +126,14 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         },
         backend,
     };
+    let words = ["flannel-agent", "--ip-masq"].map(OsString::from);
+    let options = crate::cli::parse(words, |_| None).unwrap().0.daemon;
     let settings = Settings {
-        underlay: flannel_core::underlay::Wish::default(),
-        masquerade: true,
-        forward: true,
-        fully_random: true,
-        blackhole: false,
-        fast_path: FastPath::Confirmed,
-        flow_table: 65_536,
-        window: Duration::from_secs(5),
-        packet_rules: flannel_core::status::PacketRulesMode::Respect,
-        verify_source: VerifySource::Drop,
-        attach_iface: None,
+        underlay: options.underlay,
+        rules: options.rules,
+        blackhole: options.ip_blackhole_route,
+        fast_path: options.fast_path,
+        programs: options.programs,
         take_over: false,
     };
     let reconciler = Reconciler::new(

@@ -32,7 +32,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 port: udp.port,
                 network: self.identity.network,
                 subnet: self.identity.subnet,
-                verify_source: self.settings.verify_source,
+                verify_source: self.settings.programs.verify_source,
                 queues: proxy::default_queues(),
             },
             mtu: desired.mtu,

@@ -45,13 +45,9 @@ mod tests {
         };
         std::fs::write(&file, with_end(2040) + &with_end(2030)).unwrap();
         let options = EtcdOptions {
-            endpoints: vec![],
-            prefix: String::new(),
             ca_file: Some(file.clone()),
             cert_file: Some(folder.path().join("none")),
-            key_file: None,
-            username: None,
-            password: None,
+            ..EtcdOptions::default()
         };
         let found = ends(&options).await;
         assert_eq!(found[0], (file, Ok(1_893_456_000)), "the first second of 2030");

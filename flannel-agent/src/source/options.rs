@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::{ArgAction, Args};
 use serde::Serialize;
 
 use super::SourceError;
+use crate::flag::Secret;
 
 /// `--etcd-api`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
@@ -31,43 +33,44 @@ const SYSTEM_CAS: [&str; 5] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// How to reach etcd.
-#[derive(Clone, Default)]
+/// How etcd is reached.
+#[derive(Args, Clone, Debug, Default)]
 pub struct EtcdOptions {
-    /// URLs, or `host:port`.
+    /// etcd endpoints, separated by commas
+    #[arg(
+        long = "etcd-endpoints",
+        value_name = "URL,...",
+        value_delimiter = ',',
+        num_args = 1,
+        action = ArgAction::Set,
+        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+    )]
     pub endpoints: Vec<String>,
-    /// Prefix of all keys, e.g. `/coreos.com/network`.
+    /// Prefix of flannel's keys in etcd
+    #[arg(long = "etcd-prefix", value_name = "KEY", default_value = "/coreos.com/network")]
     pub prefix: String,
-    /// CA of etcd's certificate (PEM); the system's CAs if `None`.
+    /// Certificate authority that etcd's certificate is checked with
+    #[arg(long = "etcd-cafile", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// Our certificate (PEM).
+    /// Client certificate for etcd
+    #[arg(long = "etcd-certfile", value_name = "FILE")]
     pub cert_file: Option<PathBuf>,
-    /// The key of our certificate (PEM).
+    /// Key of the client certificate
+    #[arg(long = "etcd-keyfile", value_name = "FILE")]
     pub key_file: Option<PathBuf>,
-    /// User to log in as; none or empty: no login.
+    /// User name for etcd
+    #[arg(long = "etcd-username", value_name = "NAME")]
     pub username: Option<String>,
-    /// The user's password.
-    pub password: Option<String>,
-}
-
-impl std::fmt::Debug for EtcdOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EtcdOptions")
-            .field("endpoints", &self.endpoints)
-            .field("prefix", &self.prefix)
-            .field("ca_file", &self.ca_file)
-            .field("cert_file", &self.cert_file)
-            .field("key_file", &self.key_file)
-            .field("username", &self.username)
-            .finish_non_exhaustive()
-    }
+    /// Password for etcd; better given in the environment
+    #[arg(long = "etcd-password", value_name = "PASSWORD")]
+    pub password: Option<Secret>,
 }
 
 impl EtcdOptions {
     /// The user and the password, if there is a user.
     pub(super) fn user(&self) -> Option<(&str, &str)> {
         let user = self.username.as_deref().filter(|user| !user.is_empty())?;
-        Some((user, self.password.as_deref().unwrap_or_default()))
+        Some((user, self.password.as_ref().map_or("", Secret::expose)))
     }
 
     /// The endpoints as URLs: those without a scheme get that of `tls`.

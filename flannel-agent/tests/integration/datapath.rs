@@ -9,7 +9,7 @@ use std::time::Duration;
 use flannel_agent::bpf::{
     AttachMode, Datapath as _, DatapathConfig, FastPath, Places, VerifySource,
 };
-use flannel_agent::metrics::{Exporter, Options};
+use flannel_agent::metrics::{Exporter, MetricsOptions};
 use flannel_agent::status::{Shared, SharedDatapath, lock};
 use flannel_core::envelope::{Inlet, Inward, Keep, PodVeth, VethEntry};
 use flannel_core::mac::MacAddr;
@@ -196,7 +196,8 @@ fn a_scrape_of_5000_peers_is_quick() {
         datapath.put_peers(&many.collect::<Vec<_>>()).unwrap();
         let shared = SharedDatapath::default();
         *lock(&shared) = Some(Box::new(datapath));
-        let exporter = Exporter::new(Shared::default(), shared, Options::default());
+        let (options, checks) = (MetricsOptions::default(), VerifySource::default());
+        let exporter = Exporter::new(Shared::default(), shared, options, checks);
         let times = (0..10).map(|_| {
             let began = std::time::Instant::now();
             let text = exporter.scrape();

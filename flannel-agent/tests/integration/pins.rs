@@ -11,11 +11,11 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    self, AttachMode, Datapath as _, LoadOptions, XdpMode, flow_table, unless_interrupted,
+    self, AttachMode, Datapath as _, ProgramOptions, flow_table, unless_interrupted,
 };
 use flannel_ebpf::abi::ABI_VERSION;
 
-use crate::place::{elsewhere, ensure, ip, isolated, open, peer, veth};
+use crate::place::{elsewhere, ensure, ip, isolated, open, options, peer, veth};
 
 /// Programs on a hook: tcx's, then filters'.
 fn running(interface: &str, direction: TcAttachType) -> Vec<String> {
@@ -315,14 +315,8 @@ fn the_flow_table_has_head_room_and_is_kept() {
         assert_eq!(first.max_entries(), flow_table::entries(4096).unwrap());
         drop(open(pins, AttachMode::Tcx));
         assert_eq!(table().id(), first.id(), "it fits");
-        let larger = LoadOptions {
-            pin_dir: pins.to_owned(),
-            attach: AttachMode::Tcx,
-            xdp: XdpMode::Auto,
-            card: false,
-            flow_table: 4608,
-        };
-        drop(Loaded::open(&larger).unwrap());
+        let larger = ProgramOptions { flow_table_size: 4608, ..options(pins, AttachMode::Tcx) };
+        drop(Loaded::open(&larger, false).unwrap());
         assert_eq!(table().max_entries(), flow_table::entries(4608).unwrap());
     });
 }

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use crate::netns::vxlan::{ifindex, underlay};
 use crate::netns::{Namespace, in_netns, run};
+use crate::place::options;
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    self, AttachMode, Datapath as _, LoadOptions, Places, XdpMode, unless_interrupted,
+    self, AttachMode, Datapath as _, Places, ProgramOptions, XdpMode, unless_interrupted,
 };
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel as _, events};
@@ -63,14 +64,8 @@ impl Node {
             pods.push(pod);
         }
         run("ip link set veth1 master cni0");
-        let options = LoadOptions {
-            pin_dir: pins.0.clone(),
-            attach,
-            xdp: XdpMode::Off,
-            card: false,
-            flow_table: 4096,
-        };
-        let datapath = Mutex::new(Loaded::open(&options).unwrap());
+        let options = ProgramOptions { xdp: XdpMode::Off, ..options(&pins.0, attach) };
+        let datapath = Mutex::new(Loaded::open(&options, false).unwrap());
         let (kernel, shared) = (RealKernel::open().unwrap(), Shared::default());
         let network = "10.5.0.0/16".parse().unwrap();
         let window = Duration::from_secs(5);

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use aya::programs::TcAttachType::{Egress, Ingress};
 use flannel_agent::bpf::loader::Loaded;
-use flannel_agent::bpf::{self, AttachMode, Datapath as _, LoadOptions, Places, XdpMode};
+use flannel_agent::bpf::{
+    self, AttachMode, Datapath as _, Places, ProgramOptions, VerifySource, XdpMode,
+};
 use flannel_core::envelope::{Inward, PodVeth, VethEntry};
 use flannel_ebpf::abi::ABI_VERSION;
 use flannel_tests::agent::Options;
@@ -297,12 +299,13 @@ fn a_hook_that_fails_keeps_no_old_program_elsewhere() {
         entry: Some(VethEntry { inward: Inward::Peer, keep_out: false }),
     };
     let veths = [veth("veth2", index(&pair.left, "veth2")), veth("veth9", 4711)];
-    let load = LoadOptions {
-        pin_dir: pair.left.pin_dir().to_owned(),
+    let options = ProgramOptions {
+        flow_table_size: 4096,
+        verify_source: VerifySource::default(),
         attach: AttachMode::Auto,
         xdp: XdpMode::Auto,
-        card: false,
-        flow_table: 4096,
+        attach_iface: None,
+        pin_dir: pair.left.pin_dir().to_owned(),
     };
     let places = |overlay| Places {
         underlay: "eth0",
@@ -314,7 +317,7 @@ fn a_hook_that_fails_keeps_no_old_program_elsewhere() {
         turn: Duration::MAX,
     };
     pair.left.netns.inside(|| {
-        let mut loaded = Loaded::open(&load).expect("programs");
+        let mut loaded = Loaded::open(&options, false).expect("programs");
         let report = loaded.ensure_hooks(places("flannel.1"));
         let failed: Vec<&str> = report.failed.iter().map(|(hook, _)| hook.as_str()).collect();
         assert_eq!(failed, ["veth9/to_pod", "veth9/from_pod"]);
@@ -324,7 +327,7 @@ fn a_hook_that_fails_keeps_no_old_program_elsewhere() {
     // Without the tunnel's device nothing can be attached at all.
     TCX.leave_on(&pair.left, &pair.right);
     pair.left.netns.inside(|| {
-        let mut loaded = Loaded::open(&load).expect("programs");
+        let mut loaded = Loaded::open(&options, false).expect("programs");
         let report = loaded.ensure_hooks(places("flannel.9"));
         assert_eq!(report.failed.len(), 1, "{:?}", report.failed);
         none_of_v1(&pair.left);

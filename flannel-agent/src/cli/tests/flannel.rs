@@ -155,11 +155,11 @@ fn the_documentation_has_every_flag_of_flanneld() {
 #[test]
 fn defaults_are_flannels() {
     let options = daemon(&[]);
-    assert!(options.iface_regex.is_empty());
-    assert_eq!(options.iface_can_reach, None);
-    assert_eq!((options.healthz_ip.as_str(), options.healthz_port()), ("0.0.0.0", None));
-    assert!(options.iptables_forward_rules);
-    assert!(!options.ip_masq_fully_random_disable);
+    assert!(options.underlay.iface_regex.is_empty());
+    assert_eq!(options.underlay.can_reach, None);
+    assert_eq!((options.healthz.host.as_str(), options.healthz.port()), ("0.0.0.0", None));
+    assert!(options.rules.forward);
+    assert!(!options.rules.fully_random_disable);
     assert!(!options.ip_blackhole_route);
     assert_eq!(options.without_effect.given(), Vec::<String>::new());
 }
@@ -167,22 +167,22 @@ fn defaults_are_flannels() {
 #[test]
 fn iface_and_iface_regex_are_repeatable_but_not_in_the_environment() {
     let options = daemon(&["-iface-regex=^a,b$", "--iface-regex", "c", "-iface=x", "-iface=y"]);
-    let patterns: Vec<_> = options.iface_regex.iter().map(Regex::as_str).collect();
+    let patterns: Vec<_> = options.underlay.iface_regex.iter().map(regex::Regex::as_str).collect();
     assert_eq!(patterns, ["^a,b$", "c"]);
-    assert_eq!(options.iface, ["x", "y"]);
+    assert_eq!(options.underlay.iface, ["x", "y"]);
     let env = [("FLANNELD_IFACE_REGEX", "eth1,eth2"), ("FLANNELD_IFACE", "eth1,eth2")];
     let (cli, _) = run(&[], &env).unwrap();
-    assert_eq!(cli.daemon.iface, ["eth1,eth2"]);
-    assert_eq!(cli.daemon.iface_regex.len(), 1);
+    assert_eq!(cli.daemon.underlay.iface, ["eth1,eth2"]);
+    assert_eq!(cli.daemon.underlay.iface_regex.len(), 1);
     let (cli, _) = run(&["-iface-regex=x", "-iface-regex=y"], &env).unwrap();
-    assert_eq!(cli.daemon.iface_regex.len(), 2, "the command line goes first");
+    assert_eq!(cli.daemon.underlay.iface_regex.len(), 2, "the command line goes first");
 }
 
 #[test]
 fn the_health_port() {
-    assert_eq!(daemon(&["-healthz-port=8081"]).healthz_port(), Some(8081));
+    assert_eq!(daemon(&["-healthz-port=8081"]).healthz.port(), Some(8081));
     // flanneld listens on ports above 0 only.
-    assert_eq!(daemon(&["-healthz-port", "-1"]).healthz_port(), None);
+    assert_eq!(daemon(&["-healthz-port", "-1"]).healthz.port(), None);
     assert_eq!(refused(&["-healthz-port=65536"]).code, 2);
     assert_eq!(refused(&["-healthz-port=http"]).code, 2);
 }
@@ -234,11 +234,11 @@ fn words_end_the_flags_as_in_go_and_empty_ones_are_nothing() {
     let read = |args: &[&str]| run(args, &[]).unwrap().0;
     // A unit's `ExecStart=/usr/bin/flanneld -ip-masq ${FLANNEL_OPTIONS} -iface=eth1`.
     let cli = read(&["", "-ip-masq", "", "-iface=eth1", ""]);
-    assert!(cli.daemon.ip_masq && cli.warnings.is_empty());
-    assert_eq!(cli.daemon.iface, ["eth1"]);
+    assert!(cli.daemon.rules.masquerade && cli.warnings.is_empty());
+    assert_eq!(cli.daemon.underlay.iface, ["eth1"]);
     for line in [&["-ip-masq", "word", "-iface=eth1"][..], &["-ip-masq", "--", "-iface=eth1"]] {
         let cli = read(line);
-        assert!(cli.daemon.ip_masq && cli.daemon.iface.is_empty());
+        assert!(cli.daemon.rules.masquerade && cli.daemon.underlay.iface.is_empty());
         assert!(cli.warnings[0].contains("-iface=eth1` at the end"), "{:?}", cli.warnings);
     }
     assert_eq!(read(&["-v=4", "word"]).warnings.len(), 1);
@@ -258,9 +258,9 @@ fn wrong_values_of_the_environment_are_left_out_as_flanneld_does() {
         ("FLANNELD_IPTABLES_RESYNC", "soon"),
     ];
     let cli = run(&[], &env).unwrap().0;
-    assert!(!cli.daemon.ip_masq);
-    assert_eq!(cli.daemon.healthz_port(), None);
-    assert_eq!(cli.daemon.renew_margin(), Duration::from_secs(5 * 60));
+    assert!(!cli.daemon.rules.masquerade);
+    assert_eq!(cli.daemon.healthz.port(), None);
+    assert_eq!(cli.daemon.lease.renew_margin(), Duration::from_secs(5 * 60));
     let named = |name: &str| cli.warnings.iter().any(|warning| warning.contains(name));
     assert_eq!(cli.warnings.len(), 3, "{:?}", cli.warnings);
     assert!(named("FLANNELD_IP_MASQ=yes") && named("FLANNELD_HEALTHZ_PORT=eighty"));
@@ -294,8 +294,8 @@ fn numbers_are_read_as_go_reads_them() {
         ("--5", None),
         ("9223372036854775808", None),
     ] {
-        assert_eq!(crate::cli::values::go_int(text).ok(), expected, "{text}");
+        assert_eq!(crate::flag::go_int(text).ok(), expected, "{text}");
     }
-    assert_eq!(daemon(&["-healthz-port=0x1F90"]).healthz_port(), Some(8080));
+    assert_eq!(daemon(&["-healthz-port=0x1F90"]).healthz.port(), Some(8080));
     assert_eq!(refused(&["-healthz-port=65536"]).code, 2);
 }

@@ -32,8 +32,8 @@ pub(super) async fn facts(args: &CheckArgs) -> Facts {
     let port = known.ok().and_then(Node::port);
     // A daemon that runs knows better how etcd is reached.
     let (etcd, api) = match &daemon.flags {
-        Some(flags) => (flags.etcd.options(), flags.etcd_api),
-        None => (args.etcd.options(), EtcdApi::Auto),
+        Some(flags) => (flags.etcd.clone(), flags.etcd_api),
+        None => (args.etcd.clone(), EtcdApi::Auto),
     };
     let certificates = store::certificates(&etcd).await;
     let (store, clock) = store::ask(etcd, api).await;

@@ -125,7 +125,7 @@ fn metrics(args: &SysdumpArgs) -> Result<String, String> {
 /// Config and leases as the store has them.
 async fn network_config(args: &SysdumpArgs) -> Result<String, String> {
     let read = async {
-        let store = Store::connect(args.etcd.options(), EtcdApi::Auto).await?;
+        let store = Store::connect(args.etcd.clone(), EtcdApi::Auto).await?;
         let config = store.config().await?;
         let (leases, revision) = store.list().await?;
         Ok::<_, crate::source::SourceError>(format!(

@@ -112,7 +112,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
 
     /// `--on-lost-lease=exit`.
     fn end_if_wished(&mut self, why: &str) {
-        if self.options.on_lost_lease == OnLostLease::Exit {
+        if self.options.lease.on_lost == OnLostLease::Exit {
             let subnet = self.keeper.lease().subnet;
             self.ended = Some(StartError::LeaseLost { subnet, why: why.to_owned() });
         }

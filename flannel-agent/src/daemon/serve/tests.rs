@@ -19,12 +19,12 @@ use tokio::task::JoinHandle;
 use flannel_core::schedule::HOOKS;
 
 use super::*;
-use crate::bpf::FastPath;
 use crate::bpf::fake::FakeDatapath;
+use crate::daemon::settings;
 use crate::firewall::fake::FakeFirewall;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::reconcile::{Identity, Settings, conntrack};
+use crate::reconcile::{Identity, conntrack};
 use crate::source::Claim;
 use crate::source::fake::{Call, FakeSource, Write};
 use crate::status::{SharedDatapath, lock};
@@ -150,20 +150,8 @@ impl Bench {
             },
             backend: config.backend.clone(),
         };
-        let settings = Settings {
-            underlay: flannel_core::underlay::Wish::default(),
-            masquerade: false,
-            forward: true,
-            fully_random: true,
-            blackhole: false,
-            fast_path: FastPath::Confirmed,
-            flow_table: 65_536,
-            window: Duration::from_secs(5),
-            packet_rules: flannel_core::status::PacketRulesMode::Respect,
-            verify_source: crate::bpf::VerifySource::Drop,
-            attach_iface: None,
-            take_over: false,
-        };
+        let options = options(dir.path(), flags);
+        let settings = settings(&options, options.underlay.clone(), false);
         let reconciler = Reconciler::new(
             kernel.clone(),
             FakeFirewall::default(),
@@ -174,7 +162,6 @@ impl Bench {
             identity,
         );
         let (events, events_end) = mpsc::channel(16);
-        let options = options(dir.path(), flags);
         let (store, lease, told) = (Arc::new(source.clone()), own.clone(), shared.clone());
         let task = tokio::spawn(async move {
             let remembered = BTreeMap::new();

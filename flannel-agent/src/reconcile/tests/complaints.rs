@@ -72,7 +72,7 @@ async fn what_was_not_known_of_a_link_goes_with_the_link() {
 #[tokio::test]
 async fn eager_is_no_matter_without_ethernet() {
     let mut bench = bench(true);
-    bench.reconciler.settings.fast_path = FastPath::Eager;
+    bench.reconciler.settings.fast_path.mode = FastPath::Eager;
     let loose = bench.sysctls.path().join("net/netfilter/nf_conntrack_tcp_loose");
     std::fs::write(loose, "0\n").unwrap();
     bench.pass(&[peer(2)], Wake::ALL).await;

@@ -56,7 +56,7 @@ async fn without_a_fast_path_timeouts_are_left_alone() {
     let mut bench = bench(true);
     let folder = bench.sysctls.path().to_owned();
     conntrack(&folder, &[(ESTABLISHED, "432000\n"), (UNACKNOWLEDGED, "300\n")]);
-    bench.reconciler.settings.fast_path = FastPath::Off;
+    bench.reconciler.settings.fast_path.mode = FastPath::Off;
     bench.pass(&[peer(2)], Wake::ALL).await;
     assert_eq!(std::fs::read_to_string(folder.join(UNACKNOWLEDGED)).unwrap(), "300\n");
 }

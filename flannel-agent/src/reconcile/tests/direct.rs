@@ -134,7 +134,7 @@ async fn routes_of_peers_that_left_while_nobody_looked_go() {
 #[tokio::test]
 async fn alloc_touches_nothing() {
     let mut bench = bench_of(Backend::Alloc, false);
-    bench.reconciler.settings.masquerade = false;
+    bench.reconciler.settings.rules.masquerade = false;
     bench.pass(&[], Wake::ALL).await;
     assert_eq!(bench.take_applied(), []);
     assert_eq!(bench.reconciler.mtu(), Some(1500));

@@ -133,7 +133,7 @@ async fn what_was_known_holds_while_the_rules_cannot_be_read() {
 #[tokio::test(start_paused = true)]
 async fn rules_can_be_ignored() {
     let (mut bench, _) = with_rules(Ok(LIMIT));
-    bench.reconciler.settings.packet_rules = PacketRulesMode::Ignore;
+    bench.reconciler.settings.fast_path.packet_rules = PacketRulesMode::Ignore;
     bench.pass(&[peer(2)], Wake::ALL).await;
     bench.settle().await;
     assert_eq!(bench.exemptions(), []);
@@ -146,7 +146,7 @@ async fn rules_can_be_ignored() {
 #[tokio::test(start_paused = true)]
 async fn without_a_fast_path_rules_do_not_matter() {
     let (mut bench, _) = with_rules(Ok(LIMIT));
-    bench.reconciler.settings.fast_path = FastPath::Off;
+    bench.reconciler.settings.fast_path.mode = FastPath::Off;
     bench.pass(&[peer(2)], Wake::ALL).await;
     assert_eq!(bench.exemptions(), []);
     assert_eq!(bench.shared.lock().packet_rules, None);

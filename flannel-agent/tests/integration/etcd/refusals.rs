@@ -26,7 +26,7 @@ async fn as_root(etcd: &Etcd) -> Client {
 async fn reader(etcd: &Etcd, api: EtcdApi) -> Store {
     let mut options = options(&etcd.url());
     options.username = Some("reader".to_owned());
-    options.password = Some("only".to_owned());
+    options.password = Some("only".parse().unwrap());
     Store::connect(options, api).await.unwrap()
 }
 

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use flannel_agent::bpf;
 use flannel_agent::bpf::loader::Loaded;
-use flannel_agent::bpf::{AttachMode, Datapath as _, LoadOptions, Places, XdpMode};
+use flannel_agent::bpf::{
+    AttachMode, Datapath as _, Places, ProgramOptions, VerifySource, XdpMode,
+};
 use flannel_core::envelope::{Inward, PodVeth, VethEntry};
 use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
@@ -64,14 +66,19 @@ pub(crate) fn ip(arguments: &str) {
 }
 
 pub(crate) fn open(pins: &Path, attach: AttachMode) -> Loaded {
-    Loaded::open(&LoadOptions {
-        pin_dir: pins.to_owned(),
+    Loaded::open(&options(pins, attach), false).unwrap()
+}
+
+/// With a small flow table.
+pub(crate) fn options(pins: &Path, attach: AttachMode) -> ProgramOptions {
+    ProgramOptions {
+        flow_table_size: 4096,
+        verify_source: VerifySource::default(),
         attach,
         xdp: XdpMode::Auto,
-        card: false,
-        flow_table: 4096,
-    })
-    .unwrap()
+        attach_iface: None,
+        pin_dir: pins.to_owned(),
+    }
 }
 
 pub(crate) fn veth(name: &str) -> PodVeth {

@@ -33,7 +33,7 @@ fn with_users(etcd: &Etcd) {
 async fn logged_in(etcd: &Etcd, password: &str) -> Etcd2 {
     let mut options = options(&etcd.url());
     options.username = Some("flannel".to_owned());
-    options.password = Some(password.to_owned());
+    options.password = Some(password.parse().unwrap());
     Etcd2::connect(options).await.unwrap()
 }
 

@@ -44,7 +44,7 @@ async fn assert_one_etcd_lease(root: &Client) {
 async fn logged_in(etcd: &Etcd, user: &str, password: &str) -> Etcd3 {
     let mut options = options(&etcd.url());
     options.username = Some(user.to_owned());
-    options.password = Some(password.to_owned());
+    options.password = Some(password.parse().unwrap());
     Etcd3::connect(options).await.unwrap()
 }
 
@@ -98,7 +98,7 @@ async fn a_refused_login_says_what_to_look_at() {
     let mut elsewhere = options(&etcd.url());
     elsewhere.prefix = "/elsewhere".to_owned();
     elsewhere.username = Some("flannel".to_owned());
-    elsewhere.password = Some("overlay".to_owned());
+    elsewhere.password = Some("overlay".parse().unwrap());
     let error = Etcd3::connect(elsewhere).await.unwrap().config().await.unwrap_err().to_string();
     assert!(error.contains("permission denied") && error.contains("--etcd-prefix"), "{error}");
 }

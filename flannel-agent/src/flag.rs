@@ -1,4 +1,4 @@
-//! The values of flags.
+//! The values of flags: Go's spellings and ours.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -31,7 +31,7 @@ impl FromStr for Secret {
 }
 
 /// A boolean in one of the spellings of Go's `strconv.ParseBool`.
-pub(super) fn go_bool(text: &str) -> Result<bool, &'static str> {
+pub fn go_bool(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
@@ -41,7 +41,7 @@ pub(super) fn go_bool(text: &str) -> Result<bool, &'static str> {
 
 /// An integer in one of the spellings of Go's `strconv.ParseInt` with base 0:
 /// `0x`, `0o` or `0`, and `0b` say the base; `_` may stand between digits.
-pub(super) fn go_int(text: &str) -> Result<i64, String> {
+pub fn go_int(text: &str) -> Result<i64, String> {
     let bad = || "expected a whole number".to_owned();
     let (negative, rest) = match text.as_bytes() {
         [b'-', ..] => (true, &text[1..]),
@@ -67,7 +67,7 @@ pub(super) fn go_int(text: &str) -> Result<i64, String> {
 }
 
 /// `--healthz-port`.
-pub(super) fn port(text: &str) -> Result<i32, String> {
+pub fn port(text: &str) -> Result<i32, String> {
     let port = go_int(text)?;
     i32::try_from(port)
         .ok()
@@ -76,7 +76,7 @@ pub(super) fn port(text: &str) -> Result<i32, String> {
 }
 
 /// `--fast-path-window`.
-pub(super) fn fast_path_window(text: &str) -> Result<Duration, String> {
+pub fn fast_path_window(text: &str) -> Result<Duration, String> {
     let window = duration(text)?;
     if (Duration::from_millis(100)..=Duration::from_secs(20)).contains(&window) {
         Ok(window)
@@ -88,7 +88,7 @@ pub(super) fn fast_path_window(text: &str) -> Result<Duration, String> {
 }
 
 /// `connectivity --patience` and `trace --live`.
-pub(super) fn patience(text: &str) -> Result<Duration, String> {
+pub fn patience(text: &str) -> Result<Duration, String> {
     let patience = duration(text)?;
     if (Duration::from_millis(10)..=Duration::from_secs(30)).contains(&patience) {
         Ok(patience)
@@ -98,7 +98,7 @@ pub(super) fn patience(text: &str) -> Result<Duration, String> {
 }
 
 /// `--resync-interval`.
-pub(super) fn resync_interval(text: &str) -> Result<Duration, String> {
+pub fn resync_interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;
     if (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&interval) {
         Ok(interval)

@@ -1,0 +1,112 @@
+//! The flags of the eBPF data path.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use flannel_core::status::PacketRulesMode;
+use flannel_ebpf::abi;
+use regex::Regex;
+use serde::Serialize;
+
+use crate::flag;
+
+/// Default of `--pin-dir`.
+pub const PIN_DIR: &str = "/sys/fs/bpf/flannel";
+
+/// When packets take the fast path, and for how long.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct FastPathOptions {
+    /// Whether rules that judge each packet (limit, quota, queue, helpers, ...) keep
+    /// the flows that they match on the kernel's path
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub packet_rules: PacketRulesMode,
+    /// When the eBPF programs bypass the kernel's path
+    #[arg(long = "fast-path", value_enum, value_name = "MODE", default_value_t)]
+    pub mode: FastPath,
+    /// How long a flow stays on the fast path before the kernel sees a packet
+    /// of it again: seconds, or with a unit (100ms to 20s)
+    #[arg(long = "fast-path-window", value_name = "TIME", default_value = "5s",
+          value_parser = flag::fast_path_window)]
+    pub window: Duration,
+}
+
+/// How the programs and their maps are made, where they hang, and what they check.
+#[derive(Args, Clone, Debug)]
+pub struct ProgramOptions {
+    /// Flows that the fast path remembers at a time (1,024 to 8,388,608)
+    #[arg(long, value_name = "FLOWS", default_value_t = abi::MAX_FLOWS,
+          value_parser = clap::value_parser!(u32).range(1024..=8_388_608))]
+    pub flow_table_size: u32,
+    /// What happens to packets from the overlay with a source that is not
+    /// their sender's
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub verify_source: VerifySource,
+    /// How the programs are attached
+    #[arg(long, value_enum, value_name = "HOOK", default_value_t)]
+    pub attach: AttachMode,
+    /// Whether packets lose their tunnel before GRO, in the underlay's driver
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub xdp: XdpMode,
+    /// Attach only to pods' interfaces whose names match
+    #[arg(long, value_name = "REGEX", value_parser = Regex::new)]
+    pub attach_iface: Option<Regex>,
+    /// Directory in bpffs to pin maps and links in
+    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: PathBuf,
+}
+
+/// `--fast-path`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FastPath {
+    /// For flows that the kernel was seen to forward unchanged
+    #[default]
+    Confirmed,
+    /// For TCP connections from their first packet on, too, if the kernel
+    /// forwarded the last one between the same client and service unchanged
+    Eager,
+    /// Never: the programs only count and check
+    Off,
+}
+
+/// `--verify-source`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifySource {
+    /// Drop and count.
+    #[default]
+    Drop,
+    /// Count only.
+    Count,
+    /// Do not look.
+    Off,
+}
+
+/// `--attach`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// tcx where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// tcx links only.
+    Tcx,
+    /// clsact filters only.
+    Clsact,
+}
+
+/// `--xdp`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// Native where the underlay is a network card whose driver has it
+    #[default]
+    Auto,
+    /// In the driver, whatever the underlay is
+    Native,
+    /// Refused, with the reason in the status: it does not go together with TC
+    Generic,
+    /// Not at all
+    Off,
+}
