@@ -338,7 +338,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             underlay: Some(self.reconciler.wish().text()),
             subnet: lease.subnet,
             vtep_mac: identity.vtep_mac,
-            device: self.reconciler.device().map(str::to_owned),
+            device: self.reconciler.device(),
             vni: identity.backend.vxlan().map(|vxlan| vxlan.vni),
             network: Some(identity.network),
             attach: self.shared.lock().datapath.attach,

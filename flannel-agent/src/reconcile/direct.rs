@@ -67,7 +67,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         &mut self,
         desired: &Desired,
     ) -> Result<Observed, KernelError> {
-        let observed = match &self.device {
+        let observed = match &self.tunnel {
             Some(device) => self.kernel.observe(device).await?,
             None => Observed::default(),
         };

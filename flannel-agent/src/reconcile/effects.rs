@@ -78,7 +78,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 Kind::Maps => self.write_maps(group),
                 Kind::Device | Kind::Entries | Kind::Direct => self
                     .kernel
-                    .apply(self.device.as_deref().unwrap_or_default(), group)
+                    .apply(self.tunnel.as_deref().unwrap_or_default(), group)
                     .await
                     .into_iter()
                     .map(|result| result.map_err(|error| error.to_string()))
@@ -185,7 +185,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         // The tunnel's VNI, port, interface index and name; none with host-gw.
         let (vni, port, overlay) = match self.identity.backend.vxlan() {
             Some(vxlan) => {
-                let (Some(overlay), Some(device)) = (self.overlay, self.device.clone()) else {
+                let (Some(overlay), Some(device)) = (self.overlay, self.tunnel.clone()) else {
                     return;
                 };
                 (vxlan.vni, vxlan.port, Some((overlay, device)))

@@ -49,7 +49,7 @@ pub use self::guard::Guarded;
 use self::packet_rules::PacketRules;
 use self::retry::{Retries, Unfinished};
 use self::turnover::Turnover;
-use crate::backend::udp::{self as udp_backend, Overlay};
+use crate::backend::udp::Overlay;
 use crate::bpf::{FastPathOptions, ProgramOptions};
 use crate::firewall::{Firewall, RuleOptions};
 use crate::kernel::Kernel;
@@ -122,7 +122,8 @@ pub struct Reconciler<K, F> {
     sysctl: Sysctl,
     settings: Settings,
     identity: Identity,
-    device: Option<String>,
+    /// Name of the VXLAN device, if there is one.
+    tunnel: Option<String>,
     paths: Paths,
     udp: Overlay,
     links: Vec<Link>,
@@ -175,7 +176,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         settings: Settings,
         identity: Identity,
     ) -> Self {
-        let device = identity.backend.vxlan().map(VxlanConfig::device_name);
+        let tunnel = identity.backend.vxlan().map(VxlanConfig::device_name);
         let window = settings.fast_path.window;
         let turnover = Turnover::new(settings.programs.flow_table_size, window);
         let watch = Watch::new(kernel.inspector(), shared.clone(), identity.network, window);
@@ -188,7 +189,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             sysctl,
             settings,
             identity,
-            device,
+            tunnel,
             paths: Paths::default(),
             udp: Overlay::default(),
             links: Vec::new(),
@@ -232,11 +233,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     }
 
     /// Name of the overlay's device, if the backend has one.
-    pub fn device(&self) -> Option<&str> {
-        match &self.identity.backend {
-            Backend::Udp(_) => Some(udp_backend::DEVICE),
-            _ => self.device.as_deref(),
-        }
+    pub fn device(&self) -> Option<String> {
+        self.identity.backend.facts().device()
     }
 
     /// MTU for pods in bytes, once known.
@@ -381,7 +379,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
         state.backend = Some(self.identity.backend.kind());
         state.device = self.device().map(|name| DeviceStatus {
-            name: name.to_owned(),
+            name,
             mac: desired.device.as_ref().map(|device| device.mac),
             mtu: desired.mtu,
         });

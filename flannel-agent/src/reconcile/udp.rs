@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use flannel_core::config::Backend;
+use flannel_core::backend::Reaches;
 use flannel_core::desired::Desired;
 use flannel_core::health::Subject;
 use ipnetwork::Ipv4Network;
 
 use super::Reconciler;
-use crate::backend::udp::DEVICE;
 use crate::backend::udp::overlay::Wanted;
 use crate::backend::udp::proxy::{self, Settings};
 use crate::firewall::Firewall;
@@ -18,7 +17,12 @@ use crate::kernel::Kernel;
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Keeps proxy, device, address and route; with `look`, looks at them.
     pub(super) async fn serve_udp(&mut self, desired: &Desired, look: bool) {
-        let Backend::Udp(udp) = &self.identity.backend else { return };
+        let facts = self.identity.backend.facts();
+        let (Reaches::Process, Some(device), Some(port)) =
+            (facts.reaches(), facts.device(), facts.port())
+        else {
+            return;
+        };
         let peers: BTreeMap<Ipv4Network, Ipv4Addr> =
             desired.peers.values().map(|peer| (peer.subnet, peer.public_ip)).collect();
         if !look && self.udp.is_alive() {
@@ -27,9 +31,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
         let wanted = Wanted {
             settings: Settings {
-                device: DEVICE.to_owned(),
+                device,
                 local: self.identity.underlay.address,
-                port: udp.port,
+                port,
                 network: self.identity.network,
                 subnet: self.identity.subnet,
                 verify_source: self.settings.programs.verify_source,

@@ -119,7 +119,7 @@ pub enum Reaches {
     DirectOrTunnel,
     /// By routes through the underlay.
     Direct,
-    /// By a process, through a device of its own.
+    /// By a process, through a device of its own and a port.
     Process,
     /// Not at all: there are no peers.
     Nobody,
@@ -251,6 +251,14 @@ mod tests {
         for kind in BackendKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         }
+    }
+
+    #[test]
+    fn a_process_has_a_device_and_a_port() {
+        let udp = Backend::Udp(UdpConfig { port: 4789 });
+        let facts = udp.facts();
+        assert_eq!(facts.reaches(), Reaches::Process);
+        assert_eq!((facts.device().as_deref(), facts.port()), (Some("flannel0"), Some(4789)));
     }
 
     /// What one node publishes, another with the same backend reads.
