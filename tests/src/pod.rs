@@ -82,6 +82,17 @@ impl Pod {
         self.target()
     }
 
+    /// Starts the traffic server again, on one CPU, and waits until it listens.
+    ///
+    /// # Panics
+    /// It does not come up.
+    pub fn serve_on(&mut self, cpu: usize) {
+        drop(self.server.take());
+        // The log of the one before says that it listens.
+        let log = self.log.with_extension(format!("cpu{cpu}.log"));
+        self.server = Some(serve(&self.netns, &log, &["--cpu", &cpu.to_string()]));
+    }
+
     /// Runs the traffic client with these arguments to its end; its JSON.
     ///
     /// # Panics
