@@ -67,7 +67,10 @@ impl Toolchain {
             std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
         let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
         let root = root().canonicalize().context("root of the workspace")?;
-        let mut flags = ["-C", "debuginfo=2", "-C", "link-arg=--btf"].map(String::from).to_vec();
+        // Without the last one, zeros are written by calls of a memset that goes by bytes.
+        let link = ["--btf", "--disable-expand-memcpy-in-order"];
+        let mut flags = ["-C", "debuginfo=2"].map(String::from).to_vec();
+        flags.extend(link.into_iter().flat_map(|it| ["-C".into(), format!("link-arg={it}")]));
         // The compiler takes the last prefix that fits: the most special ones
         // go last. A registry's directory is named by a hash of its address.
         flags.extend([remap(&cargo_home, "/cargo"), remap(&root, "/flannel")]);

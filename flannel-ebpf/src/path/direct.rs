@@ -85,6 +85,7 @@ fn repeat<S: Skb, T: Tables>(
     };
     let found = tables.flow(&key);
     let ours = found.as_deref().is_some_and(|flow| flow::is_senders(flow, &key, &entry));
+    let ours = config.unsure(ours);
     let reason = 'kernel: {
         let admitted = flow::admit(tables, config, &segment, &key, found.as_deref(), ours, false);
         if let Err(reason) = admitted {
@@ -102,6 +103,7 @@ fn repeat<S: Skb, T: Tables>(
             Err(reason) => reason,
         }
     };
+    let reason = tables.unknown(reason);
     // A SYN proves nothing; but its exit has to know that it comes from a peer.
     let settled =
         found.as_deref().is_some_and(|flow| flow::is_settled(flow, config, &key, entry.now));

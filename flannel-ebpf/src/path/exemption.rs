@@ -57,16 +57,16 @@ impl Asked {
         }
     }
 
-    /// Whether an exemption covers it; `at` looks one up.
+    /// Whether one of the exemptions covers it.
     #[inline(always)]
-    pub fn is_covered<'a>(self, at: impl Fn(u32) -> Option<&'a Exemption>) -> bool {
+    pub fn is_covered<T: Lookups>(self, tables: &T) -> bool {
         let count = u32::from((self.rest >> 16) as u16);
         let mut index = 0;
         while index < MAX_EXEMPTIONS {
             if index >= count {
                 break;
             }
-            if at(index).is_some_and(|exemption| self.is_covered_by(exemption)) {
+            if tables.is_exempt_by(self, index) {
                 return true;
             }
             index += 1;
@@ -74,8 +74,9 @@ impl Asked {
         false
     }
 
+    /// Whether this exemption covers it.
     #[inline(always)]
-    fn is_covered_by(self, exemption: &Exemption) -> bool {
+    pub fn is_covered_by(self, exemption: &Exemption) -> bool {
         let (proto, direction) = ((self.rest >> 8) as u8, self.rest as u8);
         let (sport, dport) = ((self.rest >> 48) as u16, (self.rest >> 32) as u16);
         let there = exemption.direction == 0 || exemption.direction == direction;

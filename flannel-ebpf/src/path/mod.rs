@@ -136,9 +136,14 @@ pub trait Lookups {
     fn veth(&self, ifindex: u32) -> Option<Veth>;
     /// Whether an exemption covers this ([`Asked::is_covered`]).
     fn is_exempt(&self, asked: Asked) -> bool;
+    /// Whether the exemption with this index covers this ([`Asked::is_covered_by`]).
+    fn is_exempt_by(&self, asked: Asked, index: u32) -> bool;
     /// Whether no later ticket is of the same flow or peer
     /// ([`ticket::none_is_later`]).
-    fn is_last(&self, index: u32, sequence: u32, of: ticket::Of) -> bool;
+    fn is_last(&self, index: u32, sequence: u32, among: ticket::Among) -> bool;
+    /// Whether the tickets in both slots are of the same flow or peer
+    /// ([`ticket::are_of_same`]).
+    fn are_of_same(&self, index: u32, later: u32, of: ticket::Of) -> bool;
     /// The agent's sign of life.
     fn attendance(&self) -> Option<&Attendance>;
     /// Times that the node was told of other routes by ICMP.
@@ -148,6 +153,9 @@ pub trait Lookups {
     fn way(&self, trip: &Trip) -> Option<Way>;
     /// Whether this is an address of the node itself.
     fn is_local(&self, addr: [u8; 4]) -> bool;
+    /// The same value, unknown to the verifier. What it knows of a value it goes
+    /// through once more for each of them, in all that follows.
+    fn unknown<V: Copy>(&self, value: V) -> V;
 }
 
 /// The counters.

@@ -9,7 +9,7 @@ use network_types::ip::Ipv4Hdr;
 
 use super::segment::Segment;
 use super::{Lookups, Skb, Tables};
-use crate::abi::{Config, FlowKey, Ticket, Tuple4, direction, ticket_flag};
+use crate::abi::{Config, FlowKey, Ticket, TicketNumbers, Tuple4, direction, ticket_flag};
 
 /// A packet that takes longer from entry to exit proves nothing.
 pub(super) const LIFE_NS: u64 = 1_000_000_000;
@@ -137,19 +137,41 @@ pub(super) fn is_last<S: Skb, T: Lookups>(
     ticket: &Ticket,
     of: Of,
 ) -> bool {
-    tables.is_last(config.tickets.index(frame.ticket()), ticket.sequence, of)
+    let numbers = config.tickets;
+    tables.is_last(numbers.index(frame.ticket()), ticket.sequence, Among::new(numbers, of))
 }
 
-/// `is_last` of the ticket in the slot `index`, which `config` says how to
-/// find. It is not, if the slot has been given out again.
+/// Which tickets are searched: the slots of a region, less one, and in the highest bit
+/// whether it is [`Of::Peer`]. One word, because a function of the programs takes it.
+#[derive(Clone, Copy)]
+pub struct Among(pub u32);
+
+impl Among {
+    const PEER: u32 = 1 << 31;
+
+    #[inline(always)]
+    fn new(numbers: TicketNumbers, of: Of) -> Self {
+        Self((numbers.slots() - 1) | if of == Of::Peer { Self::PEER } else { 0 })
+    }
+
+    #[inline(always)]
+    fn mask(self) -> u32 {
+        self.0 & !Self::PEER
+    }
+
+    #[inline(always)]
+    fn of(self) -> Of {
+        if self.0 & Self::PEER == 0 { Of::Flow } else { Of::Peer }
+    }
+}
+
+/// `is_last` of the ticket in the slot `index`. It is not, if the slot has been given
+/// out again.
 #[inline(always)]
-pub fn none_is_later<T: Lookups>(tables: &T, index: u32, sequence: u32, of: Of) -> bool {
-    let Some(config) = tables.config() else { return false };
-    let numbers = config.tickets;
-    let region = index & !(numbers.slots() - 1);
+pub fn none_is_later<T: Lookups>(tables: &T, index: u32, sequence: u32, among: Among) -> bool {
+    let region = index & !among.mask();
     let ahead = tables.ticket_sequence(region).wrapping_sub(sequence);
-    let Some(ticket) = tables.ticket(index) else { return false };
-    if ahead > LOOK_AHEAD || ticket.sequence != sequence {
+    if ahead > LOOK_AHEAD || tables.ticket_sequence(index) != sequence {
         return false;
     }
     let mut step = 1;
@@ -157,19 +179,24 @@ pub fn none_is_later<T: Lookups>(tables: &T, index: u32, sequence: u32, of: Of) 
         if step > ahead {
             break;
         }
-        let slot = numbers.slot(sequence.wrapping_add(step));
-        if slot != 0
-            && let Some(later) = tables.ticket(region | slot)
-        {
-            let same = match of {
-                Of::Flow => later.key == ticket.key,
-                Of::Peer => later.peer_ip == ticket.peer_ip,
-            };
-            if same {
-                return false;
-            }
+        // An index ends in the lowest bits of its sequence.
+        let slot = index.wrapping_add(step) & among.mask();
+        if slot != 0 && tables.are_of_same(index, region | slot, among.of()) {
+            return false;
         }
         step += 1;
     }
     true
+}
+
+/// Whether the tickets in the slots `index` and `later` are of the same flow or peer.
+#[inline(always)]
+pub fn are_of_same<T: Lookups>(tables: &T, index: u32, later: u32, of: Of) -> bool {
+    let (Some(ticket), Some(later)) = (tables.ticket(index), tables.ticket(later)) else {
+        return false;
+    };
+    match of {
+        Of::Flow => later.key == ticket.key,
+        Of::Peer => later.peer_ip == ticket.peer_ip,
+    }
 }

@@ -19,7 +19,7 @@ use flannel_ebpf::abi::{
     Ticket, TicketNumbers, Veth,
 };
 use flannel_ebpf::path::exemption::Asked;
-use flannel_ebpf::path::ticket::{self, Of};
+use flannel_ebpf::path::ticket::{self, Among, Of};
 use flannel_ebpf::path::{Counters, Lookups, NextHop, Tables, Traffic, Trip, Way};
 
 #[btf_map(name = "fl_cfg")]
@@ -89,6 +89,12 @@ impl Maps {
         Self { raw }
     }
 
+    /// For a function that is called with integers.
+    #[inline(always)]
+    fn without_context() -> Self {
+        Self::new(core::ptr::null_mut())
+    }
+
     /// Asks for the route of a packet of the node's own, bound to no interface, as
     /// the kernel's VXLAN device does: BPF_FIB_LOOKUP_OUTPUT would force one. A VXLAN
     /// device over a VRF is bound to the VRF (vxlan_xmit_one, sk_bound_dev_if).
@@ -153,13 +159,36 @@ impl Lookups for Maps {
     }
 
     #[inline(always)]
+    fn unknown<V: Copy>(&self, value: V) -> V {
+        const { assert!(size_of::<V>() <= size_of::<Flow>() && align_of::<V>() <= 8) };
+        let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return value };
+        let scratch = scratch.cast::<V>();
+        // SAFETY: within this CPU's own element, aligned as a flow is; no other program
+        // of ours runs on this CPU between both.
+        unsafe {
+            scratch.write_volatile(value);
+            scratch.read_volatile()
+        }
+    }
+
+    #[inline(always)]
     fn is_exempt(&self, Asked { addresses, rest }: Asked) -> bool {
         fl_is_exempt(addresses, rest) != 0
     }
 
     #[inline(always)]
-    fn is_last(&self, index: u32, sequence: u32, of: Of) -> bool {
-        fl_is_last(index.into(), sequence.into(), (of == Of::Peer).into()) != 0
+    fn is_exempt_by(&self, Asked { addresses, rest }: Asked, index: u32) -> bool {
+        fl_is_exempt_by(addresses, rest, index.into()) != 0
+    }
+
+    #[inline(always)]
+    fn is_last(&self, index: u32, sequence: u32, among: Among) -> bool {
+        fl_is_last(index.into(), sequence.into(), among.0.into()) != 0
+    }
+
+    #[inline(always)]
+    fn are_of_same(&self, index: u32, later: u32, of: Of) -> bool {
+        fl_are_of_same(index.into(), later.into(), (of == Of::Peer).into()) != 0
     }
 
     #[inline(always)]
@@ -349,19 +378,35 @@ impl Tables for Maps {
     }
 }
 
-/// A function of its own, which the verifier goes through once: unrolled into its
-/// callers it costs a kernel of 6.1 more than a million steps.
+/// A search in a function of its own, which the verifier goes through once: as a part
+/// of its callers it costs a kernel of 6.1 more than a million steps. So is each step of
+/// it, which a loop would have the verifier go through once for each number.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn fl_is_exempt(addresses: u64, rest: u64) -> u64 {
-    Asked { addresses, rest }.is_covered(|index| EXEMPTIONS.get(index)).into()
+    Asked { addresses, rest }.is_covered(&Maps::without_context()).into()
+}
+
+/// A step of `fl_is_exempt`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn fl_is_exempt_by(addresses: u64, rest: u64, index: u64) -> u64 {
+    let asked = Asked { addresses, rest };
+    EXEMPTIONS.get(index as u32).is_some_and(|exemption| asked.is_covered_by(exemption)).into()
 }
 
 /// As `fl_is_exempt`.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn fl_is_last(index: u64, sequence: u64, of_peer: u64) -> u64 {
+extern "C" fn fl_is_last(index: u64, sequence: u64, among: u64) -> u64 {
+    let (tables, among) = (Maps::without_context(), Among(among as u32));
+    ticket::none_is_later(&tables, index as u32, sequence as u32, among).into()
+}
+
+/// A step of `fl_is_last`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn fl_are_of_same(index: u64, later: u64, of_peer: u64) -> u64 {
     let of = if of_peer == 0 { Of::Flow } else { Of::Peer };
-    let tables = Maps::new(core::ptr::null_mut());
-    ticket::none_is_later(&tables, index as u32, sequence as u32, of).into()
+    ticket::are_of_same(&Maps::without_context(), index as u32, later as u32, of).into()
 }

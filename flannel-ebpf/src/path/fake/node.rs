@@ -10,7 +10,7 @@ use crate::abi::{
     Veth, flag,
 };
 use crate::path::exemption::Asked;
-use crate::path::ticket::{self, Of};
+use crate::path::ticket::{self, Among, Of};
 use crate::path::{Counters, Lookups, NextHop, Tables, Traffic, Trip, Way as Route};
 
 const HOUR: u64 = 3_600 * SECOND;
@@ -190,11 +190,20 @@ impl Lookups for Node {
     fn veth(&self, ifindex: u32) -> Option<Veth> {
         self.veths.get(&ifindex).copied()
     }
-    fn is_exempt(&self, asked: Asked) -> bool {
-        asked.is_covered(|index| self.exemptions.get(index as usize))
+    fn unknown<V: Copy>(&self, value: V) -> V {
+        value
     }
-    fn is_last(&self, index: u32, sequence: u32, of: Of) -> bool {
-        ticket::none_is_later(self, index, sequence, of)
+    fn is_exempt(&self, asked: Asked) -> bool {
+        asked.is_covered(self)
+    }
+    fn is_exempt_by(&self, asked: Asked, index: u32) -> bool {
+        self.exemptions.get(index as usize).is_some_and(|exemption| asked.is_covered_by(exemption))
+    }
+    fn is_last(&self, index: u32, sequence: u32, among: Among) -> bool {
+        ticket::none_is_later(self, index, sequence, among)
+    }
+    fn are_of_same(&self, index: u32, later: u32, of: Of) -> bool {
+        ticket::are_of_same(self, index, later, of)
     }
     fn attendance(&self) -> Option<&Attendance> {
         Some(&self.attendance)

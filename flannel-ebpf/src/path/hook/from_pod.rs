@@ -86,6 +86,7 @@ fn repeat<S: Skb, T: Tables>(
             Err(reason) => reason,
         }
     };
+    let reason = tables.unknown(reason);
     // The device derives the outer source port from this. It has to be the same
     // before and behind a translation.
     entry.hash = frame.hash();

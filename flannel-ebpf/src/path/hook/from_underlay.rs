@@ -140,19 +140,6 @@ fn left<S: Skb, T: Tables>(
     to_kernel(tables, reason)
 }
 
-/// A packet that is left to the kernel.
-#[derive(Clone, Copy)]
-struct Left {
-    reason: Outcome,
-    /// Its flow has aggregates: what goes through the device must not be
-    /// overtaken.
-    sticky: bool,
-    /// Its flow's proof has stood for a moment.
-    settled: bool,
-    /// `from_overlay` counts it for its peer.
-    counted_later: bool,
-}
-
 /// A packet that the fast path takes if its flow is confirmed.
 #[inline(always)]
 fn of_flow<S: Skb, T: Tables>(
@@ -164,7 +151,7 @@ fn of_flow<S: Skb, T: Tables>(
     entry: &Entry,
 ) -> Verdict {
     let key = segment.key(direction::IN);
-    let found = tables.flow(&key);
+    let mut found = tables.flow(&key);
     // A fresh confirmation by this very peer stands for the source check: it was
     // made for the same outer source and the same inner source.
     let checked = found.as_deref().filter(|flow| {
@@ -177,16 +164,26 @@ fn of_flow<S: Skb, T: Tables>(
             Err(verdict) => return verdict,
         },
     };
-    let Left { reason, sticky, settled, counted_later } =
-        match repeat(frame, tables, config, outer, segment, &key, entry, peer, found) {
-            Ok(verdict) => return verdict,
-            Err(left) => left,
-        };
+    if peer != NOBODY && flow::opens(config, segment) {
+        eager::open(tables, config, &key, entry);
+        found = tables.flow(&key);
+    }
+    let reason = match repeat(frame, tables, config, outer, segment, &key, entry, found.as_ref()) {
+        Ok(verdict) => return verdict,
+        Err(reason) => tables.unknown(reason),
+    };
     tables.count(reason);
-    if peer != NOBODY && !counted_later {
+    let aggregate = reason == Outcome::KernelAggregate;
+    // `from_overlay` counts an aggregate.
+    if peer != NOBODY && !aggregate {
         tables.count_peer(peer, Traffic::RxKernel, u32::from(segment.total_len));
     }
-    let open = !sticky
+    let (sticky, settled) = found.as_deref().map_or((false, false), |flow| {
+        (flow.sticky_ns > entry.now, flow::is_settled(flow, config, &key, entry.now))
+    });
+    // Where a flow has aggregates, what goes through the device must not be overtaken.
+    let open = !aggregate
+        && !sticky
         && peer != NOBODY
         && shortcut::is_open(frame, tables, config, outer, segment, reason, entry.now);
     // ECN bits that the device changes are more than a treatment.
@@ -203,51 +200,43 @@ fn of_flow<S: Skb, T: Tables>(
     clippy::too_many_arguments,
     reason = "looked up once, and a program has no stack to spare"
 )]
-fn repeat<'a, S: Skb, T: Tables>(
+fn repeat<S: Skb, T: Tables>(
     frame: &mut S,
-    tables: &'a T,
+    tables: &T,
     config: &Config,
     outer: &Ipv4Hdr,
     segment: &Segment,
     key: &FlowKey,
     entry: &Entry,
-    peer: u32,
-    mut found: Option<T::FlowRef<'a>>,
-) -> Result<Verdict, Left> {
-    if peer != NOBODY && flow::opens(config, segment) {
-        eager::open(tables, config, key, entry);
-        found = tables.flow(key);
-    }
-    let sticky = found.as_deref().is_some_and(|flow| flow.sticky_ns > entry.now);
-    let settled =
-        found.as_deref().is_some_and(|flow| flow::is_settled(flow, config, key, entry.now));
-    let left = |reason| Left { reason, sticky, settled, counted_later: false };
-    let ours = found.as_deref().is_some_and(|flow| flow::is_senders(flow, key, entry));
-    let opened = ours && found.as_deref().is_some_and(|flow| eager::holds(config, segment, flow));
-    flow::admit(tables, config, segment, key, found.as_deref(), ours, opened).map_err(left)?;
-    let Some(flow) = &found else { return Err(left(Outcome::KernelUnconfirmed)) };
+    found: Option<&T::FlowRef<'_>>,
+) -> Result<Verdict, Outcome> {
+    let ours = found.is_some_and(|flow| flow::is_senders(flow, key, entry));
+    let opened = ours && found.is_some_and(|flow| eager::holds(config, segment, flow));
+    let (ours, opened) = (config.unsure(ours), config.unsure(opened));
+    flow::admit(tables, config, segment, key, found.map(|flow| &**flow), ours, opened)?;
+    let Some(flow) = found else { return Err(Outcome::KernelUnconfirmed) };
     let alone = opened && eager::is_for_us_alone(segment);
     match entry::admit(frame, config, segment, key, flow, entry) {
         Ok(()) => {}
         Err(Outcome::KernelTcpState) if ours && !alone => {
             flow::answer(tables, flow);
-            return Err(left(Outcome::KernelTcpState));
+            return Err(Outcome::KernelTcpState);
         }
         // The end of a connection that the kernel does not know.
         Err(reason) if alone && reason != Outcome::KernelTooBig => {
             if tables.veth(flow.out_ifindex).is_none() {
-                return Err(left(reason));
+                return Err(reason);
             }
         }
-        Err(reason) => return Err(left(reason)),
+        Err(reason) => return Err(reason),
     }
     if wire::decap_changes_ecn(outer.tos, segment.tos) {
-        return Err(left(Outcome::KernelEcn));
+        return Err(Outcome::KernelEcn);
     }
     if aggregated(frame, tables, config, flow, entry.now) {
-        return Err(Left { sticky: true, counted_later: true, ..left(Outcome::KernelAggregate) });
+        return Err(Outcome::KernelAggregate);
     }
-    decap::carry(frame, tables, segment, flow).map_err(left)
+    decap::carry(frame, tables, segment, flow)
 }
 
 /// Whether this packet has to go through the kernel device: a GSO aggregate
