@@ -1,8 +1,12 @@
 //! Control groups that harness and containers make, and their end.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Where all hierarchies are.
 const ALL: &str = "/sys/fs/cgroup";
@@ -50,10 +54,44 @@ impl Drop for Cgroup {
 /// Removes a group of this name from every hierarchy.
 pub(crate) fn remove_everywhere(name: &str) {
     let name = name.trim_start_matches('/');
-    for controller in fs::read_dir(ALL).into_iter().flatten().flatten() {
-        remove(&controller.path().join(name));
+    hierarchies().for_each(|hierarchy| remove(&hierarchy.join(name)));
+}
+
+/// Names of the groups at the top of any hierarchy.
+pub(crate) fn names() -> BTreeSet<String> {
+    let entries = hierarchies().flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Ends all that runs in a group of this name, and removes it.
+pub(crate) fn end(name: &str) {
+    let members: BTreeSet<i32> =
+        hierarchies().flat_map(|hierarchy| members(&hierarchy.join(name))).collect();
+    for member in members {
+        // Gone already with the first process of its namespace.
+        let _ = kill(Pid::from_raw(member), Signal::SIGKILL);
     }
-    remove(&Path::new(ALL).join(name));
+    remove_everywhere(name);
+}
+
+/// Processes in a group and those below it. Those of another process namespace have no
+/// number here.
+fn members(group: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let mut found: Vec<i32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    found.retain(|pid| *pid > 1);
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(members(&entry.path()));
+        }
+    }
+    found
+}
+
+/// Where groups may be: the one hierarchy, or one for each controller.
+fn hierarchies() -> impl Iterator<Item = PathBuf> {
+    let controllers = fs::read_dir(ALL).into_iter().flatten().flatten();
+    controllers.map(|entry| entry.path()).chain([PathBuf::from(ALL)])
 }
 
 /// A group can be removed as soon as it is empty.

@@ -9,6 +9,7 @@ mod addresses;
 pub mod agent;
 pub mod assembled;
 pub mod beside;
+mod booted;
 mod cgroup;
 pub mod complexity;
 pub mod debian;

@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::sched::{CloneFlags, setns};
 
+use crate::cgroup;
 use crate::process::{output, run};
 
 const RUN_NETNS: &str = "/var/run/netns";
@@ -66,6 +67,12 @@ pub fn sweep(own: bool) {
         let gone = !Path::new(&format!("/proc/{pid}")).exists();
         Some(if pid == std::process::id() { own } else { gone })
     };
+    // Systems that were booted do not end with the run that booted them.
+    for name in cgroup::names() {
+        if dead(&name, &format!("{PREFIX}-")) == Some(true) {
+            cgroup::end(&name);
+        }
+    }
     for name in names(RUN_NETNS) {
         if dead(&name, &format!("{PREFIX}-")) == Some(true) {
             output(Command::new("ip").args(["netns", "delete", &name]));

@@ -1,6 +1,11 @@
 //! The harness itself, on plain Linux nodes: what the other cases rely on.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
 use flannel_tests::lab::{Lab, OUTSIDE};
+use flannel_tests::netns;
 use flannel_tests::packet::Wire;
 use std::time::Duration;
 
@@ -71,4 +76,24 @@ fn loss_is_seen() {
     first.netns.ip("link set veth3 up");
     let spaced = running.finish();
     assert!(spaced["lost"].as_u64() > Some(50), "{spaced}");
+}
+
+/// What a killed run leaves in a control group, systems that it booted above all, ends
+/// with the next run.
+#[test]
+fn a_killed_runs_processes_are_ended() {
+    let mut ended = Command::new("true").spawn().expect("true");
+    let pid = ended.id();
+    ended.wait().expect("its end");
+    let places = ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"];
+    let mut hierarchies = places.map(Path::new).into_iter();
+    let hierarchy = hierarchies.find(|place| place.join("cgroup.procs").exists());
+    let group = hierarchy.expect("a hierarchy").join(format!("flt-{pid}-0-n1"));
+    let below = group.join("below");
+    fs::create_dir_all(&below).expect("a group");
+    let mut left = Command::new("sleep").arg("600").spawn().expect("sleep");
+    fs::write(below.join("cgroup.procs"), left.id().to_string()).expect("a member");
+    netns::sweep(false);
+    assert!(!group.exists(), "{} is left", group.display());
+    assert!(!left.wait().expect("its end").success(), "it was ended");
 }
