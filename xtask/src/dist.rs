@@ -8,7 +8,6 @@ mod licences;
 mod needs;
 mod rpm;
 mod sbom;
-mod target;
 mod tree;
 mod twice;
 
@@ -18,7 +17,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use self::target::Target;
+use crate::target::Target;
 use crate::workspace::{cargo, output, root, run as run_command, target_dir};
 
 #[derive(clap::Args)]
@@ -70,6 +69,7 @@ impl Product {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let target = args.target.map_or_else(Target::host, Ok)?;
+    target.prepare()?;
     if args.check {
         return twice::check(&[
             format!("--profile={}", args.profile),
@@ -121,13 +121,12 @@ fn build(target: Target, profile: &str) -> Result<PathBuf> {
     }
     let dir = target_dir().join("dist-build");
     let triple = target.triple();
-    let linker = format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_"));
     run_command(
         cargo()
             .args(["build", "--profile", profile, "--locked", "--package", "flannel-agent"])
             .args(["--target", triple, "--target-dir"])
             .arg(&dir)
-            .env(linker, target.tool("gcc"))
+            .envs(target.settings())
             .env("RUSTFLAGS", flags),
     )?;
     // cargo's own name for the directory of its first profile.

@@ -14,6 +14,7 @@ mod harness;
 mod programs;
 mod quiet;
 mod setup;
+mod target;
 mod test;
 mod tidy;
 mod toolchain;

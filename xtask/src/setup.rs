@@ -90,6 +90,13 @@ const TOOLS: &[Need] = &[
     file("/usr/bin/docker", "docker.io", "containers on nodes"),
 ];
 
+/// Packages that build for arm64 on another machine, and run what was built.
+const ARM64: &[Need] = &[
+    program("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", "links programs for arm64"),
+    file("/usr/aarch64-linux-gnu/include/stdlib.h", "libc6-dev-arm64-cross", "the C library"),
+    program("qemu-aarch64-static", "qemu-user-static", "runs programs for arm64"),
+];
+
 /// Packages that build the TC programs where rustup has no nightly with
 /// rust-src.
 const TOOLCHAIN: &[Need] = &[
@@ -170,6 +177,24 @@ pub(crate) fn nextest(check: bool) -> Result<()> {
 pub(crate) fn fuzz(check: bool) -> Result<()> {
     packages(CPP.iter(), check)?;
     FUZZ.install(check)
+}
+
+/// What builds for arm64 on another machine, and runs what was built.
+///
+/// # Errors
+/// A package cannot be had, or rustc's standard library for arm64.
+pub(crate) fn arm64(triple: &str) -> Result<()> {
+    packages(ARM64.iter(), false)?;
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let print = ["--print", "target-libdir", "--target", triple];
+    let library = output(Command::new(&rustc).args(print))?;
+    if Path::new(&library).exists() {
+        return Ok(());
+    }
+    if which("rustup").is_none() {
+        bail!("{library} is missing: the standard library for {triple} of this very rustc");
+    }
+    run_command(Command::new("rustup").args(["target", "add", triple]))
 }
 
 /// What `build-ebpf` needs.

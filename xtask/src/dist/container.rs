@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::target::Target;
 use super::{Product, pack_tar, tree};
 use crate::debian;
+use crate::target::Target;
 use crate::workspace::root;
 
 /// Lays it out: the Dockerfile, the agent, and all else that the image holds.

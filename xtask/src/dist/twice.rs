@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest as _, Sha256};
 
-use crate::workspace::{cargo, root, run as run_command, target_dir};
+use crate::workspace::{cargo, output, root, run as run_command, target_dir};
 
 /// Packs twice and compares. `words` are further arguments for both.
 ///
@@ -20,10 +20,15 @@ pub(super) fn check(words: &[String]) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
     }
+    // The first build takes minutes: a commit meanwhile is none of the second's.
+    let commit = output(Command::new("git").current_dir(root()).args(["rev-parse", "HEAD"]))?;
     let mut made = Vec::new();
     for name in ["first", "another/and-deeper"] {
         let clone = dir.join(name);
         run_command(Command::new("git").args(["clone", "--quiet"]).arg(root()).arg(&clone))?;
+        let mut checkout = Command::new("git");
+        checkout.current_dir(&clone).args(["checkout", "--quiet", "--detach", &commit]);
+        run_command(&mut checkout)?;
         let out = clone.join("out");
         let mut command = cargo();
         command.current_dir(&clone).env_remove("CARGO_TARGET_DIR");

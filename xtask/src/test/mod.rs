@@ -13,6 +13,8 @@ use anyhow::Result;
 
 use self::outcome::Outcome;
 use crate::programs::{CASES, E2E, Programs};
+use crate::target::Target;
+use crate::workspace::{cargo, run as run_command};
 use crate::{build_ebpf, debian, guest, setup};
 
 #[derive(clap::Args)]
@@ -29,6 +31,10 @@ pub(crate) struct Args {
     /// has, such as 6.1 or 6.12
     #[arg(long, value_name = "RELEASE", conflicts_with_all = ["unit", "e2e"])]
     kernel: Option<String>,
+    /// Run only the unit tests of the crates without I/O, built for another machine and
+    /// run by qemu
+    #[arg(long, value_name = "TRIPLE", conflicts_with_all = ["unit", "e2e", "kernel", "faults"])]
+    target: Option<Target>,
     /// Run only the faults, in their long form
     #[arg(long, conflicts_with_all = ["filter", "unit", "e2e", "kernel"])]
     faults: bool,
@@ -47,6 +53,9 @@ const FRESH: &[&str] = &["connectivity", "fallback", "integrity", "kernels", "re
 /// # Errors
 /// A runner cannot be started.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Some(target) = args.target {
+        return foreign(target, args.filter.as_deref());
+    }
     setup::tools()?;
     setup::nextest(false)?;
     let programs = Programs::build()?;
@@ -76,6 +85,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         std::process::exit(1);
     }
     Ok(())
+}
+
+/// Crates without I/O: what they decide has to be the same on every machine.
+const PURE: [&str; 2] = ["flannel-core", "flannel-ebpf"];
+
+/// Their unit tests as programs of another machine.
+fn foreign(target: Target, filter: Option<&str>) -> Result<()> {
+    target.prepare()?;
+    let mut command = cargo();
+    command.args(["test", "--locked", "--lib", "--target", target.triple()]).args(filter);
+    command.args(PURE.iter().flat_map(|package| ["--package", package]));
+    run_command(command.envs(target.settings()))
 }
 
 /// The long form of the faults.
@@ -149,8 +170,15 @@ mod tests {
 
     #[test]
     fn a_run_leaves_out_what_it_is_told_to() {
-        let args =
-            |unit, e2e| Args { filter: None, unit, e2e, kernel: None, faults: false, seed: None };
+        let args = |unit, e2e| Args {
+            filter: None,
+            unit,
+            e2e,
+            kernel: None,
+            target: None,
+            faults: false,
+            seed: None,
+        };
         assert!(here(&args(true, false)).starts_with("not (package(flannel-tests) + "));
         assert!(here(&args(false, true)).starts_with("(package(flannel-tests) + "));
         let all = here(&args(false, false));

@@ -6,6 +6,8 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
+use crate::setup;
+
 /// A target by its triple, as rustc has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Target {
@@ -50,6 +52,32 @@ impl Target {
         }
     }
 
+    /// Installs what building for another machine needs.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    pub(crate) fn prepare(self) -> Result<()> {
+        match self {
+            Self::Aarch64 if self.foreign() => setup::arm64(self.triple()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Settings for cargo: what links programs, and what runs them.
+    pub(crate) fn settings(self) -> Vec<(String, String)> {
+        let name = self.triple().to_uppercase().replace('-', "_");
+        let mut settings = vec![(format!("CARGO_TARGET_{name}_LINKER"), self.tool("gcc"))];
+        if self.foreign() {
+            settings.push((format!("CARGO_TARGET_{name}_RUNNER"), self.emulator().join(" ")));
+        }
+        settings
+    }
+
+    fn emulator(self) -> [String; 3] {
+        let machine = self.machine();
+        [format!("qemu-{machine}-static"), "-L".into(), format!("/usr/{machine}-linux-gnu")]
+    }
+
     fn foreign(self) -> bool {
         std::env::consts::ARCH != self.machine()
     }
@@ -67,8 +95,9 @@ impl Target {
         if !self.foreign() {
             return Command::new(program);
         }
-        let mut command = Command::new(format!("qemu-{}-static", self.machine()));
-        command.args(["-L", &format!("/usr/{}-linux-gnu", self.machine())]).arg(program);
+        let [emulator, words @ ..] = self.emulator();
+        let mut command = Command::new(emulator);
+        command.args(words).arg(program);
         command
     }
 }
