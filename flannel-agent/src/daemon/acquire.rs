@@ -13,6 +13,7 @@ use flannel_core::config::{Backend, NetworkConfig};
 use flannel_core::lease::Lease;
 use flannel_core::lease::attrs::LeaseAttrs;
 use flannel_core::mac::MacAddr;
+use flannel_core::status::What;
 
 use super::StartError;
 use super::start::{Before, Waiting};
@@ -51,6 +52,7 @@ pub(super) async fn acquire<S: LeaseSource>(
         let error = match acquired.await {
             Ok(acquired) => {
                 waiting.over();
+                tell(shared, &acquired);
                 return Ok(acquired);
             }
             Err(SourceError::Held { lease }) => match ask(source, &lease, &me).await {
@@ -85,6 +87,15 @@ pub(super) async fn acquire<S: LeaseSource>(
         }
         waiting.because(&error).await;
     }
+}
+
+/// Tells of the lease that we have got.
+fn tell(shared: &Shared, (lease, vtep_mac): &(Lease, MacAddr)) {
+    let (subnet, public_ip) = (lease.subnet, lease.attrs.public_ip);
+    tracing::info!(%subnet, %public_ip, mac = %vtep_mac, "lease acquired");
+    let mut state = shared.lock();
+    state.note(What::LeaseAcquired { subnet, public_ip });
+    state.lease = Some(lease.clone());
 }
 
 /// What the node knows of itself.

@@ -14,14 +14,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use flannel_core::backend::Reaches;
+use flannel_core::config::NetworkConfig;
 use flannel_core::desired;
 use flannel_core::status::{DatapathKind, PacketRulesMode, What};
-use flannel_core::underlay::{UnderlayError, Wish};
+use flannel_core::underlay::{Underlay, UnderlayError, Wish};
 use ipnetwork::Ipv4Network;
+use tokio::task::JoinHandle;
 
 use crate::bpf::{FastPath, XdpMode};
 use crate::cli::{DatapathMode, Options};
-use crate::datapath::{self, Opened};
+use crate::datapath::{self, Demanded, Opened};
 use crate::files::lock::{LockError, StateLock};
 use crate::files::state;
 use crate::firewall::FirewallError;
@@ -194,65 +196,19 @@ async fn start_and_serve(
         ..options.underlay.clone()
     };
     let underlay = start::choose_underlay(&kernel, &wish).await?;
-    tracing::info!(
-        interface = underlay.name,
-        address = %underlay.address,
-        public_ip = %underlay.public_ip,
-        mtu = underlay.mtu,
-        "using this underlay"
-    );
     if config.backend.facts().wants_own_address() {
         start::check_public_ip(&kernel.links().await?, &underlay)?;
     }
-    let card = match options.programs.xdp {
-        XdpMode::Native => true,
-        XdpMode::Auto => start::is_card(&kernel.links().await?, &underlay),
-        XdpMode::Generic | XdpMode::Off => false,
-    };
-    let (mode, programs) = (options.datapath, options.programs.clone());
-    let (backend, over) = (config.backend.clone(), underlay.clone());
-    // The verifier takes its time, and the store too.
-    let opening = tokio::task::spawn_blocking(move || match backend.facts().has_programs() {
-        true => datapath::open(mode, &programs, card, &over),
-        false => datapath::without(mode, &programs, backend.kind()),
-    });
+    let opening = open(options, &kernel, &config, &underlay).await?;
     let (lease, vtep_mac) =
         acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
-    tracing::info!(subnet = %lease.subnet, public_ip = %lease.attrs.public_ip, mac = %vtep_mac, "lease acquired");
-    {
-        let mut state = shared.lock();
-        let (subnet, public_ip) = (lease.subnet, lease.attrs.public_ip);
-        state.note(What::LeaseAcquired { subnet, public_ip });
-        state.lease = Some(lease.clone());
-    }
-
     start::retire_device(&kernel, &before, device.as_deref()).await;
     start::retire_network(&kernel, &before, config.network, device.as_deref()).await;
-    match opening.await.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))? {
-        Opened::Ebpf(loaded) => {
-            *lock(datapath) = Some(loaded);
-            shared.lock().datapath.mode = Some(DatapathKind::Ebpf);
-        }
-        Opened::Kernel(reason) => {
-            let mut state = shared.lock();
-            let udp = config.backend.facts().reaches() == Reaches::Process;
-            let mode = if udp { DatapathKind::UdpProxy } else { DatapathKind::Kernel };
-            state.datapath.mode = Some(mode);
-            state.datapath.reason = reason.filter(|_| !udp);
-        }
-    }
-    {
-        let mut state = shared.lock();
-        let reason = state.datapath.reason.clone();
-        if let Some(mode) = state.datapath.mode {
-            state.note(What::Datapath { mode, reason });
-        }
-    }
-    let respected = options.fast_path.packet_rules == PacketRulesMode::Respect
-        && options.fast_path.mode != FastPath::Off
-        && lock(datapath).is_some();
+    let opened =
+        opening.await.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))?;
+    take(opened, &config, shared, datapath);
     // They are read while all else begins.
-    let follower = respected.then(|| {
+    let follower = respects_packet_rules(options, datapath).then(|| {
         let overlay = reconcile::packet_rules::overlay(config.network, &config.backend);
         Follower::start(overlay, options.resync_interval)
     });
@@ -295,6 +251,52 @@ async fn start_and_serve(
     serve::Loop::new(options, source, lease, reconciler, shared.clone(), remembered)
         .run(events)
         .await
+}
+
+/// Opens the data path beside the start: the verifier takes its time, and the store too.
+async fn open(
+    options: &Options,
+    kernel: &RealKernel,
+    config: &NetworkConfig,
+    underlay: &Underlay,
+) -> Result<JoinHandle<Result<Opened, Demanded>>, KernelError> {
+    let card = match options.programs.xdp {
+        XdpMode::Native => true,
+        XdpMode::Auto => start::is_card(&kernel.links().await?, underlay),
+        XdpMode::Generic | XdpMode::Off => false,
+    };
+    let (mode, programs) = (options.datapath, options.programs.clone());
+    let (backend, underlay) = (config.backend.clone(), underlay.clone());
+    Ok(tokio::task::spawn_blocking(move || match backend.facts().has_programs() {
+        true => datapath::open(mode, &programs, card, &underlay),
+        false => datapath::without(mode, &programs, backend.kind()),
+    }))
+}
+
+/// Tells which data path it is.
+fn take(opened: Opened, config: &NetworkConfig, shared: &Shared, datapath: &SharedDatapath) {
+    let (mode, reason) = match opened {
+        Opened::Ebpf(loaded) => {
+            *lock(datapath) = Some(loaded);
+            (DatapathKind::Ebpf, None)
+        }
+        Opened::Kernel(_) if config.backend.facts().reaches() == Reaches::Process => {
+            (DatapathKind::UdpProxy, None)
+        }
+        Opened::Kernel(reason) => (DatapathKind::Kernel, reason),
+    };
+    let mut state = shared.lock();
+    state.datapath.mode = Some(mode);
+    state.datapath.reason.clone_from(&reason);
+    state.note(What::Datapath { mode, reason });
+}
+
+/// Whether rules that judge each packet keep flows from the fast path.
+fn respects_packet_rules(options: &Options, datapath: &SharedDatapath) -> bool {
+    let asked = &options.fast_path;
+    asked.packet_rules == PacketRulesMode::Respect
+        && asked.mode != FastPath::Off
+        && lock(datapath).is_some()
 }
 
 /// What passes need of the flags, with what narrows the choice of the underlay.

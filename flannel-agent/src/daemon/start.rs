@@ -106,7 +106,15 @@ pub(super) async fn choose_underlay<K: Kernel>(
 ) -> Result<Underlay, StartError> {
     let links = kernel.links().await?;
     let routes = kernel::routes_for(kernel, wish).await?;
-    Ok(underlay::choose(&links, wish, routes)?)
+    let underlay = underlay::choose(&links, wish, routes)?;
+    tracing::info!(
+        interface = underlay.name,
+        address = %underlay.address,
+        public_ip = %underlay.public_ip,
+        mtu = underlay.mtu,
+        "using this underlay"
+    );
+    Ok(underlay)
 }
 
 /// host-gw sends to the PublicIPs themselves, so ours has to be on the

@@ -16,7 +16,7 @@ use flannel_ebpf::abi::MAX_PEERS;
 use ipnetwork::Ipv4Network;
 
 use super::{Reconciler, devices, is_device, is_ground};
-use crate::bpf::{BpfError, DatapathConfig, FastPath, Places};
+use crate::bpf::{BpfError, DatapathConfig, FastPath, HookReport, Places};
 use crate::firewall::Firewall;
 use crate::kernel::{Kernel, KernelError};
 use crate::status::lock;
@@ -182,50 +182,28 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if lock(&self.datapath).is_none() || self.links.is_empty() {
             return;
         }
-        // The tunnel's VNI, port, interface index and name; none with host-gw.
-        let (vni, port, overlay) = match self.identity.backend.vxlan() {
-            Some(vxlan) => {
-                let (Some(overlay), Some(device)) = (self.overlay, self.tunnel.clone()) else {
-                    return;
-                };
-                (vxlan.vni, vxlan.port, Some((overlay, device)))
-            }
-            None => (0, 0, None),
-        };
-        let direct = self.identity.backend.facts().reaches().directly();
+        let tunnel = self.tunnel.clone();
+        let overlay = self.overlay.filter(|_| tunnel.is_some());
+        if tunnel.is_some() && overlay.is_none() {
+            return;
+        }
         let tcp = self.tcp_allowed();
         let fast_path = self.fast_path();
         self.keep_idle_connections(tcp && fast_path != FastPath::Off);
         let udp_window = self.udp_window();
         let exemptions = self.exemptions(fast_path);
         let underlay = &self.identity.underlay;
-        let scene = self.scene(overlay.as_ref().map(|(ifindex, _)| *ifindex));
+        let scene = self.scene(overlay);
         let source_ports = self.sysctl.local_port_range();
         self.shared.report(Subject::SourcePorts, source_ports.as_ref());
         let Ok(source_ports) = source_ports else { return };
+        let wanted = self.datapath_config(source_ports);
+        let mut config =
+            DatapathConfig { fast_path, tcp, udp_window, overlay: overlay.unwrap_or(0), ..wanted };
         let mut guard = lock(&self.datapath);
         let Some(datapath) = guard.as_mut() else { return };
-        let settled = self.watch.settle(scene, port, datapath.as_ref(), fast_path != FastPath::Off);
-        let mut config = DatapathConfig {
-            window: self.settings.fast_path.window,
-            udp_window,
-            verify_source: self.settings.programs.verify_source,
-            fast_path,
-            tcp,
-            vni,
-            gbp: self.identity.backend.vxlan().is_some_and(|vxlan| vxlan.gbp),
-            port,
-            underlay: underlay.ifindex,
-            underlay_vrf: vrf_of(&self.links, underlay.ifindex),
-            overlay: overlay.as_ref().map_or(0, |(ifindex, _)| *ifindex),
-            local: underlay.address,
-            network: self.identity.network,
-            subnet: self.identity.subnet,
-            mtu: u16::try_from(self.mtu).unwrap_or(u16::MAX),
-            direct_mtu: direct.then(|| u16::try_from(underlay.mtu).unwrap_or(u16::MAX)),
-            vtep_mac: self.identity.vtep_mac,
-            source_ports,
-        };
+        let settled =
+            self.watch.settle(scene, config.port, datapath.as_ref(), fast_path != FastPath::Off);
         let mut failures = BTreeMap::new();
         if let Err(error) = datapath.set_direct(&self.direct) {
             failures.insert("peers".to_owned(), error);
@@ -242,39 +220,69 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             underlay: &underlay.name,
             underlay_kind: kind_of(&self.links, underlay.ifindex),
             inlets: &settled.inlets,
-            overlay: overlay.as_ref().map(|(_, name)| name.as_str()),
-            direct,
+            overlay: tunnel.as_deref(),
+            direct: config.direct_mtu.is_some(),
             veths: &settled.veths,
             turn: TURN,
         });
         self.hooks_left = report.unfinished;
+        let (unpinned, attachment) = (datapath.unpinned(), report.attachment);
+        drop(guard);
+        failures.extend(self.tell_hooks(report, unpinned));
+        self.judge(&failures, attachment, tcp, &settled);
+    }
+
+    /// What the programs have to know that is no finding of a look.
+    fn datapath_config(&self, source_ports: (u16, u16)) -> DatapathConfig {
+        let (vxlan, underlay) = (self.identity.backend.vxlan(), &self.identity.underlay);
+        let direct = self.identity.backend.facts().reaches().directly();
+        let window = self.settings.fast_path.window;
+        DatapathConfig {
+            window,
+            udp_window: window,
+            verify_source: self.settings.programs.verify_source,
+            fast_path: FastPath::Off,
+            tcp: false,
+            vni: vxlan.map_or(0, |vxlan| vxlan.vni),
+            gbp: vxlan.is_some_and(|vxlan| vxlan.gbp),
+            port: vxlan.map_or(0, |vxlan| vxlan.port),
+            underlay: underlay.ifindex,
+            underlay_vrf: vrf_of(&self.links, underlay.ifindex),
+            overlay: 0,
+            local: underlay.address,
+            network: self.identity.network,
+            subnet: self.identity.subnet,
+            mtu: u16::try_from(self.mtu).unwrap_or(u16::MAX),
+            direct_mtu: direct.then(|| u16::try_from(underlay.mtu).unwrap_or(u16::MAX)),
+            vtep_mac: self.identity.vtep_mac,
+            source_ports,
+        }
+    }
+
+    /// Tells what became of the hooks; those that failed.
+    fn tell_hooks(&self, report: HookReport, unpinned: Option<String>) -> Vec<(String, BpfError)> {
         if !report.attached.is_empty() {
             tracing::info!(hooks = ?report.attached, "attached programs");
         }
         if !report.detached.is_empty() {
             tracing::info!(hooks = ?report.detached, "detached programs");
         }
-        failures.extend(report.failed);
-        let unpinned = datapath.unpinned();
-        drop(guard);
-        {
-            let mut state = self.shared.lock();
-            state.report(Subject::Pins, unpinned);
-            state.report(Subject::Xdp, report.xdp.complaint);
-            state.datapath.xdp = report.xdp.status;
-            let (hooks, more) = events::named(&report.attached);
-            if !hooks.is_empty() {
-                let restored = report.restored;
-                state.note(What::HooksAttached { hooks, more, restored });
-            }
-            let (hooks, more) = events::named(&report.detached);
-            if !hooks.is_empty() {
-                state.note(What::HooksDetached { hooks, more });
-            }
-            state.record.repaired(Repair::Hook, report.restored);
-            state.record.hooks = report.running;
+        let mut state = self.shared.lock();
+        state.report(Subject::Pins, unpinned);
+        state.report(Subject::Xdp, report.xdp.complaint);
+        state.datapath.xdp = report.xdp.status;
+        let (hooks, more) = events::named(&report.attached);
+        if !hooks.is_empty() {
+            let restored = report.restored;
+            state.note(What::HooksAttached { hooks, more, restored });
         }
-        self.judge(&failures, report.attachment, tcp, &settled);
+        let (hooks, more) = events::named(&report.detached);
+        if !hooks.is_empty() {
+            state.note(What::HooksDetached { hooks, more });
+        }
+        state.record.repaired(Repair::Hook, report.restored);
+        state.record.hooks = report.running;
+        report.failed
     }
 
     /// A pod without hooks is on the kernel path; the node is, if the hooks of
