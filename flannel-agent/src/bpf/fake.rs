@@ -58,8 +58,8 @@ pub struct State {
     pub outcomes: BTreeMap<&'static str, u64>,
     /// What [`Meter::peer_counters`] gives.
     pub peer_counters: BTreeMap<Ipv4Network, PeerCounters>,
-    /// The next [`Datapath::spot_check`] finds an entry missing.
-    pub missing: bool,
+    /// What the next [`Datapath::mend`] has put right.
+    pub mended: u64,
     /// Map writes fail.
     pub maps_fail: bool,
     /// What only reads counters fails.
@@ -122,13 +122,12 @@ impl Datapath for FakeDatapath {
         Ok(())
     }
 
-    fn peers(&self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError> {
+    fn peers(&mut self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError> {
         Ok(self.state().peers.clone())
     }
 
-    fn spot_check(&mut self) -> Result<bool, BpfError> {
-        let mut state = self.state();
-        Ok(!std::mem::take(&mut state.missing))
+    fn mend(&mut self) -> Result<u64, BpfError> {
+        Ok(std::mem::take(&mut self.writing()?.mended))
     }
 
     fn put_peers(&mut self, peers: &[Peer]) -> Result<(), BpfError> {

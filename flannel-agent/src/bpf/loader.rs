@@ -372,12 +372,17 @@ impl Datapath for Loaded {
         self.settings.raise_generation()
     }
 
-    fn peers(&self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError> {
-        self.maps.peers()
+    fn peers(&mut self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError> {
+        self.maps.mend_all()?;
+        Ok(self.maps.peers())
     }
 
-    fn spot_check(&mut self) -> Result<bool, BpfError> {
-        self.maps.spot_check()
+    fn mend(&mut self) -> Result<u64, BpfError> {
+        let mended = self.maps.mend()?;
+        if mended > 0 {
+            self.settings.raise_generation()?;
+        }
+        Ok(mended)
     }
 
     fn put_peers(&mut self, peers: &[Peer]) -> Result<(), BpfError> {

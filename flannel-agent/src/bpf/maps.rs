@@ -1,8 +1,9 @@
 //! The maps of loaded programs, as the agent reads and writes them.
 
+mod mend;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::ops::Bound;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
@@ -24,9 +25,6 @@ use super::{BpfError, Stranger, sys};
 /// Elements that one batch call carries.
 const BATCH: usize = 1024;
 
-/// Peers that one spot check looks for: 0.1 ms.
-const SPOT: usize = 64;
-
 /// The maps, typed.
 pub(super) struct Maps {
     subnets: LpmTrie<MapData, abi::SubnetKey, Subnet>,
@@ -38,10 +36,11 @@ pub(super) struct Maps {
     strangers: HashMap<MapData, [u8; 4], abi::Stranger>,
     subnets_fd: OwnedFd,
     peers_fd: OwnedFd,
-    /// What stands in `subnets`.
+    /// What was written into `subnets`.
     known: BTreeMap<Ipv4Network, Subnet>,
-    /// Up to where [`Maps::spot_check`] has come.
-    checked: Option<Ipv4Network>,
+    /// What was written into `peers`: ids by address.
+    addresses: BTreeMap<[u8; 4], u32>,
+    rounds: mend::Rounds,
     /// Subnets that are reached without a tunnel.
     direct: BTreeSet<Ipv4Network>,
     /// Ids that no peer has.
@@ -66,12 +65,15 @@ impl Maps {
             peer_stats_read,
             strangers: typed(programs, abi::map::STRANGERS4)?,
             known: BTreeMap::new(),
-            checked: None,
+            addresses: BTreeMap::new(),
+            rounds: mend::Rounds::default(),
             direct: BTreeSet::new(),
             free_ids: BTreeSet::new(),
             next_id: 0,
         };
         maps.known = maps.read_subnets()?;
+        maps.addresses =
+            maps.known.values().map(|subnet| (subnet.public_ip, subnet.peer_id)).collect();
         let used: BTreeSet<u32> = maps.known.values().map(|subnet| subnet.peer_id).collect();
         maps.next_id = used.last().map_or(0, |last| last + 1);
         maps.free_ids = (0..maps.next_id).filter(|id| !used.contains(id)).collect();
@@ -97,53 +99,10 @@ impl Maps {
         Ok(true)
     }
 
-    fn read_subnets(&self) -> Result<BTreeMap<Ipv4Network, Subnet>, BpfError> {
-        let failed = |error| BpfError::new("read map", abi::map::SUBNETS4, &error);
-        let mut subnets = BTreeMap::new();
-        for entry in self.subnets.iter() {
-            let (key, subnet) = entry.map_err(failed)?;
-            let network = u8::try_from(key.prefix_len())
-                .ok()
-                .and_then(|length| Ipv4Network::new(Ipv4Addr::from(key.data()), length).ok());
-            if let Some(network) = network {
-                subnets.insert(network, subnet);
-            }
-        }
-        Ok(subnets)
-    }
-
-    /// Peers as they stand in the maps, both of them.
-    pub(super) fn peers(&self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError> {
-        let failed = |error| BpfError::new("read map", abi::map::PEERS4, &error);
-        let mut addresses = BTreeSet::new();
-        for address in self.peers.keys() {
-            addresses.insert(address.map_err(failed)?);
-        }
-        Ok(self
-            .read_subnets()?
-            .into_iter()
-            .filter(|(_, subnet)| addresses.contains(&subnet.public_ip))
-            .map(|(network, subnet)| (network, peer(network, &subnet)))
-            .collect())
-    }
-
-    /// Looks for the next [`SPOT`] peers in both maps.
-    pub(super) fn spot_check(&mut self) -> Result<bool, BpfError> {
-        let from = self.checked.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut last = None;
-        for (network, subnet) in self.known.range((from, Bound::Unbounded)).take(SPOT) {
-            last = Some(*network);
-            let found = present(self.subnets.get(&lpm_key(network), 0))
-                .map_err(|error| BpfError::new("read map", abi::map::SUBNETS4, &error))?;
-            let peer = present(self.peers.get(&subnet.public_ip, 0))
-                .map_err(|error| BpfError::new("read map", abi::map::PEERS4, &error))?;
-            if found != Some(*subnet) || peer.is_none() {
-                self.checked = None;
-                return Ok(false);
-            }
-        }
-        self.checked = last;
-        Ok(true)
+    /// Peers as they were written into both maps.
+    pub(super) fn peers(&self) -> BTreeMap<Ipv4Network, Peer> {
+        let peers = self.known.iter();
+        peers.map(|(network, subnet)| (*network, peer(*network, subnet))).collect()
     }
 
     pub(super) fn put_peers(&mut self, peers: &[Peer]) -> Result<(), BpfError> {
@@ -203,8 +162,11 @@ impl Maps {
 
     fn write_addresses(&mut self, chunk: &[(Ipv4Network, Subnet)]) -> Result<(), BpfError> {
         let keys: Vec<[u8; 4]> = chunk.iter().map(|(_, subnet)| subnet.public_ip).collect();
-        let values: Vec<abi::Peer> =
-            chunk.iter().map(|(_, subnet)| abi::Peer { peer_id: subnet.peer_id }).collect();
+        let ids = || chunk.iter().map(|(_, subnet)| (subnet.public_ip, subnet.peer_id));
+        let values: Vec<abi::Peer> = ids().map(|(_, peer_id)| abi::Peer { peer_id }).collect();
+        // As what is known of subnets: before it is written.
+        self.addresses.extend(ids());
+        self.rounds.wrote_addresses(&keys);
         if sys::update_batch(self.peers_fd.as_fd(), &keys, &values).is_ok() {
             return Ok(());
         }
@@ -217,14 +179,8 @@ impl Maps {
     }
 
     fn write_subnets(&mut self, chunk: &[(Ipv4Network, Subnet)]) -> Result<(), BpfError> {
-        // The kernel's `struct bpf_lpm_trie_key`: the length in host order,
-        // then the address.
-        let keys: Vec<[[u8; 4]; 2]> = chunk
-            .iter()
-            .map(|(network, _)| {
-                [u32::from(network.prefix()).to_ne_bytes(), network.network().octets()]
-            })
-            .collect();
+        let keys: Vec<RawKey> = chunk.iter().map(|(network, _)| raw_key(network)).collect();
+        self.rounds.wrote_subnets(&keys);
         let values: Vec<Subnet> = chunk.iter().map(|(_, subnet)| *subnet).collect();
         if sys::update_batch(self.subnets_fd.as_fd(), &keys, &values).is_ok() {
             return Ok(());
@@ -259,10 +215,21 @@ impl Maps {
         if candidates.is_empty() {
             return Ok(());
         }
-        let used: BTreeSet<[u8; 4]> = self.known.values().map(|subnet| subnet.public_ip).collect();
-        for address in candidates.iter().filter(|address| !used.contains(*address)) {
-            ignore_missing(self.peers.remove(address))
-                .map_err(|error| BpfError::new("remove from map", abi::map::PEERS4, &error))?;
+        let used: BTreeMap<[u8; 4], u32> =
+            self.known.values().map(|subnet| (subnet.public_ip, subnet.peer_id)).collect();
+        for address in candidates {
+            let Some(&peer_id) = used.get(address) else {
+                self.addresses.remove(address);
+                ignore_missing(self.peers.remove(address))
+                    .map_err(|error| BpfError::new("remove from map", abi::map::PEERS4, &error))?;
+                continue;
+            };
+            // The id may have been the one that goes.
+            if self.addresses.insert(*address, peer_id) != Some(peer_id) {
+                self.peers
+                    .insert(address, abi::Peer { peer_id }, 0)
+                    .map_err(|error| BpfError::new("write map", abi::map::PEERS4, &error))?;
+            }
         }
         Ok(())
     }
@@ -328,12 +295,18 @@ impl Maps {
     }
 }
 
-fn present<T>(read: Result<T, aya::maps::MapError>) -> Result<Option<T>, aya::maps::MapError> {
-    match read {
-        Ok(value) => Ok(Some(value)),
-        Err(aya::maps::MapError::KeyNotFound | aya::maps::MapError::ElementNotFound) => Ok(None),
-        Err(error) => Err(error),
-    }
+/// The kernel's `struct bpf_lpm_trie_key`: the length in host order, then the address.
+type RawKey = [[u8; 4]; 2];
+
+fn raw_key(network: &Ipv4Network) -> RawKey {
+    [u32::from(network.prefix()).to_ne_bytes(), network.network().octets()]
+}
+
+/// The network of a key, without the bits behind its prefix.
+fn network(key: RawKey) -> Option<Ipv4Network> {
+    let prefix = u8::try_from(u32::from_ne_bytes(key[0])).ok()?;
+    let network = Ipv4Network::new(Ipv4Addr::from(key[1]), prefix).ok()?;
+    Ipv4Network::new(network.network(), prefix).ok()
 }
 
 fn lpm_key(network: &Ipv4Network) -> Key<abi::SubnetKey> {

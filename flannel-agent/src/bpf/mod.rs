@@ -23,6 +23,7 @@ mod pinned;
 mod programs;
 mod sys;
 mod teller;
+mod walk;
 mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -147,12 +148,13 @@ pub trait Datapath: Send + 'static {
     /// Ends every confirmation: the decision of the kernel may have changed.
     fn raise_generation(&mut self) -> Result<(), BpfError>;
 
-    /// Peers in the maps, as read back.
-    fn peers(&self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError>;
+    /// Peers in the maps. Reads all of them, and puts right what is not as it was written.
+    fn peers(&mut self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError>;
 
-    /// Whether some of the peers that were put are there still: others each time.
-    /// Nobody tells when an entry is deleted.
-    fn spot_check(&mut self) -> Result<bool, BpfError>;
+    /// Reads some of the peers in the maps, others each time, and puts right what is not as
+    /// it was written: nobody tells when somebody else writes there. How many entries were
+    /// wrong since the last call.
+    fn mend(&mut self) -> Result<u64, BpfError>;
 
     /// Puts peers into the maps.
     fn put_peers(&mut self, peers: &[Peer]) -> Result<(), BpfError>;

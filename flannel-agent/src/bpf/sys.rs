@@ -8,10 +8,16 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `bpf_cmd` BPF_MAP_UPDATE_BATCH (`linux/bpf.h`).
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+/// `bpf_cmd` BPF_MAP_LOOKUP_BATCH.
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+/// `bpf_cmd` BPF_MAP_LOOKUP_ELEM.
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+/// `bpf_cmd` BPF_MAP_GET_NEXT_KEY.
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 
 /// The `batch` member of `union bpf_attr`.
 #[repr(C)]
@@ -52,6 +58,103 @@ where
     // SAFETY: `keys` and `values` hold `count` elements each of the map's key
     // and value size, and outlive the call.
     unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }.map(drop)
+}
+
+/// Where a reading in batches goes on: a bucket of a hash, or a key of a trie.
+pub(super) type Token = [u32; 2];
+
+/// Fills as much of both slices as the map has from `from` on (`None`: from its
+/// beginning). How many pairs they hold now, and where the map goes on.
+///
+/// # Errors
+/// 524 (ENOTSUPP) where the map type has no batches (LPM tries before Linux 5.13).
+pub(super) fn lookup_batch<K, V>(
+    map: BorrowedFd<'_>,
+    from: Option<Token>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<(usize, Option<Token>)>
+where
+    K: FromBytes + IntoBytes,
+    V: FromBytes + IntoBytes,
+{
+    const { assert!(size_of::<K>() <= size_of::<Token>()) };
+    let mut next = Token::default();
+    let mut attr = BatchAttr {
+        in_batch: from.as_ref().map_or(0, |token| std::ptr::from_ref(token) as u64),
+        out_batch: std::ptr::from_mut(&mut next) as u64,
+        keys: keys.as_mut_bytes().as_mut_ptr() as u64,
+        values: values.as_mut_bytes().as_mut_ptr() as u64,
+        count: u32::try_from(keys.len().min(values.len())).unwrap_or(u32::MAX),
+        map_fd: map.as_raw_fd() as u32,
+        ..BatchAttr::default()
+    };
+    // SAFETY: `keys` and `values` have room for `count` elements of the map's key and
+    // value size, of which any bytes are valid; both tokens are as large as a key. All
+    // outlive the call.
+    match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) } {
+        Ok(_) => Ok((attr.count as usize, Some(next))),
+        // The last ones.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok((attr.count as usize, None)),
+        Err(error) => Err(error),
+    }
+}
+
+/// The members of `union bpf_attr` for one element.
+#[repr(C)]
+#[derive(Default)]
+struct ElementAttr {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The key after this one (`None`: the first), with its value; `None` at the end. A
+/// key that has gone begins from the start.
+///
+/// # Errors
+/// The kernel's, but ENOENT.
+pub(super) fn next_element<K, V>(
+    map: BorrowedFd<'_>,
+    after: Option<K>,
+) -> io::Result<Option<(K, V)>>
+where
+    K: FromBytes + IntoBytes + Copy,
+    V: FromBytes + IntoBytes,
+{
+    let map_fd = map.as_raw_fd() as u32;
+    let mut after = after;
+    loop {
+        let mut key = K::new_zeroed();
+        let mut attr = ElementAttr {
+            map_fd,
+            key: after.as_ref().map_or(0, |key| std::ptr::from_ref(key) as u64),
+            value: std::ptr::from_mut(&mut key) as u64,
+            ..ElementAttr::default()
+        };
+        // SAFETY: both keys are of the map's key size, and outlive the call.
+        match unsafe { bpf(BPF_MAP_GET_NEXT_KEY, &mut attr) } {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let mut value = V::new_zeroed();
+        let mut attr = ElementAttr {
+            map_fd,
+            key: std::ptr::from_ref(&key) as u64,
+            value: std::ptr::from_mut(&mut value) as u64,
+            ..ElementAttr::default()
+        };
+        // SAFETY: as above, and `value` is of the map's value size.
+        match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut attr) } {
+            Ok(_) => return Ok(Some((key, value))),
+            // Gone between the two calls.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => after = Some(key),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// `bpf_cmd` BPF_PROG_QUERY (`linux/bpf.h`).

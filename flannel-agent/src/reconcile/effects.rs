@@ -339,7 +339,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
     /// Whether the hooks and conntrack are as they should be; puts them right. What
     /// else is to be looked at. Cheap, for a quick timer: nobody tells when a tcx
-    /// program is detached, or a map's entry deleted.
+    /// program is detached, or a map's entry changed.
     pub fn check_hooks(&mut self) -> Wake {
         if self.mtu != 0 {
             self.serve_pods();
@@ -347,8 +347,22 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.check_flow_table();
             self.check_strangers();
         }
-        let whole = lock(&self.datapath).as_mut().map(|datapath| datapath.spot_check());
-        Wake { look: matches!(whole, Some(Ok(false))), ..Wake::default() }
+        self.mend_maps()
+    }
+
+    /// Puts right what somebody else wrote into the maps. What cannot be written is
+    /// left to a look at everything, which says so.
+    fn mend_maps(&self) -> Wake {
+        let mended = lock(&self.datapath).as_mut().map(|datapath| datapath.mend());
+        match mended {
+            Some(Ok(mended)) if mended > 0 => {
+                tracing::warn!(entries = mended, "put entries of the maps right");
+                self.shared.lock().record.repaired(Repair::Map, mended);
+                Wake::default()
+            }
+            Some(Ok(_)) | None => Wake::default(),
+            Some(Err(_)) => Wake { look: true, ..Wake::default() },
+        }
     }
 
     /// Whether hooks were left for the next look: it should come at once.

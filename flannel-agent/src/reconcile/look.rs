@@ -21,7 +21,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     }
 
     pub(super) async fn look(&mut self, desired: &Desired) {
-        let maps = match lock(&self.datapath).as_ref().map(|datapath| datapath.peers()) {
+        let maps = match lock(&self.datapath).as_mut().map(|datapath| datapath.peers()) {
             None => Ok(None),
             Some(Ok(peers)) => Ok(Some(peers)),
             Some(Err(error)) => Err(error.to_string()),

@@ -9,6 +9,7 @@ mod firewall;
 mod flow_table;
 mod inspect;
 mod kernel;
+mod mend;
 mod netns;
 mod nftables;
 mod packet_rules;

@@ -53,14 +53,19 @@ async fn an_underlay_that_is_away_is_waited_for() {
 }
 
 #[tokio::test]
-async fn an_entry_that_somebody_deleted_leads_to_a_look() {
+async fn entries_that_somebody_changed_are_repairs() {
     let mut bench = bench(true);
     bench.reconciler.pass(&[peer(2)], Wake::ALL).await;
+    bench.datapath.state().mended = 3;
     assert_eq!(bench.reconciler.check_hooks(), Wake::default());
-    bench.datapath.state().missing = true;
-    bench.datapath.state().peers.clear();
-    let wake = bench.reconciler.check_hooks();
-    assert!(wake.look);
-    bench.reconciler.pass(&[peer(2)], wake).await;
-    assert_eq!(bench.datapath.state().peers.len(), 1);
+    let repaired = |bench: &Bench| {
+        let state = bench.reconciler.shared.lock();
+        state.record.repairs[&flannel_core::repair::Repair::Map]
+    };
+    assert_eq!(repaired(&bench), 3);
+    bench.reconciler.check_hooks();
+    assert_eq!(repaired(&bench), 3);
+    // The look says what is wrong.
+    bench.datapath.state().maps_fail = true;
+    assert!(bench.reconciler.check_hooks().look);
 }

@@ -1,0 +1,112 @@
+//! Entries of the maps that somebody else wrote or deleted.
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+
+use flannel_agent::bpf::loader::Loaded;
+use flannel_agent::bpf::{AttachMode, Datapath as _};
+use flannel_core::mac::MacAddr;
+use flannel_core::peer::Peer;
+use flannel_ebpf::abi::ABI_VERSION;
+use ipnetwork::Ipv4Network;
+
+use crate::place::{isolated, open, peer};
+
+/// Deleted, changed in any part, or added: it is back within three looks, which is a
+/// second, and once is enough.
+#[test]
+fn entries_that_somebody_changed_are_put_right() {
+    isolated(|pins| {
+        let mut agent = open(pins, AttachMode::Tcx);
+        let peers: Vec<_> = (2..=200).map(peer).collect();
+        agent.put_peers(&peers).unwrap();
+        let maps = pins.join(format!("v{ABI_VERSION}"));
+        let bpftool = |verb: &str, map: &str, rest: &str| {
+            let mut command = Command::new("bpftool");
+            command.args(["-j", "map", verb, "pinned"]).arg(maps.join(map));
+            let done = command.args(rest.split_whitespace()).output().unwrap();
+            assert!(done.status.success(), "{verb} {map} {rest}: {done:?}");
+            String::from_utf8(done.stdout).unwrap()
+        };
+        let dump = |map: &str| {
+            let entries: serde_json::Value =
+                serde_json::from_str(&bpftool("dump", map, "")).unwrap();
+            let mut entries: Vec<String> =
+                entries.as_array().unwrap().iter().map(ToString::to_string).collect();
+            entries.sort();
+            entries
+        };
+        let both = || (dump("fl_subnets4"), dump("fl_peers4"));
+        let mended = |agent: &mut Loaded| (0..3).map(|_| agent.mend().unwrap()).sum::<u64>();
+        assert_eq!(mended(&mut agent), 0);
+        let before = both();
+        let subnet = |key: &str, value: &str| format!("key {key} value {value}");
+        let wrong = [
+            ("delete", "fl_subnets4", "key 24 0 0 0 10 5 99 0".to_owned()),
+            ("delete", "fl_peers4", "key 192 0 2 99".to_owned()),
+            // Another MAC and address, then another flag and id, then host bits.
+            (
+                "update",
+                "fl_subnets4",
+                subnet("24 0 0 0 10 5 99 0", "2 0 94 0 83 9 0 0 192 0 2 7 97 0 0 0"),
+            ),
+            (
+                "update",
+                "fl_subnets4",
+                subnet("24 0 0 0 10 5 99 0", "2 0 0 0 0 99 1 0 192 0 2 99 3 0 0 0"),
+            ),
+            ("update", "fl_peers4", subnet("192 0 2 99", "3 0 0 0")),
+            // Strangers.
+            (
+                "update",
+                "fl_subnets4",
+                subnet("24 0 0 0 10 5 220 0", "2 0 94 0 83 9 0 0 192 0 2 230 0 0 0 0"),
+            ),
+            (
+                "update",
+                "fl_subnets4",
+                subnet("28 0 0 0 10 5 99 16", "2 0 94 0 83 9 0 0 192 0 2 7 0 0 0 0"),
+            ),
+            ("update", "fl_peers4", subnet("192 0 2 230", "5 0 0 0")),
+        ];
+        for (verb, map, rest) in &wrong {
+            bpftool(verb, map, rest);
+            assert_ne!(both(), before, "{verb} {map} {rest}");
+            assert_eq!(mended(&mut agent), 1, "{verb} {map} {rest}");
+            assert_eq!(both(), before, "{verb} {map} {rest}");
+            assert_eq!(mended(&mut agent), 0, "{verb} {map} {rest}");
+        }
+        // A look at everything does the same.
+        wrong.iter().for_each(|(verb, map, rest)| drop(bpftool(verb, map, rest)));
+        assert_eq!(agent.peers().unwrap().into_values().collect::<Vec<_>>(), peers);
+        assert_eq!(both(), before);
+        assert!(agent.mend().unwrap() > 0, "they are counted");
+    });
+}
+
+/// Peers come and go while the maps are read a part at a time.
+#[test]
+fn what_is_written_between_two_looks_is_not_wrong() {
+    isolated(|pins| {
+        let mut agent = open(pins, AttachMode::Tcx);
+        let numbered = |number: u32| Peer {
+            subnet: Ipv4Network::new(Ipv4Addr::from(0x0a06_0000 + number * 16), 28).unwrap(),
+            vtep_mac: MacAddr([2, 0, 0, 1, (number >> 8) as u8, number as u8]),
+            public_ip: Ipv4Addr::from(0xc633_0000 + number),
+        };
+        let many: Vec<Peer> = (0..2000).map(numbered).collect();
+        agent.put_peers(&many).unwrap();
+        for number in 0..40_u32 {
+            agent.remove_peers(&[many[number as usize * 40].subnet]).unwrap();
+            agent.put_peers(&[numbered(2000 + number), many[7]]).unwrap();
+            assert_eq!(agent.mend().unwrap(), 0, "{number}");
+        }
+        // Two nodes behind one address: the id is of one that is there.
+        let behind = |number: u32| Peer { public_ip: many[3].public_ip, ..numbered(number) };
+        agent.put_peers(&[behind(3000), behind(3001)]).unwrap();
+        agent.remove_peers(&[behind(3001).subnet]).unwrap();
+        assert_eq!((0..20).map(|_| agent.mend().unwrap()).sum::<u64>(), 0);
+        assert_eq!(agent.peers().unwrap().len(), 2001);
+        assert_eq!(agent.mend().unwrap(), 0);
+    });
+}
