@@ -80,6 +80,15 @@ pub struct DirectRoute {
     pub gateway: Ipv4Addr,
     /// Interface index of the underlay.
     pub ifindex: u32,
+    /// It has a source address or metrics (such as an MTU); ours have none.
+    pub extra: bool,
+}
+
+impl DirectRoute {
+    /// The route as [`crate::op::Op::PutDirect`] makes it.
+    pub fn to_peer(destination: Ipv4Network, gateway: Ipv4Addr, ifindex: u32) -> Self {
+        Self { destination, gateway, ifindex, extra: false }
+    }
 }
 
 /// What is really there.
@@ -118,9 +127,18 @@ impl Observed {
 
     /// The first direct route to this destination.
     pub fn direct_to(&self, destination: Ipv4Network) -> Option<DirectRoute> {
-        let first = DirectRoute { destination, gateway: Ipv4Addr::UNSPECIFIED, ifindex: 0 };
-        let last = DirectRoute { gateway: Ipv4Addr::BROADCAST, ifindex: u32::MAX, ..first };
-        self.direct.range(first..=last).next().copied()
+        self.all_direct_to(destination).next()
+    }
+
+    /// All direct routes to this destination.
+    pub fn all_direct_to(
+        &self,
+        destination: Ipv4Network,
+    ) -> impl Iterator<Item = DirectRoute> + '_ {
+        let first = DirectRoute::to_peer(destination, Ipv4Addr::UNSPECIFIED, 0);
+        let last =
+            DirectRoute { gateway: Ipv4Addr::BROADCAST, ifindex: u32::MAX, extra: true, ..first };
+        self.direct.range(first..=last).copied()
     }
 
     /// Where the FDB sends what is for this MAC.

@@ -209,7 +209,7 @@ fn additions(desired: &Desired, wanted: &Wanted, base: &Observed, size: usize, o
 }
 
 fn direct_to(desired: &Desired, peer: &Peer) -> DirectRoute {
-    DirectRoute { destination: peer.subnet, gateway: peer.public_ip, ifindex: desired.underlay }
+    DirectRoute::to_peer(peer.subnet, peer.public_ip, desired.underlay)
 }
 
 /// A unicast MAC has one destination in the kernel's FDB, and replacing turns
@@ -241,16 +241,16 @@ fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<O
                 false => true,
             }
     };
-    ops.extend(base.routes.iter().filter(stale_route).map(|route| Op::RemoveRoute(*route)));
-    // Those that a route of the other kind has just replaced are named, too:
-    // which of several routes the kernel replaces cannot be told from here.
-    let stale_direct = |route: &&DirectRoute| {
-        let peer = desired.peers.get(&route.destination);
-        let wanted = peer.filter(|peer| desired.reach(&peer.subnet) == Reach::Direct);
-        within(network, route.destination)
-            && wanted.is_none_or(|peer| direct_to(desired, peer) != **route)
-    };
-    ops.extend(base.direct.iter().filter(stale_direct).map(|route| Op::RemoveDirect(*route)));
+    for route in base.routes.iter().filter(stale_route) {
+        ops.push(Op::RemoveRoute(*route));
+        let same_way = ObservedRoute { extra: false, ..*route };
+        let wanted = ObservedRoute::to_peer(route.destination);
+        // As with direct routes, below.
+        if through_device(&route.destination) && same_way == wanted {
+            ops.push(Op::PutRoute(route.destination));
+        }
+    }
+    removals_of_direct(desired, base, ops);
     if let Some(maps) = &base.maps {
         let mapped = |subnet: &&Ipv4Network| {
             desired.peers.contains_key(subnet) && !desired.unmapped.contains(subnet)
@@ -272,6 +272,29 @@ fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<O
         .iter()
         .filter(|(ip, _)| network.contains(**ip) && !wanted.neighbours.contains_key(ip));
     ops.extend(stale.map(|(ip, mac)| Op::RemoveNeighbour(*ip, *mac)));
+}
+
+/// Those that a route of the other kind has just replaced are named, too: which of several
+/// routes the kernel replaces cannot be told from here.
+///
+/// The kernel deletes a route by its way, whatever else is told of it. So one with the
+/// right way and something more may take ours with it, which is put again.
+fn removals_of_direct(desired: &Desired, base: &Observed, ops: &mut Vec<Op>) {
+    for route in base.direct.iter().filter(|route| within(desired.network, route.destination)) {
+        let peer = desired.peers.get(&route.destination);
+        let peer = peer.filter(|peer| desired.reach(&peer.subnet) == Reach::Direct);
+        let wanted = peer.map(|peer| direct_to(desired, peer));
+        let same_way = wanted.filter(|wanted| DirectRoute { extra: false, ..*route } == *wanted);
+        if wanted == Some(*route) {
+            continue;
+        }
+        // PutDirect has replaced the only one.
+        if same_way.is_some() && base.all_direct_to(route.destination).count() == 1 {
+            continue;
+        }
+        ops.push(Op::RemoveDirect(*route));
+        ops.extend(same_way.map(Op::PutDirect));
+    }
 }
 
 /// What goes when the overlay network is another one than before: all of the

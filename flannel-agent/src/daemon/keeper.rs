@@ -117,8 +117,9 @@ impl<S: LeaseSource> Keeper<S> {
         self.due_by(Instant::now());
     }
 
-    /// Takes in what the store tells of our lease, and does what it takes.
-    pub fn told(&mut self, own: OwnChange) -> News {
+    /// Takes in what the store tells of our lease, and does what it takes. What a
+    /// store lost (`lost`) nobody took: to write it anew is no answer to anybody.
+    pub fn told(&mut self, own: OwnChange, lost: bool) -> News {
         if self.lost {
             if matches!(own, OwnChange::Removed { .. }) {
                 self.freed();
@@ -144,7 +145,10 @@ impl<S: LeaseSource> Keeper<S> {
             // The store knows best: the renewal is refused if that is so.
             OwnChange::Taken { lease } => News::Claimed { by: lease.attrs.public_ip },
         };
-        self.answer();
+        match lost {
+            true => self.due_by(Instant::now()),
+            false => self.answer(),
+        }
         news
     }
 
@@ -325,6 +329,22 @@ mod tests {
         keeper.answer();
         assert!(tokio::time::timeout(48 * HOUR, keeper.next()).await.is_err());
         assert!(!source.writes().iter().any(|write| matches!(write, Write::Renewed(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_store_lost_is_written_again_and_nobodys_contest() {
+        for lost in [true, false] {
+            let (source, mut keeper) = keeper(HOUR).await;
+            for round in 0..2 * AT_ONCE {
+                source.remove(keeper.lease().subnet);
+                let news = keeper.told(OwnChange::Removed { revision: i64::MAX }, lost);
+                assert_eq!(news, News::Gone { since: true });
+                let (kept, after) = next(&mut keeper).await;
+                assert!(matches!(kept, Kept::Renewed), "{kept:?}");
+                assert_eq!(after == Duration::ZERO, lost || round < AT_ONCE, "{round}");
+            }
+            assert_eq!(keeper.is_contested(), !lost);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -145,7 +145,7 @@ impl StartError {
 /// It could not start, or its lease is lost and it is to end then.
 pub async fn run(options: Options) -> Result<(), StartError> {
     let mut shutdown = serve::Shutdown::install().map_err(StartError::Signal)?;
-    let _lock = StateLock::take(&options.state_dir)?;
+    let mut state_lock = StateLock::take(&options.state_dir)?;
     let shared = Shared::default();
     shared.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
     let datapath = SharedDatapath::default();
@@ -160,7 +160,7 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     );
     let _healthz = healthz::serve(&options.healthz, shared.clone(), exporter).await?;
     tokio::select! {
-        served = start_and_serve(&options, &shared, &datapath) => served,
+        served = start_and_serve(&options, &shared, &datapath, &mut state_lock) => served,
         () = shutdown.requested() => {
             notify::stopping();
             shared.note(What::Stopping);
@@ -179,6 +179,7 @@ async fn start_and_serve(
     options: &Options,
     shared: &Shared,
     datapath: &SharedDatapath,
+    state_lock: &mut StateLock,
 ) -> Result<(), StartError> {
     let source = start::connect(options).await?;
     let config = start::wait_for_config(&*source, shared).await;
@@ -248,7 +249,7 @@ async fn start_and_serve(
     // Subscribed before the first look, so that no change falls between.
     let events = events::subscribe(reconciler.watch().scope())?;
     let remembered = before.state.as_ref().map(|state| state.sysctls.clone()).unwrap_or_default();
-    serve::Loop::new(options, source, lease, reconciler, shared.clone(), remembered)
+    serve::Loop::new(options, state_lock, source, lease, reconciler, shared.clone(), remembered)
         .run(events)
         .await
 }

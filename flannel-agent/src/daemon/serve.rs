@@ -27,6 +27,7 @@ use super::keeper::Keeper;
 use crate::cli::{DatapathMode, Options};
 use crate::datapath::Demanded;
 use crate::files::kept::Kept;
+use crate::files::lock::StateLock;
 use crate::files::{WriteError, rules, state, subnet_env};
 use crate::firewall::{Firewall, Mode};
 use crate::kernel::{Kernel, KernelEvent};
@@ -103,6 +104,7 @@ pub(super) struct Loop<'a, S, K, F> {
     guarded: bool,
     /// Others were told that we are ready.
     announced: bool,
+    state_lock: &'a mut StateLock,
     state_file: Kept<state::NodeState>,
     subnet_env: Kept<subnet_env::SubnetEnv>,
     rules_file: Kept<rules::Wanted>,
@@ -112,6 +114,7 @@ pub(super) struct Loop<'a, S, K, F> {
 impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
     pub(super) fn new(
         options: &'a Options,
+        state_lock: &'a mut StateLock,
         source: Arc<S>,
         lease: Lease,
         reconciler: Reconciler<K, F>,
@@ -143,6 +146,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             schedule: Schedule::new(Instant::now()),
             guarded: false,
             announced: false,
+            state_lock,
             state_file: Kept::default(),
             subnet_env: Kept::default(),
             rules_file: Kept::default(),
@@ -349,7 +353,9 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let folder = &self.options.state_dir;
         let stored =
             self.state_file.ensure(&state::path(folder), &node, || state::store(folder, &node));
-        self.shared.report(Subject::StateFile, stored.and(rules));
+        let written = stored.and(rules).map_err(|error| error.to_string());
+        let locked = self.state_lock.renew().map_err(|error| error.to_string());
+        self.shared.report(Subject::StateFile, written.and(locked));
         // The pods' MTU is known once the device is.
         let Some(mtu) = self.reconciler.mtu() else { return };
         let env = subnet_env::SubnetEnv {

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -9,7 +10,10 @@ use nix::fcntl::{Flock, FlockArg};
 
 /// The lock; released when dropped, or when the process ends however.
 #[derive(Debug)]
-pub struct StateLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
+pub struct StateLock {
+    path: PathBuf,
+    held: Flock<File>,
+}
 
 /// The state directory is not ours.
 #[derive(Debug, thiserror::Error)]
@@ -43,14 +47,33 @@ impl StateLock {
             .create(true)
             .truncate(false)
             .write(true)
-            .open(state_dir.join("lock"))
+            .open(file(state_dir))
             .map_err(unusable)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self(lock)),
+            Ok(held) => Ok(Self { path: state_dir.to_owned(), held }),
             Err((_, Errno::EWOULDBLOCK)) => Err(LockError::Taken(state_dir.to_owned())),
             Err((_, errno)) => Err(unusable(errno.into())),
         }
     }
+
+    /// Takes the lock anew where somebody has removed or replaced its file: what is held
+    /// then keeps nobody out. Two system calls where it is as it was.
+    ///
+    /// # Errors
+    /// As of [`StateLock::take`]; what was held before stays held.
+    pub fn renew(&mut self) -> Result<(), LockError> {
+        let there =
+            std::fs::metadata(file(&self.path)).ok().map(|found| (found.dev(), found.ino()));
+        let held = self.held.metadata().ok().map(|held| (held.dev(), held.ino()));
+        if there.is_none() || there != held {
+            *self = Self::take(&self.path)?;
+        }
+        Ok(())
+    }
+}
+
+fn file(state_dir: &Path) -> PathBuf {
+    state_dir.join("lock")
 }
 
 #[cfg(test)]
@@ -64,5 +87,33 @@ mod tests {
         assert!(matches!(StateLock::take(folder.path()), Err(LockError::Taken(_))));
         drop(lock);
         StateLock::take(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_removed_is_locked_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let mut lock = StateLock::take(&path).unwrap();
+        lock.renew().unwrap();
+        let wrongs: [fn(&Path); 3] = [
+            |path| std::fs::remove_file(path.join("lock")).unwrap(),
+            |path| std::fs::remove_dir_all(path).unwrap(),
+            |path| {
+                std::fs::write(path.join("other"), "").unwrap();
+                std::fs::rename(path.join("other"), path.join("lock")).unwrap();
+            },
+        ];
+        for wrong in wrongs {
+            wrong(&path);
+            lock.renew().unwrap();
+            assert!(matches!(StateLock::take(&path), Err(LockError::Taken(_))));
+        }
+        // Somebody else was quicker.
+        std::fs::remove_file(path.join("lock")).unwrap();
+        let other = StateLock::take(&path).unwrap();
+        assert!(matches!(lock.renew(), Err(LockError::Taken(_))));
+        drop(other);
+        lock.renew().unwrap();
+        assert!(matches!(StateLock::take(&path), Err(LockError::Taken(_))));
     }
 }

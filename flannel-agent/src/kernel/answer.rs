@@ -127,7 +127,8 @@ pub(super) fn direct_route(protocol: u8, message: &RouteNetlinkMessage) -> Optio
     }
     let ifindex = output(wanted)?;
     let route = route(ifindex, message).filter(|route| route.metric == 0 && !route.onlink)?;
-    Some(DirectRoute { destination: route.destination, gateway: route.gateway?, ifindex })
+    let ObservedRoute { destination, extra, .. } = route;
+    Some(DirectRoute { destination, gateway: route.gateway?, ifindex, extra })
 }
 
 pub(super) fn table(message: &RouteMessage) -> u32 {

@@ -59,7 +59,7 @@ fn neighbour_peer(n: u16) -> Peer {
 }
 
 fn direct_route(underlay: u32, peer: Peer) -> DirectRoute {
-    DirectRoute { destination: peer.subnet, gateway: peer.public_ip, ifindex: underlay }
+    DirectRoute::to_peer(peer.subnet, peer.public_ip, underlay)
 }
 
 #[test]
@@ -95,6 +95,35 @@ fn direct_routes_come_move_and_go_with_our_mark() {
         assert_eq!(run("ip -4 route show root 10.5.0.0/16"), "");
         let gone = Op::RemoveDirect(direct_route(underlay, peers[0]));
         assert!(kernel.apply("", &[gone]).await[0].is_ok(), "once more is no error");
+    });
+}
+
+/// Replaced by one of that kind, or with it beside ours.
+#[test]
+fn a_route_with_a_source_or_an_mtu_of_somebody_elses_is_put_right() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let underlay = underlay();
+        run("ip address add 192.0.2.5/24 dev eth0");
+        let peer = neighbour_peer(1);
+        let direct = Desired { direct: [peer.subnet].into(), ..desired(underlay, [peer]) };
+        for want in [direct, desired(underlay, [peer])] {
+            reconcile(&kernel, &want).await;
+            let show = || run("ip -4 route show 10.5.1.0/24");
+            let (ours, way) = match want.direct.is_empty() {
+                true => (show(), "via 10.5.1.0 dev flannel.1 onlink"),
+                false => (show(), "via 192.0.2.11 dev eth0 proto 241"),
+            };
+            for verb in ["replace", "append"] {
+                for extra in ["src 192.0.2.5", "mtu 600", "mtu lock 600 advmss 500"] {
+                    run(&format!("ip route {verb} 10.5.1.0/24 {way} {extra}"));
+                    assert_ne!(show(), ours);
+                    reconcile(&kernel, &want).await;
+                    assert_eq!(show(), ours, "{verb} {extra}");
+                    settled(&kernel, &want).await;
+                }
+            }
+        }
     });
 }
 

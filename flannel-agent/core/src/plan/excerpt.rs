@@ -7,7 +7,7 @@ use ipnetwork::Ipv4Network;
 use super::diff;
 use crate::desired::Desired;
 use crate::desired::roster::Touched;
-use crate::observed::{DirectRoute, Observed, ObservedRoute};
+use crate::observed::{Observed, ObservedRoute};
 use crate::op::Op;
 
 /// As [`diff`], where nothing but this has changed since they were the same.
@@ -37,7 +37,7 @@ fn found(network: Ipv4Network, observed: &Observed, touched: &Touched) -> Observ
     });
     for subnet in &touched.subnets {
         part.routes.extend(routes_to(observed, *subnet));
-        part.direct.extend(direct_to(observed, *subnet));
+        part.direct.extend(observed.all_direct_to(*subnet));
         let hop = subnet.network();
         part.neighbours.extend(observed.neighbours.get(&hop).map(|mac| (hop, *mac)));
     }
@@ -65,13 +65,4 @@ fn routes_to(
         ..first
     };
     observed.routes.range(first..=last).copied()
-}
-
-fn direct_to(
-    observed: &Observed,
-    destination: Ipv4Network,
-) -> impl Iterator<Item = DirectRoute> + '_ {
-    let first = DirectRoute { destination, gateway: Ipv4Addr::UNSPECIFIED, ifindex: 0 };
-    let last = DirectRoute { gateway: Ipv4Addr::BROADCAST, ifindex: u32::MAX, ..first };
-    observed.direct.range(first..=last).copied()
 }

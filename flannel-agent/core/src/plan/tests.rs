@@ -159,7 +159,7 @@ fn host_gw_has_routes_and_nothing_else() {
 #[test]
 fn direct_routes_of_an_earlier_backend_are_replaced_or_go() {
     let (one, two) = (peer("10.5.1.0/24", 1, 2), peer("10.5.2.0/24", 2, 3));
-    let outside = DirectRoute { destination: net("10.9.1.0/24"), gateway: ip(3), ifindex: 2 };
+    let outside = DirectRoute::to_peer(net("10.9.1.0/24"), ip(3), 2);
     let mut observed = converged(&host_gw(&[one, two]), false);
     observed.direct.insert(outside);
     let ops = diff(&desired(&[one]), &observed);

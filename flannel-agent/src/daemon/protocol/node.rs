@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::lease::attrs::LeaseAttrs;
 use flannel_core::lease::table::LeaseTable;
+use flannel_core::lease::update::LeaseUpdate;
 use ipnetwork::Ipv4Network;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -146,6 +147,7 @@ async fn live(
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();
     let mut updates = source.watch(stop);
+    let mut other_history = false;
     loop {
         *lock(&view) = match keeper.is_lost() {
             true => View::Lost { subnet },
@@ -153,8 +155,12 @@ async fn live(
         };
         tokio::select! {
             Some(update) = updates.recv() => {
-                if let Some(own) = table.apply(update).own {
-                    keeper.told(own);
+                other_history |= matches!(update, LeaseUpdate::OtherHistory { .. });
+                let listed = matches!(update, LeaseUpdate::Snapshot { .. });
+                let own = table.apply(update).own;
+                let lost = listed && std::mem::take(&mut other_history);
+                if let Some(own) = own {
+                    keeper.told(own, lost);
                 }
             }
             kept = keeper.next() => {

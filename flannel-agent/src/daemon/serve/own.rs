@@ -22,7 +22,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
     /// Somebody wrote or removed our lease, or the store lost it.
     pub(super) fn take_own(&mut self, own: OwnChange, store_lost_it: bool) {
         let ours = self.keeper.lease().clone();
-        let what = match self.keeper.told(own) {
+        let what = match self.keeper.told(own, store_lost_it) {
             News::Known => return,
             News::Asked { by } => return self.tell_of_question(&by),
             News::Rewritten => {

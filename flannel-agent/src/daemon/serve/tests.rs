@@ -165,7 +165,10 @@ impl Bench {
         let (store, lease, told) = (Arc::new(source.clone()), own.clone(), shared.clone());
         let task = tokio::spawn(async move {
             let remembered = BTreeMap::new();
-            Loop::new(&options, store, lease, reconciler, told, remembered).run(events_end).await
+            let mut locked = StateLock::take(&options.state_dir).expect("the lock");
+            Loop::new(&options, &mut locked, store, lease, reconciler, told, remembered)
+                .run(events_end)
+                .await
         });
         let bench = Self { source, kernel, datapath, shared, events, own, task, dir };
         bench.settle().await;

@@ -21,7 +21,7 @@ impl Bench {
 }
 
 fn direct(third: u8) -> DirectRoute {
-    DirectRoute { destination: peer(third).subnet, gateway: peer(third).public_ip, ifindex: 2 }
+    DirectRoute::to_peer(peer(third).subnet, peer(third).public_ip, 2)
 }
 
 #[tokio::test]

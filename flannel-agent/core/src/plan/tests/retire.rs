@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn what_is_of_another_network_is_retired() {
-    let direct = |subnet| DirectRoute { destination: net(subnet), gateway: ip(7), ifindex: 2 };
+    let direct = |subnet| DirectRoute::to_peer(net(subnet), ip(7), 2);
     let mut observed = Observed::default();
     for subnet in ["10.5.1.0/24", "10.6.1.0/24", "10.9.1.0/24"] {
         observed.routes.insert(ObservedRoute::to_peer(net(subnet)));

@@ -47,7 +47,7 @@ fn a_look_up_finds_what_a_walk_finds() {
         let destination = Ipv4Network::new(Ipv4Addr::new(10, 5, third, 0), 24).unwrap();
         observed.routes.insert(ObservedRoute { metric, ..ObservedRoute::to_peer(destination) });
         let gateway = ip(third);
-        observed.direct.insert(DirectRoute { destination, gateway, ifindex: metric });
+        observed.direct.insert(DirectRoute::to_peer(destination, gateway, metric));
     }
     observed.routes.insert(ObservedRoute::to_link(net("10.5.3.0/24")));
     for subnet in ["10.5.0.0/24", "10.5.1.0/24", "10.5.1.0/25", "10.5.2.0/24", "10.5.3.0/24"] {
