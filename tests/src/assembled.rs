@@ -22,6 +22,12 @@ pub const fn jump_if(value: u8, over: u8) -> [u8; 8] {
     [0x15, 0, over, 0, value, 0, 0, 0]
 }
 
+/// `r0 = bpf_redirect(ifindex, 0)`: out by that device.
+pub const fn redirect(ifindex: u32) -> [[u8; 8]; 3] {
+    let [a, b, c, d] = ifindex.to_le_bytes();
+    [[0xb7, 1, 0, 0, a, b, c, d], [0xb7, 2, 0, 0, 0, 0, 0, 0], [0x85, 0, 0, 0, 23, 0, 0, 0]]
+}
+
 /// An object file with one program.
 ///
 /// # Panics

@@ -51,6 +51,53 @@ impl Drop for Cgroup {
     }
 }
 
+/// A control group with a limit of memory; goes at the end.
+pub struct MemoryGroup {
+    folder: PathBuf,
+    limit: &'static str,
+}
+
+impl MemoryGroup {
+    /// The one of this process. `None` where this machine has no control groups for memory.
+    pub fn new() -> Option<Self> {
+        let name = format!("flannel-test-{}", std::process::id());
+        let old = Path::new(ALL).join("memory");
+        let (folder, limit) = if old.exists() {
+            (old.join(name), "memory.limit_in_bytes")
+        } else {
+            (Path::new(ALL).join(name), "memory.max")
+        };
+        fs::create_dir_all(&folder).ok()?;
+        let group = Self { folder, limit };
+        fs::metadata(group.folder.join(limit)).ok()?;
+        Some(group)
+    }
+
+    /// Allows so many bytes.
+    ///
+    /// # Panics
+    /// The kernel refuses.
+    pub fn allow(&self, bytes: u64) {
+        fs::write(self.folder.join(self.limit), bytes.to_string()).expect("a limit");
+    }
+
+    /// The file that takes a process in by its number.
+    pub fn door(&self) -> PathBuf {
+        self.folder.join("cgroup.procs")
+    }
+
+    /// The same of the group around it.
+    pub fn way_out(&self) -> PathBuf {
+        self.folder.with_file_name("cgroup.procs")
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        remove(&self.folder);
+    }
+}
+
 /// Removes a group of this name from every hierarchy.
 pub(crate) fn remove_everywhere(name: &str) {
     let name = name.trim_start_matches('/');

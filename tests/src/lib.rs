@@ -10,7 +10,7 @@ pub mod agent;
 pub mod assembled;
 pub mod beside;
 mod booted;
-mod cgroup;
+pub mod cgroup;
 pub mod complexity;
 pub mod debian;
 pub mod docker;

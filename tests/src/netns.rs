@@ -170,6 +170,15 @@ impl Netns {
         self.sh(&format!("ip {arguments}"))
     }
 
+    /// Index of a device in it.
+    ///
+    /// # Panics
+    /// There is none of this name.
+    pub fn ifindex(&self, device: &str) -> u32 {
+        let line = self.ip(&format!("-o link show dev {device}"));
+        line.split(':').next().and_then(|index| index.parse().ok()).expect("an index")
+    }
+
     /// Feeds lines to one `ip -batch`.
     ///
     /// # Panics

@@ -59,6 +59,7 @@ impl Streams {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
             socket.connect(to).expect("an address");
             socket.set_read_timeout(Some(TURN)).expect("a timeout");
+            crate::traffic::widen(&socket).expect("an option");
             let stream = TcpStream::connect_timeout(&to.into(), Duration::from_secs(5));
             (socket, stream.unwrap_or_else(|error| panic!("connect to {to}: {error}")))
         });

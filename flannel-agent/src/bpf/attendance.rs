@@ -10,11 +10,15 @@ use super::maps::typed;
 use super::programs::Programs;
 
 /// The map of it.
-pub(super) struct SignOfLife(Array<MapData, Attendance>);
+pub(super) struct SignOfLife {
+    map: Array<MapData, Attendance>,
+    /// What was written last.
+    given: Option<Attendance>,
+}
 
 impl SignOfLife {
     pub(super) fn take(programs: &mut Programs) -> Result<Self, BpfError> {
-        typed(programs, abi::map::ATTENDED).map(Self)
+        typed(programs, abi::map::ATTENDED).map(|map| Self { map, given: None })
     }
 
     /// The tables are true now.
@@ -25,13 +29,28 @@ impl SignOfLife {
 
     /// Nobody keeps them true from now on.
     pub(super) fn end(&mut self) -> Result<(), BpfError> {
-        let last = self.0.get(&0, 0);
-        let last = last.map_err(|error| BpfError::new("read map", abi::map::ATTENDED, &error))?;
+        let last = self.read()?;
         self.write(Attendance { left: 1, ..last })
     }
 
+    /// Writes the last one again if somebody else has written; whether that was so.
+    pub(super) fn mend(&mut self) -> Result<bool, BpfError> {
+        let Some(given) = self.given else { return Ok(false) };
+        let changed = self.read()? != given;
+        if changed {
+            self.write(given)?;
+        }
+        Ok(changed)
+    }
+
+    fn read(&self) -> Result<Attendance, BpfError> {
+        let last = self.map.get(&0, 0);
+        last.map_err(|error| BpfError::new("read map", abi::map::ATTENDED, &error))
+    }
+
     fn write(&mut self, sign: Attendance) -> Result<(), BpfError> {
-        let written = self.0.set(0, sign, 0);
+        self.given = Some(sign);
+        let written = self.map.set(0, sign, 0);
         written.map_err(|error| BpfError::new("write map", abi::map::ATTENDED, &error))
     }
 }

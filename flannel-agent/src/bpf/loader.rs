@@ -378,7 +378,7 @@ impl Datapath for Loaded {
     }
 
     fn mend(&mut self) -> Result<u64, BpfError> {
-        let mended = self.maps.mend()?;
+        let mended = self.maps.mend()? + u64::from(self.sign_of_life.mend()?);
         if mended > 0 {
             self.settings.raise_generation()?;
         }

@@ -151,9 +151,9 @@ pub trait Datapath: Send + 'static {
     /// Peers in the maps. Reads all of them, and puts right what is not as it was written.
     fn peers(&mut self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError>;
 
-    /// Reads some of the peers in the maps, others each time, and puts right what is not as
-    /// it was written: nobody tells when somebody else writes there. How many entries were
-    /// wrong since the last call.
+    /// Reads some of the peers in the maps, others each time, and the sign of life. Puts right
+    /// what is not as it was written: nobody tells when somebody else writes there. How many
+    /// entries were wrong since the last call.
     fn mend(&mut self) -> Result<u64, BpfError>;
 
     /// Puts peers into the maps.

@@ -208,6 +208,18 @@ impl Sysctl {
         Ok(self.number("net/ipv4/ip_forward")? != 0)
     }
 
+    /// `net.ipv4.conf.<device>.forwarding`; of a device that has gone, as if it were on.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn forwards_from(&self, device: &str) -> Result<bool, KernelError> {
+        match self.number(&format!("net/ipv4/conf/{device}/forwarding")) {
+            Ok(value) => Ok(value != 0),
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Turns IPv4 forwarding on or off.
     ///
     /// # Errors

@@ -84,31 +84,52 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub(super) fn ask_for_rules(&mut self) {
         self.unfinished.wake.firewall = false;
         let Some(rules) = self.rules() else { return };
-        let forwarding = match self.sysctl.ip_forward() {
-            Ok(true) => None,
-            Ok(false) => Some(
-                "net.ipv4.ip_forward is 0: packets between pods and peers are not forwarded"
-                    .to_owned(),
-            ),
-            Err(error) => Some(error.to_string()),
-        };
-        self.shared.report(Subject::Forwarding, forwarding);
+        self.check_forwarding();
         self.guard.ask(rules);
     }
 
     /// The rules that should be; `None` where none are kept at all.
     pub fn rules(&self) -> Option<Rules> {
-        let facts = self.identity.backend.facts();
-        // alloc gives out the subnet and leaves the rest to others.
-        let kept = facts.reaches() != Reaches::Nobody || self.settings.rules.masquerade;
-        kept.then(|| Rules {
-            network: self.identity.network,
-            subnet: self.identity.subnet,
-            masquerade: self.settings.rules.masquerade,
-            forward: self.settings.rules.forward,
-            fully_random: !self.settings.rules.fully_random_disable,
-            vxlan_port: facts.port().unwrap_or(0),
+        self.keeps_any().then(|| {
+            let facts = self.identity.backend.facts();
+            Rules {
+                network: self.identity.network,
+                subnet: self.identity.subnet,
+                masquerade: self.settings.rules.masquerade,
+                forward: self.settings.rules.forward,
+                fully_random: !self.settings.rules.fully_random_disable,
+                vxlan_port: facts.port().unwrap_or(0),
+            }
         })
+    }
+
+    /// alloc gives out the subnet and leaves the rest to others.
+    fn keeps_any(&self) -> bool {
+        self.identity.backend.facts().reaches() != Reaches::Nobody || self.settings.rules.masquerade
+    }
+
+    /// Says whether the kernel forwards: by a file, of which no event tells in time.
+    pub(super) fn check_forwarding(&self) {
+        if !self.keeps_any() {
+            return;
+        }
+        let device = self.device().filter(|_| self.mtu != 0);
+        let found = self.sysctl.ip_forward().and_then(|on| match device {
+            Some(device) if on => Ok((self.sysctl.forwards_from(&device)?, Some(device))),
+            _ => Ok((on, None)),
+        });
+        let forwarding = match found {
+            Ok((true, _)) => None,
+            Ok((false, None)) => Some(
+                "net.ipv4.ip_forward is 0: packets between pods and peers are not forwarded"
+                    .to_owned(),
+            ),
+            Ok((false, Some(device))) => Some(format!(
+                "net.ipv4.conf.{device}.forwarding is 0: packets from peers are not forwarded"
+            )),
+            Err(error) => Some(error.to_string()),
+        };
+        self.shared.report(Subject::Forwarding, forwarding);
     }
 
     /// Takes in how that look ended; when the next is due if it failed.

@@ -76,6 +76,11 @@ fn entries_that_somebody_changed_are_put_right() {
             assert_eq!(both(), before, "{verb} {map} {rest}");
             assert_eq!(mended(&mut agent), 0, "{verb} {map} {rest}");
         }
+        agent.attend().unwrap();
+        let sign = dump("fl_attended");
+        bpftool("update", "fl_attended", &format!("key 0 0 0 0 value {}", "9 ".repeat(16)));
+        assert_eq!(mended(&mut agent), 1);
+        assert_eq!(dump("fl_attended"), sign);
         // A look at everything does the same.
         wrong.iter().for_each(|(verb, map, rest)| drop(bpftool(verb, map, rest)));
         assert_eq!(agent.peers().unwrap().into_values().collect::<Vec<_>>(), peers);

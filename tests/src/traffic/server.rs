@@ -18,7 +18,7 @@ const FIRST_WORD: Duration = Duration::from_millis(1);
 pub fn run(port: u16) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
-    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBuf, &(4 << 20))?;
+    super::widen(&socket)?;
     println!("listening on {port}");
     thread::spawn(move || datagrams(&socket));
     for stream in listener.incoming() {

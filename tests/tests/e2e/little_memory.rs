@@ -1,12 +1,11 @@
 //! A node that gives the agent little memory.
 
-use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use flannel_tests::agent::Options;
+use flannel_tests::cgroup::MemoryGroup;
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::Lab;
 use flannel_tests::wait;
@@ -14,32 +13,6 @@ use flannel_tests::wait;
 const PEERS: usize = 1_000;
 /// 32 MB.
 const LIMIT: u64 = 32 << 20;
-
-/// A control group with a limit; goes at the end.
-struct Group(PathBuf);
-
-impl Group {
-    /// `None` where this machine has no control groups for memory.
-    fn new() -> Option<Self> {
-        let name = format!("flannel-test-{}", std::process::id());
-        let old = Path::new("/sys/fs/cgroup/memory");
-        let (folder, limit) = if old.exists() {
-            (old.join(name), "memory.limit_in_bytes")
-        } else {
-            (Path::new("/sys/fs/cgroup").join(name), "memory.max")
-        };
-        fs::create_dir(&folder).ok()?;
-        let group = Self(folder);
-        fs::write(group.0.join(limit), LIMIT.to_string()).ok()?;
-        Some(group)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
 
 fn put_peers(etcd: &Etcd) {
     let line = |number: usize| {
@@ -66,10 +39,11 @@ fn put_peers(etcd: &Etcd) {
 
 #[test]
 fn a_thousand_peers_fit_into_32_megabytes() {
-    let Some(group) = Group::new() else {
+    let Some(group) = MemoryGroup::new() else {
         flannel_tests::skip::skip("little_memory", "no control groups for memory here");
         return;
     };
+    group.allow(LIMIT);
     let lab = Lab::new();
     let etcd = lab.empty_etcd();
     etcd.put_config(
@@ -78,7 +52,7 @@ fn a_thousand_peers_fit_into_32_megabytes() {
     );
     put_peers(&etcd);
     let mut node = lab.node(1);
-    let enter = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", group.0.display());
+    let enter = format!("echo $$ > {}; exec \"$@\"", group.door().display());
     let wrapper = ["sh", "-c", &enter, "sh"].map(str::to_owned).to_vec();
     node.launch(&etcd, &Options { wrapper, ..Options::default() });
     node.wait_ready(Duration::from_secs(60));

@@ -166,11 +166,13 @@ fn words(pair: &Pair, pins: &Path) -> Vec<(&'static str, String)> {
     let peer = right.subnet();
     let shown = |path: &Path| path.display().to_string();
     let folder = |path: &Path| shown(path.parent().unwrap_or(Path::new("/")));
-    let octets = peer.network().octets().map(|byte| byte.to_string());
+    let bytes = |bytes: [u8; 4]| bytes.map(|byte| byte.to_string()).join(" ");
     vec![
         ("PEER", peer.to_string()),
         ("PEER_NET", peer.network().to_string()),
-        ("PEER_KEY", octets.join(" ")),
+        ("PEER_KEY", bytes(peer.network().octets())),
+        ("PEER_ADDRESS", bytes(right.address.octets())),
+        ("POD_KEY", bytes(left.netns.ifindex("veth2").to_ne_bytes())),
         ("PEER_MAC", right.vtep_mac()),
         ("PEER_IP", right.address.to_string()),
         ("OWN_NET", left.subnet().network().to_string()),

@@ -125,6 +125,16 @@ fn to_the_underlay() {
     table(&Options::ebpf(), rows::UNDERLAY);
 }
 
+#[test]
+fn to_sysctls() {
+    table(&Options::ebpf(), rows::SYSCTLS);
+}
+
+#[test]
+fn by_others() {
+    table(&Options::ebpf(), rows::OTHERS);
+}
+
 /// Two or three of what happens once and at once, and single ones of all others.
 #[test]
 fn at_random() {

@@ -21,10 +21,15 @@ ask fdb bridge -j fdb show dev flannel.1
 ask nft nft -s list ruleset
 ask iptables iptables-save
 ask map bpftool -j map dump pinned "$(echo "$PINS"/v*/fl_subnets4)"
+ask addresses bpftool -j map dump pinned "$(echo "$PINS"/v*/fl_peers4)"
+ask pods bpftool -j map dump pinned "$(echo "$PINS"/v*/fl_veths)"
 ask pins find "$PINS" -type f -printf '%f\n'
 ask file cat "$FILE"
 ask state cat "$STATE/state.json"
 ask socket test -S "$STATE/agent.sock"
+echo "$?"
+echo "== lock"
+test -e "$STATE/lock" && ! flock -n "$STATE/lock" true
 echo "$?"
 "#;
 
@@ -170,6 +175,9 @@ const READERS: &[(&str, Reader)] = &[
     ("nft", |text| lines(text).filter(|line| !line.contains("packets")).collect()),
     ("iptables", |text| lines(text).filter(|line| line.contains("-A ")).collect()),
     ("map", |text| each(text, element)),
+    // Ids are given out anew, with a lease that comes anew.
+    ("addresses", |text| each(text, |element| Some(element["key"].to_string()))),
+    ("pods", |text| each(text, |element| Some(format!("{} {}", element["key"], element["value"])))),
     ("pins", |text| {
         // Indexes of devices are others after each start of a device.
         lines(text)
@@ -179,6 +187,7 @@ const READERS: &[(&str, Reader)] = &[
     ("file", |text| lines(text).collect()),
     ("state", |text| lines(text).collect()),
     ("socket", |text| lines(text).collect()),
+    ("lock", |text| lines(text).collect()),
 ];
 
 fn lines(text: &str) -> impl Iterator<Item = String> {

@@ -48,6 +48,7 @@ pub(in super::super) const DEVICES: &[Fault] = &[
         "ip link add odd0 type bridge; ip link set odd0 up; ip link set flannel.1 master odd0",
         800,
     ),
+    Fault::once("it does no ARP", "ip link set flannel.1 arp off", 600),
     Fault::once("it learns", "ip link set flannel.1 type vxlan learning", 600),
     Fault::lasting(
         "it is moved to another network namespace",

@@ -12,12 +12,23 @@ pub(in super::super) const FILES: &[Fault] = &[
     Fault::once("the state file is garbage", "echo garbage > $STATE/state.json", 0),
     Fault::once("the state file is deleted", "rm $STATE/state.json", 0),
     Fault::once("the state directory is removed", "rm -r $STATE", 0),
+    Fault::once("the lock is removed", "rm $STATE/lock", 0),
     Fault::once("the control socket is removed", "rm $STATE/agent.sock", 0),
     Fault::lasting(
         "the disk is full",
         Act::Sh("rm $FILE $STATE/state.json; cat /dev/zero > $DIR/filler 2>&- || :"),
         2000,
         Act::Sh("rm $DIR/filler"),
+    )
+    .told("subnet file"),
+    Fault::lasting(
+        "the file system is read-only",
+        Act::Sh(
+            "rm $FILE $STATE/state.json; mount --bind $DIR $DIR; \
+             mount -o remount,bind,ro $DIR",
+        ),
+        2000,
+        Act::Sh("umount $DIR"),
     )
     .told("subnet file"),
     Fault::lasting(

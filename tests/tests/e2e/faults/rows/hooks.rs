@@ -34,10 +34,26 @@ pub(in super::super) const HOOKS: &[Fault] = &[
          83 9 0 0 192 0 2 99 0 0 0 0",
         0,
     )
-    // It harms nobody: it is found when everything is looked at.
-    .restored(70_000)
-    .programs()
-    .long(),
+    .programs(),
+    Fault::once(
+        "the peer's address has another id",
+        "bpftool map update pinned $PINS/v*/fl_peers4 key $PEER_ADDRESS value 77 0 0 0",
+        600,
+    )
+    .programs(),
+    Fault::once(
+        "the pod's map entry is deleted",
+        "bpftool map delete pinned $PINS/v*/fl_veths key $POD_KEY",
+        0,
+    )
+    .programs(),
+    Fault::once(
+        "the sign of life is from yesterday",
+        "bpftool map update pinned $PINS/v*/fl_attended key 0 0 0 0 value 1 0 0 0 0 0 0 0 1 0 0 0 \
+         0 0 0 0",
+        0,
+    )
+    .programs(),
     Fault::once(
         "the programs' settings are zero",
         "size=$(bpftool -j map show pinned $PINS/v*/fl_cfg | sed 's/.*bytes_value\":\\([0-9]*\\).*/\\1/'); \

@@ -1,8 +1,15 @@
 //! What happens to the agent itself.
 
+use std::fs;
+use std::path::Path;
+
+use flannel_tests::cgroup::MemoryGroup;
 use nix::sys::signal::Signal;
 
-use super::{Act, Fault};
+use super::{Act, Cluster, Fault};
+
+/// What an agent may need more that does nothing new: 4 MB.
+const LITTLE: u64 = 4 << 20;
 
 pub(in super::super) const PROCESS: &[Fault] = &[
     Fault::lasting(
@@ -37,6 +44,26 @@ pub(in super::super) const PROCESS: &[Fault] = &[
         Act::Do(|cluster| cluster.signal(Signal::SIGCONT)),
     ),
     Fault::lasting(
+        "there is hardly any memory left, and a device and a pin are deleted",
+        Act::Do(|cluster| {
+            // Where there are no such groups, the rest happens all the same.
+            if let Some(group) = MemoryGroup::new() {
+                enter(cluster, &group.door());
+                group.allow(LITTLE);
+                // It is removed at the end, when it is empty.
+                std::mem::forget(group);
+            }
+            cluster.shell("ip link delete flannel.1; rm -f $PINS/v*/fl_peers4").expect("a device");
+        }),
+        2000,
+        Act::Do(|cluster| {
+            if let Some(group) = MemoryGroup::new() {
+                enter(cluster, &group.way_out());
+            }
+        }),
+    )
+    .loss(1000),
+    Fault::lasting(
         "the agent hangs for longer than its sign of life holds",
         Act::Do(|cluster| cluster.signal(Signal::SIGSTOP)),
         70_000,
@@ -45,3 +72,7 @@ pub(in super::super) const PROCESS: &[Fault] = &[
     .restored(3000)
     .long(),
 ];
+
+fn enter(cluster: &mut Cluster, door: &Path) {
+    fs::write(door, cluster.pair.left.agent_pid().to_string()).expect("the group takes the agent");
+}
