@@ -97,6 +97,12 @@ pub fn patience(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `monitor --outcome`: bits by outcome.
+pub fn outcomes(text: &str) -> Result<u64, String> {
+    flannel_core::monitor::outcomes(text)
+        .ok_or_else(|| "expected an outcome as status tells it, or how some begin".to_owned())
+}
+
 /// `--resync-interval`.
 pub fn resync_interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use flannel_agent::bpf;
 use flannel_agent::cli::{self, Cli, Command, Klog};
 use flannel_agent::commands::{
-    check, cleanup, completions, connectivity, events, flows, keep_rules, man, migrate, peers,
-    status, sysdump, trace,
+    check, cleanup, completions, connectivity, events, flows, keep_rules, man, migrate, monitor,
+    peers, status, sysdump, trace,
 };
 use flannel_agent::{daemon, logging};
 use flannel_core::text;
@@ -46,6 +46,7 @@ async fn run(cli: Cli, klog: Klog) -> ExitCode {
         Some(Command::Peers { json, state_dir }) => peers::run(&state_dir, json).into(),
         Some(Command::Events(args)) => events::run(&args).into(),
         Some(Command::Flows(args)) => flows::run(&args).into(),
+        Some(Command::Monitor(args)) => monitor::run(&args).await.into(),
         Some(Command::Sysdump(args)) => sysdump::run(&args).await.into(),
         Some(Command::Check(args)) => check::run(&args).await.into(),
         Some(Command::Connectivity(args)) => connectivity::run(&args).await.into(),

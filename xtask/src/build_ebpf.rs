@@ -1,4 +1,4 @@
-//! `cargo xtask build-ebpf`: compiles the TC programs, reproducibly.
+//! `cargo xtask build-ebpf`: compiles the programs, reproducibly.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,13 @@ use crate::setup;
 use crate::toolchain::{self, Toolchain};
 use crate::workspace::{output, root, run as run_command, target_dir};
 
-/// File name of the object.
-const OBJECT: &str = "flannel-ebpf.bpf.o";
+/// The program files of the crate that are objects: the packet path, and the monitor.
+const OBJECTS: [&str; 2] = ["flannel-ebpf", "flannel-monitor"];
+
+/// File name of an object.
+fn file(name: &str) -> String {
+    format!("{name}.bpf.o")
+}
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -27,8 +32,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let tools = tools(&toolchain)?;
     println!("build-ebpf: {}", toolchain.why);
     print!("{tools}");
-    let object = compile(&toolchain)?;
-    if args.check { compare(&object, &tools) } else { write(&object, &tools) }
+    let objects = compile(&toolchain)?;
+    if args.check {
+        return compare(&objects, &tools);
+    }
+    for (name, object) in &objects {
+        write(name, object)?;
+    }
+    put(&prebuilt().join("TOOLS"), &tools)?;
+    remove_fresh()
 }
 
 /// What decides about the bytes of the object, one tool a line.
@@ -49,12 +61,15 @@ fn prebuilt() -> PathBuf {
     root().join("flannel-ebpf/prebuilt")
 }
 
-/// The object of another compiler, which the tests load as well.
+/// The packet path of another compiler, which the tests load as well.
 pub(crate) fn fresh() -> PathBuf {
-    target_dir().join("ebpf/fresh").join(OBJECT)
+    target_dir().join("ebpf/fresh").join(file(OBJECTS[0]))
 }
 
-fn compile(toolchain: &Toolchain) -> Result<Vec<u8>> {
+/// An object and its name.
+type Object = (&'static str, Vec<u8>);
+
+fn compile(toolchain: &Toolchain) -> Result<Vec<Object>> {
     let target = target_dir().join("ebpf");
     run_command(
         toolchain
@@ -64,28 +79,30 @@ fn compile(toolchain: &Toolchain) -> Result<Vec<u8>> {
             .env("CARGO_TARGET_DIR", &target)
             .args(["build", "--release", "--locked", "-Z", "build-std=core"])
             .args(["--target", "bpfel-unknown-none", "--package", "flannel-ebpf"])
-            .args(["--no-default-features", "--features", "programs", "--bin", "flannel-ebpf"]),
+            .args(["--no-default-features", "--features", "programs"])
+            .args(OBJECTS.map(|name| format!("--bin={name}"))),
     )?;
-    let built = target.join("bpfel-unknown-none/release/flannel-ebpf");
-    let stripped = target.join(OBJECT);
-    // Only DWARF goes; .BTF stays, so that bpftool prints field names.
-    run_command(
-        Command::new(toolchain::objcopy()?).arg("--strip-debug").arg(&built).arg(&stripped),
-    )?;
-    fs::read(&stripped).with_context(|| stripped.display().to_string())
+    let strip = |name: &'static str| {
+        let built = target.join("bpfel-unknown-none/release").join(name);
+        let stripped = target.join(file(name));
+        // Only DWARF goes; .BTF stays, so that bpftool prints field names.
+        run_command(
+            Command::new(toolchain::objcopy()?).arg("--strip-debug").arg(&built).arg(&stripped),
+        )?;
+        Ok((name, fs::read(&stripped).with_context(|| stripped.display().to_string())?))
+    };
+    OBJECTS.into_iter().map(strip).collect()
 }
 
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn write(object: &[u8], tools: &str) -> Result<()> {
-    let dir = prebuilt();
-    put(&dir.join(OBJECT), object)?;
-    put(&dir.join(format!("{OBJECT}.sha256")), format!("{}  {OBJECT}\n", sha256(object)))?;
-    put(&dir.join("TOOLS"), tools)?;
-    remove_fresh()?;
-    println!("build-ebpf: wrote {} ({} bytes)", dir.join(OBJECT).display(), object.len());
+fn write(name: &str, object: &[u8]) -> Result<()> {
+    let (dir, file) = (prebuilt(), file(name));
+    put(&dir.join(&file), object)?;
+    put(&dir.join(format!("{file}.sha256")), format!("{}  {file}\n", sha256(object)))?;
+    println!("build-ebpf: wrote {} ({} bytes)", dir.join(file).display(), object.len());
     Ok(())
 }
 
@@ -105,34 +122,43 @@ fn remove_fresh() -> Result<()> {
     }
 }
 
-fn compare(object: &[u8], tools: &str) -> Result<()> {
-    let dir = prebuilt();
-    let read = |name: &str| {
-        fs::read(dir.join(name))
-            .with_context(|| format!("{}: run `cargo xtask build-ebpf`", dir.join(name).display()))
-    };
-    let committed = read(OBJECT)?;
-    let sum = String::from_utf8_lossy(&read(&format!("{OBJECT}.sha256"))?).into_owned();
-    if sum.split_whitespace().next() != Some(&sha256(&committed)) {
-        bail!("{OBJECT} and {OBJECT}.sha256 do not belong together: run `cargo xtask build-ebpf`");
-    }
+/// Reads what is committed.
+fn read(name: &str) -> Result<Vec<u8>> {
+    let path = prebuilt().join(name);
+    fs::read(&path).with_context(|| format!("{}: run `cargo xtask build-ebpf`", path.display()))
+}
+
+fn compare(objects: &[Object], tools: &str) -> Result<()> {
     let before = String::from_utf8_lossy(&read("TOOLS")?).into_owned();
-    if committed == object {
-        println!("build-ebpf: the committed object is what these sources give");
+    let mut other = false;
+    for (name, object) in objects {
+        let file = file(name);
+        let committed = read(&file)?;
+        let sum = String::from_utf8_lossy(&read(&format!("{file}.sha256"))?).into_owned();
+        if sum.split_whitespace().next() != Some(&sha256(&committed)) {
+            bail!("{file} and {file}.sha256 do not belong together: run `cargo xtask build-ebpf`");
+        }
+        if committed == *object {
+            println!("build-ebpf: the committed {file} is what these sources give");
+            continue;
+        }
+        if before == tools {
+            bail!(
+                "the committed {file} is not what these sources give (committed sha256 {}, fresh \
+                 {}): run `cargo xtask build-ebpf` and commit flannel-ebpf/prebuilt",
+                sha256(&committed),
+                sha256(object)
+            );
+        }
+        other = true;
+    }
+    if !other {
         return remove_fresh();
     }
-    if before == tools {
-        bail!(
-            "the committed object is not what these sources give (committed sha256 {}, fresh {}): \
-             run `cargo xtask build-ebpf` and commit flannel-ebpf/prebuilt",
-            sha256(&committed),
-            sha256(object)
-        );
-    }
-    put(&fresh(), object)?;
+    put(&fresh(), &objects[0].1)?;
     println!(
-        "build-ebpf: the committed object was built by other tools, so bytes cannot be compared:\n\
-         {before}`cargo xtask test` runs cases with both objects; the fresh one is {}",
+        "build-ebpf: the committed objects were built by other tools, so bytes cannot be compared:\n\
+         {before}`cargo xtask test` runs cases with both; the fresh one is {}",
         fresh().display()
     );
     Ok(())

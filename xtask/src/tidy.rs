@@ -30,6 +30,7 @@ const LAYERED: &[&str] = &[
     "flannel-agent/src",
     "flannel-ebpf/src",
     "flannel-ebpf/src/bin/flannel-ebpf",
+    "flannel-ebpf/src/bin/flannel-monitor",
     "tests/bench/src",
     "tests/difftest/src",
     "tests/offloads/src",

@@ -18,6 +18,7 @@ pub mod lease;
 pub mod link;
 pub mod mac;
 pub mod model;
+pub mod monitor;
 pub mod observed;
 pub mod op;
 pub mod peer;

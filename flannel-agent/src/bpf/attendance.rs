@@ -55,8 +55,11 @@ impl SignOfLife {
     }
 }
 
-/// The clock of the programs.
-pub(super) fn monotonic_ns() -> Result<u64, BpfError> {
+/// The clock of the programs, in nanoseconds.
+///
+/// # Errors
+/// The kernel has no such clock.
+pub fn monotonic_ns() -> Result<u64, BpfError> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
         .map_err(|errno| BpfError::new("read", "monotonic clock", &std::io::Error::from(errno)))?;
     Ok(u64::try_from(std::time::Duration::from(now).as_nanos()).unwrap_or(u64::MAX))

@@ -9,6 +9,7 @@ use aya::maps::{LpmTrie, Map, MapData, MapError, PerCpuArray};
 use flannel_core::check::facts::{Known, Unknown};
 use flannel_core::mac::MacAddr;
 use flannel_ebpf::abi::{self, Outcome, Subnet};
+use ipnetwork::Ipv4Network;
 
 use super::pin::PinDir;
 
@@ -28,6 +29,21 @@ pub fn peer_of(pin_dir: &Path, address: Ipv4Addr) -> Known<Option<(Ipv4Addr, Mac
         Err(MapError::KeyNotFound) => Ok(None),
         Err(error) => Err(Unknown::because(error)),
     }
+}
+
+/// Subnet of the first peer whose PublicIP lies in this network.
+pub fn subnet_behind(pin_dir: &Path, underlay: Ipv4Network) -> Known<Option<Ipv4Network>> {
+    let subnets: LpmTrie<_, abi::SubnetKey, Subnet> =
+        open(pin_dir, abi::map::SUBNETS4, LpmTrie::try_from)?;
+    for entry in subnets.iter() {
+        let (key, subnet) = entry.map_err(Unknown::because)?;
+        if underlay.contains(subnet.public_ip.into()) {
+            let prefix = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
+            let network = Ipv4Network::new(key.data().into(), prefix);
+            return network.map(Some).map_err(Unknown::because);
+        }
+    }
+    Ok(None)
 }
 
 /// All counters of the programs.

@@ -14,6 +14,7 @@ pub mod loader;
 pub mod lookup;
 mod maps;
 mod meter;
+pub mod monitor;
 mod object;
 mod options;
 mod others;
@@ -34,6 +35,7 @@ use flannel_core::status::{Attachment, XdpStatus};
 use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 
+pub use self::attendance::monotonic_ns;
 pub use self::error::BpfError;
 pub use self::flows::PinnedFlows;
 pub use self::interrupted::unless_interrupted;

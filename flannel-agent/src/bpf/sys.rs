@@ -1,10 +1,12 @@
 //! Calls of bpf(2) that aya does not offer, or not without CAP_SYS_ADMIN.
 #![allow(unsafe_code, reason = "bpf(2) with pointers to our buffers")]
 
+pub(super) mod watcher;
+
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -273,7 +275,7 @@ pub(super) fn pinned_link(path: &Path) -> io::Result<LinkInfo> {
     }
     let mut info = LinkInfo::default();
     // SAFETY: any bytes are a valid `LinkInfo`.
-    unsafe { object_info(&link, &mut info) }?;
+    unsafe { object_info(link.as_fd(), &mut info) }?;
     Ok(info)
 }
 
@@ -288,17 +290,23 @@ pub(super) fn program_name(id: u32) -> io::Result<String> {
     let mut info = ProgramInfo::default();
     // SAFETY: any bytes are a valid `ProgramInfo`; zero stands for no buffer in
     // the members before the name.
-    unsafe { object_info(&program, &mut info) }?;
+    unsafe { object_info(program.as_fd(), &mut info) }?;
     let length = info.name.iter().position(|&byte| byte == 0).unwrap_or(info.name.len());
     Ok(String::from_utf8_lossy(&info.name[..length]).into_owned())
 }
 
-/// The first members of `struct bpf_prog_info`.
+/// The members of `struct bpf_prog_info` as far as the functions.
 #[repr(C)]
 #[derive(Default)]
 struct ProgramInfo {
     before: [u64; 8],
     name: [u8; 16],
+    between: [u64; 6],
+    btf_id: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    nr_func_info: u32,
+    nr_line_info: u32,
 }
 
 /// The members for BPF_OBJ_GET of `union bpf_attr`.
@@ -330,8 +338,8 @@ struct InfoAttr {
 /// Fills `info` with what the kernel tells of a link or program.
 ///
 /// # Safety
-/// Any bytes are a valid `T`.
-unsafe fn object_info<T>(object: &OwnedFd, info: &mut T) -> io::Result<()> {
+/// Any bytes are a valid `T`, and there is room where it has pointers.
+unsafe fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
     let mut attr = InfoAttr {
         bpf_fd: object.as_raw_fd() as u32,
         info_len: size_of::<T>() as u32,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use flannel_core::trace::facts::Protocol;
+use flannel_ebpf::wire;
 use ipnetwork::Ipv4Network;
 
 use super::{PIN_DIR, STATE_DIR, SUBNET_FILE};
@@ -105,6 +106,17 @@ pub enum TracedProtocol {
     Udp,
     /// ICMP
     Icmp,
+}
+
+impl TracedProtocol {
+    /// Its number in the IP header.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => wire::TCP,
+            Self::Udp => wire::UDP,
+            Self::Icmp => wire::ICMP,
+        }
+    }
 }
 
 impl From<TracedProtocol> for Protocol {

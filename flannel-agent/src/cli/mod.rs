@@ -30,7 +30,7 @@ pub use self::flannel::WithoutEffect;
 pub use self::klog::Klog;
 pub use self::lease::{LeaseOptions, OnLostLease};
 pub use self::migrate::{MigrateArgs, MigrateFrom, MigrateTo};
-pub use self::readers::{EventsArgs, FlowsArgs, SysdumpArgs};
+pub use self::readers::{EventsArgs, FlowsArgs, MonitorArgs, SysdumpArgs};
 use crate::bpf::{FastPathOptions, PIN_DIR, ProgramOptions};
 use crate::firewall::RuleOptions;
 use crate::healthz::HealthzOptions;
@@ -92,6 +92,8 @@ pub enum Command {
     Events(EventsArgs),
     /// Show the flows that the programs know, and why some are the kernel's
     Flows(FlowsArgs),
+    /// Show packets as the programs see them, and what became of each
+    Monitor(MonitorArgs),
     /// Collect what a report needs into one archive, without secrets
     Sysdump(SysdumpArgs),
     /// Look for what is wrong with this node, and say what helps

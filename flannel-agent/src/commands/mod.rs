@@ -11,6 +11,7 @@ mod kept;
 mod known;
 pub mod man;
 pub mod migrate;
+pub mod monitor;
 pub mod peers;
 #[cfg(test)]
 mod schemas;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory as _;
 use flannel_core::check;
 use flannel_core::connectivity::Matrix;
-use flannel_core::status::{Event, FlowStatus, PeerStatus, Status, SysdumpReport};
+use flannel_core::status::{Event, FlowStatus, PacketEvent, PeerStatus, Status, SysdumpReport};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
@@ -23,6 +23,7 @@ const COMMANDS: &[Printed] = &[
     ("check", of::<check::Report>),
     ("connectivity", of::<Matrix>),
     ("migrate", of::<MigrateJson>),
+    ("monitor", of::<PacketEvent>),
     ("peers", of::<Vec<PeerStatus>>),
     ("status", of::<StatusJson>),
     ("trace", of::<trace::Printed<'static>>),

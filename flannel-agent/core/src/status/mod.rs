@@ -8,6 +8,7 @@ mod datapath;
 mod events;
 mod flows;
 mod packet_rules;
+mod packets;
 mod peers;
 mod sysdump;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use self::datapath::{
 pub use self::events::{Event, Events, What};
 pub use self::flows::{Ends, FlowDirection, FlowPath, FlowProto, FlowStatus, NotFast};
 pub use self::packet_rules::{PacketRulesMode, PacketRulesStatus};
+pub use self::packets::{PacketEvent, PacketVerdict, Tunnel};
 pub use self::peers::{Counters, PeerCounters, PeerPath, PeerState, PeerStatus, UdpCounters};
 pub use self::sysdump::{SysdumpPart, SysdumpReport};
 use crate::backend::BackendKind;
