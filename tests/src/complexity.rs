@@ -6,18 +6,25 @@
 //! `bpf_prog_info`, since Linux 5.16). The first follows from the object, the
 //! second also from the kernel: its limit is a million.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
-use anyhow::{Context, Result, bail};
-use aya::EbpfLoader;
-use aya::programs::{SchedClassifier, Xdp};
+use anyhow::{Context, Result, anyhow, bail};
+use aya::maps::Map;
+use aya::programs::{SchedClassifier, Xdp, loaded_programs};
+use aya::{Ebpf, EbpfLoader};
+use aya_obj::Object;
+use flannel_agent::bpf::monitor::{self, Monitor};
 use flannel_agent::bpf::unless_interrupted;
-use flannel_ebpf::abi::program;
+use flannel_ebpf::abi::{map, program};
+use flannel_ebpf::monitor::{HOOKS, Settings, watcher};
 
 /// Path of the committed object.
 pub const OBJECT: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../flannel-ebpf/prebuilt/flannel-ebpf.bpf.o");
+/// Path of the monitor's committed object.
+pub const MONITOR: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../flannel-ebpf/prebuilt/flannel-monitor.bpf.o");
 /// Path of the committed table.
 pub const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../flannel-ebpf/prebuilt/COMPLEXITY");
 
@@ -160,23 +167,31 @@ pub fn release() -> Result<String> {
     Ok(format!("{major}.{minor}"))
 }
 
-/// Loads the committed object on the running kernel, attaches nothing, and
-/// asks what it cost.
+/// Instructions of the object's programs, with those of the functions that they call.
+fn instructions(bytes: &[u8]) -> Result<BTreeMap<String, usize>> {
+    let mut object = Object::parse(bytes)?;
+    let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+    object.relocate_calls(&text)?;
+    let count = |(name, program): (&String, &aya_obj::Program)| {
+        let function = object.functions.get(&program.function_key()).context(name.clone())?;
+        Ok((name.clone(), function.instructions.len()))
+    };
+    object.programs.iter().map(count).collect()
+}
+
+/// Loads the committed objects on the running kernel, attaches nothing to a device, and
+/// asks what they cost. Watchers cost nothing where the kernel takes none.
 ///
 /// # Errors
-/// The object is missing or refused, or we are not root.
+/// An object is missing or refused, or we are not root.
 pub fn measure() -> Result<Table> {
     let bytes = std::fs::read(OBJECT).context(OBJECT)?;
     let release = release()?;
-    let mut object = aya_obj::Object::parse(&bytes)?;
-    let text: std::collections::HashSet<usize> =
-        object.functions.keys().map(|(section, _)| *section).collect();
-    object.relocate_calls(&text)?;
+    let sizes = instructions(&bytes)?;
     let mut ebpf = EbpfLoader::new().load(&bytes)?;
     let mut table = BTreeMap::new();
     for name in program::ALL.into_iter().chain([program::FROM_WIRE]) {
-        let key = object.programs.get(name).context(name)?.function_key();
-        let instructions = object.functions.get(&key).context(name)?.instructions.len();
+        let instructions = *sizes.get(name).context(name)?;
         let loaded = ebpf.program_mut(name).context(name)?;
         if name == program::FROM_WIRE {
             let loaded: &mut Xdp = loaded.try_into()?;
@@ -189,7 +204,42 @@ pub fn measure() -> Result<Table> {
         let verified = verified.map(|count| (release.clone(), count)).into_iter().collect();
         table.insert(name.to_owned(), Cost { instructions, verified });
     }
+    let costs = match monitor::possible() {
+        Ok(()) => watchers(&mut ebpf)?,
+        Err(_) => BTreeMap::new(),
+    };
+    for (name, instructions) in instructions(&std::fs::read(MONITOR).context(MONITOR)?)? {
+        let count = costs.get(&name).map(|count| (release.clone(), *count));
+        table.insert(name, Cost { instructions, verified: count.into_iter().collect() });
+    }
     Ok(Table(table))
+}
+
+/// What the monitor's programs cost at most, by their name, where they watch these.
+fn watchers(ebpf: &mut Ebpf) -> Result<BTreeMap<String, u32>> {
+    let mut taken = |name| match ebpf.take_map(name) {
+        Some(Map::Array(data) | Map::PerCpuArray(data)) => Ok(data),
+        _ => bail!("no map {name}"),
+    };
+    let (config, stats) = (taken(map::CFG)?, taken(map::STATS)?);
+    let mut watching = Monitor::of(&config, stats, Settings::default())?;
+    let watched = watching.attach().map_err(|error| {
+        anyhow!("{error}\n{}", error.verifier_log.as_deref().unwrap_or_default())
+    })?;
+    if watched != HOOKS.len() {
+        bail!("{watched} programs are watched");
+    }
+    let mut costs = BTreeMap::new();
+    for found in loaded_programs().filter_map(Result::ok) {
+        let count = found.verified_instruction_count();
+        if let (Some(name @ (watcher::ENTERED | watcher::LEFT)), Some(count)) =
+            (found.name_as_str(), count)
+        {
+            let most = costs.entry(name.to_owned()).or_insert(0);
+            *most = count.max(*most);
+        }
+    }
+    Ok(costs)
 }
 
 #[cfg(test)]

@@ -14,6 +14,9 @@ use crate::workspace::{output, root, run as run_command, target_dir};
 /// The program files of the crate that are objects: the packet path, and the monitor.
 const OBJECTS: [&str; 2] = ["flannel-ebpf", "flannel-monitor"];
 
+/// Folder of the target directory for the programs that log.
+const LOGGING: &str = "ebpf-log";
+
 /// File name of an object.
 fn file(name: &str) -> String {
     format!("{name}.bpf.o")
@@ -32,7 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let tools = tools(&toolchain)?;
     println!("build-ebpf: {}", toolchain.why);
     print!("{tools}");
-    let objects = compile(&toolchain)?;
+    let objects = compile(&toolchain, "ebpf", "programs")?;
     if args.check {
         return compare(&objects, &tools);
     }
@@ -69,8 +72,19 @@ pub(crate) fn fresh() -> PathBuf {
 /// An object and its name.
 type Object = (&'static str, Vec<u8>);
 
-fn compile(toolchain: &Toolchain) -> Result<Vec<Object>> {
-    let target = target_dir().join("ebpf");
+/// Compiles the packet path so that it logs; its path.
+///
+/// # Errors
+/// There is no compiler, or it fails.
+pub(crate) fn logging() -> Result<PathBuf> {
+    setup::ebpf(false)?;
+    let objects = compile(&toolchain::choose()?, LOGGING, "log")?;
+    Ok(target_dir().join(LOGGING).join(file(objects[0].0)))
+}
+
+/// Compiles with this feature into this folder of the target directory.
+fn compile(toolchain: &Toolchain, folder: &str, feature: &str) -> Result<Vec<Object>> {
+    let target = target_dir().join(folder);
     run_command(
         toolchain
             .cargo()
@@ -79,7 +93,7 @@ fn compile(toolchain: &Toolchain) -> Result<Vec<Object>> {
             .env("CARGO_TARGET_DIR", &target)
             .args(["build", "--release", "--locked", "-Z", "build-std=core"])
             .args(["--target", "bpfel-unknown-none", "--package", "flannel-ebpf"])
-            .args(["--no-default-features", "--features", "programs"])
+            .args(["--no-default-features", "--features", feature])
             .args(OBJECTS.map(|name| format!("--bin={name}"))),
     )?;
     let strip = |name: &'static str| {

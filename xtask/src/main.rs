@@ -11,6 +11,7 @@ mod dist;
 mod fuzz;
 mod guest;
 mod harness;
+mod program_log;
 mod programs;
 mod quiet;
 mod setup;
@@ -35,6 +36,8 @@ enum Command {
     Setup(setup::Args),
     /// Compile the TC programs into flannel-ebpf/prebuilt
     BuildEbpf(build_ebpf::Args),
+    /// Compile programs that log why packets are the kernel's, and try them
+    ProgramLog,
     /// Write anew what the programs cost the verifiers, after build-ebpf
     Complexity,
     /// Run unit, property and end-to-end tests
@@ -59,6 +62,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
         Command::BuildEbpf(args) => build_ebpf::run(&args),
+        Command::ProgramLog => program_log::run(),
         Command::Complexity => complexity::run(),
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => harness::demo(&args),

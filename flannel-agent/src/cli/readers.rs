@@ -101,6 +101,9 @@ pub struct MonitorArgs {
     /// Directory in bpffs with the pinned maps and links
     #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
     pub pin_dir: PathBuf,
+    /// Directory with the agent's state
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
 }
 
 /// The flags of `sysdump`.

@@ -11,10 +11,11 @@ use nix::net::if_::if_indextoname;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::{complain, print, print_json};
+use super::{ask, complain, print, print_json};
 use crate::bpf::monitor::{self, Monitor};
 use crate::bpf::{BpfError, lookup, monotonic_ns};
 use crate::cli::MonitorArgs;
+use crate::control::Request;
 
 /// How often what was told is fetched.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -23,6 +24,9 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Prints packets until it is interrupted, or the time is over.
 pub async fn run(args: &MonitorArgs) -> u8 {
+    if matches!(ask(&args.state_dir, Request::Status), Ok(None)) {
+        complain("the agent is not running; its programs go on");
+    }
     match follow(args).await {
         Ok(()) => 0,
         Err(error) => {
@@ -113,7 +117,8 @@ impl Teller {
             let age = Duration::from_nanos(monotonic.saturating_sub(event.time_ns));
             let at = wall.checked_sub(age).unwrap_or(wall);
             let name = |ifindex| if_indextoname(ifindex).ok()?.into_string().ok();
-            let name = |ifindex| self.devices.entry(ifindex).or_insert_with(|| name(ifindex)).clone();
+            let name =
+                |ifindex| self.devices.entry(ifindex).or_insert_with(|| name(ifindex)).clone();
             let event = describe(&event, at, self.not_told, name);
             show(&event, self.json);
         }

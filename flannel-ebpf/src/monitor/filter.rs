@@ -7,8 +7,9 @@ use crate::wire;
 
 /// An IPv4 network. The mask of all takes all.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct Net {
     /// Its address.
     pub address: [u8; 4],
@@ -25,8 +26,9 @@ impl Net {
 
 /// What a packet has to be. The default takes every one.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct Filter {
     /// An address of the packet, inside a tunnel if it is in one, lies in the first.
     pub pod: Net,

@@ -71,8 +71,9 @@ pub mod flag {
 
 /// What is looked at; written before the programs are attached.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct Settings {
     /// Where the kernel's structures have their members.
     pub layout: Layout,
@@ -92,8 +93,9 @@ pub struct Settings {
 
 /// Byte offsets of members in the running kernel's structures.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct Layout {
     /// `sk_buff.data`.
     pub skb_data: u32,
@@ -117,8 +119,7 @@ pub struct Layout {
 
 /// What a CPU notes between both ends of a program.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Desk {
     /// When the next packet may be told ([`Rate`]).
     pub due_ns: u64,
@@ -128,14 +129,15 @@ pub struct Desk {
     pub watched: u32,
     /// The packet as it came.
     pub packet: Packet,
+    /// Counters that were raised since: bits by [`crate::abi::Outcome`].
+    pub raised: u64,
     /// The counters before.
     pub before: [u64; OUTCOMES as usize],
 }
 
 /// One packet at one hook.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Event {
     /// Monotonic time.
     pub time_ns: u64,

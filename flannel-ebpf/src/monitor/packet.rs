@@ -8,8 +8,9 @@ use crate::wire::{self, ENCAP_LEN, ETH_LEN, IPV4_LEN, UDP_LEN, VXLAN_LEN};
 /// A packet: of one in a tunnel the inner addresses, with those of the tunnel beside
 /// them. All zero where it is not IPv4. Addresses and ports are in network byte order.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct Packet {
     /// Interface of the hook.
     pub ifindex: u32,
@@ -42,8 +43,7 @@ pub struct Packet {
 /// Reads what can be told of a packet; `port` is the tunnel's.
 #[inline(always)]
 pub fn describe<F: Frame>(frame: &F, port: [u8; 2]) -> Packet {
-    let mut packet =
-        Packet { ifindex: frame.ifindex(), len: frame.len(), ..Packet::default() };
+    let mut packet = Packet { ifindex: frame.ifindex(), len: frame.len(), ..Packet::default() };
     read(frame, 0, &mut packet);
     if packet.proto == wire::UDP && packet.dport == port && port != [0; 2] {
         let Packet { source, destination, .. } = packet;

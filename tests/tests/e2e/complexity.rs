@@ -24,7 +24,12 @@ fn programs_cost_what_the_table_says() {
         found.join("\n  ")
     );
     for (name, cost) in &measured.0 {
-        let verified = cost.verified.get(&release).expect("the kernel counts");
+        let known = committed.0.get(name).is_some_and(|cost| cost.verified.contains_key(&release));
+        let Some(verified) = cost.verified.get(&release) else {
+            // A kernel may refuse watchers, but not one that took them before.
+            assert!(!known, "{name}: Linux {release} does not count, or refuses it");
+            continue;
+        };
         assert!(*verified < LIMIT / 4, "{name}: {verified}, too near to the limit {LIMIT}");
     }
 }

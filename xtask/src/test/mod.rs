@@ -48,6 +48,9 @@ pub(crate) struct Args {
 /// says more about packets than all other cases.
 const FRESH: &[&str] = &["connectivity", "fallback", "integrity", "kernels", "restart"];
 
+/// The case that needs programs that log.
+const LOGGED: &str = "program_log::programs_that_log_say_why_the_kernel_has_a_packet";
+
 /// Runs the tests and ends with 1 if one fails.
 ///
 /// # Errors
@@ -117,9 +120,23 @@ fn fresh(filter: Option<&str>) -> Result<Outcome> {
     let modules = FRESH.iter().map(|module| format!("test(/^{module}::/)"));
     let modules = if filter.is_some() { "all()".to_owned() } else { any(modules) };
     let differential = "binary_id(flannel-difftest::differential)";
-    let filterset = format!("({} & ({modules})) + {differential}", e2e());
+    let filterset = format!("({} & ({modules}) - test(={LOGGED})) + {differential}", e2e());
     let environment = [("FLANNEL_EBPF_OBJECT", object.as_path())];
     nextest::run("with the freshly compiled programs", &filterset, filter, &environment)
+}
+
+/// Runs the case of programs that log, with these; whether it passed.
+///
+/// # Errors
+/// The runner cannot be started.
+pub(crate) fn logged(object: &Path) -> Result<bool> {
+    setup::tools()?;
+    setup::nextest(false)?;
+    let filterset = format!("{} & test(={LOGGED})", e2e());
+    let environment = [("FLANNEL_EBPF_OBJECT", object)];
+    let outcome = nextest::run("with programs that log", &filterset, None, &environment)?;
+    outcome.lines(true).iter().for_each(|line| println!("{line}"));
+    Ok(outcome.good(true) && outcome.passed == 1)
 }
 
 /// What runs on this machine, as a filterset.
@@ -128,7 +145,8 @@ fn here(args: &Args) -> String {
     if args.unit {
         return format!("not ({cases})");
     }
-    let elsewhere = any(guest::only_here_cases().map(|name| format!("test(={name})")));
+    let elsewhere = guest::only_here_cases().chain([LOGGED.to_owned()]);
+    let elsewhere = any(elsewhere.map(|name| format!("test(={name})")));
     let wanted = if args.e2e { cases } else { "all()".to_owned() };
     format!("({wanted}) - ({} & ({elsewhere}))", e2e())
 }
@@ -147,7 +165,7 @@ fn any(sets: impl Iterator<Item = String>) -> String {
 mod tests {
     use std::fs;
 
-    use super::{Args, FRESH, here};
+    use super::{Args, FRESH, LOGGED, here};
     use crate::programs::CASES;
     use crate::workspace::root;
 
@@ -166,6 +184,16 @@ mod tests {
             let path = root().join("tests/tests/e2e").join(module).with_extension("rs");
             assert!(path.exists(), "{}", path.display());
         }
+    }
+
+    #[test]
+    fn the_case_of_programs_that_log_exists_and_runs_with_them_only() {
+        let (module, name) = LOGGED.split_once("::").unwrap();
+        let path = root().join("tests/tests/e2e").join(module).with_extension("rs");
+        assert!(fs::read_to_string(path).unwrap().contains(&format!("\nfn {name}(")));
+        let args =
+            Args { filter: None, unit: false, e2e: true, kernel: None, faults: false, seed: None };
+        assert!(here(&args).ends_with(&format!(" + test(={LOGGED})))")), "{}", here(&args));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(super) fn read() -> Result<Layout, BpfError> {
             .with_hint("the kernel has to be built with CONFIG_DEBUG_INFO_BTF")
     })?;
     let types = TypeInformation::new(&Bytes(bytes))
-        .map_err(|error| BpfError::plain("parse", BTF, error.to_string()))?;
+        .map_err(|error| BpfError::plain("parse", BTF, error.message()))?;
     let offset = |structure: &str, member: &str| {
         let absent = |reason: String| {
             BpfError::plain("find member", format!("{structure}.{member} in {BTF}"), reason)
@@ -43,7 +43,7 @@ pub(super) fn read() -> Result<Layout, BpfError> {
         match types.offset_of(id, member) {
             Ok((_, Offset::ByteOffset(bytes))) => Ok(bytes),
             Ok(_) => Err(absent("it is a bit field".to_owned())),
-            Err(error) => Err(absent(error.to_string())),
+            Err(error) => Err(absent(error.message().to_owned())),
         }
     };
     Ok(Layout {

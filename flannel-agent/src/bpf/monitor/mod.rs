@@ -10,7 +10,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya::programs::{ProgramInfo, loaded_programs};
+use aya::programs::{ProgramInfo, ProgramType, loaded_programs};
+use aya::sys::is_program_supported;
 use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
 use flannel_ebpf::abi::{self, Config, OUTCOMES, Outcome};
@@ -27,8 +28,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
 ));
 
 /// What it takes, said with each refusal.
-const HINT: &str = "it takes Linux 5.19 with BTF and the BPF JIT, CAP_SYS_ADMIN, and no \
-                    lockdown for confidentiality";
+const HINT: &str = "it takes Linux 5.19 with BTF and BPF trampolines, CAP_SYS_ADMIN, and \
+                    no lockdown for confidentiality";
 
 /// Values of the settings and of a CPU's notes, as bytes.
 type SettingsBytes = [u8; size_of::<Settings>()];
@@ -63,6 +64,19 @@ pub fn config(pin_dir: &Path) -> Result<Config, BpfError> {
     map.get(&0, 0).map_err(|error| BpfError::new("read map", abi::map::CFG, &error))
 }
 
+/// Whether programs can watch others here, by trying.
+///
+/// # Errors
+/// They cannot: with the reason.
+pub fn possible() -> Result<(), BpfError> {
+    let (step, object) = ("try", "a program that watches another (fentry)");
+    match is_program_supported(ProgramType::Tracing) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(BpfError::plain(step, object, "the kernel has none").with_hint(HINT)),
+        Err(error) => Err(BpfError::new(step, object, &error).with_hint(HINT)),
+    }
+}
+
 impl Monitor {
     /// For the packet path that is pinned below this `--pin-dir`. Its programs are not
     /// watched before [`Monitor::attach`]. The layout is looked up.
@@ -81,6 +95,7 @@ impl Monitor {
     pub fn of(config: &MapData, stats: MapData, settings: Settings) -> Result<Self, BpfError> {
         let id = config.info().and_then(|info| Ok(info.id()));
         let config = id.map_err(|error| BpfError::new("inspect map", abi::map::CFG, &error))?;
+        possible()?;
         let settings = Settings { layout: layout::read()?, ..settings };
         let mut object = Object::parse(OBJECT)
             .map_err(|error| BpfError::new("parse object", "flannel-monitor.bpf.o", &error))?;
@@ -138,7 +153,8 @@ impl Monitor {
         let fd = target.fd().map_err(|error| refused(&error))?;
         let fd = fd.as_fd();
         let function = first_function(fd).map_err(|error| {
-            refused(&error).with_hint("it was loaded without BTF, which the kernel lacks or refused")
+            refused(&error)
+                .with_hint("it was loaded without BTF, which the kernel lacks or refused")
         })?;
         let start = |name, instructions, end| {
             let watcher = Watcher { name, instructions, license: &self.license, end };
@@ -168,8 +184,7 @@ impl Monitor {
     /// The map cannot be read.
     pub fn missed(&self) -> Result<u64, BpfError> {
         let desks = self.desks.get(&0, 0);
-        let desks =
-            desks.map_err(|error| BpfError::new("read map", monitor::map::DESK, &error))?;
+        let desks = desks.map_err(|error| BpfError::new("read map", monitor::map::DESK, &error))?;
         let missed = |bytes: &DeskBytes| {
             let desk: Desk = zerocopy::transmute!(*bytes);
             desk.missed
@@ -220,8 +235,12 @@ fn opened<T: TryFrom<Map, Error = MapError>>(
 fn own_maps(object: &Object) -> Result<HashMap<&'static str, MapData>, BpfError> {
     let create = |name: &'static str| {
         let map = object.maps.get(name).cloned();
-        let map =
+        let mut map =
             map.ok_or_else(|| BpfError::plain("find map in object", name, "it is not there"))?;
+        // The object's BTF, to which these point, is not loaded.
+        if let aya_obj::Map::Btf(map) = &mut map {
+            (map.def.btf_key_type_id, map.def.btf_value_type_id) = (0, 0);
+        }
         let made = MapData::create(map, name, None);
         Ok((name, made.map_err(|error| BpfError::new("create map", name, &error))?))
     };
@@ -241,18 +260,15 @@ fn relocate(
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let maps = object.maps.clone();
     let all = own.iter().map(|(name, data)| (*name, data)).chain([(abi::map::STATS, stats)]);
-    let descriptors = all.filter_map(|(name, data)| {
-        Some((name, data.fd().as_fd().as_raw_fd(), maps.get(name)?))
-    });
+    let descriptors =
+        all.filter_map(|(name, data)| Some((name, data.fd().as_fd().as_raw_fd(), maps.get(name)?)));
     object.relocate_maps(descriptors, &text).map_err(|error| failed(&error))?;
     object.relocate_calls(&text).map_err(|error| failed(&error))
 }
 
 fn instructions(object: &Object, name: &str) -> Result<Vec<bpf_insn>, BpfError> {
-    let function = object
-        .programs
-        .get(name)
-        .and_then(|program| object.functions.get(&program.function_key()));
+    let function =
+        object.programs.get(name).and_then(|program| object.functions.get(&program.function_key()));
     function
         .map(|function| function.instructions.clone())
         .ok_or_else(|| BpfError::plain("find program in object", name, "it is not there"))

@@ -17,8 +17,9 @@ const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
 /// `bpf_prog_type` BPF_PROG_TYPE_TRACING.
 const TRACING: u32 = 26;
-/// Room for the verifier's log in bytes.
-const LOG_SIZE: usize = 1 << 16;
+/// Room for the verifier's log in bytes: before Linux 6.4 one that is longer takes the
+/// place of the reason.
+const LOG_SIZE: usize = 1 << 24;
 
 /// When a watcher runs: `bpf_attach_type` BPF_TRACE_FENTRY and BPF_TRACE_FEXIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +126,7 @@ pub(in crate::bpf) fn load(
     if let Ok(loaded) = unsafe { bpf_open(BPF_PROG_LOAD, &mut attr) } {
         return Ok(loaded);
     }
-    // A log costs time, and one that is too long makes the kernel refuse the program.
+    // A log costs time: only where there is something to tell.
     let mut log = vec![0_u8; LOG_SIZE];
     attr.log_level = 1;
     attr.log_size = LOG_SIZE as u32;

@@ -1,19 +1,17 @@
 //! `flannel-agent trace`: what would happen to a packet on this node, and why.
 
 mod gather;
+mod live;
 mod show;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
 
-use flannel_core::check::facts::Known;
 use flannel_core::trace::{self, Outcome, Trace};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{complain, print, print_json};
-use crate::bpf::lookup;
+use crate::bpf::monitor::ByHook;
 use crate::cli::TraceArgs;
 
 /// Exit code if the packet, or its answer, would be lost.
@@ -26,6 +24,10 @@ pub(super) struct Printed<'a> {
     trace: &'a Trace,
     /// Packets of the whole node by outcome, with `--live`.
     live: Option<BTreeMap<&'static str, u64>>,
+    /// Packets of the question and of its answer by hook and outcome, with `--live`.
+    live_by_hook: Option<ByHook>,
+    /// Those that were too many to be looked at, with `--live`.
+    live_not_counted: Option<u64>,
 }
 
 /// Traces a packet and its answer. The exit code says whether they pass.
@@ -39,15 +41,24 @@ pub async fn run(args: &TraceArgs) -> u8 {
     };
     let trace = trace::trace(&facts);
     let live = match args.live {
-        Some(time) => Some(growth(&pin_dir, time).await),
+        Some(time) => Some(live::watch(&pin_dir, args, time).await),
         None => None,
     };
     if args.json {
-        if let Some(Err(reason)) = &live {
+        let (node, hooks) = live.map(|live| (live.node, live.hooks)).unzip();
+        if let Some(Err(reason)) = &node {
             complain(&format!("trace: the counters cannot be read: {reason}"));
         }
-        let printed = Printed { trace: &trace, live: live.and_then(Result::ok) };
-        print_json(&printed);
+        if let Some(Err(reason)) = &hooks {
+            complain(&format!("trace: the hooks cannot be watched: {reason}"));
+        }
+        let hooks = hooks.and_then(Result::ok);
+        print_json(&Printed {
+            trace: &trace,
+            live: node.and_then(Result::ok),
+            live_not_counted: hooks.as_ref().map(|hooks| hooks.not_counted),
+            live_by_hook: hooks.map(|hooks| hooks.counts),
+        });
     } else {
         print(&show::text(&trace, live.as_ref()));
     }
@@ -57,15 +68,4 @@ pub async fn run(args: &TraceArgs) -> u8 {
     }
     let lost = trace.directions.iter().any(|way| way.outcome == Outcome::Lost);
     if lost { LOST } else { 0 }
-}
-
-/// By how much each counter of the programs grows in this time.
-async fn growth(pin_dir: &Path, time: Duration) -> Known<BTreeMap<&'static str, u64>> {
-    let before = lookup::outcomes(pin_dir)?;
-    tokio::time::sleep(time).await;
-    let after = lookup::outcomes(pin_dir)?;
-    let grown = after.into_iter().map(|(name, count)| {
-        (name, count.saturating_sub(before.get(name).copied().unwrap_or_default()))
-    });
-    Ok(grown.filter(|(_, count)| *count != 0).collect())
 }

@@ -1,12 +1,10 @@
 //! A trace as people read it.
 
-use std::collections::BTreeMap;
-
 use comfy_table::{Table, presets};
-use flannel_core::check::facts::Known;
 use flannel_core::text;
 use flannel_core::trace::{Direction, HopState, Outcome, Step, Trace};
 
+use super::live::Live;
 use crate::commands::terminal::{self, Colour};
 
 const COLOURS: [(&str, Colour); 4] = [
@@ -16,30 +14,51 @@ const COLOURS: [(&str, Colour); 4] = [
     ("unknown", Colour::Cyan),
 ];
 
-type Growth = Known<BTreeMap<&'static str, u64>>;
-
-pub(super) fn text(trace: &Trace, live: Option<&Growth>) -> String {
+pub(super) fn text(trace: &Trace, live: Option<&Live>) -> String {
     render(trace, live, terminal::colours())
 }
 
-fn render(trace: &Trace, live: Option<&Growth>, colours: bool) -> String {
+fn render(trace: &Trace, live: Option<&Live>, colours: bool) -> String {
     let mut lines: Vec<String> =
         trace.directions.iter().flat_map(|way| direction(way, colours)).collect();
-    match live {
-        None => {}
-        Some(Err(reason)) => lines.push(format!("live: {reason}")),
-        Some(Ok(grown)) if grown.is_empty() => {
-            lines.push("live: no counter of the programs has grown".to_owned());
-        }
-        Some(Ok(grown)) => {
-            lines.push("live: packets of the whole node by outcome".to_owned());
-            lines.extend(grown.iter().map(|(name, count)| format!("  {name:<24}{count:>14}")));
-        }
-    }
+    lines.extend(live.into_iter().flat_map(seen));
     if !trace.daemon {
         lines.push("no daemon answered: what it leaves to the kernel is not known".to_owned());
     }
     lines.join("\n")
+}
+
+/// What `--live` saw: of these packets by hook, and of all packets of the node.
+fn seen(live: &Live) -> Vec<String> {
+    let row = |name: &str, count: &u64| format!("  {name:<24}{count:>14}");
+    let mut lines = Vec::new();
+    match &live.hooks {
+        Err(reason) => lines.push(format!("live: the hooks cannot be watched: {reason}")),
+        Ok(seen) if seen.counts.is_empty() => {
+            lines.push("live: no hook saw a packet between both".to_owned());
+        }
+        Ok(seen) => {
+            lines.push("live: packets between both by hook and outcome".to_owned());
+            for (hook, outcomes) in &seen.counts {
+                lines.push(format!("{hook}:"));
+                lines.extend(outcomes.iter().map(|(name, count)| row(name, count)));
+            }
+            if seen.not_counted > 0 {
+                lines.push(format!("{} more were too many to be counted", seen.not_counted));
+            }
+        }
+    }
+    match &live.node {
+        Err(reason) => lines.push(format!("live: {reason}")),
+        Ok(grown) if grown.is_empty() => {
+            lines.push("live: no counter of the programs has grown".to_owned());
+        }
+        Ok(grown) => {
+            lines.push("live: packets of the whole node by outcome".to_owned());
+            lines.extend(grown.iter().map(|(name, count)| row(name, count)));
+        }
+    }
+    lines
 }
 
 fn direction(way: &Direction, colours: bool) -> Vec<String> {
@@ -96,9 +115,13 @@ fn step(step: Step) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use flannel_core::check::facts::Unknown;
     use flannel_core::trace::Hop;
 
     use super::*;
+    use crate::commands::trace::live::Watched;
 
     #[test]
     fn hops_and_outcome_are_shown() {
@@ -114,13 +137,23 @@ mod tests {
             why: vec!["no entry".to_owned()],
         };
         let trace = Trace { daemon: false, directions: vec![way] };
-        let grown = Ok(BTreeMap::from([("fast_encap", 7)]));
-        let text = render(&trace, Some(&grown), false);
+        let grown = BTreeMap::from([("fast_encap", 7)]);
+        let counts = BTreeMap::from([("from_pod", BTreeMap::from([("kernel_rule", 3)]))]);
+        let hooks = Ok(Watched { counts, not_counted: 2 });
+        let text = render(&trace, Some(&Live { node: Ok(grown.clone()), hooks }), false);
         for part in
             ["10.5.1.2 -> 10.5.2.2", "veth7", "=> it is lost: no entry", "fast_encap", "no daemon"]
+                .into_iter()
+                .chain(["from_pod:\n  kernel_rule", "2 more were too many"])
         {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+        let hooks = Err(Unknown::because("no BTF"));
+        let text = render(&trace, Some(&Live { node: Ok(grown), hooks }), false);
+        assert!(
+            text.contains("cannot be watched: no BTF") && text.contains("fast_encap"),
+            "{text}"
+        );
         assert!(render(&trace, None, true).contains("\x1b[31mlost\x1b[0m"));
     }
 }

@@ -9,6 +9,8 @@
 )]
 
 mod buffer;
+#[cfg(feature = "log")]
+mod log;
 mod maps;
 mod skb;
 

@@ -244,6 +244,8 @@ impl Lookups for Maps {
 impl Counters for Maps {
     #[inline(always)]
     fn count(&self, outcome: Outcome) {
+        #[cfg(feature = "log")]
+        crate::log::outcome(outcome);
         if let Some(counter) = STATS.get_ptr_mut(outcome as u32) {
             // SAFETY: this CPU's own slot.
             unsafe { *counter += 1 };

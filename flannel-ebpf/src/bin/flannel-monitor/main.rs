@@ -16,9 +16,7 @@ mod maps;
 mod peek;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::generated::{
-    bpf_get_attach_cookie, bpf_get_func_ret, bpf_ktime_get_ns,
-};
+use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_func_ret, bpf_ktime_get_ns};
 use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
 use flannel_ebpf::monitor::{self, Event, flag};

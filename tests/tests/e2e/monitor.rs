@@ -1,0 +1,120 @@
+//! `flannel-agent monitor` and `trace --live`: packets at the hooks, while somebody looks.
+
+use std::process::Command;
+use std::time::Duration;
+
+use flannel_tests::agent::Options;
+use flannel_tests::pair::Pair;
+use flannel_tests::process::{Process, output, run};
+use flannel_tests::wait::{self, patience};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+fn command(pair: &Pair, flags: &[&str]) -> Command {
+    let mut command = pair.left.agent_command("monitor");
+    command.arg("--pin-dir").arg(pair.left.pin_dir()).args(flags);
+    command
+}
+
+/// What is told in this time.
+fn told(pair: &Pair, flags: &[&str]) -> Vec<Value> {
+    let lines = run(command(pair, &["--json", "--time", "2s"]).args(flags));
+    lines.lines().map(|line| serde_json::from_str(line).expect("an event")).collect()
+}
+
+fn has(event: &Value, outcome: &str) -> bool {
+    event["outcomes"].as_array().is_some_and(|all| all.iter().any(|one| one == outcome))
+}
+
+/// Programs of monitors that are loaded.
+fn watchers() -> usize {
+    let programs = run(Command::new("bpftool").args(["prog", "show", "--json"]));
+    let programs: Vec<Value> = serde_json::from_str(&programs).expect("programs");
+    programs.iter().filter(|one| one["name"] == "entered" || one["name"] == "left").count()
+}
+
+fn datagrams(pair: &Pair, client: &str) {
+    let events = told(pair, &["--pod", client, "--proto", "udp", "--rate", "20000"]);
+    for (hook, outcome, end) in
+        [("from_pod", "fast_encap", "source"), ("from_underlay", "fast_decap", "destination")]
+    {
+        let event = events.iter().find(|event| event["hook"] == hook && has(event, outcome));
+        let event = event.unwrap_or_else(|| panic!("no {outcome} in {events:#?}"));
+        assert_eq!((&event["verdict"], &event["proto"]), (&"sent".into(), &"udp".into()));
+        let address = event["ends"][end].as_str().expect("an end");
+        assert!(address.starts_with(client) && !address.ends_with(":0"), "{event:#}");
+        let tunnel = event["tunnel"]["destination"].as_str();
+        assert_eq!(tunnel, (hook == "from_underlay").then_some("192.0.2.11"), "{event:#}");
+    }
+    assert!(events.iter().all(|event| event["not_told"] == 0), "{:#?}", events.last());
+    assert_eq!(told(pair, &["--pod", "10.99.0.0/16"]), Vec::<Value>::new());
+    let few = told(pair, &["--rate", "1"]);
+    let missed = few.last().and_then(|event| event["not_told"].as_u64());
+    assert!((1..=16).contains(&few.len()) && missed > Some(0), "{few:#?}");
+}
+
+fn live(pair: &Pair) {
+    let (from, to) = (pair.client.address.to_string(), pair.server.address.to_string());
+    let mut command = pair.left.agent_command("trace");
+    command.arg("--pin-dir").arg(pair.left.pin_dir());
+    let trace = run(command.args(["--json", &from, &to, "udp", "--live", "2s"]));
+    let trace: Value = serde_json::from_str(&trace).expect("a trace");
+    for (hook, outcome) in [("from_pod", "fast_encap"), ("from_underlay", "fast_decap")] {
+        let by_hook = &trace["live_by_hook"];
+        assert!(by_hook[hook][outcome].as_u64() > Some(0), "{hook}: {trace:#}");
+        assert!(trace["live"][outcome].as_u64() > Some(0), "{trace:#}");
+    }
+    assert_eq!(trace["live_not_counted"], 0, "{trace:#}");
+}
+
+/// However it ends, nothing of it remains, and the fast path goes on.
+fn ends(pair: &Pair) {
+    let server = pair.server.address.to_string();
+    for signal in [Signal::SIGINT, Signal::SIGKILL] {
+        let log = pair.lab.dir().join("monitor.log");
+        let mut monitor = Process::start("monitor", &mut command(pair, &["--all"]), &log);
+        wait::until("a packet", Duration::from_secs(10), || {
+            run(pair.client.netns.command("ping").args(["-c", "1", &server]));
+            monitor.log().contains("from_pod ").then_some(())
+        });
+        let before = watchers();
+        assert!(before >= 12, "{before} watchers");
+        monitor.signal(signal);
+        let status = monitor.wait(Duration::from_secs(5));
+        assert_eq!(status.success(), signal != Signal::SIGKILL, "{status}: {}", monitor.log());
+        wait::until("their end", Duration::from_secs(5), || (watchers() == 0).then_some(()));
+    }
+    pair.fast_both_ways();
+}
+
+#[test]
+fn packets_are_told_with_hook_and_outcome() {
+    let pair = Pair::agents(&Options::default());
+    let (client, server) = (pair.client.address.to_string(), pair.server.address.to_string());
+    pair.fast_both_ways();
+    // Its datagrams are wanted as long as monitors come and go.
+    let running = pair.start_spaced(Duration::from_secs(30) * patience());
+    datagrams(&pair, &client);
+    live(&pair);
+    drop(running);
+
+    let ping = ["-i", "0.2", "-w", "60", &server];
+    let mut ping = pair.client.netns.command("ping").args(ping).spawn().expect("ping");
+    let events = told(&pair, &["--peer", "192.0.2.12", "--outcome", "kernel"]);
+    ping.kill().and_then(|()| ping.wait()).expect("ping");
+    let kernel = events.iter().filter(|event| {
+        event["hook"] == "from_pod" && has(event, "kernel_protocol") && event["verdict"] == "passed"
+    });
+    assert!(kernel.count() >= 3, "{events:#?}");
+    assert!(events.iter().all(|event| event["proto"] == "icmp"), "{events:#?}");
+    ends(&pair);
+}
+
+#[test]
+fn without_programs_it_says_what_is_missing() {
+    let pair = Pair::agents(&Options::kernel());
+    let output = output(&mut command(&pair, &[]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("open pinned map") && said.contains("kernel path carries all"), "{said}");
+}
