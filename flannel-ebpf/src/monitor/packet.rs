@@ -78,11 +78,11 @@ fn read<F: Frame>(frame: &F, at: usize, packet: &mut Packet) {
         return;
     }
     let l4 = at + ETH_LEN + IPV4_LEN;
-    if ip.proto == wire::TCP || ip.proto == wire::UDP {
-        if let Some([s0, s1, d0, d1]) = frame.load::<4>(l4) {
-            packet.sport = [s0, s1];
-            packet.dport = [d0, d1];
-        }
+    if (ip.proto == wire::TCP || ip.proto == wire::UDP)
+        && let Some([s0, s1, d0, d1]) = frame.load::<4>(l4)
+    {
+        packet.sport = [s0, s1];
+        packet.dport = [d0, d1];
     }
     if ip.proto == wire::TCP
         && let Some([flags]) = frame.load::<1>(l4 + 13)

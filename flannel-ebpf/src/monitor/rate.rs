@@ -21,7 +21,7 @@ impl Rate {
         let count = if count == 0 { 1 } else { count };
         let interval_ns = second / count as u64;
         let tenth = second / 10;
-        Self { interval_ns, burst_ns: if interval_ns > tenth { 0 } else { tenth - interval_ns } }
+        Self { interval_ns, burst_ns: tenth.saturating_sub(interval_ns) }
     }
 
     /// Whether there is a token at `now`, where the last one was taken until `due`.

@@ -3,6 +3,8 @@
 use std::process::Command;
 use std::time::Duration;
 
+use aya::programs::loaded_programs;
+use flannel_ebpf::monitor::watcher;
 use flannel_tests::agent::Options;
 use flannel_tests::pair::Pair;
 use flannel_tests::process::{Process, output, run};
@@ -28,9 +30,9 @@ fn has(event: &Value, outcome: &str) -> bool {
 
 /// Programs of monitors that are loaded.
 fn watchers() -> usize {
-    let programs = run(Command::new("bpftool").args(["prog", "show", "--json"]));
-    let programs: Vec<Value> = serde_json::from_str(&programs).expect("programs");
-    programs.iter().filter(|one| one["name"] == "entered" || one["name"] == "left").count()
+    let loaded = loaded_programs().filter_map(Result::ok);
+    let ours = |name: Option<&str>| matches!(name, Some(watcher::ENTERED | watcher::LEFT));
+    loaded.filter(|program| ours(program.name_as_str())).count()
 }
 
 fn datagrams(pair: &Pair, client: &str) {
