@@ -93,7 +93,7 @@ impl Monitor {
     /// # Errors
     /// The kernel lacks something.
     pub fn of(config: &MapData, stats: MapData, settings: Settings) -> Result<Self, BpfError> {
-        let id = config.info().and_then(|info| Ok(info.id()));
+        let id = config.info().map(|info| info.id());
         let config = id.map_err(|error| BpfError::new("inspect map", abi::map::CFG, &error))?;
         possible()?;
         let settings = Settings { layout: layout::read()?, ..settings };
