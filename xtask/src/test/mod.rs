@@ -191,8 +191,15 @@ mod tests {
         let (module, name) = LOGGED.split_once("::").unwrap();
         let path = root().join("tests/tests/e2e").join(module).with_extension("rs");
         assert!(fs::read_to_string(path).unwrap().contains(&format!("\nfn {name}(")));
-        let args =
-            Args { filter: None, unit: false, e2e: true, kernel: None, faults: false, seed: None };
+        let args = Args {
+            filter: None,
+            unit: false,
+            e2e: true,
+            kernel: None,
+            target: None,
+            faults: false,
+            seed: None,
+        };
         assert!(here(&args).ends_with(&format!(" + test(={LOGGED})))")), "{}", here(&args));
     }
 
