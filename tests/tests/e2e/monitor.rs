@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use aya::programs::loaded_programs;
+use aya::programs::{ProgramInfo, loaded_programs};
 use flannel_ebpf::monitor::watcher;
 use flannel_tests::agent::Options;
 use flannel_tests::pair::Pair;
@@ -28,11 +28,12 @@ fn has(event: &Value, outcome: &str) -> bool {
     event["outcomes"].as_array().is_some_and(|all| all.iter().any(|one| one == outcome))
 }
 
-/// Programs of monitors that are loaded.
-fn watchers() -> usize {
-    let loaded = loaded_programs().filter_map(Result::ok);
-    let ours = |name: Option<&str>| matches!(name, Some(watcher::ENTERED | watcher::LEFT));
-    loaded.filter(|program| ours(program.name_as_str())).count()
+/// Programs of monitors that are loaded, and all programs' names.
+fn watchers() -> (usize, Vec<String>) {
+    let name = |program: ProgramInfo| String::from_utf8_lossy(program.name()).into_owned();
+    let names: Vec<_> = loaded_programs().filter_map(Result::ok).map(name).collect();
+    let ours = |name: &&String| [watcher::ENTERED, watcher::LEFT].contains(&name.as_str());
+    (names.iter().filter(ours).count(), names)
 }
 
 fn datagrams(pair: &Pair, client: &str) {
@@ -81,12 +82,12 @@ fn ends(pair: &Pair) {
             run(pair.client.netns.command("ping").args(["-c", "1", &server]));
             monitor.log().contains("from_pod ").then_some(())
         });
-        let before = watchers();
-        assert!(before >= 12, "{before} watchers");
+        let (count, names) = watchers();
+        assert!(count >= 12, "{count} watchers: {names:?}");
         monitor.signal(signal);
         let status = monitor.wait(Duration::from_secs(5));
         assert_eq!(status.success(), signal != Signal::SIGKILL, "{status}: {}", monitor.log());
-        wait::until("their end", Duration::from_secs(5), || (watchers() == 0).then_some(()));
+        wait::until("their end", Duration::from_secs(5), || (watchers().0 == 0).then_some(()));
     }
     pair.fast_both_ways();
 }
