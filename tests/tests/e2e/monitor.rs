@@ -76,7 +76,7 @@ fn live(pair: &Pair) {
 fn ends(pair: &Pair) {
     let server = pair.server.address.to_string();
     for signal in [Signal::SIGINT, Signal::SIGKILL] {
-        let log = pair.lab.dir().join("monitor.log");
+        let log = pair.lab.dir().join(format!("monitor-{signal}.log"));
         let mut monitor = Process::start("monitor", &mut command(pair, &["--all"]), &log);
         wait::until("a packet", Duration::from_secs(10), || {
             run(pair.client.netns.command("ping").args(["-c", "1", &server]));
