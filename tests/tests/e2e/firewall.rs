@@ -71,14 +71,15 @@ fn nothing_is_run_while_nothing_changes() {
     }
 }
 
-/// A directory with an `nft` that hangs while there is a file `hang` beside it.
+/// A directory with an `nft` that hangs, and fails then, while there is a file `hang`
+/// beside it.
 fn hanging_nft() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("nft");
     let real = "PATH=\"${PATH#*:}\"";
     let hang = dir.path().join("hang");
     let script = format!(
-        "#!/bin/sh\nif [ -e '{}' ]; then exec sleep 10; fi\n{real} exec nft \"$@\"\n",
+        "#!/bin/sh\nif [ -e '{}' ]; then sleep 10; exit 1; fi\n{real} exec nft \"$@\"\n",
         hang.display()
     );
     std::fs::write(&path, script).unwrap();

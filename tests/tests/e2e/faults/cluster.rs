@@ -12,6 +12,7 @@ use flannel_tests::pair::Pair;
 use flannel_tests::process::{output, run};
 use flannel_tests::streams::Streams;
 use flannel_tests::wait;
+use ipnetwork::Ipv4Network;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -34,6 +35,8 @@ pub(super) struct Cluster {
     pub(super) pair: Pair,
     pub(super) options: Options,
     pub(super) pins: PathBuf,
+    /// The node's subnet. A fault may take its file away.
+    pub(super) subnet: Ipv4Network,
     /// What the tables were before anything happened.
     pub(super) before: Tables,
     /// The data path is ours.
@@ -93,12 +96,14 @@ impl Cluster {
         let pins = left.pin_dir.clone().expect("a pin directory");
         let words = words(&pair, &pins);
         let program = left.datapath == Some("ebpf");
+        let subnet = pair.left.subnet();
         let mut cluster = Self {
             streams,
             _mounts: mounts,
             pair,
             options: left,
             pins,
+            subnet,
             before: Tables::default(),
             program,
             words,

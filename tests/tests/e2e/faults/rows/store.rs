@@ -108,7 +108,7 @@ pub(in super::super) const CONFIG: &[Fault] = &[
 ];
 
 fn key(cluster: &Cluster) -> String {
-    flannel_tests::plain::key(cluster.pair.left.subnet())
+    flannel_tests::plain::key(cluster.subnet)
 }
 
 fn delete_ours(cluster: &mut Cluster) {
