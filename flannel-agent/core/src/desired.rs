@@ -182,23 +182,9 @@ pub fn desired(
             rejected.push(Rejected { peer, reason: Rejection::MacMoved(newest.subnet) });
         }
     }
-    let mut direct = BTreeSet::new();
-    if node.backend.facts().reaches().directly() {
-        let on_link = |peer: &&Peer| node.paths.get(&peer.public_ip) == Some(&Path::OnLink);
-        direct.extend(accepted.values().filter(on_link).map(|peer| peer.subnet));
-    }
-    let mut previous: Option<Ipv4Network> = None;
-    let mut wider = Vec::new();
-    // Routes through the device need a neighbour entry at this address each.
-    for subnet in accepted.keys().filter(|subnet| device.is_some() && !direct.contains(subnet)) {
-        if let Some(before) = previous.filter(|before| before.network() == subnet.network()) {
-            wider.push((before, *subnet));
-        }
-        previous = Some(*subnet);
-    }
-    for (subnet, specific) in wider {
-        let reason = Rejection::SameFirstAddress(specific);
-        rejected.extend(accepted.remove(&subnet).map(|peer| Rejected { peer, reason }));
+    let direct = direct(node, &accepted);
+    if device.is_some() {
+        rejected.extend(take_wider(&mut accepted, &direct));
     }
     let desired = Desired {
         network: node.network,
@@ -211,6 +197,36 @@ pub fn desired(
         direct,
     };
     Ok((desired, rejected))
+}
+
+/// Subnets of the peers that are reached without encapsulation.
+fn direct(node: Node<'_>, peers: &BTreeMap<Ipv4Network, Peer>) -> BTreeSet<Ipv4Network> {
+    if !node.backend.facts().reaches().directly() {
+        return BTreeSet::new();
+    }
+    let on_link = |peer: &&Peer| node.paths.get(&peer.public_ip) == Some(&Path::OnLink);
+    peers.values().filter(on_link).map(|peer| peer.subnet).collect()
+}
+
+/// Takes out the tunnelled peers whose subnet begins where a more specific one does:
+/// routes through the device need a neighbour entry at this address each.
+fn take_wider(
+    peers: &mut BTreeMap<Ipv4Network, Peer>,
+    direct: &BTreeSet<Ipv4Network>,
+) -> Vec<Rejected> {
+    let mut previous: Option<Ipv4Network> = None;
+    let mut wider = Vec::new();
+    for subnet in peers.keys().filter(|subnet| !direct.contains(subnet)) {
+        if let Some(before) = previous.filter(|before| before.network() == subnet.network()) {
+            wider.push((before, *subnet));
+        }
+        previous = Some(*subnet);
+    }
+    let taken = wider.into_iter().filter_map(|(subnet, specific)| {
+        let reason = Rejection::SameFirstAddress(specific);
+        peers.remove(&subnet).map(|peer| Rejected { peer, reason })
+    });
+    taken.collect()
 }
 
 /// The accepted peers that are left when the oldest have their places; `ages` has

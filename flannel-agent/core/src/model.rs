@@ -1,11 +1,13 @@
 //! What an operation does to the kernel's tables and the maps.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
 use crate::desired::Device;
-use crate::observed::{Observed, ObservedDevice, ObservedRoute, ObservedVxlan};
+use crate::mac::MacAddr;
+use crate::observed::{DirectRoute, Observed, ObservedDevice, ObservedRoute, ObservedVxlan};
 use crate::op::Op;
 
 /// What an operation does to the kernel's tables and the maps: the model that
@@ -33,16 +35,7 @@ pub fn apply(observed: &mut Observed, op: &Op) {
                 maps.remove(subnet);
             }
         }
-        Op::PutDirect(route) => {
-            if !observed.direct.contains(route) {
-                if let Some(old) = observed.direct_to(route.destination) {
-                    observed.direct.remove(&old);
-                } else if let Some(old) = observed.first_to(route.destination) {
-                    observed.routes.remove(&old);
-                }
-                observed.direct.insert(*route);
-            }
-        }
+        Op::PutDirect(route) => put_direct(observed, *route),
         Op::RemoveDirect(route) => {
             observed.direct.remove(route);
         }
@@ -53,29 +46,11 @@ pub fn apply(observed: &mut Observed, op: &Op) {
         Op::RemoveNeighbour(ip, _) => {
             observed.neighbours.remove(ip);
         }
-        Op::PutFdb(mac, ip) => {
-            if !observed.fdb.contains(&(*mac, *ip)) {
-                let first = observed.destinations(*mac).next();
-                if let Some(first) = first {
-                    observed.fdb.remove(&(*mac, first));
-                }
-                observed.fdb.insert((*mac, *ip));
-            }
-        }
+        Op::PutFdb(mac, ip) => put_fdb(observed, *mac, *ip),
         Op::RemoveFdb(mac, ip) => {
             observed.fdb.remove(&(*mac, *ip));
         }
-        Op::PutRoute(subnet) => {
-            let route = ObservedRoute::to_peer(*subnet);
-            if !observed.routes.contains(&route) {
-                if let Some(old) = observed.first_to(*subnet) {
-                    observed.routes.remove(&old);
-                } else if let Some(old) = observed.direct_to(*subnet) {
-                    observed.direct.remove(&old);
-                }
-                observed.routes.insert(route);
-            }
-        }
+        Op::PutRoute(subnet) => put_route(observed, *subnet),
         Op::PutLinkRoute(network) => {
             observed.routes.insert(ObservedRoute::to_link(*network));
         }
@@ -89,6 +64,45 @@ pub fn apply(observed: &mut Observed, op: &Op) {
         | Op::RemoveAddress(_)
         | Op::CreateDevice(_) => apply_to_device(observed, op),
     }
+}
+
+/// As NLM_F_REPLACE: the first route to the destination gives way.
+fn put_direct(observed: &mut Observed, route: DirectRoute) {
+    if observed.direct.contains(&route) {
+        return;
+    }
+    if let Some(old) = observed.direct_to(route.destination) {
+        observed.direct.remove(&old);
+    } else if let Some(old) = observed.first_to(route.destination) {
+        observed.routes.remove(&old);
+    }
+    observed.direct.insert(route);
+}
+
+/// As [`put_direct`], through the device.
+fn put_route(observed: &mut Observed, subnet: Ipv4Network) {
+    let route = ObservedRoute::to_peer(subnet);
+    if observed.routes.contains(&route) {
+        return;
+    }
+    if let Some(old) = observed.first_to(subnet) {
+        observed.routes.remove(&old);
+    } else if let Some(old) = observed.direct_to(subnet) {
+        observed.direct.remove(&old);
+    }
+    observed.routes.insert(route);
+}
+
+/// The first destination of the MAC gives way.
+fn put_fdb(observed: &mut Observed, mac: MacAddr, ip: Ipv4Addr) {
+    if observed.fdb.contains(&(mac, ip)) {
+        return;
+    }
+    let first = observed.destinations(mac).next();
+    if let Some(first) = first {
+        observed.fdb.remove(&(mac, first));
+    }
+    observed.fdb.insert((mac, ip));
 }
 
 fn apply_to_device(observed: &mut Observed, op: &Op) {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::iter::Peekable;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// Flags of klog and glog that units and manifests of flannel carry, and
@@ -61,87 +62,135 @@ pub(super) fn normalise(
     argv: impl IntoIterator<Item = OsString>,
     env: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Line, String> {
-    let mut argv = argv.into_iter().peekable();
+    let mut argv = argv.into_iter();
     let program = argv.next().unwrap_or_else(|| OsString::from("flannel-agent"));
-    let mut line = Line { argv: vec![program], ..Line::default() };
-    let mut given = BTreeSet::new();
-    let mut flags = flags(command);
-    let mut subcommand = None;
+    let mut reader = Reader {
+        command,
+        subcommand: None,
+        flags: flags(command),
+        tokens: argv.peekable(),
+        line: Line { argv: vec![program], ..Line::default() },
+        given: BTreeSet::new(),
+    };
+    while reader.next()? {}
+    let Reader { subcommand, mut line, given, .. } = reader;
+    add_environment(&mut line, subcommand, &flags_for_env(command, subcommand), &given, env);
+    Ok(line)
+}
 
-    while let Some(token) = argv.next() {
+/// A command line that is being read.
+struct Reader<'a, I: Iterator<Item = OsString>> {
+    command: &'a clap::Command,
+    /// The subcommand, once it was there.
+    subcommand: Option<&'a clap::Command>,
+    /// The flags that may come now, and whether they take a separate value.
+    flags: BTreeMap<String, bool>,
+    /// What is left to read.
+    tokens: Peekable<I>,
+    line: Line,
+    /// Flags that were there, which the environment does not set.
+    given: BTreeSet<String>,
+}
+
+impl<I: Iterator<Item = OsString>> Reader<'_, I> {
+    /// Reads one token, and its value; whether the line goes on.
+    fn next(&mut self) -> Result<bool, String> {
+        let Some(token) = self.tokens.next() else { return Ok(false) };
         if token.is_empty() {
-            continue;
+            return Ok(true);
         }
         if token == "--" {
-            if subcommand.is_none() {
-                line.ends_at(argv.collect());
-                break;
-            }
-            line.argv.push(token);
-            line.argv.extend(argv);
-            break;
+            self.dashes(token);
+            return Ok(false);
         }
-        let Some(flag) = Flag::read(&token) else {
-            if subcommand.is_none() && line.is_word(&token, command) {
-                line.ends_at(std::iter::once(token).chain(argv).collect());
-                break;
-            }
-            if subcommand.is_none() && line.argv.len() == 1 {
-                subcommand = token.to_str().and_then(|name| command.find_subcommand(name));
-            }
-            if let Some(subcommand) = subcommand {
-                flags = self::flags(subcommand);
-            }
-            line.argv.push(token);
-            continue;
-        };
+        let Some(flag) = Flag::read(&token) else { return Ok(self.word(token)) };
         if let Some((_, takes_value)) = LOGGING.iter().find(|(name, _)| *name == flag.name) {
-            let mut text = token.to_string_lossy().into_owned();
-            if *takes_value && flag.value.is_none() {
-                // The level is missing in a line like `-v -ip-masq`; Go would
-                // fail on it, and there is no use in failing.
-                let value = argv.next_if(|next| Flag::read(next).is_none() && next != "--");
-                if let Some(value) = value {
-                    text = format!("{text} {}", value.to_string_lossy());
-                }
-            }
-            line.logging.push(text);
-            continue;
+            self.logging(&token, *takes_value && flag.value.is_none());
+            return Ok(true);
         }
-        if subcommand.is_none()
-            && let Some(refusal) = super::flannel::given_up(&flag.name)
+        self.flag(flag)?;
+        Ok(true)
+    }
+
+    /// Go's end of the flags; with a subcommand it is clap's to understand.
+    fn dashes(&mut self, token: OsString) {
+        if self.subcommand.is_none() {
+            self.line.ends_at(self.tokens.by_ref().collect());
+            return;
+        }
+        self.line.argv.push(token);
+        self.line.argv.extend(self.tokens.by_ref());
+    }
+
+    /// Takes what is no flag; whether the line goes on.
+    fn word(&mut self, token: OsString) -> bool {
+        if self.subcommand.is_none() && self.line.is_word(&token, self.command) {
+            self.line.ends_at(std::iter::once(token).chain(self.tokens.by_ref()).collect());
+            return false;
+        }
+        if self.subcommand.is_none() && self.line.argv.len() == 1 {
+            self.subcommand = token.to_str().and_then(|name| self.command.find_subcommand(name));
+        }
+        if let Some(subcommand) = self.subcommand {
+            self.flags = flags(subcommand);
+        }
+        self.line.argv.push(token);
+        true
+    }
+
+    /// Takes a flag of the logger out of the line.
+    fn logging(&mut self, token: &OsStr, wants_value: bool) {
+        let mut text = token.to_string_lossy().into_owned();
+        if wants_value {
+            // The level is missing in a line like `-v -ip-masq`; Go would
+            // fail on it, and there is no use in failing.
+            let value = self.tokens.next_if(|next| Flag::read(next).is_none() && next != "--");
+            if let Some(value) = value {
+                text = format!("{text} {}", value.to_string_lossy());
+            }
+        }
+        self.line.logging.push(text);
+    }
+
+    fn flag(&mut self, Flag { name, value }: Flag) -> Result<(), String> {
+        if self.subcommand.is_none()
+            && let Some(refusal) = super::flannel::given_up(&name)
         {
             return Err(refusal);
         }
-        given.insert(flag.name.clone());
-        let value = match (flags.get(&flag.name), flag.value) {
-            (Some(true), None) => argv.next_if(|next| {
+        self.given.insert(name.clone());
+        let value = self.value(&name, value)?;
+        match value {
+            Some(value) if value.is_empty() && self.flags.get(&name) == Some(&true) => {
+                let prefix = format!("--{name}=");
+                self.line.argv.retain(|token| !token.as_bytes().starts_with(prefix.as_bytes()));
+            }
+            value => self.line.argv.push(long(&name, value.as_deref())),
+        }
+        Ok(())
+    }
+
+    /// A flag's value, which may be the next token.
+    fn value(&mut self, name: &str, value: Option<OsString>) -> Result<Option<OsString>, String> {
+        let flags = &self.flags;
+        match (flags.get(name), value) {
+            (Some(true), None) => Ok(self.tokens.next_if(|next| {
                 // A flag where a value belongs is a value forgotten.
-                Flag::read(next).is_none_or(|next| !is_known(&next.name, &flags)) && next != "--"
-            }),
+                Flag::read(next).is_none_or(|next| !is_known(&next.name, flags)) && next != "--"
+            })),
             (Some(false), None) => {
-                if let Some(text) = argv.peek().and_then(|next| next.to_str())
+                if let Some(text) = self.tokens.peek().and_then(|next| next.to_str())
                     && crate::flag::go_bool(text).is_ok()
                 {
                     return Err(format!(
-                        "--{name} takes its value with an equals sign: --{name}={text}",
-                        name = flag.name
+                        "--{name} takes its value with an equals sign: --{name}={text}"
                     ));
                 }
-                None
+                Ok(None)
             }
-            (_, value) => value,
-        };
-        match value {
-            Some(value) if value.is_empty() && flags.get(&flag.name) == Some(&true) => {
-                let prefix = format!("--{}=", flag.name);
-                line.argv.retain(|token| !token.as_bytes().starts_with(prefix.as_bytes()));
-            }
-            value => line.argv.push(long(&flag.name, value.as_deref())),
+            (_, value) => Ok(value),
         }
     }
-    add_environment(&mut line, subcommand, &flags_for_env(command, subcommand), &given, env);
-    Ok(line)
 }
 
 impl Line {

@@ -32,11 +32,10 @@ use crate::kernel::{Kernel as _, KernelError, PROTOCOL, clsact};
 /// sysctls, which connections that are open rely on. The TUN device of udp goes,
 /// as flanneld makes its own, and another one if ours is there.
 pub async fn run(args: &CleanupArgs) -> u8 {
-    let CleanupArgs { state_dir, pin_dir, subnet_file, force, keep_device } = args;
-    let (force, keep_device) = (*force, *keep_device);
+    let state_dir = args.state_dir.as_path();
     let lock = StateLock::take(state_dir);
     if let Err(error) = &lock
-        && !force
+        && !args.force
     {
         complain(&match error {
             LockError::Taken(path) => format!(
@@ -53,51 +52,21 @@ pub async fn run(args: &CleanupArgs) -> u8 {
     if let Err(error) = rules::remove(state_dir) {
         steps.failed(error);
     }
-    let qdiscs = clsact::with_our_filter().unwrap_or_else(|error| {
-        steps.failed(error);
-        Vec::new()
-    });
     // Programs first: what follows is the kernel path's.
-    let pinned = state.as_ref().and_then(|state| state.pin_dir.as_deref());
-    for dir in BTreeSet::from([pin_dir.as_path(), pinned.unwrap_or(pin_dir)]) {
-        match bpf::cleanup(dir, force) {
-            Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => steps.did(format!("detached the programs ({} pins)", removed.len())),
-            Err(error) => steps.failed(error),
-        }
-    }
-    for ifindex in qdiscs {
-        if let Err(error) = clsact::remove_if_unused(ifindex) {
-            steps.failed(error);
-        }
-    }
+    detach_programs(args, state.as_ref(), &mut steps);
     match remove_blackholes(state.as_ref().and_then(|state| state.network)).await {
         Ok(0) => {}
         Ok(_) => steps.did("removed the blackhole route of the node's subnet".to_owned()),
         Err(error) => steps.failed(error),
     }
-    if keep_device {
-        leave(state.as_ref(), &mut steps).await;
-    } else if let Some(state) = &state {
-        if let Some(device) = state.device.as_deref() {
-            steps.delete(device).await;
-        }
-        if let Some(network) = state.network {
-            match delete_direct_routes(network).await {
-                Ok(0) => {}
-                Ok(count) => steps.did(format!("deleted {count} direct routes")),
-                Err(error) => steps.failed(error),
-            }
-        }
-        restore_sysctls(state, &mut steps);
-        let written = state.subnet_file.as_deref().unwrap_or(subnet_file);
-        steps.remove_file(written);
-    } else {
+    match &state {
+        state if args.keep_device => leave(state.as_ref(), &mut steps).await,
+        Some(state) => remove_device(state, &args.subnet_file, &mut steps).await,
         // They may be flanneld's.
-        print(&format!(
+        None => print(&format!(
             "no state file in {}: a flannel device and subnet.env, if there, are left alone",
             state_dir.display()
-        ));
+        )),
     }
     // Last, so that as little as possible goes without them. Flannel may have its
     // own by now, which stay.
@@ -114,6 +83,44 @@ pub async fn run(args: &CleanupArgs) -> u8 {
     // Kept if somebody else has put something there.
     let _ = fs::remove_dir(state_dir);
     steps.end()
+}
+
+/// Detaches the programs, and removes the qdiscs that were made for them.
+fn detach_programs(args: &CleanupArgs, state: Option<&NodeState>, steps: &mut Steps) {
+    let qdiscs = clsact::with_our_filter().unwrap_or_else(|error| {
+        steps.failed(error);
+        Vec::new()
+    });
+    let pin_dir = args.pin_dir.as_path();
+    let pinned = state.and_then(|state| state.pin_dir.as_deref());
+    for dir in BTreeSet::from([pin_dir, pinned.unwrap_or(pin_dir)]) {
+        match bpf::cleanup(dir, args.force) {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => steps.did(format!("detached the programs ({} pins)", removed.len())),
+            Err(error) => steps.failed(error),
+        }
+    }
+    for ifindex in qdiscs {
+        if let Err(error) = clsact::remove_if_unused(ifindex) {
+            steps.failed(error);
+        }
+    }
+}
+
+/// Removes the device, direct routes and subnet.env, and sets the sysctls back.
+async fn remove_device(state: &NodeState, subnet_file: &Path, steps: &mut Steps) {
+    if let Some(device) = state.device.as_deref() {
+        steps.delete(device).await;
+    }
+    if let Some(network) = state.network {
+        match delete_direct_routes(network).await {
+            Ok(0) => {}
+            Ok(count) => steps.did(format!("deleted {count} direct routes")),
+            Err(error) => steps.failed(error),
+        }
+    }
+    restore_sysctls(state, steps);
+    steps.remove_file(state.subnet_file.as_deref().unwrap_or(subnet_file));
 }
 
 /// What flanneld cannot take up goes; says what stays.

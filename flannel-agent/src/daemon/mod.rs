@@ -186,33 +186,18 @@ async fn start_and_serve(
     shared.lock().store.api = source.api();
     let kernel = RealKernel::open()?;
     let device = config.backend.facts().device();
-    let has_programs =
-        options.datapath != DatapathMode::Kernel && config.backend.facts().has_programs();
-    let pins = has_programs.then_some(options.programs.pin_dir.as_path());
-    let _single = single::Single::take(config.network, device.as_deref(), pins)?;
+    let _single = only_one(options, &config, device.as_deref())?;
     let before = start::Before::read(options, &kernel, device.as_deref()).await;
-    let wish = Wish {
-        familiar: before.familiar(&options.underlay),
-        pods: Some(config.pods()),
-        ..options.underlay.clone()
-    };
-    let underlay = start::choose_underlay(&kernel, &wish).await?;
-    if config.backend.facts().wants_own_address() {
-        start::check_public_ip(&kernel.links().await?, &underlay)?;
-    }
+    let (wish, underlay) = choose_underlay(options, &kernel, &config, &before).await?;
     let opening = open(options, &kernel, &config, &underlay).await?;
     let (lease, vtep_mac) =
         acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
-    start::retire_device(&kernel, &before, device.as_deref()).await;
-    start::retire_network(&kernel, &before, config.network, device.as_deref()).await;
+    start::retire(&kernel, &before, config.network, device.as_deref()).await;
     let opened =
         opening.await.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))?;
     take(opened, &config, shared, datapath);
     // They are read while all else begins.
-    let follower = respects_packet_rules(options, datapath).then(|| {
-        let overlay = reconcile::packet_rules::overlay(config.network, &config.backend);
-        Follower::start(overlay, options.resync_interval)
-    });
+    let follower = follow_packet_rules(options, &config, datapath);
     let _responder = (options.connectivity_port != 0)
         .then(|| responder::start(options.connectivity_port, config.network, shared.clone()));
     let identity = Identity {
@@ -222,18 +207,14 @@ async fn start_and_serve(
         underlay,
         backend: config.backend.clone(),
     };
-    let firewall = Later::new(options.firewall, before.node);
-    // Without subnet.env no flannel ran here since the boot.
-    let take_over = before.state.is_none() && before.node.is_some();
-    let settings = settings(options, wish, take_over);
     let own = kernel.own();
     let mut reconciler = Reconciler::new(
         kernel,
-        firewall,
+        Later::new(options.firewall, before.node),
         SharedDatapath::clone(datapath),
         shared.clone(),
         Sysctl::default(),
-        settings,
+        settings(options, wish, before.is_flannels()),
         identity,
     );
     if let Some(follower) = follower {
@@ -248,10 +229,41 @@ async fn start_and_serve(
     reconciler.watch().scope().set_own(own);
     // Subscribed before the first look, so that no change falls between.
     let events = events::subscribe(reconciler.watch().scope())?;
-    let remembered = before.state.as_ref().map(|state| state.sysctls.clone()).unwrap_or_default();
+    let remembered = before.state.map(|state| state.sysctls).unwrap_or_default();
     serve::Loop::new(options, state_lock, source, lease, reconciler, shared.clone(), remembered)
         .run(events)
         .await
+}
+
+/// Takes what one agent alone may have: network, device and pin directory.
+fn only_one(
+    options: &Options,
+    config: &NetworkConfig,
+    device: Option<&str>,
+) -> Result<single::Single, single::SingleError> {
+    let has_programs =
+        options.datapath != DatapathMode::Kernel && config.backend.facts().has_programs();
+    let pins = has_programs.then_some(options.programs.pin_dir.as_path());
+    single::Single::take(config.network, device, pins)
+}
+
+/// The underlay, and what it is chosen by from now on.
+async fn choose_underlay(
+    options: &Options,
+    kernel: &RealKernel,
+    config: &NetworkConfig,
+    before: &start::Before,
+) -> Result<(Wish, Underlay), StartError> {
+    let wish = Wish {
+        familiar: before.familiar(&options.underlay),
+        pods: Some(config.pods()),
+        ..options.underlay.clone()
+    };
+    let underlay = start::choose_underlay(kernel, &wish).await?;
+    if config.backend.facts().wants_own_address() {
+        start::check_public_ip(&kernel.links().await?, &underlay)?;
+    }
+    Ok((wish, underlay))
 }
 
 /// Opens the data path beside the start: the verifier takes its time, and the store too.
@@ -292,12 +304,20 @@ fn take(opened: Opened, config: &NetworkConfig, shared: &Shared, datapath: &Shar
     state.note(What::Datapath { mode, reason });
 }
 
-/// Whether rules that judge each packet keep flows from the fast path.
-fn respects_packet_rules(options: &Options, datapath: &SharedDatapath) -> bool {
+/// Reads the rules that judge each packet, where they keep flows from the fast path.
+fn follow_packet_rules(
+    options: &Options,
+    config: &NetworkConfig,
+    datapath: &SharedDatapath,
+) -> Option<Follower> {
     let asked = &options.fast_path;
-    asked.packet_rules == PacketRulesMode::Respect
+    let respected = asked.packet_rules == PacketRulesMode::Respect
         && asked.mode != FastPath::Off
-        && lock(datapath).is_some()
+        && lock(datapath).is_some();
+    respected.then(|| {
+        let overlay = reconcile::packet_rules::overlay(config.network, &config.backend);
+        Follower::start(overlay, options.resync_interval)
+    })
 }
 
 /// What passes need of the flags, with what narrows the choice of the underlay.

@@ -136,10 +136,21 @@ pub(super) fn is_card(links: &[Link], underlay: &Underlay) -> bool {
     links.iter().any(|link| link.ifindex == underlay.ifindex && link.kind.is_empty())
 }
 
+/// Removes what an earlier run left by another network config.
+pub(super) async fn retire<K: Kernel>(
+    kernel: &K,
+    before: &Before,
+    network: Ipv4Network,
+    device: Option<&str>,
+) {
+    retire_device(kernel, before, device).await;
+    retire_network(kernel, before, network, device).await;
+}
+
 /// Deletes the device of an earlier run that has another name than ours: the
 /// VNI or the backend in the config was changed, and both would route the same
 /// subnets.
-pub(super) async fn retire_device<K: Kernel>(kernel: &K, before: &Before, ours: Option<&str>) {
+async fn retire_device<K: Kernel>(kernel: &K, before: &Before, ours: Option<&str>) {
     let old = before.state.as_ref().and_then(|state| state.device.as_deref());
     let Some(old) = old else { return };
     if Some(old) == ours {
@@ -163,7 +174,7 @@ pub(super) async fn retire_device<K: Kernel>(kernel: &K, before: &Before, ours: 
 
 /// Removes what an earlier run left of another overlay network than ours: the
 /// `network` in the config was changed.
-pub(super) async fn retire_network<K: Kernel>(
+async fn retire_network<K: Kernel>(
     kernel: &K,
     before: &Before,
     network: Ipv4Network,
@@ -205,6 +216,12 @@ pub(super) struct Before {
 }
 
 impl Before {
+    /// Whether flannel ran here since the boot, and we did not: without subnet.env it
+    /// did not.
+    pub(super) fn is_flannels(&self) -> bool {
+        self.state.is_none() && self.node.is_some()
+    }
+
     /// Of a node that has nothing but its state file, if that.
     #[cfg(test)]
     pub(super) fn of(state: Option<state::NodeState>) -> Self {

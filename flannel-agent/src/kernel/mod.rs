@@ -18,6 +18,7 @@ mod raw;
 mod socket;
 pub mod sysctl;
 mod underlay;
+mod vxlan;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

@@ -1,19 +1,16 @@
 //! [`RealKernel`]: the kernel of the calling thread's network namespace.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use flannel_core::desired::Device;
 use flannel_core::link::{Link, RouteTo};
 use flannel_core::mac::MacAddr;
 use flannel_core::observed::{DirectRoute, Observed, ObservedVxlan};
 use flannel_core::op::Op;
 use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
@@ -36,13 +33,13 @@ const PLAIN: usize = 1000;
 /// batches other tasks get their turn.
 pub struct RealKernel {
     socket: Mutex<RouteSocket>,
-    sysctl: Sysctl,
+    pub(super) sysctl: Sysctl,
     /// Routes of the device, as last seen and put since.
     routes: AtomicUsize,
     own: Own,
     /// Index of the device, as made or seen last; 0: none yet. Nobody else has it,
     /// whatever the device is called by now.
-    device: AtomicU32,
+    pub(super) device: AtomicU32,
 }
 
 impl RealKernel {
@@ -150,94 +147,9 @@ impl RealKernel {
         }
     }
 
-    fn create(&self, want: &Device) -> Result<(), KernelError> {
-        let op = Op::CreateDevice(want.clone());
-        let request = Request {
-            message: RouteNetlinkMessage::NewLink(device::creation(want)),
-            flags: NLM_F_CREATE | NLM_F_EXCL,
-        };
-        let mut made = self.one(&request);
-        if made.as_ref().is_err_and(|refused| refused.errno() == libc::EEXIST)
-            && self.delete_renamed(want)?
-        {
-            made = self.one(&request);
-        }
-        made.map_err(|refused| {
-            let errno = refused.errno();
-            let mut error = explain(message::call(&op), message::object(&want.name, &op), refused);
-            match errno {
-                libc::EEXIST | libc::EADDRINUSE => {
-                    error.hint = self.conflict(&want.name, want.vni, want.port, errno);
-                }
-                libc::EOPNOTSUPP => {
-                    error.hint = Some("the kernel has no vxlan module: modprobe vxlan".into());
-                }
-                libc::ENODEV => {
-                    error.hint =
-                        Some(format!("the underlay device {} is gone", want.underlay).into());
-                }
-                _ => {}
-            }
-            error
-        })?;
-        // Router advertisements from inside the overlay must not configure the
-        // node. A kernel without IPv6 has no such file.
-        match self.sysctl.set_accept_ra(&want.name, 0) {
-            Err(error) if error.source.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(%error, "accept_ra stays on");
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Deletes our device if somebody gave it another name: two of one VNI and port
-    /// cannot be.
-    fn delete_renamed(&self, want: &Device) -> Result<bool, KernelError> {
-        let all = self.dump("RTM_GETLINK", "all", &all_links(), new_link)?;
-        let Some((name, _)) = device::in_the_way(&all, &want.name, want.vni, want.port) else {
-            return Ok(false);
-        };
-        let known = self.device.load(Ordering::Relaxed);
-        let ours = all.iter().find(|link| link.header.index == known);
-        if ours.and_then(device::name) != Some(name) {
-            return Ok(false);
-        }
-        tracing::warn!(device = want.name, name, "the device was renamed; it is made anew");
-        self.delete(name).map(|()| true)
-    }
-
-    fn delete(&self, name: &str) -> Result<(), KernelError> {
-        let message = message::link(0, vec![LinkAttribute::IfName(name.to_owned())]);
-        let request = Request { message: RouteNetlinkMessage::DelLink(message), flags: 0 };
-        match self.one(&request) {
-            Err(refused) if refused.errno() != libc::ENODEV => {
-                Err(explain("RTM_DELLINK", name.to_owned(), refused))
-            }
-            _ => Ok(()),
-        }
-    }
-
     pub(super) fn one(&self, request: &Request) -> Result<(), Refused> {
         let results = self.socket().batch(std::slice::from_ref(request));
         results.into_iter().next().unwrap_or(Ok(()))
-    }
-
-    /// Names who is in our way.
-    fn conflict(&self, own: &str, vni: u32, port: u16, errno: i32) -> Option<Cow<'static, str>> {
-        let all = self.dump("RTM_GETLINK", "all", &all_links(), new_link).ok()?;
-        let text = match device::in_the_way(&all, own, vni, port) {
-            Some((name, other)) => format!(
-                "VXLAN device {name} has VNI {} on UDP port {port} already; delete it \
-                 (ip link del {name}), or give Backend another VNI or Port",
-                other.vni
-            ),
-            None if errno == libc::EADDRINUSE => {
-                format!("another program has UDP port {port}; see `ss -ulnp`")
-            }
-            None => format!("a link named {own} is there"),
-        };
-        Some(text.into())
     }
 
     /// One batch of operations on the device of this name and index.
@@ -446,11 +358,11 @@ impl Kernel for RealKernel {
     }
 }
 
-fn all_links() -> RouteNetlinkMessage {
+pub(super) fn all_links() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(LinkMessage::default())
 }
 
-fn new_link(message: RouteNetlinkMessage) -> Option<LinkMessage> {
+pub(super) fn new_link(message: RouteNetlinkMessage) -> Option<LinkMessage> {
     match message {
         RouteNetlinkMessage::NewLink(link) => Some(link),
         _ => None,

@@ -60,16 +60,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Carries out a plan in its order: neighbouring operations of one kind go
     /// together. Returns whether the device was created or deleted.
     pub(super) async fn carry_out(&mut self, ops: &[Op]) -> bool {
-        let mut device_changed = false;
-        let mut grounded = true;
-        let mut unreached: BTreeSet<Ipv4Network> = BTreeSet::new();
+        let mut ran = Ran { device_changed: false, grounded: true, unreached: BTreeSet::new() };
         for group in ops.chunk_by(|a, b| kind(a) == kind(b)) {
-            if !grounded && kind(&group[0]) == Kind::Entries {
+            if !ran.grounded && kind(&group[0]) == Kind::Entries {
                 continue;
             }
             // What a peer was reached by stays until the new way is there.
             let group: Vec<Op> =
-                group.iter().filter(|op| !needed(&unreached, op)).cloned().collect();
+                group.iter().filter(|op| !needed(&ran.unreached, op)).cloned().collect();
             let group = group.as_slice();
             if group.is_empty() {
                 continue;
@@ -87,38 +85,39 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             for (op, result) in group.iter().zip(results) {
                 // Without a device nothing on it works: one cause, one
                 // complaint.
-                if !grounded && is_device(op) {
-                    continue;
-                }
-                match result {
-                    Ok(()) => {
-                        self.log(op);
-                        if self.settled {
-                            self.shared.lock().record.repaired(Repair::of(op), 1);
-                        }
-                        self.retries.worked(op);
-                        if matches!(op, Op::CreateDevice(_) | Op::DeleteDevice { .. }) {
-                            device_changed = true;
-                            self.overlay = None;
-                        }
-                        if let Some(observed) = &mut self.observed {
-                            model::apply(observed, op);
-                        }
-                    }
-                    Err(reason) => {
-                        match op {
-                            Op::PutRoute(subnet) => unreached.insert(*subnet),
-                            Op::PutDirect(route) => unreached.insert(route.destination),
-                            _ => false,
-                        };
-                        self.retries.failed(op, reason);
-                        grounded &= !is_ground(op);
-                        self.stale = true;
-                    }
+                if ran.grounded || !is_device(op) {
+                    self.ran(op, result, &mut ran);
                 }
             }
         }
-        device_changed
+        ran.device_changed
+    }
+
+    /// Takes what became of one operation.
+    fn ran(&mut self, op: &Op, result: Result<(), String>, ran: &mut Ran) {
+        if let Err(reason) = result {
+            match op {
+                Op::PutRoute(subnet) => ran.unreached.insert(*subnet),
+                Op::PutDirect(route) => ran.unreached.insert(route.destination),
+                _ => false,
+            };
+            self.retries.failed(op, reason);
+            ran.grounded &= !is_ground(op);
+            self.stale = true;
+            return;
+        }
+        self.log(op);
+        if self.settled {
+            self.shared.lock().record.repaired(Repair::of(op), 1);
+        }
+        self.retries.worked(op);
+        if matches!(op, Op::CreateDevice(_) | Op::DeleteDevice { .. }) {
+            ran.device_changed = true;
+            self.overlay = None;
+        }
+        if let Some(observed) = &mut self.observed {
+            model::apply(observed, op);
+        }
     }
 
     fn log(&self, op: &Op) {
@@ -392,6 +391,16 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 /// Kind of a link; one that is not seen is not taken for hardware.
 fn kind_of(links: &[Link], ifindex: u32) -> &str {
     links.iter().find(|link| link.ifindex == ifindex).map_or("unseen", |link| link.kind.as_str())
+}
+
+/// What became of a plan so far.
+struct Ran {
+    /// The device was created or deleted.
+    device_changed: bool,
+    /// What entries hang on is there.
+    grounded: bool,
+    /// Peers whose new route could not be put.
+    unreached: BTreeSet<Ipv4Network>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -37,7 +37,6 @@ use flannel_core::op::Op;
 use flannel_core::peer::Peer;
 use flannel_core::plan;
 use flannel_core::schedule::{Wake, earliest};
-use flannel_core::underlay::successor::Succession;
 use flannel_core::underlay::{Underlay, Wish};
 use ipnetwork::Ipv4Network;
 use tokio::time::Instant;
@@ -49,6 +48,7 @@ pub use self::guard::Guarded;
 use self::packet_rules::PacketRules;
 use self::retry::{Retries, Unfinished};
 use self::turnover::Turnover;
+use self::underlay::Absence;
 use crate::backend::udp::Overlay;
 use crate::bpf::{FastPathOptions, ProgramOptions};
 use crate::firewall::{Firewall, RuleOptions};
@@ -127,12 +127,8 @@ pub struct Reconciler<K, F> {
     paths: Paths,
     udp: Overlay,
     links: Vec<Link>,
-    /// What takes the place of the underlay's address.
-    succession: Succession,
-    /// Since when the underlay cannot be used.
-    underlay_away: Option<Instant>,
-    /// When it has been waited for long enough.
-    underlay_due: Option<Instant>,
+    /// How long the underlay is away, and what takes its place.
+    absence: Absence,
     /// Of those that may be a pod's, the ones by which routes lead elsewhere.
     uplinks: BTreeSet<u32>,
     /// What is there, as last seen and changed by us since.
@@ -193,9 +189,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             paths: Paths::default(),
             udp: Overlay::default(),
             links: Vec::new(),
-            succession: Succession::default(),
-            underlay_away: None,
-            underlay_due: None,
+            absence: Absence::default(),
             uplinks: BTreeSet::new(),
             observed: None,
             stale: false,
@@ -255,7 +249,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if wake.firewall {
             self.ask_for_rules();
         }
-        let waited = self.underlay_due.is_some_and(|due| due <= Instant::now());
+        let waited = self.absence.due().is_some_and(|due| due <= Instant::now());
         if wake.links || waited || self.links.is_empty() {
             self.look_at_links().await;
             outcome.underlay_changed = self.follow_underlay().await;
@@ -263,37 +257,13 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if self.identity.backend.facts().reaches().directly() {
             self.look_at_paths(peers, wake.paths).await;
         }
-        outcome.retry_at = self.underlay_due;
+        outcome.retry_at = self.absence.due();
         let Some(desired) = self.desire(peers) else { return outcome };
         self.settled = self.is_settled(&desired);
         // Without the flag there is only an earlier run's route to remove.
         let seal = !self.sealed || (self.settings.blackhole && wake.look);
-        let mut changed = false;
         let look = wake.look || self.observed.is_none();
-        // A new device has to be looked at again: its index is new, and what
-        // hung on the old one has gone with it.
-        for _ in 0..3 {
-            if wake.look || self.stale || self.observed.is_none() {
-                self.look(&desired).await;
-            }
-            wake.look = false;
-            let Some(observed) = self.observed.as_ref().filter(|_| !self.stale) else { break };
-            let mut ops = plan::diff(&desired, observed);
-            self.retries.forget_all_but(&ops);
-            // Nothing hangs on a device that cannot be made yet.
-            let grounded = ops.iter().all(|op| !is_ground(op) || self.retries.is_due(op));
-            ops.retain(|op| {
-                self.retries.is_due(op) && (grounded || op.is_maps() || op.is_direct())
-            });
-            if ops.is_empty() {
-                break;
-            }
-            changed = true;
-            if !self.carry_out(&ops).await {
-                break;
-            }
-            wake.look = true;
-        }
+        let mut changed = self.converge(&desired, wake.look).await;
         if seal {
             changed |= self.seal().await;
         }
@@ -310,8 +280,38 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.publish(&desired);
         self.desired = Some(desired);
         outcome.retry_at = earliest(self.retries.next_due(), self.unfinished.schedule());
-        outcome.retry_at = earliest(outcome.retry_at, self.underlay_due);
+        outcome.retry_at = earliest(outcome.retry_at, self.absence.due());
         outcome
+    }
+
+    /// Makes what is there what is desired, as far as it is due; whether something
+    /// had to be changed.
+    async fn converge(&mut self, desired: &Desired, mut look: bool) -> bool {
+        let mut changed = false;
+        // A new device has to be looked at again: its index is new, and what
+        // hung on the old one has gone with it.
+        for _ in 0..3 {
+            if look || self.stale || self.observed.is_none() {
+                self.look(desired).await;
+            }
+            look = true;
+            let Some(observed) = self.observed.as_ref().filter(|_| !self.stale) else { break };
+            let mut ops = plan::diff(desired, observed);
+            self.retries.forget_all_but(&ops);
+            // Nothing hangs on a device that cannot be made yet.
+            let grounded = ops.iter().all(|op| !is_ground(op) || self.retries.is_due(op));
+            ops.retain(|op| {
+                self.retries.is_due(op) && (grounded || op.is_maps() || op.is_direct())
+            });
+            if ops.is_empty() {
+                break;
+            }
+            changed = true;
+            if !self.carry_out(&ops).await {
+                break;
+            }
+        }
+        changed
     }
 
     /// What this node is, as leases are judged by.

@@ -86,6 +86,21 @@ fn vxlan(direct_routing: bool) -> Backend {
     })
 }
 
+/// Files as below `/proc/sys`.
+fn sysctl_files() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (key, value) in [
+        ("net/ipv4/ip_local_port_range", "32768\t60999\n"),
+        ("net/ipv4/ip_forward", "1\n"),
+        ("net/netfilter/nf_conntrack_tcp_be_liberal", "0\n"),
+    ] {
+        let path = dir.path().join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, value).unwrap();
+    }
+    dir
+}
+
 fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
     let kernel = FakeKernel::default();
     {
@@ -95,16 +110,7 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         let route = RouteTo { ifindex: 2, source: None, gateway: None };
         state.defaults.push(route);
     }
-    let sysctls = tempfile::tempdir().unwrap();
-    for (key, value) in [
-        ("net/ipv4/ip_local_port_range", "32768\t60999\n"),
-        ("net/ipv4/ip_forward", "1\n"),
-        ("net/netfilter/nf_conntrack_tcp_be_liberal", "0\n"),
-    ] {
-        let path = sysctls.path().join(key);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, value).unwrap();
-    }
+    let sysctls = sysctl_files();
     let datapath = FakeDatapath::default();
     let slot = SharedDatapath::default();
     if with_datapath {

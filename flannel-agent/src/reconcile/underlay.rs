@@ -1,14 +1,63 @@
 //! The underlay while the agent runs: what was chosen stays as long as it can.
 
 use flannel_core::health::{Found, Subject};
+use flannel_core::link::Link;
 use flannel_core::underlay;
-use flannel_core::underlay::successor::{Heir, PATIENCE};
-use flannel_core::underlay::{Away, UnderlayError};
+use flannel_core::underlay::successor::{Heir, PATIENCE, Succession};
+use flannel_core::underlay::{Away, Routes, Underlay, UnderlayError, Wish};
 use tokio::time::Instant;
 
 use super::Reconciler;
 use crate::firewall::Firewall;
 use crate::kernel::{self, Kernel};
+
+/// An underlay that cannot be used for a while.
+#[derive(Debug, Default)]
+pub(super) struct Absence {
+    /// What takes the place of its address.
+    succession: Succession,
+    /// When it began; `None` while the underlay is there.
+    since: Option<Instant>,
+    /// When it has been waited for long enough.
+    due: Option<Instant>,
+}
+
+impl Absence {
+    /// When the underlay has to be chosen anew, even if nobody tells of a change.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// The underlay by now, and what has become of its address.
+    fn follow(
+        &mut self,
+        current: &Underlay,
+        links: &[Link],
+        wish: &Wish,
+        routes: Routes,
+        now: Instant,
+    ) -> (Result<Underlay, UnderlayError>, Heir) {
+        let patient = self.since.is_none_or(|since| now.duration_since(since) < PATIENCE);
+        let heir = self.succession.look(current, links, wish, now.into_std());
+        let away = match heir {
+            Heir::Is(heir) if patient => Away::Replaced(heir),
+            _ if patient => Away::Wait,
+            _ => Away::Choose,
+        };
+        let chosen = underlay::follow(current, links, wish, routes, away);
+        // Nobody may tell when the time is over.
+        let waits = patient && matches!(chosen, Err(UnderlayError::Present { .. }));
+        self.since = match chosen {
+            Ok(_) => None,
+            Err(_) => self.since.or(Some(now)),
+        };
+        self.due = self.since.filter(|_| waits).map(|since| match heir {
+            Heir::At(due) => Instant::from_std(due).min(since + PATIENCE),
+            _ => since + PATIENCE,
+        });
+        (chosen, heir)
+    }
+}
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Chooses the underlay anew; whether its address or MTU is another now.
@@ -24,55 +73,39 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 return false;
             }
         };
-        let current = &self.identity.underlay;
-        let patient = self.underlay_away.is_none_or(|since| since.elapsed() < PATIENCE);
-        let heir = self.succession.look(current, &self.links, wish, Instant::now().into_std());
-        let away = match heir {
-            Heir::Is(heir) if patient => Away::Replaced(heir),
-            _ if patient => Away::Wait,
-            _ => Away::Choose,
-        };
-        let chosen = underlay::follow(current, &self.links, wish, routes, away);
-        // Nobody may tell when the time is over.
-        let waits = patient && matches!(chosen, Err(UnderlayError::Present { .. }));
-        self.underlay_away = match chosen {
-            Ok(_) => None,
-            Err(_) => self.underlay_away.or_else(|| Some(Instant::now())),
-        };
-        self.underlay_due = self.underlay_away.filter(|_| waits).map(|since| match heir {
-            Heir::At(due) => Instant::from_std(due).min(since + PATIENCE),
-            _ => since + PATIENCE,
-        });
-        let mut state = self.shared.lock();
+        let now = Instant::now();
+        let (chosen, heir) =
+            self.absence.follow(&self.identity.underlay, &self.links, wish, routes, now);
         // An interface that is down for a moment comes back: what is programmed
         // stays.
-        state.report(Subject::Underlay, chosen.as_ref());
-        match chosen {
-            Ok(chosen) => {
-                let wanted = self.identity.backend.facts().wants_own_address();
-                let links = if wanted { self.links.as_slice() } else { &[] };
-                let unfit = links.iter().find(|link| link.ifindex == chosen.ifindex);
-                let unfit = unfit.filter(|link| !link.has(chosen.public_ip)).map(|link| {
-                    format!("PublicIP {} is no address of {} any more", chosen.public_ip, link.name)
-                });
-                state.report(Subject::HostGw, unfit);
-                if chosen == self.identity.underlay {
-                    return false;
-                }
-                tracing::info!(
-                    interface = chosen.name,
-                    address = %chosen.address,
-                    public_ip = %chosen.public_ip,
-                    mtu = chosen.mtu,
-                    "the underlay changed"
-                );
-                let before = std::mem::replace(&mut self.identity.underlay, chosen);
-                if matches!(heir, Heir::Is(_)) {
-                    self.succession.moved(before.address);
-                }
-                true
-            }
-            Err(_) => false,
+        self.shared.report(Subject::Underlay, chosen.as_ref());
+        let Ok(chosen) = chosen else { return false };
+        self.shared.report(Subject::HostGw, self.unfit(&chosen));
+        if chosen == self.identity.underlay {
+            return false;
         }
+        tracing::info!(
+            interface = chosen.name,
+            address = %chosen.address,
+            public_ip = %chosen.public_ip,
+            mtu = chosen.mtu,
+            "the underlay changed"
+        );
+        let before = std::mem::replace(&mut self.identity.underlay, chosen);
+        if matches!(heir, Heir::Is(_)) {
+            self.absence.succession.moved(before.address);
+        }
+        true
+    }
+
+    /// Why a backend that needs an address of our own cannot have this underlay.
+    fn unfit(&self, chosen: &Underlay) -> Option<String> {
+        if !self.identity.backend.facts().wants_own_address() {
+            return None;
+        }
+        let link = self.links.iter().find(|link| link.ifindex == chosen.ifindex)?;
+        (!link.has(chosen.public_ip)).then(|| {
+            format!("PublicIP {} is no address of {} any more", chosen.public_ip, link.name)
+        })
     }
 }

@@ -151,38 +151,48 @@ fn peers_come_move_and_go() {
     });
 }
 
+/// What somebody else may have, and what shows it.
+const FOREIGN: [(&str, &str); 8] = [
+    ("ip route add 172.16.5.0/24 dev flannel.1", "ip route show 172.16.5.0/24"),
+    ("ip route add 10.5.200.0/24 via 192.0.2.9", "ip route show 10.5.200.0/24"),
+    ("ip route add 10.5.1.0/24 dev eth0 metric 50", "ip route show 10.5.1.0/24 dev eth0"),
+    ("ip route add 10.5.77.0/24 dev flannel.1 table 99", "ip route show 10.5.77.0/24 table 99"),
+    (
+        "ip neigh add 172.16.5.1 lladdr 02:00:00:00:00:77 dev flannel.1 nud permanent",
+        "ip neigh show 172.16.5.1 dev flannel.1",
+    ),
+    (
+        "ip neigh add 10.5.3.0 lladdr 02:00:00:00:00:78 dev eth0 nud permanent",
+        "ip neigh show 10.5.3.0 dev eth0",
+    ),
+    (
+        "bridge fdb append 00:00:00:00:00:00 dst 198.18.7.7 dev flannel.1 self permanent",
+        "bridge fdb show dev flannel.1",
+    ),
+    (
+        "ip address add 169.254.7.7/32 dev flannel.1",
+        "ip -4 address show dev flannel.1 to 169.254.7.7/32",
+    ),
+];
+
+/// What an agent may have left.
+const STALE: [&str; 6] = [
+    "ip route add 10.5.50.0/24 via 10.5.50.0 dev flannel.1 onlink",
+    "ip route add 10.5.51.0/24 dev flannel.1",
+    "ip route add 10.5.1.0/24 dev flannel.1 metric 7",
+    // Of the metric of ours, behind it: ours must not go in its place.
+    "ip route append 10.5.1.0/24 dev flannel.1",
+    "ip neigh add 10.5.50.0 lladdr 02:00:00:00:00:79 dev flannel.1 nud permanent",
+    "bridge fdb add 02:00:00:00:00:79 dst 198.18.7.9 dev flannel.1 self permanent",
+];
+
 #[test]
 fn foreign_entries_stay_and_stale_ones_go() {
     in_netns(async {
         let kernel = RealKernel::open().unwrap();
         let want = desired(underlay(), [peer(1)]);
         reconcile(&kernel, &want).await;
-        let foreign = [
-            ("ip route add 172.16.5.0/24 dev flannel.1", "ip route show 172.16.5.0/24"),
-            ("ip route add 10.5.200.0/24 via 192.0.2.9", "ip route show 10.5.200.0/24"),
-            ("ip route add 10.5.1.0/24 dev eth0 metric 50", "ip route show 10.5.1.0/24 dev eth0"),
-            (
-                "ip route add 10.5.77.0/24 dev flannel.1 table 99",
-                "ip route show 10.5.77.0/24 table 99",
-            ),
-            (
-                "ip neigh add 172.16.5.1 lladdr 02:00:00:00:00:77 dev flannel.1 nud permanent",
-                "ip neigh show 172.16.5.1 dev flannel.1",
-            ),
-            (
-                "ip neigh add 10.5.3.0 lladdr 02:00:00:00:00:78 dev eth0 nud permanent",
-                "ip neigh show 10.5.3.0 dev eth0",
-            ),
-            (
-                "bridge fdb append 00:00:00:00:00:00 dst 198.18.7.7 dev flannel.1 self permanent",
-                "bridge fdb show dev flannel.1",
-            ),
-            (
-                "ip address add 169.254.7.7/32 dev flannel.1",
-                "ip -4 address show dev flannel.1 to 169.254.7.7/32",
-            ),
-        ];
-        let shown: Vec<String> = foreign
+        let shown: Vec<String> = FOREIGN
             .iter()
             .map(|(add, show)| {
                 run(add);
@@ -191,22 +201,14 @@ fn foreign_entries_stay_and_stale_ones_go() {
                 shown
             })
             .collect();
-        for stale in [
-            "ip route add 10.5.50.0/24 via 10.5.50.0 dev flannel.1 onlink",
-            "ip route add 10.5.51.0/24 dev flannel.1",
-            "ip route add 10.5.1.0/24 dev flannel.1 metric 7",
-            // Of the metric of ours, behind it: ours must not go in its place.
-            "ip route append 10.5.1.0/24 dev flannel.1",
-            "ip neigh add 10.5.50.0 lladdr 02:00:00:00:00:79 dev flannel.1 nud permanent",
-            "bridge fdb add 02:00:00:00:00:79 dst 198.18.7.9 dev flannel.1 self permanent",
-        ] {
+        for stale in STALE {
             run(stale);
         }
         let ops = reconcile(&kernel, &want).await;
         assert_eq!(ops.len(), 6, "{ops:?}");
         let observed = settled(&kernel, &want).await;
         assert_eq!(observed.fdb, [(peer(1).vtep_mac, peer(1).public_ip)].into());
-        for ((_, show), before) in foreign.iter().zip(shown) {
+        for ((_, show), before) in FOREIGN.iter().zip(shown) {
             if !show.starts_with("bridge") {
                 assert_eq!(run(show), before, "{show}");
             }

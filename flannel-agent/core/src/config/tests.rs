@@ -144,100 +144,98 @@ fn a_minimum_above_the_maximum_is_accepted() {
     assert_eq!(config.subnet_min.to_string(), "10.5.1.0", "0.0.0.0 means the default");
 }
 
+/// Members of a config, how the refusal begins, and the key that it is filed under.
+const NETWORK_REFUSALS: &[(&str, &str, &str)] = &[
+    (r#""x":1"#, "please define a correct Network parameter in the flannel config", "Network"),
+    (
+        r#""Network":"0.0.0.0/0""#,
+        "please define a correct Network parameter in the flannel config",
+        "Network",
+    ),
+    (r#""Network":"10.5.0.0""#, "invalid CIDR address: 10.5.0.0", "Network"),
+    (r#""Network":"10.5.0.0/33""#, "invalid CIDR address: 10.5.0.0/33", "Network"),
+    (r#""Network":"10.5.0.0/+8""#, "invalid CIDR address: 10.5.0.0/+8", "Network"),
+    (r#""Network":"10.5.0/16""#, "invalid CIDR address: 10.5.0/16", "Network"),
+    (r#""Network":null"#, "invalid CIDR address: null", "Network"),
+    (r#""Network":[]"#, "invalid CIDR address: []", "Network"),
+    (r#""Network":"fd00::/48""#, "Address is not an IPv4 address", "Network"),
+    (
+        r#""Network":"10.5.0.0/29""#,
+        "network is too small. Minimum useful network prefix is /28",
+        "Network",
+    ),
+    (r#""Network":"10.5.0.0/16","SubnetLen":31"#, "SubnetLen must be less than /31", "SubnetLen"),
+    (
+        r#""Network":"10.5.0.0/16","SubnetLen":99999999999"#,
+        "SubnetLen must be less than /31",
+        "SubnetLen",
+    ),
+    (
+        r#""Network":"10.5.0.0/16","SubnetLen":17"#,
+        "network must be able to accommodate at least four subnets",
+        "SubnetLen",
+    ),
+    (
+        r#""Network":"10.5.0.0/16","SubnetLen":"24""#,
+        "json: cannot unmarshal string into Go struct field Config.SubnetLen of type uint",
+        "SubnetLen",
+    ),
+    (
+        r#""Network":"10.5.0.0/16","SubnetLen":-1"#,
+        "json: cannot unmarshal number -1 into Go struct field Config.SubnetLen of type uint",
+        "SubnetLen",
+    ),
+    (
+        r#""Network":"10.5.0.0/16","SubnetLen":24.0"#,
+        "json: cannot unmarshal number 24.0 into Go struct field Config.SubnetLen of type uint",
+        "SubnetLen",
+    ),
+    (
+        r#""Network":"10.5.0.0/16","SubnetMin":"10.6.0.0""#,
+        "SubnetMin is not in the range of the Network",
+        "SubnetMin",
+    ),
+    (
+        r#""Network":"10.5.0.0/16","SubnetMax":"10.6.0.0""#,
+        "SubnetMax is not in the range of the Network",
+        "SubnetMax",
+    ),
+    (
+        r#""Network":"10.5.0.0/16","SubnetMin":"10.5.1.1""#,
+        "SubnetMin is not on a SubnetLen boundary: 10.5.1.1",
+        "SubnetMin",
+    ),
+    (
+        r#""Network":"10.5.0.0/16","SubnetMax":"10.5.9.128""#,
+        "SubnetMax is not on a SubnetLen boundary: 10.5.9.128",
+        "SubnetMax",
+    ),
+    (r#""SubnetMin":"here""#, "Invalid IP address format", "SubnetMin"),
+    (r#""SubnetMax":"fd00::""#, "Address is not an IPv4 address", "SubnetMax"),
+    (
+        r#""EnableIPv4":"yes""#,
+        "json: cannot unmarshal string into Go struct field Config.EnableIPv4 of type bool",
+        "EnableIPv4",
+    ),
+    (
+        r#""EnableIPv6":1"#,
+        "json: cannot unmarshal number into Go struct field Config.EnableIPv6 of type bool",
+        "EnableIPv6",
+    ),
+    (
+        r#""Network":"10.5.0.0/16","EnableIPv6":true"#,
+        "EnableIPv6=true is not supported yet",
+        "EnableIPv6",
+    ),
+    (r#""EnableIPv4":false"#, "EnableIPv4=false is not supported yet", "EnableIPv4"),
+];
+
 #[test]
 fn network_refusals() {
-    let cases = [
-        (r#""x":1"#, "please define a correct Network parameter in the flannel config", "Network"),
-        (
-            r#""Network":"0.0.0.0/0""#,
-            "please define a correct Network parameter in the flannel config",
-            "Network",
-        ),
-        (r#""Network":"10.5.0.0""#, "invalid CIDR address: 10.5.0.0", "Network"),
-        (r#""Network":"10.5.0.0/33""#, "invalid CIDR address: 10.5.0.0/33", "Network"),
-        (r#""Network":"10.5.0.0/+8""#, "invalid CIDR address: 10.5.0.0/+8", "Network"),
-        (r#""Network":"10.5.0/16""#, "invalid CIDR address: 10.5.0/16", "Network"),
-        (r#""Network":null"#, "invalid CIDR address: null", "Network"),
-        (r#""Network":[]"#, "invalid CIDR address: []", "Network"),
-        (r#""Network":"fd00::/48""#, "Address is not an IPv4 address", "Network"),
-        (
-            r#""Network":"10.5.0.0/29""#,
-            "network is too small. Minimum useful network prefix is /28",
-            "Network",
-        ),
-        (
-            r#""Network":"10.5.0.0/16","SubnetLen":31"#,
-            "SubnetLen must be less than /31",
-            "SubnetLen",
-        ),
-        (
-            r#""Network":"10.5.0.0/16","SubnetLen":99999999999"#,
-            "SubnetLen must be less than /31",
-            "SubnetLen",
-        ),
-        (
-            r#""Network":"10.5.0.0/16","SubnetLen":17"#,
-            "network must be able to accommodate at least four subnets",
-            "SubnetLen",
-        ),
-        (
-            r#""Network":"10.5.0.0/16","SubnetLen":"24""#,
-            "json: cannot unmarshal string into Go struct field Config.SubnetLen of type uint",
-            "SubnetLen",
-        ),
-        (
-            r#""Network":"10.5.0.0/16","SubnetLen":-1"#,
-            "json: cannot unmarshal number -1 into Go struct field Config.SubnetLen of type uint",
-            "SubnetLen",
-        ),
-        (
-            r#""Network":"10.5.0.0/16","SubnetLen":24.0"#,
-            "json: cannot unmarshal number 24.0 into Go struct field Config.SubnetLen of type uint",
-            "SubnetLen",
-        ),
-        (
-            r#""Network":"10.5.0.0/16","SubnetMin":"10.6.0.0""#,
-            "SubnetMin is not in the range of the Network",
-            "SubnetMin",
-        ),
-        (
-            r#""Network":"10.5.0.0/16","SubnetMax":"10.6.0.0""#,
-            "SubnetMax is not in the range of the Network",
-            "SubnetMax",
-        ),
-        (
-            r#""Network":"10.5.0.0/16","SubnetMin":"10.5.1.1""#,
-            "SubnetMin is not on a SubnetLen boundary: 10.5.1.1",
-            "SubnetMin",
-        ),
-        (
-            r#""Network":"10.5.0.0/16","SubnetMax":"10.5.9.128""#,
-            "SubnetMax is not on a SubnetLen boundary: 10.5.9.128",
-            "SubnetMax",
-        ),
-        (r#""SubnetMin":"here""#, "Invalid IP address format", "SubnetMin"),
-        (r#""SubnetMax":"fd00::""#, "Address is not an IPv4 address", "SubnetMax"),
-        (
-            r#""EnableIPv4":"yes""#,
-            "json: cannot unmarshal string into Go struct field Config.EnableIPv4 of type bool",
-            "EnableIPv4",
-        ),
-        (
-            r#""EnableIPv6":1"#,
-            "json: cannot unmarshal number into Go struct field Config.EnableIPv6 of type bool",
-            "EnableIPv6",
-        ),
-        (
-            r#""Network":"10.5.0.0/16","EnableIPv6":true"#,
-            "EnableIPv6=true is not supported yet",
-            "EnableIPv6",
-        ),
-        (r#""EnableIPv4":false"#, "EnableIPv4=false is not supported yet", "EnableIPv4"),
-    ];
-    for (members, message, key) in cases {
+    for (members, message, key) in NETWORK_REFUSALS {
         let (text, filed) = refusal(parse(members));
         assert!(text.starts_with(message), "{members}: {text}");
-        assert_eq!(filed, key, "{members}");
+        assert_eq!(filed, *key, "{members}");
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use flannel_core::lease::attrs::LeaseAttrs;
 use flannel_core::lease::table::LeaseTable;
 use flannel_core::lease::update::LeaseUpdate;
+use flannel_core::mac::MacAddr;
 use ipnetwork::Ipv4Network;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -107,6 +108,24 @@ impl Node {
     }
 }
 
+/// What the node's state file has.
+fn state_of(at: usize, network: Ipv4Network, subnet: Ipv4Network, vtep_mac: MacAddr) -> NodeState {
+    NodeState {
+        version: VERSION,
+        public_ip: public_ip(at),
+        underlay: None,
+        subnet,
+        vtep_mac,
+        device: None,
+        vni: Some(1),
+        network: Some(network),
+        attach: None,
+        subnet_file: None,
+        pin_dir: None,
+        sysctls: Default::default(),
+    }
+}
+
 async fn live(
     at: usize,
     source: Etcd3,
@@ -128,20 +147,7 @@ async fn live(
     let subnet = lease.subnet;
     let mut table = LeaseTable::new(config.network, config.backend);
     table.set_own(Some(subnet), public_ip(at));
-    *lock(&state_file) = Some(NodeState {
-        version: VERSION,
-        public_ip: public_ip(at),
-        underlay: None,
-        subnet,
-        vtep_mac,
-        device: None,
-        vni: Some(1),
-        network: Some(config.network),
-        attach: None,
-        subnet_file: None,
-        pin_dir: None,
-        sysctls: Default::default(),
-    });
+    *lock(&state_file) = Some(state_of(at, config.network, subnet, vtep_mac));
     let hour = std::time::Duration::from_secs(3600);
     let mut keeper = Keeper::new(Arc::clone(&source), lease, hour);
     let stop = CancellationToken::new();

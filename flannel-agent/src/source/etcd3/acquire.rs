@@ -150,44 +150,8 @@ impl Etcd3 {
             }
         };
         let id = grant.map_or(0, |(id, _)| id);
-        let put = TxnOp::put(key, value.as_str(), Some(PutOptions::new().with_lease(id)));
-        let absent = || Compare::version(key, CompareOp::Equal, 0);
-        let (compares, operations) = match stands {
-            Stands::Nothing => {
-                let dual = Compare::version(format!("{key}&"), CompareOp::Equal, 0).with_prefix();
-                (vec![absent(), dual], vec![put])
-            }
-            Stands::Key { key: at, revision, .. } => {
-                let same = Compare::mod_revision(at, CompareOp::Equal, revision);
-                if at == key {
-                    (vec![same], vec![put])
-                } else {
-                    (vec![same, absent()], vec![TxnOp::delete(at, None), put])
-                }
-            }
-        };
-        let transaction =
-            Txn::new().when(compares).and_then(operations).or_else([TxnOp::get(key, None)]);
-        let written = match self.transact(key, transaction).await {
-            Ok(Written::Done { revision }) => Some(revision),
-            // A try whose answer got lost had succeeded.
-            Ok(Written::Refused { stands: Some((etcd_lease, revision)) })
-                if id != 0 && etcd_lease == id =>
-            {
-                Some(revision)
-            }
-            Ok(Written::Refused { .. }) => None,
-            Err(error @ SourceError::Call { refused: true, .. }) => {
-                self.revoke_unused(id).await;
-                return Err(error);
-            }
-            Err(error) => {
-                // Whether the key carries the new etcd lease is unknown.
-                self.remember(id);
-                return Err(error);
-            }
-        };
-        let Some(revision) = written else {
+        let transaction = transaction(key, value.as_str(), id, stands);
+        let Some(revision) = self.write_once(key, transaction, id).await? else {
             self.revoke_unused(id).await;
             return Ok(None);
         };
@@ -199,6 +163,36 @@ impl Etcd3 {
         self.settle(id).await;
         let expires = grant.map(|(_, expires)| expires);
         Ok(Some(Lease { subnet, attrs: attrs.clone(), expires, revision }))
+    }
+
+    /// The revision that the transaction made, or one whose answer got lost: `id` is
+    /// the etcd lease that it writes with, 0 for none. `None` if something else stands
+    /// there.
+    async fn write_once(
+        &self,
+        key: &str,
+        transaction: Txn,
+        id: i64,
+    ) -> Result<Option<i64>, SourceError> {
+        match self.transact(key, transaction).await {
+            Ok(Written::Done { revision }) => Ok(Some(revision)),
+            // A try whose answer got lost had succeeded.
+            Ok(Written::Refused { stands: Some((etcd_lease, revision)) })
+                if id != 0 && etcd_lease == id =>
+            {
+                Ok(Some(revision))
+            }
+            Ok(Written::Refused { .. }) => Ok(None),
+            Err(error @ SourceError::Call { refused: true, .. }) => {
+                self.revoke_unused(id).await;
+                Err(error)
+            }
+            Err(error) => {
+                // Whether the key carries the new etcd lease is unknown.
+                self.remember(id);
+                Err(error)
+            }
+        }
     }
 
     /// Gives up a lease of ours, unless somebody wrote it since.
@@ -317,6 +311,27 @@ impl Etcd3 {
             memory.unsettled.push(id);
         }
     }
+}
+
+/// Puts `value` under `key`, with the etcd lease `id`, if `stands` still is there.
+fn transaction(key: &str, value: &str, id: i64, stands: Stands<'_>) -> Txn {
+    let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(id)));
+    let absent = || Compare::version(key, CompareOp::Equal, 0);
+    let (compares, operations) = match stands {
+        Stands::Nothing => {
+            let dual = Compare::version(format!("{key}&"), CompareOp::Equal, 0).with_prefix();
+            (vec![absent(), dual], vec![put])
+        }
+        Stands::Key { key: at, revision, .. } => {
+            let same = Compare::mod_revision(at, CompareOp::Equal, revision);
+            if at == key {
+                (vec![same], vec![put])
+            } else {
+                (vec![same, absent()], vec![TxnOp::delete(at, None), put])
+            }
+        }
+    };
+    Txn::new().when(compares).and_then(operations).or_else([TxnOp::get(key, None)])
 }
 
 /// What became of a transaction.

@@ -26,84 +26,88 @@ fn judged(table: &str, rule: &str) -> (String, Vec<String>) {
     (why.unwrap_or_default(), found.exemptions.iter().map(describe).collect())
 }
 
+const ALL: &[&str] = &["TCP and UDP"];
+
+/// A part of each rule of the listing, what of it matters, and what that keeps off the
+/// fast path.
+const EXPECTED: &[(&str, &str, &[&str])] = &[
+    // raw
+    ("CT --helper ftp", "ct helper", &["TCP to port 21, with the answers"]),
+    ("-j CT --notrack", "", &[]),
+    ("-j NOTRACK", "", &[]),
+    // mangle
+    ("-j TEE", "TEE", &["TCP and UDP to 1.2.3.4/32"]),
+    ("-j TCPMSS", "", &[]),
+    ("-j DSCP", "", &[]),
+    ("-j MARK", "", &[]),
+    ("-j CLASSIFY", "", &[]),
+    ("-j TTL", "", &[]),
+    // filter
+    ("--ctstate RELATED,ESTABLISHED -j ACCEPT", "", &[]),
+    ("SYN -j syn-flood", "", &[]),
+    ("--hashlimit-name foo", "", &[]),
+    (
+        "-m connbytes",
+        "connbytes",
+        &[
+            "TCP to port 21, with the answers",
+            "TCP to port 80, with the answers",
+            "TCP to ports 1000-2000, with the answers",
+        ],
+    ),
+    ("-m quota", "quota", &["UDP from ports 0-52", "UDP from ports 54-65535"]),
+    ("denied: -j DROP", "-", &[]),
+    ("-j NFLOG", "-", &[]),
+    ("-m string", "string", &["TCP"]),
+    ("-m u32", "u32", ALL),
+    ("-m statistic", "statistic", ALL),
+    ("-m recent --set", "", &[]),
+    ("-m recent --update", "", &[]),
+    ("-m length", "length", ALL),
+    ("-j NFQUEUE", "NFQUEUE", ALL),
+    ("-m connlimit", "", &[]),
+    ("a \\\"quoted\\\" one -j", "", &[]),
+    ("-m tcpmss", "", &[]),
+    ("-g syn-flood", "", &[]),
+    ("-p icmp", "", &[]),
+    ("-m addrtype", "limit", ALL),
+    ("-m bpf", "bpf", ALL),
+    ("-m ecn", "ecn", ALL),
+    ("-m dscp", "", &[]),
+    ("-m tos", "", &[]),
+    ("-m ttl", "", &[]),
+    ("-m physdev", "", &[]),
+    ("255.0.255.0", "limit", &["TCP and UDP from 10.0.0.0/8"]),
+    ("-f -j DROP", "", &[]),
+    ("-j SYNPROXY", "SYNPROXY", &["TCP to port 80, with the answers"]),
+    ("-j IDLETIMER", "IDLETIMER", ALL),
+    ("-j RATEEST", "RATEEST", ALL),
+    ("-m helper", "", &[]),
+    ("-m connlabel", "", &[]),
+    ("--tcp-option 8", "tcp option", &["TCP"]),
+    ("-m cpu", "", &[]),
+    ("--hashlimit-name -j", "-", &[]),
+    ("-A syn-flood", "", &[]),
+];
+
 #[test]
 fn every_rule_of_a_listing() {
-    let all: &[&str] = &["TCP and UDP"];
-    let expected: &[(&str, &str, &[&str])] = &[
-        // raw
-        ("CT --helper ftp", "ct helper", &["TCP to port 21, with the answers"]),
-        ("-j CT --notrack", "", &[]),
-        ("-j NOTRACK", "", &[]),
-        // mangle
-        ("-j TEE", "TEE", &["TCP and UDP to 1.2.3.4/32"]),
-        ("-j TCPMSS", "", &[]),
-        ("-j DSCP", "", &[]),
-        ("-j MARK", "", &[]),
-        ("-j CLASSIFY", "", &[]),
-        ("-j TTL", "", &[]),
-        // filter
-        ("--ctstate RELATED,ESTABLISHED -j ACCEPT", "", &[]),
-        ("SYN -j syn-flood", "", &[]),
-        ("--hashlimit-name foo", "", &[]),
-        (
-            "-m connbytes",
-            "connbytes",
-            &[
-                "TCP to port 21, with the answers",
-                "TCP to port 80, with the answers",
-                "TCP to ports 1000-2000, with the answers",
-            ],
-        ),
-        ("-m quota", "quota", &["UDP from ports 0-52", "UDP from ports 54-65535"]),
-        ("denied: -j DROP", "-", &[]),
-        ("-j NFLOG", "-", &[]),
-        ("-m string", "string", &["TCP"]),
-        ("-m u32", "u32", all),
-        ("-m statistic", "statistic", all),
-        ("-m recent --set", "", &[]),
-        ("-m recent --update", "", &[]),
-        ("-m length", "length", all),
-        ("-j NFQUEUE", "NFQUEUE", all),
-        ("-m connlimit", "", &[]),
-        ("a \\\"quoted\\\" one -j", "", &[]),
-        ("-m tcpmss", "", &[]),
-        ("-g syn-flood", "", &[]),
-        ("-p icmp", "", &[]),
-        ("-m addrtype", "limit", all),
-        ("-m bpf", "bpf", all),
-        ("-m ecn", "ecn", all),
-        ("-m dscp", "", &[]),
-        ("-m tos", "", &[]),
-        ("-m ttl", "", &[]),
-        ("-m physdev", "", &[]),
-        ("255.0.255.0", "limit", &["TCP and UDP from 10.0.0.0/8"]),
-        ("-f -j DROP", "", &[]),
-        ("-j SYNPROXY", "SYNPROXY", &["TCP to port 80, with the answers"]),
-        ("-j IDLETIMER", "IDLETIMER", all),
-        ("-j RATEEST", "RATEEST", all),
-        ("-m helper", "", &[]),
-        ("-m connlabel", "", &[]),
-        ("--tcp-option 8", "tcp option", &["TCP"]),
-        ("-m cpu", "", &[]),
-        ("--hashlimit-name -j", "-", &[]),
-        ("-A syn-flood", "", &[]),
-    ];
     let tables = saved::parse(SAVED);
     let rules = tables
         .iter()
         .filter(|table| table.name != "nat")
         .flat_map(|table| table.rules.iter().map(|rule| (table.name.as_str(), rule.as_str())));
-    let mut tried = vec![false; expected.len()];
+    let mut tried = vec![false; EXPECTED.len()];
     for (table, rule) in rules {
-        let at = expected.iter().position(|(part, ..)| rule.contains(part));
+        let at = EXPECTED.iter().position(|(part, ..)| rule.contains(part));
         let at = at.unwrap_or_else(|| panic!("nothing is expected of {rule}"));
         tried[at] = true;
-        let (_, why, exempt) = expected[at];
+        let (_, why, exempt) = EXPECTED[at];
         let found = judged(table, rule);
         assert_eq!((found.0.as_str(), found.1.as_slice()), (why, &owned(exempt)[..]), "{rule}");
     }
     let missing: Vec<&str> =
-        expected.iter().zip(&tried).filter(|(_, tried)| !**tried).map(|(one, _)| one.0).collect();
+        EXPECTED.iter().zip(&tried).filter(|(_, tried)| !**tried).map(|(one, _)| one.0).collect();
     assert_eq!(missing, [""; 0], "not in the listing");
 }
 
