@@ -1,6 +1,5 @@
 //! The real agent on a node.
 
-use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output};
@@ -233,50 +232,6 @@ impl Node {
         command
     }
 
-    /// `status --json`, if the agent answers.
-    pub fn try_status(&self) -> Option<serde_json::Value> {
-        let output = output(self.agent_command("status").arg("--json"));
-        serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success())
-    }
-
-    /// `status --json`.
-    ///
-    /// # Panics
-    /// The agent does not answer.
-    #[track_caller]
-    pub fn status(&self) -> serde_json::Value {
-        json(&output(self.agent_command("status").arg("--json")))
-    }
-
-    /// `peers --json`.
-    ///
-    /// # Panics
-    /// The agent does not answer.
-    #[track_caller]
-    pub fn peers(&self) -> Vec<serde_json::Value> {
-        let value = json(&output(self.agent_command("peers").arg("--json")));
-        value.as_array().expect("a list of peers").clone()
-    }
-
-    /// The peer with this underlay address, as `peers --json` shows it.
-    ///
-    /// # Panics
-    /// It is not there.
-    #[track_caller]
-    pub fn peer(&self, of: &Node) -> serde_json::Value {
-        let address = of.address.to_string();
-        let found = self.peers().into_iter().find(|peer| peer["public_ip"] == *address);
-        found.unwrap_or_else(|| panic!("{address} is no peer of {}", self.address))
-    }
-
-    /// Packets by outcome; absent names are 0 with [`Outcomes::get`].
-    #[track_caller]
-    pub fn outcomes(&self) -> Outcomes {
-        let status = self.status();
-        let map = status["outcomes"].as_object().cloned().unwrap_or_default();
-        Outcomes(map.into_iter().map(|(name, count)| (name, count.as_u64().unwrap_or(0))).collect())
-    }
-
     /// `flannel-agent cleanup`.
     pub fn cleanup(&self) -> Output {
         self.cleanup_with(&[])
@@ -303,42 +258,5 @@ impl Node {
                 self.netns.ip("route show").contains(&format!("{subnet} via "))
             });
         }
-    }
-}
-
-#[track_caller]
-fn json(output: &Output) -> serde_json::Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        panic!(
-            "no JSON ({error}), {}: {}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        )
-    })
-}
-
-/// Packets by outcome (names of `flannel_ebpf::abi::Outcome`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcomes(pub BTreeMap<String, u64>);
-
-impl Outcomes {
-    /// One counter.
-    pub fn get(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0)
-    }
-
-    /// What has been counted since `before`.
-    pub fn since(&self, before: &Outcomes) -> Outcomes {
-        let grown = self.0.iter().map(|(name, now)| (name.clone(), now - before.get(name)));
-        Outcomes(grown.filter(|(_, count)| *count > 0).collect())
-    }
-
-    /// Packets that the fast path carried, both directions.
-    pub fn fast(&self) -> u64 {
-        ["fast_encap", "fast_decap", "fast_xdp", "fast_aggregate"]
-            .iter()
-            .map(|name| self.get(name))
-            .sum()
     }
 }

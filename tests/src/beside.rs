@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::agent::{Options, Outcomes};
+use crate::agent::Options;
 use crate::endpoint::Sink;
 use crate::etcd::Etcd;
 use crate::lab::Lab;
@@ -16,6 +16,7 @@ use crate::netns::Netns;
 use crate::node::Node;
 use crate::packet::Wire;
 use crate::pair::Pair;
+use crate::told::Outcomes;
 use crate::wait;
 
 /// UDP port of the tunnel.
@@ -191,15 +192,6 @@ impl Carried {
 pub fn forged(outcomes: &Outcomes) -> u64 {
     let forged = outcomes.0.iter().filter(|(name, _)| name.starts_with("forged_"));
     forged.map(|(_, count)| count).sum()
-}
-
-/// What a node's agent finds not well, as text.
-///
-/// # Panics
-/// The agent does not answer.
-#[track_caller]
-pub fn not_well(node: &Node) -> String {
-    node.status()["health"].to_string()
 }
 
 /// Asserts that a load of the traffic program ran through.

@@ -41,6 +41,7 @@ pub mod skip;
 mod started;
 pub mod streams;
 pub mod tls;
+pub mod told;
 pub mod traffic;
 pub mod udp;
 pub mod unit;

@@ -199,18 +199,3 @@ impl Pair {
         self.client.start_traffic(&format!("spaced {} --seconds {seconds}", self.server.target()))
     }
 }
-
-/// Growth of one of the packet counters of `peers --json`.
-pub fn grown(before: &Value, after: &Value, name: &str) -> u64 {
-    let read = |value: &Value| value[name].as_u64().unwrap_or_else(|| panic!("{name} in {value}"));
-    read(after).saturating_sub(read(before))
-}
-
-/// Share (0..=1) of a peer's packets, both directions, that the fast path
-/// carried between two looks.
-pub fn fast_share(before: &Value, after: &Value) -> f64 {
-    let sum = |names: [&str; 2]| names.map(|name| grown(before, after, name)).iter().sum::<u64>();
-    let fast = sum(["tx_fast_packets", "rx_fast_packets"]) as f64;
-    let kernel = sum(["tx_kernel_packets", "rx_kernel_packets"]) as f64;
-    fast / (fast + kernel).max(1.0)
-}

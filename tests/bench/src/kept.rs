@@ -64,6 +64,11 @@ impl Kept {
         name.is_ok_and(|name| name.trim() == "flannel-demo")
     }
 
+    /// The room of this name.
+    pub fn room(&self, name: &str) -> Option<&Room> {
+        self.rooms.get(name)
+    }
+
     /// Names of its rooms.
     pub fn names(&self) -> Vec<&str> {
         self.rooms.keys().map(String::as_str).collect()
@@ -108,7 +113,7 @@ pub fn remove(state: &Path) -> Result<()> {
 /// None is kept, or it has no such room.
 pub fn enter(name: &str, words: &[String], state: &Path) -> Result<std::convert::Infallible> {
     let kept = Kept::read(state)?.context("no demo is kept: cargo xtask demo --keep")?;
-    let Some(room) = kept.rooms.get(name) else {
+    let Some(room) = kept.room(name) else {
         bail!("the demo has no {name:?}, but {}", kept.names().join(", "));
     };
     let mut command = Command::new("nsenter");

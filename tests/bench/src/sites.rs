@@ -1,5 +1,6 @@
 //! The nodes that are measured: two for each setup, one etcd for all of them.
 
+use std::net::Ipv4Addr;
 use std::net::SocketAddrV4;
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use super::columns::To;
 use super::lanes::{Build, Lane};
 use super::rows::{Beside, Ends, JUDGED_PORT, Setup, packet_rule, untrack};
 use super::wire::Wire;
+use flannel_core::status::{PeerCounters, PeerStatus};
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::{Lab, NETWORK};
@@ -18,6 +20,7 @@ use flannel_tests::node::Node;
 use flannel_tests::pod::{PORT, Pod, serve};
 use flannel_tests::process::{Process, output};
 use flannel_tests::rules::{Rules, SERVICE};
+use flannel_tests::told::{fast_share, programs};
 
 /// The underlay device of nodes: one end of a cable.
 const UNDERLAY: &str = "eth1";
@@ -37,7 +40,7 @@ pub(super) struct Site {
 
 /// Counters of a site, to be compared with later ones.
 pub(super) struct Counters {
-    peers: [Option<Value>; 2],
+    peers: [Option<PeerCounters>; 2],
     frames: u64,
     bytes: u64,
 }
@@ -160,7 +163,7 @@ impl Site {
     /// ip says nothing of the underlay.
     pub(super) fn counters(&self) -> Counters {
         let peers = [(&self.left, &self.right), (&self.right, &self.left)]
-            .map(|(node, other)| peer(node, &other.address.to_string()));
+            .map(|(node, other)| counted(node, other.address));
         let text = self.left.netns.ip(&format!("-json -stats link show {UNDERLAY}"));
         let links: Value = serde_json::from_str(&text).expect("JSON of ip");
         let sent = &links[0]["stats64"]["tx"];
@@ -174,7 +177,9 @@ impl Counters {
     /// and of the right node carried since `before`; `None` if an agent does
     /// not say it.
     pub(super) fn fast_shares(&self, before: &Self) -> Option<[f64; 2]> {
-        let side = |side: usize| share(before.peers[side].as_ref()?, self.peers[side].as_ref()?);
+        let side = |side: usize| {
+            Some(fast_share(before.peers[side].as_ref()?, self.peers[side].as_ref()?))
+        };
         Some([side(0)?, side(1)?])
     }
 
@@ -209,38 +214,9 @@ fn untrack_tunnel(netns: &Netns) {
     netns.nft(&format!("table ip untrack {{ {} {} }}", chain("prerouting"), chain("output")));
 }
 
-/// What a node's agent says of a peer. Other builds may say it in other words.
-fn peer(node: &Node, address: &str) -> Option<Value> {
+/// What the programs of a node counted of a peer. Another build may know other members.
+fn counted(node: &Node, peer: Ipv4Addr) -> Option<PeerCounters> {
     let output = output(node.agent_command("peers").arg("--json"));
-    let peers: Vec<Value> = serde_json::from_slice(&output.stdout).ok()?;
-    peers.into_iter().find(|peer| peer["public_ip"] == *address)
-}
-
-/// Share (0..=1) of a peer's packets, both directions, that the fast path
-/// carried between two looks.
-fn share(before: &Value, after: &Value) -> Option<f64> {
-    let grown =
-        |name: &str| Some(after[name].as_u64()?.saturating_sub(before[name].as_u64()?) as f64);
-    let fast = grown("tx_fast_packets")? + grown("rx_fast_packets")?;
-    let kernel = grown("tx_kernel_packets")? + grown("rx_kernel_packets")?;
-    Some(fast / (fast + kernel).max(1.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn shares_are_of_both_directions() {
-        let counts = |tx_fast, rx_fast, tx_kernel, rx_kernel| {
-            json!({"tx_fast_packets": tx_fast, "rx_fast_packets": rx_fast,
-                   "tx_kernel_packets": tx_kernel, "rx_kernel_packets": rx_kernel})
-        };
-        let before = counts(10, 0, 5, 5);
-        assert_eq!(share(&before, &counts(20, 20, 10, 10)), Some(0.75));
-        assert_eq!(share(&before, &before), Some(0.0));
-        assert_eq!(share(&before, &json!({"tx_fast_packets": 1})), None);
-    }
+    let peers: Vec<PeerStatus> = serde_json::from_slice(&output.stdout).ok()?;
+    programs(peers.iter().find(|known| known.public_ip == peer)?)
 }

@@ -16,7 +16,7 @@ use super::mode::Mode;
 use super::place::{Sender, Tap};
 use super::world::{ABSENT, LEFT, MTU, RIGHT, Side, text};
 use super::{demands, ruleset, signs};
-use flannel_tests::agent::{Options, Outcomes};
+use flannel_tests::agent::Options;
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::{Lab, NETWORK};
 use flannel_tests::node::Node;
@@ -24,6 +24,7 @@ use flannel_tests::packet::Wire;
 use flannel_tests::plain;
 use flannel_tests::pod::Pod;
 use flannel_tests::rules::Rules;
+use flannel_tests::told::Outcomes;
 
 /// Lets oversized frames leave a pod, so that the node has to answer them.
 const POD_MTU: usize = MTU + 150;

@@ -12,7 +12,7 @@ use super::place::{Sender, Tap};
 use super::ports::Ports;
 use super::signs;
 use super::tally::{Sightings, Tally};
-use flannel_tests::agent::Outcomes;
+use flannel_tests::told::Outcomes;
 
 /// At most one packet of so many may be an exception (2 or 3 in 1000 are, with
 /// rules that drop what is invalid 17).

@@ -7,11 +7,12 @@ use super::cells::{Cell, Load, Path, Receiver, Underlay, Veth};
 use super::device;
 use super::receiver::{Behind, Capture, Passing};
 use super::wire::{Judge, Rules};
-use flannel_tests::agent::{Options, Outcomes};
+use flannel_tests::agent::Options;
 use flannel_tests::netns::Netns;
 use flannel_tests::node::Node;
 use flannel_tests::packet::Wire;
 use flannel_tests::pair::{Kind, Pair};
+use flannel_tests::told::Outcomes;
 use flannel_tests::traffic::counters;
 
 /// MTU of the underlay, in bytes.

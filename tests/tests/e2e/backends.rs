@@ -5,12 +5,15 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use flannel_core::backend::BackendKind;
+use flannel_core::status::{DatapathKind, PeerPath, PeerState};
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::{GATEWAY, Lab, NETWORK};
 use flannel_tests::node::Node;
-use flannel_tests::pair::{Pair, fast_share};
+use flannel_tests::pair::Pair;
 use flannel_tests::plain::key;
+use flannel_tests::told::fast_share;
 use flannel_tests::wait;
 
 /// A second, and what looking from outside costs on a busy machine.
@@ -62,7 +65,7 @@ fn through_tunnel(node: &Node, to: &Node) -> bool {
 
 /// The programs carry more than 99 % of a running TCP flow, without a tunnel.
 fn carries_an_established_flow(pair: &Pair) {
-    let read = || (pair.left.peer(&pair.right), pair.left.outcomes());
+    let read = || (pair.left.counted(&pair.right), pair.left.outcomes());
     let (peer, outcomes) = read();
     let result = pair.traffic("requests", "--seconds 1");
     assert!(result["rate"].as_f64().is_some_and(|rate| rate > 500.0), "{result}");
@@ -92,13 +95,11 @@ fn host_gw() {
     found.sort();
     assert_eq!(found, expected);
     let peer = left.peer(right);
-    assert_eq!(
-        (&peer["path"], &peer["vtep_mac"], &peer["state"]),
-        (&"direct".into(), &serde_json::Value::Null, &"ok".into())
-    );
+    let expected = (PeerPath::Direct, None, PeerState::Ok);
+    assert_eq!((peer.path, peer.vtep_mac, peer.state), expected);
     let status = left.status();
-    assert_eq!(status["backend"], "host-gw");
-    assert_eq!(status["datapath"]["mode"], "ebpf");
+    assert_eq!(status.backend, Some(BackendKind::HostGw));
+    assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf));
     carries_an_established_flow(&pair);
 
     // Taken away, or led elsewhere by somebody else.
@@ -123,7 +124,8 @@ fn host_gw() {
     );
     wait::holds("the complaints", Duration::from_secs(5), || {
         let status = left.status();
-        let text = status["health"].to_string() + &status["ignored"].to_string();
+        let reasons = status.health.into_iter().map(|line| line.reason).chain(status.ignored);
+        let text = reasons.collect::<Vec<_>>().join("\n");
         text.contains("it is reached by the gateway 192.0.2.1")
             && text.contains("BackendType is `vxlan`, not `host-gw`")
     });
@@ -221,8 +223,8 @@ fn direct_routing(options: &Options) {
     for (node, to) in [(&one, &far), (&two, &far), (&far, &one), (&far, &two)] {
         assert!(through_tunnel(node, to), "{}", route(node, to));
     }
-    assert_eq!(one.peer(&two)["path"], "direct");
-    assert_eq!(one.peer(&far)["path"], "vxlan");
+    const TUNNEL: PeerPath = PeerPath::Backend(BackendKind::Vxlan);
+    assert_eq!((one.peer(&two).path, one.peer(&far).path), (PeerPath::Direct, TUNNEL));
     let fdb = one.netns.sh("bridge fdb show dev flannel.1");
     assert!(!fdb.contains("192.0.2.12") && fdb.contains("198.51.100.13"), "{fdb}");
     let pods = [one.pod(2), two.pod(2), far.pod(2)];
@@ -241,11 +243,11 @@ fn direct_routing(options: &Options) {
             std::thread::sleep(Duration::from_millis(700));
             one.netns.ip(&format!("route add {}/32 via {GATEWAY}", two.address));
             wait::holds("the tunnel", SOON, || through_tunnel(&one, &two));
-            wait::holds("its entry", SOON, || one.peer(&two)["path"] == "vxlan");
+            wait::holds("its entry", SOON, || one.peer(&two).path == TUNNEL);
             std::thread::sleep(Duration::from_millis(700));
             one.netns.ip(&format!("route delete {}/32", two.address));
             wait::holds("the direct route", SOON, || is_direct(&one, &two));
-            wait::holds("its entry", SOON, || one.peer(&two)["path"] == "direct");
+            wait::holds("its entry", SOON, || one.peer(&two).path == PeerPath::Direct);
         }
         ping.join().expect("ping")
     });
@@ -303,8 +305,8 @@ fn alloc_writes_lease_and_file_and_touches_nothing() {
     assert_eq!(before[0], after[0]);
     assert_eq!(before[1], after[1]);
     assert_eq!(before[3..], after[3..]);
-    assert_eq!(node.status()["health"], serde_json::json!([]));
-    assert_eq!(node.status()["ignored"], serde_json::json!([]));
+    let status = node.status();
+    assert_eq!((status.health, status.ignored), (vec![], vec![]));
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use flannel_core::status::DatapathKind;
 use flannel_tests::agent::Options;
 use flannel_tests::packet::Wire;
-use flannel_tests::pair::{Kind, Pair, fast_share, grown};
+use flannel_tests::pair::{Kind, Pair};
+use flannel_tests::told::fast_share;
 use flannel_tests::wait;
 
 fn talk(left: &Kind, right: &Kind) {
@@ -58,7 +60,10 @@ fn plain_linux_to_ebpf() {
 
 fn fast_path_carries(options: &Options) {
     let pair = Pair::agents(options);
-    let look = || (pair.left.peer(&pair.right), pair.right.peer(&pair.left), pair.left.outcomes());
+    let look = || {
+        let [left, right] = [&pair.left, &pair.right];
+        (left.counted(right), right.counted(left), left.outcomes())
+    };
     let (left, right, outcomes) = look();
     let requests = pair.traffic("requests", "--seconds 4");
     let transactions = requests["transactions"].as_u64().expect("a count");
@@ -67,7 +72,7 @@ fn fast_path_carries(options: &Options) {
     for (name, share) in
         [("left", fast_share(&left, &left_after)), ("right", fast_share(&right, &right_after))]
     {
-        assert!(share > 0.99, "{name}: the fast path carried {share}: {left} -> {left_after}");
+        assert!(share > 0.99, "{name}: the fast path carried {share}: {left:?} -> {left_after:?}");
     }
     // The handshake and the end: SYN and FIN of the client, at least.
     let since = outcomes_after.since(&outcomes);
@@ -75,8 +80,8 @@ fn fast_path_carries(options: &Options) {
     // No more than what connects, proves and ends flows.
     assert!(since.get("kernel_tcp_state") < 20, "{since:?}");
     // A request is a packet; none is counted twice or not at all.
-    let sent = grown(&left, &left_after, "tx_fast_packets")
-        + grown(&left, &left_after, "tx_kernel_packets");
+    let sent = left_after.tx_fast_packets - left.tx_fast_packets
+        + (left_after.tx_kernel_packets - left.tx_kernel_packets);
     assert!(sent >= transactions, "{sent} packets for {transactions} requests");
 }
 
@@ -94,8 +99,8 @@ fn fast_path_carries_established_flows_with_clsact_filters() {
 fn datapath_auto_chooses_ebpf_here() {
     let pair = Pair::agents(&Options::default());
     let status = pair.left.status();
-    assert_eq!(status["datapath"]["mode"], "ebpf", "{status}");
-    assert_eq!(status["peers"], 1, "{status}");
+    assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
+    assert_eq!(status.peers, 1, "{status:?}");
 }
 
 #[test]

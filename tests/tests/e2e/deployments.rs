@@ -225,8 +225,7 @@ fn switched_in_place_and_back() {
         stream.join().expect("ping")
     });
     assert!(answered, "lost while it was switched:\n{text}");
-    let status = node.status();
-    assert_eq!(status["lease"]["subnet"], subnet.to_string(), "{status}");
+    assert_eq!(node.lease().subnet, subnet);
     assert_eq!(node.vtep_mac(), mac);
 
     // And back: what the agent made goes, what flanneld needs stays.

@@ -6,12 +6,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use flannel_core::status::Status;
 use flannel_tests::document::{Block, Marker, Place, Run, blocks};
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::Lab;
 use flannel_tests::machine::{Machine, SOURCES};
 use flannel_tests::node::Node;
 use flannel_tests::process::{Process, output, run};
+use flannel_tests::told::told;
 use flannel_tests::wait;
 
 use crate::package::dist;
@@ -204,9 +206,8 @@ fn tls_by_hand() {
     let machine = &bench.machines[0];
     bench.script(machine, "installation", "apt-get install -qq ./target/dist/*.deb");
     bench.document("docs/etcd-tls.md");
-    let status = run(bench.machines[0].command().args(["flannel-agent", "status", "--json"]));
-    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
-    assert!(status["lease"]["subnet"].is_string(), "{status}");
+    let (_, status) = told::<Status>(bench.machines[0].command().args(["flannel-agent", "status"]));
+    assert!(status.lease.is_some(), "{status:?}");
 }
 
 #[test]

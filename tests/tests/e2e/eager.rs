@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use flannel_core::health::Subject;
 use flannel_tests::agent::Options;
 use flannel_tests::lab::OUTSIDE;
 use flannel_tests::pair::Pair;
@@ -218,6 +219,6 @@ fn where_conntrack_is_strict_about_beginnings_it_is_not_used() {
     pair.left.start(&pair.etcd, &eager());
     connected(&pair.traffic("connects", "--seconds 0.5"), 30);
     assert_eq!(pair.left.outcomes().get("opened_eager"), 0);
-    let status = pair.left.status();
-    assert!(status.to_string().contains("nf_conntrack_tcp_loose"), "{status}");
+    let reason = pair.left.complaint(Subject::Eager).expect("a complaint");
+    assert!(reason.contains("nf_conntrack_tcp_loose"), "{reason}");
 }

@@ -13,6 +13,8 @@ use flannel_agent::bpf::{
     self, AttachMode, Datapath as _, Places, ProgramOptions, VerifySource, XdpMode,
 };
 use flannel_core::envelope::{Inward, PodVeth, VethEntry};
+use flannel_core::health::Subject;
+use flannel_core::status::DatapathKind;
 use flannel_ebpf::abi::ABI_VERSION;
 use flannel_tests::agent::Options;
 use flannel_tests::first_edition::{self, Edition, Form};
@@ -108,11 +110,7 @@ fn carries(pair: &Pair) {
     pair.traffic("spaced", "--seconds 1");
     let since = pair.left.outcomes().since(&before);
     assert!(since.fast() > 1800, "{since:?}");
-    assert_eq!(pair.left.status()["datapath"]["mode"], "ebpf");
-}
-
-fn health(node: &Node) -> String {
-    node.status()["health"].to_string()
+    assert_eq!(pair.left.status().datapath.mode, Some(DatapathKind::Ebpf));
 }
 
 fn index(node: &Node, interface: &str) -> u32 {
@@ -151,8 +149,7 @@ fn links_over_a_start(
     nothing_lost_while(&mut pair, |pair| pair.left.start(&pair.etcd, options));
     all_new(&pair.left, &before);
     carries(&pair);
-    let complaints = health(&pair.left);
-    assert!(!complaints.contains("pins") && !complaints.contains("hook"), "{complaints}");
+    assert_eq!(pair.left.not_well(), []);
     let [_, links_after] = links(&pair.left, folder);
     (pair, [links_before, links_after])
 }
@@ -243,8 +240,8 @@ fn a_pin_that_cannot_be_made_keeps_no_old_program() {
     nothing_lost_while(&mut pair, |pair| pair.left.start(&pair.etcd, &options));
     all_new(&pair.left, &before);
     carries(&pair);
-    let complaints = health(&pair.left);
-    assert!(complaints.contains("pin link of veth2/"), "{complaints}");
+    let health = pair.left.not_well();
+    assert!(health.iter().any(|line| line.reason.contains("pin link of veth2/")), "{health:?}");
     // Without a predecessor it is no different.
     pair.left.stop_agent();
     let before = programs(&pair.left);
@@ -369,9 +366,9 @@ fn another_namespaces_links_stay() {
     pair.right.cleanup_with(&["--keep-device"]);
     let other = Options { pin_dir: Some(pins.clone()), ..Options::ebpf() };
     pair.right.start(&pair.etcd, &other);
-    let complaints = health(&pair.right);
-    assert!(complaints.contains("programs of another network namespace"), "{complaints}");
-    assert!(complaints.contains("--pin-dir"), "{complaints}");
+    let reason = pair.right.complaint(Subject::Pins).expect("a complaint");
+    assert!(reason.contains("programs of another network namespace"), "{reason}");
+    assert!(reason.contains("--pin-dir"), "{reason}");
     assert_eq!(programs(&pair.left), before);
     // The programs run there nevertheless, as long as the agent does.
     let spaced = pair.traffic("spaced", "--seconds 1");

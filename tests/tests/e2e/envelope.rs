@@ -5,6 +5,11 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::TcAttachType;
+use flannel_core::envelope::{
+    Inward, KeptWay, Obstacle, Outward, Reason, Report, Side, VethReport,
+};
+use flannel_core::health::Subject;
+use flannel_core::status::DatapathKind;
 use flannel_ebpf::abi::{ABI_VERSION, Config, Veth, action, flag, map};
 use flannel_tests::agent::Options;
 use flannel_tests::hooks;
@@ -12,6 +17,7 @@ use flannel_tests::lab::Lab;
 use flannel_tests::netns::Netns;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
+use flannel_tests::told::complaint;
 use flannel_tests::wait;
 use serde_json::Value;
 
@@ -62,9 +68,15 @@ fn soon(node: &Node, what: &str, holds: impl Fn() -> bool) {
     assert_ne!(config(node).generation, before, "{what}");
 }
 
-fn reported<'a>(status: &'a Value, list: &str, key: &str, name: &str) -> &'a Value {
-    let all = status["datapath"][list].as_array().expect("a list");
-    all.iter().find(|line| line[key] == name).unwrap_or_else(|| panic!("{name} in {status:#}"))
+fn reported(report: &Report, veth: &str) -> VethReport {
+    let found = report.veths.iter().find(|line| line.name == veth);
+    found.unwrap_or_else(|| panic!("{veth} in {report:#?}")).clone()
+}
+
+/// Why this way is the kernel's.
+fn kept(report: &Report, way: KeptWay) -> &[Reason] {
+    let found = report.kept.iter().find(|kept| kept.way == way);
+    &found.unwrap_or_else(|| panic!("{way} in {report:#?}")).why
 }
 
 fn text(node: &Node) -> String {
@@ -77,8 +89,7 @@ fn limits_of_a_pod_are_known_at_once_and_told() {
     let pair = Pair::agents(&Options::ebpf());
     let (left, name) = (&pair.left, pair.client.veth.as_str());
     assert_eq!(veth(left, name), Some((action::PEER, false)));
-    let free = left.status();
-    assert_eq!(reported(&free, "veths", "name", name)["why"], serde_json::json!([]));
+    assert_eq!(reported(&left.status().datapath.envelope, name).why, []);
     assert!(!text(left).contains("left to the kernel"));
     // As the CNI bandwidth plugin limits both directions.
     soon(left, &format!("tc qdisc add dev {name} {TBF}"), || {
@@ -89,16 +100,11 @@ fn limits_of_a_pod_are_known_at_once_and_told() {
         veth(left, name) == Some((action::EGRESS, true))
     });
     let status = left.status();
-    assert_eq!(status["datapath"]["mode"], "ebpf");
-    let line = reported(&status, "veths", "name", name);
-    assert_eq!((&line["outward"], &line["inward"]), (&"kept".into(), &"egress".into()), "{line}");
-    let why: Vec<&str> = line["why"]
-        .as_array()
-        .expect("reasons")
-        .iter()
-        .map(|why| why["what"].as_str().expect("a kind"))
-        .collect();
-    assert_eq!(why, ["filter", "root_qdisc"]);
+    assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf));
+    let line = reported(&status.datapath.envelope, name);
+    assert_eq!((line.outward, line.inward), (Outward::Kept, Inward::Egress), "{line:?}");
+    let why: Vec<&Obstacle> = line.why.iter().map(|reason| &reason.what).collect();
+    assert!(matches!(why[..], [Obstacle::Filter { .. }, Obstacle::RootQdisc { .. }]), "{why:?}");
     let text = text(left);
     assert!(text.contains(&format!("{name}: root qdisc tbf")), "{text}");
     // A second look changes nothing, and neither does the slow one.
@@ -128,17 +134,17 @@ fn what_stands_on_the_nodes_devices_keeps_their_ways() {
         flags() == flag::KEEP_OUT | flag::KEEP_IN | flag::KEEP_TUNNEL
     });
     let status = left.status();
-    assert_eq!(reported(&status, "kept", "way", "KEEP_OUT")["why"][0]["qdisc"], "tbf");
-    assert_eq!(reported(&status, "kept", "way", "KEEP_TUNNEL")["why"][0]["device"], "eth0");
-    let health = status["health"].to_string();
-    assert!(health.contains("fast path") && health.contains("carries nothing"), "{health}");
+    let report = &status.datapath.envelope;
+    let tbf = Obstacle::RootQdisc { qdisc: "tbf".to_owned() };
+    assert_eq!(kept(report, KeptWay::KeepOut)[0].what, tbf);
+    assert_eq!(kept(report, KeptWay::KeepTunnel)[0].device, "eth0");
+    let reason = complaint(&status, Subject::FastPath).expect("a complaint");
+    assert!(reason.contains("carries nothing"), "{reason}");
     left.netns.sh("tc qdisc del dev eth0 clsact");
     soon(left, "tc qdisc del dev flannel.1 root", || flags() == 0);
     soon(left, "ip rule add fwmark 5 table 99", || flags() == flag::MARKED_ROUTES);
     soon(left, "ip rule del fwmark 5 table 99", || flags() == 0);
-    wait::holds("no complaint", SECOND, || {
-        !left.status()["health"].to_string().contains("fast path")
-    });
+    wait::holds("no complaint", SECOND, || left.complaint(Subject::FastPath).is_none());
 }
 
 #[test]
@@ -154,9 +160,8 @@ fn other_peoples_programs_are_found_at_the_next_look() {
     wait::holds("the program behind ours", 2 * SECOND, || {
         veth(left, name) == Some((action::PEER, true))
     });
-    let status = left.status();
-    let why = &reported(&status, "veths", "name", name)["why"][0];
-    assert_eq!((&why["what"], &why["side"]), (&"program".into(), &"ingress".into()), "{why}");
+    let why = reported(&left.status().datapath.envelope, name).why;
+    assert!(matches!(why[0].what, Obstacle::Program { side: Side::Ingress, .. }), "{why:?}");
     left.netns.inside(|| program.detach(id).expect("detached"));
     wait::holds("none", 2 * SECOND, || veth(left, name) == Some((action::PEER, false)));
 }
@@ -208,7 +213,7 @@ fn the_programs_run_where_tunnel_packets_may_come() {
     wait::holds("a new card", SECOND, || ingress("late") == ["from_underlay"]);
     node.netns.ip("link set late master br7");
     wait::holds("a port", 2 * SECOND, || ingress("late").is_empty());
-    assert_eq!(node.status()["datapath"]["mode"], "ebpf");
+    assert_eq!(node.status().datapath.mode, Some(DatapathKind::Ebpf));
     node.stop_agent();
     assert!(node.cleanup().status.success());
     for device in ["stub", "eth0", "eth1", "br7"] {
@@ -276,12 +281,10 @@ fn pods_without_veths_are_named() {
     wait::holds("the pod is named", 10 * SECOND, || {
         text(&node).contains("not served: macvlan on eth0")
     });
-    let health = node.status()["health"].to_string();
-    assert!(health.contains("no pod has a veth"), "{health}");
+    let reason = node.complaint(Subject::FastPath).expect("a complaint");
+    assert!(reason.contains("no pod has a veth"), "{reason}");
     // One that is served ends the complaint, not the line.
     let _pod = node.pod(2);
-    wait::holds("the complaint ends", 3 * SECOND, || {
-        !node.status()["health"].to_string().contains("fast path")
-    });
+    wait::holds("the complaint ends", 3 * SECOND, || node.complaint(Subject::FastPath).is_none());
     assert!(text(&node).contains("not served: macvlan on eth0"));
 }

@@ -3,17 +3,19 @@
 use std::thread;
 use std::time::Duration;
 
+use flannel_core::status::Status;
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::PREFIX;
 use flannel_tests::lab::Lab;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
+use flannel_tests::told::words;
 use flannel_tests::wait;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn connected(node: &Node) -> bool {
-    node.status()["store"]["connected"] == true
+    node.status().store.connected
 }
 
 fn value(public_ip: &str, mac: &str) -> String {
@@ -46,7 +48,7 @@ fn etcd_away_for_ten_seconds() {
     let running = pair.start_spaced(15 * SECOND);
     pair.etcd.kill();
     wait::holds("status to tell", 10 * SECOND, || !connected(&pair.left));
-    let detail = pair.left.status()["store"]["detail"].to_string();
+    let detail = pair.left.status().store.detail.expect("a reason");
     assert!(detail.contains("192.0.2.1:2379"), "{detail}");
     assert_eq!(pair.left.peers().len(), 1, "peers stay");
     thread::sleep(10 * SECOND);
@@ -139,9 +141,8 @@ fn etcd_absent_at_the_start() {
     let mut node = lab.node(1);
     node.launch(&etcd, &Options::ebpf());
     wait::holds("status while waiting", 10 * SECOND, || {
-        node.try_status().is_some_and(|status| {
-            let detail = status["store"]["detail"].to_string();
-            status["store"]["connected"] == false && detail.contains("192.0.2.1:2379")
+        node.try_status().is_some_and(|Status { store, .. }| {
+            !store.connected && store.detail.is_some_and(|why| why.contains("192.0.2.1:2379"))
         })
     });
     assert!(node.agent_log().contains("192.0.2.1:2379"), "{}", node.agent_log());
@@ -170,8 +171,8 @@ fn says_and_recovers(config: &str, word: &str) {
         // service manager to start it again.
         return;
     }
-    let status = node.status().to_string();
-    assert!(status.contains(word), "{status}");
+    let said = words(&node.status());
+    assert!(said.contains(word), "{said}");
     etcd.put_config(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#);
     node.wait_ready(20 * SECOND);
 }
@@ -220,7 +221,7 @@ fn garbage_among_the_leases() {
         has_peer(&node, "10.244.204.0/24", "192.0.2.74", "02:00:5e:00:53:74")
     });
     assert_eq!(node.netns.ip("route show dev flannel.1").lines().count(), 2);
-    let log = node.agent_log() + &node.status()["ignored"].to_string();
+    let log = node.agent_log() + &node.status().ignored.join("\n");
     for key in ["subnets/hello", "10.244.230.0-24", "10.244.231.0-24", "10.244.233.0-24"] {
         assert!(log.contains(key), "no word about {key}:\n{log}");
     }

@@ -46,8 +46,7 @@ fn agents_find_each_other_by_v2_alone() {
     right.wait_routes(&[&left]);
     assert_eq!(etcd.subnets(), [], "nothing is in v3");
     assert_eq!(etcd.subnets_v2().len(), 2);
-    let api = left.status()["store"]["api"].clone();
-    assert_eq!(api, "v2 (v3 has no network config)");
+    assert_eq!(left.status().store.api.as_deref(), Some("v2 (v3 has no network config)"));
     let pair = pair(lab, etcd, left, right);
     for (from, to) in [(&pair.client, &pair.server), (&pair.server, &pair.client)] {
         let text = from.ping(to.address, "-c 5 -i 0.1 -W 2");
@@ -104,7 +103,7 @@ fn a_cluster_moves_from_v2_to_v3_node_by_node() {
     pair.client.ping(pair.server.address, "-c 3 -i 0.2 -W 2");
     nothing_lost_while(&mut pair, "right to both", |pair| pair.right.start(&pair.etcd, &both));
     assert_eq!(pair.right.subnet().to_string(), "10.244.32.0/24");
-    assert_eq!(pair.left.status()["store"]["api"], "v3, mirrored in v2");
+    assert_eq!(pair.left.status().store.api.as_deref(), Some("v3, mirrored in v2"));
     let subnets = |leases: Vec<(String, String)>| leases.into_iter().map(|(key, _)| key);
     assert!(subnets(pair.etcd.subnets()).eq(subnets(before)));
 

@@ -4,6 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
+use flannel_core::firewall::packet_rules::exempt::{Effect, RuleLine};
+use flannel_core::firewall::packet_rules::ruleset::Family;
+use flannel_core::health::Subject;
+use flannel_core::status::{PacketRulesMode, PacketRulesStatus};
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::Etcd;
 use flannel_tests::hooks;
@@ -46,6 +50,11 @@ fn everything() -> Value {
     exemption(0, [0, 65535], 0, 0)
 }
 
+/// What status says of rules that judge each packet.
+fn packet_rules(node: &Node) -> PacketRulesStatus {
+    node.status().packet_rules.expect("rules are followed")
+}
+
 #[track_caller]
 fn wait_for(node: &Node, what: &str, expected: &[Value]) {
     wait::holds(&format!("{what}: {expected:?}"), LIMIT, || exemptions(node) == expected);
@@ -70,24 +79,23 @@ fn rules_of_nftables_are_followed() {
     );
     wait_for(&node, "a limit", &[exemption(17, [5300, 5300], 0, 0)]);
     assert!(generation(&node) > before, "confirmations end");
-    let status = node.status();
-    let rules = &status["packet_rules"];
-    assert_eq!((&rules["mode"], &rules["read"]), (&json!("respect"), &json!(true)), "{rules}");
-    assert_eq!(rules["exempt"], json!(["UDP to port 5300"]));
-    let line = &rules["rules"][0];
-    for (name, value) in [
-        ("effect", json!("kernel_path")),
-        ("family", json!("ip")),
-        ("table", json!("t")),
-        ("chain", json!("f")),
-        ("rule", json!("udp dport 5300 limit rate over 100/second drop")),
-        ("why", json!("limit")),
-        ("matches", json!("UDP to port 5300")),
-    ] {
-        assert_eq!(line[name], value, "{rules}");
-    }
-    assert!(line["handle"].is_u64() && rules["rules"][1]["effect"] == "log", "{rules}");
-    assert_eq!(status["health"], json!([]), "{status}");
+    let rules = packet_rules(&node);
+    assert_eq!((rules.mode, rules.read), (PacketRulesMode::Respect, true), "{rules:?}");
+    assert_eq!(rules.exempt, ["UDP to port 5300"]);
+    let [limit, log] = rules.rules.as_slice() else { panic!("{rules:?}") };
+    let expected = RuleLine {
+        effect: Effect::KernelPath,
+        family: Some(Family::Ip),
+        table: Some("t".to_owned()),
+        chain: Some("f".to_owned()),
+        handle: limit.handle,
+        rule: "udp dport 5300 limit rate over 100/second drop".to_owned(),
+        why: "limit".to_owned(),
+        matches: "UDP to port 5300".to_owned(),
+    };
+    assert_eq!(*limit, expected);
+    assert!(limit.handle.is_some() && log.effect == Effect::Log, "{rules:?}");
+    assert_eq!(node.not_well(), []);
     let text = run(&mut node.agent_command("status"));
     assert!(text.contains("ip t f handle") && text.contains("one packet of a flow"), "{text}");
 
@@ -195,8 +203,7 @@ fn rules_can_be_ignored() {
     );
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(exemptions(&node), [""; 0]);
-    let status = node.status();
-    assert_eq!(status["packet_rules"]["mode"], "ignore", "{status}");
+    assert_eq!(packet_rules(&node).mode, PacketRulesMode::Ignore);
     let text = run(&mut node.agent_command("status"));
     assert!(text.contains("ignored (--packet-rules)"), "{text}");
 }
@@ -211,9 +218,9 @@ fn too_many_rules_count_as_all() {
         "table ip t {{ chain f {{ type filter hook forward priority 5; \n{rules} }}; }}"
     ));
     wait_for(&node, "too many", &[everything()]);
-    let status = node.status();
-    assert_eq!(status["health"][0]["what"], "packet rules", "{status}");
-    assert_eq!(status["packet_rules"]["rules"].as_array().map(Vec::len), Some(65), "{status}");
+    let health = node.not_well();
+    assert!(matches!(&health[..], [line] if line.subject == Subject::PacketRules), "{health:?}");
+    assert_eq!(packet_rules(&node).rules.len(), 65);
 }
 
 #[test]
@@ -258,8 +265,7 @@ fn a_listing_that_hangs_delays_nothing() {
     );
     node.start(&etcd, &Options { environment, ..Options::ebpf() });
     assert_eq!(exemptions(&node), [everything()]);
-    let status = node.status();
-    assert_eq!(status["packet_rules"]["read"], false, "{status}");
+    assert!(!packet_rules(&node).read);
     let text = run(&mut node.agent_command("status"));
     assert!(text.contains("not read yet"), "{text}");
     // A peer is programmed meanwhile, and rules are healed.
@@ -273,7 +279,7 @@ fn a_listing_that_hangs_delays_nothing() {
     assert_eq!(exemptions(&node), [everything()]);
     fs::remove_file(flag).expect("remove a file");
     wait_for(&node, "the limit", &[exemption(17, [5300, 5300], 0, 0)]);
-    assert_eq!(node.status()["packet_rules"]["read"], true);
+    assert!(packet_rules(&node).read);
 }
 
 #[test]
@@ -292,18 +298,13 @@ fn rules_that_cannot_be_listed_are_told() {
     let environment = vec![("PATH".to_owned(), empty.display().to_string())];
     let options = Options { environment, extra: vec!["--firewall=none".into()], ..Options::ebpf() };
     node.start(&etcd, &options);
-    let complaint = |node: &Node| {
-        let status = node.status();
-        let lines = status["health"].as_array().cloned().unwrap_or_default();
-        lines.iter().find(|line| line["what"] == "packet rules").cloned()
-    };
-    wait::holds("a complaint", LIMIT, || complaint(&node).is_some());
-    let reason = complaint(&node).expect("a complaint")["reason"].to_string();
+    let complaint = || node.complaint(Subject::PacketRules);
+    let reason = wait::until("a complaint", LIMIT, complaint).0;
     assert!(reason.contains("there is no program nft"), "{reason}");
     assert!(reason.contains("nothing takes the fast path"), "{reason}");
     assert_eq!(exemptions(&node), [everything()]);
     // With the last table nothing is left to be listed.
     node.netns.nft("delete table ip t");
     wait_for(&node, "no rules", &[]);
-    wait::holds("no complaint", LIMIT, || complaint(&node).is_none());
+    wait::holds("no complaint", LIMIT, || complaint().is_none());
 }

@@ -4,9 +4,11 @@
 use std::fs;
 use std::time::Duration;
 
+use flannel_core::status::DatapathKind;
 use flannel_tests::agent::Options;
 use flannel_tests::lab::Lab;
 use flannel_tests::pair::Pair;
+use flannel_tests::told::words;
 
 const PREBUILT: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../flannel-ebpf/prebuilt/flannel-ebpf.bpf.o");
@@ -18,8 +20,8 @@ fn falls_back(options: &Options, word: &str) {
     let pair = Pair::agents(options);
     for node in [&pair.left, &pair.right] {
         let status = node.status();
-        assert_eq!(status["datapath"]["mode"], "kernel", "{status}");
-        let reason = status["datapath"]["reason"].as_str().unwrap_or_default().to_lowercase();
+        assert_eq!(status.datapath.mode, Some(DatapathKind::Kernel), "{status:?}");
+        let reason = status.datapath.reason.unwrap_or_default().to_lowercase();
         assert!(reason.contains(&word.to_lowercase()), "{word:?} is not in {reason:?}");
         assert!(node.agent_log().to_lowercase().contains(&word.to_lowercase()), "in the log");
     }
@@ -64,9 +66,9 @@ fn the_units_capabilities_are_enough() {
     pair.traffic("requests", "--seconds 2 --patience 2");
     // Hooks have been looked after a few times by now.
     let status = pair.left.status();
-    assert_eq!(status["datapath"]["mode"], "ebpf", "{status}");
-    assert_eq!(status["health"].as_array().map(Vec::len), Some(0), "{status}");
-    assert!(pair.left.outcomes().fast() > 100, "{status}");
+    assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
+    assert_eq!(status.health, [], "{status:?}");
+    assert!(pair.left.outcomes().fast() > 100, "{status:?}");
 }
 
 #[test]
@@ -109,8 +111,8 @@ fn a_pin_directory_that_is_no_bpf_file_system() {
     node.start(&etcd, &options);
     let status = node.status();
     // Unpinned programs or the kernel path: both work, both have to be told.
-    let told = status["datapath"].to_string() + &status["health"].to_string();
-    assert!(told.contains("pin") || told.contains("bpf file system"), "{status}");
+    let said = words(&status);
+    assert!(said.contains("pin") || said.contains("bpf file system"), "{status:?}");
 }
 
 #[test]
@@ -125,7 +127,7 @@ fn a_veth_whose_hook_is_taken_stays_on_the_kernel_path() {
     pair.client.netns.ip("link set eth9 up");
     std::thread::sleep(Duration::from_secs(1));
     let status = node.status();
-    assert_eq!(status["datapath"]["mode"], "ebpf", "{status}");
+    assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
     assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0);
     assert!(node.netns.sh("tc qdisc show dev veth9").contains("ingress"));
 }
@@ -134,7 +136,7 @@ fn a_veth_whose_hook_is_taken_stays_on_the_kernel_path() {
 fn asked_for_the_kernel_path() {
     let pair = Pair::agents(&Options::kernel());
     let status = pair.left.status();
-    assert_eq!(status["datapath"]["mode"], "kernel", "{status}");
+    assert_eq!(status.datapath.mode, Some(DatapathKind::Kernel), "{status:?}");
     assert!(flannel_tests::hooks::on(&pair.left.netns, "eth0").is_empty());
     assert!(flannel_tests::hooks::pins(pair.left.pin_dir()).is_empty());
 }

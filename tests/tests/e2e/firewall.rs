@@ -62,7 +62,7 @@ fn childrens_faults(pid: u64) -> u64 {
 fn nothing_is_run_while_nothing_changes() {
     for firewall in ["nftables", "iptables"] {
         let pair = pair(firewall);
-        let pid = pair.left.status()["pid"].as_u64().expect("a pid");
+        let pid = u64::from(pair.left.status().pid);
         thread::sleep(Duration::from_secs(2));
         let before = childrens_faults(pid);
         assert!(before > 0, "the children of the start are seen");
@@ -110,7 +110,7 @@ fn a_program_that_hangs_delays_nothing_but_its_rules() {
     let peer = pair.right.subnet().to_string();
     netns.ip(&format!("route del {peer} dev flannel.1"));
     wait::holds("the route that was deleted", LIMIT, || routes(&peer));
-    assert_eq!(pair.left.status()["peers"], 2);
+    assert_eq!(pair.left.status().peers, 2);
     assert!(!rules(), "all that was done while it hung");
     std::fs::remove_file(&hang).unwrap();
     wait::holds("the rules", Duration::from_secs(60), rules);

@@ -4,6 +4,7 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::time::Duration;
 
+use flannel_core::health::Subject;
 use flannel_tests::agent::{Options, program};
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::Lab;
@@ -41,7 +42,7 @@ fn underlay(node: &mut Node, etcd: &Etcd, flags: &[&str]) -> (String, String) {
     let device = node.netns.ip("-d link show flannel.1");
     let words = device.split_once("local ").expect("a local address").1;
     let words: Vec<&str> = words.split_whitespace().take(3).collect();
-    let published = node.status()["lease"]["public_ip"].as_str().expect("an address").to_owned();
+    let published = node.lease().public_ip.to_string();
     node.stop_agent();
     (words.join(" "), published)
 }
@@ -80,14 +81,14 @@ fn the_underlay_stays_when_its_interface_is_away() {
     node.start(&etcd, &without_iface(&["-iface-can-reach=198.51.100.9"]));
     node.netns.ip("link set wan7 down");
     wait::holds("a complaint", Duration::from_secs(10), || {
-        node.status()["health"].to_string().contains("wan7 is down")
+        node.complains(Subject::Underlay, "wan7 is down")
     });
     node.netns.ip("link set wan7 up");
     wait::holds("no complaint", Duration::from_secs(10), || {
-        !node.status()["health"].to_string().contains("underlay")
+        node.complaint(Subject::Underlay).is_none()
     });
     assert!(node.netns.ip("-d link show flannel.1").contains("local 203.0.113.8 dev wan7"));
-    assert_eq!(node.status()["lease"]["public_ip"], "203.0.113.8");
+    assert_eq!(node.lease().public_ip.to_string(), "203.0.113.8");
 }
 
 #[test]

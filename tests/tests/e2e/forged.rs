@@ -3,12 +3,13 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use flannel_tests::agent::{Options, Outcomes};
+use flannel_tests::agent::Options;
 use flannel_tests::forge::{OUTER, Tunnelled, mac};
 use flannel_tests::netns::Netns;
 use flannel_tests::packet::Wire;
 use flannel_tests::pair::Pair;
 use flannel_tests::plain::key;
+use flannel_tests::told::Outcomes;
 
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 250);
 /// Payload by which a delivered packet is known.

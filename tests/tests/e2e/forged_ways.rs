@@ -6,11 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use flannel_tests::agent::Options;
-use flannel_tests::beside::{
-    Way, assert_whole, beside, forged, not_well, pairs, prepared, wait_ping,
-};
+use flannel_tests::beside::{Way, assert_whole, beside, forged, pairs, prepared, wait_ping};
 use flannel_tests::forger::{Forger, fragments, link_mac, with_options, with_tag};
 use flannel_tests::pair::Pair;
+use flannel_tests::told::words;
 use flannel_tests::wait;
 
 /// Time in which the agent takes note of an address or a device.
@@ -184,7 +183,7 @@ fn a_peer_that_sends_from_another_address_is_named() {
                     ip saddr 192.0.2.112 udp dport 8472 snat to 192.0.2.12; }; }",
             );
         });
-        assert_eq!(not_well(&pair.left), "[]");
+        assert_eq!(pair.left.not_well(), []);
         if way == Way::Kernel {
             wait_ping(&pair);
             return;
@@ -192,7 +191,7 @@ fn a_peer_that_sends_from_another_address_is_named() {
         // It sends, whatever comes of it.
         wait::holds("the peer and its address in status", Duration::from_secs(10), || {
             let _ = pair.server.netns.ping(pair.client.address, "-c 2 -i 0.2 -W 0.1");
-            let said = not_well(&pair.left);
+            let said = words(&pair.left.status());
             // Its address, and which peer it is.
             said.contains("192.0.2.12")
                 && (said.contains("192.0.2.112") || said.contains(&pair.right.subnet().to_string()))
@@ -200,6 +199,8 @@ fn a_peer_that_sends_from_another_address_is_named() {
         pair.right.stop_agent();
         pair.right.start(&pair.etcd, &plain);
         wait_ping(&pair);
-        wait::holds("it is well again", Duration::from_secs(10), || not_well(&pair.left) == "[]");
+        wait::holds("it is well again", Duration::from_secs(10), || {
+            pair.left.not_well().is_empty()
+        });
     });
 }

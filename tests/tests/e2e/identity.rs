@@ -4,6 +4,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use flannel_core::health::Subject;
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::{Etcd, PREFIX};
 use flannel_tests::lab::Lab;
@@ -52,8 +53,7 @@ fn a_stolen_lease_is_told_and_not_taken_back() {
     let thief = r#"{"PublicIP":"192.0.2.99","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:5e:00:53:99"}}"#;
     pair.etcd.put_subnet(&key(subnet), thief);
     wait::holds("the complaint", 10 * SECOND, || {
-        let health = pair.left.status()["health"].to_string();
-        health.contains("lost lease") && health.contains("192.0.2.99")
+        pair.left.complains(Subject::LostLease, "192.0.2.99")
     });
     std::thread::sleep(2 * SECOND);
     assert_eq!(value(&pair, &key(subnet)).as_deref(), Some(thief), "nobody's lease is overwritten");
@@ -119,7 +119,7 @@ fn refuses_a_duplicate(api: &str) {
     assert!(!right.subnet_file().exists() && !right.netns.ip("link").contains("flannel.1"));
     assert!(left.agent_log().contains("another node was started with our PublicIP"));
     assert_eq!((left.subnet(), left.vtep_mac()), (subnet, mac));
-    assert_eq!(left.status()["health"].as_array().map(Vec::len), Some(0), "{}", left.status());
+    assert_eq!(left.not_well(), []);
     // Put right, it starts.
     right.start(&etcd, &own);
     assert_ne!(right.subnet(), subnet);
@@ -259,10 +259,7 @@ fn two_nodes_with_one_public_ip_are_told_so() {
     assert_ne!(left.vtep_mac(), right.vtep_mac());
     kill(pid, Signal::SIGCONT).expect("SIGCONT");
     wait::holds("both to say so", 20 * SECOND, || {
-        [&left, &right].iter().all(|node| {
-            let health = node.status()["health"].to_string();
-            health.contains("contested lease") && health.contains("192.0.2.77")
-        })
+        [&left, &right].iter().all(|node| node.complains(Subject::ContestedLease, "192.0.2.77"))
     });
     assert!(left.agent_ended().is_none() && right.agent_ended().is_none());
 }

@@ -5,11 +5,13 @@
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
+use flannel_core::status::{Attachment, DatapathKind};
 use flannel_tests::agent::Options;
 use flannel_tests::complexity::release;
 use flannel_tests::endpoint::Answers;
 use flannel_tests::hooks;
 use flannel_tests::pair::Pair;
+use flannel_tests::told::words;
 use flannel_tests::wait::patience;
 
 /// Whether the running kernel has tcx (since Linux 6.6).
@@ -30,12 +32,12 @@ fn answers(pair: &Pair) {
 #[test]
 fn default_options_attach_in_the_kernels_best_form() {
     let pair = Pair::agents(&Options::default());
-    let form = if has_tcx() { "tcx" } else { "clsact" };
+    let form = if has_tcx() { Attachment::Tcx } else { Attachment::Clsact };
     for node in [&pair.left, &pair.right] {
         let status = node.status();
-        assert_eq!(status["datapath"]["mode"], "ebpf", "{status}");
-        assert_eq!(status["datapath"]["attach"], form, "{status}");
-        assert!(!hooks::on(&node.netns, "eth0").is_empty(), "{status}");
+        assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
+        assert_eq!(status.datapath.attach, Some(form), "{status:?}");
+        assert!(!hooks::on(&node.netns, "eth0").is_empty(), "{status:?}");
         let filters = node.netns.sh("tc filter show dev eth0 ingress");
         assert_eq!(filters.contains("from_underlay"), !has_tcx(), "{filters}");
     }
@@ -53,10 +55,9 @@ fn tcx_is_refused_where_the_kernel_has_none() {
     let pair = Pair::agents(&Options { attach: Some("tcx"), ..Options::default() });
     let status = pair.left.status();
     answers(&pair);
-    assert_eq!(pair.traffic("spaced", "--seconds 1")["lost"], 0, "{status}");
-    assert!(hooks::on(&pair.left.netns, "eth0").is_empty(), "{status}");
-    let told = status["datapath"].to_string() + &status["health"].to_string();
-    assert!(told.contains("tcx"), "{status}");
+    assert_eq!(pair.traffic("spaced", "--seconds 1")["lost"], 0, "{status:?}");
+    assert!(hooks::on(&pair.left.netns, "eth0").is_empty(), "{status:?}");
+    assert!(words(&status).contains("tcx"), "{status:?}");
 }
 
 /// Datagrams of as many flows, each answered.

@@ -1,8 +1,11 @@
 //! What the flow table and the counters promise.
 
-use flannel_tests::agent::{Options, Outcomes};
+use flannel_core::health::Subject;
+use flannel_tests::agent::Options;
 use flannel_tests::hooks;
+use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
+use flannel_tests::told::Outcomes;
 use flannel_tests::wait;
 use std::time::Duration;
 
@@ -71,18 +74,18 @@ fn the_size_of_the_table_is_an_option_and_pressure_is_told() {
         ..Options::ebpf()
     };
     let mut pair = Pair::agents(&options);
-    assert_eq!(pair.left.status()["datapath"]["flows"]["size"], 2048);
-    let quiet = pair.left.status()["health"].to_string();
-    assert!(!quiet.contains("flow table"), "{quiet}");
+    let size = |node: &Node| node.status().datapath.flows.expect("a flow table").size;
+    assert_eq!(size(&pair.left), 2048);
+    assert_eq!(pair.left.complaint(Subject::FlowTable), None);
     let running =
         pair.client.start_traffic(&format!("scatter {} --seconds 6", pair.server.target()));
     wait::holds("pressure in status", Duration::from_secs(6), || {
-        let health = pair.left.status()["health"].to_string();
-        health.contains("room for 2048") && health.contains("--flow-table-size")
+        let reason = pair.left.complaint(Subject::FlowTable).unwrap_or_default();
+        reason.contains("room for 2048") && reason.contains("--flow-table-size")
     });
     running.finish();
     wait::holds("no pressure any more", Duration::from_secs(10), || {
-        !pair.left.status()["health"].to_string().contains("flow table")
+        pair.left.complaint(Subject::FlowTable).is_none()
     });
     // Another size at the next start: nothing is lost, the old table goes.
     let running = pair.start_spaced(Duration::from_secs(4));
@@ -91,7 +94,7 @@ fn the_size_of_the_table_is_an_option_and_pressure_is_told() {
     pair.left.start(&pair.etcd, &Options::ebpf());
     let spaced = running.finish();
     assert_eq!(spaced["lost"], 0, "{spaced}");
-    assert_eq!(pair.left.status()["datapath"]["flows"]["size"], 65_536);
+    assert_eq!(size(&pair.left), 65_536);
     assert!(pair.left.outcomes().fast() > 100);
 }
 

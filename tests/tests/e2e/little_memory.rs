@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::time::Duration;
 
+use flannel_core::status::DatapathKind;
 use flannel_tests::agent::Options;
 use flannel_tests::cgroup::MemoryGroup;
 use flannel_tests::etcd::Etcd;
@@ -61,8 +62,8 @@ fn a_thousand_peers_fit_into_32_megabytes() {
     });
     // The programs do not fit, which is said.
     let status = node.status();
-    assert_eq!(status["datapath"]["mode"], "kernel");
-    let reason = status["datapath"]["reason"].to_string();
+    assert_eq!(status.datapath.mode, Some(DatapathKind::Kernel));
+    let reason = status.datapath.reason.expect("a reason");
     assert!(reason.contains("allows 32 MB of memory") && reason.contains("need about"), "{reason}");
     std::thread::sleep(Duration::from_secs(2));
     assert!(node.agent_ended().is_none(), "{}", node.agent_log());

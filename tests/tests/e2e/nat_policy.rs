@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use flannel_tests::agent::Options;
 use flannel_tests::lab::OUTSIDE;
-use flannel_tests::pair::{Pair, fast_share};
+use flannel_tests::pair::Pair;
 use flannel_tests::pod::{serve, traffic};
+use flannel_tests::told::fast_share;
 
 fn window(time: &'static str) -> Options {
     Options { window: Some(time), ..Options::ebpf() }
@@ -82,10 +83,10 @@ fn strict_forward_policy_over_many_windows() {
     for node in [&pair.left, &pair.right] {
         node.netns.nft(STRICT);
     }
-    let before = pair.left.peer(&pair.right);
+    let before = pair.left.counted(&pair.right);
     let requests = pair.traffic("requests", "--seconds 6 --patience 2");
     assert_eq!(requests["error"], serde_json::Value::Null, "{requests}");
-    let share = fast_share(&before, &pair.left.peer(&pair.right));
+    let share = fast_share(&before, &pair.left.counted(&pair.right));
     assert!(share > 0.99, "{share}");
     let spaced = pair.traffic("spaced", "--seconds 3");
     assert_eq!(spaced["lost"], 0, "{spaced}");

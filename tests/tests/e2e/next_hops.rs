@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use flannel_tests::agent::Options;
 use flannel_tests::beside::{
-    Way, assert_whole, beside, forged, not_well, pairs, prepared, second_link, tunnel_packets,
-    wait_ping,
+    Way, assert_whole, beside, forged, pairs, prepared, second_link, tunnel_packets, wait_ping,
 };
 use flannel_tests::forger::Forger;
 use flannel_tests::lab::GATEWAY;
 use flannel_tests::node::Node;
 use flannel_tests::packet::Wire;
-use flannel_tests::pair::{Pair, fast_share};
+use flannel_tests::pair::Pair;
+use flannel_tests::told::{fast_share, words};
 use flannel_tests::wait;
 
 /// The link-local address of a node's `eth0`, once it may be used.
@@ -196,14 +196,13 @@ fn wireless(way: Way) -> Pair {
 fn status_knows_an_address_on_an_interface_without_a_wire() {
     beside(|way| {
         let pair = wireless(way);
-        let before = pair.left.peers().swap_remove(0);
+        let before = pair.left.counted(&pair.right);
         speaks(&pair);
         if way == Way::Ebpf {
-            let share = fast_share(&before, &pair.left.peers().swap_remove(0));
-            let said = not_well(&pair.left);
-            let mode = pair.left.status()["datapath"].clone();
+            let share = fast_share(&before, &pair.left.counted(&pair.right));
             // Carried, or said why not.
-            assert!(share > 0.9 || said.contains("stub0"), "{share}: {said} {mode}");
+            let status = pair.left.status();
+            assert!(share > 0.9 || words(&status).contains("stub0"), "{share}: {status:?}");
         }
     });
 }

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use flannel_core::status::{Attachment, DatapathKind};
 use flannel_tests::agent::Options;
 use flannel_tests::lab::Lab;
 use flannel_tests::pair::Pair;
@@ -65,19 +66,20 @@ fn service_manager_is_told() {
 fn status_and_peers() {
     let pair = Pair::agents(&Options::ebpf());
     let status = pair.left.status();
-    assert_eq!(status["datapath"]["mode"], "ebpf", "{status}");
-    assert!(status["datapath"]["reason"].is_null(), "nothing had to be given up: {status}");
-    assert!(["tcx", "clsact"].iter().any(|attach| status["datapath"]["attach"] == *attach));
-    assert_eq!(status["lease"]["subnet"], pair.left.subnet().to_string(), "{status}");
-    assert_eq!(status["lease"]["public_ip"], "192.0.2.11", "{status}");
-    let seconds = status["lease"]["expires_in_seconds"].as_u64().expect("seconds");
-    assert!((86_000..=86_400).contains(&seconds), "{status}");
-    assert_eq!(status["store"]["connected"], true, "{status}");
-    assert_eq!(status["health"], serde_json::json!([]), "{status}");
+    assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
+    assert_eq!(status.datapath.reason, None, "nothing had to be given up: {status:?}");
+    let attached = [Some(Attachment::Tcx), Some(Attachment::Clsact)];
+    assert!(attached.contains(&status.datapath.attach), "{status:?}");
+    let lease = status.lease.as_ref().expect("a lease");
+    assert_eq!((lease.subnet, lease.public_ip), (pair.left.subnet(), pair.left.address));
+    let seconds = lease.expires_in_seconds.expect("seconds");
+    assert!((86_000..=86_400).contains(&seconds), "{status:?}");
+    assert!(status.store.connected, "{status:?}");
+    assert_eq!(status.health, [], "{status:?}");
 
     let peer = pair.left.peer(&pair.right);
-    assert_eq!(peer["subnet"], pair.right.subnet().to_string(), "{peer}");
-    assert_eq!(peer["vtep_mac"], pair.right.vtep_mac(), "{peer}");
+    assert_eq!(peer.subnet, pair.right.subnet(), "{peer:?}");
+    assert_eq!(peer.vtep_mac.map(|mac| mac.to_string()), Some(pair.right.vtep_mac()), "{peer:?}");
 
     let table = |command: &str| run(&mut pair.left.agent_command(command));
     let text = table("status");

@@ -193,8 +193,7 @@ fn an_ipsec_policy_against_tunnel_packets() {
         pair.left.netns.ip("xfrm policy flush");
         if way == Way::Ebpf {
             wait::holds("nothing is kept any more", Duration::from_secs(2), || {
-                let status = pair.left.status();
-                status["datapath"]["kept"].as_array().is_some_and(Vec::is_empty)
+                pair.left.status().datapath.envelope.kept.is_empty()
             });
         }
         passed
@@ -325,12 +324,14 @@ fn flows_that_no_such_rule_can_match_are_fast() {
 #[test]
 fn status_names_the_rule_that_keeps_flows_off() {
     let pair = Pair::agents(&Way::Ebpf.options(&window()));
-    assert!(!pair.left.status().to_string().contains("limit rate"));
+    let rules = || pair.left.status().packet_rules.expect("rules are followed").rules;
+    assert_eq!(rules(), []);
     nft(&pair.left.netns, "udp dport 7000 limit rate over 100/second drop");
     thread::sleep(SETTLED);
     passed(&pair);
-    let status = pair.left.status().to_string();
-    assert!(status.contains("limit rate over 100/second"), "{status}");
+    let rules = rules();
+    let [line] = rules.as_slice() else { panic!("{rules:?}") };
+    assert!(line.rule.contains("limit rate over 100/second"), "{line:?}");
 }
 
 #[test]

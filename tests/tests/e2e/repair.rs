@@ -147,7 +147,7 @@ fn what_no_event_tells_of() {
     std::fs::remove_dir_all(pins).expect("remove the pins");
     wait::holds("the pins again", LIMIT + LIMIT, || pinned() == before);
     pair.client.ping(pair.server.address, "-c 2 -i 0.2 -W 2");
-    assert_eq!(flannel_tests::beside::not_well(&pair.left), "[]");
+    assert_eq!(pair.left.not_well(), []);
 
     let file = pair.left.subnet_file();
     let text = std::fs::read_to_string(&file).expect("subnet.env");

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use flannel_core::health::Subject;
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::PREFIX;
 use flannel_tests::lab::Lab;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
+use flannel_tests::told::complaint;
 use flannel_tests::wait;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -28,17 +30,14 @@ fn silent(node: &Node) -> bool {
     })
 }
 
-fn unwell(node: &Node, subject: &str) -> Option<String> {
-    let status = node.try_status()?;
-    let health = status["health"].as_array()?;
-    let line = health.iter().find(|line| line["what"] == subject)?;
-    Some(line["reason"].as_str()?.to_owned())
+fn unwell(node: &Node, subject: Subject) -> Option<String> {
+    complaint(&node.try_status()?, subject).map(str::to_owned)
 }
 
 /// A pair, and three peers beside it, whose etcd is exchanged for what `arrange`
 /// makes. Whatever that is, nobody loses a packet; and then the old one is back.
 #[track_caller]
-fn exchanged(api: &str, token: &'static str, subject: &str, words: &[&str]) {
+fn exchanged(api: &str, token: &'static str, subject: Subject, words: &[&str]) {
     let lab = Lab::new();
     let options = Options { extra: vec![format!("--etcd-api={api}")], ..Options::ebpf() };
     let etcd = lab.empty_etcd();
@@ -65,7 +64,7 @@ fn exchanged(api: &str, token: &'static str, subject: &str, words: &[&str]) {
     pair.etcd.restart_with("elsewhere", token);
     put(&pair.etcd, "config", CONFIG);
     for node in [&pair.left, &pair.right] {
-        wait::holds(subject, 15 * SECOND, || unwell(node, subject).is_some());
+        wait::holds(subject.text(), 15 * SECOND, || unwell(node, subject).is_some());
         wait::holds(&words.join(", "), 10 * SECOND, || {
             unwell(node, subject).is_some_and(|why| words.iter().all(|word| why.contains(word)))
         });
@@ -79,7 +78,7 @@ fn exchanged(api: &str, token: &'static str, subject: &str, words: &[&str]) {
     pair.etcd.restart_with("etcd", "lab");
     for node in [&pair.left, &pair.right] {
         wait::holds("all to be well", 15 * SECOND, || {
-            unwell(node, subject).is_none() && node.status()["store"]["connected"] == true
+            unwell(node, subject).is_none() && node.status().store.connected
         });
         assert!(silent(node));
     }
@@ -91,17 +90,17 @@ fn exchanged(api: &str, token: &'static str, subject: &str, words: &[&str]) {
 
 #[test]
 fn etcd_comes_back_empty() {
-    exchanged("v3", "lab", "store history", &["went back", "restart the agent"]);
+    exchanged("v3", "lab", Subject::StoreHistory, &["went back", "restart the agent"]);
 }
 
 #[test]
 fn etcd_comes_back_empty_by_v2() {
-    exchanged("v2", "lab", "store history", &["went back", "restart the agent"]);
+    exchanged("v2", "lab", Subject::StoreHistory, &["went back", "restart the agent"]);
 }
 
 #[test]
 fn etcd_comes_back_as_another_cluster() {
-    exchanged("v3", "other", "store", &["cluster", "restart the agent"]);
+    exchanged("v3", "other", Subject::Store, &["cluster", "restart the agent"]);
 }
 
 #[test]
@@ -142,8 +141,8 @@ fn a_config_that_changes_is_told_and_then_nothing_of_the_old_one_is_left() {
             node.wait_routes(&[&peer]);
         }
         etcd.put_config(&config("10.77.0.0/16"));
-        wait::holds("a word", 15 * SECOND, || unwell(&node, "network config").is_some());
-        let reason = unwell(&node, "network config").expect("a reason");
+        wait::holds("a word", 15 * SECOND, || unwell(&node, Subject::NetworkConfig).is_some());
+        let reason = unwell(&node, Subject::NetworkConfig).expect("a reason");
         assert!(reason.contains("Network 10.77.0.0/16 for 10.244.0.0/16"), "{reason}");
         for node in [&mut node, &mut peer] {
             node.stop_agent();
@@ -160,7 +159,8 @@ fn a_config_that_changes_is_told_and_then_nothing_of_the_old_one_is_left() {
         assert!(old.is_empty(), "{backend}: {old:?}");
         etcd.ctl(&["del", &format!("{PREFIX}/config")]);
         wait::holds("a word", 15 * SECOND, || {
-            unwell(&node, "network config").is_some_and(|reason| reason.contains("was deleted"))
+            unwell(&node, Subject::NetworkConfig)
+                .is_some_and(|reason| reason.contains("was deleted"))
         });
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use flannel_core::health::Subject;
 use flannel_tests::agent::Options;
 use flannel_tests::lab::Lab;
 use flannel_tests::node::Node;
@@ -92,5 +93,5 @@ fn a_file_that_cannot_be_written_is_only_warned_of() {
         let log = node.agent_log();
         log.contains("WARN") && log.contains("/proc/nowhere/subnet.env")
     });
-    assert!(node.status()["health"].to_string().contains("subnet file"), "{}", node.status());
+    assert!(node.complaint(Subject::SubnetFile).is_some(), "{:?}", node.status());
 }

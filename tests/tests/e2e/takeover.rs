@@ -278,7 +278,7 @@ fn from_flannel_0_11_in_etcd_v2() {
 
     assert_eq!(tunnel(&left), before);
     assert_eq!(root.read("/run/flannel/subnet.env").as_deref(), Some(file));
-    assert_eq!(left.status()["store"]["api"], "v2 (v3 has no network config)");
+    assert_eq!(left.status().store.api.as_deref(), Some("v2 (v3 has no network config)"));
     assert_eq!(etcd.subnets(), [], "nothing is in v3");
     let leases = etcd.subnets_v2();
     assert_eq!(leases.len(), 2, "{leases:?}");

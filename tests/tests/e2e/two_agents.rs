@@ -4,8 +4,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use flannel_core::health::{Line, Subject};
 use flannel_tests::agent::{self, Options};
-use flannel_tests::beside::not_well;
 use flannel_tests::lab::OUTSIDE;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
@@ -84,8 +84,12 @@ fn both_networks_work_and_neither_undoes_the_others_rules() {
     pair.client.ping(OUTSIDE, "-c 1 -W 1");
     pair.left.netns.ping(to, "-c 20 -i 0.05 -W 1 -I flannel.2");
     // What one leaves to the kernel because of the other is said.
-    let said = not_well(&pair.left);
-    assert!(said.contains("fast path") && said.contains("of another agent on ingress"), "{said}");
+    let health = pair.left.not_well();
+    let another = |line: &Line| line.reason.contains("of another agent on ingress");
+    assert!(
+        health.iter().any(|line| line.subject == Subject::FastPath && another(line)),
+        "{health:?}"
+    );
     // The same network or device again is refused before anything is written.
     let mut again = start(&pair, &pair.left, "third");
     assert_eq!(again.process.wait(Duration::from_secs(10)).code(), Some(1));

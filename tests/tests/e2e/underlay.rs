@@ -4,8 +4,10 @@ use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
+use flannel_core::health::Subject;
+use flannel_core::status::DatapathKind;
 use flannel_tests::agent::Options;
-use flannel_tests::beside::{not_well, wait_ping};
+use flannel_tests::beside::wait_ping;
 use flannel_tests::lab::Lab;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
@@ -19,7 +21,7 @@ fn by_default_route(options: Options) -> Options {
 }
 
 fn public_ip(node: &Node) -> String {
-    node.status()["lease"]["public_ip"].as_str().unwrap_or_default().to_owned()
+    node.lease().public_ip.to_string()
 }
 
 /// What a move would change.
@@ -56,7 +58,7 @@ fn virtual_addresses_vpns_flaps_and_new_names_move_nothing() {
         "link set eth0 down".into(),
         "address del 192.0.2.11/24 dev eth0".into(),
     ]);
-    wait::holds("the complaint", 2 * SECOND, || not_well(&pair.left).contains("underlay"));
+    wait::holds("the complaint", 2 * SECOND, || pair.left.complaint(Subject::Underlay).is_some());
     netns.ip_batch(&[
         "address flush dev eth0".into(),
         "address add 192.0.2.100/24 dev eth0".into(),
@@ -64,7 +66,7 @@ fn virtual_addresses_vpns_flaps_and_new_names_move_nothing() {
         "link set eth0 name wan0".into(),
         "link set wan0 up".into(),
     ]);
-    wait::holds("no complaint", 5 * SECOND, || !not_well(&pair.left).contains("underlay"));
+    wait::holds("no complaint", 5 * SECOND, || pair.left.complaint(Subject::Underlay).is_none());
     assert_eq!(public_ip(&pair.left), "192.0.2.11");
     wait_ping(&pair);
     // Nor does a restart, though the virtual address is the first one.
@@ -104,8 +106,9 @@ fn addresses_on_loopback_carry_the_kernel_path() {
         assert!(device.contains(&format!("local {}", node.address)), "{device}");
         assert!(device.contains("mtu 1450"), "{device}");
         let status = node.status();
-        assert_eq!(status["datapath"]["mode"], "kernel");
-        assert!(status["datapath"]["reason"].to_string().contains("is on lo"), "{status}");
+        assert_eq!(status.datapath.mode, Some(DatapathKind::Kernel));
+        let reason = status.datapath.reason.expect("a reason");
+        assert!(reason.contains("is on lo"), "{reason}");
     }
     let (client, server) = (left.pod(2), right.pod(2));
     wait::holds("ping between the pods", 5 * SECOND, || {

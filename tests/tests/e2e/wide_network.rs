@@ -92,7 +92,7 @@ fn an_expression_on_addresses_finds_the_card() {
             }
         });
         wait_ping(&pair);
-        assert_eq!(pair.left.status()["lease"]["public_ip"], "10.1.0.11");
+        assert_eq!(pair.left.lease().public_ip.to_string(), "10.1.0.11");
     });
 }
 

@@ -6,13 +6,16 @@ use std::time::Duration;
 use aya::EbpfLoader;
 use aya::programs::Xdp;
 use aya::programs::xdp::{XdpLink, XdpMode};
+use flannel_core::health::Subject;
+use flannel_core::status::{DatapathKind, XdpPlace, XdpStatus};
 use flannel_ebpf::abi::{ABI_VERSION, program};
-use flannel_tests::agent::{Options, Outcomes};
+use flannel_tests::agent::Options;
 use flannel_tests::hooks;
 use flannel_tests::lab::Lab;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::skip::skip;
+use flannel_tests::told::Outcomes;
 use flannel_tests::wait;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -21,12 +24,19 @@ fn with(mode: &str) -> Options {
     Options { extra: vec![format!("--xdp={mode}")], ..Options::ebpf() }
 }
 
-/// The agents' word on XDP.
-fn said(node: &Node) -> (String, String) {
-    let status = node.status();
-    let xdp = &status["datapath"]["xdp"];
-    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    (text(&xdp["mode"]), text(&xdp["reason"]))
+/// The agent's word on XDP.
+fn said(node: &Node) -> XdpStatus {
+    node.status().datapath.xdp
+}
+
+const NATIVE: XdpStatus = XdpStatus { mode: XdpPlace::Native, reason: None };
+
+/// Asserts that XDP is off for a reason with these words.
+#[track_caller]
+fn is_off(node: &Node, words: &str) {
+    let XdpStatus { mode, reason } = said(node);
+    assert_eq!(mode, XdpPlace::Off);
+    assert!(reason.as_ref().is_some_and(|reason| reason.contains(words)), "{reason:?}");
 }
 
 /// Mode of the XDP program on the underlay, as the kernel has it.
@@ -42,10 +52,7 @@ fn attached(node: &Node) -> Option<String> {
 }
 
 fn complaint(node: &Node) -> Option<String> {
-    let status = node.status();
-    let lines = status["health"].as_array().expect("a list").clone();
-    let found = lines.into_iter().find(|line| line["what"] == "xdp")?;
-    Some(found["reason"].as_str().expect("a reason").to_owned())
+    node.complaint(Subject::Xdp)
 }
 
 fn counted(node: &Node, act: impl FnOnce()) -> Outcomes {
@@ -58,7 +65,7 @@ fn counted(node: &Node, act: impl FnOnce()) -> Outcomes {
 fn native_carries_udp_and_tcp_whole() {
     let pair = Pair::agents(&with("native"));
     for node in [&pair.left, &pair.right] {
-        assert_eq!(said(node), ("native".to_owned(), String::new()));
+        assert_eq!(said(node), NATIVE);
         assert_eq!(attached(node).as_deref(), Some("native"));
     }
     let since = counted(&pair.left, || {
@@ -79,12 +86,12 @@ fn native_carries_udp_and_tcp_whole() {
 fn a_stream_is_merged_after_it_is_stripped() {
     let pair = Pair::agents(&with("native"));
     pair.right.netns.sh("ethtool -K eth0 gro on");
-    let peer = pair.right.peer(&pair.left);
+    let before = pair.right.counted(&pair.left);
     let since = counted(&pair.right, || {
         let bulk = pair.traffic("bulk", "--megabytes 64");
         assert_eq!(bulk["corrupt"], 0, "{bulk}");
     });
-    let bytes = flannel_tests::pair::grown(&peer, &pair.right.peer(&pair.left), "rx_fast_bytes");
+    let bytes = pair.right.counted(&pair.left).rx_fast_bytes - before.rx_fast_bytes;
     let mean = bytes / since.get("fast_xdp").max(1);
     assert!(mean > 3000, "{mean} bytes for each packet handed on: {since:?}");
     assert!(since.get("fast_xdp") * 10 > since.get("fast_aggregate") * 9, "{since:?}");
@@ -113,7 +120,7 @@ fn jumbo_frames_are_carried_whole() {
             node.netns.ip("link set eth1 mtu 9000");
         }
     });
-    assert_eq!(said(&pair.right), ("native".to_owned(), String::new()));
+    assert_eq!(said(&pair.right), NATIVE);
     pair.client.ping(pair.server.address, "-c 1 -W 2 -M do -s 8900");
     let since = counted(&pair.right, || {
         for load in ["messages", "echoes"] {
@@ -140,7 +147,7 @@ fn auto_takes_a_network_card() {
         lab.cards(left, right, [one, other])
     });
     for node in [&pair.left, &pair.right] {
-        assert_eq!(said(node), ("native".to_owned(), String::new()));
+        assert_eq!(said(node), NATIVE);
     }
     let since = counted(&pair.right, || pair.check_integrity(5));
     assert!(since.get("fast_xdp") > 100, "{since:?}");
@@ -174,7 +181,7 @@ fn nothing_is_lost_when_the_agent_comes_back() {
     pair.left.start(&pair.etcd, &options);
     let spaced = running.finish();
     assert_eq!(spaced["lost"], 0, "{spaced}");
-    assert_eq!(said(&pair.left).0, "native");
+    assert_eq!(said(&pair.left).mode, XdpPlace::Native);
     let outcomes = pair.left.outcomes();
     assert!(outcomes.get("fast_xdp") > 5000, "{outcomes:?}");
 }
@@ -224,9 +231,7 @@ fn cleanup_removes_it() {
 #[test]
 fn auto_takes_no_veth() {
     let pair = Pair::agents(&Options::ebpf());
-    let (mode, reason) = said(&pair.left);
-    assert_eq!(mode, "off");
-    assert!(reason.contains("veth"), "{reason}");
+    is_off(&pair.left, "veth");
     assert_eq!(attached(&pair.left), None);
     assert_eq!(complaint(&pair.left), None);
     pair.traffic("spaced", "--seconds 0.5");
@@ -270,8 +275,10 @@ fn somebody_elses_program_is_left_alone_and_reported() {
     let before = id(&pair.left);
     pair.left.start(&pair.etcd, &with("native"));
     // Until the agent knows what acts on packets, that is the reason.
-    wait::holds("the reason", 10 * SECOND, || said(&pair.left).1.contains("another XDP program"));
-    assert_eq!(said(&pair.left).0, "off");
+    wait::holds("the reason", 10 * SECOND, || {
+        said(&pair.left).reason.is_some_and(|reason| reason.contains("another XDP program"))
+    });
+    assert_eq!(said(&pair.left).mode, XdpPlace::Off);
     let complained = complaint(&pair.left).expect("a complaint");
     assert!(complained.contains("another XDP program runs on eth0"), "{complained}");
     assert_eq!(id(&pair.left), before);
@@ -282,16 +289,14 @@ fn somebody_elses_program_is_left_alone_and_reported() {
     assert!(since.get("fast_decap") > 900 && since.get("fast_xdp") == 0, "{since:?}");
     // When it has gone, its place is taken.
     drop(foreign);
-    wait::holds("native XDP", 30 * SECOND, || said(&pair.left).0 == "native");
+    wait::holds("native XDP", 30 * SECOND, || said(&pair.left).mode == XdpPlace::Native);
     assert_eq!(complaint(&pair.left), None);
 }
 
 #[test]
 fn generic_is_refused_with_the_reason() {
     let pair = Pair::agents(&with("generic"));
-    let (mode, reason) = said(&pair.left);
-    assert_eq!(mode, "off");
-    assert!(reason.contains("generic XDP"), "{reason}");
+    is_off(&pair.left, "generic XDP");
     assert!(complaint(&pair.left).is_some());
     assert_eq!(attached(&pair.left), None);
     let since = counted(&pair.left, || drop(pair.traffic("spaced", "--seconds 1")));
@@ -311,9 +316,7 @@ fn a_driver_without_it_is_reported_and_tc_does_the_work() {
     let mut options = with("native");
     options.extra.extend(["--iface=".to_owned(), "--iface=br1".to_owned()]);
     node.start(&etcd, &options);
-    let (mode, reason) = said(&node);
-    assert_eq!(mode, "off");
-    assert!(reason.contains("driver of br1 has no native XDP"), "{reason}");
+    is_off(&node, "driver of br1 has no native XDP");
     assert!(complaint(&node).is_some());
-    assert_eq!(node.status()["datapath"]["mode"], "ebpf");
+    assert_eq!(node.status().datapath.mode, Some(DatapathKind::Ebpf));
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
+use flannel_core::status::DatapathKind;
 use flannel_tests::agent;
 use flannel_tests::lab::Lab;
 use flannel_tests::process::output;
@@ -46,7 +47,7 @@ fn the_image_carries_pods_as_the_guide_starts_it() {
         near.netns.ping(far.address, "-c 3 -i 0.2 -W 2").0
     });
     let status = left.status();
-    assert_eq!(status["datapath"]["mode"], "ebpf", "{status}");
+    assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
     let before = left.outcomes();
     let bulk = near.traffic(&format!("bulk {target} --megabytes 4"));
     assert_eq!(bulk["corrupt"], 0, "{bulk}");

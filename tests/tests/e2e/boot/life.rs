@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
+use flannel_core::status::DatapathKind;
 use flannel_tests::debian::Debian;
 use flannel_tests::lab::Lab;
 use flannel_tests::pair::Pair;
@@ -61,7 +62,8 @@ fn a_node_from_installation_to_purge() {
     start_peer(&lab, &mut right, &left);
     let etcd = lab.stopped_etcd();
     let pair = Pair::with_pods(lab, etcd, left, right);
-    assert_eq!(pair.left.status()["datapath"]["mode"], "ebpf", "{}", pair.left.status());
+    let status = pair.left.status();
+    assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
     pair.check_integrity(8);
     pair.fast_both_ways();
 

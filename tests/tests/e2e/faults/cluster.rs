@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use flannel_core::status::DatapathKind;
 use flannel_tests::agent::Options;
 use flannel_tests::lab::Lab;
 use flannel_tests::pair::Pair;
@@ -124,12 +125,12 @@ impl Cluster {
         let left = &self.pair.left;
         let Some(status) = left.try_status() else { return "status does not answer".to_owned() };
         let mut text = String::new();
-        if status["health"] != serde_json::json!([]) {
-            text += &format!("status says {}", status["health"]);
+        if !status.health.is_empty() {
+            text += &format!("status says {:?}", status.health);
         }
-        let mode = if self.program { "ebpf" } else { "kernel" };
-        if status["datapath"]["mode"] != mode || status["store"]["connected"] != true {
-            text += &format!(" data path {}, store {}", status["datapath"], status["store"]);
+        let mode = if self.program { DatapathKind::Ebpf } else { DatapathKind::Kernel };
+        if status.datapath.mode != Some(mode) || !status.store.connected {
+            text += &format!(" data path {:?}, store {:?}", status.datapath, status.store);
         }
         match left.get(HEALTH, "/readyz") {
             Some((200, _)) => {}

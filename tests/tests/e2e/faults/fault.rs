@@ -3,6 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flannel_core::health::Subject;
+use flannel_core::status::Status;
+use flannel_tests::told::Outcomes;
 use flannel_tests::wait;
 
 use super::cluster::{Cluster, HEALTH};
@@ -51,7 +54,7 @@ pub(super) struct Fault {
     /// within this many milliseconds.
     pub(super) restored: u64,
     /// What status calls not well while it lasts.
-    pub(super) told: Option<&'static str>,
+    pub(super) told: Option<Subject>,
     /// Needs the programs.
     pub(super) programs: bool,
     /// Takes too long for each run.
@@ -90,7 +93,7 @@ impl Fault {
     }
 
     /// Of which status says that this is not well.
-    pub(super) const fn told(self, told: &'static str) -> Self {
+    pub(super) const fn told(self, told: Subject) -> Self {
         Self { told: Some(told), ..self }
     }
 
@@ -180,7 +183,7 @@ fn judge(
         return Err(format!("it is over, but {why}"));
     }
     if cluster.program {
-        let fast = || cluster.pair.left.try_status().map_or(0, |status| carried(&status));
+        let fast = || cluster.pair.left.try_status().map_or(0, carried);
         let before = fast();
         if !soon(Duration::from_secs(8), || fast() > before + 100) {
             return Err("the fast path carries nothing any more".to_owned());
@@ -193,23 +196,22 @@ fn judge(
 }
 
 /// Waits until status names a subject, and `/readyz` does not hide it.
-fn tells(cluster: &Cluster, subject: &str) -> Result<(), String> {
+fn tells(cluster: &Cluster, subject: Subject) -> Result<(), String> {
     let mut said = String::new();
     let told = soon(TOLD, || {
-        let status = cluster.pair.left.try_status().unwrap_or_default();
-        said = status["health"].to_string();
-        let health = status["health"].as_array().cloned().unwrap_or_default();
-        let named = health.iter().any(|line| line["what"].as_str() == Some(subject));
+        let health = cluster.pair.left.try_status().unwrap_or_default().health;
+        let named = health.iter().any(|line| line.subject == subject);
+        said = format!("{health:?}");
         let ready = cluster.pair.left.get(HEALTH, "/readyz");
-        named && ready.is_some_and(|(_, text)| text.contains(subject))
+        named && ready.is_some_and(|(_, text)| text.contains(subject.text()))
     });
     if told { Ok(()) } else { Err(format!("status does not name {subject}: {said}")) }
 }
 
 /// Packets that the fast path has carried.
-fn carried(status: &serde_json::Value) -> u64 {
-    let count = |name: &str| status["outcomes"][name].as_u64().unwrap_or(0);
-    count("fast_encap") + count("fast_decap")
+fn carried(status: Status) -> u64 {
+    let outcomes = Outcomes(status.outcomes);
+    outcomes.get("fast_encap") + outcomes.get("fast_decap")
 }
 
 fn soon(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {

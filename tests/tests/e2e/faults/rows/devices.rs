@@ -1,5 +1,6 @@
 //! What happens to the device of the tunnel.
 
+use flannel_core::health::Subject;
 use nix::sys::signal::Signal;
 
 use super::{Act, Cluster, Fault};
@@ -59,7 +60,7 @@ pub(in super::super) const DEVICES: &[Fault] = &[
     // While status is asked, too.
     .loss(6000)
     .restored(3000)
-    .told("device"),
+    .told(Subject::Device),
     Fault::once(
         "its queueing is another",
         "tc qdisc replace dev flannel.1 root pfifo limit 100; tc qdisc delete dev flannel.1 root",

@@ -1,6 +1,7 @@
 //! What happens to files and their disk.
 
 use super::{Act, Fault};
+use flannel_core::health::Subject;
 
 pub(in super::super) const FILES: &[Fault] = &[
     Fault::once("subnet.env is deleted", "rm $FILE", 0),
@@ -20,7 +21,7 @@ pub(in super::super) const FILES: &[Fault] = &[
         2000,
         Act::Sh("rm $DIR/filler"),
     )
-    .told("subnet file"),
+    .told(Subject::SubnetFile),
     Fault::lasting(
         "the file system is read-only",
         Act::Sh(
@@ -30,7 +31,7 @@ pub(in super::super) const FILES: &[Fault] = &[
         2000,
         Act::Sh("umount $DIR"),
     )
-    .told("subnet file"),
+    .told(Subject::SubnetFile),
     Fault::lasting(
         "subnet.env is a read-only mount",
         Act::Sh(
@@ -40,5 +41,5 @@ pub(in super::super) const FILES: &[Fault] = &[
         2000,
         Act::Sh("umount $FILE; echo > $FILE"),
     )
-    .told("subnet file"),
+    .told(Subject::SubnetFile),
 ];

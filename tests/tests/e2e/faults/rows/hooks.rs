@@ -1,6 +1,7 @@
 //! What happens to programs, maps and pins.
 
 use super::{Act, Fault};
+use flannel_core::health::Subject;
 
 pub(in super::super) const HOOKS: &[Fault] = &[
     Fault::once(
@@ -70,6 +71,6 @@ pub(in super::super) const HOOKS: &[Fault] = &[
         Act::Sh("mount -t bpf -o mode=700 bpf $BPF"),
     )
     .restored(2500)
-    .told("pins")
+    .told(Subject::Pins)
     .programs(),
 ];

@@ -2,6 +2,7 @@
 
 use super::{Act, Cluster, Fault};
 use crate::faults::lease;
+use flannel_core::health::Subject;
 
 /// As the lab writes it.
 const JSON: &str = r#"{"Network":"10.244.0.0/16","SubnetLen":24,"SubnetMax":"10.244.199.0","Backend":{"Type":"vxlan","VNI":1}}"#;
@@ -13,7 +14,7 @@ pub(in super::super) const STORE: &[Fault] = &[
         3000,
         Act::Do(|cluster| cluster.pair.etcd.restart()),
     )
-    .told("store")
+    .told(Subject::Store)
     .restored(5000),
     Fault::lasting(
         "etcd hangs",
@@ -48,7 +49,7 @@ pub(in super::super) const STORE: &[Fault] = &[
     )
     // The other node sends to whom the lease names.
     .loss(4500)
-    .told("lost lease"),
+    .told(Subject::LostLease),
     Fault::lasting(
         "a peer's lease is hostile",
         Act::Do(|cluster| {
@@ -84,7 +85,7 @@ pub(in super::super) const STORE: &[Fault] = &[
         60_000,
         Act::Do(|cluster| cluster.pair.etcd.restart()),
     )
-    .told("store")
+    .told(Subject::Store)
     .restored(8000)
     .long(),
 ];
@@ -97,14 +98,14 @@ pub(in super::super) const CONFIG: &[Fault] = &[
         1500,
         Act::Do(|cluster| cluster.pair.etcd.put_config(JSON)),
     )
-    .told("network config"),
+    .told(Subject::NetworkConfig),
     Fault::lasting(
         "the network config is deleted",
         Act::Do(|cluster| drop(cluster.pair.etcd.ctl(&["del", "/coreos.com/network/config"]))),
         1500,
         Act::Do(|cluster| cluster.pair.etcd.put_config(JSON)),
     )
-    .told("network config"),
+    .told(Subject::NetworkConfig),
 ];
 
 fn key(cluster: &Cluster) -> String {

@@ -1,6 +1,7 @@
 //! What happens to settings of the kernel.
 
 use super::{Act, Fault, nothing_passes};
+use flannel_core::health::Subject;
 
 pub(in super::super) const SYSCTLS: &[Fault] = &[
     Fault::lasting(
@@ -13,7 +14,7 @@ pub(in super::super) const SYSCTLS: &[Fault] = &[
         }),
     )
     .loss(6000)
-    .told("forwarding"),
+    .told(Subject::Forwarding),
     Fault::lasting(
         "nothing is forwarded from the device",
         Act::Sh("echo 0 > /proc/sys/net/ipv4/conf/flannel.1/forwarding"),
@@ -25,7 +26,7 @@ pub(in super::super) const SYSCTLS: &[Fault] = &[
         }),
     )
     .loss(6000)
-    .told("forwarding"),
+    .told(Subject::Forwarding),
     Fault::lasting(
         "the way back is looked at strictly",
         Act::Sh("for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 > $file; done"),

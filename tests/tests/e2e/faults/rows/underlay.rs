@@ -1,6 +1,7 @@
 //! What happens to the underlay.
 
 use super::{Act, Cluster, Fault};
+use flannel_core::health::Subject;
 
 pub(in super::super) const UNDERLAY: &[Fault] = &[
     Fault::lasting(
@@ -17,7 +18,7 @@ pub(in super::super) const UNDERLAY: &[Fault] = &[
         Act::Sh("ip link set eth0 up; ip route replace default via 192.0.2.1"),
     )
     .loss(2500)
-    .told("underlay"),
+    .told(Subject::Underlay),
     Fault::lasting(
         "the card's address goes for a moment",
         Act::Sh("ip address flush dev eth0"),
@@ -26,7 +27,7 @@ pub(in super::super) const UNDERLAY: &[Fault] = &[
     )
     .loss(3000)
     .restored(2000)
-    .told("underlay"),
+    .told(Subject::Underlay),
     Fault::lasting(
         "the card has another address, and the old one again",
         Act::Do(|cluster| readdress(cluster, "192.0.2.11", "192.0.2.61")),
