@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::probe::Answer;
 
@@ -43,7 +43,7 @@ pub mod datagram {
 }
 
 /// How packets go to a peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Way {
     /// The device that they leave by; `null` without a route.
     pub device: Option<String>,
@@ -52,7 +52,7 @@ pub struct Way {
 }
 
 /// Of which kind a way is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WayKind {
     /// Through the overlay's device.
@@ -64,7 +64,7 @@ pub enum WayKind {
 }
 
 /// What was found of a peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerResult {
     /// Its subnet.
     #[schemars(with = "String")]
@@ -86,7 +86,9 @@ pub struct PeerResult {
 }
 
 /// Whether a peer is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Reach {
     /// By all that was tried.
@@ -113,7 +115,7 @@ impl Reach {
 }
 
 /// All peers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Matrix {
     /// A daemon told the peers. Without one they are those of the store.
     pub daemon: bool,

@@ -46,7 +46,7 @@ pub fn describe(
     let outcome = |outcome: &&Outcome| event.outcomes & 1 << **outcome as u32 != 0;
     PacketEvent {
         at,
-        hook,
+        hook: hook.into(),
         device: device(ifindex).unwrap_or_else(|| ifindex.to_string()),
         len,
         proto: ipv4.then(|| protocol(proto)),
@@ -57,7 +57,7 @@ pub fn describe(
             destination: event.packet.outer_destination.into(),
         }),
         verdict: verdict(hook, event.verdict),
-        outcomes: Outcome::ALL.iter().filter(outcome).map(|outcome| outcome.name()).collect(),
+        outcomes: Outcome::ALL.iter().filter(outcome).copied().collect(),
         not_told,
     }
 }

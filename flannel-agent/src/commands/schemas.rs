@@ -7,10 +7,11 @@ use clap::CommandFactory as _;
 use flannel_core::check;
 use flannel_core::connectivity::Matrix;
 use flannel_core::status::{Event, FlowStatus, PacketEvent, PeerStatus, Status, SysdumpReport};
+use flannel_core::trace::Report;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
-use super::{migrate, status, trace};
+use super::{migrate, status};
 use crate::cli::Cli;
 
 /// A command and what it prints.
@@ -26,7 +27,7 @@ const COMMANDS: &[Printed] = &[
     ("monitor", of::<PacketEvent>),
     ("peers", of::<Vec<PeerStatus>>),
     ("status", of::<StatusJson>),
-    ("trace", of::<trace::Printed<'static>>),
+    ("trace", of::<Report>),
     ("sysdump", of::<SysdumpReport>),
 ];
 

@@ -1,43 +1,30 @@
 //! The commands that examine a node, on real nodes.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use flannel_core::check::{Finding, Id, Report, State};
+use flannel_core::connectivity::{Matrix, Reach, WayKind};
+use flannel_core::probe::Answer;
+use flannel_core::trace::{self, Direction, Hop, HopState, Outcome, Step};
 use flannel_tests::agent::Options;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::process::output;
+use flannel_tests::told::told;
 use flannel_tests::wait;
-use serde_json::Value;
 
 /// Exit code and report of `check --json`.
-fn check(pair: &Pair, node: &Node) -> (Option<i32>, Value) {
-    let output = output(
-        node.agent_command("check")
-            .args(["--json".to_owned(), format!("--etcd-endpoints={}", pair.etcd.endpoint())]),
-    );
-    let report = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
-    (output.status.code(), report)
-}
-
-/// What was found by id, as state and text; the worst of each.
-fn by_id(report: &Value) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::<String, String>::new();
-    for finding in report["findings"].as_array().expect("findings") {
-        let word = |name: &str| finding[name].as_str().unwrap_or_default().to_owned();
-        let line = format!("{}: {}\n", word("state"), word("found"));
-        found.entry(word("id")).or_default().push_str(&line);
-    }
-    found
+fn check(pair: &Pair, node: &Node) -> (Option<i32>, Report) {
+    let endpoints = format!("--etcd-endpoints={}", pair.etcd.endpoint());
+    told(node.agent_command("check").arg(endpoints))
 }
 
 #[test]
 fn check_finds_planted_faults_with_and_without_the_daemon() {
     let mut pair = Pair::agents(&Options::ebpf());
     let (code, report) = check(&pair, &pair.left);
-    assert_eq!(report["daemon"], true);
-    assert_eq!((code, &report["verdict"]), (Some(0), &Value::from("well")), "{report:#}");
+    assert!(report.daemon);
+    assert_eq!((code, report.verdict), (Some(0), State::Well), "{report:#?}");
 
     // Nobody puts right what follows.
     pair.left.kill_agent();
@@ -74,28 +61,30 @@ fn check_finds_planted_faults_with_and_without_the_daemon() {
     std::fs::write(&file, wrong).expect("subnet.env can be written");
 
     let (code, report) = check(&pair, &pair.left);
-    let found = by_id(&report);
-    assert_eq!((code, &report["verdict"]), (Some(20), &Value::from("broken")), "{report:#}");
-    assert_eq!(report["daemon"], false);
-    for (id, words) in [
-        ("agent", "degraded: no daemon runs"),
-        ("forwarding", "broken: net.ipv4.ip_forward is off"),
-        ("forward-rules", "broken: ip mine through handle"),
-        ("tunnel-rules", "broken: ip mine inwards handle"),
-        ("devices", "broken: flannel.1 is down"),
-        ("devices", "degraded: flannel.7"),
-        ("vxlan-port", "degraded: flannel.7 uses UDP port 8472 too"),
-        ("foreign-programs", "degraded: eth0 ingress has a u32 filter"),
-        ("ipsec", "degraded: policies are about tunnel packets: src 192.0.2.0/24 dst 192.0.2.12"),
-        ("subnet-file", &lease),
-        ("mtu", "broken: 1500 bytes do not pass the underlay to 192.0.2.12"),
-        ("duplicate-leases", "broken: PublicIP 192.0.2.12 has"),
-        ("clock", "well"),
+    assert_eq!((code, report.verdict), (Some(20), State::Broken), "{report:#?}");
+    assert!(!report.daemon);
+    for (id, state, words) in [
+        (Id::Agent, State::Degraded, "no daemon runs"),
+        (Id::Forwarding, State::Broken, "net.ipv4.ip_forward is off"),
+        (Id::ForwardRules, State::Broken, "ip mine through handle"),
+        (Id::TunnelRules, State::Broken, "ip mine inwards handle"),
+        (Id::Devices, State::Broken, "flannel.1 is down"),
+        (Id::Devices, State::Degraded, "flannel.7"),
+        (Id::VxlanPort, State::Degraded, "flannel.7 uses UDP port 8472 too"),
+        (Id::ForeignPrograms, State::Degraded, "eth0 ingress has a u32 filter"),
+        (
+            Id::Ipsec,
+            State::Degraded,
+            "policies are about tunnel packets: src 192.0.2.0/24 dst 192.0.2.12",
+        ),
+        (Id::SubnetFile, State::Broken, &lease),
+        (Id::Mtu, State::Broken, "1500 bytes do not pass the underlay to 192.0.2.12"),
+        (Id::DuplicateLeases, State::Broken, "PublicIP 192.0.2.12 has"),
+        (Id::Clock, State::Well, ""),
     ] {
-        assert!(
-            found.get(id).is_some_and(|found| found.contains(words)),
-            "{id}: {words}\n{found:#?}"
-        );
+        let is_it = |found: &&Finding| found.id == id && found.state == state;
+        let mut findings = report.findings.iter().filter(is_it);
+        assert!(findings.any(|it| it.found.contains(words)), "{id:?}: {words}\n{report:#?}");
     }
     let table = output(&mut pair.left.agent_command("check"));
     let table = String::from_utf8_lossy(&table.stdout);
@@ -108,37 +97,35 @@ fn connectivity_tells_who_answers_and_by_what() {
     let port = Options { extra: vec!["--connectivity-port=7946".into()], ..Options::ebpf() };
     let mut pair = Pair::over("eth0", [&port, &port], |_, _, _| ());
     let run = |pair: &Pair| {
-        let output = output(pair.left.agent_command("connectivity").args([
-            "--json",
-            "--patience=1s",
-            "--port=7946",
-            &format!("--etcd-endpoints={}", pair.etcd.endpoint()),
-        ]));
-        let matrix: Value = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
-        (output.status.code(), matrix)
+        let endpoints = format!("--etcd-endpoints={}", pair.etcd.endpoint());
+        let flags = ["--patience=1s", "--port=7946", &endpoints];
+        told::<Matrix>(pair.left.agent_command("connectivity").args(flags))
     };
-    let came = |peer: &Value, way: &str| peer[way]["result"] == "came";
+    let came = |answer: &Option<Answer>| answer.as_ref().is_some_and(Answer::came);
     // The responder takes its address a moment after the start.
     wait::holds("all answers", Duration::from_secs(20), || {
         let (code, matrix) = run(&pair);
-        let peer = &matrix["peers"][0];
+        let peer = &matrix.peers[0];
         code == Some(0)
-            && ["icmp", "udp", "tcp"].iter().all(|way| came(peer, way))
-            && peer["state"] == "reached"
-            && peer["way"]["kind"] == "tunnel"
+            && (peer.icmp.came() && came(&peer.udp) && came(&peer.tcp))
+            && peer.state == Reach::Reached
+            && peer.way.kind == WayKind::Tunnel
     });
     // Without daemons: no responder, and the peers are the store's.
     pair.left.kill_agent();
     pair.right.kill_agent();
     let (code, matrix) = run(&pair);
-    let peer = &matrix["peers"][0];
-    assert_eq!((code, &matrix["daemon"]), (Some(0), &Value::from(false)), "{matrix:#}");
-    assert!(came(peer, "icmp") && !came(peer, "udp") && peer["tcp"].is_null(), "{matrix:#}");
+    let peer = &matrix.peers[0];
+    assert_eq!((code, matrix.daemon), (Some(0), false), "{matrix:#?}");
+    assert!(peer.icmp.came() && !came(&peer.udp) && peer.tcp.is_none(), "{matrix:#?}");
     pair.lab.underlay().ip("link set p2 down");
     let (code, matrix) = run(&pair);
-    assert_eq!((code, &matrix["peers"][0]["state"]), (Some(20), &"unreached".into()), "{matrix:#}");
+    assert_eq!((code, matrix.peers[0].state), (Some(20), Reach::Unreached), "{matrix:#?}");
 }
+
+/// What a packet of the fast path passes.
+const STEPS: [Step; 7] =
+    [Step::Veth, Step::Hook, Step::Rules, Step::FastPath, Step::Map, Step::Route, Step::Neighbour];
 
 #[test]
 fn trace_names_the_hop_that_loses_a_packet() {
@@ -146,34 +133,28 @@ fn trace_names_the_hop_that_loses_a_packet() {
     let (from, to) = (pair.client.address.to_string(), pair.server.address.to_string());
     let run = |more: &[&str]| {
         let mut command = pair.left.agent_command("trace");
-        let output = output(command.args(["--json", &from, &to]).args(more));
-        let trace: Value = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
-        (output.status.code(), trace)
+        let (code, report) = told::<trace::Report>(command.args([&from, &to]).args(more));
+        (code, report.trace.directions, report.live)
     };
     let running = pair.start_spaced(Duration::from_secs(8));
-    let (code, trace) = run(&["--live", "2s"]);
-    assert_eq!(code, Some(0), "{trace:#}");
-    for direction in trace["directions"].as_array().expect("directions") {
-        assert_eq!(direction["outcome"], "fast", "{trace:#}");
-        let known = |step: &str| {
-            let hops = direction["hops"].as_array().expect("hops");
-            hops.iter().any(|hop| hop["step"] == step && hop["state"] == "passes")
-        };
-        for step in ["veth", "hook", "rules", "fast-path", "map", "route", "neighbour"] {
-            assert!(known(step), "{step}: {direction:#}");
+    let (code, directions, live) = run(&["--live", "2s"]);
+    assert_eq!((code, directions.len()), (Some(0), 2), "{directions:#?}");
+    for Direction { outcome, hops, .. } in &directions {
+        assert_eq!(*outcome, Outcome::Fast, "{directions:#?}");
+        for step in STEPS {
+            let passes = |hop: &Hop| hop.step == step && hop.state == HopState::Passes;
+            assert!(hops.iter().any(passes), "{step:?}: {hops:#?}");
         }
     }
-    let counted = trace["live"].as_object().is_some_and(|live| !live.is_empty());
-    assert!(counted, "{:#}", trace["live"]);
+    assert!(live.as_ref().is_some_and(|live| !live.is_empty()), "{live:#?}");
     running.finish();
-    assert_eq!(run(&["icmp"]).1["directions"][0]["outcome"], "kernel");
+    assert_eq!(run(&["icmp"]).1[0].outcome, Outcome::Kernel);
     pair.left.netns.nft(
         "table ip mine { chain through { type filter hook forward priority 5; \
          tcp dport 7000 drop; }\n}",
     );
-    let (code, trace) = run(&["tcp", "7000"]);
-    assert_eq!((code, &trace["directions"][0]["outcome"]), (Some(20), &"lost".into()), "{trace:#}");
-    assert!(trace["directions"][0]["why"][0].to_string().contains("mine through"), "{trace:#}");
-    assert_eq!(run(&["tcp", "7001"]).1["directions"][0]["outcome"], "fast");
+    let (code, directions, _) = run(&["tcp", "7000"]);
+    assert_eq!((code, directions[0].outcome), (Some(20), Outcome::Lost), "{directions:#?}");
+    assert!(directions[0].why[0].contains("mine through"), "{directions:#?}");
+    assert_eq!(run(&["tcp", "7001"]).1[0].outcome, Outcome::Fast);
 }

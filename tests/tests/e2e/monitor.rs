@@ -4,13 +4,20 @@ use std::process::Command;
 use std::time::Duration;
 
 use aya::programs::{ProgramInfo, loaded_programs};
+use flannel_core::status::{PacketEvent, PacketVerdict};
+use flannel_core::trace::Report;
+use flannel_ebpf::abi::{Outcome, program};
 use flannel_ebpf::monitor::watcher;
 use flannel_tests::agent::Options;
 use flannel_tests::pair::Pair;
 use flannel_tests::process::{Process, output, run};
+use flannel_tests::told::{read, told};
 use flannel_tests::wait::{self, patience};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+
+/// Hooks of the fast path, and what they count for a packet that they carry.
+const WAYS: [(&str, Outcome); 2] =
+    [(program::FROM_POD, Outcome::FastEncap), (program::FROM_UNDERLAY, Outcome::FastDecap)];
 
 fn command(pair: &Pair, flags: &[&str]) -> Command {
     let mut command = pair.left.agent_command("monitor");
@@ -19,13 +26,14 @@ fn command(pair: &Pair, flags: &[&str]) -> Command {
 }
 
 /// What is told in this time.
-fn told(pair: &Pair, flags: &[&str]) -> Vec<Value> {
+fn seen(pair: &Pair, flags: &[&str]) -> Vec<PacketEvent> {
     let lines = run(command(pair, &["--json", "--time", "2s"]).args(flags));
-    lines.lines().map(|line| serde_json::from_str(line).expect("an event")).collect()
+    lines.lines().map(|line| read(line).unwrap_or_else(|error| panic!("{error}"))).collect()
 }
 
-fn has(event: &Value, outcome: &str) -> bool {
-    event["outcomes"].as_array().is_some_and(|all| all.iter().any(|one| one == outcome))
+/// Whether a program raised a counter for this packet.
+fn has(event: &PacketEvent, hook: &str, outcome: Outcome) -> bool {
+    event.hook == hook && event.outcomes.contains(&outcome)
 }
 
 /// Programs of monitors that are loaded, and all programs' names.
@@ -37,24 +45,25 @@ fn watchers() -> (usize, Vec<String>) {
 }
 
 fn datagrams(pair: &Pair, client: &str) {
-    let events = told(pair, &["--pod", client, "--proto", "udp", "--rate", "20000"]);
-    for (hook, outcome, end) in
-        [("from_pod", "fast_encap", "source"), ("from_underlay", "fast_decap", "destination")]
-    {
-        let event = events.iter().find(|event| event["hook"] == hook && has(event, outcome));
-        let event = event.unwrap_or_else(|| panic!("no {outcome} in {events:#?}"));
-        assert_eq!((&event["verdict"], &event["proto"]), (&"sent".into(), &"udp".into()));
-        let address = event["ends"][end].as_str().expect("an end");
-        assert!(address.starts_with(client) && !address.ends_with(":0"), "{event:#}");
-        let tunnel = event["tunnel"]["destination"].as_str();
-        assert_eq!(tunnel, (hook == "from_underlay").then_some("192.0.2.11"), "{event:#}");
+    let events = seen(pair, &["--pod", client, "--proto", "udp", "--rate", "20000"]);
+    for (hook, outcome) in WAYS {
+        let event = events.iter().find(|event| has(event, hook, outcome));
+        let event = event.unwrap_or_else(|| panic!("no {outcome:?} in {events:#?}"));
+        assert_eq!(event.verdict, PacketVerdict::Sent);
+        assert_eq!(event.proto.as_deref(), Some("udp"));
+        let inwards = outcome == Outcome::FastDecap;
+        let ends = event.ends.as_ref().expect("both ends");
+        let end = if inwards { ends.destination } else { ends.source };
+        assert!(end.ip().to_string() == client && end.port() != 0, "{event:#?}");
+        let tunnel = event.tunnel.map(|tunnel| tunnel.destination);
+        assert_eq!(tunnel, inwards.then_some(pair.left.address), "{event:#?}");
     }
-    let missed = events.last().and_then(|event| event["not_told"].as_u64());
+    let missed = events.last().map(|event| event.not_told);
     // A guest under emulation may read more slowly than packets come.
     assert!(missed < Some(events.len() as u64 / 2), "{:#?}", events.last());
-    assert_eq!(told(pair, &["--pod", "10.99.0.0/16"]), Vec::<Value>::new());
-    let few = told(pair, &["--rate", "1"]);
-    let missed = few.last().and_then(|event| event["not_told"].as_u64());
+    assert_eq!(seen(pair, &["--pod", "10.99.0.0/16"]), []);
+    let few = seen(pair, &["--rate", "1"]);
+    let missed = few.last().map(|event| event.not_told);
     assert!((1..=16).contains(&few.len()) && missed > Some(0), "{few:#?}");
 }
 
@@ -62,14 +71,14 @@ fn live(pair: &Pair) {
     let (from, to) = (pair.client.address.to_string(), pair.server.address.to_string());
     let mut command = pair.left.agent_command("trace");
     command.arg("--pin-dir").arg(pair.left.pin_dir());
-    let trace = run(command.args(["--json", &from, &to, "udp", "--live", "2s"]));
-    let trace: Value = serde_json::from_str(&trace).expect("a trace");
-    for (hook, outcome) in [("from_pod", "fast_encap"), ("from_underlay", "fast_decap")] {
-        let by_hook = &trace["live_by_hook"];
-        assert!(by_hook[hook][outcome].as_u64() > Some(0), "{hook}: {trace:#}");
-        assert!(trace["live"][outcome].as_u64() > Some(0), "{trace:#}");
+    let (code, trace) = told::<Report>(command.args([&from, &to, "udp", "--live", "2s"]));
+    assert_eq!(code, Some(0), "{trace:#?}");
+    let (by_hook, node) = trace.live_by_hook.as_ref().zip(trace.live.as_ref()).expect("counts");
+    for (hook, outcome) in WAYS {
+        assert!(by_hook[hook][outcome.name()] > 0, "{hook}: {trace:#?}");
+        assert!(node[outcome.name()] > 0, "{trace:#?}");
     }
-    assert_eq!(trace["live_not_counted"], 0, "{trace:#}");
+    assert_eq!(trace.live_not_counted, Some(0), "{trace:#?}");
 }
 
 /// However it ends, nothing of it remains, and the fast path goes on.
@@ -105,13 +114,14 @@ fn packets_are_told_with_hook_and_outcome() {
 
     let ping = ["-i", "0.2", "-w", "60", &server];
     let mut ping = pair.client.netns.command("ping").args(ping).spawn().expect("ping");
-    let events = told(&pair, &["--peer", "192.0.2.12", "--outcome", "kernel"]);
+    let events = seen(&pair, &["--peer", "192.0.2.12", "--outcome", "kernel"]);
     ping.kill().and_then(|()| ping.wait()).expect("ping");
     let kernel = events.iter().filter(|event| {
-        event["hook"] == "from_pod" && has(event, "kernel_protocol") && event["verdict"] == "passed"
+        has(event, program::FROM_POD, Outcome::KernelProtocol)
+            && event.verdict == PacketVerdict::Passed
     });
     assert!(kernel.count() >= 3, "{events:#?}");
-    assert!(events.iter().all(|event| event["proto"] == "icmp"), "{events:#?}");
+    assert!(events.iter().all(|event| event.proto.as_deref() == Some("icmp")), "{events:#?}");
     ends(&pair);
 }
 

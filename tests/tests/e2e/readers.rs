@@ -6,10 +6,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use flannel_core::repair::Repair;
+use flannel_core::status::{
+    Event, FlowDirection, FlowPath, FlowStatus, SysdumpPart, SysdumpReport, What,
+};
 use flannel_tests::agent::Options;
 use flannel_tests::lab::Lab;
 use flannel_tests::pair::Pair;
 use flannel_tests::process::{Process, output, run};
+use flannel_tests::told::told;
 use flannel_tests::wait;
 use serde_json::Value;
 
@@ -81,22 +86,19 @@ fn events_tell_what_the_agent_did_and_why() {
     node.wait_routes(&[&other]);
     node.netns.ip("link del flannel.1");
     node.wait_routes(&[&other]);
-    let events = || -> Vec<Value> {
-        serde_json::from_str(&run(node.agent_command("events").arg("--json"))).expect("events")
-    };
-    let repaired = |event: &Value| event["event"] == "repaired" && event["what"] == "route";
+    let repaired = |event: &Event| matches!(event.what, What::Repaired { what: Repair::Route, .. });
     let events = wait::until("the repair", Duration::from_secs(5), || {
-        let events = events();
+        let (_, events) = told::<Vec<Event>>(&mut node.agent_command("events"));
         events.iter().any(repaired).then_some(events)
     });
-    let events = events.0;
-    let kinds: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
-    assert_eq!(kinds[0], "started");
-    for kind in ["lease_acquired", "datapath", "ready", "peer_added"] {
-        assert!(kinds.contains(&kind), "{kind}: {kinds:?}");
-    }
-    let added = events.iter().find(|event| event["event"] == "peer_added").expect("the peer");
-    assert_eq!(added["subnet"], other.subnet().to_string());
+    let whats: Vec<What> = events.0.into_iter().map(|event| event.what).collect();
+    assert!(matches!(whats[0], What::Started { .. }), "{whats:#?}");
+    let is_there = |is: fn(&What) -> bool| assert!(whats.iter().any(is), "{whats:#?}");
+    is_there(|what| matches!(what, What::LeaseAcquired { .. }));
+    is_there(|what| matches!(what, What::Datapath { .. }));
+    is_there(|what| matches!(what, What::Ready { .. }));
+    let added = What::PeerAdded { subnet: other.subnet(), public_ip: other.address };
+    assert!(whats.contains(&added), "{whats:#?}");
     let text = run(node.agent_command("events").args(["--since", "1h"]));
     assert!(text.contains("device put right, "), "{text}");
     assert!(text.contains(&format!("peer {} at ", other.subnet())), "{text}");
@@ -105,24 +107,29 @@ fn events_tell_what_the_agent_did_and_why() {
 #[test]
 fn flows_are_told_with_and_without_an_agent() {
     let mut pair = Pair::agents(&Options::ebpf());
-    let flows = |pair: &Pair, flags: &[&str]| -> Vec<Value> {
+    let flows = |pair: &Pair, flags: &[&str]| -> Vec<FlowStatus> {
         let mut command = pair.left.agent_command("flows");
         command.arg("--pin-dir").arg(pair.left.pin_dir());
-        serde_json::from_str(&run(command.arg("--json").args(flags))).expect("flows")
+        let (code, flows) = told(command.args(flags));
+        assert_eq!(code, Some(0));
+        flows
     };
     pair.traffic("spaced", "--seconds 1");
     pair.fast_both_ways();
     let client = pair.client.address.to_string();
     let told = flows(&pair, &["--pod", &client, "--proto", "udp"]);
-    let fast = |flow: &Value| flow["path"] == "fast" && flow["why"].is_null();
-    for direction in ["out", "in"] {
-        let flow = told.iter().find(|flow| flow["direction"] == direction && fast(flow));
+    let fast = |flow: &FlowStatus| flow.path == FlowPath::Fast && flow.why.is_none();
+    for direction in [FlowDirection::Out, FlowDirection::In] {
+        let flow = told.iter().find(|flow| flow.direction == direction && fast(flow));
         let flow = flow.unwrap_or_else(|| panic!("no {direction} in {told:?}"));
-        assert_eq!(flow["peer"], pair.right.subnet().to_string());
-        let end = if direction == "out" { "source" } else { "destination" };
-        assert!(flow[end].as_str().is_some_and(|end| end.starts_with(&client)), "{flow}");
+        assert_eq!(flow.peer, Some(pair.right.subnet()));
+        let end = match direction {
+            FlowDirection::Out => flow.source,
+            FlowDirection::In => flow.destination,
+        };
+        assert_eq!(*end.ip(), pair.client.address, "{flow:?}");
     }
-    assert_eq!(flows(&pair, &["--pod", "10.99.0.0/16"]), Vec::<Value>::new());
+    assert_eq!(flows(&pair, &["--pod", "10.99.0.0/16"]), []);
     pair.left.stop_agent();
     assert!(!flows(&pair, &["--pod", &client]).is_empty(), "the pins are there");
     let text = output(pair.left.agent_command("flows").arg("--pin-dir").arg(pair.left.pin_dir()));
@@ -144,17 +151,14 @@ fn a_sysdump_has_what_a_report_needs_and_no_secret() {
     }
     let file = lab.dir().join("dump.tar.gz");
     let mut command = node.agent_command("sysdump");
-    command.args(["--json", "--etcd-endpoints", &etcd.endpoint()]).arg("--output").arg(&file);
-    let report: Value =
-        serde_json::from_str(&run(command.env("FLANNELD_ETCD_PASSWORD", "planted-3")))
-            .expect("a report");
-    assert_eq!(report["file"], file.display().to_string());
+    command.args(["--etcd-endpoints", &etcd.endpoint()]).arg("--output").arg(&file);
+    let (code, report) = told::<SysdumpReport>(command.env("FLANNELD_ETCD_PASSWORD", "planted-3"));
+    assert_eq!((code, report.file), (Some(0), file.display().to_string()));
     let mode = fs::metadata(&file).expect("the archive").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     run(Command::new("tar").arg("-xzf").arg(&file).arg("-C").arg(lab.dir()).arg("--strip=1"));
     let read = |name: &str| fs::read_to_string(lab.dir().join(name)).unwrap_or_default();
-    let names = report["parts"].as_array().expect("parts").iter();
-    for name in names.filter_map(|part| part["name"].as_str()) {
+    for SysdumpPart { name, .. } in &report.parts {
         assert!(!read(name).contains("planted"), "{name}: {}", read(name));
     }
     assert!(!read("missing.txt").contains("planted"));

@@ -1,10 +1,15 @@
 //! What a look at the node finds.
 
+use std::borrow::Cow;
+
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// How well something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// As it should be.
@@ -91,13 +96,21 @@ ids! {
 }
 
 impl Serialize for Id {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.word())
     }
 }
 
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        let found = Self::ALL.iter().find(|id| id.word() == word);
+        found.copied().ok_or_else(|| D::Error::custom(format!("nothing is looked at as {word:?}")))
+    }
+}
+
 /// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// What.
     #[schemars(with = "String")]
@@ -107,7 +120,7 @@ pub struct Finding {
     /// What was found.
     pub found: String,
     /// Why it matters.
-    pub why: &'static str,
+    pub why: Cow<'static, str>,
     /// What helps; `null` if nothing has to be done.
     pub remedy: Option<String>,
 }
@@ -115,7 +128,7 @@ pub struct Finding {
 impl Finding {
     /// It is as it should be.
     pub fn well(id: Id, found: impl Into<String>) -> Self {
-        Self { id, state: State::Well, found: found.into(), why: id.why(), remedy: None }
+        Self { id, state: State::Well, found: found.into(), why: id.why().into(), remedy: None }
     }
 
     /// It is not; `remedy` helps.
@@ -130,7 +143,7 @@ impl Finding {
 }
 
 /// All that was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// The worst state; `unknown` counts as `degraded`.
     pub verdict: State,

@@ -123,6 +123,17 @@ fn a_well_node_is_well_and_everything_was_looked_at() {
 }
 
 #[test]
+fn a_report_is_read_back() {
+    let findings = Id::ALL.iter().map(|id| Finding::well(*id, "as it should be")).collect();
+    let report = Report::new(true, findings);
+    let mut value = serde_json::to_value(&report).unwrap();
+    assert_eq!(serde_json::from_value::<Report>(value.clone()).unwrap(), report);
+    value["findings"][0]["id"] = "weather".into();
+    let error = serde_json::from_value::<Report>(value).unwrap_err();
+    assert!(error.to_string().contains("nothing is looked at as \"weather\""), "{error}");
+}
+
+#[test]
 fn the_worst_finding_is_the_verdict_and_unknown_is_not_well() {
     let verdict = |fault: fn(&mut Facts)| {
         let mut facts = well();

@@ -7,6 +7,7 @@ mod absent;
 mod datapath;
 mod events;
 mod flows;
+mod outcomes;
 mod packet_rules;
 mod packets;
 mod peers;

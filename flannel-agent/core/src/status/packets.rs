@@ -1,23 +1,25 @@
 //! Packets at the programs' hooks, as `monitor` shows them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::SystemTime;
 
+use flannel_ebpf::abi::Outcome;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Ends;
 
 /// A packet at one hook.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PacketEvent {
     /// When, in UTC.
     #[serde(with = "super::time")]
     #[schemars(with = "String")]
     pub at: SystemTime,
     /// The program that saw it.
-    pub hook: &'static str,
+    pub hook: Cow<'static, str>,
     /// Name of the device; its number where it has gone.
     pub device: String,
     /// Length in bytes, with the Ethernet header; of an aggregate all of it.
@@ -34,13 +36,15 @@ pub struct PacketEvent {
     /// What the program did with it.
     pub verdict: PacketVerdict,
     /// The counters that it raised: what became of it, and why.
-    pub outcomes: Vec<&'static str>,
+    #[serde(with = "super::outcomes")]
+    #[schemars(with = "Vec<String>")]
+    pub outcomes: Vec<Outcome>,
     /// Wanted packets so far that were not told, because there were too many.
     pub not_told: u64,
 }
 
 /// Both ends of a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Tunnel {
     /// Source on the underlay.
     pub source: Ipv4Addr,
@@ -49,7 +53,7 @@ pub struct Tunnel {
 }
 
 /// What a program did with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PacketVerdict {
     /// Left it to what is behind: other programs, and the kernel.
@@ -92,7 +96,8 @@ impl fmt::Display for PacketEvent {
         }
         write!(f, " {} bytes: {}", self.len, self.verdict)?;
         if !self.outcomes.is_empty() {
-            write!(f, " ({})", self.outcomes.join(", "))?;
+            let names: Vec<&str> = self.outcomes.iter().map(|outcome| outcome.name()).collect();
+            write!(f, " ({})", names.join(", "))?;
         }
         Ok(())
     }

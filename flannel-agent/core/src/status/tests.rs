@@ -1,3 +1,4 @@
+use flannel_ebpf::abi::Outcome;
 use serde_json::json;
 
 use super::*;
@@ -88,4 +89,27 @@ fn peers_are_told_by_path_and_by_what_counts_them() {
     assert_eq!((&value[2]["path"], &value[2]["state"]), (&json!("vxlan"), &json!("no route")));
     assert_eq!(value[2]["rx_fast_bytes"], 9);
     assert_eq!(serde_json::from_value::<Vec<PeerStatus>>(value).unwrap(), peers);
+}
+
+#[test]
+fn a_packet_is_told_with_names_and_read_back() {
+    let event = PacketEvent {
+        at: std::time::SystemTime::UNIX_EPOCH,
+        hook: "from_pod".into(),
+        device: "veth2".to_owned(),
+        len: 98,
+        proto: Some("udp".to_owned()),
+        ends: None,
+        tcp_flags: String::new(),
+        tunnel: None,
+        verdict: PacketVerdict::Sent,
+        outcomes: vec![Outcome::SeenFromPod, Outcome::FastEncap],
+        not_told: 0,
+    };
+    let mut value = serde_json::to_value(&event).unwrap();
+    assert_eq!(value["outcomes"], json!(["seen_from_pod", "fast_encap"]));
+    assert_eq!(serde_json::from_value::<PacketEvent>(value.clone()).unwrap(), event);
+    value["outcomes"] = json!(["fast_magic"]);
+    let error = serde_json::from_value::<PacketEvent>(value).unwrap_err();
+    assert!(error.to_string().contains("no outcome is called \"fast_magic\""), "{error}");
 }

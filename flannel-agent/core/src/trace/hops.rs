@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use flannel_ebpf::abi::program;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::facts::{Device, Facts, Peer, Pod, Protocol};
 use crate::check::facts::Known;
@@ -15,7 +15,7 @@ use crate::status::{FlowStatus, NotFast};
 const TUNNEL: u32 = 50;
 
 /// What a hop is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// The host's side of a pod's veth.
@@ -43,7 +43,7 @@ pub enum Step {
 }
 
 /// What a hop does with the packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HopState {
     /// It passes.
@@ -57,7 +57,7 @@ pub enum HopState {
 }
 
 /// A hop.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Hop {
     /// What it is.
     pub step: Step,

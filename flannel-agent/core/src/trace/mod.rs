@@ -4,18 +4,20 @@
 pub mod facts;
 mod hops;
 mod kept;
+mod report;
 
 use std::net::Ipv4Addr;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::facts::Facts;
 pub use self::hops::{Hop, HopState, Step};
 pub use self::kept::kept;
+pub use self::report::{ByHook, Counts, Report};
 
 /// One direction.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Direction {
     /// Source address.
     pub source: Ipv4Addr,
@@ -30,7 +32,7 @@ pub struct Direction {
 }
 
 /// What carries a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The fast path, once the kernel has carried the first packets.
@@ -44,7 +46,7 @@ pub enum Outcome {
 }
 
 /// What was traced.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Trace {
     /// A daemon answered. Without one there is less to tell.
     pub daemon: bool,

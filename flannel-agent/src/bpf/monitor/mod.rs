@@ -14,6 +14,7 @@ use aya::programs::{ProgramInfo, ProgramType, loaded_programs};
 use aya::sys::is_program_supported;
 use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
+use flannel_core::trace::ByHook;
 use flannel_ebpf::abi::{self, Config, OUTCOMES, Outcome};
 use flannel_ebpf::monitor::{self, Desk, Event, HOOKS, Settings, watcher};
 use zerocopy::FromBytes as _;
@@ -34,9 +35,6 @@ const HINT: &str = "it takes Linux 5.19 with BTF and BPF trampolines, CAP_SYS_AD
 /// Values of the settings and of a CPU's notes, as bytes.
 type SettingsBytes = [u8; size_of::<Settings>()];
 type DeskBytes = [u8; size_of::<Desk>()];
-
-/// Packets by hook and outcome.
-pub type ByHook = BTreeMap<&'static str, BTreeMap<&'static str, u64>>;
 
 /// The watchers, and what they tell.
 pub struct Monitor {
@@ -206,7 +204,8 @@ impl Monitor {
                     .map_err(|error| BpfError::new("read map", monitor::map::COUNTS, &error))?;
                 let sum: u64 = values.iter().sum();
                 if sum != 0 {
-                    counts.entry(name).or_default().insert(known.name(), sum);
+                    let here = counts.entry(name.to_owned()).or_default();
+                    here.insert(known.name().to_owned(), sum);
                 }
             }
         }

@@ -1,15 +1,15 @@
 //! `trace --live`: what becomes of real packets.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use flannel_core::check::facts::{Known, Unknown};
 use flannel_core::monitor::net;
+use flannel_core::trace::{ByHook, Counts};
 use flannel_ebpf::monitor::{Filter, Rate, Settings, flag};
 use ipnetwork::Ipv4Network;
 
-use crate::bpf::monitor::{self, ByHook, Monitor};
+use crate::bpf::monitor::{self, Monitor};
 use crate::bpf::{BpfError, lookup};
 use crate::cli::TraceArgs;
 
@@ -19,7 +19,7 @@ const RATE: u32 = 50_000;
 /// What was seen.
 pub(super) struct Live {
     /// By how much each counter of the node grew.
-    pub(super) node: Known<BTreeMap<&'static str, u64>>,
+    pub(super) node: Known<Counts>,
     /// The packets between both addresses.
     pub(super) hooks: Known<Watched>,
 }
@@ -63,12 +63,13 @@ fn start(pin_dir: &Path, args: &TraceArgs) -> Result<Monitor, BpfError> {
 }
 
 /// By how much each counter of the programs grows in this time.
-async fn growth(pin_dir: &Path, time: Duration) -> Known<BTreeMap<&'static str, u64>> {
+async fn growth(pin_dir: &Path, time: Duration) -> Known<Counts> {
     let before = lookup::outcomes(pin_dir);
     tokio::time::sleep(time).await;
     let (before, after) = (before?, lookup::outcomes(pin_dir)?);
     let grown = after.into_iter().map(|(name, count)| {
-        (name, count.saturating_sub(before.get(name).copied().unwrap_or_default()))
+        let since = count.saturating_sub(before.get(name).copied().unwrap_or_default());
+        (name.to_owned(), since)
     });
     Ok(grown.filter(|(_, count)| *count != 0).collect())
 }

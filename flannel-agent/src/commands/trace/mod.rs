@@ -4,31 +4,13 @@ mod gather;
 mod live;
 mod show;
 
-use std::collections::BTreeMap;
-
-use flannel_core::trace::{self, Outcome, Trace};
-use schemars::JsonSchema;
-use serde::Serialize;
+use flannel_core::trace::{self, Outcome, Report};
 
 use super::{complain, print, print_json};
-use crate::bpf::monitor::ByHook;
 use crate::cli::TraceArgs;
 
 /// Exit code if the packet, or its answer, would be lost.
 const LOST: u8 = 20;
-
-/// What `--json` prints.
-#[derive(Serialize, JsonSchema)]
-pub(super) struct Printed<'a> {
-    #[serde(flatten)]
-    trace: &'a Trace,
-    /// Packets of the whole node by outcome, with `--live`.
-    live: Option<BTreeMap<&'static str, u64>>,
-    /// Packets of the question and of its answer by hook and outcome, with `--live`.
-    live_by_hook: Option<ByHook>,
-    /// Those that were too many to be looked at, with `--live`.
-    live_not_counted: Option<u64>,
-}
 
 /// Traces a packet and its answer. The exit code says whether they pass.
 pub async fn run(args: &TraceArgs) -> u8 {
@@ -53,8 +35,8 @@ pub async fn run(args: &TraceArgs) -> u8 {
             complain(&format!("trace: the hooks cannot be watched: {reason}"));
         }
         let hooks = hooks.and_then(Result::ok);
-        print_json(&Printed {
-            trace: &trace,
+        print_json(&Report {
+            trace: trace.clone(),
             live: node.and_then(Result::ok),
             live_not_counted: hooks.as_ref().map(|hooks| hooks.not_counted),
             live_by_hook: hooks.map(|hooks| hooks.counts),

@@ -137,8 +137,9 @@ mod tests {
             why: vec!["no entry".to_owned()],
         };
         let trace = Trace { daemon: false, directions: vec![way] };
-        let grown = BTreeMap::from([("fast_encap", 7)]);
-        let counts = BTreeMap::from([("from_pod", BTreeMap::from([("kernel_rule", 3)]))]);
+        let one = |name: &str, count| BTreeMap::from([(name.to_owned(), count)]);
+        let grown = one("fast_encap", 7);
+        let counts = BTreeMap::from([("from_pod".to_owned(), one("kernel_rule", 3))]);
         let hooks = Ok(Watched { counts, not_counted: 2 });
         let text = render(&trace, Some(&Live { node: Ok(grown.clone()), hooks }), false);
         for part in
