@@ -17,6 +17,7 @@ pub mod docker;
 pub mod document;
 pub mod endpoint;
 pub mod etcd;
+pub mod faulty_card;
 pub mod first_edition;
 pub mod forge;
 pub mod forger;

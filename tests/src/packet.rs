@@ -59,6 +59,25 @@ impl Wire {
             .unwrap_or_else(|error| panic!("send a frame of {} bytes: {error}", frame.len()));
     }
 
+    /// Waits a moment for frames that come in by the interface, and gives them to
+    /// `each`, which may write into them.
+    ///
+    /// # Panics
+    /// The interface is down.
+    pub fn arriving(&self, mut each: impl FnMut(&mut [u8])) {
+        let mut buffer = vec![0; 70_000];
+        let mut flags = MsgFlags::empty();
+        loop {
+            match recv(&self.socket, &mut buffer, flags) {
+                Ok((length, false)) => each(&mut buffer[..length]),
+                Ok((_, true)) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return,
+                Err(error) => panic!("receive a frame: {error}"),
+            }
+            flags = MsgFlags::MSG_DONTWAIT;
+        }
+    }
+
     /// Takes the frames that wait in the socket, both directions.
     ///
     /// # Panics
@@ -74,7 +93,7 @@ impl Wire {
     pub fn waiting_both_ways(&self, mut each: impl FnMut(bool, &[u8])) {
         let mut buffer = vec![0; 70_000];
         loop {
-            match recv_at_once(&self.socket, &mut buffer) {
+            match recv(&self.socket, &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok((length, leaves)) => each(leaves, &buffer[..length]),
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => {}
@@ -110,10 +129,10 @@ impl Wire {
     }
 }
 
-/// A frame that waits in a socket: its length, and whether it leaves.
-fn recv_at_once(socket: &OwnedFd, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
+/// A frame of a socket: its length, and whether it leaves.
+fn recv(socket: &OwnedFd, buffer: &mut [u8], flags: MsgFlags) -> Result<(usize, bool), Errno> {
     let mut slices = [IoSliceMut::new(buffer)];
-    let frame = recvmsg::<LinkAddr>(socket.as_raw_fd(), &mut slices, None, MsgFlags::MSG_DONTWAIT)?;
+    let frame = recvmsg::<LinkAddr>(socket.as_raw_fd(), &mut slices, None, flags)?;
     let leaves = frame.address.is_some_and(|from| from.pkttype() == PACKET_OUTGOING);
     Ok((frame.bytes, leaves))
 }

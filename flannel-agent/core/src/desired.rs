@@ -9,6 +9,7 @@ use flannel_ebpf::abi::MAX_PEERS;
 use ipnetwork::Ipv4Network;
 
 use crate::backend::{Backend, Reaches, VxlanConfig};
+use crate::checksum::TunnelChecksum;
 use crate::lease::judge::{Here, NoPeer, unfit};
 use crate::mac::MacAddr;
 use crate::peer::Peer;
@@ -41,6 +42,8 @@ pub struct Device {
     pub learning: bool,
     /// First address of our subnet; the device carries it as a /32.
     pub address: Ipv4Addr,
+    /// Who makes the checksums of what it sends; `None`: as it is.
+    pub checksum: Option<TunnelChecksum>,
 }
 
 /// Everything that the node should have.
@@ -93,6 +96,8 @@ pub struct Node<'a> {
     pub backend: &'a Backend,
     /// The way to each PublicIP, where the backend asks for it.
     pub paths: &'a BTreeMap<Ipv4Addr, Path>,
+    /// Who is to make the checksums of what goes into a tunnel; `None`: as it is.
+    pub checksum: Option<TunnelChecksum>,
 }
 
 /// A peer that cannot be programmed, for logs and status.
@@ -270,6 +275,7 @@ fn device(node: Node<'_>, vxlan: &VxlanConfig, mtu: u32) -> Device {
         gbp: vxlan.gbp,
         learning: vxlan.learning,
         address: node.subnet.network(),
+        checksum: node.checksum,
     }
 }
 

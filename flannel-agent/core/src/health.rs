@@ -62,6 +62,8 @@ subjects! {
     Device = "device",
     /// Its addresses.
     DeviceAddress = "device address",
+    /// Who makes the checksums of what it sends (`--tunnel-checksum`).
+    DeviceChecksum = "device checksum",
     /// Its MAC.
     DeviceMac = "device MAC",
     /// Its MTU.

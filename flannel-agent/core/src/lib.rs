@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod blackhole;
 pub mod check;
+pub mod checksum;
 pub mod config;
 pub mod connectivity;
 pub mod desired;

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
+use crate::checksum::TunnelChecksum;
 use crate::desired::Device;
 use crate::mac::MacAddr;
 use crate::observed::{DirectRoute, Observed, ObservedDevice, ObservedRoute, ObservedVxlan};
@@ -59,6 +60,7 @@ pub fn apply(observed: &mut Observed, op: &Op) {
         }
         Op::SetMac(_)
         | Op::SetMtu(_)
+        | Op::SetChecksum(_)
         | Op::SetUp
         | Op::AddAddress(_)
         | Op::RemoveAddress(_)
@@ -115,6 +117,7 @@ fn apply_to_device(observed: &mut Observed, op: &Op) {
             observed.neighbours.clear();
         }
         Op::SetMtu(mtu) => device.mtu = *mtu,
+        Op::SetChecksum(by) => device.checksum = Some(*by),
         Op::SetUp => device.up = true,
         Op::AddAddress(address) => {
             device.addresses.insert(Ipv4Network::from(*address));
@@ -142,5 +145,6 @@ pub(crate) fn created(device: &Device) -> ObservedDevice {
         up: false,
         bridge_port: false,
         addresses: BTreeSet::new(),
+        checksum: Some(TunnelChecksum::Device),
     }
 }

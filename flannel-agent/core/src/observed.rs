@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
+use crate::checksum::TunnelChecksum;
 use crate::mac::MacAddr;
 use crate::peer::Peer;
 
@@ -25,6 +26,8 @@ pub struct ObservedDevice {
     pub bridge_port: bool,
     /// IPv4 addresses on it, host bits kept.
     pub addresses: BTreeSet<Ipv4Network>,
+    /// Who makes the checksums of what it sends; `None` if the kernel does not tell.
+    pub checksum: Option<TunnelChecksum>,
 }
 
 /// VXLAN attributes that cannot be changed after creation.

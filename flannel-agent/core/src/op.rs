@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
+use crate::checksum::TunnelChecksum;
 use crate::desired::Device;
 use crate::mac::MacAddr;
 use crate::observed::{DirectRoute, ObservedRoute};
@@ -25,6 +26,9 @@ pub enum Op {
     SetMac(MacAddr),
     /// Set its MTU.
     SetMtu(u32),
+    /// Switch its `tx-checksum-ip-generic`: on, so that whoever sends the outer packet
+    /// makes the checksums, or off.
+    SetChecksum(TunnelChecksum),
     /// Set it up.
     SetUp,
     /// Add `<address>/32`.

@@ -21,6 +21,7 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
+use crate::checksum::TunnelChecksum;
 use crate::desired::{Desired, Device};
 use crate::mac::MacAddr;
 use crate::model::apply;
@@ -102,6 +103,9 @@ fn device_ops(
             }
         }
     }
+    // One that was made just now leaves checksums to the card.
+    let checksum = kept.map_or(Some(TunnelChecksum::Device), |have| have.checksum);
+    ops.extend(want.checksum.filter(|want| Some(*want) != checksum).map(Op::SetChecksum));
     let own = Ipv4Network::from(want.address);
     if !kept.is_some_and(|have| have.addresses.contains(&own)) {
         ops.push(Op::AddAddress(want.address));

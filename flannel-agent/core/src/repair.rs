@@ -63,6 +63,7 @@ impl Repair {
             | Op::CreateDevice(_)
             | Op::SetMac(_)
             | Op::SetMtu(_)
+            | Op::SetChecksum(_)
             | Op::SetUp => Self::Device,
             Op::AddAddress(_) | Op::RemoveAddress(_) => Self::Address,
             Op::PutRoute(_) | Op::PutLinkRoute(_) | Op::RemoveRoute(_) => Self::Route,

@@ -8,6 +8,7 @@ use ipnetwork::Ipv4Network;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::checksum::TunnelChecksum;
 use crate::mac::MacAddr;
 use crate::status::Attachment;
 
@@ -52,6 +53,9 @@ pub struct NodeState {
     /// Sysctls that the agent changed, with the values they had before.
     #[serde(default)]
     pub sysctls: BTreeMap<String, String>,
+    /// Who makes the checksums of what the device sends, if we have changed it.
+    #[serde(default, skip_serializing_if = "TunnelChecksum::is_device")]
+    pub tunnel_checksum: TunnelChecksum,
 }
 
 /// Read first, so that a newer format is told from a broken file.

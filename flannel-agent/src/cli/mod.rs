@@ -21,6 +21,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use flannel_core::checksum::TunnelChecksum;
 use flannel_core::underlay::Wish;
 use serde::Serialize;
 
@@ -187,6 +188,9 @@ pub struct Options {
     /// What carries the packets
     #[arg(long, value_enum, value_name = "PATH", default_value_t)]
     pub datapath: DatapathMode,
+    /// Who makes the checksums of packets that go into the tunnel
+    #[arg(long, value_enum, value_name = "WHO", default_value_t)]
+    pub tunnel_checksum: TunnelChecksum,
     /// Where the firewall's rules go
     #[arg(long, value_enum, value_name = "KIND", default_value_t)]
     pub firewall: crate::firewall::Mode,

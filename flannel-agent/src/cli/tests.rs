@@ -231,6 +231,7 @@ fn every_flag_of_the_daemon_has_a_variable() {
         ("public-ip", "192.0.2.1"),
         ("public-ipv6", "2001:db8::1"),
         ("datapath", "ebpf"),
+        ("tunnel-checksum", "kernel"),
         ("on-lost-lease", "exit"),
         ("firewall", "none"),
         ("fast-path", "off"),

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use flannel_core::blackhole;
+use flannel_core::checksum::TunnelChecksum;
 use flannel_core::op::Op;
 use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
@@ -123,18 +124,36 @@ async fn remove_device(state: &NodeState, subnet_file: &Path, steps: &mut Steps)
     steps.remove_file(state.subnet_file.as_deref().unwrap_or(subnet_file));
 }
 
-/// What flanneld cannot take up goes; says what stays.
+/// What flanneld cannot take up goes, and what we set on the device; says what stays.
 async fn leave(state: Option<&NodeState>, steps: &mut Steps) {
     let device = state.and_then(|state| state.device.as_deref());
     if device == Some(udp::DEVICE) {
         steps.delete(udp::DEVICE).await;
         print("left for flanneld: subnet.env");
     } else {
+        if let Some((device, TunnelChecksum::Kernel)) =
+            device.zip(state.map(|state| state.tunnel_checksum))
+        {
+            match leave_checksums(device).await {
+                Ok(()) => steps.did(format!("set checksums by the card back on {device}")),
+                Err(error) => steps.failed(error),
+            }
+        }
         print("left for flanneld: the device, routes, neighbours, FDB and subnet.env");
     }
     for (name, before) in state.iter().flat_map(|state| &state.sysctls) {
         print(&format!("left as it is, for open connections: {name}, which was {before} before"));
     }
+}
+
+/// Undoes `--tunnel-checksum=kernel` on a device that stays.
+async fn leave_checksums(name: &str) -> Result<(), KernelError> {
+    let kernel = RealKernel::open()?;
+    if !backend::is_ours(&kernel, name).await? {
+        return Ok(());
+    }
+    let op = Op::SetChecksum(TunnelChecksum::Device);
+    kernel.apply(name, &[op]).await.into_iter().collect()
 }
 
 /// How many there were, within our overlay network if that is known.

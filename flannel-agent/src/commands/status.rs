@@ -7,6 +7,7 @@ use std::path::Path;
 
 use comfy_table::Table;
 use comfy_table::presets;
+use flannel_core::checksum::TunnelChecksum;
 use flannel_core::status::{
     DatapathKind, DatapathStatus, DeviceStatus, LeaseStatus, Status, XdpStatus,
 };
@@ -138,7 +139,9 @@ fn lease(lease: &LeaseStatus) -> String {
 
 fn device(device: &DeviceStatus) -> String {
     let mac = device.mac.map(|mac| format!(", MAC {mac}")).unwrap_or_default();
-    format!("{}{mac}, MTU {}", device.name, device.mtu)
+    let kernels = device.checksum == Some(TunnelChecksum::Kernel);
+    let checksums = if kernels { ", checksums by the kernel" } else { "" };
+    format!("{}{mac}, MTU {}{checksums}", device.name, device.mtu)
 }
 
 fn datapath(datapath: &DatapathStatus) -> String {
@@ -195,6 +198,7 @@ mod tests {
                 name: "flannel.1".to_owned(),
                 mac: Some("72:35:2e:f2:e7:c9".parse().unwrap()),
                 mtu: 1450,
+                checksum: Some(TunnelChecksum::Kernel),
             }),
             store: StoreStatus {
                 detail: Some("connection refused".to_owned()),

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use flannel_core::backend::Reaches;
+use flannel_core::checksum::TunnelChecksum;
 use flannel_core::config::NetworkConfig;
 use flannel_core::desired;
 use flannel_core::status::{DatapathKind, PacketRulesMode, What};
@@ -214,7 +215,7 @@ async fn start_and_serve(
         SharedDatapath::clone(datapath),
         shared.clone(),
         Sysctl::default(),
-        settings(options, wish, before.is_flannels()),
+        settings(options, wish, before.is_flannels(), before.checksum()),
         identity,
     );
     if let Some(follower) = follower {
@@ -321,13 +322,20 @@ fn follow_packet_rules(
 }
 
 /// What passes need of the flags, with what narrows the choice of the underlay.
-fn settings(options: &Options, underlay: Wish, take_over: bool) -> Settings {
+fn settings(
+    options: &Options,
+    underlay: Wish,
+    take_over: bool,
+    checksum_before: TunnelChecksum,
+) -> Settings {
     Settings {
         underlay,
         rules: options.rules,
         blackhole: options.ip_blackhole_route,
         fast_path: options.fast_path,
         programs: options.programs.clone(),
+        tunnel_checksum: options.tunnel_checksum,
+        checksum_before,
         take_over,
     }
 }

@@ -349,6 +349,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             subnet_file: std::path::absolute(&self.options.subnet_file).ok(),
             pin_dir: std::path::absolute(&self.options.programs.pin_dir).ok(),
             sysctls,
+            tunnel_checksum: self.options.tunnel_checksum,
         };
         let folder = &self.options.state_dir;
         let stored =

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flannel_core::checksum::TunnelChecksum;
 use flannel_core::config::NetworkConfig;
 use flannel_core::firewall::upstream::Node;
 use flannel_core::lease::Lease;
@@ -222,6 +223,11 @@ impl Before {
         self.state.is_none() && self.node.is_some()
     }
 
+    /// Who made the checksums of what went into the tunnel.
+    pub(super) fn checksum(&self) -> TunnelChecksum {
+        self.state.as_ref().map(|state| state.tunnel_checksum).unwrap_or_default()
+    }
+
     /// Of a node that has nothing but its state file, if that.
     #[cfg(test)]
     pub(super) fn of(state: Option<state::NodeState>) -> Self {
@@ -370,6 +376,7 @@ mod tests {
             up: true,
             bridge_port: false,
             addresses: Default::default(),
+            checksum: None,
         };
         let kernel = FakeKernel::default();
         let observed = Observed { device: Some(device.clone()), ..Observed::default() };

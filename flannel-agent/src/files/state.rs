@@ -95,6 +95,7 @@ mod tests {
                 "net.netfilter.nf_conntrack_tcp_be_liberal".to_owned(),
                 "0".to_owned(),
             )]),
+            tunnel_checksum: Default::default(),
         }
     }
 

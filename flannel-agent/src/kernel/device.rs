@@ -49,6 +49,7 @@ pub(super) fn observed(message: &LinkMessage) -> ObservedDevice {
         bridge_port: infos(message)
             .any(|info| matches!(info, LinkInfo::PortKind(InfoPortKind::Bridge))),
         addresses: Default::default(),
+        checksum: None,
     }
 }
 

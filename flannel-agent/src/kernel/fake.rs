@@ -230,6 +230,7 @@ mod tests {
             up: true,
             bridge_port: false,
             addresses: Default::default(),
+            checksum: None,
         };
         let observed = Observed { device: Some(device), ..Observed::default() };
         kernel.state().devices.insert("flannel.1".to_owned(), observed);

@@ -18,7 +18,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::socket::Request;
 
-use super::PROTOCOL;
+use super::{PROTOCOL, offload};
 
 /// Between OpenR's number and BGP's no protocol has one (`rtnetlink.h`, `rt_protos` of
 /// iproute2): see [`spread`].
@@ -78,9 +78,11 @@ pub(super) fn request(ifindex: u32, op: &Op, crowd: bool) -> Option<Request> {
             let scoped = direct(route, RouteProtocol::Unspec);
             (RouteNetlinkMessage::DelRoute(scoped), 0)
         }
-        Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::PutMaps(_) | Op::RemoveMaps(_) => {
-            return None;
-        }
+        Op::DeleteDevice { .. }
+        | Op::CreateDevice(_)
+        | Op::SetChecksum(_)
+        | Op::PutMaps(_)
+        | Op::RemoveMaps(_) => return None,
     };
     Some(Request { message, flags })
 }
@@ -184,6 +186,7 @@ pub(super) fn call(op: &Op) -> &'static str {
         Op::DeleteDevice { .. } => "RTM_DELLINK",
         Op::CreateDevice(_) => "RTM_NEWLINK",
         Op::SetMac(_) | Op::SetMtu(_) | Op::SetUp => "RTM_SETLINK",
+        Op::SetChecksum(_) => offload::SET,
         Op::AddAddress(_) => "RTM_NEWADDR",
         Op::RemoveAddress(_) => "RTM_DELADDR",
         Op::PutNeighbour(..) | Op::PutFdb(..) => "RTM_NEWNEIGH",
@@ -204,6 +207,7 @@ pub(super) fn object(device: &str, op: &Op) -> String {
         ),
         Op::SetMac(mac) => format!("{device} address {mac}"),
         Op::SetMtu(mtu) => format!("{device} mtu {mtu}"),
+        Op::SetChecksum(by) => format!("{device} checksums by {by}"),
         Op::SetUp => format!("{device} up"),
         Op::AddAddress(ip) => format!("{ip}/32 dev {device}"),
         Op::RemoveAddress(net) => format!("{net} dev {device}"),

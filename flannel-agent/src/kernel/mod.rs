@@ -12,6 +12,7 @@ mod links;
 mod message;
 pub mod netlink;
 pub mod nftables;
+mod offload;
 mod outputs;
 mod own;
 mod raw;

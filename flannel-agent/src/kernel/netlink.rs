@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use flannel_core::checksum::TunnelChecksum;
 use flannel_core::link::{Link, RouteTo};
 use flannel_core::mac::MacAddr;
 use flannel_core::observed::{DirectRoute, Observed, ObservedVxlan};
@@ -20,7 +21,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::inspect::Inspector;
 use super::socket::{BATCH, Refused, Request, RouteSocket, explain};
 use super::sysctl::Sysctl;
-use super::{Inspect, Kernel, KernelError, Own, answer, device, links, message, outputs};
+use super::{Inspect, Kernel, KernelError, Own, answer, device, links, message, offload, outputs};
 use flannel_core::blackhole::Blackhole;
 
 /// So many routes to peers are made exactly as flannel makes them; see
@@ -147,6 +148,13 @@ impl RealKernel {
         }
     }
 
+    fn set_checksum(&self, name: &str, by: TunnelChecksum) -> Result<(), KernelError> {
+        let op = Op::SetChecksum(by);
+        let link = self.link(name)?.ok_or_else(|| no_device(name, &op))?;
+        offload::set_checksum(link.header.index, by)
+            .map_err(|refused| explain(offload::SET, message::object(name, &op), refused))
+    }
+
     pub(super) fn one(&self, request: &Request) -> Result<(), Refused> {
         let results = self.socket().batch(std::slice::from_ref(request));
         results.into_iter().next().unwrap_or(Ok(()))
@@ -202,6 +210,10 @@ impl Kernel for RealKernel {
         };
         let addresses = self.dump("RTM_GETADDR", name, &addresses_of(ifindex), address)?;
         found.addresses = addresses.into_iter().collect();
+        found.checksum = offload::checksum(ifindex)
+            .map_err(|refused| explain(offload::GET, name.to_owned(), refused))
+            .inspect_err(|error| tracing::debug!(%error, "who makes checksums"))
+            .ok();
         let mut observed = Observed { device: Some(found), ..Observed::default() };
         let route = |message| answer::route(ifindex, &message);
         let routes = self.dump("RTM_GETROUTE", name, &main_routes(Some(ifindex)), route)?;
@@ -239,6 +251,10 @@ impl Kernel for RealKernel {
                 Op::CreateDevice(want) => {
                     results.push(self.create(want));
                     ifindex = None;
+                    1
+                }
+                Op::SetChecksum(by) => {
+                    results.push(self.set_checksum(name, *by));
                     1
                 }
                 Op::PutDirect(_) | Op::RemoveDirect(_) => {

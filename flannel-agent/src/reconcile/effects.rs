@@ -133,6 +133,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             }
             Op::SetMac(mac) => tracing::warn!(%mac, "gave the device its MAC back"),
             Op::SetMtu(mtu) => tracing::info!(mtu, "set the device's MTU"),
+            Op::SetChecksum(by) => {
+                tracing::info!(%by, "set who makes checksums of what goes into the tunnel");
+            }
             Op::PutLinkRoute(network) => tracing::debug!(%network, "put the overlay's route"),
             Op::PutRoute(subnet) => tracing::debug!(%subnet, "put a peer's route"),
             Op::RemoveRoute(route) => {

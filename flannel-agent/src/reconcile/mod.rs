@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flannel_core::backend::VxlanConfig;
+use flannel_core::checksum::TunnelChecksum;
 use flannel_core::config::Backend;
 use flannel_core::desired;
 use flannel_core::desired::roster::Roster;
@@ -86,6 +87,10 @@ pub struct Settings {
     pub fast_path: FastPathOptions,
     /// How the programs are made, and where they hang.
     pub programs: ProgramOptions,
+    /// `--tunnel-checksum`.
+    pub tunnel_checksum: TunnelChecksum,
+    /// The same of the run before, whose device may be there.
+    pub checksum_before: TunnelChecksum,
     /// Take over the direct routes that are there without a mark: nothing of
     /// ours was on this node before.
     pub take_over: bool,
@@ -176,6 +181,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let window = settings.fast_path.window;
         let turnover = Turnover::new(settings.programs.flow_table_size, window);
         let watch = Watch::new(kernel.inspector(), shared.clone(), identity.network, window);
+        if tunnel.is_some() {
+            watch.set_checksum(settings.tunnel_checksum);
+        }
         Self {
             kernel,
             guard: Guard::new(firewall),
@@ -323,6 +331,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             underlay: &self.identity.underlay,
             backend: &self.identity.backend,
             paths: self.paths.known(),
+            checksum: self.settings.tunnel_checksum.wanted(self.settings.checksum_before),
         }
     }
 
@@ -382,6 +391,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             name,
             mac: desired.device.as_ref().map(|device| device.mac),
             mtu: desired.mtu,
+            checksum: desired.device.as_ref().map(|_| self.settings.tunnel_checksum),
         });
     }
 }
@@ -394,6 +404,7 @@ fn is_device(op: &Op) -> bool {
             | Op::CreateDevice(_)
             | Op::SetMac(_)
             | Op::SetMtu(_)
+            | Op::SetChecksum(_)
             | Op::SetUp
             | Op::AddAddress(_)
             | Op::RemoveAddress(_)

@@ -26,10 +26,11 @@ struct Failure {
 }
 
 /// What operations can be about.
-const SUBJECTS: [Subject; 9] = [
+const SUBJECTS: [Subject; 10] = [
     Subject::Device,
     Subject::DeviceMac,
     Subject::DeviceMtu,
+    Subject::DeviceChecksum,
     Subject::DeviceAddress,
     Subject::DeviceRoute,
     Subject::Peer,
@@ -45,6 +46,7 @@ fn about(op: &Op) -> About {
         Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::SetUp => Subject::Device.into(),
         Op::SetMac(_) => Subject::DeviceMac.into(),
         Op::SetMtu(_) => Subject::DeviceMtu.into(),
+        Op::SetChecksum(_) => Subject::DeviceChecksum.into(),
         Op::AddAddress(_) | Op::RemoveAddress(_) => Subject::DeviceAddress.into(),
         Op::PutMaps(peer) => of(Subject::MapEntry, Part::Subnet(peer.subnet)),
         Op::RemoveMaps(subnet) => of(Subject::MapEntry, Part::Subnet(*subnet)),

@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use flannel_core::checksum::TunnelChecksum;
 use flannel_core::config::VxlanConfig;
 use flannel_core::desired::roster::Change;
 use flannel_core::health::About;
@@ -140,6 +141,8 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         blackhole: options.ip_blackhole_route,
         fast_path: options.fast_path,
         programs: options.programs,
+        tunnel_checksum: TunnelChecksum::Device,
+        checksum_before: TunnelChecksum::Device,
         take_over: false,
     };
     let reconciler = Reconciler::new(

@@ -15,6 +15,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use flannel_core::checksum::TunnelChecksum;
 use flannel_core::envelope::{
     Facts, IpsecPolicy, Judgement, NetdevChain, Report, Scene, Seen, judge,
 };
@@ -118,6 +119,12 @@ impl Watch {
     /// are no IPsec policies.
     pub fn change_peer(&self, before: Option<Ipv4Addr>, now: Option<Ipv4Addr>) {
         self.scope.change_peer(before, now);
+    }
+
+    /// Tells who makes the checksums of what goes into the tunnel. Before the first
+    /// [`Watch::settle`].
+    pub fn set_checksum(&self, by: TunnelChecksum) {
+        self.state().seen.checksum = by;
     }
 
     /// Whether there are IPsec policies on what the node sends.

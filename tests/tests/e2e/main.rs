@@ -54,6 +54,7 @@ mod silent_rules;
 mod store_faults;
 mod subnet_env;
 mod takeover;
+mod tunnel_checksum;
 mod two_agents;
 mod udp;
 mod underlay;

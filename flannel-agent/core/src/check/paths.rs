@@ -104,8 +104,7 @@ fn checksum(paths: &[PeerPath]) -> Finding {
             id,
             State::Broken,
             format!("TCP to {who} passes only if its checksum is made before the tunnel"),
-            "ethtool -K <underlay> tx-checksum-ip-generic off; if that helps, keep it in a unit \
-             or udev rule",
+            "give the daemon --tunnel-checksum=kernel, on this node and on those with such cards",
         );
     }
     if tried().count() == 0 {

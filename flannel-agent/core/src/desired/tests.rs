@@ -43,6 +43,7 @@ fn with(
         underlay: &underlay(),
         backend,
         paths,
+        checksum: None,
     };
     desired(node, peers.iter().copied())
 }
@@ -123,6 +124,7 @@ fn the_device_follows_lease_underlay_and_config() {
             gbp: false,
             learning: false,
             address: Ipv4Addr::new(10, 5, 27, 0),
+            checksum: None,
         }
     );
     let config = VxlanConfig { mtu: Some(1400), ..vxlan() };
@@ -227,6 +229,7 @@ fn of_more_peers_than_the_tables_hold_the_newest_stay_out_of_them() {
             underlay: &underlay(),
             backend: &Backend::Vxlan(vxlan()),
             paths: &BTreeMap::new(),
+            checksum: None,
         };
         desired(node, peers.iter().copied()).unwrap().0
     };

@@ -10,6 +10,7 @@ use super::programs::{Inward, Keep, PodVeth, Tcx, TcxProgram, VethEntry};
 use super::reason::{Obstacle, Reason, Side};
 use super::report::{Kept, KeptWay, NotServed, Outward, Report, VethReport};
 use super::scene::{Scene, Veth};
+use crate::checksum::TunnelChecksum;
 use crate::firewall::packet_rules::outer::OuterRule;
 
 /// What stands on the devices.
@@ -32,6 +33,8 @@ pub struct Seen {
     pub stacked: BTreeMap<i32, Vec<Stacked>>,
     /// Peers that did not fit into the programs' tables.
     pub peers_left_out: usize,
+    /// Who has to make the checksums of what goes into the tunnel.
+    pub checksum: TunnelChecksum,
 }
 
 /// What stands on one device.
@@ -177,6 +180,9 @@ impl Look<'_> {
         outward.extend(leaving.flat_map(|inlet| self.chains(inlet.ifindex, Side::Egress)));
         outward.extend(self.about_tunnel(false));
         let node = |there: bool, what| there.then_some(Reason { device: String::new(), what });
+        // `flannel.<VNI>` has them made, so everything has to leave by it.
+        let by_kernel = self.seen.checksum == TunnelChecksum::Kernel;
+        outward.extend(node(by_kernel, Obstacle::KernelChecksum));
         let mut marked = self.about_tunnel(true);
         marked.extend(node(self.seen.mark_rules, Obstacle::MarkRule));
         let left_out = self.seen.peers_left_out;

@@ -80,6 +80,8 @@ pub enum Obstacle {
     },
     /// A routing rule that looks at firewall marks.
     MarkRule,
+    /// `--tunnel-checksum=kernel`: no program can make a checksum.
+    KernelChecksum,
     /// The programs' tables of peers are full.
     TooManyPeers {
         /// Peers that did not fit.
@@ -139,6 +141,9 @@ impl fmt::Display for Obstacle {
                 write!(f, "IPsec policy about tunnel packets ({does}): {policy}")
             }
             Self::MarkRule => f.write_str("an ip rule looks at firewall marks"),
+            Self::KernelChecksum => {
+                f.write_str("the kernel makes its checksums (--tunnel-checksum=kernel)")
+            }
             Self::TooManyPeers { left_out } => {
                 write!(f, "{left_out} peers do not fit into the programs' tables")
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use flannel_ebpf::abi::MAX_VETHS;
 
 use super::*;
+use crate::checksum::TunnelChecksum;
 use crate::firewall::packet_rules::outer::OuterRule;
 use crate::link::{Link, LinkAddress};
 use crate::pods::Choice;
@@ -372,6 +373,16 @@ fn pods_without_a_veth_are_named() {
         .map(ToString::to_string)
         .collect();
     assert_eq!(told, ["not served: netkit on nk0", "not served: ipvlan on eth0 (2 pods)"]);
+}
+
+#[test]
+fn checksums_of_the_kernel_keep_what_leaves_through_the_tunnel() {
+    let scene = scene_of(&links());
+    let mut seen = seen(&scene);
+    seen.checksum = TunnelChecksum::Kernel;
+    let judged = judge(&scene, &seen, &BTreeSet::new());
+    assert_eq!(judged.keep, Keep { out: true, ..Keep::default() });
+    assert_eq!(judged.report.kept[0].why[0].what, Obstacle::KernelChecksum);
 }
 
 #[test]

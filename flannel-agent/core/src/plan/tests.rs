@@ -29,6 +29,7 @@ fn device() -> Device {
         gbp: false,
         learning: false,
         address: Ipv4Addr::new(10, 5, 0, 0),
+        checksum: None,
     }
 }
 
@@ -227,6 +228,37 @@ fn mac_and_mtu_are_corrected_in_place_and_neighbours_put_again() {
             Op::PutNeighbour(one.subnet.network(), one.vtep_mac)
         ]
     );
+}
+
+#[test]
+fn checksums_are_made_by_whom_they_are_wanted_from() {
+    use TunnelChecksum::{Device as Card, Kernel};
+    let wanted = |checksum| {
+        let mut wanted = desired(&[]);
+        wanted.device = Some(Device { checksum, ..device() });
+        wanted
+    };
+    let mut observed = converged(&desired(&[]), false);
+    for (want, have, ops) in [
+        (None, Some(Kernel), vec![]),
+        (Some(Card), Some(Kernel), vec![Op::SetChecksum(Card)]),
+        (Some(Card), Some(Card), vec![]),
+        (Some(Kernel), Some(Kernel), vec![]),
+        (Some(Kernel), Some(Card), vec![Op::SetChecksum(Kernel)]),
+        // The kernel does not tell; it is tried.
+        (Some(Kernel), None, vec![Op::SetChecksum(Kernel)]),
+    ] {
+        observed.device.as_mut().unwrap().checksum = have;
+        assert_eq!(diff(&wanted(want), &observed), ops, "{want:?} {have:?}");
+    }
+    // Before the first packet of a new device, and only if it is not so anyway.
+    let set = |want| {
+        let ops = diff(&wanted(want), &Observed::default());
+        let place = |wanted: &Op| ops.iter().position(|op| op == wanted);
+        (place(&Op::SetChecksum(Kernel)), place(&Op::SetChecksum(Card)), place(&Op::SetUp))
+    };
+    assert_eq!(set(Some(Kernel)), (Some(1), None, Some(3)));
+    assert_eq!(set(Some(Card)), (None, None, Some(2)));
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub use self::packets::{PacketEvent, PacketVerdict, Tunnel};
 pub use self::peers::{Counters, PeerCounters, PeerPath, PeerState, PeerStatus, UdpCounters};
 pub use self::sysdump::{SysdumpPart, SysdumpReport};
 use crate::backend::BackendKind;
+use crate::checksum::TunnelChecksum;
 use crate::health::Line;
 use crate::mac::MacAddr;
 
@@ -90,6 +91,10 @@ pub struct DeviceStatus {
     pub mac: Option<MacAddr>,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Who makes the checksums of what goes into the tunnel (`--tunnel-checksum`); `null`
+    /// without a tunnel.
+    #[serde(default)]
+    pub checksum: Option<TunnelChecksum>,
 }
 
 /// The store.

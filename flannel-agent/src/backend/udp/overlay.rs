@@ -217,6 +217,7 @@ mod tests {
             up: false,
             bridge_port: false,
             addresses: Default::default(),
+            checksum: None,
         };
         Observed { device: Some(device), ..Observed::default() }
     }

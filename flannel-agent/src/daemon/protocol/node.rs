@@ -123,6 +123,7 @@ fn state_of(at: usize, network: Ipv4Network, subnet: Ipv4Network, vtep_mac: MacA
         subnet_file: None,
         pin_dir: None,
         sysctls: Default::default(),
+        tunnel_checksum: Default::default(),
     }
 }
 

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use flannel_core::checksum::TunnelChecksum;
 use flannel_core::config::NetworkConfig;
 use flannel_core::envelope::Inward;
 use flannel_core::envelope::TrafficControl;
@@ -151,7 +152,7 @@ impl Bench {
             backend: config.backend.clone(),
         };
         let options = options(dir.path(), flags);
-        let settings = settings(&options, options.underlay.clone(), false);
+        let settings = settings(&options, options.underlay.clone(), false, TunnelChecksum::Device);
         let reconciler = Reconciler::new(
             kernel.clone(),
             FakeFirewall::default(),

@@ -41,6 +41,7 @@ pub(crate) fn device(underlay: u32) -> Device {
         gbp: false,
         learning: false,
         address: Ipv4Addr::new(10, 5, 0, 0),
+        checksum: None,
     }
 }
 

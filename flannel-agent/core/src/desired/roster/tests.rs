@@ -41,6 +41,7 @@ fn with_node<T>(work: impl FnOnce(Node<'_>) -> T) -> T {
         underlay: &underlay,
         backend: &Backend::Vxlan(vxlan),
         paths: &BTreeMap::new(),
+        checksum: None,
     })
 }
 

@@ -1,6 +1,7 @@
 //! What holds for every plan.
 
 use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option::of;
 use proptest::prelude::*;
 
 use super::*;
@@ -82,12 +83,13 @@ prop_compose! {
         mtu in prop_oneof![Just(1450_u32), Just(1200)],
         up in any::<bool>(),
         addresses in btree_set(some_network(), 0..3),
+        checksum in of(prop_oneof![Just(TunnelChecksum::Device), Just(TunnelChecksum::Kernel)]),
     ) -> ObservedDevice {
         let mut made = created(&Device { underlay, ..device() });
         if !vxlan {
             made.vxlan = None;
         }
-        ObservedDevice { mac, mtu, up, addresses, ..made }
+        ObservedDevice { mac, mtu, up, addresses, checksum, ..made }
     }
 }
 
