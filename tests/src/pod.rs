@@ -88,9 +88,7 @@ impl Pod {
     /// It does not come up.
     pub fn serve_on(&mut self, cpu: usize) {
         drop(self.server.take());
-        // The log of the one before says that it listens.
-        let log = self.log.with_extension(format!("cpu{cpu}.log"));
-        self.server = Some(serve(&self.netns, &log, &["--cpu", &cpu.to_string()]));
+        self.server = Some(serve(&self.netns, &self.log, &["--cpu", &cpu.to_string()]));
     }
 
     /// Runs the traffic client with these arguments to its end; its JSON.

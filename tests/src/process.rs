@@ -1,6 +1,7 @@
 //! Programs that the harness runs.
 
 use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Bytes that others had written into the log.
+    before: u64,
 }
 
 impl Process {
@@ -84,6 +87,7 @@ impl Process {
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Self {
         let file = File::options().create(true).append(true).open(log);
         let file = file.unwrap_or_else(|error| panic!("{}: {error}", log.display()));
+        let before = file.metadata().expect("a file's length").len();
         let clone = file.try_clone().expect("duplicate a file");
         let child = command
             .stdin(Stdio::null())
@@ -91,7 +95,7 @@ impl Process {
             .stderr(clone)
             .spawn()
             .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
-        Self { name: name.to_owned(), child, log: log.to_path_buf() }
+        Self { name: name.to_owned(), child, log: log.to_path_buf(), before }
     }
 
     /// Process id.
@@ -130,9 +134,14 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// What it wrote so far.
+    /// What it wrote so far; not what one before it wrote into the same file.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        let mut bytes = Vec::new();
+        let read = File::open(&self.log).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.before))?;
+            file.read_to_end(&mut bytes)
+        });
+        read.map_or(String::new(), |_| String::from_utf8_lossy(&bytes).into_owned())
     }
 }
 
