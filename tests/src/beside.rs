@@ -18,6 +18,7 @@ use crate::packet::Wire;
 use crate::pair::Pair;
 use crate::told::Outcomes;
 use crate::wait;
+use flannel_ebpf::abi::Outcome;
 
 /// UDP port of the tunnel.
 pub const TUNNEL: u16 = 8472;
@@ -171,13 +172,13 @@ impl Carried {
     #[track_caller]
     pub fn of(node: &Node) -> Self {
         let outcomes = node.outcomes();
-        let shortcut = outcomes.get("shortcut_encap") + outcomes.get("shortcut_decap");
+        let shortcut = outcomes.get(Outcome::ShortcutEncap) + outcomes.get(Outcome::ShortcutDecap);
         let text = node.netns.ip("-json -stats link show flannel.1");
         let links: Value = serde_json::from_str(&text).expect("JSON of ip");
         let device = ["rx", "tx"].map(|way| links[0]["stats64"][way]["packets"].as_u64());
         let device: u64 = device.map(|count| count.expect("a count")).iter().sum();
         // Aggregates come through the device and leave the kernel's path there.
-        let device = device.saturating_sub(outcomes.get("fast_aggregate"));
+        let device = device.saturating_sub(outcomes.get(Outcome::FastAggregate));
         Self { fast: outcomes.fast(), kernel: shortcut + device }
     }
 
@@ -190,7 +191,7 @@ impl Carried {
 
 /// Packets that failed the source check, whatever the reason.
 pub fn forged(outcomes: &Outcomes) -> u64 {
-    let forged = outcomes.0.iter().filter(|(name, _)| name.starts_with("forged_"));
+    let forged = outcomes.by_name().iter().filter(|(name, _)| name.starts_with("forged_"));
     forged.map(|(_, count)| count).sum()
 }
 

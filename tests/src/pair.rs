@@ -1,5 +1,6 @@
 //! Two nodes with a pod each: what most cases need.
 
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,6 +11,7 @@ use crate::lab::Lab;
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::wait;
+use flannel_ebpf::abi::Outcome;
 
 /// What runs a node's tunnel.
 pub enum Kind {
@@ -188,9 +190,24 @@ impl Pair {
             assert_eq!(spaced["lost"], 0, "{spaced}");
             nodes.iter().zip(&before).all(|(node, before)| {
                 let since = node.outcomes().since(before);
-                since.get("fast_encap") > 100 && since.get("fast_decap") > 100
+                since.get(Outcome::FastEncap) > 100 && since.get(Outcome::FastDecap) > 100
             })
         });
+    }
+
+    /// Acts one second after the begin of a stream ([`Pair::start_spaced`]), which goes on
+    /// for `time` in all.
+    ///
+    /// # Panics
+    /// A datagram is lost, or was not sent.
+    #[track_caller]
+    pub fn nothing_lost(&mut self, time: Duration, act: impl FnOnce(&mut Self)) {
+        let running = self.start_spaced(time);
+        thread::sleep(Duration::from_secs(1));
+        act(self);
+        let spaced = running.finish();
+        assert_eq!(spaced["lost"], 0, "{spaced}");
+        assert_eq!(spaced["sent"].as_u64().map(u128::from), Some(time.as_millis()), "{spaced}");
     }
 
     /// A stream of one datagram per millisecond, there and back.

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use flannel_core::envelope::Report;
 use flannel_core::health::{Line, Subject};
-use flannel_core::status::{Counters, LeaseStatus, PeerCounters, PeerStatus, Status};
+use flannel_core::status::{Counters, LeaseStatus, PeerCounters, PeerStatus, Status, UdpOutcome};
+use flannel_ebpf::abi::Outcome;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -175,7 +176,7 @@ impl Node {
     /// Packets by outcome; absent names are 0 with [`Outcomes::get`].
     #[track_caller]
     pub fn outcomes(&self) -> Outcomes {
-        Outcomes(self.status().outcomes)
+        self.status().into()
     }
 }
 
@@ -196,27 +197,71 @@ pub fn fast_share(before: &PeerCounters, after: &PeerCounters) -> f64 {
     fast / (fast + kernel).max(1.0)
 }
 
-/// Packets by outcome (names of `flannel_ebpf::abi::Outcome`).
+/// What packets are counted by.
+pub trait Counted: Copy {
+    /// Its name in `status`.
+    fn counter(self) -> &'static str;
+}
+
+impl Counted for Outcome {
+    fn counter(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Counted for UdpOutcome {
+    fn counter(self) -> &'static str {
+        self.name()
+    }
+}
+
+/// Packets by outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcomes(pub BTreeMap<String, u64>);
+pub struct Outcomes(BTreeMap<String, u64>);
+
+impl<T: Counted> FromIterator<(T, u64)> for Outcomes {
+    fn from_iter<I: IntoIterator<Item = (T, u64)>>(counts: I) -> Self {
+        let named = |(outcome, count): (T, u64)| (outcome.counter().to_owned(), count);
+        Self(counts.into_iter().map(named).collect())
+    }
+}
+
+impl From<Status> for Outcomes {
+    fn from(status: Status) -> Self {
+        Self(status.outcomes)
+    }
+}
 
 impl Outcomes {
     /// One counter.
-    pub fn get(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0)
+    pub fn get(&self, outcome: impl Counted) -> u64 {
+        self.0.get(outcome.counter()).copied().unwrap_or(0)
+    }
+
+    /// All that have counted, by name.
+    pub fn by_name(&self) -> &BTreeMap<String, u64> {
+        &self.0
+    }
+
+    /// Adds what another agent counted.
+    pub fn add(&mut self, other: &Outcomes) {
+        for (name, count) in &other.0 {
+            *self.0.entry(name.clone()).or_default() += count;
+        }
     }
 
     /// What has been counted since `before`.
     pub fn since(&self, before: &Outcomes) -> Outcomes {
-        let grown = self.0.iter().map(|(name, now)| (name.clone(), now - before.get(name)));
+        let grown =
+            self.0.iter().map(|(name, now)| (name.clone(), now - before.0.get(name).unwrap_or(&0)));
         Outcomes(grown.filter(|(_, count)| *count > 0).collect())
     }
 
     /// Packets that the fast path carried, both directions.
     pub fn fast(&self) -> u64 {
-        ["fast_encap", "fast_decap", "fast_xdp", "fast_aggregate"]
+        [Outcome::FastEncap, Outcome::FastDecap, Outcome::FastXdp, Outcome::FastAggregate]
+            .map(|outcome| self.get(outcome))
             .iter()
-            .map(|name| self.get(name))
             .sum()
     }
 }

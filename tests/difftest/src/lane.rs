@@ -205,9 +205,7 @@ impl Lane {
     pub fn outcomes(&self) -> Outcomes {
         let mut sum = Outcomes::default();
         for node in &self.nodes {
-            for (name, count) in node.outcomes().0 {
-                *sum.0.entry(name).or_default() += count;
-            }
+            sum.add(&node.outcomes());
         }
         sum
     }

@@ -90,7 +90,7 @@ fn main() {
     });
     println!("{}", report.text());
     println!("{:.1} s", start.elapsed().as_secs_f64());
-    for (name, count) in &report.outcomes.0 {
+    for (name, count) in report.outcomes.by_name() {
         println!("{count:8} {name}");
     }
     let mut differences = report.differences.clone();

@@ -105,12 +105,7 @@ impl Oddity {
             Self::IpOptions => {
                 draft.ip.options = Ipv4Options::try_from(*pick(OPTIONS, rng)).expect("options");
             }
-            Self::LoneFragment => {
-                draft.ip.more_fragments = rng.random();
-                let most = if draft.ip.more_fragments { 3 } else { 200 };
-                let offset = rng.random_range(u16::from(!draft.ip.more_fragments)..most);
-                draft.ip.fragment_offset = IpFragOffset::try_new(offset).expect("13 bits");
-            }
+            Self::LoneFragment => lone_fragment(draft, rng),
             Self::WholeFragments => {
                 draft.ip.dont_fragment = false;
                 let bytes = *pick(&[8, 16, 64, 512, 1024], rng);
@@ -125,23 +120,13 @@ impl Oddity {
             Self::Tos => draft.edits.push(Edit::Header { at: 1, value: rng.random() }),
             Self::Length => length(draft, rng),
             Self::Padding => draft.edits.push(Edit::Pad(rng.random_range(1..=40))),
-            Self::TotalLen => {
-                let len = i32::try_from(draft.total_len()).unwrap_or(0);
-                let near = len + *pick(&[-40, -8, -1, 1, 2, 8, 40], rng);
-                let value = *pick(&[near, near, 0, 19, 20, 28, 0xffff], rng);
-                draft.edits.push(Edit::TotalLen(u16::try_from(value.max(0)).unwrap_or(0)));
-            }
+            Self::TotalLen => total_len(draft, rng),
             Self::HeaderChecksum => draft.edits.push(Edit::HeaderChecksum(bits(rng))),
             Self::TransportChecksum => draft.edits.push(Edit::TransportChecksum(bits(rng))),
             Self::NoUdpChecksum if udp => {
                 draft.edits.push(Edit::Transport { at: 6, bytes: vec![0, 0] });
             }
-            Self::UdpLength if udp => {
-                let right = u16::try_from(draft.payload.len() + 8).unwrap_or(8);
-                let wrong = [0, 7, 8, right.wrapping_sub(1), right + 1, right / 2, 0xffff];
-                let bytes = pick(&wrong, rng).to_be_bytes().to_vec();
-                draft.edits.push(Edit::Transport { at: 4, bytes });
-            }
+            Self::UdpLength if udp => udp_length(draft, rng),
             Self::NoUdpChecksum | Self::UdpLength => {}
             Self::Version => {
                 let version = *pick(&[0, 3, 5, 6, 15], rng);
@@ -150,13 +135,7 @@ impl Oddity {
             Self::HeaderLength => {
                 draft.edits.push(Edit::Header { at: 0, value: 0x40 | rng.random_range(0..16) });
             }
-            Self::Vlan => {
-                for _ in 0..rng.random_range(1..=2) {
-                    let tci = pick(&[0_u16, 1, 0x2064, 4095], rng).to_be_bytes();
-                    let tpid = pick(&[0x8100_u16, 0x88a8], rng).to_be_bytes();
-                    draft.tags.push([tpid[0], tpid[1], tci[0], tci[1]]);
-                }
-            }
+            Self::Vlan => vlan(draft, rng),
             Self::DestinationMac => draft.eth.destination = mac(rng),
             Self::SourceMac => draft.eth.source = mac(rng),
             Self::Destination => draft.ip.destination = address(rng).octets(),
@@ -172,6 +151,35 @@ impl Oddity {
                 draft.eth.ether_type = EtherType(*pick(&types, rng));
             }
         }
+    }
+}
+
+fn lone_fragment(draft: &mut Draft, rng: &mut StdRng) {
+    draft.ip.more_fragments = rng.random();
+    let most = if draft.ip.more_fragments { 3 } else { 200 };
+    let offset = rng.random_range(u16::from(!draft.ip.more_fragments)..most);
+    draft.ip.fragment_offset = IpFragOffset::try_new(offset).expect("13 bits");
+}
+
+fn total_len(draft: &mut Draft, rng: &mut StdRng) {
+    let len = i32::try_from(draft.total_len()).unwrap_or(0);
+    let near = len + *pick(&[-40, -8, -1, 1, 2, 8, 40], rng);
+    let value = *pick(&[near, near, 0, 19, 20, 28, 0xffff], rng);
+    draft.edits.push(Edit::TotalLen(u16::try_from(value.max(0)).unwrap_or(0)));
+}
+
+fn udp_length(draft: &mut Draft, rng: &mut StdRng) {
+    let right = u16::try_from(draft.payload.len() + 8).unwrap_or(8);
+    let wrong = [0, 7, 8, right.wrapping_sub(1), right + 1, right / 2, 0xffff];
+    let bytes = pick(&wrong, rng).to_be_bytes().to_vec();
+    draft.edits.push(Edit::Transport { at: 4, bytes });
+}
+
+fn vlan(draft: &mut Draft, rng: &mut StdRng) {
+    for _ in 0..rng.random_range(1..=2) {
+        let tci = pick(&[0_u16, 1, 0x2064, 4095], rng).to_be_bytes();
+        let tpid = pick(&[0x8100_u16, 0x88a8], rng).to_be_bytes();
+        draft.tags.push([tpid[0], tpid[1], tci[0], tci[1]]);
     }
 }
 

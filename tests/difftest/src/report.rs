@@ -12,6 +12,7 @@ use super::place::{Sender, Tap};
 use super::ports::Ports;
 use super::signs;
 use super::tally::{Sightings, Tally};
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::told::Outcomes;
 
 /// At most one packet of so many may be an exception (2 or 3 in 1000 are, with
@@ -130,20 +131,20 @@ impl Report {
         }
     }
 
-    fn sum(&self, names: [&str; 2]) -> f64 {
-        names.iter().map(|name| self.outcomes.get(name)).sum::<u64>() as f64
+    fn sum(&self, outcomes: [Outcome; 2]) -> f64 {
+        outcomes.map(|outcome| self.outcomes.get(outcome)).iter().sum::<u64>() as f64
     }
 
     /// Share (0..=1) of all packets of pods, odd ones included, that took the
     /// fast path outwards.
     pub fn out_share(&self) -> f64 {
-        self.sum(["fast_encap", "fast_routed_out"]) / self.by_pods.max(1) as f64
+        self.sum([Outcome::FastEncap, Outcome::FastRoutedOut]) / self.by_pods.max(1) as f64
     }
 
     /// Share (0..=1) of all packets, odd ones included, that took the fast path
     /// inwards.
     pub fn in_share(&self) -> f64 {
-        self.sum(["fast_decap", "fast_routed_in"]) / self.packets.max(1) as f64
+        self.sum([Outcome::FastDecap, Outcome::FastRoutedIn]) / self.packets.max(1) as f64
     }
 
     /// What is not as it has to be: nothing, if both paths did the same, on the
@@ -299,8 +300,8 @@ mod tests {
     use flannel_tests::rules::Rules;
 
     fn report(fast: u64) -> Report {
-        let counts = [("fast_encap".to_owned(), fast), ("fast_decap".to_owned(), fast)];
-        let outcomes = Outcomes(counts.into());
+        let counts = [(Outcome::FastEncap, fast), (Outcome::FastDecap, fast)];
+        let outcomes = counts.into_iter().collect();
         Report { seed: 77, packets: 100, by_pods: 100, outcomes, ..Report::default() }
     }
 

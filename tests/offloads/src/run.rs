@@ -7,6 +7,7 @@ use super::cells::{Cell, Load, Path, Receiver, Underlay, Veth};
 use super::device;
 use super::receiver::{Behind, Capture, Passing};
 use super::wire::{Judge, Rules};
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::netns::Netns;
 use flannel_tests::node::Node;
@@ -263,12 +264,12 @@ impl Site {
 /// What is wrong with the outcomes that a node counted.
 fn unexpected(cell: Cell, since: &Outcomes) -> Option<&'static str> {
     let streams = matches!(cell.load, Load::Tcp | Load::BigTcp);
-    let aggregates = since.get("kernel_aggregate");
-    let inwards = since.get("fast_decap") + since.get("fast_aggregate");
-    if since.get("kernel_no_room") + since.get("drop_broken") > 0 {
+    let aggregates = since.get(Outcome::KernelAggregate);
+    let inwards = since.get(Outcome::FastDecap) + since.get(Outcome::FastAggregate);
+    if since.get(Outcome::KernelNoRoom) + since.get(Outcome::DropBroken) > 0 {
         return Some("packets could not be resized");
     }
-    if since.get("fast_encap") == 0 || inwards == 0 {
+    if since.get(Outcome::FastEncap) == 0 || inwards == 0 {
         return Some("not on the fast path both ways");
     }
     if cell.underlay == Underlay::Off && aggregates > 0 {
@@ -282,7 +283,7 @@ fn unexpected(cell: Cell, since: &Outcomes) -> Option<&'static str> {
         && cell.pod == Veth::On
         && cell.underlay != Underlay::Off
         && cell.receiver != Receiver::Forwards;
-    let handed = since.get("fast_aggregate") > 0 && aggregates > 0;
+    let handed = since.get(Outcome::FastAggregate) > 0 && aggregates > 0;
     (merged && !handed).then_some("no aggregate was handed on by the device")
 }
 

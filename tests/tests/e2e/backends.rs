@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flannel_core::backend::BackendKind;
 use flannel_core::status::{DatapathKind, PeerPath, PeerState};
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::{GATEWAY, Lab, NETWORK};
@@ -73,8 +74,11 @@ fn carries_an_established_flow(pair: &Pair) {
     let share = fast_share(&peer, &peer_after);
     let since = outcomes_after.since(&outcomes);
     assert!(share > 0.99, "{share}: {since:?}");
-    assert!(since.get("fast_routed_out") > 400 && since.get("fast_routed_in") > 400, "{since:?}");
-    assert_eq!(since.get("fast_encap") + since.get("fast_decap"), 0, "{since:?}");
+    assert!(
+        since.get(Outcome::FastRoutedOut) > 400 && since.get(Outcome::FastRoutedIn) > 400,
+        "{since:?}"
+    );
+    assert_eq!(since.get(Outcome::FastEncap) + since.get(Outcome::FastDecap), 0, "{since:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flannel_core::status::DatapathKind;
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::packet::Wire;
 use flannel_tests::pair::{Kind, Pair};
@@ -76,9 +77,9 @@ fn fast_path_carries(options: &Options) {
     }
     // The handshake and the end: SYN and FIN of the client, at least.
     let since = outcomes_after.since(&outcomes);
-    assert!(since.get("kernel_tcp_state") >= 2, "{since:?}");
+    assert!(since.get(Outcome::KernelTcpState) >= 2, "{since:?}");
     // No more than what connects, proves and ends flows.
-    assert!(since.get("kernel_tcp_state") < 20, "{since:?}");
+    assert!(since.get(Outcome::KernelTcpState) < 20, "{since:?}");
     // A request is a packet; none is counted twice or not at all.
     let sent = left_after.tx_fast_packets - left.tx_fast_packets
         + (left_after.tx_kernel_packets - left.tx_kernel_packets);
@@ -117,7 +118,7 @@ fn pods_of_before_and_after_the_start_use_the_fast_path() {
         wait::holds("fast path of a new pod", limit + Duration::from_secs(1), || {
             let start = pair.left.outcomes();
             pod.traffic(&format!("spaced {} --seconds 0.2", pair.server.target()));
-            pair.left.outcomes().since(&start).get("fast_encap") > 100
+            pair.left.outcomes().since(&start).get(Outcome::FastEncap) > 100
         });
     }
     // A pod that goes takes its hooks along; the next one of the same name
@@ -131,7 +132,7 @@ fn pods_of_before_and_after_the_start_use_the_fast_path() {
     wait::holds("fast path of a pod made again", limit + Duration::from_secs(1), || {
         let start = pair.left.outcomes();
         again.traffic(&format!("spaced {} --seconds 0.2", pair.server.target()));
-        pair.left.outcomes().since(&start).get("fast_encap") > 100
+        pair.left.outcomes().since(&start).get(Outcome::FastEncap) > 100
     });
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::beside::wait_ping;
 use flannel_tests::lab::Lab;
@@ -98,7 +99,10 @@ fn a_vlan_underlay_carries_the_fast_path() {
     all_leave_with(&pair, 3);
     let since = pair.right.outcomes().since(&before);
     // A priority can be repeated: none of the three keeps a flow off.
-    assert!(since.get("fast_encap") > 600 && since.get("fast_decap") > 600, "{since:?}");
+    assert!(
+        since.get(Outcome::FastEncap) > 600 && since.get(Outcome::FastDecap) > 600,
+        "{since:?}"
+    );
     pair.check_integrity(2);
 }
 
@@ -167,7 +171,7 @@ fn an_underlay_address_without_a_wire_is_served_or_said_not_to_be() {
     let before = pair.left.outcomes();
     pair.check_integrity(2);
     let since = pair.left.outcomes().since(&before);
-    let served = since.get("fast_encap") > 100 && since.get("fast_decap") > 100;
+    let served = since.get(Outcome::FastEncap) > 100 && since.get(Outcome::FastDecap) > 100;
     let mut status = pair.left.status();
     // Speaks of the device for another reason.
     status.datapath.xdp.reason = None;
@@ -264,7 +268,7 @@ impl Odd {
     /// `ebpf` alone would say that it does.
     fn is_told(&self, before: &Outcomes, node: &Node) -> Result<(), String> {
         let since = node.outcomes().since(before);
-        let served = since.get("fast_encap") > 100 && since.get("fast_decap") > 100;
+        let served = since.get(Outcome::FastEncap) > 100 && since.get(Outcome::FastDecap) > 100;
         let status = node.status();
         let told = served || words(&status).contains(self.kind);
         told.then_some(()).ok_or_else(|| format!("{} is not in {status:?}", self.kind))

@@ -1,6 +1,7 @@
 //! Docker on flannel as the guides have it: subnet.env, mk-docker-opts.sh,
 //! dockerd, and containers on docker0 of two nodes.
 
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::docker::{Container, Docker};
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::{Lab, OUTSIDE};
@@ -124,9 +125,9 @@ fn published_port(
     let before = right.outcomes();
     stream(client, &format!("{bridge} 8080"));
     let since = right.outcomes().since(&before);
-    assert!(since.get("confirmed_translated") > 0, "{since:?}");
+    assert!(since.get(Outcome::ConfirmedTranslated) > 0, "{since:?}");
     assert!(since.fast() > 100, "{since:?}");
     let translated = right.netns.sh("iptables -t nat -S DOCKER");
     assert!(translated.contains("--dport 8080") && translated.contains("DNAT"), "{translated}");
-    assert!(left.outcomes().get("fast_encap") > 0);
+    assert!(left.outcomes().get(Outcome::FastEncap) > 0);
 }

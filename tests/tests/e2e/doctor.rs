@@ -19,15 +19,8 @@ fn check(pair: &Pair, node: &Node) -> (Option<i32>, Report) {
     told(node.agent_command("check").arg(endpoints))
 }
 
-#[test]
-fn check_finds_planted_faults_with_and_without_the_daemon() {
-    let mut pair = Pair::agents(&Options::ebpf());
-    let (code, report) = check(&pair, &pair.left);
-    assert!(report.daemon);
-    assert_eq!((code, report.verdict), (Some(0), State::Well), "{report:#?}");
-
-    // Nobody puts right what follows.
-    pair.left.kill_agent();
+/// Breaks what `check` looks at, on the left node and around it.
+fn plant(pair: &Pair) {
     let netns = &pair.left.netns;
     netns.sysctl("net.ipv4.ip_forward=0");
     netns.nft(
@@ -55,11 +48,22 @@ fn check_finds_planted_faults_with_and_without_the_daemon() {
     netns.sh("tc qdisc add dev eth0 clsact");
     netns.sh("tc filter add dev eth0 ingress protocol all u32 match u32 0 0 flowid 1:1");
     let file = pair.left.subnet_file();
-    let lease = format!("the lease {}", pair.left.subnet());
     let wrong = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.250.1/24\n\
                  FLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
     std::fs::write(&file, wrong).expect("subnet.env can be written");
+}
 
+#[test]
+fn check_finds_planted_faults_with_and_without_the_daemon() {
+    let mut pair = Pair::agents(&Options::ebpf());
+    let (code, report) = check(&pair, &pair.left);
+    assert!(report.daemon);
+    assert_eq!((code, report.verdict), (Some(0), State::Well), "{report:#?}");
+
+    // Nobody puts right what follows.
+    pair.left.kill_agent();
+    plant(&pair);
+    let lease = format!("the lease {}", pair.left.subnet());
     let (code, report) = check(&pair, &pair.left);
     assert_eq!((code, report.verdict), (Some(20), State::Broken), "{report:#?}");
     assert!(!report.daemon);

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use flannel_core::health::Subject;
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::lab::OUTSIDE;
 use flannel_tests::pair::Pair;
@@ -53,7 +54,7 @@ fn connections_after_the_first_bypass_the_kernel_whole() {
     let made = connects["transactions"].as_u64().expect("a number");
     for (node, before) in [&pair.left, &pair.right].into_iter().zip(&before) {
         let since = node.outcomes().since(before);
-        assert!(since.get("opened_eager") * 10 > made * 9, "{made} connections: {since:?}");
+        assert!(since.get(Outcome::OpenedEager) * 10 > made * 9, "{made} connections: {since:?}");
         let rules = node.netns.sh("nft list table inet guard");
         assert!(rules.contains("ct state invalid counter packets 0 "), "{rules}");
     }
@@ -101,7 +102,7 @@ fn streams_end_when_their_data_does() {
         assert!(stream["bytes"].as_u64() > Some(10_000_000), "{stream}");
     }
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
-    assert!(pair.right.outcomes().get("fast_aggregate") > 100);
+    assert!(pair.right.outcomes().get(Outcome::FastAggregate) > 100);
     for node in [&pair.left, &pair.right] {
         let rules = node.netns.sh("nft list table inet guard");
         assert!(rules.contains("ct state invalid counter packets 0 "), "{rules}");
@@ -118,7 +119,7 @@ fn services_are_translated_beside_direct_connections() {
     }
     let requests = pair.client.traffic("requests 10.96.0.1:80 --seconds 6 --patience 2");
     assert_eq!(requests["error"], Value::Null, "{requests}");
-    assert!(pair.left.outcomes().get("opened_eager") > 30);
+    assert!(pair.left.outcomes().get(Outcome::OpenedEager) > 30);
 }
 
 #[test]
@@ -218,7 +219,7 @@ fn where_conntrack_is_strict_about_beginnings_it_is_not_used() {
     pair.left.stop_agent();
     pair.left.start(&pair.etcd, &eager());
     connected(&pair.traffic("connects", "--seconds 0.5"), 30);
-    assert_eq!(pair.left.outcomes().get("opened_eager"), 0);
+    assert_eq!(pair.left.outcomes().get(Outcome::OpenedEager), 0);
     let reason = pair.left.complaint(Subject::Eager).expect("a complaint");
     assert!(reason.contains("nf_conntrack_tcp_loose"), "{reason}");
 }

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::thread;
 use std::time::Duration;
 
 use aya::programs::TcAttachType::{Egress, Ingress};
@@ -15,7 +14,7 @@ use flannel_agent::bpf::{
 use flannel_core::envelope::{Inward, PodVeth, VethEntry};
 use flannel_core::health::Subject;
 use flannel_core::status::DatapathKind;
-use flannel_ebpf::abi::ABI_VERSION;
+use flannel_ebpf::abi::{ABI_VERSION, Outcome};
 use flannel_tests::agent::Options;
 use flannel_tests::first_edition::{self, Edition, Form};
 use flannel_tests::hooks;
@@ -67,12 +66,7 @@ fn nothing_lost_while(pair: &mut Pair, act: impl FnOnce(&mut Pair)) {
             .spawn()
             .expect("ping")
     };
-    let running = pair.start_spaced(6 * SECOND);
-    thread::sleep(SECOND);
-    act(pair);
-    let spaced = running.finish();
-    assert_eq!(spaced["lost"], 0, "{spaced}");
-    assert_eq!(spaced["sent"], 6000, "{spaced}");
+    pair.nothing_lost(6 * SECOND, act);
     let said = pings.wait_with_output().expect("ping");
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(said.contains(" 0% packet loss"), "{said}");
@@ -215,7 +209,7 @@ fn the_program_in_the_driver_is_replaced_in_place() {
     let edition = Edition { xdp: true, ..TCX };
     let (pair, [before, after]) = links_over_a_take_over(&edition, &options, "xdp");
     assert_eq!((before.len(), &after), (1, &before), "no driver is reset");
-    assert!(pair.left.outcomes().get("fast_xdp") > 900, "{:?}", pair.left.outcomes());
+    assert!(pair.left.outcomes().get(Outcome::FastXdp) > 900, "{:?}", pair.left.outcomes());
 }
 
 #[test]

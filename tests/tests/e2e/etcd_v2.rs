@@ -64,14 +64,6 @@ fn agents_find_each_other_by_v2_alone() {
 
 /// A stream of a packet each millisecond while `act` runs; none may be lost.
 #[track_caller]
-fn nothing_lost_while(pair: &mut Pair, what: &str, act: impl FnOnce(&mut Pair)) {
-    let running = pair.start_spaced(5 * SECOND);
-    std::thread::sleep(SECOND);
-    act(pair);
-    let spaced = running.finish();
-    assert_eq!(spaced["lost"], 0, "{what}: {spaced}");
-}
-
 #[test]
 fn a_cluster_moves_from_v2_to_v3_node_by_node() {
     let lab = Lab::new();
@@ -95,28 +87,28 @@ fn a_cluster_moves_from_v2_to_v3_node_by_node() {
     assert!(migrate(&pair).contains("nothing to do"));
 
     let both = by("both");
-    nothing_lost_while(&mut pair, "left to both", |pair| pair.left.start(&pair.etcd, &both));
+    pair.nothing_lost(5 * SECOND, |pair| pair.left.start(&pair.etcd, &both));
     assert_eq!(pair.left.subnet().to_string(), "10.244.31.0/24");
     // The old flannel reads what the agent wrote to v2.
     pair.right.sync_old(&pair.etcd);
     pair.left.wait_routes(&[&pair.right]);
     pair.client.ping(pair.server.address, "-c 3 -i 0.2 -W 2");
-    nothing_lost_while(&mut pair, "right to both", |pair| pair.right.start(&pair.etcd, &both));
+    pair.nothing_lost(5 * SECOND, |pair| pair.right.start(&pair.etcd, &both));
     assert_eq!(pair.right.subnet().to_string(), "10.244.32.0/24");
     assert_eq!(pair.left.status().store.api.as_deref(), Some("v3, mirrored in v2"));
     let subnets = |leases: Vec<(String, String)>| leases.into_iter().map(|(key, _)| key);
     assert!(subnets(pair.etcd.subnets()).eq(subnets(before)));
 
     let v3 = Options::ebpf();
-    nothing_lost_while(&mut pair, "left to v3", |pair| {
+    pair.nothing_lost(5 * SECOND, |pair| {
         pair.left.kill_agent();
         pair.left.start(&pair.etcd, &v3);
     });
-    nothing_lost_while(&mut pair, "right to v3", |pair| {
+    pair.nothing_lost(5 * SECOND, |pair| {
         pair.right.kill_agent();
         pair.right.start(&pair.etcd, &v3);
     });
-    nothing_lost_while(&mut pair, "v2 goes", |pair| {
+    pair.nothing_lost(5 * SECOND, |pair| {
         let answer = pair.etcd.curl(&format!("{PREFIX}?recursive=true"), &["-XDELETE"]);
         assert_eq!(answer["action"], "delete", "{answer}");
     });

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::forge::{OUTER, Tunnelled, mac};
 use flannel_tests::netns::Netns;
@@ -84,7 +85,10 @@ fn an_honest_packet_arrives() {
     let forger = Forger::new(&Options::ebpf());
     let (delivered, counted) = forger.right_sends(&forger.honest);
     assert!(delivered, "{counted:?}");
-    assert_eq!(counted.get("forged_outer_source") + counted.get("forged_inner_source"), 0);
+    assert_eq!(
+        counted.get(Outcome::ForgedOuterSource) + counted.get(Outcome::ForgedInnerSource),
+        0
+    );
 }
 
 #[test]
@@ -92,7 +96,7 @@ fn sources_are_verified() {
     let forger = Forger::new(&Options::ebpf());
 
     let (delivered, counted) = forger.stranger_sends();
-    assert_eq!((delivered, counted.get("forged_outer_source")), (false, 1), "{counted:?}");
+    assert_eq!((delivered, counted.get(Outcome::ForgedOuterSource)), (false, 1), "{counted:?}");
 
     // A third node's subnet, and the receiver's own.
     let other = "10.244.203.0/24".parse().expect("a subnet");
@@ -110,7 +114,7 @@ fn sources_are_verified() {
         let (delivered, counted) = forger.right_sends(&packet);
         let expected = (false, 1);
         assert_eq!(
-            (delivered, counted.get("forged_inner_source")),
+            (delivered, counted.get(Outcome::ForgedInnerSource)),
             expected,
             "{source} {counted:?}"
         );
@@ -121,7 +125,7 @@ fn sources_are_verified() {
     packet.inner.0 = Ipv4Addr::new(203, 0, 113, 5);
     let (delivered, counted) = forger.right_sends(&packet);
     assert!(delivered, "{counted:?}");
-    assert_eq!(counted.get("forged_inner_source"), 0, "{counted:?}");
+    assert_eq!(counted.get(Outcome::ForgedInnerSource), 0, "{counted:?}");
 
     // The flow that the forger imitates is not hurt.
     forger.pair.client.ping(forger.pair.server.address, "-c 2 -i 0.1 -W 2");
@@ -131,14 +135,14 @@ fn sources_are_verified() {
 fn verifying_can_only_count() {
     let forger = Forger::new(&verify("count"));
     let (delivered, counted) = forger.stranger_sends();
-    assert_eq!((delivered, counted.get("forged_outer_source")), (true, 1), "{counted:?}");
+    assert_eq!((delivered, counted.get(Outcome::ForgedOuterSource)), (true, 1), "{counted:?}");
 }
 
 #[test]
 fn verifying_can_be_off() {
     let forger = Forger::new(&verify("off"));
     let (delivered, counted) = forger.stranger_sends();
-    assert_eq!((delivered, counted.get("forged_outer_source")), (true, 0), "{counted:?}");
+    assert_eq!((delivered, counted.get(Outcome::ForgedOuterSource)), (true, 0), "{counted:?}");
 }
 
 #[test]
@@ -160,7 +164,7 @@ fn a_stranger_cannot_use_a_confirmed_flow() {
         sent += 1;
     }
     assert!(!forger.delivered());
-    assert_eq!(left.outcomes().since(&before).get("forged_outer_source"), sent);
+    assert_eq!(left.outcomes().since(&before).get(Outcome::ForgedOuterSource), sent);
     assert_eq!(running.finish()["lost"], 0);
 }
 
@@ -173,13 +177,13 @@ fn foreign_tunnels_are_left_to_the_kernel() {
         forger.right_sends(&packet)
     };
     let (delivered, counted) = change(|packet| packet.vni = 2);
-    assert_eq!((delivered, counted.get("kernel_foreign_vni")), (false, 1), "{counted:?}");
+    assert_eq!((delivered, counted.get(Outcome::KernelForeignVni)), (false, 1), "{counted:?}");
     let (delivered, counted) = change(|packet| packet.flags = 0);
-    assert_eq!((delivered, counted.get("kernel_foreign_vni")), (false, 1), "{counted:?}");
+    assert_eq!((delivered, counted.get(Outcome::KernelForeignVni)), (false, 1), "{counted:?}");
     let (delivered, counted) = change(|packet| packet.inner_mac.1 = [2, 0, 0, 0, 0, 9]);
-    assert_eq!((delivered, counted.get("kernel_foreign_mac")), (false, 1), "{counted:?}");
+    assert_eq!((delivered, counted.get(Outcome::KernelForeignMac)), (false, 1), "{counted:?}");
     let (delivered, counted) = change(|packet| packet.port = 4789);
-    assert_eq!((delivered, counted.get("fast_decap")), (false, 0), "{counted:?}");
+    assert_eq!((delivered, counted.get(Outcome::FastDecap)), (false, 0), "{counted:?}");
 }
 
 #[test]
@@ -226,5 +230,5 @@ fn a_pod_cannot_send_tunnel_packets() {
     Wire::open(&pair.server.netns, "eth0").send(&packet.frame());
     assert!(!forger.delivered());
     let counted = pair.right.outcomes().since(&before);
-    assert_eq!(counted.get("forged_by_pod"), 1, "{counted:?}");
+    assert_eq!(counted.get(Outcome::ForgedByPod), 1, "{counted:?}");
 }

@@ -1,5 +1,6 @@
 //! What arrives is what was sent, whatever cuts and merges packets on the way.
 
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::pair::Pair;
 
@@ -68,7 +69,7 @@ fn fragments() {
     let echoes = pair.traffic("echoes", "--from 3990 --upto 4010");
     assert_eq!((&echoes["lost"], &echoes["corrupt"]), (&0.into(), &0.into()), "{echoes}");
     let since = pair.left.outcomes().since(&before);
-    assert!(since.get("kernel_fragment") >= 21 * 3, "{since:?}");
+    assert!(since.get(Outcome::KernelFragment) >= 21 * 3, "{since:?}");
 }
 
 #[test]
@@ -87,7 +88,7 @@ fn too_big_with_df_gets_fragmentation_needed() {
     assert_eq!((&echoes["lost"], &echoes["corrupt"]), (&0.into(), &0.into()), "{echoes}");
     let route = pair.client.netns.ip(&format!("route get {}", pair.server.address));
     assert!(route.contains("mtu 1450"), "{route}");
-    assert!(pair.left.outcomes().get("kernel_too_big") > 0, "{:?}", pair.left.outcomes());
+    assert!(pair.left.outcomes().get(Outcome::KernelTooBig) > 0, "{:?}", pair.left.outcomes());
 }
 
 #[test]
@@ -97,5 +98,5 @@ fn largest_packet_without_fragments() {
     let before = pair.left.outcomes();
     let echoes = pair.traffic("echoes", "--from 1422 --upto 1422");
     assert_eq!(echoes["lost"], 0, "{echoes}");
-    assert_eq!(pair.left.outcomes().since(&before).get("kernel_too_big"), 0);
+    assert_eq!(pair.left.outcomes().since(&before).get(Outcome::KernelTooBig), 0);
 }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
 use flannel_core::status::{Attachment, DatapathKind};
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::complexity::release;
 use flannel_tests::endpoint::Answers;
@@ -75,10 +76,10 @@ fn every_packets_ticket_is_there_at_its_exit() {
     assert!(came >= u64::from(FLOWS) - 5, "{came} answers, {} requests", answers.count());
     for (node, before) in [&pair.left, &pair.right].into_iter().zip(&before) {
         let since = node.outcomes().since(before);
-        for direction in ["confirmed_out", "confirmed_in"] {
+        for direction in [Outcome::ConfirmedOut, Outcome::ConfirmedIn] {
             // What another packet of the flow may overtake waits for the next one.
-            let proven = since.get(direction) + since.get("refused_order");
-            assert!(proven >= came, "{direction}: {proven} of {came} flows, {since:?}");
+            let proven = since.get(direction) + since.get(Outcome::RefusedOrder);
+            assert!(proven >= came, "{direction:?}: {proven} of {came} flows, {since:?}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::lab::OUTSIDE;
 use flannel_tests::pair::Pair;
@@ -44,10 +45,13 @@ fn a_service_flow_is_translated_on_the_fast_path() {
     let spaced = pair.client.traffic("spaced 10.96.0.1:80 --seconds 3");
     assert_eq!(spaced["lost"], 0, "{spaced}");
     let since = pair.left.outcomes().since(&before);
-    for (fast, entered) in [("fast_encap", "seen_from_pod"), ("fast_decap", "seen_from_underlay")] {
+    for (fast, entered) in [
+        (Outcome::FastEncap, Outcome::SeenFromPod),
+        (Outcome::FastDecap, Outcome::SeenFromUnderlay),
+    ] {
         assert!(since.get(fast) * 10 > since.get(entered) * 9, "{since:?}");
     }
-    assert!(since.get("confirmed_translated") > 10, "{since:?}");
+    assert!(since.get(Outcome::ConfirmedTranslated) > 10, "{since:?}");
     // A direct flow keeps working beside it, and so do new connections; in this
     // order, because a source port that a service connection has used is
     // translated in a direct one.
@@ -112,7 +116,7 @@ fn a_refused_flow_is_never_confirmed() {
     let spaced = pair.traffic("spaced", "--seconds 1");
     assert_eq!(spaced["lost"], spaced["sent"], "{spaced}");
     let since = pair.left.outcomes().since(&before);
-    assert_eq!((since.fast(), since.get("confirmed_out")), (0, 0), "{since:?}");
+    assert_eq!((since.fast(), since.get(Outcome::ConfirmedOut)), (0, 0), "{since:?}");
 }
 
 #[test]

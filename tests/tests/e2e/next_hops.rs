@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::beside::{
     Way, assert_whole, beside, forged, pairs, prepared, second_link, tunnel_packets, wait_ping,
@@ -151,7 +152,7 @@ fn a_learnt_path_mtu_holds_from_the_next_packet_on() {
         let before = pair.left.outcomes();
         assert_whole(&pair.traffic("requests", "--seconds 1 --patience 1"));
         let since = pair.left.outcomes().since(&before);
-        assert!(way == Way::Kernel || since.get("fast_encap") > 100, "{since:?}");
+        assert!(way == Way::Kernel || since.get(Outcome::FastEncap) > 100, "{since:?}");
     });
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::beside::{Way, pairs};
 use flannel_tests::endpoint::{Arrivals, numbered};
@@ -46,7 +47,7 @@ fn never_more_than_the_kernel(
         });
         let least = arrivals.sent / 100 * least;
         assert!(arrivals.sent > 2000 && arrivals.received >= least, "{arrivals:?}");
-        let fast = pair.left.outcomes().get("fast_encap");
+        let fast = pair.left.outcomes().get(Outcome::FastEncap);
         assert!(way == Way::Kernel || fast > u64::from(least) / 2, "{fast} fast, {arrivals:?}");
         arrivals
     });
@@ -176,7 +177,7 @@ fn of_streams() {
         pair.server.serve_on(CPU);
         let (before, outcomes) = (overtaken(pair), pair.left.outcomes());
         pair.traffic("stream", &format!("--seconds 6 --cpu {CPU}"));
-        let fast = pair.left.outcomes().since(&outcomes).get("fast_encap");
+        let fast = pair.left.outcomes().since(&outcomes).get(Outcome::FastEncap);
         assert!(way == Way::Kernel || fast > 10_000, "{fast} fast");
         overtaken(pair) - before
     });

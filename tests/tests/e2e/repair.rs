@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::pair::Pair;
 use flannel_tests::wait;
@@ -54,7 +55,7 @@ fn repairs(options: &Options, damage: &[&str]) {
             wait::holds("the fast path again", LIMIT, || {
                 pair.traffic("spaced", "--seconds 0.2");
                 let since = pair.left.outcomes().since(&outcomes);
-                since.get("fast_encap") > 100 && since.get("fast_decap") > 100
+                since.get(Outcome::FastEncap) > 100 && since.get(Outcome::FastDecap) > 100
             });
         };
         // A clsact qdisc that is put on a device that is up takes the device's
@@ -123,7 +124,7 @@ fn tcx_links() {
         wait::holds(&format!("{} again", link.display()), LIMIT + LIMIT, || {
             pair.traffic("spaced", "--seconds 0.2");
             let since = pair.left.outcomes().since(&before);
-            since.get("fast_encap") > 100 && since.get("fast_decap") > 100
+            since.get(Outcome::FastEncap) > 100 && since.get(Outcome::FastDecap) > 100
         });
         assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0, "{}", link.display());
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::pair::Pair;
 
@@ -19,12 +20,7 @@ fn clsact() -> Options {
 fn nothing_lost_while(pair: &mut Pair, act: impl FnOnce(&mut Pair)) {
     // Confirmed before, so that both paths are in it.
     pair.traffic("spaced", "--seconds 0.5");
-    let running = pair.start_spaced(6 * SECOND);
-    thread::sleep(SECOND);
-    act(pair);
-    let spaced = running.finish();
-    assert_eq!(spaced["lost"], 0, "{spaced}");
-    assert_eq!(spaced["sent"], 6000, "{spaced}");
+    pair.nothing_lost(6 * SECOND, act);
 }
 
 fn kill_and_start(options: &Options) {
@@ -39,7 +35,10 @@ fn kill_and_start(options: &Options) {
     assert_eq!((pair.left.subnet(), pair.left.vtep_mac()), (subnet, mac));
     // Maps live on: the counters go on from where they were.
     let after = pair.left.outcomes();
-    assert!(after.get("fast_encap") > before.get("fast_encap") + 5000, "{before:?} {after:?}");
+    assert!(
+        after.get(Outcome::FastEncap) > before.get(Outcome::FastEncap) + 5000,
+        "{before:?} {after:?}"
+    );
     assert_eq!(pair.etcd.subnets().len(), 2, "{:?}", pair.etcd.subnets());
 }
 
@@ -89,7 +88,7 @@ fn stop(options: &Options) {
     pair.check_integrity(20);
     let before_start = pair.left.netns.ip("-s -s link show flannel.1");
     pair.left.start(&pair.etcd, options);
-    assert!(pair.left.outcomes().get("fast_encap") > 5000, "{before_start}");
+    assert!(pair.left.outcomes().get(Outcome::FastEncap) > 5000, "{before_start}");
 }
 
 #[test]
@@ -133,7 +132,7 @@ fn another_window_takes_effect_by_a_restart() {
     });
     let before = pair.left.outcomes();
     pair.traffic("spaced", "--seconds 3");
-    let expired = pair.left.outcomes().since(&before).get("kernel_expired");
+    let expired = pair.left.outcomes().since(&before).get(Outcome::KernelExpired);
     assert!(expired >= 10, "{expired} proofs in 3 s");
 }
 

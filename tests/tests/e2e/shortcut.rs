@@ -4,6 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::pair::{Kind, Pair};
 use flannel_tests::pod::traffic;
@@ -49,7 +50,7 @@ fn flows_that_stay_with_the_kernel_bypass_the_device_both_ways() {
     let since = pair.left.outcomes().since(&before);
     assert_eq!(since.fast(), 0, "{since:?}");
     // One packet for each window and generation confirms the tunnel.
-    for name in ["shortcut_encap", "shortcut_decap"] {
+    for name in [Outcome::ShortcutEncap, Outcome::ShortcutDecap] {
         assert!(since.get(name) * 10 > made * 9, "{made} requests: {since:?}");
     }
     // Data of all sizes, checksums verified by the receiver.
@@ -69,8 +70,8 @@ fn a_plain_node_takes_and_sends_as_ever() {
     let spaced = pair.client.traffic(&format!("spaced {SERVICE} --seconds 2"));
     assert_eq!(spaced["lost"], 0, "{spaced}");
     let outcomes = pair.left.outcomes();
-    assert!(outcomes.get("shortcut_encap") > 1500, "{outcomes:?}");
-    assert!(outcomes.get("shortcut_decap") > 1500, "{outcomes:?}");
+    assert!(outcomes.get(Outcome::ShortcutEncap) > 1500, "{outcomes:?}");
+    assert!(outcomes.get(Outcome::ShortcutDecap) > 1500, "{outcomes:?}");
 }
 
 #[test]
@@ -110,7 +111,7 @@ fn a_node_speaks_to_the_pods_of_others() {
     let bulk = from_node(&format!("bulk {target} --megabytes 32"));
     assert_eq!(bulk["corrupt"], 0, "{bulk}");
     let since = pair.left.outcomes().since(&before);
-    assert!(since.get("shortcut_encap") > 200, "{since:?}");
+    assert!(since.get(Outcome::ShortcutEncap) > 200, "{since:?}");
 }
 
 #[test]
@@ -119,5 +120,8 @@ fn switched_off_the_device_carries_all() {
     let pair = Pair::agents(&options);
     pair.traffic("requests", "--seconds 0.5");
     let outcomes = pair.left.outcomes();
-    assert_eq!((outcomes.get("shortcut_encap"), outcomes.get("shortcut_decap")), (0, 0));
+    assert_eq!(
+        (outcomes.get(Outcome::ShortcutEncap), outcomes.get(Outcome::ShortcutDecap)),
+        (0, 0)
+    );
 }

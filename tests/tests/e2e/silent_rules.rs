@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::beside::{Way, pairs};
 use flannel_tests::pair::Pair;
@@ -45,7 +46,7 @@ fn stops(fast_path: &str, before: impl Fn(&Pair), forbid: impl Fn(&Pair)) {
         let (inserted, connected) = thread::scope(|scope| {
             let connecting = scope.spawn(|| last_connection(pair, start, Duration::from_secs(5)));
             thread::sleep(Duration::from_secs(2));
-            let eager = pair.left.outcomes().get("opened_eager");
+            let eager = pair.left.outcomes().get(Outcome::OpenedEager);
             assert!(fast_path != "eager" || way == Way::Kernel || eager > 30, "{eager}");
             forbid(pair);
             (start.elapsed(), connecting.join().expect("the connecting thread"))

@@ -2,7 +2,6 @@
 //! does not notice.
 
 use std::fs;
-use std::thread;
 use std::time::Duration;
 
 use flannel_tests::agent::Options;
@@ -10,7 +9,6 @@ use flannel_tests::etcd::PREFIX;
 use flannel_tests::hooks;
 use flannel_tests::lab::Lab;
 use flannel_tests::netns::Netns;
-use flannel_tests::node::Node;
 use flannel_tests::pair::{Kind, Pair};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -105,20 +103,29 @@ fn take_over(load: impl FnOnce(&Netns), mtu: u32, old_value: bool) {
     )
     .expect("subnet.env");
     entries_of_others(netns);
-    let index_of = |pair: &Pair| pair.left.netns.ip("-o link show flannel.1");
-    let before = index_of(&pair);
+    let before = pair.left.netns.ip("-o link show flannel.1");
 
-    let running = pair.start_spaced(5 * SECOND);
-    thread::sleep(SECOND);
-    pair.left.start(&pair.etcd, &Options { ip_masq: true, ..Options::ebpf() });
-    let spaced = running.finish();
-    assert_eq!(spaced["lost"], 0, "{spaced}");
+    pair.nothing_lost(5 * SECOND, |pair| {
+        pair.left.start(&pair.etcd, &Options { ip_masq: true, ..Options::ebpf() });
+    });
+    is_taken_over(&pair, &mac, &before);
 
+    // And back: what flanneld takes up again is there after the end.
+    pair.nothing_lost(3 * SECOND, |pair| assert!(pair.left.stop_agent().success()));
+    assert_eq!(pair.left.vtep_mac(), mac);
+    assert!(pair.left.subnet_file().exists());
+    let leases = pair.etcd.subnets();
+    assert!(leases.iter().any(|(key, value)| key == "10.244.201.0-24" && value.contains(&mac)));
+    make_way(&mut pair);
+}
+
+/// Device, address, subnet and what is others' are as before; what flanneld made has gone.
+fn is_taken_over(pair: &Pair, mac: &str, before: &str) {
     assert_eq!(pair.left.environment("FLANNEL_SUBNET").as_deref(), Some("10.244.201.1/24"));
     assert_eq!(pair.left.vtep_mac(), mac);
     let number = |line: &str| line.split(':').next().map(str::to_owned);
-    let after = index_of(&pair);
-    assert_eq!(number(&after), number(&before), "the device is kept");
+    let after = pair.left.netns.ip("-o link show flannel.1");
+    assert_eq!(number(&after), number(before), "the device is kept");
     assert!(after.contains("mtu 1450"), "{after}");
     let netns = &pair.left.netns;
     let routes = netns.ip("route show");
@@ -143,18 +150,6 @@ fn take_over(load: impl FnOnce(&Netns), mtu: u32, old_value: bool) {
     pair.traffic("spaced", "--seconds 1");
     let fast = pair.left.outcomes().since(&counters).fast();
     assert!(fast > 900, "{fast}");
-
-    // And back: what flanneld takes up again is there after the end.
-    let running = pair.start_spaced(3 * SECOND);
-    thread::sleep(SECOND);
-    assert!(pair.left.stop_agent().success());
-    let spaced = running.finish();
-    assert_eq!(spaced["lost"], 0, "{spaced}");
-    assert_eq!(pair.left.vtep_mac(), mac);
-    assert!(pair.left.subnet_file().exists());
-    let leases = pair.etcd.subnets();
-    assert!(leases.iter().any(|(key, value)| key == "10.244.201.0-24" && value.contains(&mac)));
-    make_way(&pair);
 }
 
 /// An administrator's tunnel through flannel.1 beside the overlay network, and
@@ -185,30 +180,30 @@ fn entries_of_others_are_right(netns: &Netns) {
     assert!(routes.contains("10.99.1.0/24 via 10.99.1.0 onlink"), "{routes}");
 }
 
+/// Device, routes, neighbours and FDB of the tunnel.
+fn tunnel(netns: &Netns) -> [String; 4] {
+    let of = |what: &str| netns.ip(&format!("{what} show dev flannel.1"));
+    let fdb = netns.sh("bridge fdb show dev flannel.1");
+    [of("-o link"), of("route"), of("neighbour"), fdb]
+}
+
 /// The programs and rules go, what flanneld goes on with stays.
-fn make_way(pair: &Pair) {
+fn make_way(pair: &mut Pair) {
     let netns = &pair.left.netns;
-    let tunnel = || {
-        let link = netns.ip("-o link show flannel.1");
-        let routes = netns.ip("route show dev flannel.1");
-        let neighbours = netns.ip("neighbour show dev flannel.1");
-        [link, routes, neighbours, netns.sh("bridge fdb show dev flannel.1")]
-    };
-    let before = tunnel();
+    let before = tunnel(netns);
     let file = fs::read(pair.left.subnet_file()).expect("subnet.env");
     assert!(!hooks::on(netns, "eth0").is_empty(), "there is something to remove");
     assert!(netns.sh("nft list tables").contains("flannel"), "there is something to remove");
 
-    let running = pair.start_spaced(3 * SECOND);
-    thread::sleep(SECOND);
-    let output = pair.left.cleanup_with(&["--keep-device"]);
-    assert!(output.status.success(), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("nf_conntrack_tcp_be_liberal, which was 0 before"), "{said}");
-    let spaced = running.finish();
-    assert_eq!(spaced["lost"], 0, "{spaced}");
+    pair.nothing_lost(3 * SECOND, |pair| {
+        let output = pair.left.cleanup_with(&["--keep-device"]);
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("nf_conntrack_tcp_be_liberal, which was 0 before"), "{said}");
+    });
 
-    assert_eq!(tunnel(), before);
+    let netns = &pair.left.netns;
+    assert_eq!(tunnel(netns), before);
     assert_eq!(fs::read(pair.left.subnet_file()).expect("subnet.env"), file);
     assert!(hooks::on(netns, "eth0").is_empty());
     assert_eq!(hooks::pins(pair.left.pin_dir()), Vec::<std::path::PathBuf>::new());
@@ -249,41 +244,28 @@ fn from_flannel_0_11_in_etcd_v2() {
     right.make_old(&etcd, "10.244.202.0/24");
     left.sync_old(&etcd);
     right.sync_old(&etcd);
-    let (client, mut server) = (left.pod(2), right.pod(2));
-    server.serve();
-    client.ping(server.address, "-c 2 -i 0.1 -W 2");
-    left.netns.iptables(STRAIGHT);
-    let root = left.install();
+    let mut pair = Pair::with_pods(lab, etcd, left, right);
+    pair.left.netns.iptables(STRAIGHT);
+    let root = pair.left.install();
     let file = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.201.1/24\n\
                 FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
     root.write("/run/flannel/subnet.env", file);
     let options = "-etcd-prefix=/kube-centos/network -iface=eth0 -ip-masq --etcd-api=auto";
     let sysconfig =
-        format!("FLANNEL_ETCD=\"{}\"\nFLANNEL_OPTIONS=\"{options}\"\n", etcd.endpoint());
+        format!("FLANNEL_ETCD=\"{}\"\nFLANNEL_OPTIONS=\"{options}\"\n", pair.etcd.endpoint());
     root.write("/etc/sysconfig/flanneld", &sysconfig);
-    let kept = |node: &Node| (node.netns.ip("-o link show flannel.1"), node.vtep_mac());
-    let tunnel = |node: &Node| {
-        let netns = &node.netns;
-        let routes = netns.ip("route show dev flannel.1");
-        let neighbours = netns.ip("neighbour show dev flannel.1");
-        (kept(node), routes, neighbours, netns.sh("bridge fdb show dev flannel.1 state permanent"))
-    };
-    let before = tunnel(&left);
+    let (before, mac) = (tunnel(&pair.left.netns), pair.left.vtep_mac());
+    pair.nothing_lost(5 * SECOND, |pair| pair.left.start_service(UNIT));
 
-    let running = client.start_traffic(&format!("spaced {} --seconds 5", server.target()));
-    thread::sleep(SECOND);
-    left.start_service(UNIT);
-    let spaced = running.finish();
-    assert_eq!(spaced["lost"], 0, "{spaced}");
-
-    assert_eq!(tunnel(&left), before);
+    let Pair { left, etcd, .. } = &pair;
+    assert_eq!(tunnel(&left.netns), before);
     assert_eq!(root.read("/run/flannel/subnet.env").as_deref(), Some(file));
     assert_eq!(left.status().store.api.as_deref(), Some("v2 (v3 has no network config)"));
     assert_eq!(etcd.subnets(), [], "nothing is in v3");
     let leases = etcd.subnets_v2();
     assert_eq!(leases.len(), 2, "{leases:?}");
     let own = |(key, value): &(String, String)| {
-        key == "10.244.201.0-24" && value.contains(&before.0.1) && value.contains("192.0.2.11")
+        key == "10.244.201.0-24" && value.contains(&mac) && value.contains("192.0.2.11")
     };
     assert!(leases.iter().any(own), "{leases:?}");
     let saved = left.netns.sh("iptables-save");
@@ -291,12 +273,10 @@ fn from_flannel_0_11_in_etcd_v2() {
     assert!(left.outcomes().fast() > 900, "{:?}", left.outcomes());
 
     // And back: a node of 0.11 reads what the agent wrote.
-    let running = client.start_traffic(&format!("spaced {} --seconds 4", server.target()));
-    thread::sleep(SECOND);
-    assert!(left.stop_agent().success());
-    right.sync_old(&etcd);
-    left.sync_old(&etcd);
-    let spaced = running.finish();
-    assert_eq!(spaced["lost"], 0, "{spaced}");
-    assert_eq!(tunnel(&left), before);
+    pair.nothing_lost(4 * SECOND, |Pair { left, right, etcd, .. }| {
+        assert!(left.stop_agent().success());
+        right.sync_old(etcd);
+        left.sync_old(etcd);
+    });
+    assert_eq!(tunnel(&pair.left.netns), before);
 }

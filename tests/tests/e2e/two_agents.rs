@@ -56,6 +56,24 @@ fn rules(node: &Node) -> String {
     node.netns.sh("nft -a list ruleset")
 }
 
+/// The same network, device or pins again are refused before anything is written.
+fn refuse_what_is_taken(pair: &Pair) {
+    let mut again = start(pair, &pair.left, "third");
+    assert_eq!(again.process.wait(Duration::from_secs(10)).code(), Some(1));
+    assert!(again.process.log().contains("another agent on this node"), "{}", again.process.log());
+    // The same pins, whatever else is its own.
+    pair.etcd.ctl(&[
+        "put",
+        "/third/network/config",
+        &CONFIG.replace("99", "98").replace("2}", "3}"),
+    ]);
+    let pins = pair.left.pin_dir().display().to_string();
+    let mut again = start_at(pair, &pair.left, "fourth", "/third/network", &pins);
+    assert_eq!(again.process.wait(Duration::from_secs(10)).code(), Some(1));
+    assert!(again.process.log().contains("the pin directory"), "{}", again.process.log());
+    assert!(pair.etcd.ctl(&["get", "--prefix", "/third/network/subnets"]).is_empty());
+}
+
 #[test]
 fn both_networks_work_and_neither_undoes_the_others_rules() {
     let pair = Pair::agents(&Options { ip_masq: true, ..Options::ebpf() });
@@ -90,21 +108,7 @@ fn both_networks_work_and_neither_undoes_the_others_rules() {
         health.iter().any(|line| line.subject == Subject::FastPath && another(line)),
         "{health:?}"
     );
-    // The same network or device again is refused before anything is written.
-    let mut again = start(&pair, &pair.left, "third");
-    assert_eq!(again.process.wait(Duration::from_secs(10)).code(), Some(1));
-    assert!(again.process.log().contains("another agent on this node"), "{}", again.process.log());
-    // So are the same pins, whatever else is its own.
-    pair.etcd.ctl(&[
-        "put",
-        "/third/network/config",
-        &CONFIG.replace("99", "98").replace("2}", "3}"),
-    ]);
-    let pins = pair.left.pin_dir().display().to_string();
-    let mut again = start_at(&pair, &pair.left, "fourth", "/third/network", &pins);
-    assert_eq!(again.process.wait(Duration::from_secs(10)).code(), Some(1));
-    assert!(again.process.log().contains("the pin directory"), "{}", again.process.log());
-    assert!(pair.etcd.ctl(&["get", "--prefix", "/third/network/subnets"]).is_empty());
+    refuse_what_is_taken(&pair);
     // Cleanup of the second leaves the first alone.
     let [left, _right] = &mut seconds;
     left.process.signal(Signal::SIGTERM);

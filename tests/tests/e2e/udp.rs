@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use flannel_core::backend::BackendKind;
-use flannel_core::status::{Counters, DatapathKind, UdpCounters};
+use flannel_core::status::{Counters, DatapathKind, UdpCounters, UdpOutcome};
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::Lab;
@@ -138,11 +138,18 @@ fn pods_speak_both_ways_and_counters_tell() {
     assert!(counted.tx_udp_packets > 100, "{counted:?}");
     assert!(counted.rx_udp_bytes > 1_000_000, "{counted:?}");
     let outcomes = left.outcomes();
-    assert!(outcomes.get("udp_encap") > 100 && outcomes.get("udp_decap") > 100, "{outcomes:?}");
-    for name in
-        ["drop_malformed", "forged_inner_source", "forged_outer_source", "drop_delivery_failed"]
-    {
-        assert_eq!(outcomes.get(name), 0, "{name}: {outcomes:?}");
+    assert!(
+        outcomes.get(UdpOutcome::Encapsulated) > 100
+            && outcomes.get(UdpOutcome::Decapsulated) > 100,
+        "{outcomes:?}"
+    );
+    for name in [
+        UdpOutcome::Malformed,
+        UdpOutcome::ForgedSource,
+        UdpOutcome::ForeignSender,
+        UdpOutcome::DeliveryFailed,
+    ] {
+        assert_eq!(outcomes.get(name), 0, "{name:?}: {outcomes:?}");
     }
 }
 
@@ -222,9 +229,9 @@ fn forged_datagrams_are_dropped_and_counted() {
     send(&simple.netns, ours.address, &packets);
     assert_eq!(target.arrived(), 0);
     let since = ours.outcomes().since(&before);
-    assert_eq!(since.get("forged_outer_source"), 2, "{since:?}");
-    assert_eq!(since.get("forged_inner_source"), 2, "{since:?}");
-    assert_eq!(since.get("drop_malformed"), 3, "{since:?}");
+    assert_eq!(since.get(UdpOutcome::ForeignSender), 2, "{since:?}");
+    assert_eq!(since.get(UdpOutcome::ForgedSource), 2, "{since:?}");
+    assert_eq!(since.get(UdpOutcome::Malformed), 3, "{since:?}");
     // And with its own.
     send(&simple.netns, ours.address, &[target.packet([10, 2, 202, 9])]);
     assert_eq!(target.arrived(), 1);
@@ -240,7 +247,7 @@ fn the_source_check_can_only_count() {
     // Its way back is nobody's, so a strict reverse path filter must be off.
     send(&simple.netns, ours.address, &[target.packet([10, 2, 203, 9])]);
     assert_eq!(target.arrived(), 1);
-    assert_eq!(ours.outcomes().since(&before).get("forged_inner_source"), 1);
+    assert_eq!(ours.outcomes().since(&before).get(UdpOutcome::ForgedSource), 1);
 }
 
 #[test]
@@ -256,8 +263,8 @@ fn senders_are_told_what_cannot_be_reached() {
         assert!(!answered && text.contains("Time to live exceeded"), "{hops}: {text}");
     }
     let outcomes = two.left.outcomes();
-    assert_eq!(outcomes.get("drop_no_peer"), 1, "{outcomes:?}");
-    assert_eq!(outcomes.get("icmp_sent"), 2, "{outcomes:?}");
+    assert_eq!(outcomes.get(UdpOutcome::NoPeer), 1, "{outcomes:?}");
+    assert_eq!(outcomes.get(UdpOutcome::IcmpSent), 2, "{outcomes:?}");
 }
 
 #[test]

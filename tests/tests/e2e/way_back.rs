@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::beside::wait_ping;
 use flannel_tests::hooks;
@@ -65,8 +66,8 @@ fn nodes_that_join_after_a_stop_are_reached_at_once() {
     pair.left.start(&pair.etcd, &Options::ebpf());
     pair.left.wait_routes(&[&pair.right]);
     assert!(reached(&pod, &pair.client));
-    assert_eq!(pair.left.outcomes().get("forged_outer_source"), 0);
-    assert!(pair.left.outcomes().get("unattended") > 0);
+    assert_eq!(pair.left.outcomes().get(Outcome::ForgedOuterSource), 0);
+    assert!(pair.left.outcomes().get(Outcome::Unattended) > 0);
 }
 
 #[test]

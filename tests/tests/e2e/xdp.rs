@@ -8,7 +8,7 @@ use aya::programs::Xdp;
 use aya::programs::xdp::{XdpLink, XdpMode};
 use flannel_core::health::Subject;
 use flannel_core::status::{DatapathKind, XdpPlace, XdpStatus};
-use flannel_ebpf::abi::{ABI_VERSION, program};
+use flannel_ebpf::abi::{ABI_VERSION, Outcome, program};
 use flannel_tests::agent::Options;
 use flannel_tests::hooks;
 use flannel_tests::lab::Lab;
@@ -72,14 +72,14 @@ fn native_carries_udp_and_tcp_whole() {
         let spaced = pair.traffic("spaced", "--seconds 2");
         assert_eq!(spaced["lost"], 0, "{spaced}");
     });
-    assert!(since.get("fast_xdp") > 1900, "{since:?}");
-    assert!(since.get("fast_decap") < 20, "{since:?}");
+    assert!(since.get(Outcome::FastXdp) > 1900, "{since:?}");
+    assert!(since.get(Outcome::FastDecap) < 20, "{since:?}");
 
     let since = counted(&pair.right, || pair.check_integrity(100));
-    assert!(since.get("fast_xdp") > 1000, "{since:?}");
-    assert_eq!((since.get("drop_broken"), since.get("drop_tagged")), (0, 0));
+    assert!(since.get(Outcome::FastXdp) > 1000, "{since:?}");
+    assert_eq!((since.get(Outcome::DropBroken), since.get(Outcome::DropTagged)), (0, 0));
     // Aggregates of stripped packets do not go through the device.
-    assert!(since.get("fast_aggregate") < since.get("fast_xdp") / 10, "{since:?}");
+    assert!(since.get(Outcome::FastAggregate) < since.get(Outcome::FastXdp) / 10, "{since:?}");
 }
 
 #[test]
@@ -92,9 +92,9 @@ fn a_stream_is_merged_after_it_is_stripped() {
         assert_eq!(bulk["corrupt"], 0, "{bulk}");
     });
     let bytes = pair.right.counted(&pair.left).rx_fast_bytes - before.rx_fast_bytes;
-    let mean = bytes / since.get("fast_xdp").max(1);
+    let mean = bytes / since.get(Outcome::FastXdp).max(1);
     assert!(mean > 3000, "{mean} bytes for each packet handed on: {since:?}");
-    assert!(since.get("fast_xdp") * 10 > since.get("fast_aggregate") * 9, "{since:?}");
+    assert!(since.get(Outcome::FastXdp) * 10 > since.get(Outcome::FastAggregate) * 9, "{since:?}");
 }
 
 #[test]
@@ -107,8 +107,8 @@ fn connections_that_begin_on_the_fast_path_go_through_it() {
         assert!(made["transactions"].as_u64().expect("a number") > 100, "{made}");
         pair.check_integrity(20);
     });
-    assert!(since.get("opened_eager") > 50, "{since:?}");
-    assert!(since.get("fast_xdp") > 100, "{since:?}");
+    assert!(since.get(Outcome::OpenedEager) > 50, "{since:?}");
+    assert!(since.get(Outcome::FastXdp) > 100, "{since:?}");
 }
 
 /// Frames of more than one page, which the driver hands over in fragments.
@@ -130,8 +130,8 @@ fn jumbo_frames_are_carried_whole() {
         let bulk = pair.traffic("bulk", "--megabytes 64");
         assert_eq!(bulk["corrupt"], 0, "{bulk}");
     });
-    assert!(since.get("fast_xdp") > 1000, "{since:?}");
-    assert!(since.get("fast_decap") < 10, "{since:?}");
+    assert!(since.get(Outcome::FastXdp) > 1000, "{since:?}");
+    assert!(since.get(Outcome::FastDecap) < 10, "{since:?}");
 }
 
 /// `FLANNEL_TEST_CARDS` names two network cards on one wire, whose driver has
@@ -150,9 +150,9 @@ fn auto_takes_a_network_card() {
         assert_eq!(said(node), NATIVE);
     }
     let since = counted(&pair.right, || pair.check_integrity(5));
-    assert!(since.get("fast_xdp") > 100, "{since:?}");
-    assert!(since.get("fast_decap") < since.get("fast_xdp") / 10, "{since:?}");
-    assert_eq!((since.get("drop_broken"), since.get("drop_tagged")), (0, 0));
+    assert!(since.get(Outcome::FastXdp) > 100, "{since:?}");
+    assert!(since.get(Outcome::FastDecap) < since.get(Outcome::FastXdp) / 10, "{since:?}");
+    assert_eq!((since.get(Outcome::DropBroken), since.get(Outcome::DropTagged)), (0, 0));
 }
 
 #[test]
@@ -164,8 +164,8 @@ fn handshakes_and_ends_go_to_the_kernel() {
         }
     });
     // SYN and FIN of each come to the kernel, and so does the answer to a FIN.
-    assert!(since.get("kernel_tcp_state") >= 40, "{since:?}");
-    assert!(since.get("fast_xdp") > 20, "{since:?}");
+    assert!(since.get(Outcome::KernelTcpState) >= 40, "{since:?}");
+    assert!(since.get(Outcome::FastXdp) > 20, "{since:?}");
 }
 
 #[test]
@@ -173,17 +173,15 @@ fn nothing_is_lost_when_the_agent_comes_back() {
     let options = with("native");
     let mut pair = Pair::agents(&options);
     pair.traffic("spaced", "--seconds 0.5");
-    let running = pair.start_spaced(6 * SECOND);
-    thread::sleep(SECOND);
-    pair.left.kill_agent();
-    thread::sleep(SECOND);
-    assert_eq!(attached(&pair.left).as_deref(), Some("native"), "it goes on");
-    pair.left.start(&pair.etcd, &options);
-    let spaced = running.finish();
-    assert_eq!(spaced["lost"], 0, "{spaced}");
+    pair.nothing_lost(6 * SECOND, |pair| {
+        pair.left.kill_agent();
+        thread::sleep(SECOND);
+        assert_eq!(attached(&pair.left).as_deref(), Some("native"), "it goes on");
+        pair.left.start(&pair.etcd, &options);
+    });
     assert_eq!(said(&pair.left).mode, XdpPlace::Native);
     let outcomes = pair.left.outcomes();
-    assert!(outcomes.get("fast_xdp") > 5000, "{outcomes:?}");
+    assert!(outcomes.get(Outcome::FastXdp) > 5000, "{outcomes:?}");
 }
 
 #[test]
@@ -201,7 +199,7 @@ fn switching_it_off_and_on_again_loses_nothing() {
     }
     let spaced = running.finish();
     assert_eq!(spaced["lost"], 0, "{spaced}");
-    assert!(pair.left.outcomes().get("fast_xdp") > 0);
+    assert!(pair.left.outcomes().get(Outcome::FastXdp) > 0);
 }
 
 #[test]
@@ -212,7 +210,7 @@ fn a_program_that_was_detached_comes_back() {
     pair.left.netns.sh(&format!("bpftool link detach pinned {}", pin.display()));
     wait::holds("attached again", 10 * SECOND, || attached(&pair.left).is_some());
     let since = counted(&pair.left, || drop(pair.traffic("spaced", "--seconds 1")));
-    assert!(since.get("fast_xdp") > 500, "{since:?}");
+    assert!(since.get(Outcome::FastXdp) > 500, "{since:?}");
 }
 
 #[test]
@@ -235,7 +233,7 @@ fn auto_takes_no_veth() {
     assert_eq!(attached(&pair.left), None);
     assert_eq!(complaint(&pair.left), None);
     pair.traffic("spaced", "--seconds 0.5");
-    assert_eq!(pair.left.outcomes().get("fast_xdp"), 0);
+    assert_eq!(pair.left.outcomes().get(Outcome::FastXdp), 0);
 }
 
 /// Somebody else's XDP program on a node's underlay, until it is dropped.
@@ -286,7 +284,7 @@ fn somebody_elses_program_is_left_alone_and_reported() {
         let spaced = pair.traffic("spaced", "--seconds 1");
         assert_eq!(spaced["lost"], 0, "{spaced}");
     });
-    assert!(since.get("fast_decap") > 900 && since.get("fast_xdp") == 0, "{since:?}");
+    assert!(since.get(Outcome::FastDecap) > 900 && since.get(Outcome::FastXdp) == 0, "{since:?}");
     // When it has gone, its place is taken.
     drop(foreign);
     wait::holds("native XDP", 30 * SECOND, || said(&pair.left).mode == XdpPlace::Native);
@@ -300,7 +298,7 @@ fn generic_is_refused_with_the_reason() {
     assert!(complaint(&pair.left).is_some());
     assert_eq!(attached(&pair.left), None);
     let since = counted(&pair.left, || drop(pair.traffic("spaced", "--seconds 1")));
-    assert!(since.get("fast_decap") > 900, "{since:?}");
+    assert!(since.get(Outcome::FastDecap) > 900, "{since:?}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod sysdump;
 #[cfg(test)]
 mod tests;
 mod time;
+mod udp;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -32,6 +33,7 @@ pub use self::packet_rules::{PacketRulesMode, PacketRulesStatus};
 pub use self::packets::{PacketEvent, PacketVerdict, Tunnel};
 pub use self::peers::{Counters, PeerCounters, PeerPath, PeerState, PeerStatus, UdpCounters};
 pub use self::sysdump::{SysdumpPart, SysdumpReport};
+pub use self::udp::UdpOutcome;
 use crate::backend::BackendKind;
 use crate::checksum::TunnelChecksum;
 use crate::health::Line;

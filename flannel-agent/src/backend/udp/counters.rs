@@ -3,46 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A fate of packets that `status` counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// Sent to a peer.
-    Encapsulated,
-    /// Received from a peer and handed to the kernel.
-    Decapsulated,
-    /// Dropped: no peer has the destination's subnet.
-    NoPeer,
-    /// Dropped: its last hop was here.
-    TtlExpired,
-    /// Dropped: no whole IPv4 packet.
-    Malformed,
-    /// Received from an address that is no peer's.
-    ForeignSender,
-    /// Its overlay source is not in the sender's subnet.
-    ForgedSource,
-    /// Dropped: the kernel did not take the datagram.
-    SendFailed,
-    /// Dropped: the TUN device did not take the packet.
-    DeliveryFailed,
-    /// ICMP errors sent.
-    IcmpSent,
-}
-
-impl Outcome {
-    /// All, with their names.
-    pub(super) const ALL: [(Self, &'static str); 10] = [
-        (Self::Encapsulated, "udp_encap"),
-        (Self::Decapsulated, "udp_decap"),
-        (Self::NoPeer, "drop_no_peer"),
-        (Self::TtlExpired, "drop_ttl_expired"),
-        (Self::Malformed, "drop_malformed"),
-        (Self::ForeignSender, "forged_outer_source"),
-        (Self::ForgedSource, "forged_inner_source"),
-        (Self::SendFailed, "drop_send_failed"),
-        (Self::DeliveryFailed, "drop_delivery_failed"),
-        (Self::IcmpSent, "icmp_sent"),
-    ];
-}
+pub(super) use flannel_core::status::UdpOutcome as Outcome;
 
 /// Counters of all workers.
 #[derive(Debug, Default)]
@@ -61,7 +22,7 @@ impl Counters {
         Outcome::ALL
             .iter()
             .zip(&self.0)
-            .map(|((_, name), counter)| (*name, counter.load(Ordering::Relaxed)))
+            .map(|(outcome, counter)| (outcome.name(), counter.load(Ordering::Relaxed)))
             .collect()
     }
 }
@@ -73,9 +34,9 @@ mod tests {
     #[test]
     fn each_outcome_has_its_own_counter() {
         let counters = Counters::default();
-        for (index, (outcome, name)) in Outcome::ALL.into_iter().enumerate() {
-            counters.add(outcome, 1 + index as u64);
-            assert_eq!(counters.by_name()[name], 1 + index as u64);
+        for (index, outcome) in Outcome::ALL.iter().enumerate() {
+            counters.add(*outcome, 1 + index as u64);
+            assert_eq!(counters.by_name()[outcome.name()], 1 + index as u64);
         }
     }
 }

@@ -21,5 +21,5 @@ pub use self::proxy::Proxy;
 /// Names of all that the proxy counts.
 #[cfg(test)]
 pub(crate) fn outcomes() -> impl Iterator<Item = &'static str> {
-    counters::Outcome::ALL.into_iter().map(|(_, name)| name)
+    counters::Outcome::ALL.iter().map(|outcome| outcome.name())
 }

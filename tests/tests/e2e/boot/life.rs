@@ -1,6 +1,5 @@
 //! From the installation to the purge.
 
-use std::thread;
 use std::time::Duration;
 
 use flannel_core::status::DatapathKind;
@@ -12,6 +11,8 @@ use flannel_tests::wait;
 use super::{EARLIER_VERSION, boot, earlier, present, start_peer};
 
 const UNIT: &str = "flannel-agent.service";
+/// How long pods talk while something is done to the agent.
+const STREAM: Duration = Duration::from_secs(5);
 
 /// What systemd-analyze finds at most, in tenths: a sandbox that lets more through has a
 /// reason, or is a mistake.
@@ -36,16 +37,6 @@ fn wait_active(machine: &Debian) {
     });
 }
 
-/// Runs `act` within a stream of one packet per millisecond; none may be lost.
-#[track_caller]
-fn nothing_lost_while(pair: &Pair, act: impl FnOnce()) {
-    let running = pair.start_spaced(Duration::from_secs(5));
-    thread::sleep(Duration::from_millis(500));
-    act();
-    let spaced = running.finish();
-    assert_eq!((&spaced["lost"], &spaced["sent"]), (&0.into(), &5000.into()), "{spaced}");
-}
-
 #[test]
 fn a_node_from_installation_to_purge() {
     let lab = Lab::new();
@@ -61,22 +52,22 @@ fn a_node_from_installation_to_purge() {
     machine.sh(&format!("systemd-analyze security --no-pager --threshold={EXPOSURE} {UNIT}"));
     start_peer(&lab, &mut right, &left);
     let etcd = lab.stopped_etcd();
-    let pair = Pair::with_pods(lab, etcd, left, right);
+    let mut pair = Pair::with_pods(lab, etcd, left, right);
     let status = pair.left.status();
     assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
     pair.check_integrity(8);
     pair.fast_both_ways();
 
-    nothing_lost_while(&pair, || drop(machine.sh(&format!("systemctl restart {UNIT}"))));
-    nothing_lost_while(&pair, || {
+    pair.nothing_lost(STREAM, |_| drop(machine.sh(&format!("systemctl restart {UNIT}"))));
+    pair.nothing_lost(STREAM, |_| {
         machine.sh(&format!("systemctl kill --signal=KILL {UNIT}"));
         wait::holds("systemd to start it again", Duration::from_secs(10), || {
             machine.property(UNIT, "NRestarts") == "1"
         });
         wait_active(&machine);
     });
-    upgrade(&machine, &pair);
-    nothing_lost_while(&pair, || drop(machine.sh(&format!("systemctl stop {UNIT}"))));
+    upgrade(&machine, &mut pair);
+    pair.nothing_lost(STREAM, |_| drop(machine.sh(&format!("systemctl stop {UNIT}"))));
     assert_eq!(machine.property(UNIT, "Result"), "success");
     machine.sh(&format!("systemctl start {UNIT}"));
 
@@ -87,11 +78,11 @@ fn a_node_from_installation_to_purge() {
 
 /// What runs is replaced by the package's, once.
 #[track_caller]
-fn upgrade(machine: &Debian, pair: &Pair) {
+fn upgrade(machine: &Debian, pair: &mut Pair) {
     let version = || machine.sh("dpkg-query -W -f '${Version}' flannel-ebpf");
     assert_eq!(version(), EARLIER_VERSION);
     let process = machine.property(UNIT, "MainPID");
-    nothing_lost_while(pair, || {
+    pair.nothing_lost(STREAM, |_| {
         machine.sh(&format!("dpkg -i {}", present()));
         wait::holds("another process", Duration::from_secs(20), || {
             let now = machine.property(UNIT, "MainPID");

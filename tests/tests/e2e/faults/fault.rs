@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use flannel_core::health::Subject;
 use flannel_core::status::Status;
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::told::Outcomes;
 use flannel_tests::wait;
 
@@ -210,8 +211,8 @@ fn tells(cluster: &Cluster, subject: Subject) -> Result<(), String> {
 
 /// Packets that the fast path has carried.
 fn carried(status: Status) -> u64 {
-    let outcomes = Outcomes(status.outcomes);
-    outcomes.get("fast_encap") + outcomes.get("fast_decap")
+    let outcomes = Outcomes::from(status);
+    outcomes.get(Outcome::FastEncap) + outcomes.get(Outcome::FastDecap)
 }
 
 fn soon(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
