@@ -12,6 +12,7 @@ use crate::agent::Options;
 use crate::endpoint::Sink;
 use crate::etcd::Etcd;
 use crate::lab::Lab;
+use crate::link::Traffic;
 use crate::netns::Netns;
 use crate::node::Node;
 use crate::packet::Wire;
@@ -173,10 +174,8 @@ impl Carried {
     pub fn of(node: &Node) -> Self {
         let outcomes = node.outcomes();
         let shortcut = outcomes.get(Outcome::ShortcutEncap) + outcomes.get(Outcome::ShortcutDecap);
-        let text = node.netns.ip("-json -stats link show flannel.1");
-        let links: Value = serde_json::from_str(&text).expect("JSON of ip");
-        let device = ["rx", "tx"].map(|way| links[0]["stats64"][way]["packets"].as_u64());
-        let device: u64 = device.map(|count| count.expect("a count")).iter().sum();
+        let Traffic { rx, tx } = node.netns.link("flannel.1").traffic;
+        let device = rx.packets + tx.packets;
         // Aggregates come through the device and leave the kernel's path there.
         let device = device.saturating_sub(outcomes.get(Outcome::FastAggregate));
         Self { fast: outcomes.fast(), kernel: shortcut + device }

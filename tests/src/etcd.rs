@@ -191,7 +191,11 @@ impl Etcd {
         let nodes = answer["node"]["nodes"].as_array().cloned().unwrap_or_default();
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         let last = |key: String| key.rsplit('/').next().unwrap_or_default().to_owned();
-        nodes.iter().map(|node| (last(text(&node["key"])), text(&node["value"]))).collect()
+        let lease = |node: &serde_json::Value| (last(text(&node["key"])), text(&node["value"]));
+        let mut leases: Vec<_> = nodes.iter().map(lease).collect();
+        // etcd gives them in no order.
+        leases.sort();
+        leases
     }
 
     /// Keys (without prefix) and values below `<prefix>/subnets/`.

@@ -13,7 +13,7 @@ use crate::packet::Wire;
 use crate::pair::Pair;
 
 /// Payload by which a delivered packet is known; its number follows.
-const MARK: &[u8] = b"made by hand";
+pub const MARK: &[u8] = b"made by hand";
 /// Packets of one attempt.
 const TEN: u8 = 10;
 
@@ -22,8 +22,25 @@ const TEN: u8 = 10;
 /// # Panics
 /// There is no such interface.
 pub fn link_mac(netns: &Netns, link: &str) -> [u8; 6] {
-    let text = netns.sh(&format!("ip -br link show {link}"));
-    mac(text.split_whitespace().nth(2).expect("a MAC"))
+    mac(&netns.link(link).address.expect("a MAC"))
+}
+
+/// What `right` sends to the pod `client` for the pod `server`.
+///
+/// # Panics
+/// A node has no tunnel.
+pub fn honest(pair: &Pair) -> Tunnelled {
+    Tunnelled {
+        outer_mac: (link_mac(&pair.right.netns, "eth0"), link_mac(&pair.left.netns, "eth0")),
+        outer: (pair.right.address, pair.left.address),
+        port: TUNNEL,
+        flags: 8,
+        vni: 1,
+        inner_mac: (mac(&pair.right.vtep_mac()), mac(&pair.left.vtep_mac())),
+        inner: (pair.server.address, pair.client.address),
+        ports: (4000, 4001),
+        payload: MARK.to_vec(),
+    }
 }
 
 /// A stranger on the underlay of a pair, who sends to the pod `client` what only
@@ -46,16 +63,11 @@ impl Forger {
     pub fn new(pair: &Pair) -> Self {
         let address = Ipv4Addr::new(192, 0, 2, 250);
         let stranger = pair.lab.stranger(address);
+        let honest = honest(pair);
         let packet = Tunnelled {
-            outer_mac: (link_mac(&stranger, "eth0"), link_mac(&pair.left.netns, "eth0")),
-            outer: (address, pair.left.address),
-            port: TUNNEL,
-            flags: 8,
-            vni: 1,
-            inner_mac: (mac(&pair.right.vtep_mac()), mac(&pair.left.vtep_mac())),
-            inner: (pair.server.address, pair.client.address),
-            ports: (4000, 4001),
-            payload: MARK.to_vec(),
+            outer_mac: (link_mac(&stranger, "eth0"), honest.outer_mac.1),
+            outer: (address, honest.outer.1),
+            ..honest
         };
         let victim = Wire::open(&pair.client.netns, "eth0");
         Self { stranger, address, packet, victim }

@@ -26,6 +26,7 @@ pub mod hooks;
 mod http;
 pub mod interrupt;
 pub mod lab;
+pub mod link;
 pub mod machine;
 pub mod netns;
 pub mod node;

@@ -1,5 +1,6 @@
 //! Two nodes with a pod each: what most cases need.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use crate::node::Node;
 use crate::pod::Pod;
 use crate::wait;
 use flannel_ebpf::abi::Outcome;
+
+/// A service of [`Pair::serve_translated`].
+pub const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 1), 80);
 
 /// What runs a node's tunnel.
 pub enum Kind {
@@ -132,7 +136,11 @@ impl Pair {
         Self::silent(lab, etcd, left, right).talking()
     }
 
-    fn silent(lab: Lab, etcd: Etcd, left: Node, right: Node) -> Self {
+    /// Gives a pod to each of two nodes, which may not reach each other yet.
+    ///
+    /// # Panics
+    /// A node has no subnet.
+    pub fn silent(lab: Lab, etcd: Etcd, left: Node, right: Node) -> Self {
         let client = left.pod(2);
         let mut server = right.pod(2);
         server.serve();
@@ -155,6 +163,25 @@ impl Pair {
     #[track_caller]
     pub fn traffic(&self, kind: &str, options: &str) -> Value {
         self.client.traffic(&format!("{kind} {} {options}", self.server.target()))
+    }
+
+    /// Lets the left node translate [`SERVICE`] to `server`.
+    ///
+    /// # Panics
+    /// nft refuses.
+    pub fn serve_translated(&self) {
+        self.left.netns.nft(&format!(
+            "table ip service {{
+                chain prerouting {{
+                    type nat hook prerouting priority -100;
+                    ip daddr {0} tcp dport {1} dnat to {2}
+                    ip daddr {0} udp dport {1} dnat to {2}
+                }}
+            }}",
+            SERVICE.ip(),
+            SERVICE.port(),
+            self.server.target()
+        ));
     }
 
     /// Random data of many sizes and forms, both ways; all of it has to arrive

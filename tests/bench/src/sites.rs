@@ -5,8 +5,6 @@ use std::net::SocketAddrV4;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::columns::To;
 use super::lanes::{Build, Lane};
 use super::rows::{Beside, Ends, JUDGED_PORT, Setup, packet_rule, untrack};
@@ -164,11 +162,8 @@ impl Site {
     pub(super) fn counters(&self) -> Counters {
         let peers = [(&self.left, &self.right), (&self.right, &self.left)]
             .map(|(node, other)| counted(node, other.address));
-        let text = self.left.netns.ip(&format!("-json -stats link show {UNDERLAY}"));
-        let links: Value = serde_json::from_str(&text).expect("JSON of ip");
-        let sent = &links[0]["stats64"]["tx"];
-        let number = |name: &str| sent[name].as_u64().unwrap_or_else(|| panic!("{name}: {text}"));
-        Counters { peers, frames: number("packets"), bytes: number("bytes") }
+        let sent = self.left.netns.link(UNDERLAY).traffic.tx;
+        Counters { peers, frames: sent.packets, bytes: sent.bytes }
     }
 }
 

@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use flannel_tests::agent::Options;
-use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::Lab;
 use flannel_tests::node::Node;
-use flannel_tests::pod::Pod;
+use flannel_tests::pair::Pair;
 use flannel_tests::wait;
 
 const NETWORK: &str = "10.2.0.0/16";
@@ -19,14 +18,8 @@ const LOADS: &[(&str, &str, &str, &str)] = &[
     ("TCP request", "1/s", "requests", "rate"),
 ];
 
-struct Bed {
-    client: Pod,
-    server: Pod,
-    left: Node,
-    right: Node,
-    etcd: Etcd,
-    _lab: Lab,
-}
+/// Two nodes that run one proxy or the other.
+struct Bed(Pair);
 
 fn bed() -> Bed {
     let lab = Lab::new();
@@ -37,38 +30,36 @@ fn bed() -> Bed {
         node.start(&etcd, &Options::default());
         node.stop_agent();
     }
-    let client = left.pod(2);
-    let mut server = right.pod(2);
-    server.serve();
-    Bed { client, server, left, right, etcd, _lab: lab }
+    Bed(Pair::silent(lab, etcd, left, right))
 }
 
 impl Bed {
     fn measure(&self, load: &str, seconds: f64) -> serde_json::Value {
         wait::holds("the tunnel", Duration::from_secs(10), || {
-            self.client.netns.ping(self.server.address, "-c 1 -W 1").0
+            self.0.client.netns.ping(self.0.server.address, "-c 1 -W 1").0
         });
         let (kind, options) = load.split_once(' ').unwrap_or((load, ""));
-        let target = self.server.target();
-        self.client.traffic(&format!("{kind} {target} --seconds {seconds} {options}"))
+        self.0.traffic(kind, &format!("--seconds {seconds} {options}"))
     }
 
     fn ours(&mut self, seconds: f64) -> Vec<f64> {
-        self.left.start(&self.etcd, &Options::default());
-        self.right.start(&self.etcd, &Options::default());
+        let Pair { left, right, etcd, .. } = &mut self.0;
+        left.start(etcd, &Options::default());
+        right.start(etcd, &Options::default());
         let figures = self.all(seconds);
-        self.left.stop_agent();
-        self.right.stop_agent();
+        self.0.left.stop_agent();
+        self.0.right.stop_agent();
         figures
     }
 
     fn simple(&mut self, seconds: f64) -> Vec<f64> {
         let way = |node: &Node| (node.subnet(), node.address);
-        for node in [&self.left, &self.right] {
+        let Pair { left, right, .. } = &self.0;
+        for node in [left, right] {
             node.netns.ip("link del flannel0");
         }
-        let _left = self.left.start_simple(NETWORK, &[way(&self.right)]);
-        let _right = self.right.start_simple(NETWORK, &[way(&self.left)]);
+        let _left = left.start_simple(NETWORK, &[way(right)]);
+        let _right = right.start_simple(NETWORK, &[way(left)]);
         self.all(seconds)
     }
 

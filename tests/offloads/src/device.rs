@@ -136,9 +136,6 @@ fn set_link(index: u32, bytes: u32) -> Vec<u8> {
 /// # Panics
 /// ip fails.
 pub fn transmit_drops(netns: &Netns) -> u64 {
-    let text = netns.ip("-json -stats link show");
-    let links: serde_json::Value = serde_json::from_str(&text).expect("JSON of ip");
-    let links = links.as_array().expect("a list of links");
-    let counted = links.iter().filter(|link| link["ifname"] != "flannel.1");
-    counted.filter_map(|link| link["stats64"]["tx"]["dropped"].as_u64()).sum()
+    let counted = netns.links().into_iter().filter(|link| link.name != "flannel.1");
+    counted.map(|link| link.traffic.tx.dropped).sum()
 }

@@ -41,9 +41,7 @@ fn pair(backend: &str, options: &Options) -> Pair {
     right.start(&etcd, options);
     left.wait_routes(&[&right]);
     right.wait_routes(&[&left]);
-    let (client, mut server) = (left.pod(2), right.pod(2));
-    server.serve();
-    Pair { client, server, left, right, etcd, lab }
+    Pair::with_pods(lab, etcd, left, right)
 }
 
 /// The route to `to`'s subnet, as `ip` shows it.

@@ -62,8 +62,8 @@ fn check_finds_planted_faults_with_and_without_the_daemon() {
 
     // Nobody puts right what follows.
     pair.left.kill_agent();
-    plant(&pair);
     let lease = format!("the lease {}", pair.left.subnet());
+    plant(&pair);
     let (code, report) = check(&pair, &pair.left);
     assert_eq!((code, report.verdict), (Some(20), State::Broken), "{report:#?}");
     assert!(!report.daemon);

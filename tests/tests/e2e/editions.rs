@@ -107,11 +107,6 @@ fn carries(pair: &Pair) {
     assert_eq!(pair.left.status().datapath.mode, Some(DatapathKind::Ebpf));
 }
 
-fn index(node: &Node, interface: &str) -> u32 {
-    let text = node.netns.ip(&format!("-o link show {interface}"));
-    text.split(':').next().and_then(|index| index.parse().ok()).expect("an index")
-}
-
 /// Ids of the links that are pinned in a directory of each version.
 fn links(node: &Node, folder: &str) -> [BTreeMap<String, u64>; 2] {
     ["v1".to_owned(), format!("v{ABI_VERSION}")]
@@ -226,7 +221,7 @@ fn a_pin_that_cannot_be_made_keeps_no_old_program() {
     let options = Options::ebpf();
     let mut pair = begin(&TCX, &options);
     let before = programs(&pair.left);
-    let veth = index(&pair.left, "veth2");
+    let veth = pair.left.netns.link("veth2").ifindex;
     let links = pair.left.pin_dir().join(format!("v{ABI_VERSION}/links"));
     for program in ["from_pod", "to_pod"] {
         fs::create_dir_all(links.join(format!("{veth}-{program}"))).expect("something in its way");
@@ -289,7 +284,7 @@ fn a_hook_that_fails_keeps_no_old_program_elsewhere() {
         mtu: 1450,
         entry: Some(VethEntry { inward: Inward::Peer, keep_out: false }),
     };
-    let veths = [veth("veth2", index(&pair.left, "veth2")), veth("veth9", 4711)];
+    let veths = [veth("veth2", pair.left.netns.link("veth2").ifindex), veth("veth9", 4711)];
     let options = ProgramOptions {
         flow_table_size: 4096,
         verify_source: VerifySource::default(),

@@ -19,7 +19,6 @@ use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::told::complaint;
 use flannel_tests::wait;
-use serde_json::Value;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// From what happens to a device to the programs' maps.
@@ -38,17 +37,11 @@ fn config(node: &Node) -> Config {
     map.get(&0, 0).expect("the settings")
 }
 
-fn ifindex(netns: &Netns, device: &str) -> u32 {
-    let links: Value =
-        serde_json::from_str(&netns.ip(&format!("-json link show {device}"))).expect("JSON of ip");
-    links[0]["ifindex"].as_u64().expect("an index") as u32
-}
-
 /// Action and whether the pod's packets are kept, by the programs' map.
 fn veth(node: &Node, name: &str) -> Option<(u8, bool)> {
     let map: HashMap<_, u32, Veth> =
         Map::HashMap(pinned(node, map::VETHS)).try_into().expect("a hash");
-    let veth = map.get(&ifindex(&node.netns, name), 0).ok()?;
+    let veth = map.get(&node.netns.link(name).ifindex, 0).ok()?;
     Some((veth.action, veth.keep_out != 0))
 }
 

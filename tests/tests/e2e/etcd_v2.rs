@@ -5,7 +5,6 @@ use std::time::Duration;
 use flannel_tests::agent::{self, Options};
 use flannel_tests::etcd::{Etcd, PREFIX};
 use flannel_tests::lab::{Lab, NETWORK};
-use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::process::run;
 use flannel_tests::wait;
@@ -25,15 +24,6 @@ fn by(api: &str) -> Options {
     Options { extra: vec![format!("--etcd-api={api}")], ..Options::ebpf() }
 }
 
-fn pair(lab: Lab, etcd: Etcd, left: Node, right: Node) -> Pair {
-    let client = left.pod(2);
-    let mut server = right.pod(2);
-    server.serve();
-    let pair = Pair { client, server, left, right, etcd, lab };
-    pair.client.ping(pair.server.address, "-c 3 -i 0.2 -W 2");
-    pair
-}
-
 #[test]
 fn agents_find_each_other_by_v2_alone() {
     let lab = Lab::new();
@@ -47,7 +37,7 @@ fn agents_find_each_other_by_v2_alone() {
     assert_eq!(etcd.subnets(), [], "nothing is in v3");
     assert_eq!(etcd.subnets_v2().len(), 2);
     assert_eq!(left.status().store.api.as_deref(), Some("v2 (v3 has no network config)"));
-    let pair = pair(lab, etcd, left, right);
+    let pair = Pair::with_pods(lab, etcd, left, right);
     for (from, to) in [(&pair.client, &pair.server), (&pair.server, &pair.client)] {
         let text = from.ping(to.address, "-c 5 -i 0.1 -W 2");
         assert_eq!(text.matches("ttl=62").count(), 5, "{text}");
@@ -74,7 +64,7 @@ fn a_cluster_moves_from_v2_to_v3_node_by_node() {
     right.make_old(&etcd, "10.244.32.0/24");
     left.sync_old(&etcd);
     right.sync_old(&etcd);
-    let mut pair = pair(lab, etcd, left, right);
+    let mut pair = Pair::with_pods(lab, etcd, left, right);
     let before = pair.etcd.subnets_v2();
 
     let migrate = |pair: &Pair| {

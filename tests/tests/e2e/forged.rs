@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
-use flannel_tests::forge::{OUTER, Tunnelled, mac};
+use flannel_tests::forge::{OUTER, Tunnelled};
+use flannel_tests::forger::{MARK, honest, link_mac};
 use flannel_tests::netns::Netns;
 use flannel_tests::packet::Wire;
 use flannel_tests::pair::Pair;
@@ -13,16 +14,9 @@ use flannel_tests::plain::key;
 use flannel_tests::told::Outcomes;
 
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 250);
-/// Payload by which a delivered packet is known.
-const MARK: &[u8] = b"made by hand";
 
 fn verify(mode: &'static str) -> Options {
     Options { verify_source: Some(mode), ..Options::ebpf() }
-}
-
-fn link_mac(netns: &Netns, link: &str) -> [u8; 6] {
-    let text = netns.sh(&format!("ip -br link show {link}"));
-    mac(text.split_whitespace().nth(2).expect("a MAC"))
 }
 
 /// The underlay of a pair, seen by a forger.
@@ -38,17 +32,7 @@ impl Forger {
     fn new(options: &Options) -> Self {
         let pair = Pair::agents(options);
         let stranger = pair.lab.stranger(STRANGER);
-        let honest = Tunnelled {
-            outer_mac: (link_mac(&pair.right.netns, "eth0"), link_mac(&pair.left.netns, "eth0")),
-            outer: (pair.right.address, pair.left.address),
-            port: 8472,
-            flags: 8,
-            vni: 1,
-            inner_mac: (mac(&pair.right.vtep_mac()), mac(&pair.left.vtep_mac())),
-            inner: (pair.server.address, pair.client.address),
-            ports: (4000, 4001),
-            payload: MARK.to_vec(),
-        };
+        let honest = honest(&pair);
         let pod_wire = Wire::open(&pair.client.netns, "eth0");
         Self { pair, stranger, pod_wire, honest }
     }

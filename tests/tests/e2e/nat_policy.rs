@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::lab::OUTSIDE;
-use flannel_tests::pair::Pair;
+use flannel_tests::pair::{Pair, SERVICE};
 use flannel_tests::pod::{serve, traffic};
 use flannel_tests::told::fast_share;
 
@@ -27,22 +27,13 @@ const STRICT: &str = "table inet guard {
 #[test]
 fn a_service_flow_is_translated_on_the_fast_path() {
     let pair = Pair::agents(&window("500ms"));
-    pair.left.netns.nft(&format!(
-        "table ip service {{
-            chain prerouting {{
-                type nat hook prerouting priority -100;
-                ip daddr 10.96.0.1 tcp dport 80 dnat to {0}
-                ip daddr 10.96.0.1 udp dport 80 dnat to {0}
-            }}
-        }}",
-        pair.server.target()
-    ));
+    pair.serve_translated();
     let before = pair.left.outcomes();
     // Many windows; an answer that is not translated back would stop it.
-    let requests = pair.client.traffic("requests 10.96.0.1:80 --seconds 8 --patience 2");
+    let requests = pair.client.traffic(&format!("requests {SERVICE} --seconds 8 --patience 2"));
     assert_eq!(requests["error"], serde_json::Value::Null, "{requests}");
     assert!(requests["transactions"].as_u64() > Some(1000), "{requests}");
-    let spaced = pair.client.traffic("spaced 10.96.0.1:80 --seconds 3");
+    let spaced = pair.client.traffic(&format!("spaced {SERVICE} --seconds 3"));
     assert_eq!(spaced["lost"], 0, "{spaced}");
     let since = pair.left.outcomes().since(&before);
     for (fast, entered) in [
@@ -57,7 +48,7 @@ fn a_service_flow_is_translated_on_the_fast_path() {
     // translated in a direct one.
     pair.traffic("requests", "--seconds 1 --patience 2");
     assert!(pair.left.outcomes().since(&before).fast() > 100);
-    let connects = pair.client.traffic("connects 10.96.0.1:80 --seconds 1");
+    let connects = pair.client.traffic(&format!("connects {SERVICE} --seconds 1"));
     assert!(connects["transactions"].as_u64() > Some(50), "{connects}");
 }
 

@@ -50,6 +50,17 @@ fn passes_as_many(rule: impl Fn(&Netns)) {
     assert!(near.contains(&ours), "{ours} of 1000, the kernel {kernel}");
 }
 
+/// As many packets pass a limit of nftables in this place.
+fn limited_as_much(family: &str, hook: &str, packets: &str) {
+    passes_as_many(|netns| {
+        netns.nft(&format!(
+            "table {family} packets {{ chain limited {{ type filter hook {hook} priority 0;
+                {packets} limit rate over 100/second drop
+            }}; }}"
+        ));
+    });
+}
+
 #[test]
 fn a_limit_of_nftables() {
     passes_as_many(|netns| nft(netns, "udp dport 7000 limit rate over 100/second drop"));
@@ -91,35 +102,17 @@ fn a_hash_limit_of_legacy_iptables() {
 
 #[test]
 fn a_limit_on_the_bridge_ports() {
-    passes_as_many(|netns| {
-        netns.nft(
-            "table bridge packets { chain in { type filter hook prerouting priority 0;
-                iifname \"veth2\" udp dport 7000 limit rate over 100/second drop
-            }; }",
-        );
-    });
+    limited_as_much("bridge", "prerouting", "iifname \"veth2\" udp dport 7000");
 }
 
 #[test]
 fn a_limit_where_the_pods_packets_come_in() {
-    passes_as_many(|netns| {
-        netns.nft(
-            "table netdev packets { chain in { type filter hook ingress device veth2 priority 0;
-                udp dport 7000 limit rate over 100/second drop
-            }; }",
-        );
-    });
+    limited_as_much("netdev", "ingress device veth2", "udp dport 7000");
 }
 
 #[test]
 fn a_limit_where_tunnel_packets_leave() {
-    passes_as_many(|netns| {
-        netns.nft(
-            "table netdev packets { chain out { type filter hook egress device eth0 priority 0;
-                udp dport 8472 limit rate over 100/second drop
-            }; }",
-        );
-    });
+    limited_as_much("netdev", "egress device eth0", "udp dport 8472");
 }
 
 #[test]

@@ -6,27 +6,11 @@ use std::time::{Duration, Instant};
 
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
-use flannel_tests::pair::{Kind, Pair};
+use flannel_tests::pair::{Kind, Pair, SERVICE};
 use flannel_tests::pod::traffic;
 
 fn window(time: &'static str) -> Options {
     Options { window: Some(time), ..Options::ebpf() }
-}
-
-const SERVICE: &str = "10.96.0.1:80";
-
-/// A service whose flows are translated, and so never confirmed.
-fn serve_translated(pair: &Pair) {
-    pair.left.netns.nft(&format!(
-        "table ip service {{
-            chain prerouting {{
-                type nat hook prerouting priority -100;
-                ip daddr 10.96.0.1 tcp dport 80 dnat to {0}
-                ip daddr 10.96.0.1 udp dport 80 dnat to {0}
-            }}
-        }}",
-        pair.server.target()
-    ));
 }
 
 /// A rule that looks at the TTL of each packet and changes it: more than the fast
@@ -41,7 +25,7 @@ fn keep_with_the_kernel(pair: &Pair) {
 #[test]
 fn flows_that_stay_with_the_kernel_bypass_the_device_both_ways() {
     let pair = Pair::agents(&Options::ebpf());
-    serve_translated(&pair);
+    pair.serve_translated();
     keep_with_the_kernel(&pair);
     let before = pair.left.outcomes();
     let requests = pair.client.traffic(&format!("requests {SERVICE} --seconds 2 --patience 2"));
@@ -65,7 +49,7 @@ fn flows_that_stay_with_the_kernel_bypass_the_device_both_ways() {
 #[test]
 fn a_plain_node_takes_and_sends_as_ever() {
     let pair = Pair::new(&Kind::Agent(Options::ebpf()), &Kind::Plain);
-    serve_translated(&pair);
+    pair.serve_translated();
     keep_with_the_kernel(&pair);
     let spaced = pair.client.traffic(&format!("spaced {SERVICE} --seconds 2"));
     assert_eq!(spaced["lost"], 0, "{spaced}");
@@ -77,7 +61,7 @@ fn a_plain_node_takes_and_sends_as_ever() {
 #[test]
 fn the_nodes_firewall_decides_about_the_tunnel() {
     let pair = Pair::agents(&window("2s"));
-    serve_translated(&pair);
+    pair.serve_translated();
     pair.right.netns.nft("table ip wall { chain input { type filter hook input priority 0; }; }");
     let start = Instant::now();
     let running = pair.client.start_traffic(&format!("spaced {SERVICE} --seconds 8"));

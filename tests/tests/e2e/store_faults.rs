@@ -55,10 +55,7 @@ fn exchanged(api: &str, token: &'static str, subject: Subject, words: &[&str]) {
     left.wait_routes(&[&right]);
     right.wait_routes(&[&left]);
     assert!(silent(&left), "the peers");
-    let (client, mut server) = (left.pod(2), right.pod(2));
-    server.serve();
-    client.ping(server.address, "-c 3 -i 0.2 -W 2");
-    let mut pair = Pair { client, server, left, right, etcd, lab };
+    let mut pair = Pair::with_pods(lab, etcd, left, right);
 
     let running = pair.start_spaced(8 * SECOND);
     pair.etcd.restart_with("elsewhere", token);

@@ -10,6 +10,7 @@ use flannel_tests::agent::Options;
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::Lab;
 use flannel_tests::node::Node;
+use flannel_tests::pair::Pair;
 use flannel_tests::pod::Pod;
 use flannel_tests::process::Process;
 use flannel_tests::udp::PORT;
@@ -20,28 +21,14 @@ const CONFIG: &str = r#"{"Network":"10.2.0.0/16"}"#;
 const NETWORK: &str = "10.2.0.0/16";
 const SOON: Duration = Duration::from_secs(1);
 
-/// Two nodes with the agent, a pod each; the second serves.
-struct Two {
-    client: Pod,
-    server: Pod,
-    left: Node,
-    right: Node,
-    etcd: Etcd,
-    _lab: Lab,
-}
-
-fn two(options: &Options) -> Two {
+fn two(options: &Options) -> Pair {
     let lab = Lab::new();
     let etcd = lab.empty_etcd();
     etcd.put_config(CONFIG);
     let (mut left, mut right) = (lab.node(1), lab.node(2));
     left.start(&etcd, options);
     right.start(&etcd, options);
-    let client = left.pod(2);
-    let mut server = right.pod(2);
-    server.serve();
-    reaches(&client, server.address);
-    Two { client, server, left, right, etcd, _lab: lab }
+    Pair::with_pods(lab, etcd, left, right)
 }
 
 /// A node with the agent and one with the simple proxy; the agent's pod
@@ -105,7 +92,7 @@ fn complete(node: &Node) -> bool {
 #[test]
 fn pods_speak_both_ways_and_counters_tell() {
     let two = two(&Options::default());
-    let Two { client, server, left, right, etcd, .. } = &two;
+    let Pair { client, server, left, right, etcd, .. } = &two;
     assert_eq!(left.environment("FLANNEL_MTU").as_deref(), Some("1472"));
     assert_eq!(left.environment("FLANNEL_NETWORK").as_deref(), Some(NETWORK));
     for (subnet, value) in etcd.subnets() {
@@ -270,7 +257,7 @@ fn senders_are_told_what_cannot_be_reached() {
 #[test]
 fn what_is_removed_comes_back_within_a_second() {
     let two = two(&Options::default());
-    let Two { left, client, server, .. } = &two;
+    let Pair { left, client, server, .. } = &two;
     let first = left.subnet().network();
     for damage in [
         format!("route del {NETWORK} dev flannel0"),

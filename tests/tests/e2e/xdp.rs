@@ -41,10 +41,7 @@ fn is_off(node: &Node, words: &str) {
 
 /// Mode of the XDP program on the underlay, as the kernel has it.
 fn attached(node: &Node) -> Option<String> {
-    let links = node.netns.ip("-json -details link show eth0");
-    let links: serde_json::Value = serde_json::from_str(&links).expect("JSON of ip");
-    let mode = links[0]["xdp"]["mode"].as_u64()?;
-    Some(match mode {
+    Some(match node.netns.link("eth0").xdp?.mode {
         1 => "native".to_owned(),
         2 => "generic".to_owned(),
         other => other.to_string(),
@@ -266,9 +263,8 @@ fn somebody_elses_program_is_left_alone_and_reported() {
     pair.left.stop_agent();
     let foreign = Foreign::on(&pair.left);
     let id = |node: &Node| {
-        let links = node.netns.ip("-json -details link show eth0");
-        let links: serde_json::Value = serde_json::from_str(&links).expect("JSON of ip");
-        links[0]["xdp"]["prog"]["id"].as_u64().expect("a program")
+        let program = node.netns.link("eth0").xdp.and_then(|xdp| xdp.prog);
+        program.expect("a program").id
     };
     let before = id(&pair.left);
     pair.left.start(&pair.etcd, &with("native"));

@@ -15,15 +15,18 @@ const NEXT: i32 = -1;
 const DROP: i32 = 2;
 const OK: i32 = 0;
 
+/// Nothing passed the rule of routing, which is deleted.
+fn rule_goes(cluster: &mut Cluster) {
+    nothing_passes(cluster);
+    cluster.shell("ip rule delete pref 50; ip route flush table 78").expect("a rule");
+}
+
 pub(in super::super) const OTHERS: &[Fault] = &[
     Fault::lasting(
         "a rule of routing leads to nowhere",
         Act::Sh("ip route add blackhole default table 78; ip rule add pref 50 to $PEER lookup 78"),
         1500,
-        Act::Do(|cluster| {
-            nothing_passes(cluster);
-            cluster.shell("ip rule delete pref 50; ip route flush table 78").expect("a rule");
-        }),
+        Act::Do(rule_goes),
     )
     .loss(6000),
     Fault::lasting(
@@ -32,10 +35,7 @@ pub(in super::super) const OTHERS: &[Fault] = &[
             "ip route add default via 192.0.2.1 table 78; ip rule add pref 50 to $PEER lookup 78",
         ),
         1500,
-        Act::Do(|cluster| {
-            nothing_passes(cluster);
-            cluster.shell("ip rule delete pref 50; ip route flush table 78").expect("a rule");
-        }),
+        Act::Do(rule_goes),
     )
     .loss(6000),
     Fault::lasting(
