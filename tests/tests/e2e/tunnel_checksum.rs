@@ -6,6 +6,7 @@ use std::time::Duration;
 use flannel_core::check::{Finding, Id, Report, State};
 use flannel_core::checksum::TunnelChecksum;
 use flannel_core::envelope::{Kept, KeptWay, Obstacle, Reason};
+use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::faulty_card::FaultyCard;
 use flannel_tests::node::Node;
@@ -59,8 +60,8 @@ fn tcp_works_over_a_card_that_breaks_it() {
     let before = pair.left.outcomes();
     pair.check_integrity(10);
     let since = pair.left.outcomes().since(&before);
-    assert_eq!(since.get("fast_encap") + since.get("shortcut_encap"), 0, "{since:?}");
-    assert!(since.get("fast_decap") > 1000, "{since:?}");
+    assert_eq!(since.get(Outcome::FastEncap) + since.get(Outcome::ShortcutEncap), 0, "{since:?}");
+    assert!(since.get(Outcome::FastDecap) > 1000, "{since:?}");
     let (code, found) = check(&pair, &pair.left);
     assert_eq!((code, found.state), (Some(0), State::Well), "{found:?}");
     let status = pair.left.status();
