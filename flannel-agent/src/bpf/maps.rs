@@ -166,7 +166,6 @@ impl Maps {
         let values: Vec<abi::Peer> = ids().map(|(_, peer_id)| abi::Peer { peer_id }).collect();
         // As what is known of subnets: before it is written.
         self.addresses.extend(ids());
-        self.rounds.wrote_addresses(&keys);
         if sys::update_batch(self.peers_fd.as_fd(), &keys, &values).is_ok() {
             return Ok(());
         }
@@ -180,7 +179,6 @@ impl Maps {
 
     fn write_subnets(&mut self, chunk: &[(Ipv4Network, Subnet)]) -> Result<(), BpfError> {
         let keys: Vec<RawKey> = chunk.iter().map(|(network, _)| raw_key(network)).collect();
-        self.rounds.wrote_subnets(&keys);
         let values: Vec<Subnet> = chunk.iter().map(|(_, subnet)| *subnet).collect();
         if sys::update_batch(self.subnets_fd.as_fd(), &keys, &values).is_ok() {
             return Ok(());

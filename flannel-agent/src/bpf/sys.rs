@@ -142,20 +142,36 @@ where
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
             Err(error) => return Err(error),
         }
-        let mut value = V::new_zeroed();
-        let mut attr = ElementAttr {
-            map_fd,
-            key: std::ptr::from_ref(&key) as u64,
-            value: std::ptr::from_mut(&mut value) as u64,
-            ..ElementAttr::default()
-        };
-        // SAFETY: as above, and `value` is of the map's value size.
-        match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut attr) } {
-            Ok(_) => return Ok(Some((key, value))),
+        match lookup_element(map, &key)? {
+            Some(value) => return Ok(Some((key, value))),
             // Gone between the two calls.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => after = Some(key),
-            Err(error) => return Err(error),
+            None => after = Some(key),
         }
+    }
+}
+
+/// The value of a key, if the map has one: of a trie, that of the longest prefix.
+///
+/// # Errors
+/// The kernel's, but ENOENT.
+pub(super) fn lookup_element<K, V>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>>
+where
+    K: IntoBytes,
+    V: FromBytes + IntoBytes,
+{
+    let mut value = V::new_zeroed();
+    let mut attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u32,
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_mut(&mut value) as u64,
+        ..ElementAttr::default()
+    };
+    // SAFETY: `key` and `value` are of the map's key and value size, and outlive the
+    // call; any bytes are a valid value.
+    match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut attr) } {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -12,13 +12,7 @@ use super::sys::{self, Token};
 const ENOTSUPP: i32 = 524;
 
 /// How far it has come. `K` is the map's key.
-pub(super) struct Walk<K> {
-    at: At<K>,
-    /// Keys that this round has met, or that were written meanwhile.
-    met: Vec<K>,
-}
-
-enum At<K> {
+pub(super) enum Walk<K> {
     /// Before the next part of a batch.
     Batch(Option<Token>),
     /// Behind a key, where the kernel has no batches.
@@ -29,26 +23,17 @@ enum At<K> {
 pub(super) struct Part<K, V> {
     /// What is in it.
     pub(super) entries: Vec<(K, V)>,
-    /// It was the last one: the keys of the whole round, in order.
-    pub(super) round: Option<Vec<K>>,
+    /// The next part is the first one again.
+    pub(super) is_last: bool,
 }
 
 impl<K> Default for Walk<K> {
     fn default() -> Self {
-        Self { at: At::Batch(None), met: Vec::new() }
+        Self::Batch(None)
     }
 }
 
-impl<K: Copy + Ord + FromBytes + IntoBytes> Walk<K> {
-    fn is_at_start(&self) -> bool {
-        matches!(self.at, At::Batch(None) | At::Key(None))
-    }
-
-    /// These were written: a round that has passed their places does not miss them.
-    pub(super) fn wrote(&mut self, keys: &[K]) {
-        self.met.extend_from_slice(keys);
-    }
-
+impl<K: Copy + FromBytes + IntoBytes> Walk<K> {
     /// The next entries of the map, `most` at the most.
     ///
     /// # Errors
@@ -57,28 +42,16 @@ impl<K: Copy + Ord + FromBytes + IntoBytes> Walk<K> {
     where
         V: Copy + FromBytes + IntoBytes,
     {
-        let read = match self.at {
-            At::Batch(token) => match batch(map, token, most) {
+        let (entries, next) = match std::mem::take(self) {
+            Self::Batch(token) => match batch(map, token, most) {
                 Err(error) if is_unsupported(&error) => by_key(map, None, most),
                 read => read,
             },
-            At::Key(key) => by_key(map, key, most),
-        };
-        let (entries, at) = match read {
-            Ok(read) => read,
-            Err(error) => {
-                *self = Self::default();
-                return Err(error);
-            }
-        };
-        self.met.extend(entries.iter().map(|(key, _)| *key));
-        self.at = at;
-        let round = self.is_at_start().then(|| {
-            let mut met = std::mem::take(&mut self.met);
-            met.sort_unstable();
-            met
-        });
-        Ok(Part { entries, round })
+            Self::Key(key) => by_key(map, key, most),
+        }?;
+        let is_last = matches!(next, Self::Batch(None) | Self::Key(None));
+        *self = next;
+        Ok(Part { entries, is_last })
     }
 }
 
@@ -87,7 +60,7 @@ fn is_unsupported(error: &io::Error) -> bool {
 }
 
 /// Entries, and where it goes on.
-type Read<K, V> = (Vec<(K, V)>, At<K>);
+type Read<K, V> = (Vec<(K, V)>, Walk<K>);
 
 fn batch<K, V>(map: BorrowedFd<'_>, from: Option<Token>, most: usize) -> io::Result<Read<K, V>>
 where
@@ -97,7 +70,7 @@ where
     let mut keys = vec![K::new_zeroed(); most];
     let mut values = vec![V::new_zeroed(); most];
     let (count, next) = sys::lookup_batch(map, from, &mut keys, &mut values)?;
-    Ok((keys.into_iter().zip(values).take(count).collect(), At::Batch(next)))
+    Ok((keys.into_iter().zip(values).take(count).collect(), Walk::Batch(next)))
 }
 
 fn by_key<K, V>(map: BorrowedFd<'_>, after: Option<K>, most: usize) -> io::Result<Read<K, V>>
@@ -112,8 +85,8 @@ where
                 at = Some(key);
                 entries.push((key, value));
             }
-            None => return Ok((entries, At::Key(None))),
+            None => return Ok((entries, Walk::Key(None))),
         }
     }
-    Ok((entries, At::Key(at)))
+    Ok((entries, Walk::Key(at)))
 }

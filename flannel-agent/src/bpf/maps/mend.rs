@@ -1,36 +1,38 @@
 //! Entries that somebody else removed, changed or added: they are found by reading the
 //! maps, since nobody tells, and put right at once.
+//!
+//! What is expected is looked up key by key. Added entries are found by a walk through
+//! the whole map, and less often: the kernel goes through all buckets of a hash, also of
+//! one that is nearly empty.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::AsFd as _;
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use flannel_ebpf::abi::{self, Subnet};
 use ipnetwork::Ipv4Network;
 
-use super::super::BpfError;
-use super::super::walk::{Part, Walk};
+use super::super::walk::Walk;
+use super::super::{BpfError, sys};
 use super::{BATCH, Maps, RawKey, ignore_missing, network, raw_key};
 
-/// Entries of each map that one look reads.
+/// Entries of each map that one look reads at least; more where half of those that are
+/// expected are more.
 const SOME: usize = 256;
+/// Added entries are looked for at each look of so many.
+const ADDED_EVERY: u32 = 10;
 
 /// How far both maps have been read.
 #[derive(Default)]
 pub(super) struct Rounds {
+    subnet: Option<Ipv4Network>,
+    address: Option<[u8; 4]>,
     subnets: Walk<RawKey>,
     addresses: Walk<[u8; 4]>,
+    looks: u32,
     /// Entries that were put right, and of which nobody was told yet.
     mended: u64,
-}
-
-impl Rounds {
-    pub(super) fn wrote_subnets(&mut self, keys: &[RawKey]) {
-        self.subnets.wrote(keys);
-    }
-
-    pub(super) fn wrote_addresses(&mut self, keys: &[[u8; 4]]) {
-        self.addresses.wrote(keys);
-    }
 }
 
 impl Maps {
@@ -38,29 +40,25 @@ impl Maps {
     pub(super) fn read_subnets(&self) -> Result<BTreeMap<Ipv4Network, Subnet>, BpfError> {
         let (mut walk, mut subnets) = (Walk::default(), BTreeMap::new());
         loop {
-            let part = self.part_of_subnets(&mut walk, BATCH)?;
+            let part = walk.next(self.subnets_fd.as_fd(), BATCH).map_err(unread_subnets)?;
             let found = part.entries.into_iter();
             subnets.extend(found.filter_map(|(key, subnet)| Some((network(key)?, subnet))));
-            if part.round.is_some() {
+            if part.is_last {
                 return Ok(subnets);
             }
         }
     }
 
-    fn part_of_subnets(
-        &self,
-        walk: &mut Walk<RawKey>,
-        most: usize,
-    ) -> Result<Part<RawKey, Subnet>, BpfError> {
-        let part = walk.next(self.subnets_fd.as_fd(), most);
-        part.map_err(|error| BpfError::new("read map", abi::map::SUBNETS4, &error))
-    }
-
-    /// Puts the next entries of both maps right. How many were not, since the last
-    /// call.
+    /// Puts entries of both maps right: removed and changed ones within two calls,
+    /// added ones within some dozens. How many were wrong, since the last call.
     pub(in super::super) fn mend(&mut self) -> Result<u64, BpfError> {
-        self.mend_subnets(SOME)?;
-        self.mend_addresses(SOME)?;
+        self.mend_subnets(half(&self.known))?;
+        self.mend_addresses(half(&self.addresses))?;
+        if self.rounds.looks == 0 {
+            self.remove_added_subnets(half(&self.known))?;
+            self.remove_added_addresses(half(&self.addresses))?;
+        }
+        self.rounds.looks = (self.rounds.looks + 1) % ADDED_EVERY;
         Ok(std::mem::take(&mut self.rounds.mended))
     }
 
@@ -68,73 +66,116 @@ impl Maps {
     pub(in super::super) fn mend_all(&mut self) -> Result<(), BpfError> {
         let mended = self.rounds.mended;
         self.rounds = Rounds { mended, ..Rounds::default() };
-        while !self.mend_subnets(BATCH)? {}
-        while !self.mend_addresses(BATCH)? {}
+        self.mend_subnets(usize::MAX)?;
+        self.mend_addresses(usize::MAX)?;
+        while !self.remove_added_subnets(BATCH)? {}
+        while !self.remove_added_addresses(BATCH)? {}
         Ok(())
     }
 
-    /// Whether a round is over.
-    fn mend_subnets(&mut self, most: usize) -> Result<bool, BpfError> {
-        let mut walk = std::mem::take(&mut self.rounds.subnets);
-        let part = self.part_of_subnets(&mut walk, most);
-        self.rounds.subnets = walk;
-        let Part { entries, round } = part?;
-        let mut wrong = BTreeSet::new();
-        for (key, found) in entries {
-            match network(key).and_then(|network| self.known.get_key_value(&network)) {
-                Some((_, subnet)) if *subnet == found => {}
-                Some((network, _)) => drop(wrong.insert(*network)),
-                None => {
-                    self.rounds.mended += 1;
-                    let key = aya::maps::lpm_trie::Key::new(u32::from_ne_bytes(key[0]), key[1]);
-                    ignore_missing(self.subnets.remove(&key)).map_err(|error| {
-                        BpfError::new("remove from map", abi::map::SUBNETS4, &error)
-                    })?;
-                }
-            }
-        }
-        if let Some(met) = &round {
-            let is_missed = |network: &&Ipv4Network| met.binary_search(&raw_key(network)).is_err();
-            wrong.extend(self.known.keys().filter(is_missed));
-        }
+    fn mend_subnets(&mut self, most: usize) -> Result<(), BpfError> {
+        let map = self.subnets_fd.as_fd();
+        let read = |network: &Ipv4Network| sys::lookup_element(map, &raw_key(network));
+        let wrong = wrong(&self.known, &mut self.rounds.subnet, most, read);
+        let wrong = wrong.map_err(unread_subnets)?;
         self.rounds.mended += wrong.len() as u64;
-        let wrong: Vec<_> = wrong.iter().map(|network| (*network, self.known[network])).collect();
-        for chunk in wrong.chunks(BATCH) {
-            self.write_subnets(chunk)?;
-        }
-        Ok(round.is_some())
+        wrong.chunks(BATCH).try_for_each(|chunk| self.write_subnets(chunk))
     }
 
-    /// Whether a round is over.
-    fn mend_addresses(&mut self, most: usize) -> Result<bool, BpfError> {
-        let part = self.rounds.addresses.next::<abi::Peer>(self.peers_fd.as_fd(), most);
-        let Part { entries, round } =
-            part.map_err(|error| BpfError::new("read map", abi::map::PEERS4, &error))?;
-        let mut wrong = BTreeMap::new();
-        for (address, found) in entries {
-            match self.addresses.get(&address) {
-                Some(peer_id) if *peer_id == found.peer_id => {}
-                Some(peer_id) => drop(wrong.insert(address, *peer_id)),
-                None => {
-                    self.rounds.mended += 1;
-                    ignore_missing(self.peers.remove(&address)).map_err(|error| {
-                        BpfError::new("remove from map", abi::map::PEERS4, &error)
-                    })?;
-                }
-            }
-        }
-        if let Some(met) = round.as_ref() {
-            let is_missed = |address: &[u8; 4]| met.binary_search(address).is_err();
-            let missed = self.addresses.iter().filter(|(address, _)| is_missed(address));
-            wrong.extend(missed.map(|(address, peer_id)| (*address, *peer_id)));
-        }
+    fn mend_addresses(&mut self, most: usize) -> Result<(), BpfError> {
+        let map = self.peers_fd.as_fd();
+        let read = |address: &[u8; 4]| {
+            let peer: Option<abi::Peer> = sys::lookup_element(map, address)?;
+            Ok(peer.map(|peer| peer.peer_id))
+        };
+        let wrong = wrong(&self.addresses, &mut self.rounds.address, most, read);
+        let wrong = wrong.map_err(unread_addresses)?;
         self.rounds.mended += wrong.len() as u64;
         for (address, peer_id) in wrong {
-            self.rounds.wrote_addresses(&[address]);
             self.peers
                 .insert(address, abi::Peer { peer_id }, 0)
                 .map_err(|error| BpfError::new("write map", abi::map::PEERS4, &error))?;
         }
-        Ok(round.is_some())
+        Ok(())
     }
+
+    /// Whether the walk is at the map's end.
+    fn remove_added_subnets(&mut self, most: usize) -> Result<bool, BpfError> {
+        let is_ours = |key| network(key).is_some_and(|network| self.known.contains_key(&network));
+        let walk = &mut self.rounds.subnets;
+        let added = added::<_, Subnet>(self.subnets_fd.as_fd(), walk, most, is_ours);
+        let (added, is_last) = added.map_err(unread_subnets)?;
+        self.rounds.mended += added.len() as u64;
+        for key in added {
+            let key = aya::maps::lpm_trie::Key::new(u32::from_ne_bytes(key[0]), key[1]);
+            ignore_missing(self.subnets.remove(&key))
+                .map_err(|error| BpfError::new("remove from map", abi::map::SUBNETS4, &error))?;
+        }
+        Ok(is_last)
+    }
+
+    /// Whether the walk is at the map's end.
+    fn remove_added_addresses(&mut self, most: usize) -> Result<bool, BpfError> {
+        let is_ours = |address| self.addresses.contains_key(&address);
+        let walk = &mut self.rounds.addresses;
+        let added = added::<_, abi::Peer>(self.peers_fd.as_fd(), walk, most, is_ours);
+        let (added, is_last) = added.map_err(unread_addresses)?;
+        self.rounds.mended += added.len() as u64;
+        for address in added {
+            ignore_missing(self.peers.remove(&address))
+                .map_err(|error| BpfError::new("remove from map", abi::map::PEERS4, &error))?;
+        }
+        Ok(is_last)
+    }
+}
+
+fn half<K, V>(expected: &BTreeMap<K, V>) -> usize {
+    expected.len().div_ceil(2).max(SOME)
+}
+
+fn unread_subnets(error: io::Error) -> BpfError {
+    BpfError::new("read map", abi::map::SUBNETS4, &error)
+}
+
+fn unread_addresses(error: io::Error) -> BpfError {
+    BpfError::new("read map", abi::map::PEERS4, &error)
+}
+
+/// Of the next `most` entries behind `after`, those that the map does not have so.
+fn wrong<K: Copy + Ord, V: Copy + PartialEq>(
+    expected: &BTreeMap<K, V>,
+    after: &mut Option<K>,
+    most: usize,
+    read: impl Fn(&K) -> io::Result<Option<V>>,
+) -> io::Result<Vec<(K, V)>> {
+    let from = after.take().map_or(Bound::Unbounded, Bound::Excluded);
+    let mut rest = expected.range((from, Bound::Unbounded)).peekable();
+    let mut wrong = Vec::new();
+    for (key, value) in rest.by_ref().take(most) {
+        if read(key)? != Some(*value) {
+            wrong.push((*key, *value));
+        }
+        *after = Some(*key);
+    }
+    if rest.peek().is_none() {
+        *after = None;
+    }
+    Ok(wrong)
+}
+
+/// Of the next `most` entries of the walk, the keys of those that are not ours; whether
+/// these were the last.
+fn added<K, V>(
+    map: BorrowedFd<'_>,
+    walk: &mut Walk<K>,
+    most: usize,
+    is_ours: impl Fn(K) -> bool,
+) -> io::Result<(Vec<K>, bool)>
+where
+    K: Copy + zerocopy::FromBytes + zerocopy::IntoBytes,
+    V: Copy + zerocopy::FromBytes + zerocopy::IntoBytes,
+{
+    let part = walk.next::<V>(map, most)?;
+    let keys = part.entries.into_iter().map(|(key, _)| key);
+    Ok((keys.filter(|key| !is_ours(*key)).collect(), part.is_last))
 }

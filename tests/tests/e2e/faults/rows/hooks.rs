@@ -35,6 +35,7 @@ pub(in super::super) const HOOKS: &[Fault] = &[
          83 9 0 0 192 0 2 99 0 0 0 0",
         0,
     )
+    .restored(4500)
     .programs(),
     Fault::once(
         "the peer's address has another id",
