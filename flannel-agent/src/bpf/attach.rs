@@ -1,6 +1,6 @@
 //! Hooks: tcx links, or clsact filters where the kernel has no tcx.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,10 +8,11 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 
+use super::glance::Glance;
 use super::hook::Hook;
 use super::others::Others;
 use super::pin::PinDir;
-use super::pinned;
+use super::pinned::{self, LinkPin};
 use super::sys::{self, Attached, TcxHook, tcx_programs};
 use super::{AttachMode, BpfError, filter};
 
@@ -35,13 +36,16 @@ pub(super) struct Attacher {
     unpinned: BTreeMap<Hook, String>,
     /// Filters of an earlier run may hang where none is wanted.
     filters_remain: bool,
+    /// At the links' pins, with the hooks that stay, and whether those are filters.
+    glance: Glance<(BTreeSet<(u32, &'static str)>, bool)>,
 }
 
 impl Attacher {
     /// `filters_remain`: an earlier run attached clsact filters.
     pub(super) fn new(mode: AttachMode, pins: Option<PinDir>, filters_remain: bool) -> Self {
         let (ours, unpinned) = (BTreeMap::new(), BTreeMap::new());
-        Self { mode, form: None, pins, ours, unpinned, filters_remain }
+        let glance = Glance::default();
+        Self { mode, form: None, pins, ours, unpinned, filters_remain, glance }
     }
 
     pub(super) fn form(&self) -> Option<Form> {
@@ -242,15 +246,10 @@ impl Attacher {
     ///
     /// Returns the names of those that this process held.
     pub(super) fn retain(&mut self, keep: &[Hook]) -> Vec<String> {
-        let keep: HashSet<(u32, &str)> =
+        let keep: BTreeSet<(u32, &'static str)> =
             keep.iter().map(|hook| (hook.ifindex, hook.program)).collect();
-        let wanted = |ifindex: u32, program: &str| keep.contains(&(ifindex, program));
-        for link in self.pins.iter().flat_map(PinDir::pinned_links) {
-            let stays = wanted(link.ifindex, &link.program) && self.form != Some(Form::Clsact);
-            if !stays && let Err(error) = pinned::remove(&link.path) {
-                tracing::warn!(%error, "a hook of ours stays");
-            }
-        }
+        self.remove_pins(&keep);
+        let wanted = |ifindex: u32, program: &'static str| keep.contains(&(ifindex, program));
         let form = self.form;
         let mut gone = Vec::new();
         self.ours.retain(|hook, _| {
@@ -264,6 +263,26 @@ impl Attacher {
         self.unpinned.retain(|hook, _| wanted(hook.ifindex, hook.program));
         self.sweep_filters();
         gone
+    }
+
+    /// Removes the pins of links that are not wanted.
+    fn remove_pins(&mut self, wanted: &BTreeSet<(u32, &'static str)>) {
+        let Some(pins) = &self.pins else { return };
+        let clsact = self.form == Some(Form::Clsact);
+        self.glance.look(&pins.links(), (wanted.clone(), clsact), || {
+            let stays = |link: &LinkPin| {
+                let hook = |(ifindex, program): &(u32, &str)| {
+                    (*ifindex, *program) == (link.ifindex, link.program.as_str())
+                };
+                !clsact && wanted.iter().any(hook)
+            };
+            pins.pinned_links().iter().filter(|link| !stays(link)).fold(true, |_, link| {
+                if let Err(error) = pinned::remove(&link.path) {
+                    tracing::warn!(%error, "a hook of ours stays");
+                }
+                false
+            })
+        });
     }
 
     /// Removes, once, the filters of an earlier run that this one did not

@@ -16,6 +16,7 @@ use nix::net::if_::if_nametoindex;
 
 use super::attach::{Attacher, Form};
 use super::attendance::{SignOfLife, monotonic_ns};
+use super::glance::Glance;
 use super::hook::Hook;
 use super::maps::{Maps, Pinnable};
 use super::others::Others;
@@ -50,6 +51,8 @@ pub struct Loaded {
     /// Holds the pin directory.
     claim: Option<Claim>,
     pinnable: Pinnable,
+    /// At the pins.
+    glance: Glance<()>,
 }
 
 impl Loaded {
@@ -102,6 +105,7 @@ impl Loaded {
             others,
             claim,
             pinnable,
+            glance: Glance::default(),
         })
     }
 
@@ -112,7 +116,7 @@ impl Loaded {
     /// now), that is tried again.
     fn renew_pins(&mut self) {
         let dir = match (&self.pins, &self.lost) {
-            (Ok(dir), _) if dir.is_whole() => return,
+            (Ok(dir), _) if self.glance.look(dir.version(), (), || dir.is_whole()) => return,
             (Ok(dir), _) => {
                 tracing::warn!("pins were removed; making them anew");
                 dir.clone()

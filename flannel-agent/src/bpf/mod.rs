@@ -8,6 +8,7 @@ pub mod features;
 mod filter;
 pub mod flow_table;
 mod flows;
+mod glance;
 mod hook;
 mod interrupted;
 pub mod loader;

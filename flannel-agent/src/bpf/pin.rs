@@ -54,6 +54,11 @@ impl PinDir {
         self.xdp_links().join(ifindex.to_string())
     }
 
+    /// Directory of all pins of this ABI version.
+    pub(super) fn version(&self) -> &Path {
+        &self.version
+    }
+
     /// Makes the directories and takes them for this process. Mounts the bpf
     /// file system where it belongs if nobody did.
     ///

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aya::programs::links::{FdLink, PinnedLink};
@@ -11,6 +11,7 @@ use aya::programs::{ProgramError, Xdp};
 use flannel_core::status::{XdpPlace, XdpStatus};
 use flannel_ebpf::abi::program;
 
+use super::glance::Glance;
 use super::hook::has_errno;
 use super::others::{IN_FLIGHT, Others};
 use super::pin::PinDir;
@@ -58,6 +59,8 @@ pub(super) struct XdpHalf {
     pins: Option<PinDir>,
     /// A link of ours is on the device.
     attached: bool,
+    /// At the pins, with the one that stays.
+    glance: Glance<Option<PathBuf>>,
     /// The link, where there is no pin to keep it alive.
     open: Option<FdLink>,
     refusal: Option<Refusal>,
@@ -79,6 +82,7 @@ impl XdpHalf {
             mode,
             pins,
             attached: false,
+            glance: Glance::default(),
             open: None,
             refusal: None,
             report: XdpReport::default(),
@@ -170,13 +174,17 @@ impl XdpHalf {
         }
         let Some(pins) = &self.pins else { return };
         let keep = self.attached.then(|| pins.xdp_link(site.ifindex));
-        let entries = fs::read_dir(pins.xdp_links()).into_iter().flatten().flatten();
-        for path in entries.map(|entry| entry.path()).filter(|path| Some(path) != keep.as_ref()) {
-            match pinned::remove(&path) {
-                Ok(()) => tracing::info!(pin = %path.display(), "detached the XDP program"),
-                Err(error) => tracing::warn!(%error, "an XDP program of ours stays"),
-            }
-        }
+        let folder = pins.xdp_links();
+        self.glance.look(&folder, keep.clone(), || {
+            let others = pinned::entries(&folder);
+            others.iter().filter(|path| Some(*path) != keep.as_ref()).fold(true, |_, path| {
+                match pinned::remove(path) {
+                    Ok(()) => tracing::info!(pin = %path.display(), "detached the XDP program"),
+                    Err(error) => tracing::warn!(%error, "an XDP program of ours stays"),
+                }
+                false
+            })
+        });
     }
 
     /// Whether a link is there, ours or an earlier run's.

@@ -3,6 +3,7 @@
 pub mod kept;
 pub mod lock;
 pub mod rules;
+pub mod stamp;
 pub mod state;
 pub mod subnet_env;
 

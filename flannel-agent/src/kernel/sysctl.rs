@@ -1,7 +1,12 @@
 //! Values under /proc/sys.
 
-use std::io;
+mod open;
+
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::PathBuf;
+
+use open::Open;
 
 use super::KernelError;
 
@@ -54,11 +59,15 @@ impl Timeout {
 #[derive(Clone, Debug)]
 pub struct Sysctl {
     root: PathBuf,
+    /// Those of the kernel stay open: most are read again and again.
+    open: Option<Open>,
 }
 
 impl Default for Sysctl {
+    /// The kernel's own values. Those under `net/` stay those of the network namespace
+    /// in which they were read first.
     fn default() -> Self {
-        Self::at("/proc/sys")
+        Self { root: "/proc/sys".into(), open: Some(Open::default()) }
     }
 }
 
@@ -70,7 +79,7 @@ const PORT_RANGE: &str = "net/ipv4/ip_local_port_range";
 impl Sysctl {
     /// Reads and writes below this directory.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), open: None }
     }
 
     /// A value without its newline. Keys have slashes (`net/ipv4/ip_forward`),
@@ -79,10 +88,18 @@ impl Sysctl {
     /// # Errors
     /// When the file cannot be read; `NotFound` if the kernel has no such value.
     pub fn read(&self, key: &str) -> Result<String, KernelError> {
+        if let Some(text) = self.open.as_ref().and_then(|open| open.read(key)) {
+            return Ok(text);
+        }
         let path = self.root.join(key);
-        std::fs::read_to_string(&path)
-            .map(|text| text.trim_end().to_owned())
-            .map_err(|source| KernelError::new("read", path.display().to_string(), source))
+        let failed = |source| KernelError::new("read", path.display().to_string(), source);
+        let mut file = File::open(&path).map_err(failed)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(failed)?;
+        if let Some(open) = &self.open {
+            open.keep(key, file);
+        }
+        Ok(text.trim_end().to_owned())
     }
 
     /// Writes a value, unless it is there already.

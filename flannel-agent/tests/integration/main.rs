@@ -17,5 +17,6 @@ mod pins;
 mod place;
 mod programs;
 mod routes;
+mod sysctl;
 mod udp;
 mod watch;
