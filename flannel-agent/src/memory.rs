@@ -1,8 +1,12 @@
 //! How much memory the agent may use. Maps count to its control group; what does not
 //! fit there ends the process without a word.
 
+mod start;
+
 use std::fs;
 use std::path::{Path, PathBuf};
+
+pub(crate) use start::give_back;
 
 use crate::bpf::{BpfError, flow_table};
 

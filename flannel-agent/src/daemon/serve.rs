@@ -31,6 +31,7 @@ use crate::files::lock::StateLock;
 use crate::files::{WriteError, rules, state, subnet_env};
 use crate::firewall::{Firewall, Mode};
 use crate::kernel::{Kernel, KernelEvent};
+use crate::memory;
 use crate::notify;
 use crate::reconcile::{Guarded, Reconciler, Told};
 use crate::source::{LeaseSource, is_here};
@@ -188,6 +189,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             state.note(What::Ready { subnet: lease.subnet, peers: self.peers.len() });
         }
         tracing::info!(subnet = %lease.subnet, peers = self.peers.len(), "ready");
+        memory::give_back();
         Ok(())
     }
 
