@@ -18,18 +18,18 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::target::Target;
-use crate::workspace::{cargo, output, root, run as run_command, target_dir};
+use crate::workspace::{SHIPPED, cargo, output, root, run as run_command, target_dir};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Pack this agent instead of building one for release
+    /// Pack this agent instead of building one
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
     /// The machine that the packages are for [default: this one]
     #[arg(long, value_name = "TRIPLE")]
     target: Option<Target>,
     /// cargo's profile
-    #[arg(long, value_name = "NAME", default_value = "release")]
+    #[arg(long, value_name = "NAME", default_value = SHIPPED)]
     profile: String,
     /// Also lay out what `docker build` makes an image from
     #[arg(long)]

@@ -1,10 +1,13 @@
 //! `cargo xtask demo`, `bench` and `difftest`: build, then hand over to the
 //! programs of the crates under `tests/`, which share the lab.
 
+use std::path::PathBuf;
+use std::process::Command;
+
 use anyhow::{Result, bail};
 
 use crate::programs::CASES;
-use crate::workspace::{as_root, cargo, run as run_command, target_dir};
+use crate::workspace::{SHIPPED, as_root, cargo, run as run_command, target_dir};
 use crate::{setup, workspace};
 
 #[derive(clap::Args)]
@@ -26,6 +29,10 @@ pub(crate) struct ShellArgs {
 
 /// The program that shows and keeps the demo.
 const DEMO: &str = "flannel-demo";
+/// The program that measures.
+const BENCH: &str = "flannel-bench";
+/// Names the agent to the programs of the lab.
+const AGENT: &str = "FLANNEL_AGENT";
 
 /// Shows the demo; removing a kept one needs no build.
 pub(crate) fn demo(args: &Args) -> Result<()> {
@@ -48,15 +55,37 @@ pub(crate) fn run(program: &str, args: &Args) -> Result<()> {
     start(program, &args.rest)
 }
 
-/// Runs a program that is built.
-fn start(program: &str, words: &[String]) -> Result<()> {
-    let path = target_dir().join("release").join(program);
-    if !path.exists() {
-        bail!("{program} is not built yet: cargo xtask demo --keep");
+/// Measures the agent as it is shipped, or the one that `FLANNEL_AGENT` names.
+pub(crate) fn bench(args: &Args) -> Result<()> {
+    setup::tools()?;
+    build()?;
+    if std::env::var_os(AGENT).is_some() {
+        return start(BENCH, &args.rest);
     }
-    let status = as_root(path).args(words).current_dir(workspace::root()).status()?;
+    let package = ["--locked", "--package", "flannel-agent"];
+    run_command(cargo().args(["build", "--profile", SHIPPED]).args(package))?;
+    let agent = target_dir().join(SHIPPED).join("flannel-agent");
+    hand_over(as_root(program(BENCH)?).env(AGENT, agent).args(&args.rest), BENCH)
+}
+
+/// Runs a program that is built.
+fn start(name: &str, words: &[String]) -> Result<()> {
+    hand_over(as_root(program(name)?).args(words), name)
+}
+
+/// A program that is built.
+fn program(name: &str) -> Result<PathBuf> {
+    let path = target_dir().join("release").join(name);
+    if !path.exists() {
+        bail!("{name} is not built yet: cargo xtask demo --keep");
+    }
+    Ok(path)
+}
+
+fn hand_over(command: &mut Command, name: &str) -> Result<()> {
+    let status = command.current_dir(workspace::root()).status()?;
     if !status.success() {
-        bail!("{program}: {status}");
+        bail!("{name}: {status}");
     }
     Ok(())
 }

@@ -67,7 +67,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => harness::demo(&args),
         Command::Shell(args) => harness::shell(&args),
-        Command::Bench(args) => harness::run("flannel-bench", &args),
+        Command::Bench(args) => harness::bench(&args),
         Command::Difftest(args) => harness::run("flannel-difftest", &args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Dist(args) => dist::run(&args),
