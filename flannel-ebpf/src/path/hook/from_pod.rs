@@ -43,19 +43,7 @@ fn repeat<S: Skb, T: Tables>(
 ) -> Result<Verdict, Outcome> {
     let segment = Segment::parse(frame, ETH_LEN, ip)?;
     let key = segment.key(direction::OUT);
-    let (mac, sender) = macs(frame, 0).ok_or(Outcome::KernelMalformed)?;
-    // A bridge takes no frame that comes from nobody. One to a group it may route all
-    // the same (`br_netfilter` does so after DNAT), but `bpf_redirect_neigh` drops it.
-    if !wire::is_station(sender) || wire::is_group(mac) {
-        return Err(Outcome::KernelForeignMac);
-    }
-    let mut entry = Entry {
-        ifindex: frame.ifindex(),
-        now: tables.now(),
-        peer_ip: direct::NO_OUTER_SOURCE,
-        mac,
-        hash: 0,
-    };
+    let mut entry = enter(frame, tables)?;
     let beyond = !wire::within(ip.dst_addr, config.network, config.netmask);
     if !beyond && flow::opens(config, &segment) {
         eager::open(tables, config, &key, &entry);
@@ -96,6 +84,24 @@ fn repeat<S: Skb, T: Tables>(
         ticket::take(frame, tables, config, &segment, &key, &entry, ticket_flag::FLOW);
     }
     Err(reason)
+}
+
+/// The packet as it comes, if a bridge would take it.
+#[inline(always)]
+fn enter<S: Skb, T: Tables>(frame: &S, tables: &T) -> Result<Entry, Outcome> {
+    let (mac, sender) = macs(frame, 0).ok_or(Outcome::KernelMalformed)?;
+    // A bridge takes no frame that comes from nobody. One to a group it may route all
+    // the same (`br_netfilter` does so after DNAT), but `bpf_redirect_neigh` drops it.
+    if !wire::is_station(sender) || wire::is_group(mac) {
+        return Err(Outcome::KernelForeignMac);
+    }
+    Ok(Entry {
+        ifindex: frame.ifindex(),
+        now: tables.now(),
+        peer_ip: direct::NO_OUTER_SOURCE,
+        mac,
+        hash: 0,
+    })
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! TC egress of the underlay device, where peers are reached without a tunnel:
 //! what the kernel sends to a direct peer. Only looks on.
 
-use crate::abi::{CARRIED, Outcome, action, direction, flag, subnet_flag};
+use crate::abi::{CARRIED, Config, Outcome, Subnet, action, direction, flag, subnet_flag};
 use crate::path::exit::{self, Exit};
 use crate::path::segment::{Segment, plain_ipv4};
 use crate::path::{Skb, Tables, Traffic, Trip, Verdict, flow};
@@ -24,33 +24,46 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
         return Verdict::Pass;
     }
     tables.count_peer(subnet.peer_id, Traffic::TxKernel, frame.len().wrapping_sub(ETH_LEN as u32));
-    if config.flags & flag::FAST_PATH == 0 {
-        return Verdict::Pass;
+    if config.flags & flag::FAST_PATH != 0
+        && let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip)
+    {
+        confirm(frame, tables, config, &segment, subnet);
     }
-    let Ok(segment) = Segment::parse(frame, ETH_LEN, &ip) else { return Verdict::Pass };
-    exit::begin(tables, &segment, direction::OUT);
+    Verdict::Pass
+}
+
+/// Confirms the flow, if nothing says no.
+#[inline(always)]
+fn confirm<S: Skb, T: Tables>(
+    frame: &mut S,
+    tables: &T,
+    config: &Config,
+    segment: &Segment,
+    subnet: &Subnet,
+) {
+    exit::begin(tables, segment, direction::OUT);
     let now = tables.now();
     let Some(ticket) = exit::ticket(frame, tables, config, direction::OUT, now) else {
-        return Verdict::Pass;
+        return;
     };
-    let Some(treatment) = exit::treatment(frame, tables, ticket, &segment, frame.mark()) else {
-        return Verdict::Pass;
+    let Some(treatment) = exit::treatment(frame, tables, ticket, segment, frame.mark()) else {
+        return;
     };
     let found = tables.flow(&ticket.key);
     if found.as_deref().is_some_and(|flow| flow::end(tables, &ticket.key, flow))
-        || !flow::may_confirm(&segment)
+        || !flow::may_confirm(segment)
     {
-        return Verdict::Pass;
+        return;
     }
     let veth = tables.veth(ticket.entry_ifindex);
     let marked = treatment.mark != 0 && config.flags & flag::MARKED_ROUTES != 0;
     if veth.is_none_or(|veth| veth.keep_out != 0) || marked {
         tables.count(Outcome::RefusedKept);
-        return Verdict::Pass;
+        return;
     }
     if let Err(against) = exit::admit(frame, tables, config, ticket, found.as_deref(), now) {
         tables.count(against);
-        return Verdict::Pass;
+        return;
     }
     let way = tables.way(&Trip {
         source: segment.tuple.saddr,
@@ -64,7 +77,7 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
     // A route that only its incoming interface decides about is not found so.
     let Some(way) = way.filter(|way| way.ifindex == frame.ifindex()) else {
         tables.count(Outcome::UnresolvedNextHop);
-        return Verdict::Pass;
+        return;
     };
     let exit = Exit {
         ifindex: way.ifindex,
@@ -76,9 +89,8 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
         dst_mac: [0; 6],
         src_mac: [0; 6],
     };
-    let kept = exit::is_exempt(tables, config, ticket, &segment);
+    let kept = exit::is_exempt(tables, config, ticket, segment);
     if exit::confirm(tables, config, frame.ticket(), ticket, found, &treatment, &exit, kept) {
         tables.count(Outcome::ConfirmedOut);
     }
-    Verdict::Pass
 }
