@@ -124,11 +124,11 @@ async fn converse(stream: TcpStream, served: Served) {
     let answer = service_fn(move |request: Request<Incoming>| {
         let served = served.clone();
         async move {
-            let path = request.uri().path();
-            Ok::<_, Infallible>(match path {
+            let target = request.uri().path();
+            Ok::<_, Infallible>(match target {
                 "/metrics" => scrape(served.exporter).await,
                 _ => {
-                    let (code, text) = answer(path, &served.shared.lock());
+                    let (code, text) = answer(target, &served.shared.lock());
                     response(code, PLAIN, text)
                 }
             })
@@ -161,13 +161,13 @@ fn response(code: StatusCode, kind: &'static str, text: String) -> Response<Full
     response
 }
 
-/// The answer to a path, for any method.
+/// The answer to a target, for any method.
 ///
 /// A node that is ready stays ready with complaints, as its pods have a
 /// network; the complaints follow the first line, one a line. Only subnet.env
 /// must be written: without it no pod can be made.
-fn answer(path: &str, state: &State) -> (StatusCode, String) {
-    match path {
+fn answer(target: &str, state: &State) -> (StatusCode, String) {
+    match target {
         "/healthz" => (StatusCode::OK, "flanneld is running".to_owned()),
         "/readyz" => {
             let (code, text) = if state.is_ready() {
@@ -214,8 +214,8 @@ mod tests {
     #[test]
     fn the_words_are_flannelds() {
         let mut state = State::default();
-        let is = |state: &State, path: &str| {
-            let (code, text) = answer(path, state);
+        let is = |state: &State, target: &str| {
+            let (code, text) = answer(target, state);
             (code.as_u16(), text)
         };
         assert_eq!(is(&state, "/healthz"), (200, "flanneld is running".to_owned()));

@@ -13,7 +13,7 @@ use crate::checksum::TunnelChecksum;
 use crate::lease::judge::{Here, NoPeer, unfit};
 use crate::mac::MacAddr;
 use crate::peer::Peer;
-use crate::reach::{Path, Reach};
+use crate::reach::{NextHop, Reach};
 use crate::underlay::Underlay;
 
 /// Smallest MTU that IPv4 allows for a link (RFC 791).
@@ -94,8 +94,8 @@ pub struct Node<'a> {
     pub underlay: &'a Underlay,
     /// The backend with its settings.
     pub backend: &'a Backend,
-    /// The way to each PublicIP, where the backend asks for it.
-    pub paths: &'a BTreeMap<Ipv4Addr, Path>,
+    /// The next hop to each PublicIP, where the backend asks for it.
+    pub next_hops: &'a BTreeMap<Ipv4Addr, NextHop>,
     /// Who is to make the checksums of what goes into a tunnel; `None`: as it is.
     pub checksum: Option<TunnelChecksum>,
 }
@@ -123,7 +123,7 @@ pub enum Rejection {
     #[error(
         "host-gw needs its PublicIP {0} on the link of {1}, but {2}; use vxlan with DirectRouting"
     )]
-    NotOnLink(Ipv4Addr, u32, Path),
+    NotOnLink(Ipv4Addr, u32, NextHop),
     /// Both need the same gateway address; the more specific subnet keeps it.
     #[error("{0} begins at the same address and is more specific")]
     SameFirstAddress(Ipv4Network),
@@ -209,7 +209,7 @@ fn direct(node: Node<'_>, peers: &BTreeMap<Ipv4Network, Peer>) -> BTreeSet<Ipv4N
     if !node.backend.facts().reaches().directly() {
         return BTreeSet::new();
     }
-    let on_link = |peer: &&Peer| node.paths.get(&peer.public_ip) == Some(&Path::OnLink);
+    let on_link = |peer: &&Peer| node.next_hops.get(&peer.public_ip) == Some(&NextHop::OnLink);
     peers.values().filter(on_link).map(|peer| peer.subnet).collect()
 }
 
@@ -295,8 +295,8 @@ fn unusable(node: Node<'_>, peer: Peer) -> Option<Rejection> {
         return None;
     }
     let ip = peer.public_ip;
-    let path = node.paths.get(&ip).copied().unwrap_or_default();
-    (path != Path::OnLink).then_some(Rejection::NotOnLink(ip, own.ifindex, path))
+    let hop = node.next_hops.get(&ip).copied().unwrap_or_default();
+    (hop != NextHop::OnLink).then_some(Rejection::NotOnLink(ip, own.ifindex, hop))
 }
 
 #[cfg(test)]

@@ -116,8 +116,8 @@ subjects! {
     OwnLease = "own lease",
     /// Rules that judge each packet.
     PacketRules = "packet rules",
-    /// The kernel's ways to the peers.
-    Paths = "paths",
+    /// The next hops to the peers.
+    NextHops = "next hops",
     /// The routes of a peer.
     Peer = "peer",
     /// The place of peers in the programs' tables.

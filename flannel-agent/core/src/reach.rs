@@ -1,13 +1,13 @@
-//! How a node is reached: by which way, and in the tunnel or as it is.
+//! How a node is reached: by which next hop, and in the tunnel or as it is.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use crate::link::RouteTo;
 
-/// The kernel's way to an underlay address.
+/// The kernel's next hop towards an underlay address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Path {
+pub enum NextHop {
     /// Without a gateway, through the underlay: it is on the same link.
     OnLink,
     /// Through a gateway.
@@ -19,7 +19,7 @@ pub enum Path {
     None,
 }
 
-impl Path {
+impl NextHop {
     /// What `route` (an answer of the routing tables) means
     /// for a node whose underlay has this interface index.
     pub fn of(route: Option<RouteTo>, underlay: u32) -> Self {
@@ -32,7 +32,7 @@ impl Path {
     }
 }
 
-impl fmt::Display for Path {
+impl fmt::Display for NextHop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OnLink => f.write_str("it is on the link"),
@@ -65,10 +65,10 @@ mod tests {
             source: None,
             gateway: gateway.map(Ipv4Addr::from),
         };
-        assert_eq!(Path::of(Some(route(2, None)), 2), Path::OnLink);
-        assert_eq!(Path::of(Some(route(3, None)), 2), Path::Elsewhere(3));
+        assert_eq!(NextHop::of(Some(route(2, None)), 2), NextHop::OnLink);
+        assert_eq!(NextHop::of(Some(route(3, None)), 2), NextHop::Elsewhere(3));
         let gateway = [192, 0, 2, 1];
-        assert_eq!(Path::of(Some(route(2, Some(gateway))), 2), Path::Gateway(gateway.into()));
-        assert_eq!(Path::of(None, 2), Path::None);
+        assert_eq!(NextHop::of(Some(route(2, Some(gateway))), 2), NextHop::Gateway(gateway.into()));
+        assert_eq!(NextHop::of(None, 2), NextHop::None);
     }
 }

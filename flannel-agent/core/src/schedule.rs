@@ -36,7 +36,7 @@ pub struct Wake {
     /// Links: underlay and veths.
     pub links: bool,
     /// The ways to the peers' PublicIPs.
-    pub paths: bool,
+    pub next_hops: bool,
     /// The kernel's decisions may have changed: end all confirmations.
     pub generation: bool,
     /// The firewall rules.
@@ -46,13 +46,13 @@ pub struct Wake {
 impl Wake {
     /// Look at everything; confirmations stay.
     pub const ALL: Self =
-        Self { look: true, links: true, paths: true, generation: false, firewall: true };
+        Self { look: true, links: true, next_hops: true, generation: false, firewall: true };
 
     /// Both.
     pub fn merge(&mut self, other: Self) {
         self.look |= other.look;
         self.links |= other.links;
-        self.paths |= other.paths;
+        self.next_hops |= other.next_hops;
         self.generation |= other.generation;
         self.firewall |= other.firewall;
     }
@@ -124,12 +124,12 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
     /// later pass.
     pub fn begin_pass(&mut self, now: T) -> Wake {
         let wake = std::mem::take(&mut self.wake);
-        let looks = wake.look || wake.paths;
+        let looks = wake.look || wake.next_hops;
         let look_at = if looks { self.look_rests.filter(|rests| *rests > now) } else { None };
         let rules_at = if wake.firewall { not_yet(&mut self.rules_rest, RULES, now) } else { None };
         self.wake = Wake {
             look: wake.look && look_at.is_some(),
-            paths: wake.paths && look_at.is_some(),
+            next_hops: wake.next_hops && look_at.is_some(),
             firewall: rules_at.is_some(),
             ..Wake::default()
         };
@@ -140,7 +140,7 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
         self.retry = None;
         Wake {
             look: wake.look && look_at.is_none(),
-            paths: wake.paths && look_at.is_none(),
+            next_hops: wake.next_hops && look_at.is_none(),
             firewall: wake.firewall && rules_at.is_none(),
             ..wake
         }
@@ -154,7 +154,7 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
 
     /// A pass that looked at this has ended, and took this long.
     pub fn end_pass(&mut self, wake: Wake, took: Duration, now: T) {
-        if wake.look || wake.paths {
+        if wake.look || wake.next_hops {
             let rests = Some(now + (took * (LOOK_SHARE - 1)).min(LOOK));
             self.look_rests = self.look_rests.max(rests);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use flannel_core::desired::Desired;
 use flannel_core::envelope::{HookReport, Scene};
 use flannel_core::health::Subject;
+use flannel_core::link::Link;
 use flannel_core::pods;
 use flannel_core::pods::Choice;
 
@@ -16,17 +17,25 @@ use crate::kernel::Kernel;
 use crate::status::lock;
 use crate::watch::Settled;
 
+/// The node's links, as last seen.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    pub(super) all: Vec<Link>,
+    /// Of those that may be a pod's, the ones by which routes lead elsewhere.
+    pub(super) uplinks: BTreeSet<u32>,
+}
+
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// The roles of the links as last seen.
     pub(super) fn scene(&self, overlay: Option<u32>) -> Scene {
         Scene::of(
-            &self.links,
+            &self.links.all,
             Choice {
                 underlay: self.identity.underlay.ifindex,
                 overlay,
                 network: self.identity.network,
                 subnet: self.identity.subnet,
-                uplinks: &self.uplinks,
+                uplinks: &self.links.uplinks,
                 names: self.settings.programs.attach_iface.as_ref(),
             },
         )
@@ -36,19 +45,19 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub(super) fn pods(&self) -> Vec<u32> {
         let choice = Choice {
             underlay: self.identity.underlay.ifindex,
-            overlay: self.overlay,
+            overlay: self.seen.device,
             network: self.identity.network,
             subnet: self.identity.subnet,
-            uplinks: &self.uplinks,
+            uplinks: &self.links.uplinks,
             names: self.settings.programs.attach_iface.as_ref(),
         };
-        pods::pod_veths(&self.links, choice).into_iter().map(|link| link.ifindex).collect()
+        pods::pod_veths(&self.links.all, choice).into_iter().map(|link| link.ifindex).collect()
     }
 
     /// Asks of links that may be a routed pod's or a network card where routes
     /// lead by them. Where the kernel does not answer, what was known stays.
     pub(super) async fn look_for_uplinks(&mut self) {
-        let doubtful = self.links.iter().filter(|link| pods::is_doubtful(link));
+        let doubtful = self.links.all.iter().filter(|link| pods::is_doubtful(link));
         let doubtful: BTreeSet<u32> = doubtful.map(|link| link.ifindex).collect();
         let found = match doubtful.is_empty() {
             true => Ok(BTreeSet::new()),
@@ -56,13 +65,13 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         };
         self.shared.report(Subject::Uplinks, found.as_ref());
         if let Ok(found) = found {
-            self.uplinks = found;
+            self.links.uplinks = found;
         }
     }
 
     /// Whether routes tell what this link is.
     pub(super) fn is_doubtful(&self, ifindex: u32) -> bool {
-        let mut links = self.links.iter();
+        let mut links = self.links.all.iter();
         links.any(|link| (link.ifindex == ifindex || ifindex == 0) && pods::is_doubtful(link))
     }
 

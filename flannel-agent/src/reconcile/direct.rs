@@ -1,4 +1,4 @@
-//! For backends that reach peers without encapsulation: the kernel's ways to
+//! For backends that reach peers without encapsulation: the next hops to
 //! the peers' PublicIPs, and the routes that are there.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use flannel_core::desired::Desired;
 use flannel_core::health::Subject;
 use flannel_core::observed::{DirectRoute, Observed};
 use flannel_core::peer::Peer;
-use flannel_core::reach::Path;
+use flannel_core::reach::NextHop;
 use flannel_core::subnet::within;
 
 use super::Reconciler;
@@ -18,35 +18,35 @@ use crate::kernel::{Kernel, KernelError, PROTOCOL, UNMARKED};
 /// Other tasks get their turn after so many questions.
 const AT_ONCE: usize = 256;
 
-/// What is known of the ways.
+/// The next hops that are known.
 #[derive(Debug, Default)]
-pub(super) struct Paths(BTreeMap<Ipv4Addr, Path>);
+pub(super) struct NextHops(BTreeMap<Ipv4Addr, NextHop>);
 
-impl Paths {
+impl NextHops {
     /// By PublicIP.
-    pub(super) fn known(&self) -> &BTreeMap<Ipv4Addr, Path> {
+    pub(super) fn known(&self) -> &BTreeMap<Ipv4Addr, NextHop> {
         &self.0
     }
 }
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
-    /// Asks for the ways that are not known, or for `all`. Where the kernel
+    /// Asks for the next hops that are not known, or for `all`. Where the kernel
     /// does not answer, what was known stays.
-    pub(super) async fn look_at_paths(&mut self, peers: &[Peer], all: bool) {
+    pub(super) async fn look_at_next_hops(&mut self, peers: &[Peer], all: bool) {
         let wanted: BTreeSet<Ipv4Addr> = peers.iter().map(|peer| peer.public_ip).collect();
-        self.paths.0.retain(|address, _| wanted.contains(address));
+        self.next_hops.0.retain(|address, _| wanted.contains(address));
         let underlay = self.identity.underlay.ifindex;
         let (mut failed, mut changed, mut first) = (None, 0_usize, None);
-        let asked = wanted.iter().filter(|address| all || !self.paths.0.contains_key(address));
+        let asked = wanted.iter().filter(|address| all || !self.next_hops.0.contains_key(address));
         let asked: Vec<Ipv4Addr> = asked.copied().collect();
         for (count, address) in asked.into_iter().enumerate() {
             match self.kernel.route_to(address).await {
                 Ok(route) => {
-                    let path = Path::of(route, underlay);
-                    let before = self.paths.0.insert(address, path);
-                    if before.is_some_and(|before| before != path) {
+                    let hop = NextHop::of(route, underlay);
+                    let before = self.next_hops.0.insert(address, hop);
+                    if before.is_some_and(|before| before != hop) {
                         changed += 1;
-                        first.get_or_insert((address, path));
+                        first.get_or_insert((address, hop));
                     }
                 }
                 Err(error) => failed = Some(error.to_string()),
@@ -55,11 +55,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 tokio::task::yield_now().await;
             }
         }
-        if let Some((address, path)) = first {
-            tracing::info!(changed, first = %address, "ways to peers changed: {path}");
+        if let Some((address, hop)) = first {
+            tracing::info!(changed, first = %address, "ways to peers changed: {hop}");
         }
-        self.unfinished.wake.paths = failed.is_some();
-        self.shared.report(Subject::Paths, failed);
+        self.unfinished.wake.next_hops = failed.is_some();
+        self.shared.report(Subject::NextHops, failed);
     }
 
     /// What is there, apart from the maps.
@@ -67,8 +67,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         &mut self,
         desired: &Desired,
     ) -> Result<Observed, KernelError> {
-        let observed = match &self.tunnel {
-            Some(device) => self.kernel.observe(device).await?,
+        let observed = match self.tunnel() {
+            Some(device) => self.kernel.observe(&device).await?,
             None => Observed::default(),
         };
         let mut direct = self.kernel.direct_routes(PROTOCOL).await?;

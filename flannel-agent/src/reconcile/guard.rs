@@ -113,7 +113,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if !self.keeps_any() {
             return;
         }
-        let device = self.device().filter(|_| self.mtu != 0);
+        let device = self.device().filter(|_| self.mtu().is_some());
         let found = self.sysctl.ip_forward().and_then(|on| match device {
             Some(device) if on => Ok((self.sysctl.forwards_from(&device)?, Some(device))),
             _ => Ok((on, None)),

@@ -1,24 +1,17 @@
-//! The parts of a pass that carry something out.
+//! The programs' settings and hooks: what a pass and the quick timer put right.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use flannel_core::blackhole;
 use flannel_core::events;
 use flannel_core::health::{Found, Part, Subject};
 use flannel_core::link::{Link, vrf_of};
-use flannel_core::model;
-use flannel_core::op::Op;
 use flannel_core::schedule::Wake;
-use flannel_core::subnet::within;
-use flannel_ebpf::abi::MAX_PEERS;
-use ipnetwork::Ipv4Network;
 
-use super::{Reconciler, devices, is_device, is_ground};
+use super::{Reconciler, conntrack, devices};
 use crate::bpf::{BpfError, DatapathConfig, FastPath, HookReport, Places};
 use crate::firewall::Firewall;
-use crate::kernel::{Kernel, KernelError};
+use crate::kernel::Kernel;
 use crate::status::lock;
 use crate::watch::Settled;
 use flannel_core::repair::Repair;
@@ -30,169 +23,23 @@ const TURN: Duration = Duration::from_millis(20);
 const LOOSE: &str = "net.netfilter.nf_conntrack_tcp_loose";
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
-    /// Makes the blackhole route of our subnet what `--ip-blackhole-route` says;
-    /// whether something had to be changed.
-    pub(super) async fn seal(&mut self) -> bool {
-        let wanted = Some(self.identity.subnet).filter(|_| self.settings.blackhole);
-        let sealed = async {
-            let mut present = self.kernel.blackholes().await?;
-            // Those of another agent's network are not ours to remove.
-            present.retain(|route| within(self.identity.network, route.destination));
-            let (removed, added) = blackhole::diff(wanted, &present);
-            let changes = !removed.is_empty() || added.is_some();
-            for route in removed {
-                self.kernel.remove_blackhole(route).await?;
-                tracing::info!(destination = %route.destination, "removed a blackhole route");
-            }
-            if let Some(route) = added {
-                self.kernel.add_blackhole(route).await?;
-                tracing::info!(destination = %route.destination, "added the blackhole route");
-            }
-            Ok::<_, KernelError>(changes)
-        };
-        let sealed = sealed.await;
-        self.sealed = sealed.is_ok();
-        self.unfinished.wake.look |= sealed.is_err();
-        self.shared.report(Subject::BlackholeRoute, sealed.as_ref().map(drop));
-        sealed.unwrap_or(true)
-    }
-
-    /// Carries out a plan in its order: neighbouring operations of one kind go
-    /// together. Returns whether the device was created or deleted.
-    pub(super) async fn carry_out(&mut self, ops: &[Op]) -> bool {
-        let mut ran = Ran { device_changed: false, grounded: true, unreached: BTreeSet::new() };
-        for group in ops.chunk_by(|a, b| kind(a) == kind(b)) {
-            if !ran.grounded && kind(&group[0]) == Kind::Entries {
-                continue;
-            }
-            // What a peer was reached by stays until the new way is there.
-            let group: Vec<Op> =
-                group.iter().filter(|op| !needed(&ran.unreached, op)).cloned().collect();
-            let group = group.as_slice();
-            if group.is_empty() {
-                continue;
-            }
-            let results = match kind(&group[0]) {
-                Kind::Maps => self.write_maps(group),
-                Kind::Device | Kind::Entries | Kind::Direct => self
-                    .kernel
-                    .apply(self.tunnel.as_deref().unwrap_or_default(), group)
-                    .await
-                    .into_iter()
-                    .map(|result| result.map_err(|error| error.to_string()))
-                    .collect(),
-            };
-            for (op, result) in group.iter().zip(results) {
-                // Without a device nothing on it works: one cause, one
-                // complaint.
-                if ran.grounded || !is_device(op) {
-                    self.ran(op, result, &mut ran);
-                }
-            }
-        }
-        ran.device_changed
-    }
-
-    /// Takes what became of one operation.
-    fn ran(&mut self, op: &Op, result: Result<(), String>, ran: &mut Ran) {
-        if let Err(reason) = result {
-            match op {
-                Op::PutRoute(subnet) => ran.unreached.insert(*subnet),
-                Op::PutDirect(route) => ran.unreached.insert(route.destination),
-                _ => false,
-            };
-            self.retries.failed(op, reason);
-            ran.grounded &= !is_ground(op);
-            self.stale = true;
-            return;
-        }
-        self.log(op);
-        if self.settled {
-            self.shared.lock().record.repaired(Repair::of(op), 1);
-        }
-        self.retries.worked(op);
-        if matches!(op, Op::CreateDevice(_) | Op::DeleteDevice { .. }) {
-            ran.device_changed = true;
-            self.overlay = None;
-        }
-        if let Some(observed) = &mut self.observed {
-            model::apply(observed, op);
-        }
-    }
-
-    fn log(&self, op: &Op) {
-        match op {
-            Op::CreateDevice(device) => tracing::info!(
-                device = device.name,
-                mac = %device.mac,
-                mtu = device.mtu,
-                "created the VXLAN device"
-            ),
-            Op::DeleteDevice { name, why } => {
-                tracing::warn!(device = name, why, "deleted a device that does not fit");
-            }
-            Op::SetMac(mac) => tracing::warn!(%mac, "gave the device its MAC back"),
-            Op::SetMtu(mtu) => tracing::info!(mtu, "set the device's MTU"),
-            Op::SetChecksum(by) => {
-                tracing::info!(%by, "set who makes checksums of what goes into the tunnel");
-            }
-            Op::PutLinkRoute(network) => tracing::debug!(%network, "put the overlay's route"),
-            Op::PutRoute(subnet) => tracing::debug!(%subnet, "put a peer's route"),
-            Op::RemoveRoute(route) => {
-                tracing::debug!(subnet = %route.destination, "removed a route");
-            }
-            Op::PutDirect(route) => {
-                tracing::debug!(subnet = %route.destination, "put a peer's direct route");
-            }
-            Op::RemoveDirect(route) => {
-                tracing::debug!(subnet = %route.destination, "removed a direct route");
-            }
-            _ => {}
-        }
-    }
-
-    fn write_maps(&self, group: &[Op]) -> Vec<Result<(), String>> {
-        let mut guard = lock(&self.datapath);
-        let Some(datapath) = guard.as_mut() else {
-            return group.iter().map(|_| Err("there is no eBPF data path".to_owned())).collect();
-        };
-        let mut put = Vec::new();
-        let mut remove = Vec::new();
-        for op in group {
-            match op {
-                Op::PutMaps(peer) => put.push(*peer),
-                Op::RemoveMaps(subnet) => remove.push(*subnet),
-                _ => {}
-            }
-        }
-        let there = self.observed.as_ref().and_then(|observed| observed.maps.as_ref());
-        let full = there.map_or(0, BTreeMap::len) + put.len() > MAX_PEERS as usize;
-        let mut remove_peers = || datapath.remove_peers(&remove);
-        // Room is made first only where it is needed: otherwise a subnet that is
-        // replaced by another keeps its peer meanwhile.
-        let written = if full { remove_peers() } else { Ok(()) };
-        let written = written
-            .and_then(|()| datapath.put_peers(&put))
-            .and_then(|()| if full { Ok(()) } else { datapath.remove_peers(&remove) })
-            .map_err(|error| error.to_string());
-        group.iter().map(|_| written.clone()).collect()
-    }
-
     /// Settings and hooks of the programs.
     pub(super) fn serve_pods(&mut self) {
         // Without links there are no veths: all hooks of pods would go.
-        if lock(&self.datapath).is_none() || self.links.is_empty() {
+        if lock(&self.datapath).is_none() || self.links.all.is_empty() {
             return;
         }
-        let tunnel = self.tunnel.clone();
-        let overlay = self.overlay.filter(|_| tunnel.is_some());
+        let tunnel = self.tunnel();
+        let overlay = self.seen.device.filter(|_| tunnel.is_some());
         if tunnel.is_some() && overlay.is_none() {
             return;
         }
-        let tcp = self.tcp_allowed();
+        let tcp = self.conntrack.tcp_allowed(&self.sysctl, &self.shared);
         let fast_path = self.fast_path();
-        self.keep_idle_connections(tcp && fast_path != FastPath::Off);
-        let udp_window = self.udp_window();
+        let carries_tcp = tcp && fast_path != FastPath::Off;
+        self.conntrack.keep_idle_connections(&self.sysctl, &self.shared, carries_tcp);
+        let window = self.settings.fast_path.window;
+        let udp_window = conntrack::udp_window(&self.sysctl, &self.shared, window);
         let exemptions = self.exemptions(fast_path);
         let underlay = &self.identity.underlay;
         let scene = self.scene(overlay);
@@ -207,7 +54,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let settled =
             self.watch.settle(scene, config.port, datapath.as_ref(), fast_path != FastPath::Off);
         let mut failures = BTreeMap::new();
-        if let Err(error) = datapath.set_direct(&self.direct) {
+        let direct = self.wanted.desired.as_deref().map(|desired| &desired.direct);
+        if let Some(direct) = direct
+            && let Err(error) = datapath.set_direct(direct)
+        {
             failures.insert("peers".to_owned(), error);
         }
         // Before the fast path begins, which must not carry what is exempt.
@@ -220,7 +70,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
         let report = datapath.ensure_hooks(Places {
             underlay: &underlay.name,
-            underlay_kind: kind_of(&self.links, underlay.ifindex),
+            underlay_kind: kind_of(&self.links.all, underlay.ifindex),
             inlets: &settled.inlets,
             overlay: tunnel.as_deref(),
             direct: config.direct_mtu.is_some(),
@@ -249,12 +99,12 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             gbp: vxlan.is_some_and(|vxlan| vxlan.gbp),
             port: vxlan.map_or(0, |vxlan| vxlan.port),
             underlay: underlay.ifindex,
-            underlay_vrf: vrf_of(&self.links, underlay.ifindex),
+            underlay_vrf: vrf_of(&self.links.all, underlay.ifindex),
             overlay: 0,
             local: underlay.address,
             network: self.identity.network,
             subnet: self.identity.subnet,
-            mtu: u16::try_from(self.mtu).unwrap_or(u16::MAX),
+            mtu: u16::try_from(self.mtu().unwrap_or(0)).unwrap_or(u16::MAX),
             direct_mtu: direct.then(|| u16::try_from(underlay.mtu).unwrap_or(u16::MAX)),
             vtep_mac: self.identity.vtep_mac,
             source_ports,
@@ -343,7 +193,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// else is to be looked at. Cheap, for a quick timer: nobody tells when a tcx
     /// program is detached, or a map's entry changed.
     pub fn check_hooks(&mut self) -> Wake {
-        if self.mtu != 0 {
+        if self.mtu().is_some() {
             self.check_forwarding();
             self.serve_pods();
             self.attend();
@@ -394,70 +244,4 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 /// Kind of a link; one that is not seen is not taken for hardware.
 fn kind_of(links: &[Link], ifindex: u32) -> &str {
     links.iter().find(|link| link.ifindex == ifindex).map_or("unseen", |link| link.kind.as_str())
-}
-
-/// What became of a plan so far.
-struct Ran {
-    /// The device was created or deleted.
-    device_changed: bool,
-    /// What entries hang on is there.
-    grounded: bool,
-    /// Peers whose new route could not be put.
-    unreached: BTreeSet<Ipv4Network>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Device,
-    Entries,
-    Direct,
-    Maps,
-}
-
-/// Whether this removal would take the present way to a peer for which no new
-/// one could be put.
-fn needed(unreached: &BTreeSet<Ipv4Network>, op: &Op) -> bool {
-    match op {
-        Op::RemoveRoute(route) => unreached.contains(&route.destination),
-        Op::RemoveDirect(route) => unreached.contains(&route.destination),
-        Op::RemoveNeighbour(address, _) => begins_at(unreached, *address),
-        Op::RemoveFdb(..) => !unreached.is_empty(),
-        _ => false,
-    }
-}
-
-/// Whether one of these subnets begins at this address.
-fn begins_at(subnets: &BTreeSet<Ipv4Network>, address: Ipv4Addr) -> bool {
-    let [first, last] = [0, 32].map(|prefix| Ipv4Network::new(address, prefix));
-    let (Ok(first), Ok(last)) = (first, last) else { return false };
-    subnets.range(first..=last).next().is_some()
-}
-
-fn kind(op: &Op) -> Kind {
-    if op.is_maps() {
-        Kind::Maps
-    } else if op.is_direct() {
-        Kind::Direct
-    } else if is_device(op) {
-        Kind::Device
-    } else {
-        Kind::Entries
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_subnet_is_found_by_its_first_address() {
-        let subnets: BTreeSet<Ipv4Network> =
-            ["10.5.1.0/24", "10.5.3.0/32", "10.5.5.0/25"].map(|text| text.parse().unwrap()).into();
-        for third in 0..7 {
-            let address = Ipv4Addr::new(10, 5, third, 0);
-            let expected = subnets.iter().any(|subnet| subnet.network() == address);
-            assert_eq!(begins_at(&subnets, address), expected, "{address}");
-        }
-        assert!(!begins_at(&subnets, Ipv4Addr::new(10, 5, 1, 1)));
-    }
 }

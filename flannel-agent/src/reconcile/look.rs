@@ -9,13 +9,24 @@ use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::status::lock;
 
+/// What is there, as last seen and changed by us since.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The kernel's tables and the maps; `None` before the first look.
+    pub(super) observed: Option<Observed>,
+    /// `observed` may be wrong: something failed, or could not be read.
+    pub(super) stale: bool,
+    /// Index of the VXLAN device, as read back.
+    pub(super) device: Option<u32>,
+}
+
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub(super) async fn look_at_links(&mut self) {
         let links = self.kernel.links().await;
         self.unfinished.wake.links = links.is_err();
         self.shared.report(Subject::Links, links.as_ref());
         if let Ok(links) = links {
-            self.links = links;
+            self.links.all = links;
             self.look_for_uplinks().await;
         }
     }
@@ -32,13 +43,13 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             (_, Err(reason)) => Err(reason),
         };
         self.shared.report(Subject::Observation, observed.as_ref());
-        self.stale = observed.is_err();
+        self.seen.stale = observed.is_err();
         self.attendance.looked(observed.is_ok());
-        self.unfinished.wake.look = self.stale;
+        self.unfinished.wake.look = self.seen.stale;
         if let Ok(observed) = observed {
             let device = observed.device.as_ref().filter(|device| device.vxlan.is_some());
-            self.overlay = device.map(|device| device.ifindex);
-            self.observed = Some(observed);
+            self.seen.device = device.map(|device| device.ifindex);
+            self.seen.observed = Some(observed);
         }
     }
 }

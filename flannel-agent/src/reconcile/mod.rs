@@ -3,11 +3,13 @@
 //! timer are the same pass with different things to look at.
 
 mod attendance;
+mod blackhole;
+mod carry_out;
 pub mod conntrack;
 mod devices;
 mod direct;
-mod effects;
 mod guard;
+mod hooks;
 mod look;
 pub mod packet_rules;
 mod retry;
@@ -20,7 +22,7 @@ mod udp;
 mod underlay;
 mod wake;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flannel_core::backend::VxlanConfig;
@@ -31,10 +33,7 @@ use flannel_core::desired::roster::Roster;
 use flannel_core::desired::{Desired, Node};
 use flannel_core::events::PeerChanges;
 use flannel_core::health::{Found, Part, Subject};
-use flannel_core::link::Link;
 use flannel_core::mac::MacAddr;
-use flannel_core::observed::Observed;
-use flannel_core::op::Op;
 use flannel_core::peer::Peer;
 use flannel_core::plan;
 use flannel_core::schedule::{Wake, earliest};
@@ -43,9 +42,13 @@ use ipnetwork::Ipv4Network;
 use tokio::time::Instant;
 
 use self::attendance::Attendance;
-use self::direct::Paths;
+use self::carry_out::is_ground;
+use self::conntrack::Conntrack;
+use self::devices::Links;
+use self::direct::NextHops;
 use self::guard::Guard;
 pub use self::guard::Guarded;
+use self::look::Seen;
 use self::packet_rules::PacketRules;
 use self::retry::{Retries, Unfinished};
 use self::turnover::Turnover;
@@ -117,53 +120,63 @@ pub enum Told {
     PacketRules,
 }
 
-/// Owns the effects.
+/// What the last pass wanted.
+#[derive(Debug, Default)]
+struct Wanted {
+    /// Device, peers and routes; `None` before the first pass.
+    desired: Option<Arc<Desired>>,
+    /// Its peers by MAC, if a few changes of leases may be taken in without a pass.
+    roster: Option<Roster>,
+}
+
+/// Brings the node from what is seen to what is wanted, by its effects. What has state
+/// of its own is a type in a file of its own.
 pub struct Reconciler<K, F> {
+    // What it acts on.
+    /// Links, routes, neighbour and FDB entries.
     kernel: K,
+    /// The firewall's rules, which a task of its own keeps.
     guard: Guard<F>,
+    /// Maps and hooks of the programs; empty where there are none.
     datapath: SharedDatapath,
-    shared: Shared,
-    watch: Watch,
     sysctl: Sysctl,
+    /// conntrack's settings.
+    conntrack: Conntrack,
+    /// Device and proxy of the udp backend.
+    udp: Overlay,
+
+    // Whom it tells.
+    /// Status, health and events.
+    shared: Shared,
+    /// Judges the devices around the programs.
+    watch: Watch,
+
+    // What the node should be.
     settings: Settings,
     identity: Identity,
-    /// Name of the VXLAN device, if there is one.
-    tunnel: Option<String>,
-    paths: Paths,
-    udp: Overlay,
-    links: Vec<Link>,
+    wanted: Wanted,
+
+    // What the node is.
+    seen: Seen,
+    links: Links,
+    /// Of the peers that may be reached without a tunnel.
+    next_hops: NextHops,
     /// How long the underlay is away, and what takes its place.
     absence: Absence,
-    /// Of those that may be a pod's, the ones by which routes lead elsewhere.
-    uplinks: BTreeSet<u32>,
-    /// What is there, as last seen and changed by us since.
-    observed: Option<Observed>,
-    /// `observed` may be wrong: something failed, or could not be read.
-    stale: bool,
-    /// What is desired is what the last pass left: operations are repairs.
-    settled: bool,
-    /// Index of the device, as read back.
-    overlay: Option<u32>,
-    /// Peers that are reached without a tunnel.
-    direct: BTreeSet<Ipv4Network>,
+    packet_rules: PacketRules,
+    /// Of the flow table.
+    turnover: Turnover,
+
+    // What is left to do.
     retries: Retries,
     unfinished: Unfinished,
-    /// What the last pass wanted, and its peers by MAC, if they may be revised.
-    desired: Option<Desired>,
-    roster: Option<Roster>,
-    /// When confirmations were ended last.
-    raised: Option<Instant>,
     /// Hooks were left for the next look.
     hooks_left: bool,
     /// The blackhole route is what it should be.
     sealed: bool,
-    /// MTU of the device as it should be; 0 before the first pass.
-    mtu: u32,
-    turnover: Turnover,
+    /// When confirmations were ended last.
+    raised: Option<Instant>,
     attendance: Attendance,
-    packet_rules: PacketRules,
-    /// Remembered for `cleanup`: settings of conntrack as they were before us.
-    sysctls_before: BTreeMap<String, String>,
 }
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
@@ -177,45 +190,36 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         settings: Settings,
         identity: Identity,
     ) -> Self {
-        let tunnel = identity.backend.vxlan().map(VxlanConfig::device_name);
         let window = settings.fast_path.window;
         let turnover = Turnover::new(settings.programs.flow_table_size, window);
         let watch = Watch::new(kernel.inspector(), shared.clone(), identity.network, window);
-        if tunnel.is_some() {
+        if identity.backend.vxlan().is_some() {
             watch.set_checksum(settings.tunnel_checksum);
         }
         Self {
             kernel,
             guard: Guard::new(firewall),
             datapath,
+            sysctl,
+            conntrack: Conntrack::default(),
+            udp: Overlay::default(),
             shared,
             watch,
-            sysctl,
             settings,
             identity,
-            tunnel,
-            paths: Paths::default(),
-            udp: Overlay::default(),
-            links: Vec::new(),
+            wanted: Wanted::default(),
+            seen: Seen::default(),
+            links: Links::default(),
+            next_hops: NextHops::default(),
             absence: Absence::default(),
-            uplinks: BTreeSet::new(),
-            observed: None,
-            stale: false,
-            settled: false,
-            overlay: None,
-            direct: BTreeSet::new(),
+            packet_rules: PacketRules::default(),
+            turnover,
             retries: Retries::default(),
             unfinished: Unfinished::default(),
-            desired: None,
-            roster: None,
-            raised: None,
             hooks_left: false,
             sealed: false,
-            mtu: 0,
-            turnover,
+            raised: None,
             attendance: Attendance::default(),
-            packet_rules: PacketRules::default(),
-            sysctls_before: BTreeMap::new(),
         }
     }
 
@@ -239,14 +243,19 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.identity.backend.facts().device()
     }
 
+    /// Name of the VXLAN device, if there is one.
+    fn tunnel(&self) -> Option<String> {
+        self.identity.backend.vxlan().map(VxlanConfig::device_name)
+    }
+
     /// MTU for pods in bytes, once known.
     pub fn mtu(&self) -> Option<u32> {
-        Some(self.mtu).filter(|mtu| *mtu != 0)
+        self.wanted.desired.as_ref().map(|desired| desired.mtu)
     }
 
     /// Settings of conntrack that we have changed, with the values before.
     pub fn sysctls_before(&self) -> &BTreeMap<String, String> {
-        &self.sysctls_before
+        self.conntrack.before()
     }
 
     /// Makes the node what these peers (oldest lease first) and the underlay
@@ -258,27 +267,27 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.ask_for_rules();
         }
         let waited = self.absence.due().is_some_and(|due| due <= Instant::now());
-        if wake.links || waited || self.links.is_empty() {
+        if wake.links || waited || self.links.all.is_empty() {
             self.look_at_links().await;
             outcome.underlay_changed = self.follow_underlay().await;
         }
         if self.identity.backend.facts().reaches().directly() {
-            self.look_at_paths(peers, wake.paths).await;
+            self.look_at_next_hops(peers, wake.next_hops).await;
         }
         outcome.retry_at = self.absence.due();
-        let Some(desired) = self.desire(peers) else { return outcome };
-        self.settled = self.is_settled(&desired);
+        let Some(desired) = self.desire(peers).map(Arc::new) else { return outcome };
+        // What has to be changed then is a repair.
+        let settled = self.is_settled(&desired);
         // Without the flag there is only an earlier run's route to remove.
         let seal = !self.sealed || (self.settings.blackhole && wake.look);
-        let look = wake.look || self.observed.is_none();
-        let mut changed = self.converge(&desired, wake.look).await;
+        let look = wake.look || self.seen.observed.is_none();
+        let mut changed = self.converge(&desired, wake.look, settled).await;
         if seal {
             changed |= self.seal().await;
         }
         self.retries.report(&self.shared);
         self.serve_udp(&desired, look).await;
-        self.mtu = desired.mtu;
-        self.direct.clone_from(&desired.direct);
+        self.wanted.desired = Some(Arc::clone(&desired));
         self.tell_peers(&desired);
         self.serve_pods();
         self.attend();
@@ -286,7 +295,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.raise();
         }
         self.publish(&desired);
-        self.desired = Some(desired);
         outcome.retry_at = earliest(self.retries.next_due(), self.unfinished.schedule());
         outcome.retry_at = earliest(outcome.retry_at, self.absence.due());
         outcome
@@ -294,16 +302,18 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
     /// Makes what is there what is desired, as far as it is due; whether something
     /// had to be changed.
-    async fn converge(&mut self, desired: &Desired, mut look: bool) -> bool {
+    async fn converge(&mut self, desired: &Desired, mut look: bool, repairs: bool) -> bool {
         let mut changed = false;
         // A new device has to be looked at again: its index is new, and what
         // hung on the old one has gone with it.
         for _ in 0..3 {
-            if look || self.stale || self.observed.is_none() {
+            if look || self.seen.stale || self.seen.observed.is_none() {
                 self.look(desired).await;
             }
             look = true;
-            let Some(observed) = self.observed.as_ref().filter(|_| !self.stale) else { break };
+            let Some(observed) = self.seen.observed.as_ref().filter(|_| !self.seen.stale) else {
+                break;
+            };
             let mut ops = plan::diff(desired, observed);
             self.retries.forget_all_but(&ops);
             // Nothing hangs on a device that cannot be made yet.
@@ -315,7 +325,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 break;
             }
             changed = true;
-            if !self.carry_out(&ops).await {
+            if !self.carry_out(&ops, repairs).await {
                 break;
             }
         }
@@ -330,7 +340,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             vtep_mac: self.identity.vtep_mac,
             underlay: &self.identity.underlay,
             backend: &self.identity.backend,
-            paths: self.paths.known(),
+            next_hops: self.next_hops.known(),
             checksum: self.settings.tunnel_checksum.wanted(self.settings.checksum_before),
         }
     }
@@ -350,7 +360,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         });
         state.report(Subject::BackendMtu, cut);
         let roster = Roster::of(node, &desired, rejected.is_empty());
-        self.roster = roster;
+        self.wanted.roster = roster;
         let rejected = rejected
             .iter()
             .map(|rejected| (Part::Subnet(rejected.peer.subnet), rejected.reason.to_string()));
@@ -394,24 +404,4 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             checksum: desired.device.as_ref().map(|_| self.settings.tunnel_checksum),
         });
     }
-}
-
-/// Whether the operation is about the device itself.
-fn is_device(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::DeleteDevice { .. }
-            | Op::CreateDevice(_)
-            | Op::SetMac(_)
-            | Op::SetMtu(_)
-            | Op::SetChecksum(_)
-            | Op::SetUp
-            | Op::AddAddress(_)
-            | Op::RemoveAddress(_)
-    )
-}
-
-/// Whether entries on the device cannot be made before this has worked.
-fn is_ground(op: &Op) -> bool {
-    matches!(op, Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::SetUp)
 }

@@ -95,7 +95,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     fn egress_chains(&self, reading: &Reading) -> Vec<NetdevChain> {
         let chains = reading.findings.iter().flat_map(|findings| &findings.egress);
         let on_links = chains.flat_map(|chain| {
-            let links = self.links.iter().filter(|link| chain.devices.fit(&link.name));
+            let links = self.links.all.iter().filter(|link| chain.devices.fit(&link.name));
             links.map(|link| NetdevChain {
                 device: link.name.clone(),
                 side: Side::Egress,
@@ -122,10 +122,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
     fn devices(&self) -> Devices {
         Devices::of(Node {
-            links: &self.links,
+            links: &self.links.all,
             pods: &self.pods(),
             underlay: self.identity.underlay.ifindex,
-            overlay: self.overlay,
+            overlay: self.seen.device,
             direct: self.identity.backend.facts().reaches().directly(),
             subnet: self.identity.subnet,
         })

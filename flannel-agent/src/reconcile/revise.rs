@@ -18,25 +18,27 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Takes in a few changes since the last pass. `None` if all has to be looked at:
     /// something failed or is contradictory, and a pass has to follow.
     pub async fn revise(&mut self, changes: &[Change]) -> Option<Outcome> {
-        if self.stale || !self.retries.is_empty() || self.overlay.is_none() {
+        if self.seen.stale || !self.retries.is_empty() || self.seen.device.is_none() {
             return None;
         }
         // What such a rule or policy keeps off the fast path depends on who the peers are.
         if self.has_outer_rules() || self.watch.has_policies() {
             return None;
         }
-        // Taken out: if something goes wrong on the way, a pass makes them anew.
-        let (mut desired, mut roster) = (self.desired.take()?, self.roster.take()?);
-        let node = self.node();
-        let touched = roster.revise(node, &mut desired, changes)?;
-        let ops = plan::diff_of(&desired, self.observed.as_ref()?, &touched);
-        self.settled = false;
-        self.carry_out(&ops).await;
-        if self.stale || !self.retries.is_empty() {
+        // Taken out: if something goes wrong on the way, a pass makes it anew.
+        let mut roster = self.wanted.roster.take()?;
+        let mut desired = self.wanted.desired.take()?;
+        let touched = roster.revise(self.node(), Arc::make_mut(&mut desired), changes);
+        let ops = touched.zip(self.seen.observed.as_ref());
+        let ops = ops.map(|(touched, observed)| plan::diff_of(&desired, observed, &touched));
+        self.wanted.desired = Some(desired);
+        let ops = ops?;
+        self.carry_out(&ops, false).await;
+        if self.seen.stale || !self.retries.is_empty() {
             return None;
         }
         self.publish_changes(changes);
-        (self.desired, self.roster) = (Some(desired), Some(roster));
+        self.wanted.roster = Some(roster);
         let raise_at = if ops.is_empty() { None } else { self.raise_soon() };
         Some(Outcome { raise_at, ..Outcome::default() })
     }

@@ -15,7 +15,9 @@ use flannel_core::checksum::TunnelChecksum;
 use flannel_core::config::VxlanConfig;
 use flannel_core::desired::roster::Change;
 use flannel_core::health::About;
-use flannel_core::link::{LinkAddress, RouteTo};
+use flannel_core::link::{Link, LinkAddress, RouteTo};
+use flannel_core::observed::Observed;
+use flannel_core::op::Op;
 use flannel_core::status::{DatapathKind, PeerState};
 
 use super::*;
@@ -189,7 +191,7 @@ impl Bench {
 }
 
 const RENEWED: Wake =
-    Wake { look: false, links: false, paths: false, generation: true, firewall: false };
+    Wake { look: false, links: false, next_hops: false, generation: true, firewall: false };
 
 #[tokio::test]
 async fn the_first_pass_makes_everything() {

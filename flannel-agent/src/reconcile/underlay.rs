@@ -62,7 +62,7 @@ impl Absence {
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Chooses the underlay anew; whether its address or MTU is another now.
     pub(super) async fn follow_underlay(&mut self) -> bool {
-        if self.links.is_empty() {
+        if self.links.all.is_empty() {
             return false;
         }
         let wish = &self.settings.underlay;
@@ -75,7 +75,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         };
         let now = Instant::now();
         let (chosen, heir) =
-            self.absence.follow(&self.identity.underlay, &self.links, wish, routes, now);
+            self.absence.follow(&self.identity.underlay, &self.links.all, wish, routes, now);
         // An interface that is down for a moment comes back: what is programmed
         // stays.
         self.shared.report(Subject::Underlay, chosen.as_ref());
@@ -103,7 +103,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if !self.identity.backend.facts().wants_own_address() {
             return None;
         }
-        let link = self.links.iter().find(|link| link.ifindex == chosen.ifindex)?;
+        let link = self.links.all.iter().find(|link| link.ifindex == chosen.ifindex)?;
         (!link.has(chosen.public_ip)).then(|| {
             format!("PublicIP {} is no address of {} any more", chosen.public_ip, link.name)
         })

@@ -10,7 +10,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// What a kernel event asks to look at; nothing for those that do not
     /// matter, and those that the watch has answered.
     pub fn wake_for(&self, event: KernelEvent) -> Wake {
-        let overlay = self.overlay.or(self.udp.ifindex());
+        let overlay = self.seen.device.or(self.udp.ifindex());
         // Their routes hang on other people's links, and the ways to the peers
         // on other people's routes.
         let direct = self.identity.backend.facts().reaches().directly();
@@ -20,22 +20,22 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             KernelEvent::Link { ifindex } => Wake {
                 look: direct || overlay.is_none_or(|overlay| overlay == ifindex),
                 links: true,
-                paths: direct,
+                next_hops: direct,
                 ..Wake::default()
             },
             KernelEvent::Address { ifindex } => Wake {
                 look: direct || overlay == Some(ifindex),
                 links: true,
-                paths: direct,
+                next_hops: direct,
                 ..Wake::default()
             },
             KernelEvent::Route { ifindex } => Wake {
                 look: direct || ifindex == 0 || overlay == Some(ifindex),
                 links: self.is_doubtful(ifindex),
-                paths: direct,
+                next_hops: direct,
                 ..Wake::default()
             },
-            KernelEvent::Rule => Wake { paths: direct, ..Wake::default() },
+            KernelEvent::Rule => Wake { next_hops: direct, ..Wake::default() },
             KernelEvent::Neighbour { ifindex } => {
                 Wake { look: overlay == Some(ifindex), ..Wake::default() }
             }

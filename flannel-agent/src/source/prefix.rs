@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-/// A path as Go's `path.Clean` leaves it; empty instead of `/` and `.`.
-pub(super) fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
+/// A prefix as Go's `path.Clean` leaves it; empty instead of `/` and `.`.
+pub(super) fn clean(prefix: &str) -> String {
+    let rooted = prefix.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
+    for part in prefix.split('/') {
         match part {
             "" | "." => {}
             ".." if parts.last().is_some_and(|last| *last != "..") => {
@@ -84,8 +84,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_cleaned_as_go_does() {
-        for (path, expected) in [
+    fn prefixes_are_cleaned_as_go_does() {
+        for (prefix, expected) in [
             ("/coreos.com/network", "/coreos.com/network"),
             ("//coreos.com//network/", "/coreos.com/network"),
             ("coreos.com/./network", "coreos.com/network"),
@@ -95,7 +95,7 @@ mod tests {
             ("/", ""),
             (".", ""),
         ] {
-            assert_eq!(clean(path), expected, "{path}");
+            assert_eq!(clean(prefix), expected, "{prefix}");
         }
         assert_eq!(other_spelling("/a/config"), "a/config");
         assert_eq!(other_spelling("a/config"), "/a/config");

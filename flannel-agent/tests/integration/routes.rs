@@ -11,7 +11,7 @@ use flannel_core::desired::Desired;
 use flannel_core::observed::DirectRoute;
 use flannel_core::op::Op;
 use flannel_core::peer::Peer;
-use flannel_core::reach::Path;
+use flannel_core::reach::NextHop;
 
 /// The kernel would walk one list of all of them for each that is new. Whoever replaces
 /// or deletes one as flanneld does finds it.
@@ -168,12 +168,12 @@ fn five_thousand_ways_are_asked_for_fast() {
         let start = Instant::now();
         for n in 1..=5000 {
             let route = kernel.route_to(peer(n).public_ip).await.unwrap();
-            let path = Path::of(route, underlay);
-            assert_eq!(path, Path::Gateway(Ipv4Addr::new(192, 0, 2, 254)));
+            let hop = NextHop::of(route, underlay);
+            assert_eq!(hop, NextHop::Gateway(Ipv4Addr::new(192, 0, 2, 254)));
         }
         let asked = start.elapsed();
         let near = kernel.route_to(neighbour_peer(1).public_ip).await.unwrap();
-        assert_eq!(Path::of(near, underlay), Path::OnLink);
+        assert_eq!(NextHop::of(near, underlay), NextHop::OnLink);
         assert!(asked < Duration::from_secs(2), "{asked:?}");
         println!("5000 ways: {asked:?}");
     });

@@ -62,7 +62,7 @@ pub struct Facts {
     /// IPsec policies about tunnel packets, as text.
     pub ipsec: Known<Vec<String>>,
     /// What became of packets to some peers.
-    pub paths: Known<Vec<PeerPath>>,
+    pub probes: Known<Vec<PeerProbe>>,
     /// What the store answers.
     pub store: Known<StoreAnswer>,
     /// Seconds that the store's clock is ahead of ours.
@@ -73,7 +73,7 @@ pub struct Facts {
 
 /// What became of packets to a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerPath {
+pub struct PeerProbe {
     /// Its PublicIP.
     pub peer: Ipv4Addr,
     /// Its subnet.

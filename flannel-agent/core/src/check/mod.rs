@@ -4,8 +4,8 @@
 pub mod facts;
 mod finding;
 mod network;
-mod paths;
 mod platform;
+mod probes;
 mod rules;
 mod store;
 
@@ -23,7 +23,7 @@ fn findings(facts: &Facts) -> Vec<Finding> {
     let mut findings = platform::findings(facts);
     findings.extend(rules::findings(facts));
     findings.extend(network::findings(facts));
-    findings.extend(paths::findings(facts));
+    findings.extend(probes::findings(facts));
     findings.extend(store::findings(facts));
     findings
 }

@@ -1,6 +1,6 @@
 //! Ways to the peers: room for full packets, and checksums.
 
-use super::facts::{Facts, PeerPath, Sizes};
+use super::facts::{Facts, PeerProbe, Sizes};
 use super::finding::{Finding, Id, State};
 use crate::probe::Answer;
 
@@ -11,22 +11,22 @@ const TUNNEL: u16 = 50;
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let ids = [Id::Mtu, Id::TunnelChecksum];
-    match &facts.paths {
+    match &facts.probes {
         Err(reason) => ids.map(|id| Finding::unknown(id, reason.to_string())).into(),
-        Ok(paths) if paths.is_empty() => {
+        Ok(probes) if probes.is_empty() => {
             ids.map(|id| Finding::well(id, "there is no peer to try")).into()
         }
-        Ok(paths) => {
-            let mut findings = mtu(paths);
-            findings.push(checksum(paths));
+        Ok(probes) => {
+            let mut findings = mtu(probes);
+            findings.push(checksum(probes));
             findings
         }
     }
 }
 
 /// Some peers, and how many more.
-fn named<'a>(paths: impl IntoIterator<Item = &'a PeerPath>) -> String {
-    let all: Vec<String> = paths.into_iter().map(|path| path.peer.to_string()).collect();
+fn named<'a>(probes: impl IntoIterator<Item = &'a PeerProbe>) -> String {
+    let all: Vec<String> = probes.into_iter().map(|probe| probe.peer.to_string()).collect();
     let more = all.len().saturating_sub(NAMED);
     let first = all[..all.len().min(NAMED)].join(", ");
     if more == 0 { first } else { format!("{first} and {more} more") }
@@ -36,13 +36,13 @@ fn is_narrow(sizes: &Sizes) -> bool {
     sizes.small.came() && !sizes.full.came()
 }
 
-fn mtu(paths: &[PeerPath]) -> Vec<Finding> {
+fn mtu(probes: &[PeerProbe]) -> Vec<Finding> {
     let id = Id::Mtu;
     let mut findings = Vec::new();
-    let of = |fits: &dyn Fn(&PeerPath) -> bool| -> Vec<&PeerPath> {
-        paths.iter().filter(|path| fits(path)).collect()
+    let of = |fits: &dyn Fn(&PeerProbe) -> bool| -> Vec<&PeerProbe> {
+        probes.iter().filter(|probe| fits(probe)).collect()
     };
-    let narrow = of(&|path| is_narrow(&path.underlay));
+    let narrow = of(&|probe| is_narrow(&probe.underlay));
     if let Some(first) = narrow.first() {
         let length = first.underlay.length;
         let (told, remedy) = match first.underlay.full {
@@ -59,15 +59,15 @@ fn mtu(paths: &[PeerPath]) -> Vec<Finding> {
         findings.push(Finding::ill(id, State::Broken, found, remedy));
     }
     let inner =
-        of(&|path| !is_narrow(&path.underlay) && path.overlay.as_ref().is_some_and(is_narrow));
-    if let Some(length) = inner.first().and_then(|path| Some(path.overlay.as_ref()?.length)) {
+        of(&|probe| !is_narrow(&probe.underlay) && probe.overlay.as_ref().is_some_and(is_narrow));
+    if let Some(length) = inner.first().and_then(|probe| Some(probe.overlay.as_ref()?.length)) {
         let who = named(inner.iter().copied());
         let found = format!("{length} bytes do not pass the overlay to {who}");
         let remedy = "compare the MTU of both devices, and what their underlays allow";
         findings.push(Finding::ill(id, State::Broken, found, remedy));
     }
-    let shut = of(&|path| {
-        path.underlay.small.came() && path.overlay.as_ref().is_some_and(|way| !way.small.came())
+    let shut = of(&|probe| {
+        probe.underlay.small.came() && probe.overlay.as_ref().is_some_and(|way| !way.small.came())
     });
     if !shut.is_empty() {
         let who = named(shut.iter().copied());
@@ -76,27 +76,27 @@ fn mtu(paths: &[PeerPath]) -> Vec<Finding> {
             "run check there, too; does anything on the way stop UDP to the tunnel's port?";
         findings.push(Finding::ill(id, State::Degraded, found, remedy));
     }
-    let silent = of(&|path| {
-        let overlay = path.overlay.as_ref().is_some_and(|way| way.small.came());
-        !path.underlay.small.came() && !overlay
+    let silent = of(&|probe| {
+        let overlay = probe.overlay.as_ref().is_some_and(|way| way.small.came());
+        !probe.underlay.small.came() && !overlay
     });
     if !silent.is_empty() {
         let found = format!("no answer from {}: away, or ICMP is filtered", named(silent));
         findings.push(Finding::unknown(id, found));
     }
     if findings.is_empty() {
-        let found = format!("full packets reach all of the {} peers that were tried", paths.len());
+        let found = format!("full packets reach all of the {} peers that were tried", probes.len());
         findings.push(Finding::well(id, found));
     }
     findings
 }
 
-fn checksum(paths: &[PeerPath]) -> Finding {
+fn checksum(probes: &[PeerProbe]) -> Finding {
     let id = Id::TunnelChecksum;
-    let tried = || paths.iter().filter_map(|path| Some((path, path.tcp.as_ref()?)));
-    let wrong: Vec<&PeerPath> = tried()
+    let tried = || probes.iter().filter_map(|probe| Some((probe, probe.tcp.as_ref()?)));
+    let wrong: Vec<&PeerProbe> = tried()
         .filter(|(_, tcp)| tcp.plain.came() && !tcp.offloaded.came())
-        .map(|(path, _)| path)
+        .map(|(probe, _)| probe)
         .collect();
     if !wrong.is_empty() {
         let who = named(wrong);

@@ -43,7 +43,7 @@ fn well() -> Facts {
         port_holders: Ok(vec![]),
         subnet_file: SubnetFile { path: "subnet.env".into(), says: Some((subnet, 1450)) },
         ipsec: Ok(vec![]),
-        paths: Ok(vec![path(7, CAME, CAME)]),
+        probes: Ok(vec![probe(7, CAME, CAME)]),
         store: Ok(StoreAnswer { millis: 2, leases: vec![held(1), held(2)] }),
         clock: Ok(0),
         certificates: vec![],
@@ -53,9 +53,9 @@ fn well() -> Facts {
 const CAME: Answer = Answer::Came { micros: 300 };
 
 /// A peer whose full echoes became this on underlay and overlay.
-fn path(host: u8, underlay: Answer, overlay: Answer) -> PeerPath {
+fn probe(host: u8, underlay: Answer, overlay: Answer) -> PeerProbe {
     let sizes = |length, full| Sizes { length, small: CAME, full };
-    PeerPath {
+    PeerProbe {
         peer: [192, 0, 2, host].into(),
         subnet: "10.244.7.0/24".parse().unwrap(),
         underlay: sizes(1500, underlay),
@@ -279,34 +279,34 @@ fn ipsec_policies() {
 
 #[test]
 fn full_packets() {
-    let paths = |paths| move |facts: &mut Facts| facts.paths = Ok(paths);
-    let told = path(7, Answer::TooBig { mtu: Some(1400) }, Answer::Silent);
-    found(Id::Mtu, State::Broken, "the underlay to 192.0.2.7 (an MTU of 1400", paths(vec![told]));
-    let lost = path(8, Answer::Silent, CAME);
-    found(Id::Mtu, State::Broken, "the underlay to 192.0.2.8", paths(vec![lost]));
-    let inner = (1..=5).map(|host| path(host, CAME, Answer::Silent)).collect();
+    let probes = |probes| move |facts: &mut Facts| facts.probes = Ok(probes);
+    let told = probe(7, Answer::TooBig { mtu: Some(1400) }, Answer::Silent);
+    found(Id::Mtu, State::Broken, "the underlay to 192.0.2.7 (an MTU of 1400", probes(vec![told]));
+    let lost = probe(8, Answer::Silent, CAME);
+    found(Id::Mtu, State::Broken, "the underlay to 192.0.2.8", probes(vec![lost]));
+    let inner = (1..=5).map(|host| probe(host, CAME, Answer::Silent)).collect();
     let words = "1450 bytes do not pass the overlay to 192.0.2.1, 192.0.2.2, 192.0.2.3 and 2 more";
-    found(Id::Mtu, State::Broken, words, paths(inner));
+    found(Id::Mtu, State::Broken, words, probes(inner));
     let silent = Sizes { length: 1450, small: Answer::Silent, full: Answer::Silent };
-    let shut = PeerPath { overlay: Some(silent.clone()), ..path(7, CAME, CAME) };
-    found(Id::Mtu, State::Degraded, "but not through the overlay", paths(vec![shut.clone()]));
-    let away = PeerPath { underlay: silent, ..shut };
-    found(Id::Mtu, State::Unknown, "no answer from 192.0.2.7", paths(vec![away]));
-    found(Id::Mtu, State::Well, "no peer", paths(vec![]));
-    found(Id::Mtu, State::Unknown, "EPERM", |facts| facts.paths = Err(Unknown::because("EPERM")));
+    let shut = PeerProbe { overlay: Some(silent.clone()), ..probe(7, CAME, CAME) };
+    found(Id::Mtu, State::Degraded, "but not through the overlay", probes(vec![shut.clone()]));
+    let away = PeerProbe { underlay: silent, ..shut };
+    found(Id::Mtu, State::Unknown, "no answer from 192.0.2.7", probes(vec![away]));
+    found(Id::Mtu, State::Well, "no peer", probes(vec![]));
+    found(Id::Mtu, State::Unknown, "EPERM", |facts| facts.probes = Err(Unknown::because("EPERM")));
 }
 
 #[test]
 fn checksums_in_the_tunnel() {
     let tcp = |offloaded, plain| {
         let tcp = Some(Handshakes { offloaded, plain });
-        move |facts: &mut Facts| facts.paths = Ok(vec![PeerPath { tcp, ..path(7, CAME, CAME) }])
+        move |facts: &mut Facts| facts.probes = Ok(vec![PeerProbe { tcp, ..probe(7, CAME, CAME) }])
     };
     let id = Id::TunnelChecksum;
     found(id, State::Broken, "TCP to 192.0.2.7 passes only if", tcp(Answer::Silent, CAME));
     found(id, State::Unknown, "no peer answers", tcp(Answer::Silent, Answer::Silent));
     found(id, State::Well, "no tunnel", |facts| {
-        facts.paths = Ok(vec![PeerPath { tcp: None, ..path(7, CAME, CAME) }]);
+        facts.probes = Ok(vec![PeerProbe { tcp: None, ..probe(7, CAME, CAME) }]);
     });
 }
 

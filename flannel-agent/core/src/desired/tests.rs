@@ -33,7 +33,7 @@ fn build(vxlan: &VxlanConfig, peers: &[Peer]) -> Result<(Desired, Vec<Rejected>)
 
 fn with(
     backend: &Backend,
-    paths: &BTreeMap<Ipv4Addr, Path>,
+    next_hops: &BTreeMap<Ipv4Addr, NextHop>,
     peers: &[Peer],
 ) -> Result<(Desired, Vec<Rejected>), MtuTooSmall> {
     let node = Node {
@@ -42,7 +42,7 @@ fn with(
         vtep_mac: MacAddr([2, 0, 0, 0, 0, 0xff]),
         underlay: &underlay(),
         backend,
-        paths,
+        next_hops,
         checksum: None,
     };
     desired(node, peers.iter().copied())
@@ -59,17 +59,17 @@ fn only_peers_on_the_link_are_direct_and_the_others_stay_in_the_tunnel() {
         peer("10.5.2.0/24", 2, [10, 98, 0, 13]),
         peer("10.5.3.0/24", 3, [10, 97, 0, 14]),
     ];
-    let paths = BTreeMap::from([
-        (peers[0].public_ip, Path::OnLink),
-        (peers[1].public_ip, Path::Gateway([10, 99, 0, 1].into())),
+    let next_hops = BTreeMap::from([
+        (peers[0].public_ip, NextHop::OnLink),
+        (peers[1].public_ip, NextHop::Gateway([10, 99, 0, 1].into())),
     ]);
     let config = VxlanConfig { direct_routing: true, ..vxlan() };
-    let (desired, rejected) = with(&Backend::Vxlan(config), &paths, &peers).unwrap();
+    let (desired, rejected) = with(&Backend::Vxlan(config), &next_hops, &peers).unwrap();
     assert_eq!((desired.peers.len(), rejected.len()), (3, 0));
     let reach = peers.map(|peer| desired.reach(&peer.subnet));
     assert_eq!(reach, [Reach::Direct, Reach::Tunnel, Reach::Tunnel]);
     assert_eq!(desired.tunnelled().count(), 2);
-    let (desired, _) = with(&Backend::Vxlan(vxlan()), &paths, &peers).unwrap();
+    let (desired, _) = with(&Backend::Vxlan(vxlan()), &next_hops, &peers).unwrap();
     assert!(desired.direct.is_empty(), "DirectRouting was not asked for");
 }
 
@@ -79,13 +79,13 @@ fn host_gw_has_no_device_and_refuses_peers_behind_a_gateway() {
     let near_too = without_vtep("10.5.1.0/25", [10, 99, 0, 15]);
     let far = without_vtep("10.5.2.0/24", [10, 98, 0, 13]);
     let unknown = without_vtep("10.5.3.0/24", [10, 97, 0, 14]);
-    let paths = BTreeMap::from([
-        (near.public_ip, Path::OnLink),
-        (near_too.public_ip, Path::OnLink),
-        (far.public_ip, Path::Gateway([10, 99, 0, 1].into())),
+    let next_hops = BTreeMap::from([
+        (near.public_ip, NextHop::OnLink),
+        (near_too.public_ip, NextHop::OnLink),
+        (far.public_ip, NextHop::Gateway([10, 99, 0, 1].into())),
     ]);
     let peers = [near, near_too, far, unknown];
-    let (desired, rejected) = with(&Backend::HostGw, &paths, &peers).unwrap();
+    let (desired, rejected) = with(&Backend::HostGw, &next_hops, &peers).unwrap();
     assert_eq!((desired.device, desired.mtu, desired.underlay), (None, 1500, 2));
     assert_eq!(desired.direct, [near.subnet, near_too.subnet].into());
     assert_eq!(desired.peers.len(), 2, "nested subnets need no address of their own");
@@ -228,7 +228,7 @@ fn of_more_peers_than_the_tables_hold_the_newest_stay_out_of_them() {
             vtep_mac: MacAddr([2, 1, 0, 0, 0, 0xff]),
             underlay: &underlay(),
             backend: &Backend::Vxlan(vxlan()),
-            paths: &BTreeMap::new(),
+            next_hops: &BTreeMap::new(),
             checksum: None,
         };
         desired(node, peers.iter().copied()).unwrap().0

@@ -15,7 +15,7 @@ fn started() -> Schedule<Duration> {
 }
 
 const LINKS: Wake =
-    Wake { links: true, look: false, paths: false, generation: false, firewall: false };
+    Wake { links: true, look: false, next_hops: false, generation: false, firewall: false };
 const ONLY_LOOK: Wake = Wake { look: true, links: false, ..LINKS };
 const ONLY_RULES: Wake = Wake { firewall: true, links: false, ..LINKS };
 const ONLY_GENERATION: Wake = Wake { generation: true, links: false, ..LINKS };

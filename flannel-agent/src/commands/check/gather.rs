@@ -6,7 +6,7 @@ use flannel_core::check::facts::{Bpffs, Facts, Known, RpFilter, SubnetFile, Unkn
 use flannel_core::firewall::packet_rules::ranges::Addresses;
 
 use super::node::Node;
-use super::{hooks, paths, port, rules, store};
+use super::{hooks, port, probes, rules, store};
 use crate::bpf::features;
 use crate::cli::CheckArgs;
 use crate::commands::known::{Daemon, Peer};
@@ -56,8 +56,8 @@ pub(super) async fn facts(args: &CheckArgs) -> Facts {
         devices: known.map(Node::tunnels).map_err(Clone::clone),
         port_holders: port.map_or(Ok(Vec::new()), port::holders),
         ipsec: kernel.map_err(Clone::clone).and_then(|kernel| ipsec(kernel, port, &peers)),
-        paths: match known {
-            Ok(node) => paths::tried(node, &peers).await,
+        probes: match known {
+            Ok(node) => probes::tried(node, &peers).await,
             Err(reason) => Err(reason.clone()),
         },
         store,

@@ -4,8 +4,8 @@
 mod gather;
 mod hooks;
 pub(in crate::commands) mod node;
-mod paths;
 mod port;
+mod probes;
 pub(in crate::commands) mod rules;
 mod show;
 mod store;

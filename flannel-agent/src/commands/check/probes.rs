@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use flannel_core::check::facts::{Handshakes, Known, PeerPath, Sizes, Unknown};
+use flannel_core::check::facts::{Handshakes, Known, PeerProbe, Sizes, Unknown};
 use flannel_core::probe::Answer;
 
 use super::node::Node;
@@ -28,7 +28,7 @@ const SMALL: u16 = 64;
 const TUNNEL: u32 = 50;
 
 /// What became of echoes of two sizes, and of TCP.
-pub(super) async fn tried(node: &Node, peers: &[Peer]) -> Known<Vec<PeerPath>> {
+pub(super) async fn tried(node: &Node, peers: &[Peer]) -> Known<Vec<PeerProbe>> {
     let step = peers.len().div_ceil(PEERS).max(1);
     let plan: Vec<Plan> = peers.iter().step_by(step).map(|peer| Plan::of(node, peer)).collect();
     let work = tokio::task::spawn_blocking(move || try_all(&plan));
@@ -63,7 +63,7 @@ impl Plan {
     }
 }
 
-fn try_all(plan: &[Plan]) -> Known<Vec<PeerPath>> {
+fn try_all(plan: &[Plan]) -> Known<Vec<PeerProbe>> {
     let mut echoes = Vec::new();
     for Plan { peer, underlay, overlay, .. } in plan {
         echoes.extend([SMALL, *underlay].map(|length| Echo { to: peer.public_ip, length }));
@@ -79,9 +79,9 @@ fn try_all(plan: &[Plan]) -> Known<Vec<PeerPath>> {
         small: answers.next().unwrap_or(Answer::Silent),
         full: answers.next().unwrap_or(Answer::Silent),
     };
-    let mut paths: Vec<PeerPath> = plan
+    let mut probes: Vec<PeerProbe> = plan
         .iter()
-        .map(|Plan { peer, underlay, overlay, .. }| PeerPath {
+        .map(|Plan { peer, underlay, overlay, .. }| PeerProbe {
             peer: peer.public_ip,
             subnet: peer.subnet,
             underlay: sizes(*underlay),
@@ -89,8 +89,8 @@ fn try_all(plan: &[Plan]) -> Known<Vec<PeerPath>> {
             tcp: None,
         })
         .collect();
-    let tunnelled = paths.iter_mut().zip(plan).filter(|(_, plan)| plan.tcp);
-    for (path, plan) in tunnelled.take(TCP_PEERS) {
+    let tunnelled = probes.iter_mut().zip(plan).filter(|(_, plan)| plan.tcp);
+    for (probe, plan) in tunnelled.take(TCP_PEERS) {
         let to = SocketAddrV4::new(plan.peer.subnet.network(), TCP_PORT);
         let offloaded = probe::offloaded(to, TCP_PATIENCE);
         // What arrives need not be tried again.
@@ -98,7 +98,7 @@ fn try_all(plan: &[Plan]) -> Known<Vec<PeerPath>> {
             true => offloaded.clone(),
             false => probe::plain(to, PATIENCE),
         };
-        path.tcp = Some(Handshakes { offloaded, plain });
+        probe.tcp = Some(Handshakes { offloaded, plain });
     }
-    Ok(paths)
+    Ok(probes)
 }

@@ -36,7 +36,7 @@ async fn a_peer_moves_between_link_and_tunnel_with_the_routes() {
     assert_eq!(*bench.shared.lock().direct, [peer(2).subnet].into());
     bench.take_applied();
     let event = bench.reconciler.wake_for(KernelEvent::Route { ifindex: 9 });
-    assert!(event.look && event.paths);
+    assert!(event.look && event.next_hops);
     bench.pass(&[peer(2), peer(3)], event).await;
     assert_eq!(bench.take_applied(), []);
 

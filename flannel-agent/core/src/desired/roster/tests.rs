@@ -40,7 +40,7 @@ fn with_node<T>(work: impl FnOnce(Node<'_>) -> T) -> T {
         vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
         underlay: &underlay,
         backend: &Backend::Vxlan(vxlan),
-        paths: &BTreeMap::new(),
+        next_hops: &BTreeMap::new(),
         checksum: None,
     })
 }
