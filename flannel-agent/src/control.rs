@@ -101,7 +101,7 @@ pub fn serve(state_dir: &Path, shared: Shared, datapath: SharedDatapath) -> io::
                 () = tokio::time::sleep(LOOK) => {
                     // Somebody has removed it, maybe with its directory.
                     if !path.exists() && let Ok(anew) = listen(&path) {
-                        tracing::warn!(path = %path.display(), "the control socket is made anew");
+                        tracing::warn!(path = %path.display(), "control socket removed by somebody; it is made again");
                         listener = anew;
                     }
                     continue;
@@ -111,7 +111,7 @@ pub fn serve(state_dir: &Path, shared: Shared, datapath: SharedDatapath) -> io::
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     // Out of descriptors, say: no reason to spin.
-                    tracing::warn!(%error, "the control socket does not accept");
+                    tracing::warn!(%error, "control socket unavailable");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     continue;
                 }

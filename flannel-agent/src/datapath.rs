@@ -44,7 +44,10 @@ pub fn open(
         Ok(loaded) => Ok(Opened::Ebpf(Box::new(loaded))),
         Err(reason) if mode == DatapathMode::Ebpf => Err(Demanded(reason)),
         Err(reason) => {
-            tracing::warn!(reason, "eBPF cannot be used; the kernel path carries everything");
+            tracing::warn!(
+                reason,
+                "eBPF data path unavailable; the kernel path carries everything"
+            );
             retire(&options.pin_dir);
             Ok(Opened::Kernel(Some(reason)))
         }
@@ -114,14 +117,17 @@ fn last_lines(log: &str) -> String {
 
 fn log_verifier(error: &BpfError) {
     if let Some(log) = &error.verifier_log {
-        tracing::warn!(program = error.object, "the end of the verifier's log:\n{log}");
+        tracing::warn!(
+            program = error.object,
+            "program refused; the end of the verifier's log:\n{log}"
+        );
     }
 }
 
 fn retire(pin_dir: &Path) {
     match bpf::cleanup(pin_dir, false) {
         Ok(removed) if removed.is_empty() => {}
-        Ok(removed) => tracing::info!(pins = removed.len(), "detached an earlier run's programs"),
-        Err(error) => tracing::warn!(%error, "an earlier run's programs may still be attached"),
+        Ok(removed) => tracing::info!(pins = removed.len(), "programs of an earlier run detached"),
+        Err(error) => tracing::warn!(%error, "programs of an earlier run not detached"),
     }
 }

@@ -89,7 +89,7 @@ pub async fn serve(
         port,
         source,
     })?;
-    tracing::info!(host, port, "serving /healthz, /readyz and /metrics");
+    tracing::info!(host, port, "health server started");
     let served = Served { shared, exporter: Arc::new(exporter) };
     Ok(Some(Healthz(tokio::spawn(accept(listener, served)).abort_handle())))
 }
@@ -113,7 +113,7 @@ async fn accept(listener: TcpListener, served: Served) {
                 });
             }
             Err(error) => {
-                tracing::debug!(%error, "no connection to the health server");
+                tracing::debug!(%error, "health server unavailable");
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -139,7 +139,7 @@ async fn converse(stream: TcpStream, served: Served) {
         .header_read_timeout(HEAD)
         .serve_connection(TokioIo::new(stream), answer);
     if let Err(error) = conversation.await {
-        tracing::debug!(%error, "a client of the health server");
+        tracing::debug!(%error, "health server client failed");
     }
 }
 
@@ -148,7 +148,7 @@ async fn scrape(exporter: Arc<Exporter>) -> Response<Full<Bytes>> {
     match tokio::task::spawn_blocking(move || exporter.scrape()).await {
         Ok(text) => response(StatusCode::OK, metrics::CONTENT_TYPE, text),
         Err(error) => {
-            tracing::warn!(%error, "a scrape failed");
+            tracing::warn!(%error, "scrape failed");
             response(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "scrape failed\n".to_owned())
         }
     }

@@ -69,22 +69,23 @@ async fn run(cli: Cli, klog: Klog) -> ExitCode {
         None => {
             logging::start(cli.daemon.log_format, klog.filter().as_deref());
             for warning in &cli.warnings {
-                tracing::warn!("{warning}");
+                tracing::warn!(reason = %warning, "setting ignored");
             }
             if !klog.without_effect.is_empty() {
                 tracing::info!(
                     flags = klog.without_effect.join(" "),
-                    "flags of flanneld's logger are accepted without effect"
+                    "flags of flanneld's logger have no effect"
                 );
             }
             let without_effect = cli.daemon.without_effect.given();
             if !without_effect.is_empty() {
-                tracing::info!(flags = without_effect.join("; "), "accepted without effect");
+                tracing::info!(flags = without_effect.join("; "), "flags have no effect");
             }
             match daemon::run(cli.daemon).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    tracing::error!("{}", text::shown(&error.to_string(), 2 * text::REASON));
+                    let reason = text::shown(&error.to_string(), 2 * text::REASON);
+                    tracing::error!(%reason, "agent ends");
                     ExitCode::from(error.exit_code())
                 }
             }

@@ -31,7 +31,7 @@ fn tell(word: Word) {
         // Without the thread nobody is told; the daemon goes on.
         let started = std::thread::Builder::new().name("notify".to_owned());
         if let Err(error) = started.spawn(move || follow(&words)) {
-            tracing::warn!(%error, "systemd is not told of anything");
+            tracing::warn!(%error, "systemd notifications unavailable");
         }
         sender
     });
@@ -48,7 +48,7 @@ fn follow(words: &Receiver<Word>) {
             Word::Watchdog => NotifyState::Watchdog,
         };
         if let Err(error) = sd_notify::notify(&[state]) {
-            tracing::debug!(%error, "systemd was not told");
+            tracing::debug!(%error, "systemd not notified");
         }
         if let Word::Stopping(done) = word {
             // Nobody may wait any more.

@@ -54,7 +54,7 @@ async fn follow(port: u16, network: Ipv4Network, shared: Shared) {
         if let Some(address) = address {
             match listen(address, port).await {
                 Ok((udp, tcp)) => {
-                    tracing::info!(%address, port, "answering connectivity tests");
+                    tracing::info!(%address, port, "connectivity responder started");
                     said = false;
                     let changed = async {
                         while own() == Some(address) {
@@ -68,7 +68,7 @@ async fn follow(port: u16, network: Ipv4Network, shared: Shared) {
                     }
                 }
                 Err(error) if !said => {
-                    tracing::warn!(%error, %address, port, "connectivity tests are not answered yet");
+                    tracing::warn!(%error, %address, port, "connectivity responder unavailable");
                     said = true;
                 }
                 Err(_) => {}

@@ -82,14 +82,16 @@ impl State {
             events::of_condition(&change).into_iter().for_each(|what| self.note(what));
             match change {
                 Change::Began(what, reason) if what.subject.is_grave() => {
-                    tracing::error!(%what, reason, "not well");
+                    tracing::error!(%what, reason, "degraded");
                 }
-                Change::Began(what, reason) => tracing::warn!(%what, reason, "not well"),
-                Change::Differs(what, reason) => tracing::warn!(%what, reason, "still not well"),
+                Change::Began(what, reason) => tracing::warn!(%what, reason, "degraded"),
+                Change::Differs(what, reason) => {
+                    tracing::warn!(%what, reason, "degraded for another reason")
+                }
                 Change::Unlisted(what, reason) => {
-                    tracing::debug!(%what, reason, "not well; not listed, too many complaints");
+                    tracing::debug!(%what, reason, "degraded; too many complaints to list it");
                 }
-                Change::Ended(what) => tracing::info!(%what, "well again"),
+                Change::Ended(what) => tracing::info!(%what, "recovered"),
             }
         }
     }

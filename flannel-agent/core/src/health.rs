@@ -155,7 +155,7 @@ subjects! {
 impl Subject {
     /// Whether a complaint is an error for the log, not a warning.
     pub fn is_grave(self) -> bool {
-        self == Self::StoreHistory
+        matches!(self, Self::StoreHistory | Self::LostLease | Self::ContestedLease)
     }
 }
 

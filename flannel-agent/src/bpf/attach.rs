@@ -64,7 +64,7 @@ impl Attacher {
             let Some(link) = open.take() else { continue };
             // aya closes a link that it cannot pin: the hook is attached anew.
             if let Err(error) = link.pin(pins.link(hook.ifindex, hook.program)) {
-                tracing::warn!(%error, interface = hook.interface, "a hook's link is not pinned");
+                tracing::warn!(%error, interface = hook.interface, "hook's link not pinned");
             }
         }
         self.unpinned.clear();
@@ -109,7 +109,7 @@ impl Attacher {
                 Ok(attached) => (attached, Form::Tcx),
                 Err(refused) => match self.ensure_clsact(hook, program, others) {
                     Ok(attached) => {
-                        tracing::info!(reason = %refused, "no tcx here; attaching clsact filters");
+                        tracing::info!(reason = %refused, "tcx unavailable; clsact filters are attached");
                         (attached, Form::Clsact)
                     }
                     Err(_) => return Err(refused),
@@ -166,7 +166,7 @@ impl Attacher {
             let link = match update(path, hook, program, running) {
                 Ok(link) => link,
                 Err(why) => {
-                    tracing::info!(pin = %path.display(), why, "not reusing a pinned link");
+                    tracing::info!(pin = %path.display(), why, "pinned link not reused");
                     continue;
                 }
             };
@@ -278,7 +278,7 @@ impl Attacher {
             };
             pins.pinned_links().iter().filter(|link| !stays(link)).fold(true, |_, link| {
                 if let Err(error) = pinned::remove(&link.path) {
-                    tracing::warn!(%error, "a hook of ours stays");
+                    tracing::warn!(%error, "hook not detached");
                 }
                 false
             })

@@ -118,7 +118,7 @@ impl Loaded {
         let dir = match (&self.pins, &self.lost) {
             (Ok(dir), _) if self.glance.look(dir.version(), (), || dir.is_whole()) => return,
             (Ok(dir), _) => {
-                tracing::warn!("pins were removed; making them anew");
+                tracing::warn!("pins removed by somebody; they are made again");
                 dir.clone()
             }
             (Err(_), Some(dir)) => dir.clone(),
@@ -133,7 +133,6 @@ impl Loaded {
             Ok(claim) => {
                 self.claim = Some(claim);
                 if self.lost.take().is_some() {
-                    tracing::info!("pins can be made again");
                     self.attacher.reclaim_pins(&dir);
                     self.xdp.reclaim_pins(&dir);
                 }
@@ -288,7 +287,7 @@ fn start_program_log(ebpf: &mut Ebpf) {
                 }
             });
         }
-        Err(error) => tracing::warn!(%error, "the programs' log cannot be read"),
+        Err(error) => tracing::warn!(%error, "programs' log unavailable"),
     }
 }
 

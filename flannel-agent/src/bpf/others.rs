@@ -45,7 +45,7 @@ impl Others {
     /// Removes one pin, and with it the program from its hook.
     pub(super) fn remove(&mut self, path: &Path) {
         match pinned::remove(path) {
-            Ok(()) => tracing::debug!(pin = %path.display(), "removed another version's pin"),
+            Ok(()) => tracing::debug!(pin = %path.display(), "pin of another version removed"),
             Err(error) => self.say(&error),
         }
     }
@@ -75,7 +75,7 @@ impl Others {
         for version in std::mem::take(&mut self.versions) {
             match pinned::remove_version(&version, &mut Vec::new()) {
                 Ok(()) => {
-                    tracing::info!(path = %version.display(), "removed another version's pins");
+                    tracing::info!(path = %version.display(), "pins of another version removed");
                 }
                 Err(error) => {
                     self.say(&error);
@@ -87,7 +87,7 @@ impl Others {
 
     fn say(&mut self, error: &super::BpfError) {
         if !self.said {
-            tracing::warn!(%error, "something of another version stays");
+            tracing::warn!(%error, "pin of another version not removed");
         }
         self.said = true;
     }

@@ -84,7 +84,7 @@ impl PinDir {
                 Owner::Gone => {
                     tracing::info!(
                         path = %version.display(),
-                        "removing the pins of a network namespace that has gone"
+                        "pins of a network namespace that has gone removed"
                     );
                     remove_version(&version, &mut Vec::new())?;
                 }
@@ -127,7 +127,7 @@ impl PinDir {
                         )
                 },
             )?;
-            tracing::info!(path = BPFFS, "mounted the bpf file system");
+            tracing::info!(path = BPFFS, "bpf file system mounted");
         }
         Ok(())
     }
@@ -165,7 +165,7 @@ impl PinDir {
                 Err(error) => Some(error.to_string()),
             };
             if let Some(why) = unfit {
-                tracing::warn!(map = name, path = %path.display(), why, "not reusing a pinned map");
+                tracing::warn!(map = name, path = %path.display(), why, "pinned map not reused");
                 remove(&path)?;
                 same = false;
             }

@@ -56,7 +56,7 @@ impl Programs {
         let of = Of { pins, hash: hash(object) };
         let found = of.open().filter(|found| same && (found.xdp.is_some() || !card));
         if let Some(pinned) = found {
-            tracing::debug!("the programs of the run before go on");
+            tracing::debug!("programs of the run before reused");
             return Ok(Self::Pinned(Box::new(pinned)));
         }
         of.discard()?;
@@ -77,7 +77,7 @@ impl Programs {
                 None => Ok(Self::held(ebpf)),
             },
             Err(error) => {
-                tracing::debug!(%error, "the next start loads the programs anew");
+                tracing::debug!(%error, "programs not pinned; the next start loads them again");
                 of.discard()?;
                 Ok(Self::held(ebpf))
             }
@@ -258,7 +258,7 @@ fn ask_another(options: &ProgramOptions, card: bool) -> bool {
     match command.status() {
         Ok(status) => status.success(),
         Err(error) => {
-            tracing::debug!(%error, "the programs are loaded by the agent itself");
+            tracing::debug!(%error, "program loader failed; the agent loads the programs itself");
             false
         }
     }
@@ -338,7 +338,7 @@ fn verify(ebpf: &mut Ebpf, with_xdp: bool) -> Result<(), BpfError> {
             .collect();
         let ended = started.into_iter().map(|(name, thread)| match thread.join() {
             Ok(Err(error)) if name == program::FROM_WIRE => {
-                tracing::info!(error = %failed(name, error), "XDP cannot be used");
+                tracing::info!(error = %failed(name, error), "XDP unavailable");
                 Ok(())
             }
             Ok(loaded) => loaded.map_err(|error| failed(name, error)),

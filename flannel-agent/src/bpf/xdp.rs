@@ -144,7 +144,7 @@ impl XdpHalf {
             let moved = stays.then(|| self.take_over(programs, site, &path));
             if let Some(Err(failure)) = &moved {
                 let why = failure.reason.as_str();
-                tracing::info!(pin = %path.display(), why, "not reusing a pinned link");
+                tracing::info!(pin = %path.display(), why, "pinned link not reused");
             }
             if !matches!(moved, Some(Ok(()))) {
                 others.remove(&path);
@@ -179,8 +179,8 @@ impl XdpHalf {
             let others = pinned::entries(&folder);
             others.iter().filter(|path| Some(*path) != keep.as_ref()).fold(true, |_, path| {
                 match pinned::remove(path) {
-                    Ok(()) => tracing::info!(pin = %path.display(), "detached the XDP program"),
-                    Err(error) => tracing::warn!(%error, "an XDP program of ours stays"),
+                    Ok(()) => tracing::info!(pin = %path.display(), "XDP program detached"),
+                    Err(error) => tracing::warn!(%error, "XDP program not detached"),
                 }
                 false
             })

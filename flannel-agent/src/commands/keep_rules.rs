@@ -25,7 +25,7 @@ pub async fn run(state_dir: &Path) -> u8 {
     let mut changes = match events::rule_sets() {
         Ok(changes) => Some(changes),
         Err(error) => {
-            tracing::info!(%error, "rules are compared every minute only");
+            tracing::info!(%error, "kernel events unavailable; rules are compared every minute");
             None
         }
     };
@@ -35,7 +35,7 @@ pub async fn run(state_dir: &Path) -> u8 {
         let wanted = match still_wanted(state_dir) {
             Ok(wanted) => wanted,
             Err(why) => {
-                tracing::info!("ends: {why}");
+                tracing::info!(%why, "rule keeper ends");
                 return 0;
             }
         };
@@ -49,7 +49,7 @@ pub async fn run(state_dir: &Path) -> u8 {
         {
             compared = Some(Instant::now());
             if let Err(error) = firewall.put(&wanted.rules).await {
-                tracing::error!(%error, "the firewall's rules cannot be put back");
+                tracing::error!(%error, "firewall rules not written");
             }
         }
         if changed(&mut changes).await {

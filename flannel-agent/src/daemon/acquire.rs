@@ -61,7 +61,7 @@ pub(super) async fn acquire<S: LeaseSource>(
                     tracing::info!(
                         subnet = %asked.subnet,
                         public_ip = %asked.attrs.public_ip,
-                        "nobody uses this lease, which was ours: taking it"
+                        "lease taken: it was ours, and nobody uses it"
                     );
                     unanswered.push(asked);
                     continue;

@@ -168,9 +168,9 @@ pub async fn run(options: Options) -> Result<(), StartError> {
             if let Some(datapath) = lock(&datapath).as_mut()
                 && let Err(error) = datapath.leave()
             {
-                tracing::warn!(%error, "the programs do not know that the agent has stopped");
+                tracing::warn!(%error, "programs not told that the agent stops");
             }
-            tracing::info!("stopping; device, routes, rules, programs and lease stay");
+            tracing::info!("agent stops; device, routes, rules, programs and lease stay");
             Ok(())
         }
     }

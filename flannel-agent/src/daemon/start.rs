@@ -64,7 +64,7 @@ impl<'a> Waiting<'a> {
             .as_ref()
             .is_none_or(|(said, when)| *said != trouble || when.elapsed() >= REMIND);
         if due {
-            tracing::warn!(reason, "waiting for {}", self.what);
+            tracing::warn!(reason, what = self.what, "start waits");
             notify::status(&format!("waiting for {}: {reason}", self.what));
             self.said = Some((trouble, Instant::now()));
         }
@@ -82,7 +82,7 @@ impl<'a> Waiting<'a> {
         state.store.connected = true;
         state.store.detail = None;
         if self.said.is_some() {
-            tracing::info!("{} is there", self.what);
+            tracing::info!(what = self.what, "start goes on");
         }
     }
 }
@@ -113,7 +113,7 @@ pub(super) async fn choose_underlay<K: Kernel>(
         address = %underlay.address,
         public_ip = %underlay.public_ip,
         mtu = underlay.mtu,
-        "using this underlay"
+        "underlay chosen"
     );
     Ok(underlay)
 }
@@ -167,8 +167,8 @@ async fn retire_device<K: Kernel>(kernel: &K, before: &Before, ours: Option<&str
     let op = Op::DeleteDevice { name: old.to_owned(), why };
     for result in kernel.apply(old, &[op]).await {
         match result {
-            Ok(()) => tracing::info!(device = old, "deleted the device of an earlier config"),
-            Err(error) => tracing::warn!(%error, "the device of an earlier config stays"),
+            Ok(()) => tracing::info!(device = old, "device of an earlier config removed"),
+            Err(error) => tracing::warn!(%error, "device of an earlier config not removed"),
         }
     }
 }
@@ -198,9 +198,9 @@ async fn retire_network<K: Kernel>(
     if ops.is_empty() {
         return;
     }
-    tracing::info!(%former, %network, removed = ops.len(), "the overlay network is another one");
+    tracing::info!(%former, %network, removed = ops.len(), "overlay network changed");
     for error in kernel.apply(name, &ops).await.into_iter().filter_map(Result::err) {
-        tracing::warn!(%error, "something of the former overlay network stays");
+        tracing::warn!(%error, "entry of the former overlay network not removed");
     }
 }
 
@@ -242,7 +242,7 @@ impl Before {
     ) -> Self {
         let loaded = state::load(&options.state_dir);
         if let Some(warning) = loaded.warning {
-            tracing::warn!(warning, "the state file is not used");
+            tracing::warn!(warning, "state file ignored");
         }
         let env = subnet_env::read(&options.subnet_file);
         let node = env.as_ref().map(|env| Node { network: env.network, subnet: env.subnet });

@@ -41,7 +41,7 @@ pub(super) async fn ensure(rules: &Rules, mine: &Mine) -> Result<(), FirewallErr
     for old in &chain.ours {
         change(program, "-D", &old.words).await?;
     }
-    tracing::info!(network = %rules.network, "rules in legacy iptables FORWARD written");
+    tracing::info!(network = %rules.network, program, chain = "FORWARD", "firewall rules written");
     Ok(())
 }
 
@@ -73,7 +73,7 @@ async fn chain(mine: &Mine) -> Result<Option<(&'static str, Chain)>, FirewallErr
             return Err(FirewallError { call, reason: tool::complaint(&output) });
         }
     }
-    tracing::debug!("legacy iptables has a filter table, but there is no iptables-legacy");
+    tracing::debug!("iptables-legacy not found; the legacy filter table is left alone");
     Ok(None)
 }
 

@@ -12,7 +12,7 @@ impl Present {
     pub(super) fn read() -> Self {
         let tables = nftables::tables();
         if let Err(error) = &tables {
-            tracing::debug!(%error, "the programs are asked instead");
+            tracing::debug!(%error, "tables not listed by the kernel; the programs are asked");
         }
         Self(tables.ok())
     }

@@ -279,7 +279,7 @@ impl Kernel for RealKernel {
                         ifindex = match self.link(name) {
                             Ok(link) => link.map(|link| link.header.index),
                             Err(error) => {
-                                tracing::debug!(%error, "device not found");
+                                tracing::debug!(%error, "device lookup failed");
                                 None
                             }
                         };

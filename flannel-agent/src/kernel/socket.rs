@@ -98,7 +98,7 @@ impl RouteSocket {
             socket.set_netlink_get_strict_chk(true),
         ];
         for error in optional.into_iter().filter_map(Result::err) {
-            tracing::debug!(%error, "netlink socket option");
+            tracing::debug!(%error, "netlink socket option unavailable");
         }
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER), port })
     }

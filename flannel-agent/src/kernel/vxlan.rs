@@ -48,7 +48,7 @@ impl RealKernel {
         // node. A kernel without IPv6 has no such file.
         match self.sysctl.set_accept_ra(&want.name, 0) {
             Err(error) if error.source.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(%error, "accept_ra stays on");
+                tracing::warn!(%error, "sysctl accept_ra not set");
             }
             _ => {}
         }
@@ -67,7 +67,7 @@ impl RealKernel {
         if ours.and_then(device::name) != Some(name) {
             return Ok(false);
         }
-        tracing::warn!(device = want.name, name, "the device was renamed; it is made anew");
+        tracing::warn!(device = want.name, name, "device renamed by somebody; it is made again");
         self.delete(name).map(|()| true)
     }
 

@@ -44,13 +44,17 @@ pub fn start(format: Format, from_flags: Option<&str>) {
     let (output, lost) = output(format);
     registry().with(filter).with(bound::Limit(Arc::clone(&bound))).with(output).init();
     for complaint in wrong.into_iter().chain(lost) {
-        tracing::warn!("{complaint}");
+        tracing::warn!(reason = %complaint, "log setting ignored");
     }
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(SUMMARY).await;
             for (message, times) in bound.left_out() {
-                tracing::warn!(repeated = message, times, "left out of the log: it came too often");
+                tracing::warn!(
+                    repeated = message,
+                    times,
+                    "message repeated too often; left out of the log"
+                );
             }
         }
     });

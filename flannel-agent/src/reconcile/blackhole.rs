@@ -21,11 +21,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             let changes = !removed.is_empty() || added.is_some();
             for route in removed {
                 self.kernel.remove_blackhole(route).await?;
-                tracing::info!(destination = %route.destination, "removed a blackhole route");
+                tracing::info!(destination = %route.destination, "blackhole route removed");
             }
             if let Some(route) = added {
                 self.kernel.add_blackhole(route).await?;
-                tracing::info!(destination = %route.destination, "added the blackhole route");
+                tracing::info!(destination = %route.destination, "blackhole route added");
             }
             Ok::<_, KernelError>(changes)
         };

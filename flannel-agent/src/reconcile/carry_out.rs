@@ -86,26 +86,26 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 device = device.name,
                 mac = %device.mac,
                 mtu = device.mtu,
-                "created the VXLAN device"
+                "VXLAN device created"
             ),
             Op::DeleteDevice { name, why } => {
-                tracing::warn!(device = name, why, "deleted a device that does not fit");
+                tracing::warn!(device = name, why, "device removed: it does not fit");
             }
-            Op::SetMac(mac) => tracing::warn!(%mac, "gave the device its MAC back"),
-            Op::SetMtu(mtu) => tracing::info!(mtu, "set the device's MTU"),
+            Op::SetMac(mac) => tracing::warn!(%mac, "device MAC set back"),
+            Op::SetMtu(mtu) => tracing::info!(mtu, "device MTU set"),
             Op::SetChecksum(by) => {
-                tracing::info!(%by, "set who makes checksums of what goes into the tunnel");
+                tracing::info!(%by, "tunnel checksum set");
             }
-            Op::PutLinkRoute(network) => tracing::debug!(%network, "put the overlay's route"),
-            Op::PutRoute(subnet) => tracing::debug!(%subnet, "put a peer's route"),
+            Op::PutLinkRoute(network) => tracing::debug!(%network, "overlay route added"),
+            Op::PutRoute(subnet) => tracing::debug!(%subnet, "peer route added"),
             Op::RemoveRoute(route) => {
-                tracing::debug!(subnet = %route.destination, "removed a route");
+                tracing::debug!(subnet = %route.destination, "peer route removed");
             }
             Op::PutDirect(route) => {
-                tracing::debug!(subnet = %route.destination, "put a peer's direct route");
+                tracing::debug!(subnet = %route.destination, "direct route added");
             }
             Op::RemoveDirect(route) => {
-                tracing::debug!(subnet = %route.destination, "removed a direct route");
+                tracing::debug!(subnet = %route.destination, "direct route removed");
             }
             _ => {}
         }

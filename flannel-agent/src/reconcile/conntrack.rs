@@ -84,7 +84,7 @@ impl Conntrack {
     /// whoever sets it back is corrected without a word.
     fn has_set(&mut self, name: &str, before: &str, now: &str) {
         if self.before.contains_key(name) {
-            tracing::debug!(sysctl = name, value = now, "set again");
+            tracing::debug!(sysctl = name, value = now, "sysctl set again");
             return;
         }
         self.before.insert(name.to_owned(), before.to_owned());
@@ -92,7 +92,7 @@ impl Conntrack {
             sysctl = name,
             before,
             value = now,
-            "set: conntrack sees only part of each TCP connection"
+            "sysctl set: conntrack sees only part of each TCP connection"
         );
     }
 }

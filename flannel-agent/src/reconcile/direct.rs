@@ -56,7 +56,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             }
         }
         if let Some((address, hop)) = first {
-            tracing::info!(changed, first = %address, "ways to peers changed: {hop}");
+            tracing::info!(changed, first = %address, now = %hop, "next hops of peers changed");
         }
         self.unfinished.wake.next_hops = failed.is_some();
         self.shared.report(Subject::NextHops, failed);
@@ -94,7 +94,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             tracing::info!(
                 subnet = %route.destination,
                 gateway = %route.gateway,
-                "a direct route without a lease was left here; it goes"
+                "direct route without a lease found; it is removed"
             );
         }
         left

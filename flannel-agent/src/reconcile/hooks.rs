@@ -114,10 +114,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Tells what became of the hooks; those that failed.
     fn tell_hooks(&self, report: HookReport, unpinned: Option<String>) -> Vec<(String, BpfError)> {
         if !report.attached.is_empty() {
-            tracing::info!(hooks = ?report.attached, "attached programs");
+            tracing::info!(hooks = ?report.attached, "programs attached");
         }
         if !report.detached.is_empty() {
-            tracing::info!(hooks = ?report.detached, "detached programs");
+            tracing::info!(hooks = ?report.detached, "programs detached");
         }
         let mut state = self.shared.lock();
         state.report(Subject::Pins, unpinned);
@@ -209,7 +209,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let mended = lock(&self.datapath).as_mut().map(|datapath| datapath.mend());
         match mended {
             Some(Ok(mended)) if mended > 0 => {
-                tracing::warn!(entries = mended, "put entries of the maps right");
+                tracing::warn!(entries = mended, "map entries repaired");
                 self.shared.lock().record.repaired(Repair::Map, mended);
                 Wake::default()
             }

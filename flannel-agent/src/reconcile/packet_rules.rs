@@ -135,7 +135,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let helpers = match self.sysctl.automatic_helpers() {
             Ok(helpers) => helpers,
             Err(error) => {
-                tracing::debug!(%error, "helpers are taken to be given by port");
+                tracing::debug!(%error, "sysctl nf_conntrack_helper unreadable; helpers are taken to be given by port");
                 true
             }
         };
@@ -171,12 +171,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.packet_rules.logged.clone_from(&resolved.exemptions);
             let flows: Vec<String> = resolved.exemptions.iter().map(describe).collect();
             match flows.as_slice() {
-                [] => tracing::info!("no rule keeps flows on the kernel path any more"),
+                [] => tracing::info!("packet rules keep no flow on the kernel path any more"),
                 flows => {
-                    tracing::info!(
-                        ?flows,
-                        "rules that judge each packet keep these on the kernel path"
-                    );
+                    tracing::info!(?flows, "packet rules keep flows on the kernel path");
                 }
             }
         }

@@ -89,7 +89,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             address = %chosen.address,
             public_ip = %chosen.public_ip,
             mtu = chosen.mtu,
-            "the underlay changed"
+            "underlay changed"
         );
         let before = std::mem::replace(&mut self.identity.underlay, chosen);
         if matches!(heir, Heir::Is(_)) {

@@ -138,7 +138,10 @@ impl<S: Followed> Follower<S> {
                 End::Left => continue,
                 End::Compacted { revision } => {
                     followed = true;
-                    tracing::info!(revision, "etcd dropped changes not seen yet; listing again");
+                    tracing::info!(
+                        revision,
+                        "etcd compacted changes not seen yet; leases are listed again"
+                    );
                 }
                 End::Failed { reason } => {
                     if self.disconnected(reason).await.is_err() {
@@ -157,12 +160,12 @@ impl<S: Followed> Follower<S> {
     async fn disconnected(&mut self, reason: String) -> Result<(), End> {
         self.source.leave().await;
         if !std::mem::replace(&mut self.connected, false) {
-            tracing::debug!(reason, "etcd still cannot be followed");
+            tracing::debug!(reason, "etcd still unavailable");
             if !self.lasts(&reason) {
                 return Ok(());
             }
         } else {
-            tracing::warn!(reason, "etcd cannot be followed; trying again");
+            tracing::debug!(reason, "etcd unavailable");
         }
         self.told = Some(reason.clone());
         self.updates.send(LeaseUpdate::Disconnected { reason }).await
@@ -191,7 +194,7 @@ impl<S: Followed> Follower<S> {
             Err(error) => return End::Failed { reason: error.to_string() },
         };
         if !self.connected {
-            tracing::info!(revision, leases = leases.len(), "etcd can be followed again");
+            tracing::debug!(revision, leases = leases.len(), "etcd recovered");
             self.connected = true;
         }
         match self.updates.send_list(leases, revision, followed).await {

@@ -31,7 +31,11 @@ impl Identity {
                      refused; if the cluster was replaced on purpose, restart the agent"
                 );
                 if known.refused.replace(cluster) != Some(cluster) {
-                    tracing::error!(endpoint, why, "this endpoint is of another etcd cluster");
+                    tracing::error!(
+                        endpoint,
+                        why,
+                        "etcd endpoint refused: it belongs to another cluster"
+                    );
                 }
                 Err(why)
             }

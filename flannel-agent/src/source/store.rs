@@ -90,7 +90,7 @@ impl Store {
     fn choose(&self, source: Source, why: &str) {
         let chosen = Chosen { source, why: why.to_owned() };
         if self.inner.chosen.set(chosen).is_ok() {
-            tracing::info!(api = why, "using this API of etcd");
+            tracing::info!(api = why, "etcd API chosen");
         }
     }
 

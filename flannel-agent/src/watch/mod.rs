@@ -264,7 +264,7 @@ impl Watch {
                     self.judge(&mut state);
                 }
             }
-            Err(error) => tracing::debug!(%error, "a network namespace cannot be looked into"),
+            Err(error) => tracing::debug!(%error, "network namespace not inspected"),
         }
     }
 

@@ -14,11 +14,11 @@ const LINES: usize = 20;
 /// Logs what is another way than before.
 pub(super) fn log(before: &Report, now: &Report) {
     for kept in now.kept.iter().filter(|kept| !before.kept.contains(kept)) {
-        tracing::info!(why = list(&kept.why), "the kernel carries {}", kept.way);
+        tracing::info!(traffic = %kept.way, why = list(&kept.why), "fast path unavailable");
     }
     for kept in &before.kept {
         if !now.kept.iter().any(|other| other.way == kept.way) {
-            tracing::info!("nothing keeps {} with the kernel any more", kept.way);
+            tracing::info!(traffic = %kept.way, "fast path recovered");
         }
     }
     let mut changed = now.veths.iter().filter(|veth| {
@@ -34,15 +34,15 @@ pub(super) fn log(before: &Report, now: &Report) {
             outward = ?veth.outward,
             inward = ?veth.inward,
             why = list(&veth.why),
-            "a pod is served in another way"
+            "data path of a pod changed"
         );
     }
     let more = changed.count();
     if more > 0 {
-        tracing::info!(more, "further pods are served in another way");
+        tracing::info!(more, "data paths of further pods changed");
     }
     for pods in now.not_served.iter().filter(|pods| !before.not_served.contains(pods)) {
-        tracing::info!("{pods}");
+        tracing::info!(device = pods.device, kind = %pods.kind, pods = pods.pods, "fast path unavailable: pods have no veth");
     }
 }
 

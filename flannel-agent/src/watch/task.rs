@@ -141,7 +141,7 @@ impl Task {
                 self.pending.push(event);
             }
             KernelEvent::Overrun => {
-                tracing::warn!("kernel events were lost; looking at everything");
+                tracing::warn!("kernel events lost; everything is looked at");
                 self.lost(now);
             }
             KernelEvent::Deaf(source) => {

@@ -59,7 +59,7 @@ impl Inward {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // An ICMP error about a datagram that we sent, say.
-                Err(error) => tracing::debug!(%error, "nothing received"),
+                Err(error) => tracing::debug!(%error, "datagrams not received"),
             }
         }
     }
@@ -103,7 +103,7 @@ impl Inward {
                 Ok(()) => delivered += now.len() as u64,
                 Err(error) if is_gone(&error) => return Err(error),
                 Err(error) => {
-                    tracing::debug!(%error, "the TUN device did not take a packet");
+                    tracing::debug!(%error, "packet refused by the TUN device");
                     lost += now.len() as u64;
                 }
             }

@@ -108,7 +108,7 @@ impl Overlay {
         let mut failures = Vec::new();
         for (op, result) in ops.iter().zip(results) {
             match result {
-                Ok(()) => tracing::info!(device, "{}", describe(op)),
+                Ok(()) => tracing::info!(device, change = describe(op), "device changed"),
                 Err(error) => failures.push(error.to_string()),
             }
         }
@@ -136,7 +136,7 @@ impl Overlay {
                 local = %wanted.settings.local,
                 port = wanted.settings.port,
                 queues = wanted.settings.queues,
-                "the udp proxy runs"
+                "udp proxy started"
             );
             *proxy = Some(started);
             Ok(())

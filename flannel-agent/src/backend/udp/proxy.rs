@@ -98,7 +98,7 @@ impl Proxy {
         let inward = Inward::new(queue, socket, shared());
         let said = |name: &'static str, result: io::Result<()>| {
             if let Err(error) = result {
-                tracing::debug!(%error, worker = name, "a worker of the udp proxy ended");
+                tracing::debug!(%error, worker = name, "udp proxy worker ended");
             }
         };
         let spawn = |name, work: Box<dyn FnOnce() -> io::Result<()> + Send>| {

@@ -107,7 +107,9 @@ impl Socket {
                     // EIO: the device computes no checksums, so that it never
                     // will. Others may be the path's: a smaller MTU, say.
                     if error.raw_os_error() == Some(libc::EIO) {
-                        tracing::info!("no UDP GSO on this underlay: datagrams leave one by one");
+                        tracing::info!(
+                            "UDP GSO unavailable on this underlay; datagrams leave one by one"
+                        );
                         self.plain.store(true, Ordering::Relaxed);
                     }
                 }

@@ -28,7 +28,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
         let oddities = self.table.oddities();
         let mut state = self.shared.lock();
         for oddity in oddities.iter().filter(|oddity| !state.ignored.contains(oddity)) {
-            tracing::warn!("{oddity}");
+            tracing::warn!(reason = %oddity, "lease not used as it is");
         }
         state.ignored = oddities;
     }

@@ -46,7 +46,6 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
                  give each node its own and delete {}'s key",
                 ours.attrs.public_ip, ours.subnet
             );
-            tracing::error!(why, "the lease is contested");
             self.shared.report(Subject::ContestedLease, Found::not_well(why));
         }
     }
@@ -127,11 +126,6 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
     }
 
     fn say_lost(&mut self, why: &str) {
-        tracing::error!(
-            why,
-            "the lease is lost; it is claimed again when the subnet is free. Restart the agent \
-             for another subnet (pods here keep the old addresses until they are recreated)"
-        );
         self.end_if_wished(why);
         self.note_lost(why);
         let mut state = self.shared.lock();
@@ -139,6 +133,12 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
         for subject in [Subject::OwnLease, Subject::Renewal] {
             state.report(subject, Found::well());
         }
-        state.report(Subject::LostLease, Found::not_well(why));
+        state.report(
+            Subject::LostLease,
+            Found::not_well(format!(
+                "{why}; it is claimed again when the subnet is free. Restart the agent for \
+                 another subnet (pods here keep the old addresses until they are recreated)"
+            )),
+        );
     }
 }

@@ -63,7 +63,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
                 self.shared.report(Subject::StoreHistory, Found::not_well(why));
                 self.held_until = Some(Instant::now() + LEASE_TTL);
             }
-            Some(reason) => tracing::warn!(reason, "etcd has other data than before"),
+            Some(reason) => tracing::warn!(reason, "etcd data replaced"),
             None => {}
         }
         if held == 0 && self.held_until.take().is_some() {

@@ -175,7 +175,9 @@ async fn ask_iptables(mut rules: RuleSet, tables: &[&str]) -> Result<RuleSet, Fi
                 }
             }
             Ok(None) => {}
-            Err(error) => tracing::debug!(%error, table, "nft's listing is used as it is"),
+            Err(error) => {
+                tracing::debug!(%error, table, "iptables-nft-save failed; nft's listing is used")
+            }
         }
     }
     Ok(rules)

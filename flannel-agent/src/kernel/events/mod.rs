@@ -86,7 +86,7 @@ pub fn subscribe_with_buffer(
             Ok(heard) => {
                 tokio::spawn(stream.follow(heard, sender.clone()));
             }
-            Err(error) => tracing::info!(?source, %error, "no events of the kernel"),
+            Err(error) => tracing::info!(?source, %error, "kernel events unavailable"),
         }
     }
     Ok(receiver)
@@ -141,7 +141,7 @@ impl Stream {
         ];
         let mut socket = open(NETLINK_ROUTE, &groups, self.bytes)?;
         if let Err(error) = socket.socket_mut().add_membership(RTNLGRP_NEXTHOP) {
-            tracing::debug!(%error, "no events of nexthop objects");
+            tracing::debug!(%error, "kernel events of nexthop objects unavailable");
         }
         // After the subscription, so that nothing is missed in between.
         let memory = self.remember()?;
@@ -176,7 +176,7 @@ impl Stream {
         let mut backoff = Backoff::new(FIRST, LIMIT);
         loop {
             let Some(error) = self.read(&mut heard, &sender).await else { return };
-            tracing::error!(source = ?self.source, %error, "kernel events ended; asking for them anew");
+            tracing::warn!(source = ?self.source, %error, "kernel events ended; they are asked for again");
             if sender.send(KernelEvent::Deaf(self.source)).await.is_err() {
                 return;
             }
@@ -184,11 +184,11 @@ impl Stream {
                 tokio::time::sleep(backoff.fail()).await;
                 match self.open() {
                     Ok(heard) => break heard,
-                    Err(error) => tracing::debug!(%error, "kernel events cannot be had"),
+                    Err(error) => tracing::debug!(%error, "kernel events still unavailable"),
                 }
             };
             backoff.reset();
-            tracing::info!(source = ?self.source, "kernel events come again");
+            tracing::debug!(source = ?self.source, "kernel events recovered");
             if sender.send(KernelEvent::Hears(self.source)).await.is_err() {
                 return;
             }

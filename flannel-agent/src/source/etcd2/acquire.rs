@@ -40,7 +40,7 @@ impl Etcd2 {
             ours.into_iter().partition(|entry| fits(config, entry.subnet));
         for entry in unfit {
             let key = self.key(entry.subnet);
-            tracing::info!(key, "deleting our lease, which the config does not allow");
+            tracing::info!(key, "own lease removed: the network config does not allow it");
             if !self.delete(&key, entry.revision).await? {
                 return Ok(None);
             }

@@ -69,7 +69,10 @@ impl Etcd3 {
         let (fitting, unfit): (Vec<_>, Vec<_>) =
             ours.into_iter().partition(|entry| fits(config, entry.subnet));
         for entry in unfit {
-            tracing::info!(key = entry.key, "deleting our lease, which the config does not allow");
+            tracing::info!(
+                key = entry.key,
+                "own lease removed: the network config does not allow it"
+            );
             if !self.delete(&entry).await? {
                 return Ok(None);
             }
@@ -291,7 +294,7 @@ impl Etcd3 {
             })
             .await;
         if let Err(error) = revoked {
-            tracing::debug!(%error, "an unused etcd lease stays until later");
+            tracing::debug!(%error, "unused etcd lease kept until later");
             self.remember(id);
         }
     }

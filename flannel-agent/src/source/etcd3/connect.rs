@@ -283,7 +283,7 @@ impl Endpoint {
             Err(error) if is_auth_off(&error) => {
                 tracing::info!(
                     endpoint = self.url,
-                    "etcd's authentication is off: going on without --etcd-username"
+                    "etcd authentication is off; --etcd-username has no effect"
                 );
                 Client::from_channel(channel, Some(options)).await
             }
