@@ -28,6 +28,7 @@ pub mod interrupt;
 pub mod lab;
 pub mod link;
 pub mod machine;
+mod maps;
 pub mod netns;
 pub mod node;
 pub mod packet;

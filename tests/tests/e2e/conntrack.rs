@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::Etcd;
-use flannel_tests::hooks;
 use flannel_tests::lab::Lab;
 use flannel_tests::node::Node;
 use flannel_tests::wait;
@@ -73,8 +72,8 @@ fn the_window_of_udp_follows_conntracks_timeouts() {
     let (_lab, etcd, mut node) = lab();
     node.start(&etcd, &Options::ebpf());
     let windows = || {
-        let config = &hooks::dump(node.pin_dir(), "fl_cfg")[0]["formatted"]["value"];
-        ["window_ns", "udp_window_ns"].map(|name| config[name].as_u64().expect("nanoseconds"))
+        let config = node.config();
+        [config.window_ns, config.udp_window_ns]
     };
     assert_eq!(windows(), [5_000_000_000; 2]);
     node.netns.sysctl("net.netfilter.nf_conntrack_udp_timeout=2");

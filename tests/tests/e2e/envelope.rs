@@ -3,14 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{HashMap, Map};
 use aya::programs::TcAttachType;
 use flannel_core::envelope::{
     Inward, KeptWay, Obstacle, Outward, Reason, Report, Side, VethReport,
 };
 use flannel_core::health::Subject;
 use flannel_core::status::DatapathKind;
-use flannel_ebpf::abi::{ABI_VERSION, Config, Veth, action, flag, map};
+use flannel_ebpf::abi::{Veth, action, flag, map};
 use flannel_tests::agent::Options;
 use flannel_tests::hooks;
 use flannel_tests::lab::Lab;
@@ -27,20 +27,9 @@ const TBF: &str = "root tbf rate 5mbit burst 10k latency 50ms";
 const U32: &str = "protocol all u32 match u32 0 0 flowid 1:1";
 const KEEPS: u32 = flag::KEEP_OUT | flag::KEEP_IN | flag::KEEP_TUNNEL | flag::MARKED_ROUTES;
 
-fn pinned(node: &Node, name: &str) -> MapData {
-    let path = node.pin_dir().join(format!("v{ABI_VERSION}")).join(name);
-    MapData::from_pin(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn config(node: &Node) -> Config {
-    let map: Array<_, Config> = Map::Array(pinned(node, map::CFG)).try_into().expect("an array");
-    map.get(&0, 0).expect("the settings")
-}
-
 /// Action and whether the pod's packets are kept, by the programs' map.
 fn veth(node: &Node, name: &str) -> Option<(u8, bool)> {
-    let map: HashMap<_, u32, Veth> =
-        Map::HashMap(pinned(node, map::VETHS)).try_into().expect("a hash");
+    let map: HashMap<_, u32, Veth> = Map::HashMap(node.map(map::VETHS)).try_into().expect("a hash");
     let veth = map.get(&node.netns.link(name).ifindex, 0).ok()?;
     Some((veth.action, veth.keep_out != 0))
 }
@@ -49,7 +38,7 @@ fn veth(node: &Node, name: &str) -> Option<(u8, bool)> {
 /// generation.
 #[track_caller]
 fn soon(node: &Node, what: &str, holds: impl Fn() -> bool) {
-    let before = config(node).generation;
+    let before = node.config().generation;
     node.netns.sh(what);
     let start = Instant::now();
     while !holds() {
@@ -58,7 +47,7 @@ fn soon(node: &Node, what: &str, holds: impl Fn() -> bool) {
         std::thread::sleep(Duration::from_millis(1));
     }
     println!("{what}: {:?}", start.elapsed());
-    assert_ne!(config(node).generation, before, "{what}");
+    assert_ne!(node.config().generation, before, "{what}");
 }
 
 fn reported(report: &Report, veth: &str) -> VethReport {
@@ -115,7 +104,7 @@ fn limits_of_a_pod_are_known_at_once_and_told() {
 fn what_stands_on_the_nodes_devices_keeps_their_ways() {
     let pair = Pair::agents(&Options::ebpf());
     let (left, name) = (&pair.left, pair.client.veth.as_str());
-    let flags = || config(left).flags & KEEPS;
+    let flags = || left.config().flags & KEEPS;
     assert_eq!(flags(), 0);
     soon(left, &format!("tc qdisc add dev cni0 {TBF}"), || {
         veth(left, name) == Some((action::KERNEL, false))
@@ -228,7 +217,7 @@ fn changes_that_cannot_matter_end_nothing_and_a_moved_address_does_at_once() {
     netns.sh(&format!("ping -c 1 -W 2 {}", third.address));
     // Whatever those have caused.
     std::thread::sleep(SECOND);
-    let before = config(left).generation;
+    let before = left.config().generation;
     let fourth = left.pod(5);
     fourth.ping(second.address, "-c 1 -W 2");
     netns.ip_batch(&[
@@ -246,14 +235,14 @@ fn changes_that_cannot_matter_end_nothing_and_a_moved_address_does_at_once() {
         veth(left, &fourth.veth) == Some((action::PEER, false))
     });
     std::thread::sleep(SECOND / 2);
-    assert_eq!(config(left).generation, before);
+    assert_eq!(left.config().generation, before);
     // The second pod takes the third one's address, and asks for the gateway.
     third.netns.ip("link set eth0 arp off");
     second.netns.ip(&format!("address add {}/24 dev eth0", third.address));
     second.netns.ip("neigh flush all");
     second.netns.try_sh(&format!("ping -c 1 -W 1 -I {} 192.0.2.11", third.address));
     let start = Instant::now();
-    while config(left).generation == before {
+    while left.config().generation == before {
         assert!(start.elapsed() < SOON, "the address moved");
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -8,45 +8,26 @@ use flannel_core::firewall::packet_rules::exempt::{Effect, RuleLine};
 use flannel_core::firewall::packet_rules::ruleset::Family;
 use flannel_core::health::Subject;
 use flannel_core::status::{PacketRulesMode, PacketRulesStatus};
+use flannel_ebpf::abi::Exemption;
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::Etcd;
-use flannel_tests::hooks;
 use flannel_tests::lab::Lab;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::process::run;
 use flannel_tests::rules::Rules;
 use flannel_tests::wait;
-use serde_json::{Value, json};
 
 /// Half a second between two readings, and what looking from outside costs.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// The exemptions that count, as bpftool prints them.
-fn exemptions(node: &Node) -> Vec<Value> {
-    let config = &hooks::dump(node.pin_dir(), "fl_cfg")[0]["formatted"]["value"];
-    let count = config["exemptions"].as_u64().expect("a number");
-    let all = hooks::dump(node.pin_dir(), "fl_exemptions");
-    let values = all.into_iter().map(|element| element["formatted"]["value"].clone());
-    values.take(usize::try_from(count).expect("a number")).collect()
-}
-
-fn generation(node: &Node) -> u64 {
-    let config = &hooks::dump(node.pin_dir(), "fl_cfg")[0]["formatted"]["value"];
-    config["generation"].as_u64().expect("a number")
-}
-
 /// An exemption of any address.
-fn exemption(proto: u8, ports: [u16; 2], direction: u8, both_ways: u8) -> Value {
-    json!({
-        "source": [0, 0, 0, 0], "source_mask": [0, 0, 0, 0],
-        "destination": [0, 0, 0, 0], "destination_mask": [0, 0, 0, 0],
-        "sport_min": 0, "sport_max": 65535, "dport_min": ports[0], "dport_max": ports[1],
-        "proto": proto, "direction": direction, "both_ways": both_ways, "reserved": [0, 0, 0, 0, 0],
-    })
+fn exemption(proto: u8, ports: [u16; 2], direction: u8, both_ways: u8) -> Exemption {
+    let [dport_min, dport_max] = ports;
+    Exemption { dport_min, dport_max, proto, direction, both_ways, ..Exemption::default() }
 }
 
-fn everything() -> Value {
+fn everything() -> Exemption {
     exemption(0, [0, 65535], 0, 0)
 }
 
@@ -56,8 +37,8 @@ fn packet_rules(node: &Node) -> PacketRulesStatus {
 }
 
 #[track_caller]
-fn wait_for(node: &Node, what: &str, expected: &[Value]) {
-    wait::holds(&format!("{what}: {expected:?}"), LIMIT, || exemptions(node) == expected);
+fn wait_for(node: &Node, what: &str, expected: &[Exemption]) {
+    wait::holds(&format!("{what}: {expected:?}"), LIMIT, || node.exemptions() == expected);
 }
 
 fn started(options: &Options) -> (Lab, Etcd, Node) {
@@ -72,13 +53,13 @@ fn started(options: &Options) -> (Lab, Etcd, Node) {
 fn rules_of_nftables_are_followed() {
     let (_lab, _etcd, node) = started(&Options::ebpf());
     wait_for(&node, "no rules", &[]);
-    let before = generation(&node);
+    let before = node.config().generation;
     node.netns.nft(
         "table ip t { chain f { type filter hook forward priority 5; \
          udp dport 5300 limit rate over 100/second drop; log group 3; }; }",
     );
     wait_for(&node, "a limit", &[exemption(17, [5300, 5300], 0, 0)]);
-    assert!(generation(&node) > before, "confirmations end");
+    assert!(node.config().generation > before, "confirmations end");
     let rules = packet_rules(&node);
     assert_eq!((rules.mode, rules.read), (PacketRulesMode::Respect, true), "{rules:?}");
     assert_eq!(rules.exempt, ["UDP to port 5300"]);
@@ -118,7 +99,7 @@ fn rules_of_both_kinds_of_iptables_are_followed() {
         let limit = "-A FORWARD -p udp -m multiport --dports 53 -m limit --limit 9/sec -j ACCEPT";
         node.netns.sh(&format!("{kind} {helper}"));
         node.netns.sh(&format!("{kind} {limit}"));
-        wait_for(&node, kind, &[ftp.clone(), limited.clone()]);
+        wait_for(&node, kind, &[ftp, limited]);
         // Old tables tell nobody: they are compared at the resync.
         node.netns.sh(&format!("{kind} -t raw -F PREROUTING"));
         wait_for(&node, kind, std::slice::from_ref(&limited));
@@ -163,13 +144,13 @@ fn rules_on_devices_of_the_path() {
             Some(direction) => vec![exemption(0, [0, 65535], direction, 0), told],
             None => vec![told],
         };
-        let sorted = |mut all: Vec<Value>| {
-            all.sort_by_key(Value::to_string);
+        let sorted = |mut all: Vec<Exemption>| {
+            all.sort();
             all
         };
         let expected = sorted(expected);
         wait::holds(&format!("{family} {hook} {device}: {expected:?}"), LIMIT, || {
-            sorted(exemptions(node)) == expected
+            sorted(node.exemptions()) == expected
         });
         node.netns.nft(&format!("delete table {family} t; delete table ip told"));
         wait_for(node, "no rules", &[]);
@@ -202,7 +183,7 @@ fn rules_can_be_ignored() {
          limit rate over 100/second drop; }; }",
     );
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(exemptions(&node), [""; 0]);
+    assert_eq!(node.exemptions(), []);
     assert_eq!(packet_rules(&node).mode, PacketRulesMode::Ignore);
     let text = run(&mut node.agent_command("status"));
     assert!(text.contains("ignored (--packet-rules)"), "{text}");
@@ -264,7 +245,7 @@ fn a_listing_that_hangs_delays_nothing() {
          udp dport 5300 limit rate over 100/second drop; }; }",
     );
     node.start(&etcd, &Options { environment, ..Options::ebpf() });
-    assert_eq!(exemptions(&node), [everything()]);
+    assert_eq!(node.exemptions(), [everything()]);
     assert!(!packet_rules(&node).read);
     let text = run(&mut node.agent_command("status"));
     assert!(text.contains("not read yet"), "{text}");
@@ -276,7 +257,7 @@ fn a_listing_that_hangs_delays_nothing() {
     wait::holds("the agent's own rules", LIMIT, || {
         node.netns.try_sh("nft list table ip flannel-ipv4")
     });
-    assert_eq!(exemptions(&node), [everything()]);
+    assert_eq!(node.exemptions(), [everything()]);
     fs::remove_file(flag).expect("remove a file");
     wait_for(&node, "the limit", &[exemption(17, [5300, 5300], 0, 0)]);
     assert!(packet_rules(&node).read);
@@ -302,7 +283,7 @@ fn rules_that_cannot_be_listed_are_told() {
     let reason = wait::until("a complaint", LIMIT, complaint).0;
     assert!(reason.contains("there is no program nft"), "{reason}");
     assert!(reason.contains("nothing takes the fast path"), "{reason}");
-    assert_eq!(exemptions(&node), [everything()]);
+    assert_eq!(node.exemptions(), [everything()]);
     // With the last table nothing is left to be listed.
     node.netns.nft("delete table ip t");
     wait_for(&node, "no rules", &[]);
