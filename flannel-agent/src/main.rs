@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use flannel_agent::bpf;
-use flannel_agent::cli::{self, Cli, Command, Klog};
+use flannel_agent::cli::{self, Cli, Command, Klog, StateDir};
 use flannel_agent::commands::{
     check, cleanup, completions, connectivity, events, flows, keep_rules, man, migrate, monitor,
     peers, status, sysdump, trace,
@@ -42,8 +42,8 @@ fn leave(exit: &cli::Exit) -> ExitCode {
 
 async fn run(cli: Cli, klog: Klog) -> ExitCode {
     match cli.command {
-        Some(Command::Status { json, state_dir }) => status::run(&state_dir, json).into(),
-        Some(Command::Peers { json, state_dir }) => peers::run(&state_dir, json).into(),
+        Some(Command::Status(args)) => status::run(&args).into(),
+        Some(Command::Peers(args)) => peers::run(&args).into(),
         Some(Command::Events(args)) => events::run(&args).into(),
         Some(Command::Flows(args)) => flows::run(&args).into(),
         Some(Command::Monitor(args)) => monitor::run(&args).await.into(),
@@ -52,7 +52,7 @@ async fn run(cli: Cli, klog: Klog) -> ExitCode {
         Some(Command::Connectivity(args)) => connectivity::run(&args).await.into(),
         Some(Command::Trace(args)) => trace::run(&args).await.into(),
         Some(Command::Cleanup(args)) => cleanup::run(&args).await.into(),
-        Some(Command::KeepRules { state_dir }) => {
+        Some(Command::KeepRules(StateDir { dir: state_dir })) => {
             logging::start(cli.daemon.log_format, klog.filter().as_deref());
             keep_rules::run(&state_dir).await.into()
         }

@@ -121,7 +121,8 @@ pub enum Rejection {
     MacMoved(Ipv4Network),
     /// host-gw, and the peer is not on the underlay's link.
     #[error(
-        "host-gw needs its PublicIP {0} on the link of {1}, but {2}; use vxlan with DirectRouting"
+        "host-gw needs its PublicIP {0} on the link of the underlay (interface {1}), but {2}; use \
+         vxlan with DirectRouting"
     )]
     NotOnLink(Ipv4Addr, u32, NextHop),
     /// Both need the same gateway address; the more specific subnet keeps it.

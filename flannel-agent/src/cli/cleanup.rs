@@ -1,23 +1,21 @@
 //! The flags of `cleanup`.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
-use super::{PIN_DIR, STATE_DIR, SUBNET_FILE};
+use super::common::{PinDir, StateDir, SubnetFile};
 
 /// The flags of `cleanup`.
 #[derive(Args, Clone, Debug)]
 pub struct CleanupArgs {
-    /// Directory with the agent's state
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    pub state_dir: PathBuf,
-    /// Directory in bpffs with the pinned maps and links
-    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
-    pub pin_dir: PathBuf,
-    /// The file with the node's subnet
-    #[arg(long, value_name = "FILE", default_value = SUBNET_FILE)]
-    pub subnet_file: PathBuf,
+    /// Where the state is
+    #[command(flatten)]
+    pub state: StateDir,
+    /// Where the programs' maps are
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// Where subnet.env is
+    #[command(flatten)]
+    pub subnet_file: SubnetFile,
     /// Go on even if an agent is running, or another network namespace uses
     /// the pins
     #[arg(long)]

@@ -1,7 +1,6 @@
 //! The flags of the commands that examine a node.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -9,28 +8,25 @@ use flannel_core::trace::facts::Protocol;
 use flannel_ebpf::wire;
 use ipnetwork::Ipv4Network;
 
-use super::{PIN_DIR, STATE_DIR, SUBNET_FILE};
+use super::common::{PinDir, ReaderArgs, SubnetFile};
 use crate::flag;
 use crate::source::options::EtcdOptions;
 
 /// The flags of `check`.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// How it prints, and which agent is asked
+    #[command(flatten)]
+    pub reader: ReaderArgs,
     /// Only what is not well
     #[arg(long)]
     pub quiet: bool,
-    /// Directory with the agent's state
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    pub state_dir: PathBuf,
-    /// Directory in bpffs with the pinned maps and links
-    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
-    pub pin_dir: PathBuf,
-    /// The file with the node's subnet
-    #[arg(long, value_name = "FILE", default_value = SUBNET_FILE)]
-    pub subnet_file: PathBuf,
+    /// Where the programs' maps are
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// Where subnet.env is
+    #[command(flatten)]
+    pub subnet_file: SubnetFile,
     /// How etcd is reached
     #[command(flatten)]
     pub etcd: EtcdOptions,
@@ -39,9 +35,9 @@ pub struct CheckArgs {
 /// The flags of `connectivity`.
 #[derive(Args, Clone, Debug)]
 pub struct ConnectivityArgs {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// How it prints, and which agent is asked
+    #[command(flatten)]
+    pub reader: ReaderArgs,
     /// Only peers with this PublicIP, or with a subnet in this network; repeatable
     /// [default: all]
     #[arg(long = "peer", value_name = "IP|NETWORK")]
@@ -56,9 +52,6 @@ pub struct ConnectivityArgs {
     /// How long an answer may take: seconds, or with a unit (1s, 500ms)
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = flag::patience)]
     pub patience: Duration,
-    /// Directory with the agent's state
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    pub state_dir: PathBuf,
     /// How etcd is reached
     #[command(flatten)]
     pub etcd: EtcdOptions,
@@ -82,15 +75,12 @@ pub struct TraceArgs {
     /// Watch the programs' counters for this time: seconds, or with a unit (5s, 500ms)
     #[arg(long, value_name = "TIME", value_parser = flag::patience)]
     pub live: Option<Duration>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Directory with the agent's state
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    pub state_dir: PathBuf,
-    /// Directory in bpffs with the pinned maps and links
-    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
-    pub pin_dir: PathBuf,
+    /// How it prints, and which agent is asked
+    #[command(flatten)]
+    pub reader: ReaderArgs,
+    /// Where the programs' maps are
+    #[command(flatten)]
+    pub pins: PinDir,
     /// How etcd is reached
     #[command(flatten)]
     pub etcd: EtcdOptions,

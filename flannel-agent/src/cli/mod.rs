@@ -2,6 +2,7 @@
 //! usual one, and `FLANNELD_*` from the environment.
 
 mod cleanup;
+mod common;
 mod doctor;
 mod flannel;
 mod go_style;
@@ -26,6 +27,7 @@ use flannel_core::underlay::Wish;
 use serde::Serialize;
 
 pub use self::cleanup::CleanupArgs;
+pub use self::common::{PinDir, ReaderArgs, StateDir, SubnetFile};
 pub use self::doctor::{CheckArgs, ConnectivityArgs, TraceArgs, TracedProtocol};
 pub use self::flannel::WithoutEffect;
 pub use self::klog::Klog;
@@ -72,23 +74,9 @@ pub struct Cli {
 #[command(args_override_self = true)]
 pub enum Command {
     /// Show the state of this node's agent
-    Status {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// Directory with the agent's state
-        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-        state_dir: PathBuf,
-    },
+    Status(ReaderArgs),
     /// Show the other nodes and their traffic
-    Peers {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// Directory with the agent's state
-        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-        state_dir: PathBuf,
-    },
+    Peers(ReaderArgs),
     /// Show what the agent did or noticed lately, and why
     Events(EventsArgs),
     /// Show the flows that the programs know, and why some are the kernel's
@@ -111,11 +99,7 @@ pub enum Command {
     /// Remove everything from this node that the agent made
     Cleanup(CleanupArgs),
     /// Put this node's firewall rules back while no agent runs
-    KeepRules {
-        /// Directory with the agent's state
-        #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-        state_dir: PathBuf,
-    },
+    KeepRules(StateDir),
     /// Copy the network config and the leases from one API of etcd to the other
     Migrate(MigrateArgs),
     /// Load and pin the programs, for an agent that starts

@@ -8,35 +8,33 @@ use flannel_core::flows::Filter;
 use flannel_core::status::FlowProto;
 use ipnetwork::Ipv4Network;
 
+use super::common::{PinDir, ReaderArgs, SubnetFile};
 use super::doctor::TracedProtocol;
-use super::{PIN_DIR, STATE_DIR, SUBNET_FILE};
 use crate::flag;
 use crate::source::options::EtcdOptions;
 
 /// The flags of `events`.
 #[derive(Args, Clone, Debug)]
 pub struct EventsArgs {
-    /// Print JSON; with --follow an object for each event
-    #[arg(long)]
-    pub json: bool,
-    /// Go on with what comes, until it is interrupted
+    /// How it prints, and which agent is asked
+    #[command(flatten)]
+    pub reader: ReaderArgs,
+    /// Go on with what comes, until it is interrupted; with --json an object a line
     #[arg(long)]
     pub follow: bool,
     /// Only those of this time: 10m, 2h
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub since: Option<Duration>,
-    /// Directory with the agent's state
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    pub state_dir: PathBuf,
 }
 
 /// The flags of `flows`.
 #[derive(Args, Clone, Debug)]
 pub struct FlowsArgs {
-    /// Print JSON; with --follow an object for each flow
-    #[arg(long)]
-    pub json: bool,
-    /// Go on with flows that come or go another way, until it is interrupted
+    /// How it prints, and which agent is asked
+    #[command(flatten)]
+    pub reader: ReaderArgs,
+    /// Go on with flows that come or go another way, until it is interrupted; with --json
+    /// an object a line
     #[arg(long)]
     pub follow: bool,
     /// Only flows of this pod, or of pods in this network
@@ -51,12 +49,9 @@ pub struct FlowsArgs {
     /// Only flows of this protocol
     #[arg(long, value_enum, value_name = "PROTO")]
     pub proto: Option<FlowProto>,
-    /// Directory in bpffs with the pinned maps and links
-    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
-    pub pin_dir: PathBuf,
-    /// Directory with the agent's state
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    pub state_dir: PathBuf,
+    /// Where the programs' maps are
+    #[command(flatten)]
+    pub pins: PinDir,
 }
 
 impl FlowsArgs {
@@ -69,9 +64,9 @@ impl FlowsArgs {
 /// The flags of `monitor`.
 #[derive(Args, Clone, Debug)]
 pub struct MonitorArgs {
-    /// Print JSON: an object for each packet
-    #[arg(long)]
-    pub json: bool,
+    /// How it prints, and which agent is asked
+    #[command(flatten)]
+    pub reader: ReaderArgs,
     /// Only packets of this pod, or of pods in this network
     #[arg(long, value_name = "IP|CIDR")]
     pub pod: Option<Ipv4Network>,
@@ -98,35 +93,29 @@ pub struct MonitorArgs {
     /// Stop after this time: 10s, 2m [default: when it is interrupted]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub time: Option<Duration>,
-    /// Directory in bpffs with the pinned maps and links
-    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
-    pub pin_dir: PathBuf,
-    /// Directory with the agent's state
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    pub state_dir: PathBuf,
+    /// Where the programs' maps are
+    #[command(flatten)]
+    pub pins: PinDir,
 }
 
 /// The flags of `sysdump`.
 #[derive(Args, Clone, Debug)]
 pub struct SysdumpArgs {
-    /// Print JSON: what is in the archive
-    #[arg(long)]
-    pub json: bool,
+    /// How it prints, and which agent is asked
+    #[command(flatten)]
+    pub reader: ReaderArgs,
     /// The archive to write [default: flannel-sysdump-HOST-TIME.tar.gz here]
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Port where the agent serves /metrics
     #[arg(long, value_name = "PORT")]
     pub healthz_port: Option<u16>,
-    /// Directory in bpffs with the pinned maps and links
-    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
-    pub pin_dir: PathBuf,
-    /// Directory with the agent's state
-    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
-    pub state_dir: PathBuf,
-    /// The file with the node's subnet
-    #[arg(long, value_name = "FILE", default_value = SUBNET_FILE)]
-    pub subnet_file: PathBuf,
+    /// Where the programs' maps are
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// Where subnet.env is
+    #[command(flatten)]
+    pub subnet_file: SubnetFile,
     /// How etcd is reached
     #[command(flatten)]
     pub etcd: EtcdOptions,

@@ -399,23 +399,23 @@ fn the_renew_margin_has_flannels_bounds() {
 #[test]
 fn subcommands() {
     let (cli, _) = run(&["status"], &[]).unwrap();
-    assert!(matches!(&cli.command, Some(Command::Status { json: false, state_dir })
-        if state_dir == Path::new("/var/lib/flannel-ebpf")));
+    assert!(matches!(&cli.command, Some(Command::Status(ReaderArgs { json: false, state }))
+        if state.dir == Path::new("/var/lib/flannel-ebpf")));
     let (cli, _) = run(&["peers", "-json", "-state-dir", "/s"], &[]).unwrap();
-    assert!(matches!(&cli.command, Some(Command::Peers { json: true, state_dir })
-        if state_dir == Path::new("/s")));
+    assert!(matches!(&cli.command, Some(Command::Peers(ReaderArgs { json: true, state }))
+        if state.dir == Path::new("/s")));
     let (cli, _) = run(
         &["cleanup", "--pin-dir=/p", "--force"],
         &[("FLANNELD_STATE_DIR", "/env"), ("FLANNELD_PIN_DIR", "/no"), ("FLANNELD_IFACE", "x")],
     )
     .unwrap();
     let Some(Command::Cleanup(args)) = cli.command else { panic!("not cleanup") };
-    assert_eq!(args.state_dir, Path::new("/env"));
-    assert_eq!(args.pin_dir, Path::new("/p"));
-    assert_eq!(args.subnet_file, Path::new("/run/flannel/subnet.env"));
+    assert_eq!(args.state.dir, Path::new("/env"));
+    assert_eq!(args.pins.dir, Path::new("/p"));
+    assert_eq!(args.subnet_file.path, Path::new("/run/flannel/subnet.env"));
     assert!(args.force && !args.keep_device);
     let (cli, klog) = run(&["-v=4", "status"], &[("FLANNELD_STATE_DIR", "/env")]).unwrap();
-    assert!(matches!(cli.command, Some(Command::Status { .. })) && klog.written == ["-v=4"]);
+    assert!(matches!(cli.command, Some(Command::Status(_))) && klog.written == ["-v=4"]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ use crate::kernel::{Kernel as _, KernelError, PROTOCOL, clsact};
 /// sysctls, which connections that are open rely on. The TUN device of udp goes,
 /// as flanneld makes its own, and another one if ours is there.
 pub async fn run(args: &CleanupArgs) -> u8 {
-    let state_dir = args.state_dir.as_path();
+    let state_dir = args.state.dir.as_path();
     let lock = StateLock::take(state_dir);
     if let Err(error) = &lock
         && !args.force
@@ -62,7 +62,7 @@ pub async fn run(args: &CleanupArgs) -> u8 {
     }
     match &state {
         state if args.keep_device => leave(state.as_ref(), &mut steps).await,
-        Some(state) => remove_device(state, &args.subnet_file, &mut steps).await,
+        Some(state) => remove_device(state, &args.subnet_file.path, &mut steps).await,
         // They may be flanneld's.
         None => print(&format!(
             "no state file in {}: a flannel device and subnet.env, if there, are left alone",
@@ -92,7 +92,7 @@ fn detach_programs(args: &CleanupArgs, state: Option<&NodeState>, steps: &mut St
         steps.failed(error);
         Vec::new()
     });
-    let pin_dir = args.pin_dir.as_path();
+    let pin_dir = args.pins.dir.as_path();
     let pinned = state.and_then(|state| state.pin_dir.as_deref());
     for dir in BTreeSet::from([pin_dir, pinned.unwrap_or(pin_dir)]) {
         match bpf::cleanup(dir, args.force) {

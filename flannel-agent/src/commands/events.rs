@@ -17,19 +17,23 @@ pub fn run(args: &EventsArgs) -> u8 {
     let told = match told(args, 0) {
         Ok(Some(told)) => told,
         Ok(None) => {
-            print(if args.json { "[]" } else { "the agent is not running, and events go with it" });
+            print(if args.reader.json {
+                "[]"
+            } else {
+                "the agent is not running, and events go with it"
+            });
             return NOT_RUNNING;
         }
-        Err(error) => return could_not_ask(&args.state_dir, &error),
+        Err(error) => return could_not_ask(&args.reader.state.dir, &error),
     };
     let start = args.since.and_then(|since| SystemTime::now().checked_sub(since));
     let wanted =
         told.events.into_iter().filter(|event| start.is_none_or(|start| event.at >= start));
     let wanted: Vec<Event> = wanted.collect();
-    if args.json && !args.follow {
+    if args.reader.json && !args.follow {
         print_json(&wanted);
     } else {
-        wanted.iter().for_each(|event| show(event, args.json));
+        wanted.iter().for_each(|event| show(event, args.reader.json));
     }
     match args.follow {
         true => follow(args, told.last),
@@ -39,7 +43,7 @@ pub fn run(args: &EventsArgs) -> u8 {
 
 /// Events after this number; `None` where no agent runs.
 fn told(args: &EventsArgs, after: u64) -> io::Result<Option<Events>> {
-    ask(&args.state_dir, Request::Events(after))?
+    ask(&args.reader.state.dir, Request::Events(after))?
         .map(|answer| serde_json::from_str(&answer).map_err(io::Error::other))
         .transpose()
 }
@@ -54,14 +58,14 @@ fn follow(args: &EventsArgs, mut last: u64) -> u8 {
             Ok(Some(told)) => {
                 away = false;
                 last = told.last;
-                told.events.iter().for_each(|event| show(event, args.json));
+                told.events.iter().for_each(|event| show(event, args.reader.json));
             }
             Ok(None) if away => {}
             Ok(None) => {
                 complain("the agent is not running; waiting for it");
                 away = true;
             }
-            Err(error) => return could_not_ask(&args.state_dir, &error),
+            Err(error) => return could_not_ask(&args.reader.state.dir, &error),
         }
     }
 }
@@ -83,6 +87,7 @@ mod tests {
     use flannel_core::status::What;
 
     use super::*;
+    use crate::cli::{ReaderArgs, StateDir};
 
     #[test]
     fn a_line_has_time_and_cause() {
@@ -98,7 +103,8 @@ mod tests {
     fn without_an_agent_it_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let state_dir = folder.path().to_owned();
-        let args = EventsArgs { json: true, follow: true, since: None, state_dir };
+        let reader = ReaderArgs { json: true, state: StateDir { dir: state_dir } };
+        let args = EventsArgs { reader, follow: true, since: None };
         assert_eq!(run(&args), NOT_RUNNING);
     }
 }

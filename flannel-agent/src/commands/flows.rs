@@ -18,10 +18,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Prints the flows that the programs know, from their pinned maps.
 pub fn run(args: &FlowsArgs) -> u8 {
-    if matches!(ask(&args.state_dir, Request::Status), Ok(None)) {
+    if matches!(ask(&args.reader.state.dir, Request::Status), Ok(None)) {
         complain("the agent is not running; this is what the programs know");
     }
-    let told = PinnedFlows::open(&args.pin_dir).and_then(|pinned| tell(&pinned, args));
+    let told = PinnedFlows::open(&args.pins.dir).and_then(|pinned| tell(&pinned, args));
     match told {
         Ok(()) => 0,
         Err(error) => {
@@ -35,7 +35,7 @@ fn tell(pinned: &PinnedFlows, args: &FlowsArgs) -> Result<(), BpfError> {
     let filter = args.filter();
     let first = read(pinned, &filter)?;
     if !args.follow {
-        if args.json {
+        if args.reader.json {
             print_json(&first);
         } else {
             print(&table(&first));
@@ -46,7 +46,7 @@ fn tell(pinned: &PinnedFlows, args: &FlowsArgs) -> Result<(), BpfError> {
     let mut next = first;
     loop {
         for flow in known.news(next) {
-            if args.json {
+            if args.reader.json {
                 print_json(&flow);
             } else {
                 print(&line(&flow));

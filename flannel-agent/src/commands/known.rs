@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use caps::{CapSet, Capability, CapsHashSet};
-use flannel_core::backend::BackendKind;
+use flannel_core::backend::Reaches;
 use flannel_core::check::facts::{Agent, Capabilities, Held, Known, Network, Unknown, Whose};
 use flannel_core::envelope::Report;
 use flannel_core::lease::Lease;
 use flannel_core::mac::MacAddr;
-use flannel_core::status::{DatapathKind, PeerPath, PeerStatus, Status};
+use flannel_core::status::{DatapathKind, PeerStatus, Status};
 use ipnetwork::Ipv4Network;
 use serde::de::DeserializeOwned;
 
@@ -178,13 +178,12 @@ fn network(status: Option<&Status>, left: Option<&NodeState>) -> Option<Network>
 
 impl Peer {
     fn of(told: &PeerStatus) -> Self {
-        let direct = [PeerPath::Direct, PeerPath::Backend(BackendKind::HostGw)];
-        let udp = PeerPath::Backend(BackendKind::Udp);
+        let reaches = told.path.reaches();
         Self {
             subnet: told.subnet,
             public_ip: told.public_ip,
-            direct: direct.contains(&told.path),
-            vtep: told.vtep_mac.is_some() || told.path == udp,
+            direct: reaches.directly(),
+            vtep: told.vtep_mac.is_some() || reaches == Reaches::Process,
             vtep_mac: told.vtep_mac,
         }
     }

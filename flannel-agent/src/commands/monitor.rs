@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Prints packets until it is interrupted, or the time is over.
 pub async fn run(args: &MonitorArgs) -> u8 {
-    if matches!(ask(&args.state_dir, Request::Status), Ok(None)) {
+    if matches!(ask(&args.reader.state.dir, Request::Status), Ok(None)) {
         complain("the agent is not running; its programs go on");
     }
     match follow(args).await {
@@ -40,12 +40,12 @@ pub async fn run(args: &MonitorArgs) -> u8 {
 }
 
 async fn follow(args: &MonitorArgs) -> Result<(), BpfError> {
-    let mut monitor = Monitor::open(&args.pin_dir, settings(args)?)?;
+    let mut monitor = Monitor::open(&args.pins.dir, settings(args)?)?;
     if monitor.attach()? == 0 {
         let reason = "no program of the packet path is loaded";
-        return Err(BpfError::plain("watch", args.pin_dir.display().to_string(), reason));
+        return Err(BpfError::plain("watch", args.pins.dir.display().to_string(), reason));
     }
-    let mut teller = Teller { json: args.json, devices: HashMap::new(), not_told: 0 };
+    let mut teller = Teller { json: args.reader.json, devices: HashMap::new(), not_told: 0 };
     let mut fetch = interval(PAUSE);
     let mut look = interval(LOOK);
     fetch.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -80,9 +80,9 @@ async fn follow(args: &MonitorArgs) -> Result<(), BpfError> {
 
 /// What the programs are asked for.
 fn settings(args: &MonitorArgs) -> Result<Settings, BpfError> {
-    let Config { port, .. } = monitor::config(&args.pin_dir)?;
+    let Config { port, .. } = monitor::config(&args.pins.dir)?;
     let peer = args.peer.map(net).unwrap_or_default();
-    let behind = args.peer.and_then(|peer| lookup::subnet_behind(&args.pin_dir, peer).ok()?);
+    let behind = args.peer.and_then(|peer| lookup::subnet_behind(&args.pins.dir, peer).ok()?);
     Ok(Settings {
         filter: Filter {
             pod: args.pod.map(net).unwrap_or_default(),

@@ -1,16 +1,16 @@
 //! `flannel-agent peers`.
 
-use std::path::Path;
-
 use comfy_table::Table;
 use comfy_table::presets;
 use flannel_core::status::{Counters, PeerStatus};
 
 use super::{NOT_RUNNING, ask, could_not_ask, print, show};
+use crate::cli::ReaderArgs;
 use crate::control::Request;
 
 /// Prints the peers of the running agent, with packets by path.
-pub fn run(state_dir: &Path, as_json: bool) -> u8 {
+pub fn run(args: &ReaderArgs) -> u8 {
+    let (state_dir, as_json) = (args.state.dir.as_path(), args.json);
     match ask(state_dir, Request::Peers) {
         Ok(Some(answer)) => show(&answer, as_json, |peers: &Vec<PeerStatus>| table(peers)),
         Ok(None) => {

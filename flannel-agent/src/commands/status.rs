@@ -3,7 +3,6 @@
 mod packet_rules;
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use comfy_table::Table;
 use comfy_table::presets;
@@ -16,6 +15,7 @@ use serde::Serialize;
 
 use super::{NOT_RUNNING, ask, could_not_ask, kept, print, print_json, show};
 use crate::backend::udp;
+use crate::cli::ReaderArgs;
 use crate::control::Request;
 use crate::files::state::{self, NodeState};
 
@@ -29,7 +29,8 @@ pub(super) struct NotRunning {
 }
 
 /// Prints the agent's status; what the state file says if no agent runs.
-pub fn run(state_dir: &Path, as_json: bool) -> u8 {
+pub fn run(args: &ReaderArgs) -> u8 {
+    let (state_dir, as_json) = (args.state.dir.as_path(), args.json);
     match ask(state_dir, Request::Status) {
         Ok(Some(answer)) => show(&answer, as_json, table),
         Ok(None) => {
@@ -175,6 +176,7 @@ mod tests {
     use flannel_core::status::{StoreStatus, XdpPlace};
 
     use super::*;
+    use crate::cli::StateDir;
 
     fn busy() -> Status {
         let why = vec![Reason { device: String::new(), what: Obstacle::MarkRule }];
@@ -250,7 +252,9 @@ mod tests {
     #[test]
     fn without_an_agent_it_says_so() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(run(folder.path(), true), NOT_RUNNING);
+        let state = StateDir { dir: folder.path().to_owned() };
+        let args = ReaderArgs { json: true, state };
+        assert_eq!(run(&args), NOT_RUNNING);
         let said = NotRunning { running: false, state_file: None };
         assert_eq!(serde_json::to_string(&said).unwrap(), r#"{"running":false,"state_file":null}"#);
     }

@@ -52,7 +52,7 @@ pub enum StartError {
     #[error(transparent)]
     Single(#[from] single::SingleError),
     /// The control socket cannot be made.
-    #[error("control socket {}: {source}", path.display())]
+    #[error("listen on the control socket {}: {source}; see --state-dir", path.display())]
     Control {
         /// Its path.
         path: PathBuf,
@@ -125,7 +125,7 @@ pub enum StartError {
         why: String,
     },
     /// A signal handler could not be installed.
-    #[error("signal handler: {0}")]
+    #[error("install a signal handler: {0}")]
     Signal(std::io::Error),
 }
 

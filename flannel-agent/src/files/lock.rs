@@ -26,7 +26,7 @@ pub enum LockError {
     )]
     Taken(PathBuf),
     /// The directory or its lock file cannot be used.
-    #[error("state directory {}: {source}", path.display())]
+    #[error("lock state directory {}: {source}; see --state-dir", path.display())]
     Unusable {
         /// The directory.
         path: PathBuf,

@@ -48,10 +48,7 @@ impl Backend {
 
     /// The settings of the tunnel by the kernel's VXLAN device, where there is one.
     pub fn vxlan(&self) -> Option<&VxlanConfig> {
-        match self {
-            Self::Vxlan(settings) => Some(settings),
-            Self::HostGw | Self::Udp(_) | Self::Alloc => None,
-        }
+        if let Self::Vxlan(settings) = self { Some(settings) } else { None }
     }
 }
 
@@ -234,6 +231,16 @@ impl BackendKind {
             Self::Alloc => "alloc",
         }
     }
+
+    /// The backend with its default settings.
+    pub fn backend(self) -> Backend {
+        match self {
+            Self::Vxlan => Backend::Vxlan(VxlanConfig::default()),
+            Self::HostGw => Backend::HostGw,
+            Self::Udp => Backend::Udp(UdpConfig::default()),
+            Self::Alloc => Backend::Alloc,
+        }
+    }
 }
 
 impl fmt::Display for BackendKind {
@@ -250,6 +257,7 @@ mod tests {
     fn json_has_flannels_names() {
         for kind in BackendKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+            assert_eq!(kind.backend().kind(), kind);
         }
     }
 

@@ -7,7 +7,7 @@ use ipnetwork::Ipv4Network;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::BackendKind;
+use crate::backend::{BackendKind, Reaches};
 use crate::mac::MacAddr;
 
 /// A peer, and what went to it and came from it.
@@ -38,6 +38,16 @@ pub enum PeerPath {
     /// As the backend does.
     #[serde(untagged)]
     Backend(BackendKind),
+}
+
+impl PeerPath {
+    /// By what packets get there.
+    pub fn reaches(self) -> Reaches {
+        match self {
+            Self::Direct => Reaches::Direct,
+            Self::Backend(kind) => kind.backend().facts().reaches(),
+        }
+    }
 }
 
 impl fmt::Display for PeerPath {

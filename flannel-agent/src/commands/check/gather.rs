@@ -21,14 +21,15 @@ const PEERS: usize = 256;
 
 /// All facts.
 pub(super) async fn facts(args: &CheckArgs) -> Facts {
-    let daemon = Daemon::ask(&args.state_dir);
+    let daemon = Daemon::ask(&args.reader.state.dir);
     let kernel = RealKernel::open().map_err(Unknown::because);
     let node = match &kernel {
         Ok(kernel) => Node::look(kernel, &daemon).await,
         Err(reason) => Err(reason.clone()),
     };
     let (kernel, known) = (kernel.as_ref(), node.as_ref());
-    let pin_dir = place(args.pin_dir.clone(), daemon.left.as_ref().and_then(|s| s.pin_dir.clone()));
+    let pin_dir =
+        place(args.pins.dir.clone(), daemon.left.as_ref().and_then(|s| s.pin_dir.clone()));
     let port = known.ok().and_then(Node::port);
     // A daemon that runs knows better how etcd is reached.
     let (etcd, api) = match &daemon.flags {
@@ -84,7 +85,7 @@ fn place(named: PathBuf, known: Option<PathBuf>) -> PathBuf {
 
 fn subnet_file(args: &CheckArgs, daemon: &Daemon) -> SubnetFile {
     let known = daemon.left.as_ref().and_then(|left| left.subnet_file.clone());
-    let path = place(args.subnet_file.clone(), known);
+    let path = place(args.subnet_file.path.clone(), known);
     let says = subnet_env::read(&path).map(|env| (env.subnet, env.mtu));
     SubnetFile { path, says }
 }

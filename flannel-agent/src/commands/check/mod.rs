@@ -23,7 +23,7 @@ const BROKEN: u8 = 20;
 /// Examines the node. The exit code says how it is.
 pub async fn run(args: &CheckArgs) -> u8 {
     let report = check::report(&gather::facts(args).await);
-    if args.json {
+    if args.reader.json {
         print_json(&report);
     } else {
         print(&show::table(&report, args.quiet));

@@ -30,7 +30,7 @@ const ECHO: u16 = 64;
 pub async fn run(args: &ConnectivityArgs) -> u8 {
     match matrix(args).await {
         Ok(matrix) => {
-            match args.json {
+            match args.reader.json {
                 true => print_json(&matrix),
                 false => print(&show::table(&matrix)),
             }
@@ -53,7 +53,7 @@ fn code(matrix: &Matrix) -> u8 {
 }
 
 async fn matrix(args: &ConnectivityArgs) -> io::Result<Matrix> {
-    let daemon = Daemon::ask(&args.state_dir);
+    let daemon = Daemon::ask(&args.reader.state.dir);
     let peers = match daemon.pid {
         Some(_) => daemon.peers.clone(),
         None => {

@@ -79,8 +79,8 @@ pub(super) async fn all(args: &SysdumpArgs) -> Vec<Part> {
         Part::of("metrics.txt", metrics(args)),
         Part::of("network-config.txt", network_config(args).await),
         Part::of("os-release.txt", file("/etc/os-release".as_ref())),
-        Part::of("state.json", file(&state::path(&args.state_dir))),
-        Part::of("subnet.env", file(&args.subnet_file)),
+        Part::of("state.json", file(&state::path(&args.reader.state.dir))),
+        Part::of("subnet.env", file(&args.subnet_file.path)),
         Part::of("sysconfig.txt", file("/etc/sysconfig/flanneld".as_ref())),
     ];
     for (name, line) in PROGRAMS {
@@ -90,13 +90,13 @@ pub(super) async fn all(args: &SysdumpArgs) -> Vec<Part> {
 }
 
 fn told(args: &SysdumpArgs, request: Request) -> Result<String, String> {
-    ask(&args.state_dir, request)
+    ask(&args.reader.state.dir, request)
         .map_err(|error| error.to_string())?
         .ok_or_else(|| "the agent is not running".to_owned())
 }
 
 fn known_flows(args: &SysdumpArgs) -> Result<String, String> {
-    let pinned = PinnedFlows::open(&args.pin_dir);
+    let pinned = PinnedFlows::open(&args.pins.dir);
     let flows = pinned.and_then(|pinned| flows::read(&pinned, &Default::default()));
     serde_json::to_string(&flows.map_err(|error| error.to_string())?)
         .map_err(|error| error.to_string())

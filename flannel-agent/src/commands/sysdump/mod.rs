@@ -34,7 +34,7 @@ pub async fn run(args: &SysdumpArgs) -> u8 {
         return 1;
     }
     let report = report(&file, &parts);
-    if args.json {
+    if args.reader.json {
         print_json(&report);
     } else {
         print(&text(&report));

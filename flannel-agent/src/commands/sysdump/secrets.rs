@@ -13,7 +13,7 @@ const VARIABLE: &str = "FLANNELD_ETCD_PASSWORD=";
 /// The password that was given to this command, and the running agent's.
 pub(super) fn known(args: &SysdumpArgs) -> Vec<String> {
     let own = args.etcd.password.as_ref().map(|password| password.expose().to_owned());
-    let status = ask(&args.state_dir, Request::Status).ok().flatten();
+    let status = ask(&args.reader.state.dir, Request::Status).ok().flatten();
     let status: Option<flannel_core::status::Status> =
         status.and_then(|text| serde_json::from_str(&text).ok());
     let pid = status.map(|status| status.pid);

@@ -29,7 +29,7 @@ use crate::kernel::netlink::RealKernel;
 
 /// All facts, and where the pins are.
 pub(super) async fn facts(args: &TraceArgs) -> Known<(Facts, PathBuf)> {
-    let daemon = Daemon::ask(&args.state_dir);
+    let daemon = Daemon::ask(&args.reader.state.dir);
     let kernel = RealKernel::open().map_err(Unknown::because)?;
     let node = Node::look(&kernel, &daemon).await?;
     let peers = match daemon.pid {
@@ -40,7 +40,7 @@ pub(super) async fn facts(args: &TraceArgs) -> Known<(Facts, PathBuf)> {
         Unknown::because("our subnet is not known: no daemon runs, and there is no state file")
     })?;
     let pins = daemon.left.as_ref().and_then(|left| left.pin_dir.clone());
-    let pin_dir = pins.unwrap_or_else(|| args.pin_dir.clone());
+    let pin_dir = pins.unwrap_or_else(|| args.pins.dir.clone());
     let look = Look { kernel: &kernel, node: &node, pin_dir: &pin_dir };
     let source = look.end(subnet.contains(args.source), args.source).await;
     let destination = look.end(subnet.contains(args.destination), args.destination).await;

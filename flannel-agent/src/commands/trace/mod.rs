@@ -26,7 +26,7 @@ pub async fn run(args: &TraceArgs) -> u8 {
         Some(time) => Some(live::watch(&pin_dir, args, time).await),
         None => None,
     };
-    if args.json {
+    if args.reader.json {
         let (node, hooks) = live.map(|live| (live.node, live.hooks)).unzip();
         if let Some(Err(reason)) = &node {
             complain(&format!("trace: the counters cannot be read: {reason}"));

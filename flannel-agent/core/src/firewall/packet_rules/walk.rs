@@ -106,6 +106,13 @@ impl Findings {
 
 /// Follows all packets through a rule set.
 pub fn findings(rules: &RuleSet, overlay: Overlay) -> Findings {
+    let mut findings = walked(rules, overlay).take();
+    add_notes(rules, overlay, &mut findings);
+    findings
+}
+
+/// The walk from all base chains.
+fn walked(rules: &RuleSet, overlay: Overlay) -> Walk<'_> {
     let mut walk = Walk::new(rules);
     for (at, chain) in rules.chains.iter().enumerate() {
         let Some(base) = chain.base.as_ref() else { continue };
@@ -122,9 +129,7 @@ pub fn findings(rules: &RuleSet, overlay: Overlay) -> Findings {
             }
         }
     }
-    let mut findings = walk.take();
-    add_notes(rules, overlay, &mut findings);
-    findings
+    walk
 }
 
 /// The packets that come to a base chain. TCP and UDP on their own: rules often

@@ -316,11 +316,13 @@ fn too_many_ways_count_as_everything() {
         chains.push(chain(&format!("c{number}"), number == 0, ways.collect()));
     }
     chains.push(chain("c30", false, vec![limit()]));
-    let start = std::time::Instant::now();
-    let found = findings(&RuleSet { chains, notrack: false }, overlay());
+    let rules = RuleSet { chains, notrack: false };
+    let walk = walked(&rules, overlay());
+    // From the last step on, one in each chain that is left, and in each class of packets.
+    assert!((STEPS..STEPS + 4 * DEPTH).contains(&walk.steps), "{} steps", walk.steps);
+    let found = walk.take();
     assert!(found.rules.iter().any(|rule| rule.place.is_none()), "it is said");
     assert_eq!(resolved(&found).exemptions, [Exemption::default()]);
-    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
 }
 
 #[test]
