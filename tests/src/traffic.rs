@@ -37,9 +37,6 @@ pub mod datagram {
     pub const QUERY: u8 = b'Q';
 }
 
-/// Cubic, the kernel's default, where this system prefers another: BBR would
-/// pace by its own estimate of the path, and a measurement would measure that
-/// estimate. A namespace of its own may not choose for all of its connections.
 /// Gives a socket room for what comes while a busy machine does not let its reader run:
 /// what is lost there says nothing of the network.
 ///
@@ -49,6 +46,9 @@ pub fn widen(socket: &std::net::UdpSocket) -> nix::Result<()> {
     nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::RcvBufForce, &(4 << 20))
 }
 
+/// Cubic, the kernel's default, where this system prefers another: BBR would
+/// pace by its own estimate of the path, and a measurement would measure that
+/// estimate. A namespace of its own may not choose for all of its connections.
 fn default_congestion_control(stream: &std::net::TcpStream) {
     use nix::sys::socket::{setsockopt, sockopt::TcpCongestion};
     if let Err(error) = setsockopt(stream, TcpCongestion, &std::ffi::OsString::from("cubic")) {

@@ -8,6 +8,7 @@ mod circles;
 mod complexity;
 mod debian;
 mod dist;
+mod first_edition;
 mod fuzz;
 mod guest;
 mod harness;

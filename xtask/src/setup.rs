@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::toolchain;
 use crate::workspace::{as_root, cargo, is_root, output, run as run_command, which};
-use crate::{debian, guest, quiet};
+use crate::{debian, first_edition, guest, quiet};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -159,6 +159,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.check {
         guest::RELEASES.iter().try_for_each(|release| guest::prepare(release))?;
         debian::prepare()?;
+        first_edition::prepare()?;
     }
     if args.ebpf { ebpf(args.check) } else { Ok(()) }
 }

@@ -176,6 +176,7 @@ pub fn spaced(
     size: usize,
 ) -> Result<Spaced> {
     let socket = datagram_socket(to)?;
+    super::widen(&socket)?;
     let receiver = socket.try_clone()?;
     let start = Instant::now();
     let total = (duration.as_nanos() / interval.as_nanos().max(1)) as u32;

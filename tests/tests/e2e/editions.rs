@@ -33,6 +33,9 @@ const HOOKS: [(&str, aya::programs::TcAttachType, &str); 5] = [
     ("veth2", Ingress, "from_pod"),
 ];
 
+/// By interface and the hook's program.
+type Programs = BTreeMap<(&'static str, &'static str), Vec<(String, u32)>>;
+
 /// Two nodes; the first edition carries packets on the left one.
 fn begin(edition: &Edition<'_>, options: &Options) -> Pair {
     let mut pair = Pair::agents(options);
@@ -72,7 +75,8 @@ fn nothing_lost_while(pair: &mut Pair, act: impl FnOnce(&mut Pair)) {
     assert!(said.contains(" 0% packet loss"), "{said}");
 }
 
-fn programs(node: &Node) -> BTreeMap<(&'static str, &'static str), Vec<(String, u32)>> {
+/// Names and ids of the programs on each hook of a node with the pod `veth2`.
+pub(crate) fn programs(node: &Node) -> Programs {
     let at = |(interface, direction, program)| {
         ((interface, program), hooks::at(&node.netns, interface, direction))
     };
@@ -81,7 +85,7 @@ fn programs(node: &Node) -> BTreeMap<(&'static str, &'static str), Vec<(String, 
 
 /// One program on each hook, the right one, and none that was there `before`.
 #[track_caller]
-fn all_new(node: &Node, before: &BTreeMap<(&'static str, &'static str), Vec<(String, u32)>>) {
+pub(crate) fn all_new(node: &Node, before: &Programs) {
     for (at, after) in programs(node) {
         let names: Vec<&str> = after.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, [at.1], "{at:?}: {after:?}");

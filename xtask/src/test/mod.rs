@@ -15,7 +15,7 @@ use self::outcome::Outcome;
 use crate::programs::{CASES, E2E, Programs};
 use crate::target::Target;
 use crate::workspace::{cargo, run as run_command};
-use crate::{build_ebpf, debian, guest, setup};
+use crate::{build_ebpf, debian, first_edition, guest, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -69,6 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else if args.kernel.is_none() {
         if !args.unit {
             debian::prepare()?;
+            first_edition::prepare()?;
         }
         all.add(nextest::run("tests", &here(args), filter, &[])?);
         if !args.unit {

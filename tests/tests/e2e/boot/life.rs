@@ -1,14 +1,18 @@
 //! From the installation to the purge.
 
+use std::fs;
 use std::time::Duration;
 
 use flannel_core::status::DatapathKind;
 use flannel_tests::debian::Debian;
+use flannel_tests::first_edition::carried;
 use flannel_tests::lab::Lab;
 use flannel_tests::pair::Pair;
 use flannel_tests::wait;
 
-use super::{EARLIER_VERSION, boot, earlier, present, start_peer};
+use crate::editions::{all_new, programs};
+
+use super::{FIRST_VERSION, boot, first_edition, present, start_peer};
 
 const UNIT: &str = "flannel-agent.service";
 /// How long pods talk while something is done to the agent.
@@ -38,26 +42,25 @@ fn wait_active(machine: &Debian) {
 }
 
 #[test]
-fn a_node_from_installation_to_purge() {
+fn a_node_from_the_first_edition_to_the_purge() {
     let lab = Lab::new();
     let (mut left, mut right) = (lab.node(1), lab.node(2));
     let machine = boot(&mut left);
     let (files, state) = (machine.sh(LIST), machine.sh(STATE));
 
-    machine.sh(&format!("dpkg -i {}", earlier()));
+    machine.sh(&format!("dpkg -i {}", first_edition()));
     assert_eq!(machine.property(UNIT, "ActiveState"), "inactive", "installing starts nothing");
     // Comes back with READY=1.
     machine.sh(&format!("systemctl enable --now {UNIT}"));
     assert_eq!(machine.property(UNIT, "ActiveState"), "active");
-    machine.sh(&format!("systemd-analyze security --no-pager --threshold={EXPOSURE} {UNIT}"));
     start_peer(&lab, &mut right, &left);
     let etcd = lab.stopped_etcd();
     let mut pair = Pair::with_pods(lab, etcd, left, right);
-    let status = pair.left.status();
-    assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
-    pair.check_integrity(8);
-    pair.fast_both_ways();
+    the_first_edition_carries(&pair);
 
+    upgrade(&machine, &mut pair);
+    machine.sh(&format!("systemd-analyze security --no-pager --threshold={EXPOSURE} {UNIT}"));
+    pair.check_integrity(8);
     pair.nothing_lost(STREAM, |_| drop(machine.sh(&format!("systemctl restart {UNIT}"))));
     pair.nothing_lost(STREAM, |_| {
         machine.sh(&format!("systemctl kill --signal=KILL {UNIT}"));
@@ -66,6 +69,9 @@ fn a_node_from_installation_to_purge() {
         });
         wait_active(&machine);
     });
+    let install = "apt-get install --quiet=2 --allow-downgrades";
+    replace(&machine, &mut pair, &format!("{install} {}", first_edition()), FIRST_VERSION);
+    the_first_edition_carries(&pair);
     upgrade(&machine, &mut pair);
     pair.nothing_lost(STREAM, |_| drop(machine.sh(&format!("systemctl stop {UNIT}"))));
     assert_eq!(machine.property(UNIT, "Result"), "success");
@@ -76,20 +82,47 @@ fn a_node_from_installation_to_purge() {
     assert_eq!(machine.sh(STATE), state, "purge leaves nothing in the kernel");
 }
 
-/// What runs is replaced by the package's, once.
+/// The programs of ABI 1 do, and no others are there.
+#[track_caller]
+fn the_first_edition_carries(pair: &Pair) {
+    let mut before = carried(&pair.left);
+    wait::holds("the first edition's fast path", Duration::from_secs(5), || {
+        let spaced = pair.traffic("spaced", "--seconds 0.5");
+        assert_eq!(spaced["lost"], 0, "{spaced}");
+        let then = std::mem::replace(&mut before, carried(&pair.left));
+        ["encap", "decap"].iter().all(|way| before[way] > then[way] + 400)
+    });
+    let versions = fs::read_dir(pair.left.pin_dir()).expect("the pin directory");
+    let versions: Vec<_> = versions.map(|entry| entry.expect("a version").file_name()).collect();
+    assert_eq!(versions, ["v1"]);
+}
+
+/// From the first edition to the present package, whose programs take over.
 #[track_caller]
 fn upgrade(machine: &Debian, pair: &mut Pair) {
-    let version = || machine.sh("dpkg-query -W -f '${Version}' flannel-ebpf");
-    assert_eq!(version(), EARLIER_VERSION);
+    let (subnet, before) = (pair.left.subnet(), programs(&pair.left));
+    replace(machine, pair, &format!("dpkg -i {}", present()), env!("CARGO_PKG_VERSION"));
+    assert_eq!(pair.left.subnet(), subnet);
+    all_new(&pair.left, &before);
+    pair.fast_both_ways();
+    let status = pair.left.status();
+    assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
+    assert!(status.health.is_empty(), "{:?}", status.health);
+}
+
+/// What runs is replaced by the package's, once, and no packet of the pods' stream is
+/// lost.
+#[track_caller]
+fn replace(machine: &Debian, pair: &mut Pair, install: &str, version: &str) {
     let process = machine.property(UNIT, "MainPID");
     pair.nothing_lost(STREAM, |_| {
-        machine.sh(&format!("dpkg -i {}", present()));
+        machine.sh(install);
         wait::holds("another process", Duration::from_secs(20), || {
             let now = machine.property(UNIT, "MainPID");
             now != process && now != "0"
         });
         wait_active(machine);
     });
-    assert_eq!(version(), env!("CARGO_PKG_VERSION"));
+    assert_eq!(machine.sh("dpkg-query -W -f '${Version}' flannel-ebpf"), version);
     assert_eq!(machine.sh(&format!("systemctl is-enabled {UNIT}")).trim(), "enabled");
 }

@@ -61,26 +61,42 @@ fn present() -> String {
     inside(&package::the_one(".deb"))
 }
 
-/// The same files as an earlier version, as the machines see it.
-fn earlier() -> String {
-    static EARLIER: OnceLock<PathBuf> = OnceLock::new();
-    let file = EARLIER.get_or_init(|| {
-        let dir = Path::new(SHARE).join("earlier");
+/// The first edition in the first package, as the machines see it.
+fn first_edition() -> String {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    let file = MADE.get_or_init(|| {
+        let dir = Path::new(SHARE).join("first-edition");
         let _ = fs::remove_dir_all(&dir);
-        let tree = dir.join("tree");
         fs::create_dir_all(&dir).expect("a directory");
-        run(Command::new("dpkg-deb").arg("-R").arg(package::the_one(".deb")).arg(&tree));
-        let control = tree.join("DEBIAN/control");
-        let text = fs::read_to_string(&control).expect("control");
-        let version = format!("\nVersion: {}\n", env!("CARGO_PKG_VERSION"));
-        assert!(text.contains(&version), "{text}");
-        let text = text.replace(&version, &format!("\nVersion: {EARLIER_VERSION}\n"));
-        fs::write(&control, text).expect("control");
-        let file = dir.join("flannel-ebpf.deb");
-        run(Command::new("dpkg-deb").args(["-Zgzip", "-z1", "-b"]).arg(&tree).arg(&file));
+        let made = Path::new(SHARE).with_file_name("first-edition");
+        assert!(made.exists(), "{}: run `cargo xtask setup`", made.display());
+        let (tree, file) = (dir.join("tree"), dir.join("flannel-ebpf.deb"));
+        let control = format!(
+            "Package: flannel-ebpf\nVersion: {FIRST_VERSION}\nArchitecture: amd64\n\
+             Maintainer: the flannel-ebpf authors <maintainers@flannel-ebpf.invalid>\n\
+             Description: the first edition\n"
+        );
+        let mut command = Command::new("sh");
+        command.args(["-ec", PACK, "sh"]).arg(&made).arg(&tree).arg(&file).arg(control);
+        run(&mut command);
         file
     });
     inside(file)
 }
 
-const EARLIER_VERSION: &str = "0.0.9";
+const FIRST_VERSION: &str = "0.0.9";
+
+/// Packs what is below `$1` by way of the directory `$2` as `$3`, with the control file
+/// `$4`.
+const PACK: &str = r#"from=$1/packaging tree=$2
+mkdir -p "$tree/DEBIAN" "$tree/usr/bin" "$tree/usr/lib/systemd/system" "$tree/etc/sysconfig"
+printf %s "$4" > "$tree/DEBIAN/control"
+echo /etc/sysconfig/flanneld > "$tree/DEBIAN/conffiles"
+for script in postinst prerm postrm; do
+    install -m 755 "$from/deb/$script" "$tree/DEBIAN/$script"
+done
+install -m 755 "$1/flannel-agent" "$from/flanneld-start" "$tree/usr/bin"
+ln -s flannel-agent "$tree/usr/bin/flanneld"
+install -m 644 "$from/flannel-agent.service" "$from/flanneld.service" "$tree/usr/lib/systemd/system"
+install -m 644 "$from/sysconfig/flanneld" "$tree/etc/sysconfig"
+dpkg-deb --root-owner-group -Zgzip -z1 --build "$tree" "$3""#;
