@@ -159,9 +159,9 @@ pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
         lease: state.lease.as_ref().map(|lease| LeaseStatus {
             subnet: lease.subnet,
             public_ip: lease.attrs.public_ip,
-            expires_in_seconds: lease.expires.map(|expires| {
-                expires.duration_since(SystemTime::now()).unwrap_or_default().as_secs()
-            }),
+            expires_in_seconds: lease
+                .expires
+                .map(|expires| expires.saturating_duration_since(Instant::now()).as_secs()),
         }),
         device: state.device.clone(),
         store: state.store.clone(),

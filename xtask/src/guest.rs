@@ -88,6 +88,7 @@ const CASES: &[Cases] = &[
     on(&["6.1"], cases_of("cleanup", &["clsact"])),
     on(&["6.1"], cases_of("xdp", &["native_carries_udp_and_tcp_whole", "cleanup_removes_it"])),
     on(&["6.1"], only_here(cases_of("xdp", &["auto_takes_a_network_card"]))),
+    on(&["6.1"], only_here(cases_of("clock", &["a_clock_that_is_set_changes_nothing"]))),
     on(&["6.1"], only_here(cases_of("monitor", &["packets_are_told_with_hook_and_outcome"]))),
     on(
         &["6.12"],

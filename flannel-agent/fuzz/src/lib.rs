@@ -6,7 +6,7 @@
 //! are there to be refused or to be odd. Bytes that a target failed on once are put
 //! there, too. The unit tests read them all, and edits of them.
 
-use std::time::SystemTime;
+use std::time::Instant;
 
 use flannel_core::config::NetworkConfig;
 use flannel_core::firewall::names::Mine;
@@ -113,7 +113,7 @@ fn leases_of(body: &[u8]) -> Vec<Lease> {
     let mut nodes = vec![change.node];
     let mut leases = Vec::new();
     while let Some(node) = nodes.pop() {
-        leases.extend(node.lease(SUBNETS, SystemTime::now()));
+        leases.extend(node.lease(SUBNETS, Instant::now()));
         nodes.extend(node.nodes);
     }
     leases

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use flannel_core::lease::Lease;
 use flannel_core::lease::attrs::LeaseAttrs;
@@ -246,7 +246,7 @@ impl<S: LeaseSource> Keeper<S> {
     fn schedule(&mut self) {
         // A reservation has no end, and is never renewed.
         self.due = self.lease.expires.map(|expires| {
-            let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+            let left = expires.saturating_duration_since(std::time::Instant::now());
             // Up to a tenth of the margin earlier, so that nodes that started
             // together do not renew together.
             let early = self.margin.mul_f64(1.0 + rand::random::<f64>() / 10.0);

@@ -1,6 +1,7 @@
 //! What a scrape tells: read at once, without holding up whoever writes it.
 
 use std::collections::BTreeMap;
+use std::time::{Instant, SystemTime};
 
 use flannel_core::health::Subject;
 use flannel_core::repair::Repair;
@@ -61,7 +62,7 @@ impl Snapshot {
             traffic: Vec::new(),
             by_peer: Vec::new(),
             peers: [ok, pending, unmapped],
-            lease_expiration: state.lease.as_ref().and_then(|lease| lease.expires).map(seconds),
+            lease_expiration: state.lease.as_ref().and_then(|lease| lease.expires).map(date),
             store_up: state.store.connected,
             store_errors: state.record.store_errors,
             store_revision: state.record.store_revision,
@@ -73,6 +74,12 @@ impl Snapshot {
             process: Process::default(),
         }
     }
+}
+
+/// What the clock will show at this time, in whole seconds since 1970: the clock may be
+/// set meanwhile.
+fn date(time: Instant) -> f64 {
+    seconds(SystemTime::now() + time.saturating_duration_since(Instant::now())).round()
 }
 
 /// From what the loop knows: no map is walked for it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::Instant;
 
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::Lease;
@@ -208,7 +208,7 @@ impl LeaseSource for FakeSource {
                 max: config.subnet_max,
                 key: "/fake/config".to_owned(),
             })?;
-        let expires = Some(SystemTime::now() + LEASE_TTL);
+        let expires = Some(Instant::now() + LEASE_TTL);
         let lease = state.put(Lease { subnet, attrs: claim.attrs.clone(), expires, revision: 0 });
         state.writes.push(Write::Acquired(lease.clone()));
         Ok(lease)
@@ -216,7 +216,7 @@ impl LeaseSource for FakeSource {
 
     async fn renew(&self, lease: &Lease) -> Result<Lease, SourceError> {
         let mut state = self.enter(Call::Renew)?;
-        let mut expires = Some(SystemTime::now() + LEASE_TTL);
+        let mut expires = Some(Instant::now() + LEASE_TTL);
         if let Some(stands) = state.leases.get(&lease.subnet) {
             let holder = stands.attrs.public_ip;
             if stands.revision != lease.revision && holder != lease.attrs.public_ip {

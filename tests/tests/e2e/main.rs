@@ -4,6 +4,7 @@
 mod backends;
 mod boot;
 mod cleanup;
+mod clock;
 mod complexity;
 mod connectivity;
 mod conntrack;

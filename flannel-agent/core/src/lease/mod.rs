@@ -9,7 +9,7 @@ pub mod table;
 pub mod update;
 pub mod v2;
 
-use std::time::SystemTime;
+use std::time::Instant;
 
 use ipnetwork::Ipv4Network;
 
@@ -23,8 +23,9 @@ pub struct Lease {
     /// What the node says of itself.
     pub attrs: LeaseAttrs,
     /// End of the claim as far as known; `None` for a reservation, and for
-    /// peers whose expiry was not asked for.
-    pub expires: Option<SystemTime>,
+    /// peers whose expiry was not asked for. By the clock that nobody sets: the store
+    /// counts seconds, too.
+    pub expires: Option<Instant>,
     /// The store's revision of the last change of this key (etcd v3
     /// `mod_revision`, v2 `modifiedIndex`): what compare-and-swap compares.
     pub revision: i64,

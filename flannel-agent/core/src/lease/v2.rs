@@ -1,6 +1,6 @@
 //! Leases as etcd's v2 API shows them.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use ipnetwork::Ipv4Network;
 use serde::Deserialize;
@@ -42,7 +42,7 @@ impl Node {
     }
 
     /// When it ends; `None` for a reservation, and for what outlasts all clocks.
-    pub fn expires(&self, now: SystemTime) -> Option<SystemTime> {
+    pub fn expires(&self, now: Instant) -> Option<Instant> {
         let left = u64::try_from(self.ttl?).unwrap_or(0);
         now.checked_add(Duration::from_secs(left))
     }
@@ -56,7 +56,7 @@ impl Node {
     ///
     /// # Errors
     /// Why it is none.
-    pub fn lease(&self, subnets: &str, now: SystemTime) -> Result<Lease, String> {
+    pub fn lease(&self, subnets: &str, now: Instant) -> Result<Lease, String> {
         let name = self.name(subnets).ok_or("the key is not below the prefix")?;
         if name.contains('&') {
             return Err("a dual-stack key has no place in etcd v2".to_owned());

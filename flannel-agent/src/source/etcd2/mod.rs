@@ -11,7 +11,7 @@ mod watch;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::Lease;
@@ -219,7 +219,7 @@ impl Etcd2 {
     }
 
     fn decode(&self, node: &Node) -> Result<Lease, String> {
-        node.lease(&self.subnets(), SystemTime::now())
+        node.lease(&self.subnets(), Instant::now())
     }
 
     /// The subnet that a key of ours names.
@@ -247,7 +247,7 @@ impl Etcd2 {
         if !reserved {
             form.push_str(&format!("&ttl={}", LEASE_TTL.as_secs()));
         }
-        let asked = SystemTime::now();
+        let asked = Instant::now();
         let answer = match self.change("write of", Method::PUT, &key, query, Some(form)).await? {
             Ok(answer) => answer,
             Err(Refusal::Differs | Refusal::NoKey { .. }) => return Ok(None),

@@ -1,6 +1,6 @@
 //! Writes: acquiring, renewing, and keeping no etcd lease that nothing uses.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use etcd_client::{
     Compare, CompareOp, GetOptions, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, Txn,
@@ -251,11 +251,12 @@ impl Etcd3 {
         &self,
         key: &str,
         ttl: Duration,
-    ) -> Result<(i64, SystemTime), SourceError> {
+    ) -> Result<(i64, Instant), SourceError> {
         // With an id of our choice, a try whose answer got lost leaves no
         // etcd lease that we would not know of.
         let id = rand::rng().random_range(1..=i64::MAX);
         let ttl = ttl.as_secs().max(1).cast_signed();
+        let asked = Instant::now();
         let granted = self
             .endpoints()
             .call("lease grant for", key, |client| async move {
@@ -269,7 +270,7 @@ impl Etcd3 {
             .await
             .inspect_err(|_| self.remember(id))?;
         let life = Duration::from_secs(granted.max(0).cast_unsigned());
-        Ok((id, SystemTime::now() + life))
+        Ok((id, asked + life))
     }
 
     /// Revokes the etcd lease `id` unless a key carries it; 0 is none.

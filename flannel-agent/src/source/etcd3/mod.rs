@@ -15,7 +15,7 @@ mod watch;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use etcd_client::{GetOptions, KeyValue};
 use flannel_core::config::NetworkConfig;
@@ -271,7 +271,8 @@ impl Etcd3 {
     }
 
     /// When the etcd lease `id` ends; now, if it is gone.
-    async fn expiry(&self, id: i64, key: &str) -> Result<SystemTime, SourceError> {
+    async fn expiry(&self, id: i64, key: &str) -> Result<Instant, SourceError> {
+        let asked = Instant::now();
         let answer = self
             .endpoints()
             .call("lease time-to-live of", key, |client| async move {
@@ -279,7 +280,7 @@ impl Etcd3 {
             })
             .await?;
         let left = Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or(0));
-        Ok(SystemTime::now() + left)
+        Ok(asked + left)
     }
 }
 

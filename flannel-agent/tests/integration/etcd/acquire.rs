@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use flannel_agent::source::{Claim, LEASE_TTL, LeaseSource, SourceError};
 use flannel_core::lease::Lease;
@@ -28,7 +28,7 @@ by_either_api!(
 
 /// Whether the lease ends [`LEASE_TTL`] from now, give or take a minute.
 fn is_fresh(lease: &Lease) -> bool {
-    let left = lease.expires.unwrap().duration_since(SystemTime::now()).unwrap();
+    let left = lease.expires.unwrap().saturating_duration_since(Instant::now());
     left <= LEASE_TTL && left > LEASE_TTL - Duration::from_secs(60)
 }
 
