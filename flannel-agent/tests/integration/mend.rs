@@ -18,6 +18,30 @@ const SECOND: usize = 2;
 /// Looks within which a small map is gone through, too.
 const ROUND: usize = 10;
 
+/// A verb of bpftool, a map, and the entry.
+type Change = (&'static str, &'static str, &'static str);
+
+/// Entries that are ours, deleted or changed.
+const WRONG: [Change; 5] = [
+    ("delete", "fl_subnets4", "key 24 0 0 0 10 5 99 0"),
+    ("delete", "fl_peers4", "key 192 0 2 99"),
+    // Another MAC and address, then another flag and id, then host bits.
+    ("update", "fl_subnets4", "key 24 0 0 0 10 5 99 0 value 2 0 94 0 83 9 0 0 192 0 2 7 97 0 0 0"),
+    ("update", "fl_subnets4", "key 24 0 0 0 10 5 99 0 value 2 0 0 0 0 99 1 0 192 0 2 99 3 0 0 0"),
+    ("update", "fl_peers4", "key 192 0 2 99 value 3 0 0 0"),
+];
+
+/// Strangers.
+const ADDED: [Change; 3] = [
+    (
+        "update",
+        "fl_subnets4",
+        "key 24 0 0 0 10 5 220 0 value 2 0 94 0 83 9 0 0 192 0 2 230 0 0 0 0",
+    ),
+    ("update", "fl_subnets4", "key 28 0 0 0 10 5 99 16 value 2 0 94 0 83 9 0 0 192 0 2 7 0 0 0 0"),
+    ("update", "fl_peers4", "key 192 0 2 230 value 5 0 0 0"),
+];
+
 fn bpftool(pins: &Path, verb: &str, map: &str, rest: &str) -> String {
     let mut command = Command::new("bpftool");
     command.args(["-j", "map", verb, "pinned"]);
@@ -51,38 +75,8 @@ fn entries_that_somebody_changed_are_put_right() {
         let both = || (dump("fl_subnets4"), dump("fl_peers4"));
         assert_eq!(mended(&mut agent, 2 * ROUND), 0);
         let before = both();
-        let subnet = |key: &str, value: &str| format!("key {key} value {value}");
-        let wrong = [
-            ("delete", "fl_subnets4", "key 24 0 0 0 10 5 99 0".to_owned()),
-            ("delete", "fl_peers4", "key 192 0 2 99".to_owned()),
-            // Another MAC and address, then another flag and id, then host bits.
-            (
-                "update",
-                "fl_subnets4",
-                subnet("24 0 0 0 10 5 99 0", "2 0 94 0 83 9 0 0 192 0 2 7 97 0 0 0"),
-            ),
-            (
-                "update",
-                "fl_subnets4",
-                subnet("24 0 0 0 10 5 99 0", "2 0 0 0 0 99 1 0 192 0 2 99 3 0 0 0"),
-            ),
-            ("update", "fl_peers4", subnet("192 0 2 99", "3 0 0 0")),
-        ];
-        let added = [
-            (
-                "update",
-                "fl_subnets4",
-                subnet("24 0 0 0 10 5 220 0", "2 0 94 0 83 9 0 0 192 0 2 230 0 0 0 0"),
-            ),
-            (
-                "update",
-                "fl_subnets4",
-                subnet("28 0 0 0 10 5 99 16", "2 0 94 0 83 9 0 0 192 0 2 7 0 0 0 0"),
-            ),
-            ("update", "fl_peers4", subnet("192 0 2 230", "5 0 0 0")),
-        ];
-        let within = wrong.iter().map(|wrong| (wrong, SECOND));
-        for ((verb, map, rest), looks) in within.chain(added.iter().map(|added| (added, ROUND))) {
+        let within = WRONG.iter().map(|wrong| (wrong, SECOND));
+        for ((verb, map, rest), looks) in within.chain(ADDED.iter().map(|added| (added, ROUND))) {
             bpftool(verb, map, rest);
             assert_ne!(both(), before, "{verb} {map} {rest}");
             assert_eq!(mended(&mut agent, looks), 1, "{verb} {map} {rest}");
@@ -95,7 +89,7 @@ fn entries_that_somebody_changed_are_put_right() {
         assert_eq!(mended(&mut agent, 1), 1);
         assert_eq!(dump("fl_attended"), sign);
         // A look at everything does the same.
-        wrong.iter().chain(&added).for_each(|(verb, map, rest)| drop(bpftool(verb, map, rest)));
+        WRONG.iter().chain(&ADDED).for_each(|(verb, map, rest)| drop(bpftool(verb, map, rest)));
         assert_eq!(agent.peers().unwrap().into_values().collect::<Vec<_>>(), peers);
         assert_eq!(both(), before);
         assert!(agent.mend().unwrap() > 0, "they are counted");
