@@ -61,18 +61,32 @@ fn present() -> String {
     inside(&package::the_one(".deb"))
 }
 
-/// The first edition in the first package, as the machines see it.
-fn first_edition() -> String {
+/// Where `cargo xtask setup` has put the first edition, if the history was there.
+fn first_edition() -> Option<PathBuf> {
+    let made = Path::new(SHARE).with_file_name("first-edition");
+    made.exists().then_some(made)
+}
+
+/// An earlier version, as the machines see it: the first edition in the first package. If
+/// there is none, the present files under an earlier number.
+fn earlier() -> String {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     let file = MADE.get_or_init(|| {
-        let dir = Path::new(SHARE).join("first-edition");
+        let dir = Path::new(SHARE).join("earlier");
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a directory");
-        let made = Path::new(SHARE).with_file_name("first-edition");
-        assert!(made.exists(), "{}: run `cargo xtask setup`", made.display());
         let (tree, file) = (dir.join("tree"), dir.join("flannel-ebpf.deb"));
+        let Some(made) = first_edition() else {
+            let present = package::the_one(".deb");
+            run(Command::new("sh")
+                .args(["-ec", RENUMBER, "sh"])
+                .arg(present)
+                .arg(&tree)
+                .arg(&file));
+            return file;
+        };
         let control = format!(
-            "Package: flannel-ebpf\nVersion: {FIRST_VERSION}\nArchitecture: amd64\n\
+            "Package: flannel-ebpf\nVersion: {EARLIER_VERSION}\nArchitecture: amd64\n\
              Maintainer: the flannel-ebpf authors <maintainers@flannel-ebpf.invalid>\n\
              Description: the first edition\n"
         );
@@ -84,7 +98,12 @@ fn first_edition() -> String {
     inside(file)
 }
 
-const FIRST_VERSION: &str = "0.0.9";
+const EARLIER_VERSION: &str = "0.0.9";
+
+/// Gives the package `$1` that number, by way of the directory `$2`, as `$3`.
+const RENUMBER: &str = r#"dpkg-deb -R "$1" "$2"
+sed -i 's/^Version: .*/Version: 0.0.9/' "$2/DEBIAN/control"
+dpkg-deb --root-owner-group -Zgzip -z1 --build "$2" "$3""#;
 
 /// Packs what is below `$1` by way of the directory `$2` as `$3`, with the control file
 /// `$4`.
