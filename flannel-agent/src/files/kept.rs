@@ -17,6 +17,7 @@ impl<T> Default for Kept<T> {
 
 impl<T: Clone + PartialEq> Kept<T> {
     /// Lets `write` write the file unless it is as we left it: one system call then.
+    /// `write` touches nothing that is right.
     ///
     /// # Errors
     /// It cannot be written.
@@ -35,7 +36,9 @@ impl<T: Clone + PartialEq> Kept<T> {
         }
         self.0 = None;
         write()?;
-        self.0 = Stamp::of(path).map(|stamp| (value.clone(), stamp));
+        // What was written just now is read once more: somebody may have been faster.
+        let right = stamp.filter(|stamp| Stamp::of(path) == Some(*stamp));
+        self.0 = right.map(|stamp| (value.clone(), stamp));
         Ok(())
     }
 }

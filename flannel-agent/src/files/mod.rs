@@ -27,7 +27,7 @@ pub struct WriteError {
 }
 
 /// Replaces `path` by a file with `contents`, whose readers see the old or the
-/// new contents and nothing between, also after a power cut.
+/// new contents and nothing between, also after a power cut. One that has them stays.
 ///
 /// An empty directory in its place goes: docker makes one for a volume whose file is
 /// not there yet.
@@ -36,6 +36,9 @@ pub struct WriteError {
 /// flannel's CNI plugin and docker's start-up read the files as other users.
 pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), WriteError> {
     let failed = |step| move |source| WriteError { path: path.to_owned(), step, source };
+    if has(path, contents) {
+        return Ok(());
+    }
     let directory = match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,
@@ -62,6 +65,14 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), WriteError> 
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(failed("syncing its directory"))
+}
+
+fn has(path: &Path, contents: &[u8]) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| {
+        found.is_file()
+            && found.len() == contents.len() as u64
+            && std::fs::read(path).is_ok_and(|found| found == contents)
+    })
 }
 
 /// Without the name of the temporary file, which is another one each time: what is said

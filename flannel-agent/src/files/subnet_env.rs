@@ -14,8 +14,7 @@ const MAX_SIZE: u64 = 64 * 1024;
 /// `mk-docker-opts.sh -d` may write into the same file.
 pub fn write(path: &Path, env: &SubnetEnv) -> Result<(), WriteError> {
     let before = contents(path).unwrap_or_default();
-    let text = with_others(env, &before);
-    if text == before { Ok(()) } else { write_atomically(path, &text) }
+    write_atomically(path, &with_others(env, &before))
 }
 
 /// Reads `subnet.env`; `None` if it is missing or of no use, which is the same
@@ -124,6 +123,17 @@ mod tests {
             ensure(&env()).unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), GOLDEN);
         }
+        // Somebody writes in the moment in which we have written.
+        std::fs::remove_file(&path).unwrap();
+        let overtaken = kept.ensure(&path, &env(), || {
+            write(&path, &env())?;
+            std::fs::write(&path, "A=1\n").unwrap();
+            Ok(())
+        });
+        overtaken.unwrap();
+        let mut ensure = |env: &SubnetEnv| kept.ensure(&path, env, || write(&path, env));
+        ensure(&env()).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{GOLDEN}A=1\n"));
         // Another MTU, with a line of somebody else.
         std::fs::write(&path, format!("{GOLDEN}A=1\n")).unwrap();
         ensure(&SubnetEnv { mtu: 1300, ..env() }).unwrap();
