@@ -93,11 +93,20 @@ async fn the_previous_subnet_is_taken_if_it_is_free_and_fits(api: EtcdApi) {
     assert_eq!(lease.subnet, net("10.5.77.0/24"));
     let other = source.acquire(&config, &wants(12, "10.5.77.1/24")).await.unwrap();
     assert_ne!(other.subnet, net("10.5.77.0/24"), "another node has it");
-    for (n, unfit) in [(13, "10.6.1.1/24"), (14, "10.5.80.1/25"), (15, "10.5.0.1/24")] {
+    let mut given = Vec::new();
+    for (n, unfit) in [
+        (13, "10.6.1.1/24"),
+        (14, "10.5.0.1/24"),
+        (15, "10.5.80.1/25"),
+        (17, "10.5.81.1/25"),
+        (18, "10.5.82.1/25"),
+    ] {
         let lease = source.acquire(&config, &wants(n, unfit)).await.unwrap();
-        assert_ne!(lease.subnet.network(), net(unfit).network());
         assert_eq!(lease.subnet.prefix(), 24);
+        given.extend((lease.subnet.network() == net(unfit).network()).then_some(unfit));
     }
+    // Any free subnet may be given, by chance one that begins there.
+    assert!(given.len() <= 1, "{given:?}");
     Keys::by(api, &etcd).put_leased(&key("10.5.96.0/20"), &value(99)).await;
     let lease = source.acquire(&config, &wants(16, "10.5.100.1/24")).await.unwrap();
     assert_ne!(lease.subnet, net("10.5.100.0/24"), "a lease overlaps it");
