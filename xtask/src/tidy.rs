@@ -53,8 +53,15 @@ const PURE: &[&str] = &[
     "schemars",
     "serde",
     "serde_json",
+    "strum",
     "thiserror",
 ];
+
+/// The room of the backends, and its file with the one match that tells them apart.
+const BACKENDS: &str = "flannel-agent/core/src/backend/";
+
+/// Files and folders of tests, and a page's text that is written by a test.
+const TESTS: &[&str] = &["tests.rs", "tests/", "cli/reference.rs"];
 
 pub(crate) fn run() -> Result<()> {
     let complaints = complaints(&root())?;
@@ -76,6 +83,7 @@ fn complaints(root: &Path) -> Result<Vec<String>> {
         let text = read(&file)?;
         let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
         check(&name, &text, &mut complaints);
+        told_apart(&name, &text, &mut complaints);
     }
     impure(&read(&root.join(CORE))?, &mut complaints);
     for name in LAYERED {
@@ -101,6 +109,52 @@ fn impure(manifest: &str, complaints: &mut Vec<String>) {
             complaints.push(format!("{CORE}: {name}; what does I/O belongs to the agent"));
         }
     }
+}
+
+/// Complains about code that asks which backend it is: that is a fact of the backend. One
+/// match in the backends' room gives each its facts.
+fn told_apart(name: &str, text: &str, complaints: &mut Vec<String>) {
+    let agent = name.starts_with("flannel-agent/");
+    if !agent || TESTS.iter().any(|place| name.contains(place)) {
+        return;
+    }
+    let room = name.starts_with(BACKENDS);
+    let mut matched = Vec::new();
+    for (number, line) in text.lines().enumerate().map(|(index, line)| (index + 1, line)) {
+        if line.starts_with("#[cfg(test)]") {
+            break;
+        }
+        let code = line.split("//").next().unwrap_or(line);
+        let found = if room { arm(code) } else { variant(code) };
+        let Some(found) = found else { continue };
+        if !room || matched.contains(&found) {
+            let place = "make it a fact of `Facts`";
+            complaints.push(format!("{name}:{number}: asks whether it is {found}; {place}"));
+        }
+        matched.push(found);
+    }
+}
+
+/// The backend that a line of code names as a variant.
+fn variant(code: &str) -> Option<&str> {
+    let names = ["Backend::", "BackendKind::"].iter().filter_map(|of| {
+        let start = code.match_indices(of).find(|(start, _)| {
+            !code[..*start].ends_with(|c: char| c.is_alphanumeric() || c == '_')
+        })?;
+        let rest = &code[start.0 + of.len()..];
+        let name = rest.split(|c: char| !c.is_alphanumeric()).next()?;
+        let mut letters = name.chars();
+        let is = letters.next()?.is_uppercase() && letters.next()?.is_lowercase();
+        is.then_some(name)
+    });
+    names.into_iter().next()
+}
+
+/// The variant that an arm of a match begins with.
+fn arm(code: &str) -> Option<&str> {
+    let pattern = code.split_once("=>")?.0.trim();
+    let name = pattern.strip_prefix("Self::").or_else(|| pattern.strip_prefix("Backend::"))?;
+    name.split(|c: char| !c.is_alphanumeric()).next()
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -164,6 +218,32 @@ mod tests {
         found.clear();
         check("tests/src/long.rs", &"\n".repeat(MAX_LINES + 1), &mut found);
         assert_eq!(found.len(), 1, "{found:?}");
+    }
+
+    #[test]
+    fn a_second_match_over_the_backends_is_named() {
+        let found = |name: &str, text: &str| {
+            let mut found = Vec::new();
+            told_apart(name, text, &mut found);
+            found
+        };
+        let agent = "flannel-agent/src/daemon/mod.rs";
+        for code in [
+            "if kind == BackendKind::HostGw {",
+            "let Backend::Vxlan(config) = backend else { return };",
+            "matches!(backend, crate::Backend::Udp(_))",
+        ] {
+            assert_eq!(found(agent, code).len(), 1, "{code}");
+            assert!(found(agent, &format!("#[cfg(test)]\nmod tests {{ {code}")).is_empty());
+            assert!(found("flannel-agent/src/daemon/tests.rs", code).is_empty(), "{code}");
+        }
+        for code in ["PeerPath::Backend(kind)", "Backend::unasked()", "// Backend::Vxlan"] {
+            assert_eq!(found(agent, code), Vec::<String>::new(), "{code}");
+        }
+        let room = format!("{BACKENDS}mod.rs");
+        let once = "Self::Vxlan(settings) => settings,\nSelf::Alloc => &Alloc,\n";
+        assert!(found(&room, once).is_empty());
+        assert_eq!(found(&room, &once.repeat(2)).len(), 2);
     }
 
     #[test]

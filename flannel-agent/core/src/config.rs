@@ -15,15 +15,10 @@ use ipnetwork::Ipv4Network;
 
 pub use self::error::ConfigError;
 pub use crate::backend::vxlan::MAX_VNI;
-pub use crate::backend::{Backend, UdpConfig, VxlanConfig};
-use crate::backend::{udp, vxlan};
-use crate::go_json::{Kind, Value, excerpt, names};
-
-/// The backend types that [`NetworkConfig::parse`] accepts, for messages.
-pub const SUPPORTED_BACKENDS: &str = "vxlan, host-gw, udp, alloc";
-
-/// VNIs that can be used, for messages.
-const VNIS: &str = "0 to 9999999: the device flannel.<VNI> may have a name of 15 characters";
+pub use crate::backend::{Backend, SettingsError, UdpConfig, VxlanConfig};
+use crate::backend::{BackendKind, Settings};
+pub use crate::go_json::GoType;
+use crate::go_json::{Kind, Value, excerpt, names, set};
 
 /// Backend types of flannel, of now and of earlier, that are not there.
 const FLANNELS_OTHER_BACKENDS: [&str; 9] = [
@@ -37,9 +32,6 @@ const FLANNELS_OTHER_BACKENDS: [&str; 9] = [
     "aws-vpc",
     "gce",
 ];
-
-/// Smallest MTU of the underlay that leaves IPv4's minimum of 68 bytes inside.
-const MIN_UNDERLAY_MTU: i64 = 68 + 50;
 
 /// A validated network config.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +57,7 @@ impl NetworkConfig {
                 ("SubnetLen", config.subnet_len.to_string()),
                 ("SubnetMin", config.subnet_min.to_string()),
                 ("SubnetMax", config.subnet_max.to_string()),
-                ("Backend", config.backend.facts().describe()),
+                ("Backend", config.backend.describe()),
             ]
         };
         let both = said(self).into_iter().zip(said(before));
@@ -141,16 +133,15 @@ impl<'a> Document<'a> {
             } else if is("SubnetMax") {
                 document.subnet_max = address("SubnetMax", value)?;
             } else if is("SubnetLen") {
-                set(&mut document.subnet_len, value, |value| {
-                    value.integer().filter(|len| *len >= 0)
-                })
-                .map_err(|value| wrong_type("SubnetLen", value, "uint"))?;
+                let read = |value: Value<'_>| value.integer().filter(|len| *len >= 0);
+                set(&mut document.subnet_len, value, GoType::Uint, read)
+                    .map_err(wrong_type("SubnetLen", GoType::Uint))?;
             } else if is("EnableIPv4") {
-                set(&mut document.enable_ipv4, value, Value::boolean)
-                    .map_err(|value| wrong_type("EnableIPv4", value, "bool"))?;
+                set(&mut document.enable_ipv4, value, GoType::Bool, Value::boolean)
+                    .map_err(wrong_type("EnableIPv4", GoType::Bool))?;
             } else if is("EnableIPv6") {
-                set(&mut document.enable_ipv6, value, Value::boolean)
-                    .map_err(|value| wrong_type("EnableIPv6", value, "bool"))?;
+                set(&mut document.enable_ipv6, value, GoType::Bool, Value::boolean)
+                    .map_err(wrong_type("EnableIPv6", GoType::Bool))?;
             } else if is("Backend") {
                 document.backend = Some(value);
             }
@@ -161,7 +152,7 @@ impl<'a> Document<'a> {
 
 impl Backend {
     fn read(value: Option<Value<'_>>) -> Result<Self, ConfigError> {
-        let Some(value) = value else { return Ok(Self::Udp(UdpConfig::default())) };
+        let Some(value) = value else { return Ok(Self::unasked()) };
         let members = match value.kind() {
             Kind::Null => Vec::new(),
             kind => value.members().ok_or_else(|| ConfigError::BadBackend {
@@ -172,123 +163,24 @@ impl Backend {
         let mut backend_type = String::new();
         for (key, value) in &members {
             if names(key, "Type") {
-                set(&mut backend_type, *value, Value::string).map_err(|value| {
-                    ConfigError::BadBackend {
-                        value: without_number(value),
-                        into: "Go struct field .Type of type string",
-                    }
-                })?;
+                let into = "Go struct field .Type of type string";
+                set(&mut backend_type, *value, GoType::String, Value::string)
+                    .map_err(|value| ConfigError::BadBackend { value, into })?;
             }
         }
-        match backend_type.to_lowercase().as_str() {
-            "vxlan" => VxlanConfig::read(&members).map(Backend::Vxlan),
-            "host-gw" => Ok(Backend::HostGw),
-            "udp" => UdpConfig::read(&members).map(Backend::Udp),
-            "alloc" => Ok(Backend::Alloc),
-            other if FLANNELS_OTHER_BACKENDS.contains(&other) => {
-                Err(ConfigError::UnsupportedBackend(other.to_owned()))
-            }
-            _ => Err(ConfigError::UnknownBackend(excerpt(&backend_type))),
+        if let Some(kind) = BackendKind::named(&backend_type) {
+            return Ok(kind.backend().facts().configured(&Settings::new(members))?);
         }
+        let lower = backend_type.to_lowercase();
+        Err(match FLANNELS_OTHER_BACKENDS.contains(&lower.as_str()) {
+            true => ConfigError::UnsupportedBackend(lower),
+            false => ConfigError::UnknownBackend(excerpt(&backend_type)),
+        })
     }
 }
 
-impl UdpConfig {
-    fn read(members: &[(String, Value<'_>)]) -> Result<Self, ConfigError> {
-        let mut port = i64::from(udp::DEFAULT_PORT);
-        for (key, value) in members {
-            if names(key, "Port") {
-                set(&mut port, *value, Value::integer).map_err(|value| {
-                    ConfigError::UdpWrongType { key: "Port", value, expected: "int" }
-                })?;
-            }
-        }
-        let port = u16::try_from(port)
-            .ok()
-            .filter(|port| *port != 0)
-            .ok_or(ConfigError::OutOfRange { key: "Port", value: port, range: "1 to 65535" })?;
-        Ok(Self { port })
-    }
-}
-
-impl VxlanConfig {
-    fn read(members: &[(String, Value<'_>)]) -> Result<Self, ConfigError> {
-        let (mut vni, mut port, mut mtu) = (1, 0, 0);
-        let (mut gbp, mut learning, mut direct_routing) = (false, false, false);
-        for (key, value) in members {
-            let integers = [("VNI", &mut vni), ("Port", &mut port), ("MTU", &mut mtu)];
-            for (field, target) in integers {
-                if names(key, field) {
-                    set(target, *value, Value::integer)
-                        .map_err(|value| vxlan_wrong_type(field, value, "int"))?;
-                }
-            }
-            let booleans = [
-                ("GBP", &mut gbp),
-                ("Learning", &mut learning),
-                ("DirectRouting", &mut direct_routing),
-            ];
-            for (field, target) in booleans {
-                if names(key, field) {
-                    set(target, *value, Value::boolean)
-                        .map_err(|value| vxlan_wrong_type(field, value, "bool"))?;
-                }
-            }
-        }
-        let out_of_range = |key, value, range| ConfigError::OutOfRange { key, value, range };
-        let vni = u32::try_from(vni)
-            .ok()
-            .filter(|vni| *vni <= MAX_VNI)
-            .ok_or_else(|| out_of_range("VNI", vni, VNIS))?;
-        let port = match u16::try_from(port) {
-            Ok(0) => vxlan::DEFAULT_PORT,
-            Ok(port) => port,
-            Err(_) => return Err(out_of_range("Port", port, "0 to 65535 (0: the kernel's 8472)")),
-        };
-        let mtu = match mtu {
-            0 => None,
-            _ => Some(
-                u32::try_from(mtu)
-                    .ok()
-                    .filter(|_| (MIN_UNDERLAY_MTU..=65535).contains(&mtu))
-                    .ok_or_else(|| {
-                        out_of_range("MTU", mtu, "118 to 65535, or 0 for the interface's")
-                    })?,
-            ),
-        };
-        Ok(Self { vni, port, gbp, learning, mtu, direct_routing })
-    }
-}
-
-/// Sets a field from a value; `null` leaves it alone. The error is the value
-/// as Go's messages name it.
-fn set<'a, T>(
-    target: &mut T,
-    value: Value<'a>,
-    read: impl Fn(Value<'a>) -> Option<T>,
-) -> Result<(), String> {
-    if value.kind() != Kind::Null {
-        *target = read(value).ok_or_else(|| match value.kind() {
-            Kind::Number => format!("number {}", excerpt(value.text())),
-            kind => kind.to_string(),
-        })?;
-    }
-    Ok(())
-}
-
-fn wrong_type(key: &'static str, value: String, expected: &'static str) -> ConfigError {
-    // Go names the number only if its type could have held another one.
-    let value = if expected == "bool" { without_number(value) } else { value };
-    ConfigError::WrongType { key, value, expected }
-}
-
-fn vxlan_wrong_type(key: &'static str, value: String, expected: &'static str) -> ConfigError {
-    let value = if expected == "bool" { without_number(value) } else { value };
-    ConfigError::VxlanWrongType { key, value, expected }
-}
-
-fn without_number(value: String) -> String {
-    if value.starts_with("number ") { "number".to_owned() } else { value }
+fn wrong_type(key: &'static str, expected: GoType) -> impl FnOnce(String) -> ConfigError {
+    move |value| ConfigError::WrongType { key, value, expected }
 }
 
 /// A value that flannel's own address types read, which do not skip `null`.

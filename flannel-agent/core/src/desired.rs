@@ -161,7 +161,7 @@ pub fn desired(
     peers: impl IntoIterator<Item = Peer>,
 ) -> Result<(Desired, Vec<Rejected>), MtuTooSmall> {
     let (mtu, cut_mtu) = mtu(node)?;
-    let device = node.backend.vxlan().map(|vxlan| device(node, vxlan, mtu));
+    let device = node.backend.facts().vxlan().map(|vxlan| device(node, vxlan, mtu));
     let mut rejected = Vec::new();
     let mut accepted = BTreeMap::new();
     let mut by_mac: BTreeMap<MacAddr, Peer> = BTreeMap::new();

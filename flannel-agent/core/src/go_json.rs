@@ -10,6 +10,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use strum::Display;
 
 /// Longest piece of foreign text that a message quotes, in characters.
 const EXCERPT: usize = 64;
@@ -70,7 +71,8 @@ impl<'a> Value<'a> {
 }
 
 /// The kinds of JSON values under the names that Go's messages use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
+#[strum(serialize_all = "lowercase")]
 pub(crate) enum Kind {
     Object,
     Array,
@@ -80,17 +82,37 @@ pub(crate) enum Kind {
     Number,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Kind::Object => "object",
-            Kind::Array => "array",
-            Kind::String => "string",
-            Kind::Bool => "bool",
-            Kind::Null => "null",
-            Kind::Number => "number",
-        })
+/// The types that Go's messages name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
+#[strum(serialize_all = "lowercase")]
+pub enum GoType {
+    /// A truth value.
+    Bool,
+    /// A number.
+    Int,
+    /// Text.
+    String,
+    /// A number that is not negative.
+    Uint,
+}
+
+/// Sets a field from a value; `null` leaves it alone. The error is the value
+/// as Go's messages name it.
+pub(crate) fn set<'a, T>(
+    target: &mut T,
+    value: Value<'a>,
+    expected: GoType,
+    read: impl Fn(Value<'a>) -> Option<T>,
+) -> Result<(), String> {
+    // Go names the number only if its type could have held another one.
+    let numeric = matches!(expected, GoType::Int | GoType::Uint);
+    if value.kind() != Kind::Null {
+        *target = read(value).ok_or_else(|| match value.kind() {
+            Kind::Number if numeric => format!("number {}", excerpt(value.text())),
+            kind => kind.to_string(),
+        })?;
     }
+    Ok(())
 }
 
 /// The members of an object, for types that have to be read whole.

@@ -4,8 +4,9 @@
 use std::fmt::Write as _;
 
 use clap::{Arg, CommandFactory};
+use flannel_core::backend::BackendKind;
 use flannel_core::config::{
-    Backend, ConfigError, MAX_VNI, NetworkConfig, SUPPORTED_BACKENDS, UdpConfig, VxlanConfig,
+    ConfigError, MAX_VNI, NetworkConfig, SettingsError, UdpConfig, VxlanConfig,
 };
 
 use super::{Cli, Klog, flannel, go_style};
@@ -132,7 +133,7 @@ fn network_config(page: &mut String) {
     let least = NetworkConfig::parse(LEAST).unwrap();
     // Whole patterns: a key that is new must be told here.
     let NetworkConfig { network, subnet_len, subnet_min, subnet_max, backend } = least;
-    let Backend::Vxlan(vxlan) = backend else { panic!("{LEAST}") };
+    let vxlan = backend.facts().vxlan().expect(LEAST);
     let example = |value: &dyn std::fmt::Display| format!("of {network}: `{value}`");
     let rows = [
         key(
@@ -166,8 +167,12 @@ fn network_config(page: &mut String) {
         key("EnableNFTables", "boolean", "", "Ignored: `--firewall` says where rules go."),
     ];
     table(page, &KEYS, &rows);
-    let _ = writeln!(page, "### Backends\n\n`Backend.Type`, in any case: {SUPPORTED_BACKENDS}.\n");
-    vxlan_keys(page, &vxlan);
+    let _ = writeln!(
+        page,
+        "### Backends\n\n`Backend.Type`, in any case: {}.\n",
+        BackendKind::supported()
+    );
+    vxlan_keys(page, vxlan);
     let UdpConfig { port } = UdpConfig::default();
     *page += "`udp`: packets in UDP through the agent and `flannel0`, as flannel's proxy does it. \
               Also what a config\nwithout `Backend` means.\n\n";
@@ -380,9 +385,10 @@ fn every_reason_to_refuse_a_config_has_an_example() {
             ConfigError::BadBackend { .. } => 12,
             ConfigError::UnsupportedBackend(_) => 13,
             ConfigError::UnknownBackend(_) => 14,
-            ConfigError::VxlanWrongType { .. } => 15,
-            ConfigError::UdpWrongType { .. } => 16,
-            ConfigError::OutOfRange { .. } => 17,
+            ConfigError::Settings(SettingsError::WrongType { backend, .. }) => {
+                15 + usize::from(*backend == BackendKind::Udp)
+            }
+            ConfigError::Settings(SettingsError::OutOfRange { .. }) => 17,
             ConfigError::NotSupported { .. } => 18,
         }
     }

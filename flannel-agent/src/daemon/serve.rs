@@ -345,7 +345,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             subnet: lease.subnet,
             vtep_mac: identity.vtep_mac,
             device: self.reconciler.device(),
-            vni: identity.backend.vxlan().map(|vxlan| vxlan.vni),
+            vni: identity.backend.facts().vxlan().map(|vxlan| vxlan.vni),
             network: Some(identity.network),
             attach: self.shared.lock().datapath.attach,
             subnet_file: std::path::absolute(&self.options.subnet_file).ok(),

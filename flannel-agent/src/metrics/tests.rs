@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use flannel_core::backend::BackendKind;
+use flannel_core::backend::{BackendKind, Published};
 use flannel_core::health::{Found, Part, Subject};
 use flannel_core::lease::Lease;
 use flannel_core::lease::attrs::LeaseAttrs;
@@ -56,7 +56,7 @@ fn busy(peers: u32, options: MetricsOptions) -> (Exporter, Shared, FakeDatapath)
         state.peers = Arc::new((0..peers).map(|index| (subnet(index), peer(index))).collect());
         state.lease = Some(Lease {
             subnet: subnet(peers),
-            attrs: LeaseAttrs::untyped(Ipv4Addr::new(192, 0, 2, 1)),
+            attrs: LeaseAttrs::new(Ipv4Addr::new(192, 0, 2, 1), Published::default()),
             expires: Some(Instant::now() + Duration::from_secs(5000)),
             revision: 1,
         });

@@ -86,7 +86,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
     /// What the programs have to know that is no finding of a look.
     fn datapath_config(&self, source_ports: (u16, u16)) -> DatapathConfig {
-        let (vxlan, underlay) = (self.identity.backend.vxlan(), &self.identity.underlay);
+        let (vxlan, underlay) = (self.identity.backend.facts().vxlan(), &self.identity.underlay);
         let direct = self.identity.backend.facts().reaches().directly();
         let window = self.settings.fast_path.window;
         DatapathConfig {

@@ -193,7 +193,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let window = settings.fast_path.window;
         let turnover = Turnover::new(settings.programs.flow_table_size, window);
         let watch = Watch::new(kernel.inspector(), shared.clone(), identity.network, window);
-        if identity.backend.vxlan().is_some() {
+        if identity.backend.facts().vxlan().is_some() {
             watch.set_checksum(settings.tunnel_checksum);
         }
         Self {
@@ -245,7 +245,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
     /// Name of the VXLAN device, if there is one.
     fn tunnel(&self) -> Option<String> {
-        self.identity.backend.vxlan().map(VxlanConfig::device_name)
+        self.identity.backend.facts().vxlan().map(VxlanConfig::device_name)
     }
 
     /// MTU for pods in bytes, once known.

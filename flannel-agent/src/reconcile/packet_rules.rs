@@ -202,5 +202,5 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
 /// What has to be known of the overlay for reading rules.
 pub fn overlay(network: ipnetwork::Ipv4Network, backend: &Backend) -> Overlay {
-    Overlay { network, port: backend.vxlan().map(|vxlan| vxlan.port) }
+    Overlay { network, port: backend.facts().vxlan().map(|vxlan| vxlan.port) }
 }

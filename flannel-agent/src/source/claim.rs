@@ -134,6 +134,8 @@ pub(super) fn value(subnet: Ipv4Network, attrs: &LeaseAttrs) -> Result<String, S
 
 #[cfg(test)]
 mod tests {
+    use flannel_core::backend::Backend;
+
     use super::*;
 
     const OURS: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -172,7 +174,10 @@ mod tests {
         // A further one is left alone.
         let both = [lease(3, attrs(1, OTHER)), lease(4, attrs(1, OTHER))];
         assert_eq!(own(&claim, &both), Ok(vec![3]));
-        let host_gw = |address| LeaseAttrs::host_gw(Ipv4Addr::new(192, 0, 2, address));
+        let host_gw = |address| {
+            let published = Backend::HostGw.facts().publishes(MacAddr::default());
+            LeaseAttrs::new(Ipv4Addr::new(192, 0, 2, address), published)
+        };
         assert_eq!(own(&Claim::new(host_gw(1), None), &[lease(3, host_gw(1))]), Err(3));
     }
 

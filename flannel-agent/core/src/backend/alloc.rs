@@ -1,6 +1,6 @@
 //! `"Type": "alloc"`: a lease and subnet.env, and nothing else.
 
-use super::{BackendKind, Facts, Misfit, Published, Reaches, Told};
+use super::{Backend, Facts, Misfit, Published, Reaches, Settings, SettingsError, Told};
 use crate::mac::MacAddr;
 
 /// It has no settings.
@@ -8,8 +8,8 @@ use crate::mac::MacAddr;
 pub struct Alloc;
 
 impl Facts for Alloc {
-    fn kind(&self) -> BackendKind {
-        BackendKind::Alloc
+    fn configured(&self, _: &Settings<'_>) -> Result<Backend, SettingsError> {
+        Ok(Backend::Alloc)
     }
 
     fn reaches(&self) -> Reaches {

@@ -1,6 +1,8 @@
 //! `"Type": "host-gw"`: a route to each peer through the underlay, and no device.
 
-use super::{BackendKind, Facts, Misfit, Published, Reaches, Told};
+use super::{
+    Backend, BackendKind, Facts, Misfit, Published, Reaches, Settings, SettingsError, Told,
+};
 use crate::mac::MacAddr;
 
 /// It has no settings.
@@ -8,8 +10,8 @@ use crate::mac::MacAddr;
 pub struct HostGw;
 
 impl Facts for HostGw {
-    fn kind(&self) -> BackendKind {
-        BackendKind::HostGw
+    fn configured(&self, _: &Settings<'_>) -> Result<Backend, SettingsError> {
+        Ok(Backend::HostGw)
     }
 
     fn reaches(&self) -> Reaches {
@@ -26,11 +28,11 @@ impl Facts for HostGw {
     }
 
     fn publishes(&self, _: MacAddr) -> Published {
-        Published { backend_type: self.kind().name().to_owned(), data: None }
+        Published { backend_type: BackendKind::HostGw.name().to_owned(), data: None }
     }
 
     fn read_peer(&self, told: Told<'_>) -> Result<MacAddr, Misfit> {
-        told.is_of(self.kind())?;
+        told.is_of(BackendKind::HostGw)?;
         Ok(MacAddr::default())
     }
 }

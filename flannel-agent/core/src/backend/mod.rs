@@ -1,32 +1,44 @@
-//! The backends: how a node reaches its peers. One file has all facts of one backend;
-//! another is a file, its settings in the config, and a line in each match of this one.
+//! The backends: how a node reaches its peers. One file has all facts of one backend.
+//! Another is a file, a variant of [`Backend`], and a line of the one match:
+//! [`Backend::facts`]. Nothing else asks which backend it is; `cargo xtask tidy` looks.
 
 pub mod alloc;
 pub mod host_gw;
+mod settings;
 pub mod udp;
 pub mod vxlan;
-
-use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use strum::{
+    Display, EnumDiscriminants, EnumIter, IntoEnumIterator as _, IntoStaticStr, VariantArray,
+};
 
+pub use self::settings::{Settings, SettingsError};
 pub use self::udp::UdpConfig;
 pub use self::vxlan::VxlanConfig;
 use crate::mac::MacAddr;
 use crate::text;
 
 /// A backend with its settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, EnumDiscriminants, EnumIter)]
+#[strum_discriminants(
+    name(BackendKind),
+    doc = "The type of a backend, as flannel spells it.",
+    derive(PartialOrd, Ord, Serialize, Deserialize, JsonSchema),
+    derive(Display, IntoStaticStr, VariantArray),
+    serde(rename_all = "kebab-case"),
+    strum(serialize_all = "kebab-case")
+)]
 pub enum Backend {
-    /// `"Type": "vxlan"`.
+    /// Tunnels of the kernel's VXLAN device.
     Vxlan(VxlanConfig),
-    /// `"Type": "host-gw"`: a route to each peer through the underlay.
+    /// A route to each peer through the underlay.
     HostGw,
-    /// `"Type": "udp"`, and what no `Backend` at all means.
+    /// IPv4 packets in UDP datagrams, by a process.
     Udp(UdpConfig),
-    /// `"Type": "alloc"`: a lease and subnet.env, and nothing else.
+    /// A lease and subnet.env, and nothing else.
     Alloc,
 }
 
@@ -41,25 +53,41 @@ impl Backend {
         }
     }
 
-    /// Its type.
-    pub fn kind(&self) -> BackendKind {
-        self.facts().kind()
+    /// What no `Backend` in the network config means.
+    pub fn unasked() -> Self {
+        Self::Udp(UdpConfig::default())
     }
 
-    /// The settings of the tunnel by the kernel's VXLAN device, where there is one.
-    pub fn vxlan(&self) -> Option<&VxlanConfig> {
-        if let Self::Vxlan(settings) = self { Some(settings) } else { None }
+    /// Its type.
+    pub fn kind(&self) -> BackendKind {
+        self.into()
+    }
+
+    /// The type with its settings.
+    pub fn describe(&self) -> String {
+        match self.facts().settings() {
+            Some(settings) => format!("{} ({settings})", self.kind()),
+            None => self.kind().to_string(),
+        }
     }
 }
 
 /// What is to be known of a backend.
 pub trait Facts {
-    /// Its type.
-    fn kind(&self) -> BackendKind;
+    /// The backend with the settings that the network config gives.
+    ///
+    /// # Errors
+    /// A setting cannot be used.
+    fn configured(&self, settings: &Settings<'_>) -> Result<Backend, SettingsError>;
 
-    /// The type with its settings.
-    fn describe(&self) -> String {
-        self.kind().to_string()
+    /// Its settings in words, if it has any.
+    fn settings(&self) -> Option<String> {
+        None
+    }
+
+    /// Settings of the tunnel by the kernel's VXLAN device, if there is one.
+    fn vxlan(&self) -> Option<&VxlanConfig> {
+        None
     }
 
     /// Name of its device, if it has one.
@@ -202,50 +230,27 @@ pub enum Misfit {
     NoPeers,
 }
 
-/// The type of a backend, as flannel spells it.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum BackendKind {
-    /// Tunnels of the kernel's VXLAN device.
-    Vxlan,
-    /// A route to each peer through the underlay.
-    HostGw,
-    /// IPv4 packets in UDP datagrams, by a process.
-    Udp,
-    /// A lease and subnet.env, and nothing else.
-    Alloc,
-}
-
 impl BackendKind {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Vxlan, Self::HostGw, Self::Udp, Self::Alloc];
-
     /// As flannel spells it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Vxlan => "vxlan",
-            Self::HostGw => "host-gw",
-            Self::Udp => "udp",
-            Self::Alloc => "alloc",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// That of this name, in any case.
+    pub fn named(name: &str) -> Option<Self> {
+        let name = name.to_lowercase();
+        Self::VARIANTS.iter().find(|kind| kind.name() == name).copied()
+    }
+
+    /// The names of all, for messages.
+    pub fn supported() -> String {
+        Self::VARIANTS.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
     }
 
     /// The backend with its default settings.
     pub fn backend(self) -> Backend {
-        match self {
-            Self::Vxlan => Backend::Vxlan(VxlanConfig::default()),
-            Self::HostGw => Backend::HostGw,
-            Self::Udp => Backend::Udp(UdpConfig::default()),
-            Self::Alloc => Backend::Alloc,
-        }
-    }
-}
-
-impl fmt::Display for BackendKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        let found = Backend::iter().find(|backend| backend.kind() == self);
+        found.expect("each type is of a variant")
     }
 }
 
@@ -255,9 +260,11 @@ mod tests {
 
     #[test]
     fn json_has_flannels_names() {
-        for kind in BackendKind::ALL {
+        assert_eq!(BackendKind::supported(), "vxlan, host-gw, udp, alloc");
+        for kind in BackendKind::VARIANTS {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
-            assert_eq!(kind.backend().kind(), kind);
+            assert_eq!(kind.backend().kind(), *kind);
+            assert_eq!(BackendKind::named(kind.name()), Some(*kind));
         }
     }
 

@@ -1,7 +1,10 @@
 //! `"Type": "udp"`: IPv4 packets as they are in UDP datagrams, carried by a process
 //! with a TUN device.
 
-use super::{BackendKind, Facts, Misfit, Published, Reaches, Told};
+use super::settings::{GoStruct, Target};
+use super::{
+    Backend, BackendKind, Facts, Misfit, Published, Reaches, Settings, SettingsError, Told,
+};
 use crate::mac::MacAddr;
 
 /// UDP port when none is given.
@@ -27,12 +30,19 @@ impl Default for UdpConfig {
 }
 
 impl Facts for UdpConfig {
-    fn kind(&self) -> BackendKind {
-        BackendKind::Udp
+    fn configured(&self, settings: &Settings<'_>) -> Result<Backend, SettingsError> {
+        let mut port = i64::from(self.port);
+        let flannels = GoStruct { backend: BackendKind::Udp, name: "" };
+        settings.read(flannels, &mut [("Port", Target::Integer(&mut port))])?;
+        let port = u16::try_from(port)
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or(SettingsError::OutOfRange { key: "Port", value: port, range: "1 to 65535" })?;
+        Ok(Backend::Udp(Self { port }))
     }
 
-    fn describe(&self) -> String {
-        format!("udp (Port {})", self.port)
+    fn settings(&self) -> Option<String> {
+        Some(format!("Port {}", self.port))
     }
 
     fn device(&self) -> Option<String> {

@@ -4,7 +4,10 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::to_raw_value;
 
-use super::{BackendKind, Facts, Misfit, Published, Reaches, Told};
+use super::settings::{GoStruct, Target};
+use super::{
+    Backend, BackendKind, Facts, Misfit, Published, Reaches, Settings, SettingsError, Told,
+};
 use crate::go_json::Fields;
 use crate::mac::MacAddr;
 use crate::text;
@@ -19,6 +22,12 @@ pub const MAX_VNI: u32 = 9_999_999;
 /// Bytes that VXLAN adds to an IPv4 underlay's packets: 20 IPv4 + 8 UDP +
 /// 8 VXLAN + 14 inner Ethernet.
 pub const OVERHEAD: u32 = 50;
+
+/// VNIs that can be used, for messages.
+const VNIS: &str = "0 to 9999999: the device flannel.<VNI> may have a name of 15 characters";
+
+/// Smallest MTU of the underlay that leaves IPv4's minimum of 68 bytes inside.
+const MIN_UNDERLAY_MTU: u32 = 68 + OVERHEAD;
 
 /// Settings of the VXLAN backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,17 +68,54 @@ impl VxlanConfig {
 }
 
 impl Facts for VxlanConfig {
-    fn kind(&self) -> BackendKind {
-        BackendKind::Vxlan
+    fn configured(&self, settings: &Settings<'_>) -> Result<Backend, SettingsError> {
+        let (mut vni, mut port, mut mtu) = (self.vni.into(), 0, 0);
+        let (mut gbp, mut learning) = (self.gbp, self.learning);
+        let mut direct_routing = self.direct_routing;
+        let flannels = GoStruct { backend: BackendKind::Vxlan, name: "VXLANConfig" };
+        settings.read(
+            flannels,
+            &mut [
+                ("VNI", Target::Integer(&mut vni)),
+                ("Port", Target::Integer(&mut port)),
+                ("MTU", Target::Integer(&mut mtu)),
+                ("GBP", Target::Boolean(&mut gbp)),
+                ("Learning", Target::Boolean(&mut learning)),
+                ("DirectRouting", Target::Boolean(&mut direct_routing)),
+            ],
+        )?;
+        let out_of_range = |key, value, range| SettingsError::OutOfRange { key, value, range };
+        let vni = u32::try_from(vni)
+            .ok()
+            .filter(|vni| *vni <= MAX_VNI)
+            .ok_or_else(|| out_of_range("VNI", vni, VNIS))?;
+        let port = match u16::try_from(port) {
+            Ok(0) => DEFAULT_PORT,
+            Ok(port) => port,
+            Err(_) => return Err(out_of_range("Port", port, "0 to 65535 (0: the kernel's 8472)")),
+        };
+        let mtu = match u32::try_from(mtu) {
+            Ok(0) => None,
+            Ok(bytes) if (MIN_UNDERLAY_MTU..=65535).contains(&bytes) => Some(bytes),
+            _ => {
+                let range = "118 to 65535, or 0 for the interface's";
+                return Err(out_of_range("MTU", mtu, range));
+            }
+        };
+        Ok(Backend::Vxlan(Self { vni, port, gbp, learning, mtu, direct_routing }))
     }
 
-    fn describe(&self) -> String {
+    fn settings(&self) -> Option<String> {
         let Self { vni, port, gbp, learning, mtu, direct_routing } = self;
         let mtu = mtu.map_or("of the interface".to_owned(), |mtu| mtu.to_string());
-        format!(
-            "vxlan (VNI {vni}, Port {port}, GBP {gbp}, Learning {learning}, MTU {mtu}, \
-             DirectRouting {direct_routing})"
-        )
+        Some(format!(
+            "VNI {vni}, Port {port}, GBP {gbp}, Learning {learning}, MTU {mtu}, \
+             DirectRouting {direct_routing}"
+        ))
+    }
+
+    fn vxlan(&self) -> Option<&VxlanConfig> {
+        Some(self)
     }
 
     fn device(&self) -> Option<String> {

@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
-use super::SUPPORTED_BACKENDS;
+use crate::backend::{BackendKind, SettingsError};
+use crate::go_json::GoType;
 
 /// Why a network config cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,8 +23,8 @@ pub enum ConfigError {
         key: &'static str,
         /// Kind of the value found, for numbers with the number.
         value: String,
-        /// Go's name of the type it should have.
-        expected: &'static str,
+        /// The type that it should have.
+        expected: GoType,
     },
     /// The network is not in CIDR notation.
     #[error("invalid CIDR address: {value} (key {key})")]
@@ -100,47 +101,20 @@ pub enum ConfigError {
         into: &'static str,
     },
     /// A backend type that flannel has and we do not.
-    #[error("Backend.Type {0} is not supported yet; supported: {SUPPORTED_BACKENDS}")]
+    #[error(
+        "Backend.Type {0} is not supported yet; supported: {supported}",
+        supported = BackendKind::supported()
+    )]
     UnsupportedBackend(String),
     /// A backend type that nobody knows.
-    #[error("unknown backend type: {0} (key Backend.Type; supported: {SUPPORTED_BACKENDS})")]
+    #[error(
+        "unknown backend type: {0} (key Backend.Type; supported: {supported})",
+        supported = BackendKind::supported()
+    )]
     UnknownBackend(String),
-    /// A setting of the VXLAN backend has a value of the wrong type.
-    #[error(
-        "error decoding VXLAN backend config: json: cannot unmarshal {value} \
-         into Go struct field VXLANConfig.{key} of type {expected}"
-    )]
-    VxlanWrongType {
-        /// The key within `Backend`.
-        key: &'static str,
-        /// Kind of the value found, for numbers with the number.
-        value: String,
-        /// Go's name of the type it should have.
-        expected: &'static str,
-    },
-    /// A setting of the udp backend has a value of the wrong type.
-    #[error(
-        "error decoding UDP backend config: json: cannot unmarshal {value} \
-         into Go struct field .{key} of type {expected}"
-    )]
-    UdpWrongType {
-        /// The key within `Backend`.
-        key: &'static str,
-        /// Kind of the value found, for numbers with the number.
-        value: String,
-        /// Go's name of the type it should have.
-        expected: &'static str,
-    },
-    /// A setting of the backend is out of range.
-    #[error("Backend.{key} {value} is out of range: {range}")]
-    OutOfRange {
-        /// The key within `Backend`.
-        key: &'static str,
-        /// Its value.
-        value: i64,
-        /// What is allowed.
-        range: &'static str,
-    },
+    /// A setting of the backend.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// A setting of flannel that is not there yet.
     #[error("{key}={value} is not supported yet; {hint}")]
     NotSupported {
@@ -170,11 +144,7 @@ impl ConfigError {
             Self::SubnetLenTooLong(_) | Self::TooFewSubnets { .. } => "SubnetLen",
             Self::BadBackend { .. } => "Backend",
             Self::UnsupportedBackend(_) | Self::UnknownBackend(_) => "Backend.Type",
-            Self::VxlanWrongType { key, .. }
-            | Self::UdpWrongType { key, .. }
-            | Self::OutOfRange { key, .. } => {
-                return Some(format!("Backend.{key}"));
-            }
+            Self::Settings(error) => return Some(format!("Backend.{}", error.key())),
         };
         Some(key.to_owned())
     }

@@ -353,7 +353,7 @@ fn the_other_backends() {
     assert_eq!(of(r#""Type":"alloc""#), Ok(Backend::Alloc));
     for kind in ["vxlan", "host-gw", "udp", "alloc"] {
         assert_eq!(of(&format!(r#""Type":"{kind}""#)).unwrap().kind().name(), kind);
-        assert!(SUPPORTED_BACKENDS.split(", ").any(|supported| supported == kind));
+        assert!(BackendKind::supported().split(", ").any(|supported| supported == kind));
     }
     let (shown, key) = refusal(of(r#""Type":"udp","Port":"8285""#));
     let wanted = "error decoding UDP backend config: json: cannot unmarshal string into \

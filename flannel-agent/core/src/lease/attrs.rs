@@ -6,9 +6,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use crate::backend::host_gw::HostGw;
 use crate::backend::vxlan::VxlanData;
-use crate::backend::{Facts as _, Misfit, Published, Told};
+use crate::backend::{Misfit, Published, Told};
 use crate::go_json::Fields;
 use crate::mac::MacAddr;
 
@@ -89,16 +88,6 @@ impl LeaseAttrs {
         Self::new(public_ip, VxlanData { vni, vtep_mac }.published())
     }
 
-    /// What a node with the host-gw backend publishes.
-    pub fn host_gw(public_ip: Ipv4Addr) -> Self {
-        Self::new(public_ip, HostGw.publishes(MacAddr::default()))
-    }
-
-    /// What a node with a backend publishes that tells nothing, such as udp.
-    pub fn untyped(public_ip: Ipv4Addr) -> Self {
-        Self::new(public_ip, Published::default())
-    }
-
     /// What it says of the backend.
     pub fn told(&self) -> Told<'_> {
         Told { backend_type: &self.backend_type, data: self.backend_data.as_deref() }
@@ -121,6 +110,7 @@ impl LeaseAttrs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Backend;
 
     const VXLAN_VALUE: &str = r#"{"PublicIP":"10.99.0.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"72:35:2e:f2:e7:c9"}}"#;
     const DUAL_VALUE: &str = r#"{"PublicIP":"10.99.0.11","PublicIPv6":"fd99::11","BackendType":"vxlan","BackendData":{"VNI":77,"VtepMAC":"36:35:a1:58:5e:eb"},"BackendV6Data":{"VNI":77,"VtepMAC":"42:78:20:21:b9:92"}}"#;
@@ -148,8 +138,9 @@ mod tests {
     fn the_other_backends_leases_are_written_as_flannel_writes_them() {
         let public_ip = Ipv4Addr::new(10, 99, 0, 11);
         let text = |attrs: &LeaseAttrs| serde_json::to_string(attrs).unwrap();
-        assert_eq!(text(&LeaseAttrs::host_gw(public_ip)), HOST_GW_VALUE);
-        assert_eq!(text(&LeaseAttrs::untyped(public_ip)), UDP_VALUE);
+        let host_gw = Backend::HostGw.facts().publishes(MacAddr::default());
+        assert_eq!(text(&LeaseAttrs::new(public_ip, host_gw)), HOST_GW_VALUE);
+        assert_eq!(text(&LeaseAttrs::new(public_ip, Published::default())), UDP_VALUE);
     }
 
     #[test]

@@ -105,11 +105,12 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::backend::Published;
     use crate::lease::attrs::LeaseAttrs;
 
     fn lease(third: u8, revision: i64) -> Lease {
         let subnet = Ipv4Network::new(Ipv4Addr::new(10, 5, third, 0), 24).unwrap();
-        let attrs = LeaseAttrs::untyped(Ipv4Addr::new(192, 0, 2, third));
+        let attrs = LeaseAttrs::new(Ipv4Addr::new(192, 0, 2, third), Published::default());
         Lease { subnet, attrs, expires: None, revision }
     }
 

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::backend::Published;
 use crate::lease::attrs::LeaseAttrs;
 use crate::mac::MacAddr;
 
@@ -119,13 +120,14 @@ fn puts_and_removals_tell_which_peers_changed() {
 #[test]
 fn each_backend_takes_its_own_leases() {
     let ip = |last| [10, 99, 0, last].into();
+    let host_gw = Backend::HostGw.facts().publishes(MacAddr::default());
     let with =
         |subnet: &str, attrs| Lease { subnet: net(subnet), attrs, expires: None, revision: 1 };
     let leases = [
         lease("10.5.1.0/24", [10, 99, 0, 12], 1, 1),
-        with("10.5.2.0/24", LeaseAttrs::host_gw(ip(13))),
-        with("10.5.3.0/24", LeaseAttrs::untyped(ip(14))),
-        with("10.5.27.0/24", LeaseAttrs::untyped(OWN_IP)),
+        with("10.5.2.0/24", LeaseAttrs::new(ip(13), host_gw)),
+        with("10.5.3.0/24", LeaseAttrs::new(ip(14), Published::default())),
+        with("10.5.27.0/24", LeaseAttrs::new(OWN_IP, Published::default())),
     ];
     for (backend, peers, oddity) in [
         ("vxlan", &["10.5.1.0/24"] as &[&str], Some("BackendType is `host-gw`, not `vxlan`")),
