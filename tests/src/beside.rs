@@ -6,8 +6,6 @@ use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::agent::Options;
 use crate::endpoint::Sink;
 use crate::etcd::Etcd;
@@ -192,21 +190,6 @@ impl Carried {
 pub fn forged(outcomes: &Outcomes) -> u64 {
     let forged = outcomes.by_name().iter().filter(|(name, _)| name.starts_with("forged_"));
     forged.map(|(_, count)| count).sum()
-}
-
-/// Asserts that a load of the traffic program ran through.
-///
-/// # Panics
-/// It did not.
-#[track_caller]
-pub fn assert_whole(result: &Value) {
-    // Datagrams and messages tell how many were lost, transactions why they ended early.
-    let whole = match (result.get("lost"), result.get("error")) {
-        (Some(lost), None) => *lost == 0,
-        (None, Some(error)) => error.is_null(),
-        _ => false,
-    };
-    assert!(whole, "{result}");
 }
 
 /// Bytes that a class of an HTB qdisc has sent.

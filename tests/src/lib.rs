@@ -27,6 +27,7 @@ mod http;
 pub mod interrupt;
 pub mod lab;
 pub mod link;
+pub mod load;
 pub mod machine;
 mod maps;
 pub mod netns;

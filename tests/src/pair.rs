@@ -4,13 +4,13 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::agent::Options;
 use crate::etcd::Etcd;
 use crate::lab::Lab;
+use crate::load::{BULK, ECHOES, Load, MESSAGES, Running, SPACED, Whole as _, assert_whole};
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::traffic::client::Spaced;
 use crate::wait;
 use flannel_ebpf::abi::Outcome;
 
@@ -161,8 +161,8 @@ impl Pair {
     /// # Panics
     /// It fails.
     #[track_caller]
-    pub fn traffic(&self, kind: &str, options: &str) -> Value {
-        self.client.traffic(&format!("{kind} {} {options}", self.server.target()))
+    pub fn traffic<R>(&self, load: Load<R>, options: &str) -> R {
+        self.client.traffic(load, self.server.target(), options)
     }
 
     /// Lets the left node translate [`SERVICE`] to `server`.
@@ -191,16 +191,15 @@ impl Pair {
     /// It does not.
     #[track_caller]
     pub fn check_integrity(&self, megabytes: u32) {
-        for (kind, options) in [
-            ("messages", "--from 1 --upto 1450".to_owned()),
-            ("echoes", "--from 1 --upto 1450".to_owned()),
-            ("bulk", format!("--megabytes {megabytes}")),
+        for (load, options) in [
+            (MESSAGES, "--from 1 --upto 1450".to_owned()),
+            (ECHOES, "--from 1 --upto 1450".to_owned()),
+            (BULK, format!("--megabytes {megabytes}")),
             // Fewer segments than the kernel allows in one packet (64).
-            ("echoes", "--from 20000 --upto 20009 --segment 1000".to_owned()),
+            (ECHOES, "--from 20000 --upto 20009 --segment 1000".to_owned()),
         ] {
-            let result = self.traffic(kind, &options);
-            let good = result["lost"] == 0 && result["corrupt"] == 0;
-            assert!(good, "{kind} {options}: {result}");
+            let result = self.traffic(load, &options);
+            assert!(result.is_whole(), "{load} {options}: {result:?}");
         }
     }
 
@@ -213,8 +212,7 @@ impl Pair {
         let nodes = [&self.left, &self.right];
         wait::holds("the fast path", Duration::from_secs(5), || {
             let before = nodes.map(Node::outcomes);
-            let spaced = self.traffic("spaced", "--seconds 1");
-            assert_eq!(spaced["lost"], 0, "{spaced}");
+            assert_whole(&self.traffic(SPACED, "--seconds 1"));
             nodes.iter().zip(&before).all(|(node, before)| {
                 let since = node.outcomes().since(before);
                 since.get(Outcome::FastEncap) > 100 && since.get(Outcome::FastDecap) > 100
@@ -233,13 +231,13 @@ impl Pair {
         thread::sleep(Duration::from_secs(1));
         act(self);
         let spaced = running.finish();
-        assert_eq!(spaced["lost"], 0, "{spaced}");
-        assert_eq!(spaced["sent"].as_u64().map(u128::from), Some(time.as_millis()), "{spaced}");
+        assert_eq!(spaced.lost, 0, "{spaced:?}");
+        assert_eq!(u128::from(spaced.sent), time.as_millis(), "{spaced:?}");
     }
 
     /// A stream of one datagram per millisecond, there and back.
-    pub fn start_spaced(&self, time: Duration) -> crate::pod::Traffic {
-        let seconds = time.as_secs_f64();
-        self.client.start_traffic(&format!("spaced {} --seconds {seconds}", self.server.target()))
+    pub fn start_spaced(&self, time: Duration) -> Running<Spaced> {
+        let options = format!("--seconds {}", time.as_secs_f64());
+        self.client.start_traffic(SPACED, self.server.target(), &options)
     }
 }

@@ -3,9 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
+use crate::load::{self, Load, Running};
 use crate::netns::Netns;
 use crate::node::Node;
-use crate::process::{Process, output, own_program};
+use crate::process::{Process, own_program};
 use crate::wait;
 
 /// Port of the traffic server in every pod.
@@ -91,18 +92,18 @@ impl Pod {
         self.server = Some(serve(&self.netns, &self.log, &["--cpu", &cpu.to_string()]));
     }
 
-    /// Runs the traffic client with these arguments to its end; its JSON.
+    /// Runs the traffic client to its end.
     ///
     /// # Panics
     /// It fails.
     #[track_caller]
-    pub fn traffic(&self, arguments: &str) -> serde_json::Value {
-        traffic(&self.netns, arguments)
+    pub fn traffic<R>(&self, load: Load<R>, to: SocketAddrV4, options: &str) -> R {
+        load::traffic(&self.netns, load, to, options)
     }
 
-    /// Starts the traffic client; [`Traffic::finish`] gives its JSON.
-    pub fn start_traffic(&self, arguments: &str) -> Traffic {
-        start_traffic(&self.netns, arguments)
+    /// Starts the traffic client.
+    pub fn start_traffic<R>(&self, load: Load<R>, to: SocketAddrV4, options: &str) -> Running<R> {
+        load::start_traffic(&self.netns, load, to, options)
     }
 
     /// Pings with `options`; all packets have to come back.
@@ -127,63 +128,4 @@ pub fn serve(netns: &Netns, log: &std::path::Path, options: &[&str]) -> Process 
     let process = Process::start("flannel-traffic server", &mut command, log);
     wait::holds("traffic server", Duration::from_secs(10), || process.log().contains("listening"));
     process
-}
-
-/// Runs the traffic client in a namespace to its end; its JSON.
-///
-/// # Panics
-/// It fails.
-#[track_caller]
-pub fn traffic(netns: &Netns, arguments: &str) -> serde_json::Value {
-    try_traffic(netns, arguments).unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// Runs the traffic client in a namespace to its end; its JSON.
-///
-/// # Errors
-/// It fails, and this is what it says.
-pub fn try_traffic(netns: &Netns, arguments: &str) -> Result<serde_json::Value, String> {
-    let mut command = netns.command(own_program("flannel-traffic"));
-    let output = output(command.args(arguments.split_whitespace()));
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{arguments}: {}: {said}", output.status));
-    }
-    serde_json::from_slice(&output.stdout).map_err(|error| format!("{arguments}: {error}"))
-}
-
-/// Starts the traffic client in a namespace.
-pub fn start_traffic(netns: &Netns, arguments: &str) -> Traffic {
-    let mut command = netns.command(own_program("flannel-traffic"));
-    let out = tempfile::NamedTempFile::new().expect("a temporary file");
-    command.args(arguments.split_whitespace());
-    let process = Process::start("flannel-traffic", &mut command, out.path());
-    Traffic { process, out, arguments: arguments.to_owned() }
-}
-
-/// A traffic client that runs.
-pub struct Traffic {
-    process: Process,
-    out: tempfile::NamedTempFile,
-    arguments: String,
-}
-
-impl Traffic {
-    /// Waits for its end; its JSON.
-    ///
-    /// # Panics
-    /// It fails, or does not end within five minutes.
-    #[track_caller]
-    pub fn finish(mut self) -> serde_json::Value {
-        let status = self.process.wait(Duration::from_secs(300));
-        let text = std::fs::read_to_string(self.out.path()).unwrap_or_default();
-        assert!(status.success(), "{}: {status}: {text}", self.arguments);
-        serde_json::from_str(&text)
-            .unwrap_or_else(|error| panic!("{}: {error}: {text}", self.arguments))
-    }
-
-    /// Whether it still runs.
-    pub fn running(&mut self) -> bool {
-        self.process.ended().is_none()
-    }
 }

@@ -1,5 +1,12 @@
 //! What is measured: one line for each figure.
 
+use std::fmt;
+use std::net::SocketAddrV4;
+
+use flannel_tests::load::{CONNECTS, FLOOD, REQUESTS, SCATTER, STREAM, try_traffic};
+use flannel_tests::netns::Netns;
+use flannel_tests::traffic::client::{Flood, Throughput};
+use flannel_tests::traffic::transactions::Rate;
 use serde::{Deserialize, Serialize};
 
 use super::rows::{Ends, Row, chosen};
@@ -26,18 +33,118 @@ pub enum To {
     Service,
 }
 
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// TCP, one byte there and back.
+    Requests,
+    /// TCP, one byte there and back on a connection of its own.
+    Connects,
+    /// UDP as fast as it goes.
+    Flood,
+    /// UDP, each datagram from another port.
+    Scatter,
+    /// TCP in one direction.
+    Stream,
+}
+
+/// What the client told of it.
+#[derive(Debug)]
+pub enum Told {
+    /// Of what has answers.
+    Rate(Rate),
+    /// Of datagrams.
+    Flood(Flood),
+    /// Of a stream.
+    Throughput(Throughput),
+}
+
+impl Kind {
+    /// Sends it.
+    ///
+    /// # Errors
+    /// The client fails, and this is what it says.
+    pub(super) fn run(
+        self,
+        netns: &Netns,
+        to: SocketAddrV4,
+        options: &str,
+    ) -> Result<Told, String> {
+        match self {
+            Self::Requests => try_traffic(netns, REQUESTS, to, options).map(Told::Rate),
+            Self::Connects => try_traffic(netns, CONNECTS, to, options).map(Told::Rate),
+            Self::Flood => try_traffic(netns, FLOOD, to, options).map(Told::Flood),
+            Self::Scatter => try_traffic(netns, SCATTER, to, options).map(Told::Flood),
+            Self::Stream => try_traffic(netns, STREAM, to, options).map(Told::Throughput),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requests => REQUESTS.fmt(f),
+            Self::Connects => CONNECTS.fmt(f),
+            Self::Flood => FLOOD.fmt(f),
+            Self::Scatter => SCATTER.fmt(f),
+            Self::Stream => STREAM.fmt(f),
+        }
+    }
+}
+
+/// A number of what the client told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// Transactions or datagrams per second.
+    Rate,
+    /// Half of the transactions took at most this, in microseconds.
+    P50,
+    /// 99 of 100 took at most this, in microseconds.
+    P99,
+    /// Busy time of all CPUs: microseconds for a transaction or datagram, milliseconds for
+    /// a Gbit.
+    Cpu,
+    /// Datagrams that did not come, of 100.
+    Loss,
+    /// 10^9 bits per second.
+    Gbits,
+    /// Segments that were sent again, per Gbit.
+    Resent,
+}
+
+impl Field {
+    /// The number; `None` where such a load has none.
+    pub(super) fn of(self, told: &Told) -> Option<f64> {
+        Some(match (self, told) {
+            (Self::Rate, Told::Rate(told)) => told.rate,
+            (Self::P50, Told::Rate(told)) => told.p50_us,
+            (Self::P99, Told::Rate(told)) => told.p99_us,
+            (Self::Cpu, Told::Rate(told)) => told.cpu_us,
+            (Self::Rate, Told::Flood(told)) => told.rate,
+            (Self::Loss, Told::Flood(told)) => told.loss_percent,
+            (Self::Cpu, Told::Flood(told)) => told.cpu_us,
+            (Self::Gbits, Told::Throughput(told)) => told.gbits,
+            (Self::Cpu, Told::Throughput(told)) => told.cpu_ms,
+            (Self::Resent, Told::Throughput(told)) => told.retransmits,
+            _ => return None,
+        })
+    }
+}
+
 /// One kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// What `flannel-traffic` is told: a kind, with options.
-    pub arguments: &'static str,
+    /// What is sent.
+    pub kind: Kind,
+    /// How `flannel-traffic` sends it.
+    pub options: &'static str,
     /// Where it goes.
     pub to: To,
 }
 
 impl Load {
-    const fn new(arguments: &'static str) -> Self {
-        Self { arguments, to: To::Server }
+    const fn new(kind: Kind, options: &'static str) -> Self {
+        Self { kind, options, to: To::Server }
     }
 
     /// The same load to a service.
@@ -53,14 +160,15 @@ impl Load {
 
     /// Whether it is requests of which one waits for the other.
     pub(super) fn waits(&self) -> bool {
-        ["requests", "connects"].iter().any(|kind| self.arguments.starts_with(kind))
+        matches!(self.kind, Kind::Requests | Kind::Connects)
     }
 }
 
-impl std::fmt::Display for Load {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let blank = if self.options.is_empty() { "" } else { " " };
         let to = if self.to == To::Service { ", to a service" } else { "" };
-        write!(f, "{}{to}", self.arguments)
+        write!(f, "{}{blank}{}{to}", self.kind, self.options)
     }
 }
 
@@ -74,33 +182,33 @@ pub struct Column {
     /// What it is taken from.
     pub load: Load,
     /// Field of its result.
-    pub field: &'static str,
+    pub field: Field,
     /// What a larger number means.
     pub sense: Sense,
 }
 
-const fn gain(title: &'static str, unit: &'static str, load: Load, field: &'static str) -> Column {
+const fn gain(title: &'static str, unit: &'static str, load: Load, field: Field) -> Column {
     Column { title, unit, load, field, sense: Sense::Gain }
 }
 
-const fn cost(title: &'static str, unit: &'static str, load: Load, field: &'static str) -> Column {
+const fn cost(title: &'static str, unit: &'static str, load: Load, field: Field) -> Column {
     Column { title, unit, load, field, sense: Sense::Cost }
 }
 
-const fn fault(title: &'static str, unit: &'static str, load: Load, field: &'static str) -> Column {
+const fn fault(title: &'static str, unit: &'static str, load: Load, field: Field) -> Column {
     Column { title, unit, load, field, sense: Sense::Fault }
 }
 
-const RR: Load = Load::new("requests");
-const RR_32: Load = Load::new("requests --flows 32");
-const CRR: Load = Load::new("connects");
-const UDP_64: Load = Load::new("flood --size 64");
-const UDP_1400: Load = Load::new("flood --size 1400");
+pub(super) const RR: Load = Load::new(Kind::Requests, "");
+const RR_32: Load = Load::new(Kind::Requests, "--flows 32");
+const CRR: Load = Load::new(Kind::Connects, "");
+pub(super) const UDP_64: Load = Load::new(Kind::Flood, "--size 64");
+pub(super) const UDP_1400: Load = Load::new(Kind::Flood, "--size 1400");
 /// More than the flow table holds, less than conntrack does.
-const UDP_NEW: Load = Load::new("scatter --flows 200000");
-const TCP_1: Load = Load::new("stream --connections 1");
-const TCP_4: Load = Load::new("stream --connections 4");
-const TCP_32: Load = Load::new("stream --connections 32");
+const UDP_NEW: Load = Load::new(Kind::Scatter, "--flows 200000");
+pub(super) const TCP_1: Load = Load::new(Kind::Stream, "--connections 1");
+pub(super) const TCP_4: Load = Load::new(Kind::Stream, "--connections 4");
+const TCP_32: Load = Load::new(Kind::Stream, "--connections 32");
 const SERVICE_RR: Load = RR.to_service();
 const SERVICE_CRR: Load = CRR.to_service();
 const SERVICE_UDP_64: Load = UDP_64.to_service();
@@ -109,40 +217,40 @@ const SERVICE_UDP_64: Load = UDP_64.to_service();
 /// stand after those that they are compared with: what the machine does
 /// meanwhile hits both.
 pub const COLUMNS: &[Column] = &[
-    gain("TCP RR", "1/s", RR, "rate"),
-    cost("RR p50", "us", RR, "p50_us"),
-    cost("RR p99", "us", RR, "p99_us"),
-    cost("RR CPU", "us", RR, "cpu_us"),
-    gain("service RR", "1/s", SERVICE_RR, "rate"),
-    cost("service RR p99", "us", SERVICE_RR, "p99_us"),
-    cost("service RR CPU", "us", SERVICE_RR, "cpu_us"),
-    gain("RR 32 flows", "1/s", RR_32, "rate"),
-    cost("RR 32 p99", "us", RR_32, "p99_us"),
-    cost("RR 32 CPU", "us", RR_32, "cpu_us"),
-    gain("TCP CRR", "1/s", CRR, "rate"),
-    cost("CRR CPU", "us", CRR, "cpu_us"),
-    gain("service CRR", "1/s", SERVICE_CRR, "rate"),
-    cost("service CRR CPU", "us", SERVICE_CRR, "cpu_us"),
-    gain("UDP 64 B", "1/s", UDP_64, "rate"),
-    fault("UDP 64 loss", "%", UDP_64, "loss_percent"),
-    cost("UDP 64 CPU", "us", UDP_64, "cpu_us"),
-    gain("service UDP 64 B", "1/s", SERVICE_UDP_64, "rate"),
-    fault("service UDP 64 loss", "%", SERVICE_UDP_64, "loss_percent"),
-    cost("service UDP 64 CPU", "us", SERVICE_UDP_64, "cpu_us"),
-    gain("UDP 1400 B", "1/s", UDP_1400, "rate"),
-    fault("UDP 1400 loss", "%", UDP_1400, "loss_percent"),
-    cost("UDP 1400 CPU", "us", UDP_1400, "cpu_us"),
-    gain("UDP new flows", "1/s", UDP_NEW, "rate"),
-    cost("UDP new CPU", "us", UDP_NEW, "cpu_us"),
-    gain("TCP 1", "Gbit/s", TCP_1, "gbits"),
-    cost("TCP 1 CPU", "ms/Gbit", TCP_1, "cpu_ms"),
-    fault("TCP 1 resent", "1/Gbit", TCP_1, "retransmits"),
-    gain("TCP 4", "Gbit/s", TCP_4, "gbits"),
-    cost("TCP 4 CPU", "ms/Gbit", TCP_4, "cpu_ms"),
-    fault("TCP 4 resent", "1/Gbit", TCP_4, "retransmits"),
-    gain("TCP 32", "Gbit/s", TCP_32, "gbits"),
-    cost("TCP 32 CPU", "ms/Gbit", TCP_32, "cpu_ms"),
-    fault("TCP 32 resent", "1/Gbit", TCP_32, "retransmits"),
+    gain("TCP RR", "1/s", RR, Field::Rate),
+    cost("RR p50", "us", RR, Field::P50),
+    cost("RR p99", "us", RR, Field::P99),
+    cost("RR CPU", "us", RR, Field::Cpu),
+    gain("service RR", "1/s", SERVICE_RR, Field::Rate),
+    cost("service RR p99", "us", SERVICE_RR, Field::P99),
+    cost("service RR CPU", "us", SERVICE_RR, Field::Cpu),
+    gain("RR 32 flows", "1/s", RR_32, Field::Rate),
+    cost("RR 32 p99", "us", RR_32, Field::P99),
+    cost("RR 32 CPU", "us", RR_32, Field::Cpu),
+    gain("TCP CRR", "1/s", CRR, Field::Rate),
+    cost("CRR CPU", "us", CRR, Field::Cpu),
+    gain("service CRR", "1/s", SERVICE_CRR, Field::Rate),
+    cost("service CRR CPU", "us", SERVICE_CRR, Field::Cpu),
+    gain("UDP 64 B", "1/s", UDP_64, Field::Rate),
+    fault("UDP 64 loss", "%", UDP_64, Field::Loss),
+    cost("UDP 64 CPU", "us", UDP_64, Field::Cpu),
+    gain("service UDP 64 B", "1/s", SERVICE_UDP_64, Field::Rate),
+    fault("service UDP 64 loss", "%", SERVICE_UDP_64, Field::Loss),
+    cost("service UDP 64 CPU", "us", SERVICE_UDP_64, Field::Cpu),
+    gain("UDP 1400 B", "1/s", UDP_1400, Field::Rate),
+    fault("UDP 1400 loss", "%", UDP_1400, Field::Loss),
+    cost("UDP 1400 CPU", "us", UDP_1400, Field::Cpu),
+    gain("UDP new flows", "1/s", UDP_NEW, Field::Rate),
+    cost("UDP new CPU", "us", UDP_NEW, Field::Cpu),
+    gain("TCP 1", "Gbit/s", TCP_1, Field::Gbits),
+    cost("TCP 1 CPU", "ms/Gbit", TCP_1, Field::Cpu),
+    fault("TCP 1 resent", "1/Gbit", TCP_1, Field::Resent),
+    gain("TCP 4", "Gbit/s", TCP_4, Field::Gbits),
+    cost("TCP 4 CPU", "ms/Gbit", TCP_4, Field::Cpu),
+    fault("TCP 4 resent", "1/Gbit", TCP_4, Field::Resent),
+    gain("TCP 32", "Gbit/s", TCP_32, Field::Gbits),
+    cost("TCP 32 CPU", "ms/Gbit", TCP_32, Field::Cpu),
+    fault("TCP 32 resent", "1/Gbit", TCP_32, Field::Resent),
 ];
 
 impl Column {

@@ -35,9 +35,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use columns::{Column, Load, To};
+use columns::{Column, Load, To, Told};
 use figures::Figures;
-use flannel_tests::pod::{traffic, try_traffic};
 use flannel_tests::rules::Rules;
 use lanes::{Lane, lanes};
 use report::{About, Built, Heading, Line, Others, Report, Wired};
@@ -163,19 +162,20 @@ impl<P: FnMut(&str)> Run<P> {
 
     fn load(&mut self, sites: &Sites, lane: &Lane, load: Load, figures: &mut Figures) {
         let (netns, to) = sites.of(lane).ends(lane.row.ends, load.to);
-        let (kind, options) = load.arguments.split_once(' ').unwrap_or((load.arguments, ""));
-        let seconds = self.effort.seconds;
-        let line = format!("--cpu 0 {kind} {to} --seconds {seconds} {options}");
+        let options = format!("--cpu 0 --seconds {} {}", self.effort.seconds, load.options);
         // Among millions of connections without TIME_WAIT one may meet the end of
         // another with its ports, on any row. That must not end a long run.
-        let result = try_traffic(netns, &line).unwrap_or_else(|error| {
+        let told = load.kind.run(netns, to, &options).or_else(|error| {
             (self.progress)(&format!("{}: {load}, once more: {error}", lane.title()));
-            traffic(netns, &line)
+            load.kind.run(netns, to, &options)
         });
-        assert!(result["error"].is_null(), "{}: {load}: {result}", lane.title());
+        let told = told.unwrap_or_else(|error| panic!("{}: {load}: {error}", lane.title()));
+        if let Told::Rate(rate) = &told {
+            assert_eq!(rate.error, None, "{}: {load}: {rate:?}", lane.title());
+        }
         for column in self.columns.iter().filter(|column| column.load == load) {
-            let number = result[column.field].as_f64();
-            let number = number.unwrap_or_else(|| panic!("{} in {result}", column.field));
+            let number = column.field.of(&told);
+            let number = number.unwrap_or_else(|| panic!("{:?} in {told:?}", column.field));
             figures.add(lane, column, number);
         }
     }

@@ -9,13 +9,15 @@ use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::wait;
 
+use super::columns::{Field, Load, RR, TCP_1, TCP_4, Told, UDP_64, UDP_1400};
+
 const NETWORK: &str = "10.2.0.0/16";
-const LOADS: &[(&str, &str, &str, &str)] = &[
-    ("TCP, 1 connection", "Gbit/s", "stream --connections 1", "gbits"),
-    ("TCP, 4 connections", "Gbit/s", "stream --connections 4", "gbits"),
-    ("UDP, 64 bytes", "1/s", "flood --size 64", "rate"),
-    ("UDP, 1400 bytes", "1/s", "flood --size 1400", "rate"),
-    ("TCP request", "1/s", "requests", "rate"),
+const LOADS: &[(&str, &str, Load, Field)] = &[
+    ("TCP, 1 connection", "Gbit/s", TCP_1, Field::Gbits),
+    ("TCP, 4 connections", "Gbit/s", TCP_4, Field::Gbits),
+    ("UDP, 64 bytes", "1/s", UDP_64, Field::Rate),
+    ("UDP, 1400 bytes", "1/s", UDP_1400, Field::Rate),
+    ("TCP request", "1/s", RR, Field::Rate),
 ];
 
 /// Two nodes that run one proxy or the other.
@@ -34,12 +36,14 @@ fn bed() -> Bed {
 }
 
 impl Bed {
-    fn measure(&self, load: &str, seconds: f64) -> serde_json::Value {
+    fn measure(&self, load: Load, seconds: f64) -> Told {
+        let Pair { client, server, .. } = &self.0;
         wait::holds("the tunnel", Duration::from_secs(10), || {
-            self.0.client.netns.ping(self.0.server.address, "-c 1 -W 1").0
+            client.netns.ping(server.address, "-c 1 -W 1").0
         });
-        let (kind, options) = load.split_once(' ').unwrap_or((load, ""));
-        self.0.traffic(kind, &format!("--seconds {seconds} {options}"))
+        let options = format!("--seconds {seconds} {}", load.options);
+        let told = load.kind.run(&client.netns, server.target(), &options);
+        told.unwrap_or_else(|error| panic!("{load}: {error}"))
     }
 
     fn ours(&mut self, seconds: f64) -> Vec<f64> {
@@ -64,8 +68,8 @@ impl Bed {
     }
 
     fn all(&self, seconds: f64) -> Vec<f64> {
-        let one = |(.., load, field): &(_, _, &str, &str)| {
-            self.measure(load, seconds)[*field].as_f64().unwrap_or(f64::NAN)
+        let one = |(.., load, field): &(_, _, Load, Field)| {
+            field.of(&self.measure(*load, seconds)).unwrap_or(f64::NAN)
         };
         LOADS.iter().map(one).collect()
     }

@@ -13,6 +13,7 @@ use flannel_bench::sites::judge;
 use flannel_bench::wire::Wire;
 use flannel_bench::{Effort, Plan, markdown, plot, table};
 use flannel_tests::agent::{Options, program};
+use flannel_tests::load::FLOOD;
 use flannel_tests::pair::Pair;
 use flannel_tests::rules::Rules;
 
@@ -165,7 +166,7 @@ fn services_are_translated_by_either_kind_of_rules() {
 #[test]
 fn the_rule_counts_packets_of_its_port_only() {
     let pair = Pair::agents(&Options::kernel());
-    let flood = || pair.traffic("flood", "--seconds 0.3")["received"].as_u64().unwrap();
+    let flood = || pair.traffic(FLOOD, "--seconds 0.3").received;
     judge(&pair.left.netns, JUDGED_PORT);
     let free = flood();
     judge(&pair.left.netns, pair.server.target().port());

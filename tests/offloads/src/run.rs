@@ -9,6 +9,7 @@ use super::receiver::{Behind, Capture, Passing};
 use super::wire::{Judge, Rules};
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
+use flannel_tests::load::{BULK, ECHOES, MESSAGES, Whole as _};
 use flannel_tests::netns::Netns;
 use flannel_tests::node::Node;
 use flannel_tests::packet::Wire;
@@ -222,22 +223,22 @@ impl Site {
 
     /// Sends; what did not arrive as it was.
     fn load(&self, load: Load, target: SocketAddrV4) -> Vec<String> {
-        let parts: &[(&str, &str)] = match load {
-            Load::Tcp => &[("messages", "--from 1300 --upto 1500"), ("bulk", "--megabytes 6")],
-            Load::Udp => &[("echoes", "--from 1 --upto 400")],
+        let parts: &[_] = match load {
+            Load::Tcp => &[(MESSAGES, "--from 1300 --upto 1500"), (BULK, "--megabytes 6")],
+            Load::Udp => &[(ECHOES, "--from 1 --upto 400")],
             // The last ones would be longer than 64 KiB with the outer headers.
             Load::UdpGso => &[
-                ("echoes", "--from 20000 --upto 20019 --segment 1000"),
-                ("echoes", "--from 65420 --upto 65440 --segment 1400"),
+                (ECHOES, "--from 20000 --upto 20019 --segment 1000"),
+                (ECHOES, "--from 65420 --upto 65440 --segment 1400"),
             ],
-            Load::NearMtu => &[("echoes", "--from 1415 --upto 1435")],
-            Load::BigTcp => &[("bulk", "--megabytes 12")],
+            Load::NearMtu => &[(ECHOES, "--from 1415 --upto 1435")],
+            Load::BigTcp => &[(BULK, "--megabytes 12")],
         };
         let mut complaints = Vec::new();
-        for (kind, options) in parts {
-            let result = self.pair.client.traffic(&format!("{kind} {target} {options}"));
-            if result["lost"] != 0 || result["corrupt"] != 0 {
-                complaints.push(format!("{kind} {options}: {result}"));
+        for (load, options) in parts {
+            let result = self.pair.client.traffic(*load, target, options);
+            if !result.is_whole() {
+                complaints.push(format!("{load} {options}: {result:?}"));
             }
         }
         complaints

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::counters::retransmits;
 use super::cpu::busy_seconds;
@@ -29,7 +29,7 @@ fn datagram_socket(to: SocketAddrV4) -> Result<UdpSocket> {
 }
 
 /// Result of [`flood`].
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Flood {
     /// Datagrams sent.
     pub sent: u64,
@@ -102,7 +102,7 @@ fn count(socket: &UdpSocket, id: [u8; 4]) -> Result<u64> {
 }
 
 /// Result of [`stream`].
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Throughput {
     /// Bytes that the server's program received.
     pub bytes: u64,
@@ -149,7 +149,7 @@ fn fill(mut stream: TcpStream, duration: Duration) -> Result<u64> {
 }
 
 /// Result of [`spaced`].
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Spaced {
     /// Datagrams sent.
     pub sent: u64,
@@ -226,7 +226,7 @@ fn answers(socket: &UdpSocket, total: u32, start: Instant, duration: Duration) -
 }
 
 /// Result of [`messages`], [`echoes`] and [`bulk()`].
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Checked {
     /// Messages sent.
     pub sent: u64,

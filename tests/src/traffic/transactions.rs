@@ -6,14 +6,14 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::client::connect;
 use super::cpu::busy_seconds;
 use super::want;
 
 /// Result of [`requests`] and [`connects`].
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Rate {
     /// Transactions.
     pub transactions: u64,

@@ -11,6 +11,7 @@ use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::{GATEWAY, Lab, NETWORK};
+use flannel_tests::load::REQUESTS;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::plain::key;
@@ -66,8 +67,8 @@ fn through_tunnel(node: &Node, to: &Node) -> bool {
 fn carries_an_established_flow(pair: &Pair) {
     let read = || (pair.left.counted(&pair.right), pair.left.outcomes());
     let (peer, outcomes) = read();
-    let result = pair.traffic("requests", "--seconds 1");
-    assert!(result["rate"].as_f64().is_some_and(|rate| rate > 500.0), "{result}");
+    let result = pair.traffic(REQUESTS, "--seconds 1");
+    assert!(result.rate > 500.0, "{result:?}");
     let (peer_after, outcomes_after) = read();
     let share = fast_share(&peer, &peer_after);
     let since = outcomes_after.since(&outcomes);

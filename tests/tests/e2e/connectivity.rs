@@ -5,6 +5,7 @@ use std::time::Duration;
 use flannel_core::status::DatapathKind;
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
+use flannel_tests::load::{BULK, CONNECTS, REQUESTS, SPACED, STREAM};
 use flannel_tests::packet::Wire;
 use flannel_tests::pair::{Kind, Pair};
 use flannel_tests::told::fast_share;
@@ -16,16 +17,16 @@ fn talk(left: &Kind, right: &Kind) {
         let text = from.ping(to.address, "-c 5 -i 0.1 -W 2");
         assert_eq!(text.matches("ttl=62").count(), 5, "{text}");
     }
-    let stream = pair.traffic("stream", "--seconds 1");
-    assert!(stream["bytes"].as_u64() > Some(10_000_000), "{stream}");
-    let requests = pair.traffic("requests", "--seconds 1");
-    assert!(requests["transactions"].as_u64() > Some(500), "{requests}");
-    let connects = pair.traffic("connects", "--seconds 1");
-    assert!(connects["transactions"].as_u64() > Some(100), "{connects}");
-    let spaced = pair.traffic("spaced", "--seconds 2");
-    assert_eq!(spaced["lost"], 0, "{spaced}");
-    let bulk = pair.traffic("bulk", "--megabytes 20");
-    assert_eq!(bulk["corrupt"], 0, "{bulk}");
+    let stream = pair.traffic(STREAM, "--seconds 1");
+    assert!(stream.bytes > 10_000_000, "{stream:?}");
+    let requests = pair.traffic(REQUESTS, "--seconds 1");
+    assert!(requests.transactions > 500, "{requests:?}");
+    let connects = pair.traffic(CONNECTS, "--seconds 1");
+    assert!(connects.transactions > 100, "{connects:?}");
+    let spaced = pair.traffic(SPACED, "--seconds 2");
+    assert_eq!(spaced.lost, 0, "{spaced:?}");
+    let bulk = pair.traffic(BULK, "--megabytes 20");
+    assert_eq!(bulk.corrupt, 0, "{bulk:?}");
 }
 
 #[test]
@@ -66,8 +67,8 @@ fn fast_path_carries(options: &Options) {
         (left.counted(right), right.counted(left), left.outcomes())
     };
     let (left, right, outcomes) = look();
-    let requests = pair.traffic("requests", "--seconds 4");
-    let transactions = requests["transactions"].as_u64().expect("a count");
+    let requests = pair.traffic(REQUESTS, "--seconds 4");
+    let transactions = requests.transactions;
     let (left_after, right_after, outcomes_after) = look();
 
     for (name, share) in
@@ -117,7 +118,7 @@ fn pods_of_before_and_after_the_start_use_the_fast_path() {
         // both are there.
         wait::holds("fast path of a new pod", limit + Duration::from_secs(1), || {
             let start = pair.left.outcomes();
-            pod.traffic(&format!("spaced {} --seconds 0.2", pair.server.target()));
+            pod.traffic(SPACED, pair.server.target(), "--seconds 0.2");
             pair.left.outcomes().since(&start).get(Outcome::FastEncap) > 100
         });
     }
@@ -131,7 +132,7 @@ fn pods_of_before_and_after_the_start_use_the_fast_path() {
     let again = pair.left.pod(4);
     wait::holds("fast path of a pod made again", limit + Duration::from_secs(1), || {
         let start = pair.left.outcomes();
-        again.traffic(&format!("spaced {} --seconds 0.2", pair.server.target()));
+        again.traffic(SPACED, pair.server.target(), "--seconds 0.2");
         pair.left.outcomes().since(&start).get(Outcome::FastEncap) > 100
     });
 }

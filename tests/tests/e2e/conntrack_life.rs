@@ -6,7 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flannel_tests::agent::Options;
-use flannel_tests::beside::{Way, assert_whole, beside, prepared, wait_ping};
+use flannel_tests::beside::{Way, beside, prepared, wait_ping};
+use flannel_tests::load::{REQUESTS, SPACED, assert_whole};
 use flannel_tests::pair::Pair;
 use flannel_tests::pod::Pod;
 use rustix::net::sockopt::set_tcp_quickack;
@@ -136,7 +137,7 @@ fn connections_that_were_busy_are_not_forgotten() {
 fn settings_of_conntrack_come_back() {
     beside(|way| {
         let mut pair = with_settings(way, &window(), &SHORT);
-        assert_whole(&pair.traffic("requests", "--seconds 0.5 --patience 1"));
+        assert_whole(&pair.traffic(REQUESTS, "--seconds 0.5 --patience 1"));
         for node in [&mut pair.left, &mut pair.right] {
             node.stop_agent();
             assert!(node.cleanup().status.success());
@@ -175,9 +176,9 @@ fn udp_that_conntrack_forgets_sooner_than_the_window_has_no_gap() {
             node.netns.nft(STATEFUL);
         }
         thread::sleep(Duration::from_millis(600));
-        let spaced = pair.traffic("spaced", "--seconds 7");
+        let spaced = pair.traffic(SPACED, "--seconds 7");
         assert_whole(&spaced);
-        assert!(spaced["gap_ms"].as_u64() < Some(500), "{spaced}");
+        assert!(spaced.gap_ms < 500, "{spaced:?}");
     });
 }
 
@@ -191,8 +192,8 @@ fn udp_that_conntrack_has_forgotten_is_decided_anew_without_a_gap() {
             node.netns.nft(STATEFUL);
         }
         thread::sleep(Duration::from_millis(600));
-        let load = format!("spaced {} --seconds 9 --interval-us 300", pair.server.target());
-        let running = pair.client.start_traffic(&load);
+        let options = "--seconds 9 --interval-us 300";
+        let running = pair.client.start_traffic(SPACED, pair.server.target(), options);
         // Time enough for conntrack to forget what it does not see.
         for node in [&pair.left, &pair.right, &pair.left, &pair.right] {
             thread::sleep(Duration::from_secs(2));
@@ -201,7 +202,7 @@ fn udp_that_conntrack_has_forgotten_is_decided_anew_without_a_gap() {
         }
         let spaced = running.finish();
         assert_whole(&spaced);
-        assert!(spaced["gap_ms"].as_u64() < Some(500), "{spaced}");
+        assert!(spaced.gap_ms < 500, "{spaced:?}");
     });
 }
 

@@ -3,6 +3,7 @@
 
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::Lab;
+use flannel_tests::load::REQUESTS;
 use flannel_tests::node::Node;
 use flannel_tests::root::packaged;
 
@@ -67,8 +68,8 @@ fn deploy(lab: &Lab, etcd: &Etcd, case: &Case<'_>) -> (Node, Node) {
     server.serve();
     let ping = client.ping(server.address, "-c 3 -i 0.1 -W 2");
     assert_eq!(ping.matches("ttl=62").count(), 3, "{ping}");
-    let requests = client.traffic(&format!("requests {} --seconds 1", server.target()));
-    assert_eq!(requests["error"], serde_json::Value::Null, "{requests}");
+    let requests = client.traffic(REQUESTS, server.target(), "--seconds 1");
+    assert_eq!(requests.error, None, "{requests:?}");
     assert!(left.outcomes().fast() > 100, "{:?}", left.outcomes());
     drop((client, server));
     (left, right)

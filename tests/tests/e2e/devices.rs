@@ -9,6 +9,7 @@ use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::beside::wait_ping;
 use flannel_tests::lab::Lab;
+use flannel_tests::load::{BULK, ECHOES, MESSAGES, SPACED, Whole as _, traffic};
 use flannel_tests::netns::Netns;
 use flannel_tests::node::Node;
 use flannel_tests::packet::Wire;
@@ -48,10 +49,10 @@ fn pcp(frame: &[u8]) -> Option<u8> {
 /// a moment.
 #[track_caller]
 fn priorities(pair: &Pair) -> [BTreeMap<u8, usize>; 2] {
-    assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0);
+    assert_eq!(pair.traffic(SPACED, "--seconds 0.5").lost, 0);
     let wires = [&pair.left, &pair.right].map(|node| Wire::open(&node.netns, "eth1"));
-    let spaced = pair.traffic("spaced", "--seconds 1 --interval-us 5000");
-    assert_eq!(spaced["lost"], 0, "{spaced}");
+    let spaced = pair.traffic(SPACED, "--seconds 1 --interval-us 5000");
+    assert_eq!(spaced.lost, 0, "{spaced:?}");
     wires.map(|wire| {
         let mut found = BTreeMap::new();
         wire.waiting(|frame| {
@@ -251,15 +252,15 @@ impl Odd {
             self.netns.ping(usual.address, "-c 3 -i 0.2 -W 2").0
         });
         let target = usual.target();
-        for load in [
-            format!("spaced {target} --seconds 1"),
-            format!("messages {target} --from 1 --upto 200"),
-            format!("echoes {target} --from 1200 --upto 1422"),
-            format!("bulk {target} --megabytes 2"),
+        let spaced = traffic(&self.netns, SPACED, target, "--seconds 1");
+        assert!(spaced.is_whole(), "{kind}: {spaced:?}");
+        for (load, options) in [
+            (MESSAGES, "--from 1 --upto 200"),
+            (ECHOES, "--from 1200 --upto 1422"),
+            (BULK, "--megabytes 2"),
         ] {
-            let result = flannel_tests::pod::traffic(&self.netns, &load);
-            let bad = ["lost", "corrupt"].map(|word| result[word].as_u64().unwrap_or(0));
-            assert_eq!(bad, [0, 0], "{kind}: {load}: {result}");
+            let result = traffic(&self.netns, load, target, options);
+            assert!(result.is_whole(), "{kind}: {load}: {result:?}");
         }
         usual.ping(self.address, "-c 3 -i 0.2 -W 2");
     }

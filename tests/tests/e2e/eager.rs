@@ -1,15 +1,17 @@
 //! `--fast-path=eager`: connections begin on the fast path, and address
 //! translation and policy of the node hold all the same.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use flannel_core::health::Subject;
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::lab::OUTSIDE;
+use flannel_tests::load::{CONNECTS, REQUESTS, STREAM, traffic};
 use flannel_tests::pair::Pair;
-use flannel_tests::pod::{serve, traffic};
-use serde_json::Value;
+use flannel_tests::pod::serve;
+use flannel_tests::traffic::transactions::Rate;
 
 fn eager() -> Options {
     Options { extra: vec!["--fast-path=eager".into()], ..Options::ebpf() }
@@ -36,9 +38,12 @@ fn service(pair: &Pair, hook: &str) -> String {
     )
 }
 
+/// The service of [`service`] with an address of its own.
+const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 1), 80);
+
 #[track_caller]
-fn connected(result: &Value, least: u64) {
-    assert!(result["transactions"].as_u64() > Some(least), "{result}");
+fn connected(result: &Rate, least: u64) {
+    assert!(result.transactions > least, "{result:?}");
 }
 
 #[test]
@@ -47,11 +52,11 @@ fn connections_after_the_first_bypass_the_kernel_whole() {
     for node in [&pair.left, &pair.right] {
         node.netns.nft(INVALID);
     }
-    connected(&pair.traffic("connects", "--seconds 0.5"), 50);
+    connected(&pair.traffic(CONNECTS, "--seconds 0.5"), 50);
     let before = [&pair.left, &pair.right].map(|node| node.outcomes());
-    let connects = pair.traffic("connects", "--seconds 2");
+    let connects = pair.traffic(CONNECTS, "--seconds 2");
     connected(&connects, 200);
-    let made = connects["transactions"].as_u64().expect("a number");
+    let made = connects.transactions;
     for (node, before) in [&pair.left, &pair.right].into_iter().zip(&before) {
         let since = node.outcomes().since(before);
         assert!(since.get(Outcome::OpenedEager) * 10 > made * 9, "{made} connections: {since:?}");
@@ -67,9 +72,9 @@ fn long_connections_stay_alive_over_many_windows() {
     for node in [&pair.left, &pair.right] {
         node.netns.nft(INVALID);
     }
-    connected(&pair.traffic("connects", "--seconds 0.3"), 20);
-    let requests = pair.traffic("requests", "--seconds 5 --patience 2");
-    assert_eq!(requests["error"], Value::Null, "{requests}");
+    connected(&pair.traffic(CONNECTS, "--seconds 0.3"), 20);
+    let requests = pair.traffic(REQUESTS, "--seconds 5 --patience 2");
+    assert_eq!(requests.error, None, "{requests:?}");
     connected(&requests, 1000);
     // A connection that is silent for some windows still ends as it should.
     let target = pair.server.target();
@@ -94,12 +99,12 @@ fn streams_end_when_their_data_does() {
     for node in [&pair.left, &pair.right] {
         node.netns.nft(INVALID);
     }
-    connected(&pair.traffic("connects", "--seconds 0.5"), 30);
+    connected(&pair.traffic(CONNECTS, "--seconds 0.5"), 30);
     // Sent as aggregates; the server counts all of it before the client ends.
     let start = std::time::Instant::now();
     for _ in 0..3 {
-        let stream = pair.traffic("stream", "--seconds 0.5 --connections 4");
-        assert!(stream["bytes"].as_u64() > Some(10_000_000), "{stream}");
+        let stream = pair.traffic(STREAM, "--seconds 0.5 --connections 4");
+        assert!(stream.bytes > 10_000_000, "{stream:?}");
     }
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
     assert!(pair.right.outcomes().get(Outcome::FastAggregate) > 100);
@@ -114,11 +119,11 @@ fn services_are_translated_beside_direct_connections() {
     let pair = Pair::agents(&eager());
     pair.left.netns.nft(&service(&pair, "ip daddr 10.96.0.1 tcp dport 80"));
     for _ in 0..4 {
-        connected(&pair.traffic("connects", "--seconds 0.4"), 30);
-        connected(&pair.client.traffic("connects 10.96.0.1:80 --seconds 0.4"), 30);
+        connected(&pair.traffic(CONNECTS, "--seconds 0.4"), 30);
+        connected(&pair.client.traffic(CONNECTS, SERVICE, "--seconds 0.4"), 30);
     }
-    let requests = pair.client.traffic("requests 10.96.0.1:80 --seconds 6 --patience 2");
-    assert_eq!(requests["error"], Value::Null, "{requests}");
+    let requests = pair.client.traffic(REQUESTS, SERVICE, "--seconds 6 --patience 2");
+    assert_eq!(requests.error, None, "{requests:?}");
     assert!(pair.left.outcomes().get(Outcome::OpenedEager) > 30);
 }
 
@@ -132,11 +137,11 @@ fn node_ports_reach_pods_of_other_nodes() {
             ip saddr 198.51.100.0/24 masquerade; }; }",
     );
     // Direct connections to the same pod, so that their pairs are confirmed.
-    connected(&pair.traffic("connects", "--seconds 0.5"), 30);
-    let port = format!("{}:30080", pair.left.address);
-    connected(&traffic(&outside, &format!("connects {port} --seconds 1")), 30);
-    let requests = traffic(&outside, &format!("requests {port} --seconds 6 --patience 2"));
-    assert_eq!(requests["error"], Value::Null, "{requests}");
+    connected(&pair.traffic(CONNECTS, "--seconds 0.5"), 30);
+    let port = SocketAddrV4::new(pair.left.address, 30_080);
+    connected(&traffic(&outside, CONNECTS, port, "--seconds 1"), 30);
+    let requests = traffic(&outside, REQUESTS, port, "--seconds 6 --patience 2");
+    assert_eq!(requests.error, None, "{requests:?}");
 }
 
 #[test]
@@ -144,10 +149,13 @@ fn what_the_node_masquerades_stays_masqueraded() {
     let pair = Pair::agents(&Options { ip_masq: true, ..eager() });
     let outside = pair.lab.outside();
     let _server = serve(&outside, &pair.lab.dir().join("outside.log"), &[]);
-    connected(&traffic(&pair.client.netns, &format!("connects {OUTSIDE}:7000 --seconds 1")), 30);
+    connected(
+        &traffic(&pair.client.netns, CONNECTS, SocketAddrV4::new(OUTSIDE, 7000), "--seconds 1"),
+        30,
+    );
     // A rule of the administrator's for traffic between pods: the server must
     // never see the pod's own address.
-    connected(&pair.traffic("connects", "--seconds 0.5"), 30);
+    connected(&pair.traffic(CONNECTS, "--seconds 0.5"), 30);
     pair.left.netns.nft(&format!(
         "table ip moved {{ chain post {{ type nat hook postrouting priority 90;
             ip saddr {} ip daddr {} snat to {}; }}; }}",
@@ -162,7 +170,7 @@ fn what_the_node_masquerades_stays_masqueraded() {
             ip saddr {} counter drop; }}; }}",
         pair.client.address
     ));
-    connected(&pair.traffic("connects", "--seconds 2"), 50);
+    connected(&pair.traffic(CONNECTS, "--seconds 2"), 50);
     let seen = pair.server.netns.sh("nft list table ip seen");
     assert!(seen.contains("counter packets 0 "), "{seen}");
 }
@@ -173,7 +181,7 @@ fn new_rules_hold_for_new_connections() {
     pair.right
         .netns
         .nft("table inet late { chain forward { type filter hook forward priority 10; }; }");
-    connected(&pair.traffic("connects", "--seconds 0.5"), 30);
+    connected(&pair.traffic(CONNECTS, "--seconds 0.5"), 30);
     let target = pair.server.target();
     pair.right.netns.sh(&format!("nft add rule inet late forward ip daddr {} drop", target.ip()));
     std::thread::sleep(Duration::from_secs(1));
@@ -190,21 +198,20 @@ fn connections_that_run_when_the_programs_come_go_on() {
     for node in [&pair.left, &pair.right] {
         node.netns.nft(INVALID);
     }
-    let translated = pair.client.start_traffic("requests 10.96.0.1:80 --seconds 12 --patience 2");
-    let direct = pair
-        .client
-        .start_traffic(&format!("requests {} --seconds 12 --patience 2", pair.server.target()));
+    let translated = pair.client.start_traffic(REQUESTS, SERVICE, "--seconds 12 --patience 2");
+    let direct =
+        pair.client.start_traffic(REQUESTS, pair.server.target(), "--seconds 12 --patience 2");
     std::thread::sleep(Duration::from_secs(1));
     for node in [&mut pair.left, &mut pair.right] {
         node.stop_agent();
         node.start(&pair.etcd, &eager());
     }
     // New ones beside them.
-    connected(&pair.traffic("connects", "--seconds 1"), 30);
-    connected(&pair.client.traffic("connects 10.96.0.1:80 --seconds 1"), 30);
+    connected(&pair.traffic(CONNECTS, "--seconds 1"), 30);
+    connected(&pair.client.traffic(CONNECTS, SERVICE, "--seconds 1"), 30);
     for (name, running) in [("translated", translated), ("direct", direct)] {
         let result = running.finish();
-        assert_eq!(result["error"], Value::Null, "{name}: {result}");
+        assert_eq!(result.error, None, "{name}: {result:?}");
         connected(&result, 1000);
     }
     assert!(pair.left.outcomes().fast() > 1000);
@@ -218,7 +225,7 @@ fn where_conntrack_is_strict_about_beginnings_it_is_not_used() {
     pair.left.netns.sysctl("net.netfilter.nf_conntrack_tcp_loose=0");
     pair.left.stop_agent();
     pair.left.start(&pair.etcd, &eager());
-    connected(&pair.traffic("connects", "--seconds 0.5"), 30);
+    connected(&pair.traffic(CONNECTS, "--seconds 0.5"), 30);
     assert_eq!(pair.left.outcomes().get(Outcome::OpenedEager), 0);
     let reason = pair.left.complaint(Subject::Eager).expect("a complaint");
     assert!(reason.contains("nf_conntrack_tcp_loose"), "{reason}");

@@ -18,6 +18,7 @@ use flannel_ebpf::abi::{ABI_VERSION, Outcome};
 use flannel_tests::agent::Options;
 use flannel_tests::first_edition::{self, Edition, Form};
 use flannel_tests::hooks;
+use flannel_tests::load::SPACED;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::wait;
@@ -45,9 +46,9 @@ fn begin(edition: &Edition<'_>, options: &Options) -> Pair {
     assert!(output.status.success(), "{output:?}");
     pair.left.netns.sysctl("net.netfilter.nf_conntrack_tcp_be_liberal=1");
     edition.leave_on(&pair.left, &pair.right);
-    pair.traffic("spaced", "--seconds 0.5");
+    pair.traffic(SPACED, "--seconds 0.5");
     let before = first_edition::carried(&pair.left);
-    pair.traffic("spaced", "--seconds 1");
+    pair.traffic(SPACED, "--seconds 1");
     let after = first_edition::carried(&pair.left);
     let inwards = if edition.xdp { "xdp" } else { "decap" };
     for way in ["encap", inwards] {
@@ -105,7 +106,7 @@ fn none_of_v1(node: &Node) {
 #[track_caller]
 fn carries(pair: &Pair) {
     let before = pair.left.outcomes();
-    pair.traffic("spaced", "--seconds 1");
+    pair.traffic(SPACED, "--seconds 1");
     let since = pair.left.outcomes().since(&before);
     assert!(since.fast() > 1800, "{since:?}");
     assert_eq!(pair.left.status().datapath.mode, Some(DatapathKind::Ebpf));
@@ -221,7 +222,7 @@ fn the_program_in_the_driver_goes_where_none_is_wanted() {
     pair.left.start(&pair.etcd, &Options::ebpf());
     let spaced = running.finish();
     // When it goes, veth's driver frees what stands in its rings (`veth_napi_del`).
-    assert!(spaced["lost"].as_u64().is_some_and(|lost| lost <= 50), "{spaced}");
+    assert!(spaced.lost <= 50, "{spaced:?}");
     all_new(&pair.left, &before);
     carries(&pair);
     assert_eq!(pair.left.not_well(), []);
@@ -374,8 +375,8 @@ fn another_namespaces_links_stay() {
     assert!(reason.contains("--pin-dir"), "{reason}");
     assert_eq!(programs(&pair.left), before);
     // The programs run there nevertheless, as long as the agent does.
-    let spaced = pair.traffic("spaced", "--seconds 1");
-    assert_eq!(spaced["lost"], 0, "{spaced}");
+    let spaced = pair.traffic(SPACED, "--seconds 1");
+    assert_eq!(spaced.lost, 0, "{spaced:?}");
     assert!(pair.right.outcomes().fast() > 900, "{:?}", pair.right.outcomes());
     // Nor are they removed on the way to the kernel's path, or by cleanup.
     pair.right.stop_agent();

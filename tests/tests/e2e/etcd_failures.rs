@@ -7,6 +7,7 @@ use flannel_core::status::Status;
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::PREFIX;
 use flannel_tests::lab::Lab;
+use flannel_tests::load::SPACED;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::told::words;
@@ -54,7 +55,7 @@ fn etcd_away_for_ten_seconds() {
     thread::sleep(10 * SECOND);
     pair.etcd.restart();
     wait::holds("reconnection", 15 * SECOND, || connected(&pair.left));
-    assert_eq!(running.finish()["lost"], 0);
+    assert_eq!(running.finish().lost, 0);
     // And what is written now is followed.
     pair.etcd.put_subnet("10.244.203.0-24", &value("192.0.2.77", "02:00:5e:00:53:77"));
     wait::holds("the new peer", 5 * SECOND, || {
@@ -73,7 +74,7 @@ fn etcd_that_hangs_for_ten_seconds() {
     wait::holds("the new peer", 20 * SECOND, || {
         has_peer(&pair.left, "10.244.203.0/24", "192.0.2.77", "02:00:5e:00:53:77")
     });
-    assert_eq!(running.finish()["lost"], 0);
+    assert_eq!(running.finish().lost, 0);
 }
 
 #[test]
@@ -97,7 +98,7 @@ fn compaction_while_disconnected() {
     pair.etcd.put_subnet("10.244.205.0-24", &value("192.0.2.75", "02:00:5e:00:53:75"));
     pair.etcd.compact();
     wait::holds("status to tell", 40 * SECOND, || !connected(left));
-    assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0);
+    assert_eq!(pair.traffic(SPACED, "--seconds 0.5").lost, 0);
     left.netns.sh("nft delete table inet apart");
     wait::holds("the changed peer", 40 * SECOND, || {
         has_peer(left, "10.244.203.0/24", "192.0.2.83", "02:00:5e:00:53:83")
@@ -108,7 +109,7 @@ fn compaction_while_disconnected() {
     wait::holds("the end of what is old", SECOND, || {
         has_nothing_of(left, &["10.244.204.0", "02:00:5e:00:53:74", "02:00:5e:00:53:73"])
     });
-    assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0);
+    assert_eq!(pair.traffic(SPACED, "--seconds 0.5").lost, 0);
 }
 
 #[test]

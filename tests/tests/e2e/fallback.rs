@@ -7,6 +7,7 @@ use std::time::Duration;
 use flannel_core::status::DatapathKind;
 use flannel_tests::agent::Options;
 use flannel_tests::lab::Lab;
+use flannel_tests::load::{REQUESTS, SPACED};
 use flannel_tests::pair::Pair;
 use flannel_tests::told::words;
 
@@ -27,7 +28,7 @@ fn falls_back(options: &Options, word: &str) {
     }
     let text = pair.client.ping(pair.server.address, "-c 2 -i 0.1 -W 2");
     assert!(text.contains("ttl=62"), "{text}");
-    assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0);
+    assert_eq!(pair.traffic(SPACED, "--seconds 0.5").lost, 0);
     pair.check_integrity(10);
 
     let lab = Lab::new();
@@ -63,7 +64,7 @@ fn the_units_capabilities_are_enough() {
     // CapabilityBoundingSet of packaging/flannel-agent.service.
     let wrapper = ["setpriv", "--bounding-set", "-all,+net_admin,+bpf,+perfmon"].map(String::from);
     let pair = Pair::agents(&Options { wrapper: wrapper.to_vec(), ..Options::ebpf() });
-    pair.traffic("requests", "--seconds 2 --patience 2");
+    pair.traffic(REQUESTS, "--seconds 2 --patience 2");
     // Hooks have been looked after a few times by now.
     let status = pair.left.status();
     assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
@@ -128,7 +129,7 @@ fn a_veth_whose_hook_is_taken_stays_on_the_kernel_path() {
     std::thread::sleep(Duration::from_secs(1));
     let status = node.status();
     assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
-    assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0);
+    assert_eq!(pair.traffic(SPACED, "--seconds 0.5").lost, 0);
     assert!(node.netns.sh("tc qdisc show dev veth9").contains("ingress"));
 }
 

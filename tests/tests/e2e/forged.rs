@@ -7,6 +7,7 @@ use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::forge::{OUTER, Tunnelled};
 use flannel_tests::forger::{MARK, honest, link_mac};
+use flannel_tests::load::SPACED;
 use flannel_tests::netns::Netns;
 use flannel_tests::packet::Wire;
 use flannel_tests::pair::Pair;
@@ -133,7 +134,7 @@ fn verifying_can_be_off() {
 fn a_stranger_cannot_use_a_confirmed_flow() {
     let forger = Forger::new(&Options::ebpf());
     let (target, left) = (forger.pair.server.target(), &forger.pair.left);
-    let running = forger.pair.client.start_traffic(&format!("spaced {target} --seconds 3"));
+    let running = forger.pair.client.start_traffic(SPACED, target, "--seconds 3");
     std::thread::sleep(Duration::from_secs(1));
     let before = left.outcomes();
     // Every tuple that could be confirmed: the client's port is among them.
@@ -149,7 +150,7 @@ fn a_stranger_cannot_use_a_confirmed_flow() {
     }
     assert!(!forger.delivered());
     assert_eq!(left.outcomes().since(&before).get(Outcome::ForgedOuterSource), sent);
-    assert_eq!(running.finish()["lost"], 0);
+    assert_eq!(running.finish().lost, 0);
 }
 
 #[test]
@@ -197,7 +198,7 @@ fn truncated_at_every_byte() {
     assert!(forger.pair.left.agent_ended().is_none());
     let (delivered, counted) = forger.right_sends(&forger.honest);
     assert!(delivered, "{counted:?}");
-    assert_eq!(forger.pair.traffic("spaced", "--seconds 0.5")["lost"], 0);
+    assert_eq!(forger.pair.traffic(SPACED, "--seconds 0.5").lost, 0);
 }
 
 #[test]

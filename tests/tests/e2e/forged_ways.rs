@@ -6,8 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use flannel_tests::agent::Options;
-use flannel_tests::beside::{Way, assert_whole, beside, forged, pairs, prepared, wait_ping};
+use flannel_tests::beside::{Way, beside, forged, pairs, prepared, wait_ping};
 use flannel_tests::forger::{Forger, fragments, link_mac, with_options, with_tag};
+use flannel_tests::load::{REQUESTS, assert_whole};
 use flannel_tests::pair::Pair;
 use flannel_tests::told::words;
 use flannel_tests::wait;
@@ -28,7 +29,7 @@ fn refused(send: impl Fn(&mut Pair, &mut Forger) -> usize) {
         let expected = if way == Way::Kernel { (10, 0) } else { (0, 10) };
         assert_eq!((delivered, counted), expected, "(delivered, counted)");
         // Whoever is honest is not hurt.
-        assert_whole(&pair.traffic("requests", "--seconds 0.3 --patience 1"));
+        assert_whole(&pair.traffic(REQUESTS, "--seconds 0.3 --patience 1"));
     });
 }
 

@@ -5,6 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use flannel_tests::lab::{Lab, OUTSIDE};
+use flannel_tests::load::{
+    BULK, CONNECTS, ECHOES, FLOOD, MESSAGES, REQUESTS, SPACED, STREAM, assert_whole,
+};
 use flannel_tests::netns;
 use flannel_tests::packet::Wire;
 use std::time::Duration;
@@ -26,25 +29,25 @@ fn plain_nodes_talk() {
     let text = client.ping(server.address, "-c 3 -i 0.05 -W 2");
     assert!(text.contains("ttl=62"), "{text}");
 
-    let requests = client.traffic(&format!("requests {target} --seconds 0.3"));
-    assert!(requests["transactions"].as_u64() > Some(100), "{requests}");
-    let connects = client.traffic(&format!("connects {target} --seconds 0.3"));
-    assert!(connects["transactions"].as_u64() > Some(50), "{connects}");
-    let flood = client.traffic(&format!("flood {target} --seconds 0.3"));
-    assert!(flood["received"].as_u64() > Some(1000), "{flood}");
-    let stream = client.traffic(&format!("stream {target} --seconds 0.3 --connections 2"));
-    assert!(stream["gbits"].as_f64() > Some(0.1), "{stream}");
-    let spaced = client.traffic(&format!("spaced {target} --seconds 0.5"));
-    assert_eq!(spaced["lost"], 0, "{spaced}");
-    assert_eq!(spaced["sent"], 500, "{spaced}");
-    for checked in [
-        format!("messages {target} --upto 300"),
-        format!("echoes {target} --upto 300"),
-        format!("echoes {target} --from 20000 --upto 20002 --segment 1000"),
-        format!("bulk {target} --megabytes 20"),
+    let requests = client.traffic(REQUESTS, target, "--seconds 0.3");
+    assert!(requests.transactions > 100, "{requests:?}");
+    let connects = client.traffic(CONNECTS, target, "--seconds 0.3");
+    assert!(connects.transactions > 50, "{connects:?}");
+    let flood = client.traffic(FLOOD, target, "--seconds 0.3");
+    assert!(flood.received > 1000, "{flood:?}");
+    let stream = client.traffic(STREAM, target, "--seconds 0.3 --connections 2");
+    assert!(stream.gbits > 0.1, "{stream:?}");
+    let spaced = client.traffic(SPACED, target, "--seconds 0.5");
+    assert_eq!(spaced.lost, 0, "{spaced:?}");
+    assert_eq!(spaced.sent, 500, "{spaced:?}");
+    for (load, options) in [
+        (MESSAGES, "--upto 300"),
+        (ECHOES, "--upto 300"),
+        (ECHOES, "--from 20000 --upto 20002 --segment 1000"),
+        (BULK, "--megabytes 20"),
     ] {
-        let result = client.traffic(&checked);
-        assert_eq!((&result["lost"], &result["corrupt"]), (&0.into(), &0.into()), "{result}");
+        let result = client.traffic(load, target, options);
+        assert_whole(&result);
     }
 
     let wire = Wire::open(&second.netns, "eth0");
@@ -69,13 +72,13 @@ fn loss_is_seen() {
     let client = first.pod(2);
     let mut server = first.pod(3);
     let target = server.serve();
-    let running = client.start_traffic(&format!("spaced {target} --seconds 1"));
+    let running = client.start_traffic(SPACED, target, "--seconds 1");
     std::thread::sleep(Duration::from_millis(300));
     first.netns.ip("link set veth3 down");
     std::thread::sleep(Duration::from_millis(200));
     first.netns.ip("link set veth3 up");
     let spaced = running.finish();
-    assert!(spaced["lost"].as_u64() > Some(50), "{spaced}");
+    assert!(spaced.lost > 50, "{spaced:?}");
 }
 
 /// What a killed run leaves in a control group, systems that it booted above all, ends

@@ -2,6 +2,7 @@
 
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
+use flannel_tests::load::{ECHOES, assert_whole};
 use flannel_tests::pair::Pair;
 
 #[test]
@@ -66,8 +67,8 @@ fn fragments() {
     let before = pair.left.outcomes();
     pair.client.ping(pair.server.address, "-c 5 -i 0.1 -W 2 -s 3000");
     pair.server.ping(pair.client.address, "-c 5 -i 0.1 -W 2 -s 3000");
-    let echoes = pair.traffic("echoes", "--from 3990 --upto 4010");
-    assert_eq!((&echoes["lost"], &echoes["corrupt"]), (&0.into(), &0.into()), "{echoes}");
+    let echoes = pair.traffic(ECHOES, "--from 3990 --upto 4010");
+    assert_whole(&echoes);
     let since = pair.left.outcomes().since(&before);
     assert!(since.get(Outcome::KernelFragment) >= 21 * 3, "{since:?}");
 }
@@ -84,8 +85,8 @@ fn too_big_with_df_gets_fragmentation_needed() {
     // A confirmed flow that grows over the MTU: the pod learns it, and the
     // datagrams arrive in fragments.
     pair.client.netns.ip("route flush cache");
-    let echoes = pair.traffic("echoes", "--from 1400 --upto 1470");
-    assert_eq!((&echoes["lost"], &echoes["corrupt"]), (&0.into(), &0.into()), "{echoes}");
+    let echoes = pair.traffic(ECHOES, "--from 1400 --upto 1470");
+    assert_whole(&echoes);
     let route = pair.client.netns.ip(&format!("route get {}", pair.server.address));
     assert!(route.contains("mtu 1450"), "{route}");
     assert!(pair.left.outcomes().get(Outcome::KernelTooBig) > 0, "{:?}", pair.left.outcomes());
@@ -96,7 +97,7 @@ fn largest_packet_without_fragments() {
     let pair = Pair::agents(&Options::ebpf());
     pair.client.ping(pair.server.address, "-c 3 -i 0.1 -W 2 -M do -s 1422");
     let before = pair.left.outcomes();
-    let echoes = pair.traffic("echoes", "--from 1422 --upto 1422");
-    assert_eq!(echoes["lost"], 0, "{echoes}");
+    let echoes = pair.traffic(ECHOES, "--from 1422 --upto 1422");
+    assert_eq!(echoes.lost, 0, "{echoes:?}");
     assert_eq!(pair.left.outcomes().since(&before).get(Outcome::KernelTooBig), 0);
 }

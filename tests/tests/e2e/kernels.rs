@@ -11,6 +11,7 @@ use flannel_tests::agent::Options;
 use flannel_tests::complexity::release;
 use flannel_tests::endpoint::Answers;
 use flannel_tests::hooks;
+use flannel_tests::load::SPACED;
 use flannel_tests::pair::Pair;
 use flannel_tests::told::words;
 use flannel_tests::wait::patience;
@@ -56,7 +57,7 @@ fn tcx_is_refused_where_the_kernel_has_none() {
     let pair = Pair::agents(&Options { attach: Some("tcx"), ..Options::default() });
     let status = pair.left.status();
     answers(&pair);
-    assert_eq!(pair.traffic("spaced", "--seconds 1")["lost"], 0, "{status:?}");
+    assert_eq!(pair.traffic(SPACED, "--seconds 1").lost, 0, "{status:?}");
     assert!(hooks::on(&pair.left.netns, "eth0").is_empty(), "{status:?}");
     assert!(words(&status).contains("tcx"), "{status:?}");
 }

@@ -4,6 +4,7 @@ use flannel_core::health::Subject;
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::hooks;
+use flannel_tests::load::{CONNECTS, REQUESTS, SCATTER};
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::told::Outcomes;
@@ -23,8 +24,8 @@ fn balance(outcomes: &Outcomes) -> (u64, u64) {
 fn outcomes_add_up_to_the_packets_seen() {
     let pair = Pair::agents(&Options::ebpf());
     pair.check_integrity(8);
-    pair.traffic("connects", "--seconds 0.5");
-    pair.traffic("scatter", "--seconds 0.5 --flows 1000");
+    pair.traffic(CONNECTS, "--seconds 0.5");
+    pair.traffic(SCATTER, "--seconds 0.5 --flows 1000");
     pair.client.ping(pair.server.address, "-c 3 -i 0.1 -s 4000 -W 5");
     for node in [&pair.left, &pair.right] {
         let (seen, ended) = wait::until("still counters", Duration::from_secs(10), || {
@@ -47,16 +48,16 @@ fn a_flood_of_new_flows_leaves_busy_ones_on_the_fast_path() {
         ..Options::ebpf()
     };
     let pair = Pair::agents(&options);
-    pair.traffic("requests", "--seconds 0.5");
+    pair.traffic(REQUESTS, "--seconds 0.5");
     let other = pair.left.pod(3);
     let before = [&pair.left, &pair.right].map(|node| node.outcomes());
     let target = pair.server.target();
-    let flood = other.start_traffic(&format!("scatter {target} --seconds 6"));
-    let busy = pair.traffic("requests", "--seconds 5 --patience 4");
+    let flood = other.start_traffic(SCATTER, target, "--seconds 6");
+    let busy = pair.traffic(REQUESTS, "--seconds 5 --patience 4");
     let flood = flood.finish();
-    assert!(flood["sent"].as_u64() > Some(30_000), "{flood}");
-    assert_eq!(busy["error"], serde_json::Value::Null, "{busy}");
-    let requests = busy["transactions"].as_u64().expect("a number");
+    assert!(flood.sent > 30_000, "{flood:?}");
+    assert_eq!(busy.error, None, "{busy:?}");
+    let requests = busy.transactions;
     for (node, before) in [&pair.left, &pair.right].into_iter().zip(&before) {
         let since = node.outcomes().since(before);
         // Four times the table and more went through it.
@@ -77,8 +78,7 @@ fn the_size_of_the_table_is_an_option_and_pressure_is_told() {
     let size = |node: &Node| node.status().datapath.flows.expect("a flow table").size;
     assert_eq!(size(&pair.left), 2048);
     assert_eq!(pair.left.complaint(Subject::FlowTable), None);
-    let running =
-        pair.client.start_traffic(&format!("scatter {} --seconds 6", pair.server.target()));
+    let running = pair.client.start_traffic(SCATTER, pair.server.target(), "--seconds 6");
     wait::holds("pressure in status", Duration::from_secs(6), || {
         let reason = pair.left.complaint(Subject::FlowTable).unwrap_or_default();
         reason.contains("room for 2048") && reason.contains("--flow-table-size")
@@ -102,9 +102,9 @@ fn connections_end_in_the_flow_table_and_for_conntrack() {
     for node in [&pair.left, &pair.right] {
         node.netns.nft("table ip seen { chain forward { type filter hook forward priority 0; ct state invalid drop; }; }");
     }
-    let connects = pair.traffic("connects", "--orderly --seconds 1");
-    let made = connects["transactions"].as_u64().expect("a number");
-    assert!(made > 300, "{connects}");
+    let connects = pair.traffic(CONNECTS, "--orderly --seconds 1");
+    let made = connects.transactions;
+    assert!(made > 300, "{connects:?}");
     let port = format!(" dport={} ", pair.server.target().port());
     for node in [&pair.left, &pair.right] {
         assert!(node.outcomes().fast() > made, "{:?}", node.outcomes());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flannel_tests::agent::Options;
 use flannel_tests::lab::Lab;
+use flannel_tests::load::SPACED;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::wait;
@@ -42,7 +43,7 @@ fn value(node: &Node, name: &str) -> f64 {
 #[test]
 fn a_scrape_tells_what_the_node_does() {
     let mut pair = Pair::agents(&options(&["--metrics-peers"]));
-    pair.traffic("spaced", "--seconds 0.5");
+    pair.traffic(SPACED, "--seconds 0.5");
     let before = scrape(&pair.left);
     assert_eq!(before["flannel_ready"], 1.0);
     assert_eq!(before["flannel_datapath_mode{mode=\"ebpf\"}"], 1.0);
@@ -59,7 +60,7 @@ fn a_scrape_tells_what_the_node_does() {
     assert!((23.0..24.1).contains(&hours), "{hours}");
 
     let fast = "flannel_packets_total{path=\"fast\",direction=\"out\"}";
-    pair.traffic("spaced", "--seconds 0.5");
+    pair.traffic(SPACED, "--seconds 0.5");
     let after = scrape(&pair.left);
     assert!(after[fast] > before[fast] + 100.0, "{} {}", before[fast], after[fast]);
     let bytes = "flannel_bytes_total{path=\"fast\",direction=\"out\"}";

@@ -8,10 +8,11 @@ use std::time::Duration;
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::beside::{
-    Way, assert_whole, beside, forged, pairs, prepared, second_link, tunnel_packets, wait_ping,
+    Way, beside, forged, pairs, prepared, second_link, tunnel_packets, wait_ping,
 };
 use flannel_tests::forger::Forger;
 use flannel_tests::lab::GATEWAY;
+use flannel_tests::load::{REQUESTS, SPACED, assert_whole};
 use flannel_tests::node::Node;
 use flannel_tests::packet::Wire;
 use flannel_tests::pair::Pair;
@@ -31,10 +32,10 @@ fn link_local(node: &Node) -> String {
 /// TCP and UDP between the pods, nothing lost.
 #[track_caller]
 fn speaks(pair: &Pair) {
-    let requests = pair.traffic("requests", "--seconds 1 --patience 1");
+    let requests = pair.traffic(REQUESTS, "--seconds 1 --patience 1");
     assert_whole(&requests);
-    assert!(requests["transactions"].as_u64() > Some(100), "{requests}");
-    assert_whole(&pair.traffic("spaced", "--seconds 1"));
+    assert!(requests.transactions > 100, "{requests:?}");
+    assert_whole(&pair.traffic(SPACED, "--seconds 1"));
 }
 
 /// IPv4 addresses that ARP asks for on an interface.
@@ -75,7 +76,7 @@ fn a_running_flow_follows_to_an_ipv6_neighbour_and_back() {
         thread::sleep(Duration::from_secs(1));
         pair.left.netns.ip(&format!("route del {route}"));
         let spaced = running.finish();
-        assert!(spaced["lost"].as_u64() < Some(5), "{spaced}");
+        assert!(spaced.lost < 5, "{spaced:?}");
     });
 }
 
@@ -112,7 +113,7 @@ fn running_flows_move_to_another_card_at_once() {
         let [old, new] = wires.each_ref().map(|wire| tunnel_packets(wire).len());
         assert_eq!(old, 0, "tunnel packets by eth0, past the second link ({new} by eth1)");
         assert!(new > 2000, "{new} tunnel packets by eth1");
-        assert!(spaced["lost"].as_u64() < Some(5), "{spaced}");
+        assert!(spaced.lost < 5, "{spaced:?}");
     });
 }
 
@@ -132,8 +133,8 @@ fn a_learnt_path_mtu_holds_from_the_next_packet_on() {
     pairs(&Options::default(), |pair, way| {
         narrow(pair);
         let target = pair.server.target();
-        let load = format!("spaced {target} --seconds 3 --interval-us 2000 --size 1350");
-        let running = pair.client.start_traffic(&load);
+        let options = "--seconds 3 --interval-us 2000 --size 1350";
+        let running = pair.client.start_traffic(SPACED, target, options);
         thread::sleep(Duration::from_secs(1));
         // The router tells the node, as it would tell any of its connections.
         let (answered, text) =
@@ -146,11 +147,11 @@ fn a_learnt_path_mtu_holds_from_the_next_packet_on() {
         let longest = lengths.iter().max().copied().unwrap_or(0);
         assert!(longest <= 1300, "{longest} bytes on a path of 1300");
         let spaced = running.finish();
-        assert!(spaced["lost"].as_u64() < Some(5), "{spaced}");
+        assert!(spaced.lost < 5, "{spaced:?}");
 
         // What does not fit is cut by the kernel; what fits is served as ever.
         let before = pair.left.outcomes();
-        assert_whole(&pair.traffic("requests", "--seconds 1 --patience 1"));
+        assert_whole(&pair.traffic(REQUESTS, "--seconds 1 --patience 1"));
         let since = pair.left.outcomes().since(&before);
         assert!(way == Way::Kernel || since.get(Outcome::FastEncap) > 100, "{since:?}");
     });

@@ -10,6 +10,7 @@ use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::beside::{Way, pairs};
 use flannel_tests::endpoint::{Arrivals, numbered};
+use flannel_tests::load::{FLOOD, STREAM};
 use flannel_tests::pair::Pair;
 use flannel_tests::traffic::counters::tcp_ext;
 
@@ -77,7 +78,7 @@ fn of_trains_when_windows_end() {
 #[test]
 fn of_trains_beside_a_flood() {
     never_more_than_the_kernel((64, 32, 20), direct, |pair| {
-        pair.client.traffic(&format!("flood {} --seconds 1 --cpu 0", pair.server.target()));
+        pair.client.traffic(FLOOD, pair.server.target(), "--seconds 1 --cpu 0");
     });
 }
 
@@ -176,7 +177,7 @@ fn of_streams() {
     let [kernel, ours] = pairs(&window(), |pair, way| {
         pair.server.serve_on(CPU);
         let (before, outcomes) = (overtaken(pair), pair.left.outcomes());
-        pair.traffic("stream", &format!("--seconds 6 --cpu {CPU}"));
+        pair.traffic(STREAM, &format!("--seconds 6 --cpu {CPU}"));
         let fast = pair.left.outcomes().since(&outcomes).get(Outcome::FastEncap);
         assert!(way == Way::Kernel || fast > 10_000, "{fast} fast");
         overtaken(pair) - before

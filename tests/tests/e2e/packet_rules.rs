@@ -5,9 +5,10 @@ use std::thread;
 use std::time::Duration;
 
 use flannel_tests::agent::Options;
-use flannel_tests::beside::{Carried, Way, assert_whole, pairs};
+use flannel_tests::beside::{Carried, Way, pairs};
 use flannel_tests::endpoint::Answers;
 use flannel_tests::ftp;
+use flannel_tests::load::{REQUESTS, SPACED, assert_whole};
 use flannel_tests::netns::Netns;
 use flannel_tests::packet::Wire;
 use flannel_tests::pair::Pair;
@@ -32,8 +33,8 @@ fn nft(netns: &Netns, rule: &str) {
 
 /// How many of a thousand datagrams in a second get through.
 fn passed(pair: &Pair) -> u64 {
-    let spaced = pair.traffic("spaced", "--seconds 1");
-    spaced["sent"].as_u64().expect("a number") - spaced["lost"].as_u64().expect("a number")
+    let spaced = pair.traffic(SPACED, "--seconds 1");
+    spaced.sent - spaced.lost
 }
 
 /// As many packets pass a rule on our path as on the kernel's, which has let
@@ -308,7 +309,7 @@ fn flows_that_no_such_rule_can_match_are_fast() {
         );
         thread::sleep(SETTLED);
         let before = Carried::of(&pair.left);
-        assert_whole(&pair.traffic("requests", "--seconds 1 --patience 1"));
+        assert_whole(&pair.traffic(REQUESTS, "--seconds 1 --patience 1"));
         let share = Carried::of(&pair.left).share_since(&before);
         assert!(way == Way::Kernel || share > 0.9, "a share of {share} on the fast path");
     });

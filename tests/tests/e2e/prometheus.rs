@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use flannel_tests::agent::Options;
+use flannel_tests::load::SPACED;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::process::{Process, output, run};
@@ -90,7 +91,7 @@ fn every_query_of_the_dashboard_has_an_answer() {
     });
     // Something to repair, so that there are passes to measure.
     pair.left.netns.ip(&format!("route del {}", pair.right.subnet()));
-    pair.traffic("spaced", "--seconds 2");
+    pair.traffic(SPACED, "--seconds 2");
     let fast = "sum(rate(flannel_packets_total{path=\"fast\"}[10s])) > 0";
     wait::holds("the traffic in Prometheus", Duration::from_secs(10), || {
         ask(&pair.left, fast).len() == 1

@@ -12,6 +12,7 @@ use flannel_core::status::{
 };
 use flannel_tests::agent::Options;
 use flannel_tests::lab::Lab;
+use flannel_tests::load::SPACED;
 use flannel_tests::pair::Pair;
 use flannel_tests::process::{Process, output, run};
 use flannel_tests::told::told;
@@ -114,7 +115,7 @@ fn flows_are_told_with_and_without_an_agent() {
         assert_eq!(code, Some(0));
         flows
     };
-    pair.traffic("spaced", "--seconds 1");
+    pair.traffic(SPACED, "--seconds 1");
     pair.fast_both_ways();
     let client = pair.client.address.to_string();
     let told = flows(&pair, &["--pod", &client, "--proto", "udp"]);

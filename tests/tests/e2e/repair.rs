@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
+use flannel_tests::load::SPACED;
 use flannel_tests::pair::Pair;
 use flannel_tests::wait;
 
@@ -37,7 +38,7 @@ fn repairs(options: &Options, damage: &[&str]) {
             .replace("PEER_NETWORK", &peer.network().to_string())
             .replace("PEER_MAC", &peer_mac);
         let before = tunnel(&pair);
-        pair.traffic("spaced", "--seconds 0.3");
+        pair.traffic(SPACED, "--seconds 0.3");
         let start = Instant::now();
         pair.left.netns.sh(&line);
         let looks = || {
@@ -53,7 +54,7 @@ fn repairs(options: &Options, damage: &[&str]) {
         let fast_again = || {
             let outcomes = pair.left.outcomes();
             wait::holds("the fast path again", LIMIT, || {
-                pair.traffic("spaced", "--seconds 0.2");
+                pair.traffic(SPACED, "--seconds 0.2");
                 let since = pair.left.outcomes().since(&outcomes);
                 since.get(Outcome::FastEncap) > 100 && since.get(Outcome::FastDecap) > 100
             });
@@ -64,7 +65,7 @@ fn repairs(options: &Options, damage: &[&str]) {
         if options.attach == Some("clsact") {
             fast_again();
         }
-        assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0, "after {line}");
+        assert_eq!(pair.traffic(SPACED, "--seconds 0.5").lost, 0, "after {line}");
         if options.datapath == Some("ebpf") {
             fast_again();
         }
@@ -122,11 +123,11 @@ fn tcx_links() {
         );
         let before = pair.left.outcomes();
         wait::holds(&format!("{} again", link.display()), LIMIT + LIMIT, || {
-            pair.traffic("spaced", "--seconds 0.2");
+            pair.traffic(SPACED, "--seconds 0.2");
             let since = pair.left.outcomes().since(&before);
             since.get(Outcome::FastEncap) > 100 && since.get(Outcome::FastDecap) > 100
         });
-        assert_eq!(pair.traffic("spaced", "--seconds 0.5")["lost"], 0, "{}", link.display());
+        assert_eq!(pair.traffic(SPACED, "--seconds 0.5").lost, 0, "{}", link.display());
     }
 }
 

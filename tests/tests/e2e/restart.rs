@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
+use flannel_tests::load::SPACED;
 use flannel_tests::pair::Pair;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -19,7 +20,7 @@ fn clsact() -> Options {
 #[track_caller]
 fn nothing_lost_while(pair: &mut Pair, act: impl FnOnce(&mut Pair)) {
     // Confirmed before, so that both paths are in it.
-    pair.traffic("spaced", "--seconds 0.5");
+    pair.traffic(SPACED, "--seconds 0.5");
     pair.nothing_lost(6 * SECOND, act);
 }
 
@@ -83,8 +84,8 @@ fn stop(options: &Options) {
         assert!(status.success(), "{status}");
     });
     // Without any agent flows are confirmed and carried as before.
-    let spaced = pair.traffic("spaced", "--seconds 2");
-    assert_eq!(spaced["lost"], 0, "{spaced}");
+    let spaced = pair.traffic(SPACED, "--seconds 2");
+    assert_eq!(spaced.lost, 0, "{spaced:?}");
     pair.check_integrity(20);
     let before_start = pair.left.netns.ip("-s -s link show flannel.1");
     pair.left.start(&pair.etcd, options);
@@ -118,7 +119,7 @@ fn another_build_of_the_programs_takes_over() {
         pair.left.start(&pair.etcd, &other);
     });
     let before = pair.left.outcomes();
-    pair.traffic("spaced", "--seconds 1");
+    pair.traffic(SPACED, "--seconds 1");
     assert!(pair.left.outcomes().since(&before).fast() > 900);
 }
 
@@ -131,7 +132,7 @@ fn another_window_takes_effect_by_a_restart() {
         pair.left.start(&pair.etcd, &short);
     });
     let before = pair.left.outcomes();
-    pair.traffic("spaced", "--seconds 3");
+    pair.traffic(SPACED, "--seconds 3");
     let expired = pair.left.outcomes().since(&before).get(Outcome::KernelExpired);
     assert!(expired >= 10, "{expired} proofs in 3 s");
 }

@@ -1,18 +1,23 @@
 //! Services: what netfilter translates is carried translated, both ways, and
 //! follows what the kernel decides about it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::thread;
 use std::time::Duration;
 
 use flannel_tests::agent::Options;
-use flannel_tests::beside::{Carried, Way, assert_whole, pairs};
+use flannel_tests::beside::{Carried, Way, pairs};
 use flannel_tests::endpoint::Answers;
+use flannel_tests::load::{
+    BULK, CONNECTS, ECHOES, Load, MESSAGES, REQUESTS, SPACED, Whole, assert_whole,
+};
 use flannel_tests::pair::Pair;
-use serde_json::Value;
 
 /// Address of the service; its port is 80.
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 7);
+
+/// Where it answers.
+const TARGET: SocketAddrV4 = SocketAddrV4::new(SERVICE, 80);
 
 fn window() -> Options {
     Options { window: Some("500ms"), ..Options::default() }
@@ -20,17 +25,16 @@ fn window() -> Options {
 
 /// Runs a load to the service: nearly all of it has to be fast, on both nodes.
 #[track_caller]
-fn is_fast(pair: &Pair, way: Way, load: &str) -> Value {
+fn is_fast<R: Whole>(pair: &Pair, way: Way, load: Load<R>, options: &str) -> R {
     let nodes = [&pair.left, &pair.right];
     let before = nodes.map(Carried::of);
-    let (kind, options) = load.split_once(' ').expect("a load and its options");
-    let result = pair.client.traffic(&format!("{kind} {SERVICE}:80 {options}"));
+    let result = pair.client.traffic(load, TARGET, options);
     assert_whole(&result);
     for (node, before) in nodes.into_iter().zip(&before) {
         let share = Carried::of(node).share_since(before);
         assert!(
             way == Way::Kernel || share > 0.9,
-            "{kind}: a share of {share} on the fast path of {}",
+            "{load}: a share of {share} on the fast path of {}",
             node.address
         );
     }
@@ -40,24 +44,23 @@ fn is_fast(pair: &Pair, way: Way, load: &str) -> Value {
 /// All loads that have to arrive whole and, where there is a fast path, on it.
 #[track_caller]
 fn carries(pair: &Pair, way: Way) {
-    let requests = is_fast(pair, way, "requests --seconds 2 --patience 1");
-    assert!(requests["transactions"].as_u64() > Some(500), "{requests}");
-    is_fast(pair, way, "spaced --seconds 1.5");
+    let requests = is_fast(pair, way, REQUESTS, "--seconds 2 --patience 1");
+    assert!(requests.transactions > 500, "{requests:?}");
+    is_fast(pair, way, SPACED, "--seconds 1.5");
     // Checksums of all sizes and of aggregates.
-    for load in [
-        "messages --from 1 --upto 1450",
-        "echoes --from 1 --upto 1450",
-        "echoes --from 20000 --upto 20009 --segment 1000",
-        "bulk --megabytes 16",
+    for (load, options) in [
+        (MESSAGES, "--from 1 --upto 1450"),
+        (ECHOES, "--from 1 --upto 1450"),
+        (ECHOES, "--from 20000 --upto 20009 --segment 1000"),
+        (BULK, "--megabytes 16"),
     ] {
-        let (kind, options) = load.split_once(' ').expect("a load and its options");
-        let result = pair.client.traffic(&format!("{kind} {SERVICE}:80 {options}"));
-        assert!(result["lost"] == 0 && result["corrupt"] == 0, "{load}: {result}");
+        let result = pair.client.traffic(load, TARGET, options);
+        assert_whole(&result);
     }
-    let connects = pair.client.traffic(&format!("connects {SERVICE}:80 --seconds 0.5"));
-    assert!(connects["transactions"].as_u64() > Some(30), "{connects}");
+    let connects = pair.client.traffic(CONNECTS, TARGET, "--seconds 0.5");
+    assert!(connects.transactions > 30, "{connects:?}");
     // A direct flow beside it.
-    assert_whole(&pair.traffic("requests", "--seconds 0.5 --patience 1"));
+    assert_whole(&pair.traffic(REQUESTS, "--seconds 0.5 --patience 1"));
 }
 
 #[test]
@@ -127,10 +130,9 @@ fn with_the_nodes_address_as_source() {
             }}; }}",
             pair.client.address
         ));
-        let load = "requests --seconds 2 --patience 1";
-        let requests = is_fast(pair, way, load);
-        assert!(requests["transactions"].as_u64() > Some(500), "{requests}");
-        is_fast(pair, way, "spaced --seconds 1.5");
+        let requests = is_fast(pair, way, REQUESTS, "--seconds 2 --patience 1");
+        assert!(requests.transactions > 500, "{requests:?}");
+        is_fast(pair, way, SPACED, "--seconds 1.5");
         let seen = pair.server.netns.sh("nft list table ip seen");
         assert!(seen.contains("counter packets 0 "), "{seen}");
         pair.server.netns.sh("nft delete table ip seen");
@@ -149,9 +151,8 @@ fn only_the_source_is_another() {
         ));
         let nodes = [&pair.left, &pair.right];
         let before = nodes.map(Carried::of);
-        for load in ["requests", "spaced"] {
-            assert_whole(&pair.traffic(load, "--seconds 2"));
-        }
+        assert_whole(&pair.traffic(REQUESTS, "--seconds 2"));
+        assert_whole(&pair.traffic(SPACED, "--seconds 2"));
         for (node, before) in nodes.into_iter().zip(&before) {
             let share = Carried::of(node).share_since(before);
             assert!(way == Way::Kernel || share > 0.9, "{share} of {}", node.address);
@@ -208,10 +209,9 @@ fn a_pod_reaches_itself_and_its_neighbour() {
             nft(pair, &target.to_string(), &format!("ct original ip daddr {SERVICE} masquerade"));
             // The agent hears of the rules within half a second.
             thread::sleep(Duration::from_millis(600));
-            for load in ["requests --seconds 1 --patience 1", "spaced --seconds 1"] {
-                let (kind, options) = load.split_once(' ').expect("a load and its options");
-                assert_whole(&pair.client.traffic(&format!("{kind} {SERVICE}:80 {options}")));
-            }
+            let requests = pair.client.traffic(REQUESTS, TARGET, "--seconds 1 --patience 1");
+            assert_whole(&requests);
+            assert_whole(&pair.client.traffic(SPACED, TARGET, "--seconds 1"));
         }
     });
 }
@@ -228,7 +228,8 @@ fn moves(
     let addresses = [pair.server.address, other.address];
     rules(pair, addresses);
     let carried = Carried::of(&pair.left);
-    let running = pair.client.start_traffic(&format!("spaced {SERVICE}:7001 --seconds 4"));
+    let running =
+        pair.client.start_traffic(SPACED, SocketAddrV4::new(SERVICE, 7001), "--seconds 4");
     thread::sleep(Duration::from_millis(1500));
     let early = answers.each_ref().map(Answers::count);
     assert!(early[0] > 500 && early[1] == 0, "{early:?} datagrams before");
@@ -242,7 +243,7 @@ fn moves(
     let late = answers.each_ref().map(Answers::count);
     assert_eq!(late[0], moved[0], "datagrams to the old endpoint a window later");
     assert!(late[1] > moved[1] + 500, "{moved:?} then {late:?} datagrams");
-    assert!(spaced["lost"].as_u64() < Some(20), "{spaced}");
+    assert!(spaced.lost < 20, "{spaced:?}");
 }
 
 fn one_endpoint(pair: &Pair, to: Ipv4Addr) {
@@ -293,13 +294,12 @@ fn connections_outlive_their_endpoints_rule() {
         );
         nft(pair, &pair.server.target().to_string(), "");
         let before = Carried::of(&pair.left);
-        let load = format!("requests {SERVICE}:80 --seconds 4 --patience 1");
-        let running = pair.client.start_traffic(&load);
+        let running = pair.client.start_traffic(REQUESTS, TARGET, "--seconds 4 --patience 1");
         thread::sleep(Duration::from_secs(1));
         nft(pair, &other.target().to_string(), "");
         thread::sleep(Duration::from_secs(1));
-        let connects = pair.client.traffic(&format!("connects {SERVICE}:80 --seconds 0.5"));
-        assert!(connects["transactions"].as_u64() > Some(30), "{connects}");
+        let connects = pair.client.traffic(CONNECTS, TARGET, "--seconds 0.5");
+        assert!(connects.transactions > 30, "{connects:?}");
         let seen = other.netns.sh("nft list table ip seen");
         assert!(!seen.contains("counter packets 0 "), "new connections: {seen}");
         assert_whole(&running.finish());

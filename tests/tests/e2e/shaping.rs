@@ -9,6 +9,7 @@ use flannel_tests::agent::Options;
 use flannel_tests::assembled::{self, EXIT, PRIORITY, jump_if};
 use flannel_tests::beside::{Carried, Way, assert_five_mbit, beside, class_bytes, limited, pairs};
 use flannel_tests::endpoint::Sink;
+use flannel_tests::load::STREAM;
 use flannel_tests::netns::Netns;
 use flannel_tests::pair::Pair;
 use flannel_tests::process::run;
@@ -141,7 +142,7 @@ fn is_classed(pair: &Pair, way: Way, tos: u8) {
     assert!(limited > 1_000_000 && plenty < 200_000, "1:20 {limited}, 1:10 {plenty} bytes");
     assert!(way == Way::Kernel || share > 0.8, "a share of {share} on the fast path");
     // Others are in the class of all others.
-    pair.traffic("stream", "--seconds 0.3");
+    pair.traffic(STREAM, "--seconds 0.3");
     let others = class_bytes(netns, "eth0", "1:10") - after[0];
     assert!(others > 1_000_000, "{others} bytes of another stream in 1:10");
 }

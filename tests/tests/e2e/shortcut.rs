@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
+use flannel_tests::load::{BULK, ECHOES, MESSAGES, REQUESTS, SPACED, assert_whole, traffic};
 use flannel_tests::pair::{Kind, Pair, SERVICE};
-use flannel_tests::pod::traffic;
 
 fn window(time: &'static str) -> Options {
     Options { window: Some(time), ..Options::ebpf() }
@@ -28,9 +28,9 @@ fn flows_that_stay_with_the_kernel_bypass_the_device_both_ways() {
     pair.serve_translated();
     keep_with_the_kernel(&pair);
     let before = pair.left.outcomes();
-    let requests = pair.client.traffic(&format!("requests {SERVICE} --seconds 2 --patience 2"));
-    let made = requests["transactions"].as_u64().expect("a number");
-    assert!(made > 500, "{requests}");
+    let requests = pair.client.traffic(REQUESTS, SERVICE, "--seconds 2 --patience 2");
+    let made = requests.transactions;
+    assert!(made > 500, "{requests:?}");
     let since = pair.left.outcomes().since(&before);
     assert_eq!(since.fast(), 0, "{since:?}");
     // One packet for each window and generation confirms the tunnel.
@@ -38,12 +38,12 @@ fn flows_that_stay_with_the_kernel_bypass_the_device_both_ways() {
         assert!(since.get(name) * 10 > made * 9, "{made} requests: {since:?}");
     }
     // Data of all sizes, checksums verified by the receiver.
-    for load in ["messages", "echoes"] {
-        let result = pair.client.traffic(&format!("{load} {SERVICE} --from 1 --upto 1450"));
-        assert!(result["lost"] == 0 && result["corrupt"] == 0, "{load}: {result}");
+    for load in [MESSAGES, ECHOES] {
+        let result = pair.client.traffic(load, SERVICE, "--from 1 --upto 1450");
+        assert_whole(&result);
     }
-    let bulk = pair.client.traffic(&format!("bulk {SERVICE} --megabytes 64"));
-    assert_eq!(bulk["corrupt"], 0, "{bulk}");
+    let bulk = pair.client.traffic(BULK, SERVICE, "--megabytes 64");
+    assert_eq!(bulk.corrupt, 0, "{bulk:?}");
 }
 
 #[test]
@@ -51,8 +51,8 @@ fn a_plain_node_takes_and_sends_as_ever() {
     let pair = Pair::new(&Kind::Agent(Options::ebpf()), &Kind::Plain);
     pair.serve_translated();
     keep_with_the_kernel(&pair);
-    let spaced = pair.client.traffic(&format!("spaced {SERVICE} --seconds 2"));
-    assert_eq!(spaced["lost"], 0, "{spaced}");
+    let spaced = pair.client.traffic(SPACED, SERVICE, "--seconds 2");
+    assert_eq!(spaced.lost, 0, "{spaced:?}");
     let outcomes = pair.left.outcomes();
     assert!(outcomes.get(Outcome::ShortcutEncap) > 1500, "{outcomes:?}");
     assert!(outcomes.get(Outcome::ShortcutDecap) > 1500, "{outcomes:?}");
@@ -64,7 +64,7 @@ fn the_nodes_firewall_decides_about_the_tunnel() {
     pair.serve_translated();
     pair.right.netns.nft("table ip wall { chain input { type filter hook input priority 0; }; }");
     let start = Instant::now();
-    let running = pair.client.start_traffic(&format!("spaced {SERVICE} --seconds 8"));
+    let running = pair.client.start_traffic(SPACED, SERVICE, "--seconds 8");
     thread::sleep(Duration::from_secs(3));
     let inserted = start.elapsed();
     pair.right.netns.sh(&format!(
@@ -74,26 +74,26 @@ fn the_nodes_firewall_decides_about_the_tunnel() {
     // The window, and half a second for two processes to be scheduled.
     let limit = (inserted + Duration::from_millis(2500)).as_millis();
     let result = running.finish();
-    let last = u128::from(result["last_ms"].as_u64().expect("a time"));
-    assert!(last > 2000 && last < limit, "until {last} ms, rule at {inserted:?}: {result}");
-    let refused = pair.client.traffic(&format!("spaced {SERVICE} --seconds 1"));
-    assert_eq!(refused["lost"], refused["sent"], "{refused}");
+    let last = u128::from(result.last_ms);
+    assert!(last > 2000 && last < limit, "until {last} ms, rule at {inserted:?}: {result:?}");
+    let refused = pair.client.traffic(SPACED, SERVICE, "--seconds 1");
+    assert_eq!(refused.lost, refused.sent, "{refused:?}");
 }
 
 #[test]
 fn a_node_speaks_to_the_pods_of_others() {
     let pair = Pair::agents(&Options::ebpf());
     let target = pair.server.target();
-    let from_node = |load: &str| traffic(&pair.left.netns, load);
+    let node = &pair.left.netns;
     let before = pair.left.outcomes();
-    let requests = from_node(&format!("requests {target} --seconds 1 --patience 2"));
-    assert!(requests["transactions"].as_u64() > Some(200), "{requests}");
-    for load in ["messages", "echoes"] {
-        let result = from_node(&format!("{load} {target} --from 1 --upto 1450"));
-        assert!(result["lost"] == 0 && result["corrupt"] == 0, "{load}: {result}");
+    let requests = traffic(node, REQUESTS, target, "--seconds 1 --patience 2");
+    assert!(requests.transactions > 200, "{requests:?}");
+    for load in [MESSAGES, ECHOES] {
+        let result = traffic(node, load, target, "--from 1 --upto 1450");
+        assert_whole(&result);
     }
-    let bulk = from_node(&format!("bulk {target} --megabytes 32"));
-    assert_eq!(bulk["corrupt"], 0, "{bulk}");
+    let bulk = traffic(node, BULK, target, "--megabytes 32");
+    assert_eq!(bulk.corrupt, 0, "{bulk:?}");
     let since = pair.left.outcomes().since(&before);
     assert!(since.get(Outcome::ShortcutEncap) > 200, "{since:?}");
 }
@@ -102,7 +102,7 @@ fn a_node_speaks_to_the_pods_of_others() {
 fn switched_off_the_device_carries_all() {
     let options = Options { extra: vec!["--fast-path=off".into()], ..Options::ebpf() };
     let pair = Pair::agents(&options);
-    pair.traffic("requests", "--seconds 0.5");
+    pair.traffic(REQUESTS, "--seconds 0.5");
     let outcomes = pair.left.outcomes();
     assert_eq!(
         (outcomes.get(Outcome::ShortcutEncap), outcomes.get(Outcome::ShortcutDecap)),

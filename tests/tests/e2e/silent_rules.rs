@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::beside::{Way, pairs};
+use flannel_tests::load::{REQUESTS, SPACED};
 use flannel_tests::pair::Pair;
 
 /// The window, and half a second for the processes to be scheduled.
@@ -40,9 +41,8 @@ fn stops(fast_path: &str, before: impl Fn(&Pair), forbid: impl Fn(&Pair)) {
         before(pair);
         let target = pair.server.target();
         let start = Instant::now();
-        let tcp =
-            pair.client.start_traffic(&format!("requests {target} --seconds 5 --patience 1.5"));
-        let udp = pair.client.start_traffic(&format!("spaced {target} --seconds 5"));
+        let tcp = pair.client.start_traffic(REQUESTS, target, "--seconds 5 --patience 1.5");
+        let udp = pair.client.start_traffic(SPACED, target, "--seconds 5");
         let (inserted, connected) = thread::scope(|scope| {
             let connecting = scope.spawn(|| last_connection(pair, start, Duration::from_secs(5)));
             thread::sleep(Duration::from_secs(2));
@@ -51,13 +51,13 @@ fn stops(fast_path: &str, before: impl Fn(&Pair), forbid: impl Fn(&Pair)) {
             forbid(pair);
             (start.elapsed(), connecting.join().expect("the connecting thread"))
         });
-        let time = |result: serde_json::Value| {
-            Duration::from_millis(result["last_ms"].as_u64().expect("a time"))
-        };
+        let (tcp, udp) = (tcp.finish().last_ms, udp.finish().last_ms);
         let limit = if way == Way::Kernel { Duration::from_millis(500) } else { LIMIT };
-        for (name, last) in
-            [("TCP", time(tcp.finish())), ("UDP", time(udp.finish())), ("connections", connected)]
-        {
+        for (name, last) in [
+            ("TCP", Duration::from_millis(tcp)),
+            ("UDP", Duration::from_millis(udp)),
+            ("connections", connected),
+        ] {
             assert!(last > Duration::from_secs(1), "{name} until {last:?}");
             assert!(last < inserted + limit, "{name} until {last:?}, the rule at {inserted:?}");
         }

@@ -67,7 +67,7 @@ fn exchanged(api: &str, token: &'static str, subject: Subject, words: &[&str]) {
         });
         assert!(node.agent_log().contains(" ERROR "), "{}", node.agent_log());
     }
-    assert_eq!(running.finish()["lost"], 0);
+    assert_eq!(running.finish().lost, 0);
     assert!(silent(&pair.left) && silent(&pair.right), "peers were removed");
     let errors = |node: &Node| node.agent_log().matches(" ERROR ").count();
     assert_eq!((errors(&pair.left), errors(&pair.right)), (1, 1), "{}", pair.left.agent_log());

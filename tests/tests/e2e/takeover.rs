@@ -8,6 +8,7 @@ use flannel_tests::agent::Options;
 use flannel_tests::etcd::PREFIX;
 use flannel_tests::hooks;
 use flannel_tests::lab::Lab;
+use flannel_tests::load::SPACED;
 use flannel_tests::netns::Netns;
 use flannel_tests::pair::{Kind, Pair};
 
@@ -147,7 +148,7 @@ fn is_taken_over(pair: &Pair, mac: &str, before: &str) {
     let tables = netns.sh("nft list tables");
     assert!(!tables.contains("flannel-ipv6"), "{tables}");
     let counters = pair.left.outcomes();
-    pair.traffic("spaced", "--seconds 1");
+    pair.traffic(SPACED, "--seconds 1");
     let fast = pair.left.outcomes().since(&counters).fast();
     assert!(fast > 900, "{fast}");
 }

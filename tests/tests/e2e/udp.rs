@@ -9,13 +9,13 @@ use flannel_core::status::{Counters, DatapathKind, UdpCounters, UdpOutcome};
 use flannel_tests::agent::Options;
 use flannel_tests::etcd::Etcd;
 use flannel_tests::lab::Lab;
+use flannel_tests::load::{BULK, ECHOES, MESSAGES, REQUESTS, assert_whole};
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::pod::Pod;
 use flannel_tests::process::Process;
 use flannel_tests::udp::PORT;
 use flannel_tests::wait;
-use serde_json::Value;
 
 const CONFIG: &str = r#"{"Network":"10.2.0.0/16"}"#;
 const NETWORK: &str = "10.2.0.0/16";
@@ -75,11 +75,6 @@ fn by_proxy(node: &Node, of: &Node) -> UdpCounters {
     }
 }
 
-#[track_caller]
-fn whole(result: &Value) {
-    assert!(result["lost"] == 0 && result["corrupt"] == 0, "{result}");
-}
-
 /// Everything that the device needs is there.
 fn complete(node: &Node) -> bool {
     let first = node.subnet().network();
@@ -112,10 +107,10 @@ fn pods_speak_both_ways_and_counters_tell() {
     assert!(!answered && text.contains("mtu"), "{text}");
 
     let to = server.target();
-    whole(&client.traffic(&format!("messages {to} --from 1 --upto 1450")));
-    whole(&client.traffic(&format!("echoes {to} --from 1 --upto 1450")));
-    whole(&client.traffic(&format!("bulk {to} --megabytes 32")));
-    whole(&client.traffic(&format!("echoes {to} --from 20000 --upto 20009 --segment 1000")));
+    assert_whole(&client.traffic(MESSAGES, to, "--from 1 --upto 1450"));
+    assert_whole(&client.traffic(ECHOES, to, "--from 1 --upto 1450"));
+    assert_whole(&client.traffic(BULK, to, "--megabytes 32"));
+    assert_whole(&client.traffic(ECHOES, to, "--from 20000 --upto 20009 --segment 1000"));
 
     let status = left.status();
     assert_eq!(status.datapath.mode, Some(DatapathKind::UdpProxy), "{status:?}");
@@ -148,9 +143,9 @@ fn nodes_that_carry_one_packet_at_a_time_are_peers() {
     assert!(text.contains("ttl=60"), "{text}");
     server.ping(client.address, "-c 3 -i 0.2 -W 2");
     let to = server.target();
-    whole(&client.traffic(&format!("messages {to} --from 1 --upto 1450")));
-    whole(&client.traffic(&format!("echoes {to} --from 1 --upto 1450")));
-    whole(&client.traffic(&format!("bulk {to} --megabytes 8")));
+    assert_whole(&client.traffic(MESSAGES, to, "--from 1 --upto 1450"));
+    assert_whole(&client.traffic(ECHOES, to, "--from 1 --upto 1450"));
+    assert_whole(&client.traffic(BULK, to, "--megabytes 8"));
     assert!(by_proxy(ours, simple).rx_udp_packets > 100);
     assert!(two.lab.dir().exists() && !two.proxy.log().contains("Error"));
 }
@@ -280,16 +275,17 @@ fn what_is_removed_comes_back_within_a_second() {
 #[test]
 fn a_killed_agent_leaves_device_address_and_route() {
     let mut two = two(&Options::default());
-    let stream = two.client.start_traffic(&format!(
-        "requests {} --seconds 4 --pause-us 1000 --patience 10",
-        two.server.target()
-    ));
+    let stream = two.client.start_traffic(
+        REQUESTS,
+        two.server.target(),
+        "--seconds 4 --pause-us 1000 --patience 10",
+    );
     two.left.kill_agent();
     assert!(complete(&two.left));
     two.left.start(&two.etcd, &Options::default());
     assert!(two.client.netns.ping(two.server.address, "-c 1 -W 1").0, "at once");
     // The connection has waited.
-    assert!(stream.finish()["rate"].as_f64() > Some(10.0));
+    assert!(stream.finish().rate > 10.0);
     two.left.stop_agent();
     assert!(complete(&two.left));
     two.left.start(&two.etcd, &Options::default());

@@ -51,7 +51,7 @@ fn virtual_addresses_vpns_flaps_and_new_names_move_nothing() {
     thread::sleep(SECOND);
     assert_eq!(place(&pair.left), before);
     let spaced = running.finish();
-    assert_eq!(spaced["lost"], 0, "{spaced}");
+    assert_eq!(spaced.lost, 0, "{spaced:?}");
     // Of two permanent addresses of one network the first goes and comes back.
     netns.ip_batch(&[
         "address add 192.0.2.100/24 dev eth0".into(),

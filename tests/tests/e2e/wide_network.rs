@@ -6,11 +6,12 @@ use std::thread;
 use std::time::Duration;
 
 use flannel_tests::agent::Options;
-use flannel_tests::beside::{Way, assert_whole, beside, forged, prepared, wait_ping};
+use flannel_tests::beside::{Way, beside, forged, prepared, wait_ping};
 use flannel_tests::endpoint::Answers;
+use flannel_tests::load::{REQUESTS, SPACED, assert_whole};
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
-use flannel_tests::pod::serve;
+use flannel_tests::pod::{PORT, serve};
 
 const VXLAN: &str = r#"{"Type":"vxlan","VNI":1}"#;
 
@@ -48,11 +49,11 @@ fn a_service_on_a_node_answers_pods_of_another() {
         let _server = serve(&pair.right.netns, &pair.lab.dir().join("node.log"), &[]);
         let udp = SocketAddrV4::new(pair.right.address, 7001);
         let _answers = Answers::open_at(&pair.right.netns, udp);
-        for load in [format!("requests {}:7000", pair.right.address), format!("spaced {udp}")] {
-            assert_whole(&pair.client.traffic(&format!("{load} --seconds 1")));
-        }
+        let tcp = SocketAddrV4::new(pair.right.address, PORT);
+        assert_whole(&pair.client.traffic(REQUESTS, tcp, "--seconds 1"));
+        assert_whole(&pair.client.traffic(SPACED, udp, "--seconds 1"));
         pair.client.ping(pair.right.address, "-c 2 -i 0.2 -W 1");
-        assert_whole(&pair.traffic("requests", "--seconds 0.5 --patience 1"));
+        assert_whole(&pair.traffic(REQUESTS, "--seconds 0.5 --patience 1"));
         assert_eq!(forged(&pair.left.outcomes()) + forged(&pair.right.outcomes()), 0);
     });
 }
@@ -65,10 +66,9 @@ fn a_host_of_the_lan_answers_by_another_node() {
         let host = pair.lab.stranger(Ipv4Addr::new(10, 1, 0, 250));
         host.ip(&format!("route add 10.0.0.0/8 via {}", pair.right.address));
         let _server = serve(&host, &pair.lab.dir().join("host.log"), &[]);
-        for load in ["requests", "spaced"] {
-            let to = format!("{load} 10.1.0.250:7000 --seconds 1");
-            assert_whole(&pair.client.traffic(&to));
-        }
+        let target = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 250), PORT);
+        assert_whole(&pair.client.traffic(REQUESTS, target, "--seconds 1"));
+        assert_whole(&pair.client.traffic(SPACED, target, "--seconds 1"));
         assert_eq!(forged(&pair.left.outcomes()), 0);
     });
 }

@@ -12,6 +12,7 @@ use flannel_ebpf::abi::{ABI_VERSION, Outcome, program};
 use flannel_tests::agent::Options;
 use flannel_tests::hooks;
 use flannel_tests::lab::Lab;
+use flannel_tests::load::{BULK, CONNECTS, ECHOES, MESSAGES, SPACED, assert_whole};
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::skip::skip;
@@ -66,8 +67,8 @@ fn native_carries_udp_and_tcp_whole() {
         assert_eq!(attached(node).as_deref(), Some("native"));
     }
     let since = counted(&pair.left, || {
-        let spaced = pair.traffic("spaced", "--seconds 2");
-        assert_eq!(spaced["lost"], 0, "{spaced}");
+        let spaced = pair.traffic(SPACED, "--seconds 2");
+        assert_eq!(spaced.lost, 0, "{spaced:?}");
     });
     assert!(since.get(Outcome::FastXdp) > 1900, "{since:?}");
     assert!(since.get(Outcome::FastDecap) < 20, "{since:?}");
@@ -85,8 +86,8 @@ fn a_stream_is_merged_after_it_is_stripped() {
     pair.right.netns.sh("ethtool -K eth0 gro on");
     let before = pair.right.counted(&pair.left);
     let since = counted(&pair.right, || {
-        let bulk = pair.traffic("bulk", "--megabytes 64");
-        assert_eq!(bulk["corrupt"], 0, "{bulk}");
+        let bulk = pair.traffic(BULK, "--megabytes 64");
+        assert_eq!(bulk.corrupt, 0, "{bulk:?}");
     });
     let bytes = pair.right.counted(&pair.left).rx_fast_bytes - before.rx_fast_bytes;
     let mean = bytes / since.get(Outcome::FastXdp).max(1);
@@ -100,8 +101,8 @@ fn connections_that_begin_on_the_fast_path_go_through_it() {
     options.extra.push("--fast-path=eager".into());
     let pair = Pair::agents(&options);
     let since = counted(&pair.right, || {
-        let made = pair.traffic("connects", "--seconds 2");
-        assert!(made["transactions"].as_u64().expect("a number") > 100, "{made}");
+        let made = pair.traffic(CONNECTS, "--seconds 2");
+        assert!(made.transactions > 100, "{made:?}");
         pair.check_integrity(20);
     });
     assert!(since.get(Outcome::OpenedEager) > 50, "{since:?}");
@@ -120,12 +121,12 @@ fn jumbo_frames_are_carried_whole() {
     assert_eq!(said(&pair.right), NATIVE);
     pair.client.ping(pair.server.address, "-c 1 -W 2 -M do -s 8900");
     let since = counted(&pair.right, || {
-        for load in ["messages", "echoes"] {
+        for load in [MESSAGES, ECHOES] {
             let result = pair.traffic(load, "--from 7000 --upto 8900");
-            assert!(result["lost"] == 0 && result["corrupt"] == 0, "{load}: {result}");
+            assert_whole(&result);
         }
-        let bulk = pair.traffic("bulk", "--megabytes 64");
-        assert_eq!(bulk["corrupt"], 0, "{bulk}");
+        let bulk = pair.traffic(BULK, "--megabytes 64");
+        assert_eq!(bulk.corrupt, 0, "{bulk:?}");
     });
     assert!(since.get(Outcome::FastXdp) > 1000, "{since:?}");
     assert!(since.get(Outcome::FastDecap) < 10, "{since:?}");
@@ -157,7 +158,7 @@ fn handshakes_and_ends_go_to_the_kernel() {
     let pair = Pair::agents(&with("native"));
     let since = counted(&pair.right, || {
         for _ in 0..20 {
-            pair.traffic("bulk", "--megabytes 1");
+            pair.traffic(BULK, "--megabytes 1");
         }
     });
     // SYN and FIN of each come to the kernel, and so does the answer to a FIN.
@@ -169,7 +170,7 @@ fn handshakes_and_ends_go_to_the_kernel() {
 fn nothing_is_lost_when_the_agent_comes_back() {
     let options = with("native");
     let mut pair = Pair::agents(&options);
-    pair.traffic("spaced", "--seconds 0.5");
+    pair.traffic(SPACED, "--seconds 0.5");
     pair.nothing_lost(6 * SECOND, |pair| {
         pair.left.kill_agent();
         thread::sleep(SECOND);
@@ -184,7 +185,7 @@ fn nothing_is_lost_when_the_agent_comes_back() {
 #[test]
 fn switching_it_off_and_on_again_loses_nothing() {
     let mut pair = Pair::agents(&with("native"));
-    pair.traffic("spaced", "--seconds 0.5");
+    pair.traffic(SPACED, "--seconds 0.5");
     // The device itself is reset when a program comes or goes, but for a veth.
     let running = pair.start_spaced(6 * SECOND);
     for mode in ["off", "native", "auto"] {
@@ -195,7 +196,7 @@ fn switching_it_off_and_on_again_loses_nothing() {
         thread::sleep(SECOND / 2);
     }
     let spaced = running.finish();
-    assert_eq!(spaced["lost"], 0, "{spaced}");
+    assert_eq!(spaced.lost, 0, "{spaced:?}");
     assert!(pair.left.outcomes().get(Outcome::FastXdp) > 0);
 }
 
@@ -206,7 +207,9 @@ fn a_program_that_was_detached_comes_back() {
     let [pin] = pins.as_slice() else { panic!("{pins:?}") };
     pair.left.netns.sh(&format!("bpftool link detach pinned {}", pin.display()));
     wait::holds("attached again", 10 * SECOND, || attached(&pair.left).is_some());
-    let since = counted(&pair.left, || drop(pair.traffic("spaced", "--seconds 1")));
+    let since = counted(&pair.left, || {
+        pair.traffic(SPACED, "--seconds 1");
+    });
     assert!(since.get(Outcome::FastXdp) > 500, "{since:?}");
 }
 
@@ -214,8 +217,8 @@ fn a_program_that_was_detached_comes_back() {
 fn cleanup_removes_it() {
     let mut pair = Pair::agents(&with("native"));
     pair.left.stop_agent();
-    let spaced = pair.traffic("spaced", "--seconds 0.5");
-    assert_eq!(spaced["lost"], 0, "{spaced}");
+    let spaced = pair.traffic(SPACED, "--seconds 0.5");
+    assert_eq!(spaced.lost, 0, "{spaced:?}");
     assert!(attached(&pair.left).is_some(), "stopping leaves it");
     let output = pair.left.cleanup();
     assert!(output.status.success(), "{output:?}");
@@ -229,7 +232,7 @@ fn auto_takes_no_veth() {
     is_off(&pair.left, "veth");
     assert_eq!(attached(&pair.left), None);
     assert_eq!(complaint(&pair.left), None);
-    pair.traffic("spaced", "--seconds 0.5");
+    pair.traffic(SPACED, "--seconds 0.5");
     assert_eq!(pair.left.outcomes().get(Outcome::FastXdp), 0);
 }
 
@@ -277,8 +280,8 @@ fn somebody_elses_program_is_left_alone_and_reported() {
     assert!(complained.contains("another XDP program runs on eth0"), "{complained}");
     assert_eq!(id(&pair.left), before);
     let since = counted(&pair.left, || {
-        let spaced = pair.traffic("spaced", "--seconds 1");
-        assert_eq!(spaced["lost"], 0, "{spaced}");
+        let spaced = pair.traffic(SPACED, "--seconds 1");
+        assert_eq!(spaced.lost, 0, "{spaced:?}");
     });
     assert!(since.get(Outcome::FastDecap) > 900 && since.get(Outcome::FastXdp) == 0, "{since:?}");
     // When it has gone, its place is taken.
@@ -293,7 +296,9 @@ fn generic_is_refused_with_the_reason() {
     is_off(&pair.left, "generic XDP");
     assert!(complaint(&pair.left).is_some());
     assert_eq!(attached(&pair.left), None);
-    let since = counted(&pair.left, || drop(pair.traffic("spaced", "--seconds 1")));
+    let since = counted(&pair.left, || {
+        pair.traffic(SPACED, "--seconds 1");
+    });
     assert!(since.get(Outcome::FastDecap) > 900, "{since:?}");
 }
 

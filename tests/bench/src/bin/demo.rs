@@ -17,6 +17,7 @@ use flannel_tests::etcd::{Etcd, PREFIX};
 use flannel_tests::hooks;
 use flannel_tests::interrupt;
 use flannel_tests::lab::Lab;
+use flannel_tests::load::{BULK, SPACED};
 use flannel_tests::node::Node;
 use flannel_tests::pod::Pod;
 use flannel_tests::process::run;
@@ -215,11 +216,11 @@ fn others<'a>(nodes: &'a [Node; 3], than: &Node) -> Vec<&'a Node> {
 
 fn checked(from: &Pod, to: &Pod) {
     let target = to.target();
-    let bulk = from.traffic(&format!("bulk {target} --megabytes 20"));
-    let spaced = from.traffic(&format!("spaced {target} --seconds 0.5"));
+    let bulk = from.traffic(BULK, target, "--megabytes 20");
+    let spaced = from.traffic(SPACED, target, "--seconds 0.5");
     println!(
         "  {} <-> {}: TCP 20 MB each way, {} corrupt; UDP one packet per ms, {} of {} lost",
-        from.address, to.address, bulk["corrupt"], spaced["lost"], spaced["sent"]
+        from.address, to.address, bulk.corrupt, spaced.lost, spaced.sent
     );
 }
 

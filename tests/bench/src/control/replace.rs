@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use flannel_tests::load::SPACED;
 use flannel_tests::wait;
 
 use super::Plan;
@@ -34,7 +35,7 @@ pub(super) fn run(plan: &Plan, rows: &mut Rows) {
     client.ping(server.address, "-c 3 -i 0.2 -W 2");
     let sight = Sight::open(&left.netns);
     let seconds = WITHIN.as_secs() + 5;
-    let flow = client.start_traffic(&format!("spaced {target} --seconds {seconds}"));
+    let flow = client.start_traffic(SPACED, target, &format!("--seconds {seconds}"));
     std::thread::sleep(Duration::from_secs(1));
     let next: Vec<Paper> =
         papers.iter().map(|paper| Paper::new(paper.node + plan.leases)).collect();
@@ -56,8 +57,7 @@ pub(super) fn run(plan: &Plan, rows: &mut Rows) {
     let title = |what: &str| format!("{} leases replaced within 10 s: {what}", plan.leases);
     rows.add(&title("done after the last"), "ms", Some(1000.0), 1e3 * done);
     rows.add(&title("CPU"), "s", None, agents[0].used().cpu - before.cpu);
-    let told = flow.finish();
-    let lost = told["lost"].as_f64().expect("a number");
+    let lost = flow.finish().lost as f64;
     rows.add(&title("packets lost of 15,000"), "1", Some(0.0), lost);
     for agent in agents {
         agent.stop();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use flannel_core::status::DatapathKind;
 use flannel_tests::agent;
 use flannel_tests::lab::Lab;
+use flannel_tests::load::BULK;
 use flannel_tests::process::output;
 use flannel_tests::root::packaged;
 use flannel_tests::wait;
@@ -49,8 +50,8 @@ fn the_image_carries_pods_as_the_guide_starts_it() {
     let status = left.status();
     assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
     let before = left.outcomes();
-    let bulk = near.traffic(&format!("bulk {target} --megabytes 4"));
-    assert_eq!(bulk["corrupt"], 0, "{bulk}");
+    let bulk = near.traffic(BULK, target, "--megabytes 4");
+    assert_eq!(bulk.corrupt, 0, "{bulk:?}");
     assert!(left.outcomes().since(&before).fast() > 50, "TCP takes the fast path");
 
     // Stopping leaves the traffic, as without a container.

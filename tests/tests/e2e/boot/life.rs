@@ -7,6 +7,7 @@ use flannel_core::status::DatapathKind;
 use flannel_tests::debian::Debian;
 use flannel_tests::first_edition::carried;
 use flannel_tests::lab::Lab;
+use flannel_tests::load::SPACED;
 use flannel_tests::pair::Pair;
 use flannel_tests::skip::skip;
 use flannel_tests::wait;
@@ -94,8 +95,8 @@ fn the_earlier_version_carries(pair: &Pair) {
     }
     let mut before = carried(&pair.left);
     wait::holds("the first edition's fast path", Duration::from_secs(5), || {
-        let spaced = pair.traffic("spaced", "--seconds 0.5");
-        assert_eq!(spaced["lost"], 0, "{spaced}");
+        let spaced = pair.traffic(SPACED, "--seconds 0.5");
+        assert_eq!(spaced.lost, 0, "{spaced:?}");
         let then = std::mem::replace(&mut before, carried(&pair.left));
         ["encap", "decap"].iter().all(|way| before[way] > then[way] + 400)
     });
