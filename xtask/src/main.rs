@@ -3,6 +3,7 @@
 //! Depends on none of the project's crates, so that it builds in seconds and
 //! before anything else (in particular before `protoc` is there).
 
+mod advisories;
 mod build_ebpf;
 mod circles;
 mod complexity;
@@ -57,6 +58,8 @@ enum Command {
     Dist(dist::Args),
     /// Check the rules of the source tree
     Tidy,
+    /// Look for crates with known faults, where the database of these can be reached
+    Advisories(advisories::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -73,5 +76,6 @@ fn main() -> anyhow::Result<()> {
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Dist(args) => dist::run(&args),
         Command::Tidy => tidy::run(),
+        Command::Advisories(args) => advisories::run(&args),
     }
 }

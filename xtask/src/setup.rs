@@ -125,6 +125,9 @@ const NEXTEST: Subcommand = Subcommand {
 /// What runs the fuzz targets.
 const FUZZ: Subcommand = Subcommand { name: "fuzz", version: "0.13.2", features: &[] };
 
+/// What looks for crates with known faults.
+const DENY: Subcommand = Subcommand { name: "deny", version: "0.20.2", features: &[] };
+
 /// What builds libFuzzer.
 const CPP: &[Need] = &[program("c++", "g++", "builds libFuzzer")];
 
@@ -172,6 +175,11 @@ pub(crate) fn tools() -> Result<()> {
 /// What runs the tests.
 pub(crate) fn nextest(check: bool) -> Result<()> {
     NEXTEST.install(check)
+}
+
+/// What looks for crates with known faults.
+pub(crate) fn deny() -> Result<()> {
+    DENY.install(false)
 }
 
 /// What runs the fuzz targets.
