@@ -106,6 +106,8 @@ subjects! {
     Mtu = "MTU",
     /// A neighbour entry.
     Neighbour = "neighbour",
+    /// The nodes' own addresses beside the subnets of the network config.
+    Network = "Network",
     /// The network config in the store.
     NetworkConfig = "network config",
     /// What is there, as read back.

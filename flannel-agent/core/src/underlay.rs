@@ -1,6 +1,7 @@
 //! Choosing the external interface and the address that peers send to.
 
 mod follow;
+mod overlap;
 pub mod successor;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::ops::RangeInclusive;
 use regex::Regex;
 
 pub use self::follow::{Away, follow};
+pub use self::overlap::overlap;
 use crate::link::{Link, LinkAddress, RouteTo};
 use crate::mac::MacAddr;
 
@@ -323,10 +325,11 @@ fn named(links: &[Link], name: &str, wish: &Wish) -> Result<Underlay, String> {
             .ok_or_else(|| format!("no interface has the address {address}"))?;
         return usable(links, link, Some(address), wish);
     }
-    let link = links
-        .iter()
-        .find(|link| link.name == name)
-        .ok_or_else(|| format!("there is no interface {name}"))?;
+    let link =
+        links.iter().find(|link| link.name == name).ok_or_else(|| match name.contains(',') {
+            true => format!("there is no interface {name}; give --iface once for each name"),
+            false => format!("there is no interface {name}"),
+        })?;
     // Of several addresses, take the one that is to be published.
     let wanted = wish.public_ip.filter(|ip| link.has(*ip));
     usable(links, link, wanted, wish)

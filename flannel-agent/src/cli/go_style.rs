@@ -74,6 +74,12 @@ pub(super) fn normalise(
     };
     while reader.next()? {}
     let Reader { subcommand, mut line, given, .. } = reader;
+    // What is no command is named as such, without flags that nobody has written.
+    if subcommand.is_none()
+        && line.argv.get(1).is_some_and(|word| !word.as_bytes().starts_with(b"-"))
+    {
+        return Ok(line);
+    }
     add_environment(&mut line, subcommand, &flags_for_env(command, subcommand), &given, env);
     Ok(line)
 }

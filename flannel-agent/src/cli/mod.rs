@@ -52,6 +52,8 @@ const SUBNET_FILE: &str = "/run/flannel/subnet.env";
     args_override_self = true,
     disable_help_subcommand = true,
     max_term_width = 100,
+    // clap's own would name each flag that was given, those of the environment too.
+    override_usage = "flannel-agent [OPTIONS]\n       flannel-agent <COMMAND>",
     after_help = "Without a command it runs as the daemon. Flags may have one dash or two. Every flag of \
                   the daemon can also be given in the environment: FLANNELD_ and its name in capitals \
                   with _ for -, such as FLANNELD_ETCD_ENDPOINTS. The command line goes first. An empty \

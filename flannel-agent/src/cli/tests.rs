@@ -61,6 +61,19 @@ fn defaults() {
 }
 
 #[test]
+fn what_is_wrong_is_told_without_the_environments_flags() {
+    let env = [("FLANNELD_ETCD_PREFIX", "/a")];
+    for (args, what) in
+        [(&["run"][..], "unrecognized subcommand 'run'"), (&["--nosuch"], "'--nosuch'")]
+    {
+        let exit = run(args, &env).map(|(cli, _)| format!("{cli:?}")).unwrap_err();
+        assert!(exit.text.contains(what) && exit.code == 2, "{}", exit.text);
+        assert!(!exit.text.contains("etcd-prefix"), "{}", exit.text);
+        assert!(exit.text.contains("Usage: flannel-agent [OPTIONS]\n"), "{}", exit.text);
+    }
+}
+
+#[test]
 fn all_four_forms_of_a_flag() {
     for args in [
         &["-etcd-prefix=/a"][..],

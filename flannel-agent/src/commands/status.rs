@@ -66,12 +66,9 @@ fn say_not_running(known: Option<&NodeState>) {
 
 fn table(status: &Status) -> String {
     let mut text = rows(status);
-    if !status.outcomes.is_empty() {
-        text.push_str("\n\npackets by outcome");
-        for (name, count) in status.outcomes.iter().filter(|(_, count)| **count != 0) {
-            let _ = write!(text, "\n  {name:<24}{count:>14}");
-        }
-    }
+    let counted = status.outcomes.iter().filter(|(_, count)| **count != 0);
+    let counted = counted.map(|(name, count)| format!("{name:<24}{count:>14}"));
+    section(&mut text, "packets by outcome", &counted.collect::<Vec<_>>());
     if let Some(rules) = &status.packet_rules {
         text.push_str(&packet_rules::list(rules));
     }

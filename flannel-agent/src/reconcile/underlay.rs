@@ -81,6 +81,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.shared.report(Subject::Underlay, chosen.as_ref());
         let Ok(chosen) = chosen else { return false };
         self.shared.report(Subject::HostGw, self.unfit(&chosen));
+        let (links, network) = (&self.links.all, self.identity.network);
+        let pods = self.settings.underlay.pods.as_ref();
+        let overlap = pods.and_then(|pods| underlay::overlap(&chosen, links, network, pods));
+        self.shared.report(Subject::Network, overlap);
         if chosen == self.identity.underlay {
             return false;
         }

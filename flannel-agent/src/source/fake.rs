@@ -13,6 +13,7 @@ use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::choice::out_of_subnets;
 use super::claim::question;
 use super::{Claim, Instead, LEASE_TTL, LeaseSource, SourceError};
 
@@ -202,12 +203,7 @@ impl LeaseSource for FakeSource {
             .or(previous
                 .filter(|subnet| fits(config, *subnet) && is_free(*subnet, taken.iter().copied())))
             .or_else(|| pick(config, taken.iter().copied(), |_| 0))
-            .ok_or_else(|| SourceError::OutOfSubnets {
-                leases: taken.len(),
-                min: config.subnet_min,
-                max: config.subnet_max,
-                key: "/fake/config".to_owned(),
-            })?;
+            .ok_or_else(|| out_of_subnets(config, &taken, "/fake/config".to_owned()))?;
         let expires = Some(Instant::now() + LEASE_TTL);
         let lease = state.put(Lease { subnet, attrs: claim.attrs.clone(), expires, revision: 0 });
         state.writes.push(Write::Acquired(lease.clone()));

@@ -120,11 +120,14 @@ pub enum SourceError {
     /// All subnets of the network are taken.
     #[error(
         "out of subnets: {leases} leases leave none free between {min} and {max} \
-         (SubnetMin, SubnetMax); widen the range in {key}, or delete leases of nodes that are gone"
+         (SubnetMin, SubnetMax){}; widen the range in {key}, or delete leases of nodes that are gone",
+        choice::why_none(*.min > *.max, .widest)
     )]
     OutOfSubnets {
         /// Leases in the store.
         leases: usize,
+        /// Leases larger than `SubnetLen` says, the largest first: they take many at once.
+        widest: Vec<Ipv4Network>,
         /// First subnet that may be given out.
         min: Ipv4Addr,
         /// Last subnet that may be given out.

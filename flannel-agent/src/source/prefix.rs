@@ -33,6 +33,8 @@ pub enum Instead {
     Nothing,
     /// The key in another spelling.
     Key(String),
+    /// A value at the prefix itself, which is then the key of a config.
+    Prefix(String),
     /// A directory of that name (v2).
     Directory,
     /// Networks of flanneld 0.5's `-networks`: prefixes with a config each.
@@ -64,6 +66,9 @@ impl fmt::Display for Instead {
                 "; there is a key {key}, which differs by the slash that it begins with: see \
                  --etcd-prefix"
             ),
+            Self::Prefix(prefix) => {
+                write!(f, "; there is a value at {prefix} itself: --etcd-prefix is without /config")
+            }
             Self::Directory => write!(
                 f,
                 "; it is a directory, and the config has to be its value: delete it and write \

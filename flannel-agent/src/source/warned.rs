@@ -20,7 +20,7 @@ impl Warned {
         if self.0.insert(key.to_vec(), revision) != Some(revision) {
             let key = text::shown(&String::from_utf8_lossy(key), text::VALUE);
             let cause = text::shown(cause, text::VALUE);
-            tracing::warn!(%key, cause, "lease ignored: its key is unreadable");
+            tracing::warn!(%key, cause, "lease ignored: it cannot be read");
         }
     }
 }

@@ -189,9 +189,10 @@ impl<'a> From<&'a Published> for Told<'a> {
 impl Told<'_> {
     /// Refuses the lease of another backend.
     fn is_of(&self, wanted: BackendKind) -> Result<(), Misfit> {
-        match self.backend_type == wanted.name() {
-            true => Ok(()),
-            false => {
+        match self.backend_type {
+            told if told == wanted.name() => Ok(()),
+            "" => Err(Misfit::NoType(wanted)),
+            _ => {
                 let found = text::shown(self.backend_type, 32);
                 Err(Misfit::OtherBackend { found, wanted })
             }
@@ -211,6 +212,9 @@ pub enum Misfit {
         /// What there should be.
         wanted: BackendKind,
     },
+    /// There is no `BackendType`, as in leases of the udp and alloc backends.
+    #[error("BackendType is missing, as udp and alloc write it; the network config says `{0}`")]
+    NoType(BackendKind),
     /// There is no `BackendData`.
     #[error("BackendData is missing")]
     NoData,

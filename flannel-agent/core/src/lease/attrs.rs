@@ -70,7 +70,20 @@ impl PartialEq for LeaseAttrs {
     }
 }
 
+/// The value under a lease's key cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("its value is no lease: {0}")]
+pub struct NoLease(#[from] serde_json::Error);
+
 impl LeaseAttrs {
+    /// Reads the value under a lease's key.
+    ///
+    /// # Errors
+    /// It is not JSON, or lacks an IPv4 address as PublicIP.
+    pub fn parse(value: &str) -> Result<Self, NoLease> {
+        Ok(serde_json::from_str(value)?)
+    }
+
     /// What a node publishes with this PublicIP and what its backend tells.
     pub fn new(public_ip: Ipv4Addr, published: Published) -> Self {
         Self {
@@ -170,6 +183,8 @@ mod tests {
         assert!(error.contains("missing field `PublicIP`"), "{error}");
         let error = serde_json::from_str::<LeaseAttrs>(r#"{"PublicIP":7}"#).unwrap_err();
         assert!(error.to_string().contains("PublicIP"), "{error}");
+        let error = LeaseAttrs::parse("").unwrap_err().to_string();
+        assert!(error.starts_with("its value is no lease: EOF while parsing"), "{error}");
     }
 
     #[test]
@@ -189,7 +204,7 @@ mod tests {
         let of = |backend: &str| format!(r#"{{"PublicIP":"10.99.0.11",{backend}}}"#);
         let cases = [
             (HOST_GW_VALUE.to_owned(), "BackendType is `host-gw`"),
-            (UDP_VALUE.to_owned(), "BackendType is ``"),
+            (UDP_VALUE.to_owned(), "BackendType is missing"),
             (of(r#""BackendType":"vxlan""#), "BackendData is missing"),
             (of(r#""BackendType":"vxlan","BackendData":{}"#), "missing field `VtepMAC`"),
             (of(r#""BackendType":"vxlan","BackendData":7"#), "`7` is not a VTEP"),

@@ -44,6 +44,12 @@ pub enum NoPeer {
     /// PublicIP cannot be an underlay destination.
     #[error("PublicIP {0} is no unicast address")]
     BadPublicIp(Ipv4Addr),
+    /// PublicIP is a pod's: packets to it would go into their own tunnel.
+    #[error(
+        "its PublicIP {0} is an address of its own subnet: was the pods' bridge taken for the \
+         underlay there? --iface names another"
+    )]
+    InOwnSubnet(Ipv4Addr),
 }
 
 /// Whether this lease is a peer, as far as the store's data tell. What the node's
@@ -65,6 +71,7 @@ pub fn judge(
     inside(network, lease.subnet)?;
     let vtep_mac = backend.facts().read_peer(lease.attrs.told())?;
     sendable(public_ip)?;
+    outside(lease.subnet, public_ip)?;
     Ok(Peer { subnet: lease.subnet, vtep_mac, public_ip })
 }
 
@@ -109,6 +116,10 @@ fn ours(public_ip: Ipv4Addr, own: impl IntoIterator<Item = Ipv4Addr>) -> Result<
         true => Err(NoPeer::OwnPublicIp(public_ip)),
         false => Ok(()),
     }
+}
+
+fn outside(subnet: Ipv4Network, public_ip: Ipv4Addr) -> Result<(), NoPeer> {
+    if subnet.contains(public_ip) { Err(NoPeer::InOwnSubnet(public_ip)) } else { Ok(()) }
 }
 
 /// Packets can be sent to `address`.

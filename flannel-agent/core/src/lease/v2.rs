@@ -6,6 +6,7 @@ use ipnetwork::Ipv4Network;
 use serde::Deserialize;
 
 use super::Lease;
+use super::attrs::LeaseAttrs;
 use super::key::SubnetKey;
 
 /// A key as the API shows it.
@@ -66,7 +67,7 @@ impl Node {
             Some(value) if !self.dir => value,
             _ => return Err("it is a directory".to_owned()),
         };
-        let attrs = serde_json::from_str(value).map_err(|error| error.to_string())?;
+        let attrs = LeaseAttrs::parse(value).map_err(|error| error.to_string())?;
         Ok(Lease { subnet, attrs, expires: self.expires(now), revision: self.revision() })
     }
 

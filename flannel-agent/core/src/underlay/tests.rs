@@ -66,6 +66,12 @@ fn iface_takes_names_and_addresses_and_the_first_that_fits() {
 }
 
 #[test]
+fn several_names_in_one_iface_are_told() {
+    let error = by_iface(&links(), &["eth0,eth1"]).unwrap_err().to_string();
+    assert!(error.contains("no interface eth0,eth1; give --iface once for each name"), "{error}");
+}
+
+#[test]
 fn iface_that_fits_nothing_tells_why_and_what_there_is() {
     let mut links = links();
     links[0].addresses.truncate(1);

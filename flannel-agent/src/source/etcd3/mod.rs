@@ -175,12 +175,20 @@ impl Etcd3 {
         Ok((answer.take_kvs(), revision))
     }
 
+    /// Whether there is such a key, as far as we may look.
+    async fn has(&self, key: &str) -> bool {
+        let found = self.get(key, Some(GetOptions::new().with_keys_only())).await;
+        found.is_ok_and(|(kvs, _)| !kvs.is_empty())
+    }
+
     /// What there is in place of the network config, as far as we may look.
     async fn instead(&self, key: &str) -> Instead {
         let other = other_spelling(key);
-        let found = self.get(&other, Some(GetOptions::new().with_keys_only())).await;
-        if found.is_ok_and(|(kvs, _)| !kvs.is_empty()) {
+        if self.has(&other).await {
             return Instead::Key(other);
+        }
+        if self.has(&self.inner.prefix).await {
+            return Instead::Prefix(self.inner.prefix.clone());
         }
         let below = format!("{}/", self.inner.prefix);
         let options = GetOptions::new().with_prefix().with_keys_only().with_limit(KEYS);
@@ -235,7 +243,7 @@ impl Etcd3 {
         let subnet = name.parse::<SubnetKey>().map_err(|error| error.to_string())?.subnet();
         // As Go, which takes bytes that are no UTF-8 for U+FFFD.
         let value = String::from_utf8_lossy(kv.value());
-        let attrs = serde_json::from_str(&value).map_err(|error| error.to_string())?;
+        let attrs = LeaseAttrs::parse(&value).map_err(|error| error.to_string())?;
         let (etcd_lease, revision) = (kv.lease(), kv.mod_revision());
         Ok(Entry { key: key.to_owned(), subnet, attrs, etcd_lease, revision })
     }

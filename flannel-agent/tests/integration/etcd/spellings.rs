@@ -41,6 +41,9 @@ async fn what_is_there_in_place_of_a_config_is_named() {
     assert!(text.contains("there is a key coreos.com/network/config"), "{text}");
     let text = told(EtcdApi::V3, "with/slash").await;
     assert!(text.contains("there is a key /with/slash/config"), "{text}");
+    let text = told(EtcdApi::V3, "/with/slash/config").await;
+    let hint = "a value at /with/slash/config itself: --etcd-prefix is without /config";
+    assert!(text.contains(hint), "{text}");
     // v2 has no keys without.
     Keys::by(EtcdApi::V2, &etcd).put("/plain/config", CONFIG).await;
     at(&etcd, EtcdApi::V2, "http://127.0.0.1:0", "plain").await.config().await.unwrap();

@@ -244,6 +244,8 @@ fn leases_that_are_no_peers_are_told_with_key_and_cause() {
         (lease("10.5.1.0/24", [224, 0, 0, 9], 1, 5), "PublicIP 224.0.0.9 is no unicast"),
         (lease("10.5.1.0/24", [255, 255, 255, 255], 1, 5), "255.255.255.255 is no unicast"),
         (lease("10.5.1.0/24", [127, 0, 0, 1], 1, 5), "PublicIP 127.0.0.1 is no unicast"),
+        (lease("10.5.1.0/24", [10, 5, 1, 1], 1, 5), "PublicIP 10.5.1.1 is an address of its own"),
+        (backend(""), "BackendType is missing"),
         (lease("10.5.1.0/24", OWN_IP.octets(), 1, 5), "PublicIP 10.99.0.11 is ours"),
     ];
     for (odd, cause) in cases {
