@@ -25,6 +25,7 @@ mod pinned;
 mod programs;
 mod sys;
 mod teller;
+mod untyped;
 mod walk;
 mod xdp;
 

@@ -17,7 +17,7 @@ use flannel_ebpf::abi::{self, program};
 use super::interrupted::unless_interrupted;
 use super::pin::PinDir;
 use super::pinned::{entries, remove};
-use super::{BpfError, ProgramOptions, flow_table, object};
+use super::{BpfError, ProgramOptions, flow_table, object, untyped};
 
 /// Beginning of the names of programs' pins.
 const PREFIX: &str = "prog-";
@@ -52,7 +52,9 @@ impl Programs {
         same: bool,
     ) -> Result<Self, BpfError> {
         let size = options.flow_table_size;
-        let Some(pins) = pins else { return load(object, size, card, None).map(Self::held) };
+        let Some(pins) = pins else {
+            return load(EbpfLoader::new(), object, size, card, None).map(Self::held);
+        };
         let of = Of { pins, hash: hash(object) };
         let found = of.open().filter(|found| same && (found.xdp.is_some() || !card));
         if let Some(pinned) = found {
@@ -66,7 +68,7 @@ impl Programs {
             return Ok(Self::Pinned(Box::new(pinned)));
         }
         of.discard()?;
-        let mut ebpf = load(object, size, card, Some(pins))?;
+        let mut ebpf = load(EbpfLoader::new(), object, size, card, Some(pins))?;
         // Programs that log have a map of their own for it.
         if ebpf.map("AYA_LOGS").is_some() {
             return Ok(Self::held(ebpf));
@@ -242,9 +244,8 @@ impl Of<'_> {
     }
 }
 
-/// Lets a process of its own load and pin the programs; whether it says that it did.
-/// The loader reads the kernel's BTF whether that is needed or not: 20 MB that an
-/// agent would keep for its life.
+/// Lets a process of its own load and pin the programs; whether it says that it did. It
+/// can do without the kernel's types ([`untyped`]), and an agent keeps none of its memory.
 fn ask_another(options: &ProgramOptions, card: bool) -> bool {
     let mut command = Command::new("/proc/self/exe");
     command
@@ -271,7 +272,7 @@ fn ask_another(options: &ProgramOptions, card: bool) -> bool {
 pub fn load_aside(pin_dir: &Path, flow_table: u32, card: bool) -> Result<(), BpfError> {
     let object = object::bytes()?;
     let pins = PinDir::new(pin_dir);
-    let mut ebpf = load(&object, flow_table, card, Some(&pins))?;
+    let mut ebpf = load(untyped::loader(), &object, flow_table, card, Some(&pins))?;
     if ebpf.map("AYA_LOGS").is_some() {
         return Err(BpfError::plain("pin program", "all", "they log"));
     }
@@ -294,15 +295,15 @@ fn hash(object: &[u8]) -> u64 {
 
 /// Loads programs and maps. With `pins` maps of an earlier run are used, and new ones
 /// pinned.
-fn load(
+fn load<'a>(
+    mut loader: EbpfLoader<'a>,
     object: &[u8],
     flow_table: u32,
     card: bool,
     pins: Option<&PinDir>,
 ) -> Result<Ebpf, BpfError> {
-    let mut loader = EbpfLoader::new();
-    // The programs read no structures of the kernel: its BTF, which the loader
-    // has read, would only take 20 MB while they are loaded.
+    // The programs read no structures of the kernel: its types would only take 20 MB
+    // while they are loaded.
     loader.btf(None);
     loader.map_max_entries(abi::map::FLOWS4, flow_table::entries(flow_table)?);
     let cpus = possible_cpus()?;

@@ -3,6 +3,7 @@
 mod acquire;
 mod config;
 pub mod keeper;
+mod opening;
 #[cfg(test)]
 mod protocol;
 mod serve;
@@ -13,29 +14,26 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use flannel_core::backend::Reaches;
 use flannel_core::checksum::TunnelChecksum;
 use flannel_core::config::NetworkConfig;
 use flannel_core::desired;
-use flannel_core::status::{DatapathKind, PacketRulesMode, What};
+use flannel_core::status::What;
 use flannel_core::underlay::{Underlay, UnderlayError, Wish};
 use ipnetwork::Ipv4Network;
-use tokio::task::JoinHandle;
 
-use crate::bpf::{FastPath, XdpMode};
+use self::opening::Opening;
 use crate::cli::{DatapathMode, Options};
-use crate::datapath::{self, Demanded, Opened};
+use crate::datapath;
 use crate::files::lock::{LockError, StateLock};
 use crate::files::state;
 use crate::firewall::FirewallError;
 use crate::firewall::chosen::Later;
-use crate::firewall::packet_rules::follow::Follower;
 use crate::healthz::HealthzError;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Kernel as _, KernelError, events};
 use crate::metrics::Exporter;
-use crate::reconcile::{self, Identity, Reconciler, Settings};
+use crate::reconcile::{Identity, Reconciler, Settings};
 use crate::responder;
 use crate::source::SourceError;
 use crate::status::{Shared, SharedDatapath, lock};
@@ -190,15 +188,10 @@ async fn start_and_serve(
     let _single = only_one(options, &config, device.as_deref())?;
     let before = start::Before::read(options, &kernel, device.as_deref()).await;
     let (wish, underlay) = choose_underlay(options, &kernel, &config, &before).await?;
-    let opening = open(options, &kernel, &config, &underlay).await?;
+    let opening = Opening::begin(options, &kernel, &config, &underlay, (shared, datapath)).await?;
     let (lease, vtep_mac) =
         acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
     start::retire(&kernel, &before, config.network, device.as_deref()).await;
-    let opened =
-        opening.await.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))?;
-    take(opened, &config, shared, datapath);
-    // They are read while all else begins.
-    let follower = follow_packet_rules(options, &config, datapath);
     let _responder = (options.connectivity_port != 0)
         .then(|| responder::start(options.connectivity_port, config.network, shared.clone()));
     let identity = Identity {
@@ -209,7 +202,7 @@ async fn start_and_serve(
         backend: config.backend.clone(),
     };
     let own = kernel.own();
-    let mut reconciler = Reconciler::new(
+    let reconciler = Reconciler::new(
         kernel,
         Later::new(options.firewall, before.node),
         SharedDatapath::clone(datapath),
@@ -218,9 +211,6 @@ async fn start_and_serve(
         settings(options, wish, before.is_flannels(), before.checksum()),
         identity,
     );
-    if let Some(follower) = follower {
-        reconciler.follow_packet_rules(follower);
-    }
     let _config = config::Follower::start(
         Arc::clone(&source),
         config,
@@ -232,7 +222,7 @@ async fn start_and_serve(
     let events = events::subscribe(reconciler.watch().scope())?;
     let remembered = before.state.map(|state| state.sysctls).unwrap_or_default();
     serve::Loop::new(options, state_lock, source, lease, reconciler, shared.clone(), remembered)
-        .run(events)
+        .run(events, Some(opening))
         .await
 }
 
@@ -265,60 +255,6 @@ async fn choose_underlay(
         start::check_public_ip(&kernel.links().await?, &underlay)?;
     }
     Ok((wish, underlay))
-}
-
-/// Opens the data path beside the start: the verifier takes its time, and the store too.
-async fn open(
-    options: &Options,
-    kernel: &RealKernel,
-    config: &NetworkConfig,
-    underlay: &Underlay,
-) -> Result<JoinHandle<Result<Opened, Demanded>>, KernelError> {
-    let card = match options.programs.xdp {
-        XdpMode::Native => true,
-        XdpMode::Auto => start::is_card(&kernel.links().await?, underlay),
-        XdpMode::Generic | XdpMode::Off => false,
-    };
-    let (mode, programs) = (options.datapath, options.programs.clone());
-    let (backend, underlay) = (config.backend.clone(), underlay.clone());
-    Ok(tokio::task::spawn_blocking(move || match backend.facts().has_programs() {
-        true => datapath::open(mode, &programs, card, &underlay),
-        false => datapath::without(mode, &programs, backend.kind()),
-    }))
-}
-
-/// Tells which data path it is.
-fn take(opened: Opened, config: &NetworkConfig, shared: &Shared, datapath: &SharedDatapath) {
-    let (mode, reason) = match opened {
-        Opened::Ebpf(loaded) => {
-            *lock(datapath) = Some(loaded);
-            (DatapathKind::Ebpf, None)
-        }
-        Opened::Kernel(_) if config.backend.facts().reaches() == Reaches::Process => {
-            (DatapathKind::UdpProxy, None)
-        }
-        Opened::Kernel(reason) => (DatapathKind::Kernel, reason),
-    };
-    let mut state = shared.lock();
-    state.datapath.mode = Some(mode);
-    state.datapath.reason.clone_from(&reason);
-    state.note(What::Datapath { mode, reason });
-}
-
-/// Reads the rules that judge each packet, where they keep flows from the fast path.
-fn follow_packet_rules(
-    options: &Options,
-    config: &NetworkConfig,
-    datapath: &SharedDatapath,
-) -> Option<Follower> {
-    let asked = &options.fast_path;
-    let respected = asked.packet_rules == PacketRulesMode::Respect
-        && asked.mode != FastPath::Off
-        && lock(datapath).is_some();
-    respected.then(|| {
-        let overlay = reconcile::packet_rules::overlay(config.network, &config.backend);
-        Follower::start(overlay, options.resync_interval)
-    })
 }
 
 /// What passes need of the flags, with what narrows the choice of the underlay.

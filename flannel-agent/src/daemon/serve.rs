@@ -24,11 +24,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::StartError;
 use super::keeper::Keeper;
+use super::opening::Opening;
 use crate::cli::{DatapathMode, Options};
 use crate::datapath::Demanded;
 use crate::files::kept::Kept;
 use crate::files::lock::StateLock;
 use crate::files::{WriteError, rules, state, subnet_env};
+use crate::firewall::packet_rules::follow::Follower;
 use crate::firewall::{Firewall, Mode};
 use crate::kernel::{Kernel, KernelEvent};
 use crate::memory;
@@ -101,6 +103,8 @@ pub(super) struct Loop<'a, S, K, F> {
     /// Sysctls that an earlier run had changed, with the values before.
     remembered: BTreeMap<String, String>,
     schedule: Schedule<Instant>,
+    /// The data path, until it is open.
+    opening: Option<Opening>,
     /// The firewall has been looked at.
     guarded: bool,
     /// Others were told that we are ready.
@@ -145,6 +149,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             shared,
             remembered,
             schedule: Schedule::new(Instant::now()),
+            opening: None,
             guarded: false,
             announced: false,
             state_lock,
@@ -158,6 +163,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
     pub(super) async fn run(
         mut self,
         events: mpsc::Receiver<KernelEvent>,
+        opening: Option<Opening>,
     ) -> Result<(), StartError> {
         let watch = self.reconciler.watch().clone();
         let mut events = watch::start(watch, events, self.options.resync_interval);
@@ -168,6 +174,8 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         // after a crash, too.
         self.write_files();
         self.first_snapshot(&mut updates).await;
+        self.opening = opening;
+        self.open_soon().await?;
         self.pass().await;
         self.check_start()?;
         self.serve(&mut updates, &mut events).await
@@ -176,7 +184,8 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
     /// Tells that we are ready, once the rules and all hooks are there.
     fn announce(&mut self) -> Result<(), StartError> {
         let guarded = self.guarded || self.reconciler.rules().is_none();
-        if self.announced || !guarded || self.reconciler.has_hooks_left() {
+        let opened = self.opening.is_none() && !self.reconciler.has_hooks_left();
+        if self.announced || !guarded || !opened {
             return Ok(());
         }
         self.check_start()?;
@@ -239,6 +248,10 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                     batch.drain(..).for_each(|update| self.take_update(update));
                 }
                 Some(event) = events.recv() => self.take_event(event),
+                opened = opened(&mut self.opening) => {
+                    self.take_opened(opened)?;
+                    self.pass().await;
+                }
                 told = self.reconciler.told() => match told {
                     Told::Firewall(rules) => self.take_guarded(rules)?,
                     Told::PacketRules => self.check_hooks(),
@@ -250,6 +263,30 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                 () = tokio::time::sleep_until(hooks_at) => self.check_hooks(),
             }
         }
+    }
+
+    /// Programs of the run before are there for the first pass: it is the only one then.
+    async fn open_soon(&mut self) -> Result<(), StartError> {
+        match &mut self.opening {
+            Some(opening) => match opening.soon().await {
+                Some(opened) => self.take_opened(opened),
+                None => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// From now on the data path is served, too.
+    fn take_opened(
+        &mut self,
+        opened: Result<Option<Follower>, Demanded>,
+    ) -> Result<(), StartError> {
+        self.opening = None;
+        if let Some(follower) = opened? {
+            self.reconciler.follow_packet_rules(follower);
+        }
+        self.reconciler.datapath_opened();
+        Ok(())
     }
 
     fn take_event(&mut self, event: KernelEvent) {
@@ -409,6 +446,13 @@ fn interval(period: Duration) -> tokio::time::Interval {
     let mut interval = tokio::time::interval_at(Instant::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
+}
+
+async fn opened(opening: &mut Option<Opening>) -> Result<Option<Follower>, Demanded> {
+    match opening {
+        Some(opening) => opening.opened().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(due: Option<Instant>) {

@@ -1,8 +1,12 @@
 //! The parts of a pass that look: links, the device and what hangs on it.
 
+use std::collections::BTreeMap;
+
 use flannel_core::desired::Desired;
 use flannel_core::health::Subject;
 use flannel_core::observed::Observed;
+use flannel_core::peer::Peer;
+use ipnetwork::Ipv4Network;
 
 use super::Reconciler;
 use crate::firewall::Firewall;
@@ -31,12 +35,26 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
     }
 
+    /// The data path is there now: the next pass fills its maps. What else was seen is
+    /// as true as before.
+    pub fn datapath_opened(&mut self) {
+        self.opened = true;
+        let maps = self.look_at_maps();
+        match (&mut self.seen.observed, maps) {
+            (Some(observed), Ok(maps)) => observed.maps = maps,
+            (Some(_), Err(_)) => self.seen.stale = true,
+            (None, _) => {}
+        }
+    }
+
+    /// The maps' peers; `None` where there are no programs.
+    fn look_at_maps(&self) -> Result<Option<BTreeMap<Ipv4Network, Peer>>, String> {
+        let peers = lock(&self.datapath).as_mut().map(|datapath| datapath.peers());
+        peers.transpose().map_err(|error| error.to_string())
+    }
+
     pub(super) async fn look(&mut self, desired: &Desired) {
-        let maps = match lock(&self.datapath).as_mut().map(|datapath| datapath.peers()) {
-            None => Ok(None),
-            Some(Ok(peers)) => Ok(Some(peers)),
-            Some(Err(error)) => Err(error.to_string()),
-        };
+        let maps = self.look_at_maps();
         let observed = match (self.look_at_kernel(desired).await, maps) {
             (Ok(observed), Ok(maps)) => Ok(Observed { maps, ..observed }),
             (Err(error), _) => Err(error.to_string()),

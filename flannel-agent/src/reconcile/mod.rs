@@ -172,6 +172,8 @@ pub struct Reconciler<K, F> {
     unfinished: Unfinished,
     /// Hooks were left for the next look.
     hooks_left: bool,
+    /// The data path was opened after the last pass.
+    opened: bool,
     /// The blackhole route is what it should be.
     sealed: bool,
     /// When confirmations were ended last.
@@ -217,6 +219,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             retries: Retries::default(),
             unfinished: Unfinished::default(),
             hooks_left: false,
+            opened: false,
             sealed: false,
             raised: None,
             attendance: Attendance::default(),
@@ -277,7 +280,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         outcome.retry_at = self.absence.due();
         let Some(desired) = self.desire(peers).map(Arc::new) else { return outcome };
         // What has to be changed then is a repair.
-        let settled = self.is_settled(&desired);
+        let settled = self.is_settled(&desired) && !std::mem::take(&mut self.opened);
         // Without the flag there is only an earlier run's route to remove.
         let seal = !self.sealed || (self.settings.blackhole && wake.look);
         let look = wake.look || self.seen.observed.is_none();

@@ -15,6 +15,7 @@ use flannel_core::mac::MacAddr;
 use flannel_core::op::Op;
 use flannel_core::underlay::Underlay;
 use ipnetwork::Ipv4Network;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use flannel_core::schedule::HOOKS;
@@ -22,6 +23,7 @@ use flannel_core::schedule::HOOKS;
 use super::*;
 use crate::bpf::fake::FakeDatapath;
 use crate::daemon::settings;
+use crate::datapath::Opened;
 use crate::firewall::fake::FakeFirewall;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::sysctl::Sysctl;
@@ -31,6 +33,7 @@ use crate::source::fake::{Call, FakeSource, Write};
 use crate::status::{SharedDatapath, lock};
 
 mod leases;
+mod opening;
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 const OVERLAY: u32 = 3;
@@ -110,6 +113,13 @@ fn options(dir: &std::path::Path, flags: &[&str]) -> Options {
 }
 
 impl Bench {
+    /// The same, whose data path is there when `opens` has told it.
+    async fn start_before(opens: oneshot::Receiver<Result<(), Demanded>>) -> Self {
+        let bench = Self::begin(CONFIG, &[2, 3], &[], Some(opens)).await;
+        bench.settle().await;
+        bench
+    }
+
     /// A node 192.0.2.1 with these peers, after its first pass.
     async fn start(peers: &[u8]) -> Self {
         Self::start_with(CONFIG, peers).await
@@ -121,6 +131,18 @@ impl Bench {
     }
 
     async fn start_flagged(config: &str, peers: &[u8], flags: &[&str]) -> Self {
+        let bench = Self::begin(config, peers, flags, None).await;
+        bench.settle().await;
+        assert!(!bench.task.is_finished(), "the loop has ended");
+        bench
+    }
+
+    async fn begin(
+        config: &str,
+        peers: &[u8],
+        flags: &[&str],
+        opens: Option<oneshot::Receiver<Result<(), Demanded>>>,
+    ) -> Self {
         let config = NetworkConfig::parse(config).unwrap();
         let source = FakeSource::new(config.clone());
         let claim = Claim::new(attrs(1), None);
@@ -134,8 +156,16 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let datapath = FakeDatapath::default();
         let slot = SharedDatapath::default();
-        *lock(&slot) = Some(Box::new(datapath.clone()));
         let shared = Shared::default();
+        let opening = opens.map(|opens| {
+            let loaded = Box::new(datapath.clone());
+            let open = async { opens.await.unwrap().map(|()| Opened::Ebpf(loaded)) };
+            let slot = SharedDatapath::clone(&slot);
+            Opening::of(tokio::spawn(open), config.clone(), shared.clone(), slot)
+        });
+        if opening.is_none() {
+            *lock(&slot) = Some(Box::new(datapath.clone()));
+        }
         let identity = Identity {
             subnet: own.subnet,
             network: config.network,
@@ -168,13 +198,10 @@ impl Bench {
             let remembered = BTreeMap::new();
             let mut locked = StateLock::take(&options.state_dir).expect("the lock");
             Loop::new(&options, &mut locked, store, lease, reconciler, told, remembered)
-                .run(events_end)
+                .run(events_end, opening)
                 .await
         });
-        let bench = Self { source, kernel, datapath, shared, events, own, task, dir };
-        bench.settle().await;
-        assert!(!bench.task.is_finished(), "the loop has ended");
-        bench
+        Self { source, kernel, datapath, shared, events, own, task, dir }
     }
 
     /// Lets everything happen that is due within a second.

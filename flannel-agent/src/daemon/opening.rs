@@ -1,0 +1,120 @@
+//! The data path, which opens beside the start: the verifier takes its time. Leases,
+//! device and rules are taken care of meanwhile.
+
+use std::time::Duration;
+
+use flannel_core::backend::Reaches;
+use flannel_core::config::NetworkConfig;
+use flannel_core::status::{DatapathKind, PacketRulesMode, What};
+use flannel_core::underlay::Underlay;
+use tokio::task::JoinHandle;
+
+use super::start;
+use crate::bpf::{FastPath, XdpMode};
+use crate::cli::Options;
+use crate::datapath::{self, Demanded, Opened};
+use crate::firewall::packet_rules::follow::Follower;
+use crate::kernel::netlink::RealKernel;
+use crate::kernel::{Kernel as _, KernelError};
+use crate::reconcile::packet_rules;
+use crate::status::{Shared, SharedDatapath, lock};
+
+/// A start waits so long for programs that need no verifier: those of the run before.
+const PINNED: Duration = Duration::from_millis(15);
+
+/// A data path that is being opened, and what is done once it is.
+pub(super) struct Opening {
+    task: JoinHandle<Result<Opened, Demanded>>,
+    config: NetworkConfig,
+    /// How often rules that judge each packet are read; `None` where nobody asks.
+    rules_every: Option<Duration>,
+    shared: Shared,
+    datapath: SharedDatapath,
+}
+
+impl Opening {
+    /// Begins to open it.
+    ///
+    /// # Errors
+    /// The links cannot be listed.
+    pub(super) async fn begin(
+        options: &Options,
+        kernel: &RealKernel,
+        config: &NetworkConfig,
+        underlay: &Underlay,
+        (shared, datapath): (&Shared, &SharedDatapath),
+    ) -> Result<Self, KernelError> {
+        let card = match options.programs.xdp {
+            XdpMode::Native => true,
+            XdpMode::Auto => start::is_card(&kernel.links().await?, underlay),
+            XdpMode::Generic | XdpMode::Off => false,
+        };
+        let (mode, programs) = (options.datapath, options.programs.clone());
+        let (backend, underlay) = (config.backend.clone(), underlay.clone());
+        let task = tokio::task::spawn_blocking(move || match backend.facts().has_programs() {
+            true => datapath::open(mode, &programs, card, &underlay),
+            false => datapath::without(mode, &programs, backend.kind()),
+        });
+        let asked = &options.fast_path;
+        let respected =
+            asked.packet_rules == PacketRulesMode::Respect && asked.mode != FastPath::Off;
+        Ok(Self {
+            task,
+            config: config.clone(),
+            rules_every: respected.then_some(options.resync_interval),
+            shared: shared.clone(),
+            datapath: SharedDatapath::clone(datapath),
+        })
+    }
+
+    /// One that ends with the task.
+    #[cfg(test)]
+    pub(super) fn of(
+        task: JoinHandle<Result<Opened, Demanded>>,
+        config: NetworkConfig,
+        shared: Shared,
+        datapath: SharedDatapath,
+    ) -> Self {
+        Self { task, config, rules_every: None, shared, datapath }
+    }
+
+    /// Waits a moment, in which programs of the run before are open.
+    pub(super) async fn soon(&mut self) -> Option<Result<Option<Follower>, Demanded>> {
+        tokio::time::timeout(PINNED, self.opened()).await.ok()
+    }
+
+    /// Waits until it is open, and lets others use it. Returns who reads the rules that
+    /// keep flows from its fast path. Cancel safe; not to be called again then.
+    ///
+    /// # Errors
+    /// `--datapath=ebpf` was asked for, and cannot be had.
+    pub(super) async fn opened(&mut self) -> Result<Option<Follower>, Demanded> {
+        let opened = (&mut self.task).await;
+        let opened =
+            opened.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))?;
+        Ok(self.take(opened))
+    }
+
+    /// Tells which data path it is.
+    fn take(&self, opened: Opened) -> Option<Follower> {
+        let (mode, reason) = match opened {
+            Opened::Ebpf(loaded) => {
+                *lock(&self.datapath) = Some(loaded);
+                (DatapathKind::Ebpf, None)
+            }
+            Opened::Kernel(_) if self.config.backend.facts().reaches() == Reaches::Process => {
+                (DatapathKind::UdpProxy, None)
+            }
+            Opened::Kernel(reason) => (DatapathKind::Kernel, reason),
+        };
+        {
+            let mut state = self.shared.lock();
+            state.datapath.mode = Some(mode);
+            state.datapath.reason.clone_from(&reason);
+            state.note(What::Datapath { mode, reason });
+        }
+        let every = self.rules_every.filter(|_| mode == DatapathKind::Ebpf)?;
+        let overlay = packet_rules::overlay(self.config.network, &self.config.backend);
+        Some(Follower::start(overlay, every))
+    }
+}
