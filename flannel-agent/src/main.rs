@@ -18,9 +18,7 @@ fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(exit) => return leave(&exit),
     };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = match runtime {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "cannot start: {error}");

@@ -1,6 +1,7 @@
 //! The daemon: start in order, then the loop.
 
 mod acquire;
+mod answering;
 mod config;
 pub mod keeper;
 mod opening;
@@ -21,6 +22,7 @@ use flannel_core::status::What;
 use flannel_core::underlay::{Underlay, UnderlayError, Wish};
 use ipnetwork::Ipv4Network;
 
+use self::answering::Answering;
 use self::opening::Opening;
 use crate::cli::{DatapathMode, Options};
 use crate::datapath;
@@ -122,6 +124,9 @@ pub enum StartError {
         /// What became of it.
         why: String,
     },
+    /// Nobody could be answered.
+    #[error("start the thread that answers others: {0}")]
+    Thread(std::io::Error),
     /// A signal handler could not be installed.
     #[error("install a signal handler: {0}")]
     Signal(std::io::Error),
@@ -148,18 +153,27 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     let shared = Shared::default();
     shared.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
     let datapath = SharedDatapath::default();
-    control::serve(&options.state_dir, shared.clone(), SharedDatapath::clone(&datapath)).map_err(
-        |source| StartError::Control { path: control::path(&options.state_dir), source },
-    )?;
+    let answering = Answering::start().map_err(StartError::Thread)?;
+    {
+        let _there = answering.enter();
+        control::serve(&options.state_dir, shared.clone(), SharedDatapath::clone(&datapath))
+            .map_err(|source| StartError::Control {
+                path: control::path(&options.state_dir),
+                source,
+            })?;
+    }
     let exporter = Exporter::new(
         shared.clone(),
         SharedDatapath::clone(&datapath),
         options.metrics,
         options.programs.verify_source,
     );
-    let _healthz = healthz::serve(&options.healthz, shared.clone(), exporter).await?;
+    let (health, state) = (options.healthz.clone(), shared.clone());
+    let health = async move { healthz::serve(&health, state, exporter).await };
+    let _healthz = answering.run(health).await?;
+    let told = Told { shared: &shared, datapath: &datapath, answering: &answering };
     tokio::select! {
-        served = start_and_serve(&options, &shared, &datapath, &mut state_lock) => served,
+        served = start_and_serve(&options, told, &mut state_lock) => served,
         () = shutdown.requested() => {
             notify::stopping();
             shared.note(What::Stopping);
@@ -174,12 +188,20 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     }
 }
 
+/// What others are told of this node, and by whom.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    shared: &'a Shared,
+    datapath: &'a SharedDatapath,
+    answering: &'a Answering,
+}
+
 async fn start_and_serve(
     options: &Options,
-    shared: &Shared,
-    datapath: &SharedDatapath,
+    told: Told<'_>,
     state_lock: &mut StateLock,
 ) -> Result<(), StartError> {
+    let Told { shared, datapath, answering } = told;
     let source = start::connect(options).await?;
     let config = start::wait_for_config(&*source, shared).await;
     shared.lock().store.api = source.api();
@@ -192,8 +214,10 @@ async fn start_and_serve(
     let (lease, vtep_mac) =
         acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
     start::retire(&kernel, &before, config.network, device.as_deref()).await;
-    let _responder = (options.connectivity_port != 0)
-        .then(|| responder::start(options.connectivity_port, config.network, shared.clone()));
+    let _responder = (options.connectivity_port != 0).then(|| {
+        let _there = answering.enter();
+        responder::start(options.connectivity_port, config.network, shared.clone())
+    });
     let identity = Identity {
         subnet: lease.subnet,
         network: config.network,
