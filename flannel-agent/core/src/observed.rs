@@ -48,7 +48,7 @@ pub struct ObservedVxlan {
 }
 
 /// A route through our device, as read back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObservedRoute {
     /// Destination.
     pub destination: Ipv4Network,

@@ -76,6 +76,8 @@ pub struct Schedule<T> {
     look_rests: Option<T>,
     /// The same of rules.
     rules_rest: Option<T>,
+    /// Until when what somebody takes away is left to the next look.
+    repairs_rest: Option<T>,
     leases: Option<T>,
     /// Until when the next lease waits for company.
     leases_rest: Option<T>,
@@ -95,6 +97,7 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
             looked: None,
             look_rests: None,
             rules_rest: None,
+            repairs_rest: None,
             leases: None,
             leases_rest: None,
             generation: None,
@@ -113,6 +116,12 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
         let pause = if wake == only_generation { GENERATION } else { DEBOUNCE };
         self.wake.merge(wake);
         self.pass = earliest(self.pass, Some(now + pause));
+    }
+
+    /// Whether something that was taken away may be put back alone: the first of a row,
+    /// as what others do may not end.
+    pub fn may_repair(&mut self, now: T) -> bool {
+        not_yet(&mut self.repairs_rest, DEBOUNCE, now).is_none()
     }
 
     /// When the next pass is due.

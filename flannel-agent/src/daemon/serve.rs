@@ -247,7 +247,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                 1.. = updates.recv_many(&mut batch, UPDATES) => {
                     batch.drain(..).for_each(|update| self.take_update(update));
                 }
-                Some(event) = events.recv() => self.take_event(event),
+                Some(event) = events.recv() => self.take_event(event).await,
                 opened = opened(&mut self.opening) => {
                     self.take_opened(opened)?;
                     self.pass().await;
@@ -289,10 +289,16 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         Ok(())
     }
 
-    fn take_event(&mut self, event: KernelEvent) {
+    async fn take_event(&mut self, event: KernelEvent) {
         // What goes on from an address that has gone is never answered.
         if matches!(event, KernelEvent::Address { .. } | KernelEvent::Overrun) {
             self.source.addresses_changed(&is_here);
+        }
+        if let KernelEvent::RouteLost { ifindex, route } = &event
+            && self.schedule.may_repair(Instant::now())
+            && self.reconciler.put_back(*ifindex, route).await
+        {
+            return self.shared.lock().tell_repairs();
         }
         self.wake(self.reconciler.wake_for(event));
     }

@@ -97,6 +97,11 @@ fn mac_and_ip(attributes: &[NeighbourAttribute]) -> (Option<MacAddr>, Option<Ipv
 
 pub(super) fn route(ifindex: u32, message: &RouteNetlinkMessage) -> Option<ObservedRoute> {
     let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+    route_through(ifindex, message)
+}
+
+/// A unicast route of the main table, if it leads out of this device.
+pub(super) fn route_through(ifindex: u32, message: &RouteMessage) -> Option<ObservedRoute> {
     if message.header.kind != RouteType::Unicast
         || message.header.tos != 0
         || table(message) != u32::from(RouteHeader::RT_TABLE_MAIN)

@@ -27,7 +27,7 @@ use std::future::Future;
 use std::net::Ipv4Addr;
 
 use flannel_core::link::{Link, RouteTo};
-use flannel_core::observed::{DirectRoute, Observed};
+use flannel_core::observed::{DirectRoute, Observed, ObservedRoute};
 use flannel_core::op::Op;
 use ipnetwork::Ipv4Network;
 
@@ -61,6 +61,13 @@ pub enum KernelEvent {
     Route {
         /// Output interface index.
         ifindex: u32,
+    },
+    /// A route through a VXLAN device was taken away by somebody.
+    RouteLost {
+        /// Interface index of the device.
+        ifindex: u32,
+        /// As it was.
+        route: ObservedRoute,
     },
     /// A permanent neighbour or FDB entry of a VXLAN device changed or went.
     Neighbour {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use flannel_core::desired::roster::Change;
+use flannel_core::desired::roster::{Change, Touched};
 use flannel_core::events::PeerChanges;
 use flannel_core::health::Subject;
+use flannel_core::observed::ObservedRoute;
 use flannel_core::plan;
 use flannel_core::schedule::GENERATION;
 use tokio::time::Instant;
@@ -41,6 +42,27 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.wanted.roster = Some(roster);
         let raise_at = if ops.is_empty() { None } else { self.raise_soon() };
         Some(Outcome { raise_at, ..Outcome::default() })
+    }
+
+    /// Puts a peer's route back that somebody took away; whether nothing else is left to
+    /// be looked at.
+    pub async fn put_back(&mut self, ifindex: u32, route: &ObservedRoute) -> bool {
+        if self.seen.stale || !self.retries.is_empty() || self.seen.device != Some(ifindex) {
+            return false;
+        }
+        let (Some(desired), Some(observed)) = (&self.wanted.desired, &mut self.seen.observed)
+        else {
+            return false;
+        };
+        let subnet = route.destination;
+        let Some(peer) = desired.peers.get(&subnet).filter(|_| observed.routes.remove(route))
+        else {
+            return false;
+        };
+        let touched = Touched { subnets: [subnet].into(), macs: [peer.vtep_mac].into() };
+        let ops = plan::diff_of(desired, observed, &touched);
+        self.carry_out(&ops, true).await;
+        !self.seen.stale && self.retries.is_empty()
     }
 
     fn publish_changes(&self, changes: &[Change]) {

@@ -29,7 +29,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 next_hops: direct,
                 ..Wake::default()
             },
-            KernelEvent::Route { ifindex } => Wake {
+            KernelEvent::Route { ifindex } | KernelEvent::RouteLost { ifindex, .. } => Wake {
                 look: direct || ifindex == 0 || overlay == Some(ifindex),
                 links: self.is_doubtful(ifindex),
                 next_hops: direct,

@@ -156,6 +156,7 @@ impl Task {
             }
             KernelEvent::Address { .. }
             | KernelEvent::Route { .. }
+            | KernelEvent::RouteLost { .. }
             | KernelEvent::Neighbour { .. } => self.pending.push(event),
         }
     }

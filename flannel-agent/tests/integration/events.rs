@@ -1,6 +1,7 @@
 //! Events of the real kernel, each test in a network namespace of its own.
 //! Needs root.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::netns::vxlan::{OWN_MAC, desired, ifindex, peer, reconcile, settled, underlay};
@@ -8,7 +9,9 @@ use crate::netns::{in_netns, json, run};
 use flannel_agent::kernel::events::Scope;
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel, KernelEvent, events};
+use flannel_core::observed::ObservedRoute;
 use flannel_core::plan;
+use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 
 /// Waits for an event, skipping others.
@@ -37,6 +40,10 @@ async fn drain(events: &mut mpsc::Receiver<KernelEvent>) -> Vec<KernelEvent> {
     found
 }
 
+fn to_peer(number: u8) -> ObservedRoute {
+    ObservedRoute::to_peer(Ipv4Network::new(Ipv4Addr::new(10, 5, number, 0), 24).unwrap())
+}
+
 #[test]
 fn damage_is_told_and_repaired() {
     in_netns(async {
@@ -45,7 +52,7 @@ fn damage_is_told_and_repaired() {
         let mut events = events::subscribe(&Scope::default()).unwrap();
         reconcile(&kernel, &want).await;
         let ifindex = ifindex("flannel.1");
-        let route = KernelEvent::Route { ifindex };
+        let route = KernelEvent::RouteLost { ifindex, route: to_peer(1) };
         let neighbour = KernelEvent::Neighbour { ifindex };
         for (damage, event) in [
             ("ip route flush dev flannel.1", route),
@@ -89,7 +96,7 @@ fn what_we_do_ourselves_is_no_event() {
         run("ip neigh del 10.5.3.0 dev flannel.1");
         expect(&mut events, KernelEvent::Neighbour { ifindex }).await;
         run("ip route del 10.5.3.0/24");
-        expect(&mut events, KernelEvent::Route { ifindex }).await;
+        expect(&mut events, KernelEvent::RouteLost { ifindex, route: to_peer(3) }).await;
     });
 }
 

@@ -91,6 +91,14 @@ fn rules_are_compared_less_often_than_anything_else() {
 }
 
 #[test]
+fn the_first_of_a_row_of_losses_is_put_back_at_once() {
+    let mut schedule = started();
+    assert!(schedule.may_repair(ms(1000)));
+    assert!(!schedule.may_repair(ms(1019)));
+    assert!(schedule.may_repair(ms(1020)));
+}
+
+#[test]
 fn what_failed_makes_a_pass_of_its_own() {
     let mut schedule = started();
     schedule.retry(Some(ms(1200)));

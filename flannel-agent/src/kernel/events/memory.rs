@@ -11,9 +11,11 @@ use flannel_core::mac::MacAddr;
 use ipnetwork::Ipv4Network;
 use rtnetlink::packet_core::Parseable as _;
 use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::route::RouteMessage;
 
 use super::scope::Scope;
 use crate::kernel::KernelEvent;
+use crate::kernel::answer;
 use crate::kernel::links;
 use crate::kernel::raw::{self, HEADER_LEN};
 
@@ -136,7 +138,10 @@ impl Memory {
             }
             RTM_NEWROUTE | RTM_DELROUTE => {
                 let replaces = raw::short(message, 6).unwrap_or(0) & NLM_F_REPLACE != 0;
-                route(body, replaces && kind == RTM_NEWROUTE, scope).unwrap_or(none)
+                let [event, decision] =
+                    route(body, replaces && kind == RTM_NEWROUTE, scope).unwrap_or(none);
+                let lost = if kind == RTM_DELROUTE { self.lost(event, body) } else { None };
+                [lost.or(event), decision]
             }
             RTM_NEWNEIGH | RTM_DELNEIGH if self.is_vxlan(index) => {
                 if is_own_entry(scope, kind == RTM_DELNEIGH, index, body) {
@@ -158,6 +163,14 @@ impl Memory {
             }
             _ => none,
         }
+    }
+
+    /// What is known of a route that was taken away, if it led through a VXLAN device.
+    fn lost(&self, event: Option<KernelEvent>, body: &[u8]) -> Option<KernelEvent> {
+        let Some(KernelEvent::Route { ifindex }) = event else { return None };
+        let message = self.is_vxlan(ifindex).then(|| RouteMessage::parse(body).ok())??;
+        let route = answer::route_through(ifindex, &message)?;
+        Some(KernelEvent::RouteLost { ifindex, route })
     }
 
     fn is_vxlan(&self, ifindex: u32) -> bool {

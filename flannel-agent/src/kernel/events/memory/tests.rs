@@ -1,6 +1,10 @@
 //! Messages as the kernel sends them, and what they change.
 
+use flannel_core::observed::ObservedRoute;
+
 use super::*;
+
+const RTA_GATEWAY: u16 = 5;
 
 const BRIDGE: u32 = 5;
 const PORT_1: u32 = 7;
@@ -143,6 +147,8 @@ fn route(destination: [u8; 4], prefix: u8, table: u8) -> Vec<u8> {
     header[0] = libc::AF_INET as u8;
     header[1] = prefix;
     header[4] = table;
+    // RTN_UNICAST.
+    header[7] = 1;
     let output = 9_u32.to_ne_bytes();
     let attributes: [(u16, &[u8]); 2] = [(RTA_DST, &destination), (RTA_OIF, &output)];
     with(header, if prefix == 0 { &attributes[1..] } else { &attributes })
@@ -256,6 +262,25 @@ fn a_link_ends_decisions_by_what_packets_depend_on() {
     assert!(of_card(Some(Link { carrier: false, ..card.clone() })));
     assert!(of_card(Some(Link { up: false, ..card.clone() })));
     assert!(of_card(None));
+}
+
+#[test]
+fn a_route_that_was_taken_from_a_tunnel_is_told_as_it_was() {
+    let mut bench = Bench::new();
+    let lost = with(route([10, 5, 7, 0], 24, 254), &[(RTA_GATEWAY, &[10, 5, 7, 0])]);
+    let decision = KernelEvent::Decision;
+    assert_eq!(
+        bench.take(RTM_DELROUTE, &lost),
+        [KernelEvent::Route { ifindex: 9 }, decision],
+        "the device may be anything"
+    );
+    let tunnel = Link { kind: "vxlan".to_owned(), ..Link::default() };
+    bench.memory.links.insert(9, tunnel);
+    let subnet = "10.5.7.0/24".parse().unwrap();
+    let route = ObservedRoute { onlink: false, ..ObservedRoute::to_peer(subnet) };
+    let event = KernelEvent::RouteLost { ifindex: 9, route };
+    assert_eq!(bench.take(RTM_DELROUTE, &lost), [event, decision]);
+    assert_eq!(bench.take(RTM_NEWROUTE, &lost)[0], KernelEvent::Route { ifindex: 9 });
 }
 
 #[test]
