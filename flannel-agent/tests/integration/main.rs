@@ -9,6 +9,7 @@ mod firewall;
 mod flow_table;
 mod inspect;
 mod kernel;
+mod loader;
 mod mend;
 mod netns;
 mod nftables;
