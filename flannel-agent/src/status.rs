@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use flannel_core::backend::BackendKind;
 use flannel_core::events::{self, Ring};
-use flannel_core::health::{About, Change, Found, Health, Line, Subject};
+use flannel_core::health::{About, Found, Health, HealthChange, Line, Subject};
 use flannel_core::lease::Lease;
 use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
@@ -81,17 +81,17 @@ impl State {
         for change in self.health.report(subject, found, Instant::now()) {
             events::of_condition(&change).into_iter().for_each(|what| self.note(what));
             match change {
-                Change::Began(what, reason) if what.subject.is_grave() => {
+                HealthChange::Began(what, reason) if what.subject.is_grave() => {
                     tracing::error!(%what, reason, "degraded");
                 }
-                Change::Began(what, reason) => tracing::warn!(%what, reason, "degraded"),
-                Change::Differs(what, reason) => {
+                HealthChange::Began(what, reason) => tracing::warn!(%what, reason, "degraded"),
+                HealthChange::Differs(what, reason) => {
                     tracing::warn!(%what, reason, "degraded for another reason")
                 }
-                Change::Unlisted(what, reason) => {
+                HealthChange::Unlisted(what, reason) => {
                     tracing::debug!(%what, reason, "degraded; too many complaints to list it");
                 }
-                Change::Ended(what) => tracing::info!(%what, "recovered"),
+                HealthChange::Ended(what) => tracing::info!(%what, "recovered"),
             }
         }
     }

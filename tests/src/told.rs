@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use flannel_core::envelope::Report;
+use flannel_core::envelope::EnvelopeReport;
 use flannel_core::health::{Line, Subject};
 use flannel_core::status::{Counters, LeaseStatus, PeerCounters, PeerStatus, Status, UdpOutcome};
 use flannel_ebpf::abi::Outcome;
@@ -73,7 +73,7 @@ pub fn complaint(status: &Status, subject: Subject) -> Option<&str> {
 /// All that status says in words: why something is left to the kernel, why the store is
 /// not followed, what is not well, what is left out.
 pub fn words(status: &Status) -> String {
-    let Report { kept, veths, not_served, hooks } = &status.datapath.envelope;
+    let EnvelopeReport { kept, veths, not_served, hooks } = &status.datapath.envelope;
     let whys = kept.iter().flat_map(|kept| &kept.why);
     let whys = whys.chain(veths.iter().flat_map(|veth| &veth.why)).map(ToString::to_string);
     let hooks = hooks.iter().map(|hook| format!("{}: {}", hook.hook, hook.reason));

@@ -16,7 +16,7 @@ use ipnetwork::Ipv4Network;
 pub use self::error::ConfigError;
 pub use crate::backend::vxlan::MAX_VNI;
 pub use crate::backend::{Backend, SettingsError, UdpConfig, VxlanConfig};
-use crate::backend::{BackendKind, Settings};
+use crate::backend::{BackendKind, BackendSettings};
 pub use crate::go_json::GoType;
 use crate::go_json::{Kind, Value, excerpt, names, set};
 
@@ -169,7 +169,7 @@ impl Backend {
             }
         }
         if let Some(kind) = BackendKind::named(&backend_type) {
-            return Ok(kind.backend().facts().configured(&Settings::new(members))?);
+            return Ok(kind.backend().facts().configured(&BackendSettings::new(members))?);
         }
         let lower = backend_type.to_lowercase();
         Err(match FLANNELS_OTHER_BACKENDS.contains(&lower.as_str()) {

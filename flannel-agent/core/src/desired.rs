@@ -13,7 +13,7 @@ use crate::checksum::TunnelChecksum;
 use crate::lease::judge::{Here, NoPeer, unfit};
 use crate::mac::MacAddr;
 use crate::peer::Peer;
-use crate::reach::{NextHop, Reach};
+use crate::reach::{NextHop, PeerReach};
 use crate::underlay::Underlay;
 
 /// Smallest MTU that IPv4 allows for a link (RFC 791).
@@ -71,8 +71,8 @@ pub struct Desired {
 
 impl Desired {
     /// How packets get to the peer with this subnet.
-    pub fn reach(&self, subnet: &Ipv4Network) -> Reach {
-        if self.direct.contains(subnet) { Reach::Direct } else { Reach::Tunnel }
+    pub fn reach(&self, subnet: &Ipv4Network) -> PeerReach {
+        if self.direct.contains(subnet) { PeerReach::Direct } else { PeerReach::Tunnel }
     }
 
     /// The peers that are reached through the device.

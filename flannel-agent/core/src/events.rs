@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use ipnetwork::Ipv4Network;
 
-use crate::health::Change;
+use crate::health::HealthChange;
 use crate::peer::Peer;
 use crate::status::{Event, Events, What};
 
@@ -40,17 +40,21 @@ impl Ring {
 }
 
 /// The event of a change in what is not well. What is not listed is none.
-pub fn of_condition(change: &Change) -> Option<What> {
+pub fn of_condition(change: &HealthChange) -> Option<What> {
     let (about, reason) = match change {
-        Change::Began(about, reason) | Change::Differs(about, reason) => (about, reason.clone()),
-        Change::Ended(about) => (about, String::new()),
-        Change::Unlisted(..) => return None,
+        HealthChange::Began(about, reason) | HealthChange::Differs(about, reason) => {
+            (about, reason.clone())
+        }
+        HealthChange::Ended(about) => (about, String::new()),
+        HealthChange::Unlisted(..) => return None,
     };
     let (subject, what) = (about.subject, about.to_string());
     Some(match change {
-        Change::Began(..) => What::ConditionBegan { subject, what, reason },
-        Change::Differs(..) => What::ConditionDiffers { subject, what, reason },
-        Change::Ended(_) | Change::Unlisted(..) => What::ConditionEnded { subject, what },
+        HealthChange::Began(..) => What::ConditionBegan { subject, what, reason },
+        HealthChange::Differs(..) => What::ConditionDiffers { subject, what, reason },
+        HealthChange::Ended(_) | HealthChange::Unlisted(..) => {
+            What::ConditionEnded { subject, what }
+        }
     })
 }
 
@@ -183,12 +187,12 @@ mod tests {
     #[test]
     fn conditions_begin_and_end() {
         let about = About::from(Subject::Store);
-        let began = of_condition(&Change::Began(about.clone(), "away".to_owned())).unwrap();
+        let began = of_condition(&HealthChange::Began(about.clone(), "away".to_owned())).unwrap();
         assert_eq!(began.to_string(), "not well: store: away");
         assert_eq!(
-            of_condition(&Change::Ended(about.clone())).unwrap().to_string(),
+            of_condition(&HealthChange::Ended(about.clone())).unwrap().to_string(),
             "well again: store"
         );
-        assert_eq!(of_condition(&Change::Unlisted(about, String::new())), None);
+        assert_eq!(of_condition(&HealthChange::Unlisted(about, String::new())), None);
     }
 }

@@ -31,7 +31,7 @@ pub struct View {
 
 /// Which flows are wanted. What is `None` does not matter.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Filter {
+pub struct FlowFilter {
     /// An address that it comes from or goes to lies in here.
     pub pod: Option<Ipv4Network>,
     /// The peer's subnet or underlay address lies in here, or this in the subnet.
@@ -42,7 +42,7 @@ pub struct Filter {
     pub proto: Option<FlowProto>,
 }
 
-impl Filter {
+impl FlowFilter {
     /// Whether the flow is wanted.
     pub fn takes(&self, flow: &FlowStatus) -> bool {
         let ends = flow.translated.iter().flat_map(|ends| [ends.source, ends.destination]);
@@ -227,16 +227,24 @@ mod tests {
     fn filters_look_at_both_sides_of_a_translation() {
         let told = describe(&key(direction::OUT, TCP), &flow(), &view()).unwrap();
         let net = |text: &str| Some(text.parse().unwrap());
-        let takes = |filter: Filter| filter.takes(&told);
-        assert!(takes(Filter::default()));
-        assert!(takes(Filter { pod: net("10.5.2.7"), port: Some(8080), ..Filter::default() }));
-        assert!(takes(Filter { pod: net("10.5.1.0/24"), port: Some(80), ..Filter::default() }));
-        assert!(!takes(Filter { pod: net("10.5.3.0/24"), ..Filter::default() }));
-        assert!(!takes(Filter { port: Some(81), ..Filter::default() }));
+        let takes = |filter: FlowFilter| filter.takes(&told);
+        assert!(takes(FlowFilter::default()));
+        assert!(takes(FlowFilter {
+            pod: net("10.5.2.7"),
+            port: Some(8080),
+            ..FlowFilter::default()
+        }));
+        assert!(takes(FlowFilter {
+            pod: net("10.5.1.0/24"),
+            port: Some(80),
+            ..FlowFilter::default()
+        }));
+        assert!(!takes(FlowFilter { pod: net("10.5.3.0/24"), ..FlowFilter::default() }));
+        assert!(!takes(FlowFilter { port: Some(81), ..FlowFilter::default() }));
         for peer in ["10.5.2.9", "10.5.0.0/16", "192.0.2.2"] {
-            assert!(takes(Filter { peer: net(peer), ..Filter::default() }), "{peer}");
+            assert!(takes(FlowFilter { peer: net(peer), ..FlowFilter::default() }), "{peer}");
         }
-        assert!(!takes(Filter { peer: net("192.0.2.3"), ..Filter::default() }));
-        assert!(!takes(Filter { proto: Some(FlowProto::Udp), ..Filter::default() }));
+        assert!(!takes(FlowFilter { peer: net("192.0.2.3"), ..FlowFilter::default() }));
+        assert!(!takes(FlowFilter { proto: Some(FlowProto::Udp), ..FlowFilter::default() }));
     }
 }

@@ -279,7 +279,7 @@ pub struct Line {
 
 /// What a report changed, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum HealthChange {
     /// A complaint is new.
     Began(About, String),
     /// It has another reason now.
@@ -298,7 +298,7 @@ impl Health {
         subject: Subject,
         found: impl Into<Found>,
         now: Instant,
-    ) -> Vec<Change> {
+    ) -> Vec<HealthChange> {
         let Found(found) = found.into();
         // Reasons hold what the kernel, programs, and the store's values say.
         let shown = |(part, reason): (Part, String)| (part, text::shown(&reason, text::REASON));
@@ -313,23 +313,23 @@ impl Health {
                 None => gone.push(about.clone()),
                 Some(reason) if reason != complaint.reason => {
                     complaint.reason.clone_from(&reason);
-                    changes.push(Change::Differs(about.clone(), reason));
+                    changes.push(HealthChange::Differs(about.clone(), reason));
                 }
                 Some(_) => {}
             }
         }
         for about in gone {
             self.complaints.remove(&about);
-            changes.push(Change::Ended(about));
+            changes.push(HealthChange::Ended(about));
         }
         for (part, reason) in found {
             let about = About { subject, part };
             if self.complaints.len() >= LIMIT {
-                changes.push(Change::Unlisted(about, reason));
+                changes.push(HealthChange::Unlisted(about, reason));
             } else {
                 let complaint = Complaint { reason: reason.clone(), since: now };
                 self.complaints.insert(about.clone(), complaint);
-                changes.push(Change::Began(about, reason));
+                changes.push(HealthChange::Began(about, reason));
             }
         }
         changes

@@ -28,7 +28,7 @@ use crate::model::apply;
 use crate::observed::{DirectRoute, Observed, ObservedDevice, ObservedRoute};
 use crate::op::Op;
 use crate::peer::Peer;
-use crate::reach::Reach;
+use crate::reach::PeerReach;
 use crate::subnet::within;
 
 pub use self::excerpt::diff_of;
@@ -179,7 +179,7 @@ fn additions(desired: &Desired, wanted: &Wanted, base: &Observed, size: usize, o
         // the check of the source has to know them.
         let put_maps = !desired.unmapped.contains(&peer.subnet)
             && base.maps.as_ref().is_some_and(|maps| maps.get(&peer.subnet) != Some(peer));
-        if desired.reach(&peer.subnet) == Reach::Direct {
+        if desired.reach(&peer.subnet) == PeerReach::Direct {
             slab.maps.extend(put_maps.then_some(Op::PutMaps(*peer)));
             let route = direct_to(desired, peer);
             slab.direct.extend((!base.direct.contains(&route)).then_some(Op::PutDirect(route)));
@@ -233,7 +233,7 @@ fn put_fdb(mac: MacAddr, ip: Ipv4Addr, base: &Observed, ops: &mut Vec<Op>) {
 fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<Op>) {
     let network = desired.network;
     let through_device = |subnet: &Ipv4Network| {
-        desired.peers.contains_key(subnet) && desired.reach(subnet) == Reach::Tunnel
+        desired.peers.contains_key(subnet) && desired.reach(subnet) == PeerReach::Tunnel
     };
     let stale_route = |route: &&ObservedRoute| {
         within(network, route.destination)
@@ -286,7 +286,7 @@ fn removals(desired: &Desired, wanted: &Wanted, base: &Observed, ops: &mut Vec<O
 fn removals_of_direct(desired: &Desired, base: &Observed, ops: &mut Vec<Op>) {
     for route in base.direct.iter().filter(|route| within(desired.network, route.destination)) {
         let peer = desired.peers.get(&route.destination);
-        let peer = peer.filter(|peer| desired.reach(&peer.subnet) == Reach::Direct);
+        let peer = peer.filter(|peer| desired.reach(&peer.subnet) == PeerReach::Direct);
         let wanted = peer.map(|peer| direct_to(desired, peer));
         let same_way = wanted.filter(|wanted| DirectRoute { extra: false, ..*route } == *wanted);
         if wanted == Some(*route) {

@@ -47,7 +47,7 @@ impl fmt::Display for NextHop {
 
 /// How packets get to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum PeerReach {
     /// Encapsulated, through the device.
     Tunnel,
     /// As they are, by a route through the underlay.

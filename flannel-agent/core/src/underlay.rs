@@ -117,7 +117,7 @@ impl Wish {
 
 /// What the routing tables say about a [`Wish`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Routes {
+pub struct UnderlayRoutes {
     /// The default routes, the best first, if the choice may depend on them.
     pub defaults: Vec<RouteTo>,
     /// The route to `--iface-can-reach`.
@@ -196,7 +196,11 @@ impl fmt::Display for Candidates {
 ///
 /// # Errors
 /// When nothing fits; the text lists every interface and why a named one does not.
-pub fn choose(links: &[Link], wish: &Wish, routes: Routes) -> Result<Underlay, UnderlayError> {
+pub fn choose(
+    links: &[Link],
+    wish: &Wish,
+    routes: UnderlayRoutes,
+) -> Result<Underlay, UnderlayError> {
     if let Some(ip) = wish.public_ip
         && (ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast())
     {

@@ -18,7 +18,7 @@ use flannel_core::lease::Lease;
 use flannel_core::lease::attrs::LeaseAttrs;
 use flannel_core::lease::free::{fits, pick};
 use flannel_core::lease::key::SubnetKey;
-use flannel_core::lease::v2::Change;
+use flannel_core::lease::v2::LeaseChange;
 use flannel_core::state;
 use flannel_core::subnet_env::SubnetEnv;
 use flannel_ebpf::path::fake::any_packets;
@@ -109,7 +109,7 @@ fn subnet_key(bytes: &[u8]) {
 
 /// All leases in an answer of etcd's v2 API.
 fn leases_of(body: &[u8]) -> Vec<Lease> {
-    let Ok(change) = serde_json::from_slice::<Change>(body) else { return Vec::new() };
+    let Ok(change) = serde_json::from_slice::<LeaseChange>(body) else { return Vec::new() };
     let mut nodes = vec![change.node];
     let mut leases = Vec::new();
     while let Some(node) = nodes.pop() {

@@ -10,7 +10,7 @@ use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 
 use super::{
-    BpfError, Datapath, DatapathConfig, HookReport, Meter, Places, Stranger, Teller, XdpReport,
+    BpfError, Datapath, DatapathConfig, HookChanges, Meter, Places, Stranger, Teller, XdpReport,
 };
 
 /// State of a [`FakeDatapath`], open to tests.
@@ -155,7 +155,7 @@ impl Datapath for FakeDatapath {
         Ok(())
     }
 
-    fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport {
+    fn ensure_hooks(&mut self, places: Places<'_>) -> HookChanges {
         let mut state = self.state();
         state.overlay = places.overlay.map(str::to_owned);
         state.hooked = places.veths.iter().map(|veth| veth.ifindex).collect();
@@ -166,7 +166,7 @@ impl Datapath for FakeDatapath {
             .iter()
             .map(|hook| (hook.clone(), BpfError::plain("attach", hook.clone(), "told to fail")))
             .collect();
-        HookReport { failed, xdp: state.xdp.clone(), ..HookReport::default() }
+        HookChanges { failed, xdp: state.xdp.clone(), ..HookChanges::default() }
     }
 
     fn teller(&self) -> Box<dyn Teller> {

@@ -20,14 +20,14 @@ use super::glance::Glance;
 use super::hook::Hook;
 use super::maps::{Maps, Pinnable};
 use super::others::Others;
-use super::owner::Claim;
+use super::owner::Ownership;
 use super::pin::PinDir;
 use super::programs::{Programs, possible_cpus};
 use super::sys::TcxHook;
-use super::teller::{RealTeller, Settings};
+use super::teller::{ConfigMap, RealTeller};
 use super::xdp::{Site, XdpHalf};
 use super::{
-    BpfError, Datapath, DatapathConfig, FastPath, HookReport, Meter, Places, ProgramOptions,
+    BpfError, Datapath, DatapathConfig, FastPath, HookChanges, Meter, Places, ProgramOptions,
     Stranger, Teller, VerifySource, filter, object,
 };
 
@@ -37,7 +37,7 @@ pub struct Loaded {
     maps: Maps,
     /// [`Config::tickets`] of the map that was made.
     tickets: abi::TicketNumbers,
-    settings: Settings,
+    settings: ConfigMap,
     sign_of_life: SignOfLife,
     teller: RealTeller,
     attacher: Attacher,
@@ -49,7 +49,7 @@ pub struct Loaded {
     /// Other ABI versions' programs run until ours do, hook by hook.
     others: Others,
     /// Holds the pin directory.
-    claim: Option<Claim>,
+    claim: Option<Ownership>,
     pinnable: Pinnable,
     /// At the pins.
     glance: Glance<()>,
@@ -88,7 +88,7 @@ impl Loaded {
         programs.object().map(start_program_log);
         let pinnable = Pinnable::of(&programs)?;
         let maps = Maps::take(&mut programs)?;
-        let settings = Settings::take(&mut programs)?;
+        let settings = ConfigMap::take(&mut programs)?;
         let teller = RealTeller::take(&mut programs, settings.clone(), ids)?;
         let sign_of_life = SignOfLife::take(&mut programs)?;
         Ok(Self {
@@ -148,7 +148,7 @@ impl Loaded {
     }
 
     /// Whether it had to be attached.
-    fn ensure(&mut self, hook: &Hook, report: &mut HookReport) -> bool {
+    fn ensure(&mut self, hook: &Hook, report: &mut HookChanges) -> bool {
         let held = self.attacher.holds(hook);
         let ensured = self
             .programs
@@ -173,7 +173,7 @@ impl Loaded {
 impl Loaded {
     /// The XDP half strips nothing that the TC half would not take: it is told
     /// to when both run, and told not to before either goes.
-    fn ensure_xdp(&mut self, site: Site<'_>, report: &mut HookReport) {
+    fn ensure_xdp(&mut self, site: Site<'_>, report: &mut HookChanges) {
         let ensured = self.xdp.ensure(&mut self.programs, site);
         if ensured.attached {
             report.attached.push(format!("{}/{}", site.name, program::FROM_WIRE));
@@ -191,9 +191,9 @@ impl Loaded {
         }
     }
 
-    fn ensure_places(&mut self, places: Places<'_>, report: &mut HookReport) {
+    fn ensure_places(&mut self, places: Places<'_>, report: &mut HookChanges) {
         let Places { underlay, underlay_kind, inlets, overlay, direct, veths, turn } = places;
-        let ifindex = |name: &str, report: &mut HookReport| match if_nametoindex(name) {
+        let ifindex = |name: &str, report: &mut HookChanges| match if_nametoindex(name) {
             Ok(ifindex) => Some(ifindex),
             Err(errno) => {
                 let error = BpfError::new("find interface", name, &std::io::Error::from(errno));
@@ -253,7 +253,7 @@ impl Loaded {
         exits: &[Hook],
         entries: &[Hook],
         turn: Duration,
-        report: &mut HookReport,
+        report: &mut HookChanges,
     ) {
         let mut spent = Duration::ZERO;
         for (hooks, direction) in [(exits, TcxHook::Egress), (entries, TcxHook::Ingress)] {
@@ -400,8 +400,8 @@ impl Datapath for Loaded {
         self.maps.set_direct(subnets)
     }
 
-    fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport {
-        let mut report = HookReport::default();
+    fn ensure_hooks(&mut self, places: Places<'_>) -> HookChanges {
+        let mut report = HookChanges::default();
         self.renew_pins();
         self.ensure_places(places, &mut report);
         // Whatever failed: nobody keeps the maps of other versions true.

@@ -178,7 +178,7 @@ pub trait Datapath: Send + 'static {
     /// that somebody removed come back. Returns the hooks that had to be
     /// (re-)attached and the failures. Attaching takes long where there are many: a
     /// call may leave some for the next, and says so.
-    fn ensure_hooks(&mut self, places: Places<'_>) -> HookReport;
+    fn ensure_hooks(&mut self, places: Places<'_>) -> HookChanges;
 
     /// What may be told to the programs without the lock of this.
     fn teller(&self) -> Box<dyn Teller>;
@@ -204,7 +204,7 @@ pub trait Datapath: Send + 'static {
 
 /// What [`Datapath::ensure_hooks`] did.
 #[derive(Debug, Default)]
-pub struct HookReport {
+pub struct HookChanges {
     /// `<interface>/<program>` that were not there and are now.
     pub attached: Vec<String>,
     /// `<interface>/<program>` that are no place of ours any more.

@@ -25,9 +25,9 @@ const RECORD: &str = "netns";
 /// The only agent on a pin directory; until it is dropped, or the process ends
 /// however.
 #[derive(Debug)]
-pub struct Claim(Flock<File>);
+pub struct Ownership(Flock<File>);
 
-impl Claim {
+impl Ownership {
     /// Whether the directory that it holds is still the one at this path.
     pub(super) fn is_of(&self, root: &Path) -> bool {
         let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
@@ -37,7 +37,7 @@ impl Claim {
 }
 
 /// Takes the directory for this process.
-pub(super) fn claim(root: &Path) -> Result<Claim, BpfError> {
+pub(super) fn claim(root: &Path) -> Result<Ownership, BpfError> {
     let failed = |error: &io::Error| BpfError::new("lock", root.display().to_string(), error);
     loop {
         let folder = File::open(root).map_err(|error| failed(&error))?;
@@ -50,7 +50,7 @@ pub(super) fn claim(root: &Path) -> Result<Claim, BpfError> {
             Err((_, errno)) => return Err(failed(&errno.into())),
         };
         match fs::metadata(root) {
-            Ok(now) if now.ino() == inode => return Ok(Claim(lock)),
+            Ok(now) if now.ino() == inode => return Ok(Ownership(lock)),
             // Removed and made anew between the two calls.
             Ok(_) => {}
             Err(error) => return Err(failed(&error)),

@@ -9,7 +9,7 @@ use flannel_ebpf::abi::{self, ABI_VERSION};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::owner::{self, Claim, Owner};
+use super::owner::{self, Owner, Ownership};
 use super::pinned::{LinkPin, entries, links_in, remove, remove_version};
 use super::{BpfError, flow_table};
 
@@ -65,7 +65,7 @@ impl PinDir {
     /// # Errors
     /// The file system is not a bpf one and cannot be mounted; or the directory
     /// is in use by another agent or network namespace.
-    pub fn create(&self) -> Result<Claim, BpfError> {
+    pub fn create(&self) -> Result<Ownership, BpfError> {
         self.mount()?;
         make(&self.root)?;
         if !is_bpffs(&self.root) {
@@ -106,7 +106,7 @@ impl PinDir {
     ///
     /// # Errors
     /// As [`PinDir::create`].
-    pub(super) fn renew(&self, claim: Option<Claim>) -> Result<Claim, BpfError> {
+    pub(super) fn renew(&self, claim: Option<Ownership>) -> Result<Ownership, BpfError> {
         let Some(claim) = claim.filter(|claim| claim.is_of(&self.root)) else {
             return self.create();
         };
@@ -196,7 +196,7 @@ impl PinDir {
     ///
     /// # Errors
     /// Another agent uses it.
-    pub(super) fn claim(&self) -> Result<Option<Claim>, BpfError> {
+    pub(super) fn claim(&self) -> Result<Option<Ownership>, BpfError> {
         self.root.exists().then(|| owner::claim(&self.root)).transpose()
     }
 

@@ -46,9 +46,9 @@ pub trait Teller: Send {
 /// The one element of the map of settings. Whoever changes it keeps the others
 /// out between reading and writing.
 #[derive(Clone)]
-pub(super) struct Settings(Arc<Mutex<Array<MapData, Config>>>);
+pub(super) struct ConfigMap(Arc<Mutex<Array<MapData, Config>>>);
 
-impl Settings {
+impl ConfigMap {
     pub(super) fn take(programs: &mut Programs) -> Result<Self, BpfError> {
         Ok(Self(Arc::new(Mutex::new(typed(programs, abi::map::CFG)?))))
     }
@@ -111,7 +111,7 @@ fn is_agents(name: &str) -> bool {
 /// The maps that are told of devices.
 #[derive(Clone)]
 pub(super) struct RealTeller {
-    settings: Settings,
+    settings: ConfigMap,
     veths: Arc<Mutex<HashMap<MapData, u32, Veth>>>,
     /// Ids of our programs.
     ids: Arc<BTreeSet<u32>>,
@@ -120,7 +120,7 @@ pub(super) struct RealTeller {
 impl RealTeller {
     pub(super) fn take(
         programs: &mut Programs,
-        settings: Settings,
+        settings: ConfigMap,
         ids: BTreeSet<u32>,
     ) -> Result<Self, BpfError> {
         let veths = Arc::new(Mutex::new(typed(programs, abi::map::VETHS)?));

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::common::{PinDir, StateDir, SubnetFile};
+use super::common::{PinDirArg, StateDir, SubnetFileArg};
 
 /// The flags of `cleanup`.
 #[derive(Args, Clone, Debug)]
@@ -12,10 +12,10 @@ pub struct CleanupArgs {
     pub state: StateDir,
     /// Where the programs' maps are
     #[command(flatten)]
-    pub pins: PinDir,
+    pub pins: PinDirArg,
     /// Where subnet.env is
     #[command(flatten)]
-    pub subnet_file: SubnetFile,
+    pub subnet_file: SubnetFileArg,
     /// Go on even if an agent is running, or another network namespace uses
     /// the pins
     #[arg(long)]

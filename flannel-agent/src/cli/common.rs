@@ -16,7 +16,7 @@ pub struct StateDir {
 
 /// `--pin-dir`.
 #[derive(Args, Clone, Debug)]
-pub struct PinDir {
+pub struct PinDirArg {
     /// Directory in bpffs with the pinned maps and links
     #[arg(id = "pin_dir", long = "pin-dir", value_name = "DIR", default_value = PIN_DIR)]
     pub dir: PathBuf,
@@ -24,7 +24,7 @@ pub struct PinDir {
 
 /// `--subnet-file`.
 #[derive(Args, Clone, Debug)]
-pub struct SubnetFile {
+pub struct SubnetFileArg {
     /// The file with the node's subnet
     #[arg(id = "subnet_file", long = "subnet-file", value_name = "FILE",
           default_value = SUBNET_FILE)]

@@ -8,7 +8,7 @@ use flannel_core::trace::facts::Protocol;
 use flannel_ebpf::wire;
 use ipnetwork::Ipv4Network;
 
-use super::common::{PinDir, ReaderArgs, SubnetFile};
+use super::common::{PinDirArg, ReaderArgs, SubnetFileArg};
 use crate::flag;
 use crate::source::options::EtcdOptions;
 
@@ -23,10 +23,10 @@ pub struct CheckArgs {
     pub quiet: bool,
     /// Where the programs' maps are
     #[command(flatten)]
-    pub pins: PinDir,
+    pub pins: PinDirArg,
     /// Where subnet.env is
     #[command(flatten)]
-    pub subnet_file: SubnetFile,
+    pub subnet_file: SubnetFileArg,
     /// How etcd is reached
     #[command(flatten)]
     pub etcd: EtcdOptions,
@@ -80,7 +80,7 @@ pub struct TraceArgs {
     pub reader: ReaderArgs,
     /// Where the programs' maps are
     #[command(flatten)]
-    pub pins: PinDir,
+    pub pins: PinDirArg,
     /// How etcd is reached
     #[command(flatten)]
     pub etcd: EtcdOptions,

@@ -27,7 +27,7 @@ use flannel_core::underlay::Wish;
 use serde::Serialize;
 
 pub use self::cleanup::CleanupArgs;
-pub use self::common::{PinDir, ReaderArgs, StateDir, SubnetFile};
+pub use self::common::{PinDirArg, ReaderArgs, StateDir, SubnetFileArg};
 pub use self::doctor::{CheckArgs, ConnectivityArgs, TraceArgs, TracedProtocol};
 pub use self::flannel::WithoutEffect;
 pub use self::klog::Klog;

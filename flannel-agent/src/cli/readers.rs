@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use flannel_core::flows::Filter;
+use flannel_core::flows::FlowFilter;
 use flannel_core::status::FlowProto;
 use ipnetwork::Ipv4Network;
 
-use super::common::{PinDir, ReaderArgs, SubnetFile};
+use super::common::{PinDirArg, ReaderArgs, SubnetFileArg};
 use super::doctor::TracedProtocol;
 use crate::flag;
 use crate::source::options::EtcdOptions;
@@ -51,13 +51,13 @@ pub struct FlowsArgs {
     pub proto: Option<FlowProto>,
     /// Where the programs' maps are
     #[command(flatten)]
-    pub pins: PinDir,
+    pub pins: PinDirArg,
 }
 
 impl FlowsArgs {
     /// Which flows are wanted.
-    pub fn filter(&self) -> Filter {
-        Filter { pod: self.pod, peer: self.peer, port: self.port, proto: self.proto }
+    pub fn filter(&self) -> FlowFilter {
+        FlowFilter { pod: self.pod, peer: self.peer, port: self.port, proto: self.proto }
     }
 }
 
@@ -95,7 +95,7 @@ pub struct MonitorArgs {
     pub time: Option<Duration>,
     /// Where the programs' maps are
     #[command(flatten)]
-    pub pins: PinDir,
+    pub pins: PinDirArg,
 }
 
 /// The flags of `sysdump`.
@@ -112,10 +112,10 @@ pub struct SysdumpArgs {
     pub healthz_port: Option<u16>,
     /// Where the programs' maps are
     #[command(flatten)]
-    pub pins: PinDir,
+    pub pins: PinDirArg,
     /// Where subnet.env is
     #[command(flatten)]
-    pub subnet_file: SubnetFile,
+    pub subnet_file: SubnetFileArg,
     /// How etcd is reached
     #[command(flatten)]
     pub etcd: EtcdOptions,

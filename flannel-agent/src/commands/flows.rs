@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use comfy_table::{Table, presets};
-use flannel_core::flows::{self, Filter};
+use flannel_core::flows::{self, FlowFilter};
 use flannel_core::status::{FlowDirection, FlowPath, FlowProto, FlowStatus, NotFast};
 
 use super::{ask, complain, print, print_json};
@@ -58,7 +58,7 @@ fn tell(pinned: &PinnedFlows, args: &FlowsArgs) -> Result<(), BpfError> {
 }
 
 /// The wanted flows, in the order of their addresses.
-pub(super) fn read(pinned: &PinnedFlows, filter: &Filter) -> Result<Vec<FlowStatus>, BpfError> {
+pub(super) fn read(pinned: &PinnedFlows, filter: &FlowFilter) -> Result<Vec<FlowStatus>, BpfError> {
     let view = pinned.view()?;
     let entries = pinned.entries()?;
     let all = entries.iter().filter_map(|(key, flow)| flows::describe(key, flow, &view));

@@ -1,12 +1,12 @@
 //! What `status` says about packets that the fast path leaves to the kernel.
 
-use flannel_core::envelope::{Inward, Outward, Reason, Report, VethReport};
+use flannel_core::envelope::{EnvelopeReport, Inward, Outward, Reason, VethReport};
 /// Veths that are listed at most.
 const VETHS: usize = 20;
 
 /// A line for each way, veth and pod that is left to the kernel, or not served
 /// as others are.
-pub(super) fn lines(report: &Report) -> Vec<String> {
+pub(super) fn lines(report: &EnvelopeReport) -> Vec<String> {
     let mut lines: Vec<String> =
         report.kept.iter().map(|kept| format!("{}: {}", kept.way, list(&kept.why))).collect();
     let mut veths = report.veths.iter().filter(|veth| !veth.is_free());
@@ -59,7 +59,7 @@ mod tests {
             way: KeptWay::KeepIn,
             why: vec![Reason { device: "eth0".to_owned(), what }],
         }];
-        let report = Report {
+        let report = EnvelopeReport {
             kept,
             veths: vec![
                 pod("veth1", Outward::Carried, Inward::Peer, &[]),
@@ -83,10 +83,10 @@ mod tests {
                 "not served: ipvlan on eth0 (2 pods)",
             ]
         );
-        assert_eq!(lines(&Report::default()), [""; 0]);
+        assert_eq!(lines(&EnvelopeReport::default()), [""; 0]);
         let veths =
             (0..25).map(|n| pod(&format!("veth{n}"), Outward::Kept, Inward::Peer, &why)).collect();
-        let lines = lines(&Report { veths, ..Report::default() });
+        let lines = lines(&EnvelopeReport { veths, ..EnvelopeReport::default() });
         assert_eq!(lines.len(), 21);
         assert!(lines[20].starts_with("5 more"), "{}", lines[20]);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use caps::{CapSet, Capability, CapsHashSet};
 use flannel_core::backend::Reaches;
 use flannel_core::check::facts::{Agent, Capabilities, Held, Known, Network, Unknown, Whose};
-use flannel_core::envelope::Report;
+use flannel_core::envelope::EnvelopeReport;
 use flannel_core::lease::Lease;
 use flannel_core::mac::MacAddr;
 use flannel_core::status::{DatapathKind, PeerStatus, Status};
@@ -31,17 +31,17 @@ pub(super) struct Daemon {
     pub(super) pid: Option<i32>,
     pub(super) network: Option<Network>,
     pub(super) public_ip: Option<Ipv4Addr>,
-    pub(super) peers: Vec<Peer>,
+    pub(super) peers: Vec<KnownPeer>,
     pub(super) left: Option<NodeState>,
     /// Its flags.
     pub(super) flags: Option<Options>,
     /// What it leaves to the kernel, and why.
-    pub(super) report: Option<Report>,
+    pub(super) report: Option<EnvelopeReport>,
 }
 
 /// A peer as the daemon knows it.
 #[derive(Clone, Copy)]
-pub(super) struct Peer {
+pub(super) struct KnownPeer {
     pub(super) subnet: Ipv4Network,
     pub(super) public_ip: Ipv4Addr,
     /// Reached without a tunnel.
@@ -74,7 +74,7 @@ impl Daemon {
             public_ip: leased
                 .map(|lease| lease.public_ip)
                 .or(left.as_ref().map(|left| left.public_ip)),
-            peers: peers.iter().map(Peer::of).collect(),
+            peers: peers.iter().map(KnownPeer::of).collect(),
             left,
             report: status.map(|status| status.datapath.envelope),
         }
@@ -89,12 +89,12 @@ impl Daemon {
     }
 
     /// The peers, by the leases where no daemon tells.
-    pub(super) fn peers_or(&self, leases: &[Held]) -> Vec<Peer> {
+    pub(super) fn peers_or(&self, leases: &[Held]) -> Vec<KnownPeer> {
         if self.pid.is_some() {
             return self.peers.clone();
         }
         let others = leases.iter().filter(|lease| Some(lease.public_ip) != self.public_ip);
-        let peer = |lease: &Held| Peer {
+        let peer = |lease: &Held| KnownPeer {
             subnet: lease.subnet,
             public_ip: lease.public_ip,
             direct: lease.vtep_mac.is_none(),
@@ -122,7 +122,7 @@ impl Daemon {
 }
 
 /// The peers by the store.
-pub(super) async fn leases(daemon: &Daemon, etcd: &EtcdOptions) -> Known<Vec<Peer>> {
+pub(super) async fn leases(daemon: &Daemon, etcd: &EtcdOptions) -> Known<Vec<KnownPeer>> {
     let store = Store::connect(etcd.clone(), EtcdApi::Auto).await.map_err(Unknown::because)?;
     let listed = async {
         store.config().await?;
@@ -176,7 +176,7 @@ fn network(status: Option<&Status>, left: Option<&NodeState>) -> Option<Network>
     })
 }
 
-impl Peer {
+impl KnownPeer {
     fn of(told: &PeerStatus) -> Self {
         let reaches = told.path.reaches();
         Self {

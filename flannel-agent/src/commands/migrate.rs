@@ -11,7 +11,7 @@ use crate::source::options::EtcdOptions;
 
 /// What `migrate --json` prints.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Report {
+pub(super) struct MigrationReport {
     /// How it ended.
     result: Ending,
     /// Nothing was to be written.
@@ -87,7 +87,7 @@ pub async fn run(args: MigrateArgs) -> u8 {
     match migrate(etcd, dry_run).await {
         Ok((steps, ending)) => {
             if json {
-                print_json(&Report { result: ending, dry_run, keys: steps });
+                print_json(&MigrationReport { result: ending, dry_run, keys: steps });
             } else {
                 for step in &steps {
                     print(&line(step, ending));

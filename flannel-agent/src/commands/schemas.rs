@@ -7,7 +7,7 @@ use clap::CommandFactory as _;
 use flannel_core::check;
 use flannel_core::connectivity::Matrix;
 use flannel_core::status::{Event, FlowStatus, PacketEvent, PeerStatus, Status, SysdumpReport};
-use flannel_core::trace::Report;
+use flannel_core::trace::TraceReport;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
@@ -21,13 +21,13 @@ type Printed = (&'static str, fn() -> Schema);
 const COMMANDS: &[Printed] = &[
     ("events", of::<Vec<Event>>),
     ("flows", of::<Vec<FlowStatus>>),
-    ("check", of::<check::Report>),
+    ("check", of::<check::CheckReport>),
     ("connectivity", of::<Matrix>),
     ("migrate", of::<MigrateJson>),
     ("monitor", of::<PacketEvent>),
     ("peers", of::<Vec<PeerStatus>>),
     ("status", of::<StatusJson>),
-    ("trace", of::<Report>),
+    ("trace", of::<TraceReport>),
     ("sysdump", of::<SysdumpReport>),
 ];
 
@@ -45,7 +45,7 @@ enum StatusJson {
 #[serde(untagged)]
 #[expect(dead_code, reason = "its schema is what counts")]
 enum MigrateJson {
-    Report(migrate::Report),
+    Report(migrate::MigrationReport),
     Failure(migrate::Failure),
 }
 

@@ -168,7 +168,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use flannel_core::backend::BackendKind;
-    use flannel_core::envelope::{Kept, KeptWay, Obstacle, Reason, Report};
+    use flannel_core::envelope::{EnvelopeReport, Kept, KeptWay, Obstacle, Reason};
     use flannel_core::health::{Line, Subject};
     use flannel_core::status::{StoreStatus, XdpPlace};
 
@@ -185,7 +185,7 @@ mod tests {
             datapath: DatapathStatus {
                 mode: Some(DatapathKind::Kernel),
                 reason: Some("CAP_BPF is missing".to_owned()),
-                envelope: Report { kept, ..Report::default() },
+                envelope: EnvelopeReport { kept, ..EnvelopeReport::default() },
                 ..DatapathStatus::default()
             },
             lease: Some(LeaseStatus {

@@ -15,15 +15,15 @@ use crate::status::Shared;
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Looks until it is dropped.
-pub(super) struct Follower(JoinHandle<()>);
+pub(super) struct ConfigFollower(JoinHandle<()>);
 
-impl Drop for Follower {
+impl Drop for ConfigFollower {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-impl Follower {
+impl ConfigFollower {
     /// Compares what the store has with `in_force` from now on, and reports it.
     pub(super) fn start<S: LeaseSource>(
         source: Arc<S>,
@@ -79,7 +79,7 @@ mod tests {
     async fn a_config_that_changes_or_goes_is_told_until_it_is_back() {
         let source = FakeSource::new(config("10.5.0.0/16"));
         let shared = Shared::default();
-        let follower = Follower::start(
+        let follower = ConfigFollower::start(
             Arc::new(source.clone()),
             config("10.5.0.0/16"),
             6 * EVERY,

@@ -28,7 +28,7 @@ const QUIET: Duration = Duration::from_secs(5 * 60);
 
 /// What became of a renewal.
 #[derive(Debug)]
-pub enum Kept {
+pub enum Renewal {
     /// The lease is good until its new end.
     Renewed,
     /// Tried again later.
@@ -187,7 +187,7 @@ impl<S: LeaseSource> Keeper<S> {
     }
 
     /// The next thing that happens to the lease. Cancel safe.
-    pub async fn next(&mut self) -> Kept {
+    pub async fn next(&mut self) -> Renewal {
         loop {
             if let Some(running) = &mut self.running {
                 let result = running.await;
@@ -213,7 +213,7 @@ impl<S: LeaseSource> Keeper<S> {
     }
 
     /// `None` if the lease is as lost as before.
-    fn finish(&mut self, result: Result<Lease, SourceError>) -> Option<Kept> {
+    fn finish(&mut self, result: Result<Lease, SourceError>) -> Option<Renewal> {
         Some(match result {
             Ok(lease) => {
                 // What was to be published while the call ran stays to be.
@@ -225,7 +225,7 @@ impl<S: LeaseSource> Keeper<S> {
                 } else if self.due.is_none() {
                     self.schedule();
                 }
-                Kept::Renewed
+                Renewal::Renewed
             }
             Err(error @ SourceError::LeaseLost { .. }) => {
                 // It may have been told free meanwhile.
@@ -234,11 +234,11 @@ impl<S: LeaseSource> Keeper<S> {
                 if std::mem::replace(&mut self.lost, true) {
                     return None;
                 }
-                Kept::Lost(error)
+                Renewal::Lost(error)
             }
             Err(error) => {
                 self.due = Some(Instant::now() + self.backoff.fail());
-                Kept::Failed(error)
+                Renewal::Failed(error)
             }
         })
     }
@@ -276,7 +276,7 @@ mod tests {
     }
 
     /// How long the next thing takes to happen.
-    async fn next(keeper: &mut Keeper<FakeSource>) -> (Kept, Duration) {
+    async fn next(keeper: &mut Keeper<FakeSource>) -> (Renewal, Duration) {
         let before = Instant::now();
         let kept = keeper.next().await;
         (kept, before.elapsed())
@@ -287,7 +287,7 @@ mod tests {
         let (source, mut keeper) = keeper(HOUR).await;
         for _ in 0..3 {
             let (kept, after) = next(&mut keeper).await;
-            assert!(matches!(kept, Kept::Renewed), "{kept:?}");
+            assert!(matches!(kept, Renewal::Renewed), "{kept:?}");
             let earliest = 23 * HOUR - HOUR / 10 - Duration::from_secs(10);
             assert!(after > earliest && after <= 23 * HOUR, "{after:?}");
         }
@@ -308,14 +308,14 @@ mod tests {
         let (source, mut keeper) = keeper(HOUR).await;
         source.fail(Call::Renew, 20);
         let (kept, _) = next(&mut keeper).await;
-        assert!(matches!(kept, Kept::Failed(_)));
+        assert!(matches!(kept, Renewal::Failed(_)));
         for _ in 0..19 {
             let (kept, after) = next(&mut keeper).await;
-            assert!(matches!(kept, Kept::Failed(_)));
+            assert!(matches!(kept, Renewal::Failed(_)));
             assert!(after <= RETRY_LIMIT, "{after:?}");
         }
         let (kept, _) = next(&mut keeper).await;
-        assert!(matches!(kept, Kept::Renewed));
+        assert!(matches!(kept, Renewal::Renewed));
     }
 
     #[tokio::test(start_paused = true)]
@@ -324,7 +324,7 @@ mod tests {
         let attrs = LeaseAttrs::vxlan(Ipv4Addr::new(192, 0, 2, 2), 1, MacAddr([4; 6]));
         source.put(Lease { attrs, ..keeper.lease().clone() });
         let (kept, _) = next(&mut keeper).await;
-        assert!(matches!(kept, Kept::Lost(_)), "{kept:?}");
+        assert!(matches!(kept, Renewal::Lost(_)), "{kept:?}");
         keeper.publish(keeper.lease().attrs.clone());
         keeper.answer();
         assert!(tokio::time::timeout(48 * HOUR, keeper.next()).await.is_err());
@@ -340,7 +340,7 @@ mod tests {
                 let news = keeper.told(OwnChange::Removed { revision: i64::MAX }, lost);
                 assert_eq!(news, News::Gone { since: true });
                 let (kept, after) = next(&mut keeper).await;
-                assert!(matches!(kept, Kept::Renewed), "{kept:?}");
+                assert!(matches!(kept, Renewal::Renewed), "{kept:?}");
                 assert_eq!(after == Duration::ZERO, lost || round < AT_ONCE, "{round}");
             }
             assert_eq!(keeper.is_contested(), !lost);
@@ -362,7 +362,7 @@ mod tests {
                 keeper.freed();
             }
             let (kept, after) = next(&mut keeper).await;
-            assert!(matches!(kept, Kept::Renewed), "{kept:?}");
+            assert!(matches!(kept, Renewal::Renewed), "{kept:?}");
             assert!(after <= if told { Duration::ZERO } else { RETRY_LIMIT }, "{after:?}");
             assert!(!keeper.is_lost());
             let (_, after) = next(&mut keeper).await;

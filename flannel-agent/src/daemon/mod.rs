@@ -35,7 +35,7 @@ use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
 use crate::kernel::{Kernel as _, KernelError, events};
 use crate::metrics::Exporter;
-use crate::reconcile::{Identity, Reconciler, Settings};
+use crate::reconcile::{Identity, LoopOptions, Reconciler};
 use crate::responder;
 use crate::source::SourceError;
 use crate::status::{Shared, SharedDatapath, lock};
@@ -235,7 +235,7 @@ async fn start_and_serve(
         settings(options, wish, before.is_flannels(), before.checksum()),
         identity,
     );
-    let _config = config::Follower::start(
+    let _config = config::ConfigFollower::start(
         Arc::clone(&source),
         config,
         options.resync_interval,
@@ -287,8 +287,8 @@ fn settings(
     underlay: Wish,
     take_over: bool,
     checksum_before: TunnelChecksum,
-) -> Settings {
-    Settings {
+) -> LoopOptions {
+    LoopOptions {
         underlay,
         rules: options.rules,
         blackhole: options.ip_blackhole_route,

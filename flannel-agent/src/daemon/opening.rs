@@ -13,7 +13,7 @@ use super::start;
 use crate::bpf::{FastPath, XdpMode};
 use crate::cli::Options;
 use crate::datapath::{self, Demanded, Opened};
-use crate::firewall::packet_rules::follow::Follower;
+use crate::firewall::packet_rules::follow::RulesFollower;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::{Kernel as _, KernelError};
 use crate::reconcile::packet_rules;
@@ -79,7 +79,7 @@ impl Opening {
     }
 
     /// Waits a moment, in which programs of the run before are open.
-    pub(super) async fn soon(&mut self) -> Option<Result<Option<Follower>, Demanded>> {
+    pub(super) async fn soon(&mut self) -> Option<Result<Option<RulesFollower>, Demanded>> {
         tokio::time::timeout(PINNED, self.opened()).await.ok()
     }
 
@@ -88,7 +88,7 @@ impl Opening {
     ///
     /// # Errors
     /// `--datapath=ebpf` was asked for, and cannot be had.
-    pub(super) async fn opened(&mut self) -> Result<Option<Follower>, Demanded> {
+    pub(super) async fn opened(&mut self) -> Result<Option<RulesFollower>, Demanded> {
         let opened = (&mut self.task).await;
         let opened =
             opened.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))?;
@@ -96,7 +96,7 @@ impl Opening {
     }
 
     /// Tells which data path it is.
-    fn take(&self, opened: Opened) -> Option<Follower> {
+    fn take(&self, opened: Opened) -> Option<RulesFollower> {
         let (mode, reason) = match opened {
             Opened::Ebpf(loaded) => {
                 *lock(&self.datapath) = Some(loaded);
@@ -115,6 +115,6 @@ impl Opening {
         }
         let every = self.rules_every.filter(|_| mode == DatapathKind::Ebpf)?;
         let overlay = packet_rules::overlay(self.config.network, &self.config.backend);
-        Some(Follower::start(overlay, every))
+        Some(RulesFollower::start(overlay, every))
     }
 }

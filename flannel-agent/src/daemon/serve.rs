@@ -27,15 +27,15 @@ use super::keeper::Keeper;
 use super::opening::Opening;
 use crate::cli::{DatapathMode, Options};
 use crate::datapath::Demanded;
-use crate::files::kept::Kept;
+use crate::files::kept::KeptFile;
 use crate::files::lock::StateLock;
 use crate::files::{WriteError, rules, state, subnet_env};
-use crate::firewall::packet_rules::follow::Follower;
+use crate::firewall::packet_rules::follow::RulesFollower;
 use crate::firewall::{Firewall, Mode};
 use crate::kernel::{Kernel, KernelEvent};
 use crate::memory;
 use crate::notify;
-use crate::reconcile::{Guarded, Reconciler, Told};
+use crate::reconcile::{Guarded, News, Reconciler};
 use crate::source::{LeaseSource, is_here};
 use crate::status::Shared;
 use crate::watch;
@@ -79,7 +79,7 @@ pub(super) struct Loop<'a, S, K, F> {
     options: &'a Options,
     source: Arc<S>,
     keeper: Keeper<S>,
-    /// Told that our lease is contested.
+    /// News that our lease is contested.
     contested: bool,
     /// Who asked for a sign of life, and when that was told.
     asked: Option<(String, Instant)>,
@@ -110,9 +110,9 @@ pub(super) struct Loop<'a, S, K, F> {
     /// Others were told that we are ready.
     announced: bool,
     state_lock: &'a mut StateLock,
-    state_file: Kept<state::NodeState>,
-    subnet_env: Kept<subnet_env::SubnetEnv>,
-    rules_file: Kept<rules::Wanted>,
+    state_file: KeptFile<state::NodeState>,
+    subnet_env: KeptFile<subnet_env::SubnetEnv>,
+    rules_file: KeptFile<rules::Wanted>,
     last_status: String,
 }
 
@@ -153,9 +153,9 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             guarded: false,
             announced: false,
             state_lock,
-            state_file: Kept::default(),
-            subnet_env: Kept::default(),
-            rules_file: Kept::default(),
+            state_file: KeptFile::default(),
+            subnet_env: KeptFile::default(),
+            rules_file: KeptFile::default(),
             last_status: String::new(),
         }
     }
@@ -253,8 +253,8 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                     self.pass().await;
                 }
                 told = self.reconciler.told() => match told {
-                    Told::Firewall(rules) => self.take_guarded(rules)?,
-                    Told::PacketRules => self.check_hooks(),
+                    News::Firewall(rules) => self.take_guarded(rules)?,
+                    News::PacketRules => self.check_hooks(),
                 },
                 () = sleep_until(confirmations_at) => self.raise(),
                 () = sleep_until(oddities_at) => self.tell_oddities(),
@@ -279,7 +279,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
     /// From now on the data path is served, too.
     fn take_opened(
         &mut self,
-        opened: Result<Option<Follower>, Demanded>,
+        opened: Result<Option<RulesFollower>, Demanded>,
     ) -> Result<(), StartError> {
         self.opening = None;
         if let Some(follower) = opened? {
@@ -454,7 +454,7 @@ fn interval(period: Duration) -> tokio::time::Interval {
     interval
 }
 
-async fn opened(opening: &mut Option<Opening>) -> Result<Option<Follower>, Demanded> {
+async fn opened(opening: &mut Option<Opening>) -> Result<Option<RulesFollower>, Demanded> {
     match opening {
         Some(opening) => opening.opened().await,
         None => std::future::pending().await,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flannel_core::checksum::TunnelChecksum;
 use flannel_core::config::NetworkConfig;
-use flannel_core::firewall::upstream::Node;
+use flannel_core::firewall::upstream::Place;
 use flannel_core::lease::Lease;
 use flannel_core::link::Link;
 use flannel_core::mac::MacAddr;
@@ -211,7 +211,7 @@ pub(super) struct Before {
     /// The subnet of the state file, or of subnet.env.
     pub(super) subnet: Option<Ipv4Network>,
     /// Network and subnet of subnet.env.
-    pub(super) node: Option<Node>,
+    pub(super) node: Option<Place>,
     /// MAC of the VXLAN device that is there.
     device_mac: Option<MacAddr>,
 }
@@ -245,7 +245,7 @@ impl Before {
             tracing::warn!(warning, "state file ignored");
         }
         let env = subnet_env::read(&options.subnet_file);
-        let node = env.as_ref().map(|env| Node { network: env.network, subnet: env.subnet });
+        let node = env.as_ref().map(|env| Place { network: env.network, subnet: env.subnet });
         let env = env.map(|env| env.subnet);
         let observed = match device {
             Some(device) => kernel.observe(device).await.ok(),

@@ -7,15 +7,15 @@ use super::stamp::Stamp;
 
 /// What was written, and how the file looked then.
 #[derive(Debug)]
-pub struct Kept<T>(Option<(T, Stamp)>);
+pub struct KeptFile<T>(Option<(T, Stamp)>);
 
-impl<T> Default for Kept<T> {
+impl<T> Default for KeptFile<T> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<T: Clone + PartialEq> Kept<T> {
+impl<T: Clone + PartialEq> KeptFile<T> {
     /// Lets `write` write the file unless it is as we left it: one system call then.
     /// `write` touches nothing that is right.
     ///

@@ -54,7 +54,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
-    use crate::files::kept::Kept;
+    use crate::files::kept::KeptFile;
 
     fn net(text: &str) -> Ipv4Network {
         text.parse().unwrap()
@@ -104,7 +104,7 @@ mod tests {
     fn what_others_make_of_it_is_put_right_and_nothing_else_is_written() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("subnet.env");
-        let mut kept = Kept::default();
+        let mut kept = KeptFile::default();
         let mut ensure = |env: &SubnetEnv| kept.ensure(&path, env, || write(&path, env));
         ensure(&env()).unwrap();
         let inode = || std::fs::metadata(&path).unwrap().ino();

@@ -3,12 +3,12 @@
 
 use flannel_core::firewall::Rules;
 use flannel_core::firewall::names::Mine;
-use flannel_core::firewall::upstream::Node;
+use flannel_core::firewall::upstream::Place;
 use tokio::sync::{Mutex, OnceCell};
 
 use super::iptables::{self, Iptables};
 use super::nft::Nft;
-use super::present::Present;
+use super::present::PresentTables;
 use super::{Description, Firewall, FirewallError, Mode, legacy, tool};
 
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Chosen {
     kind: Kind,
     reason: String,
     /// The node as subnet.env had it: flannel's old rules have these values.
-    previous: Option<Node>,
+    previous: Option<Place>,
     /// The rules for which the others were removed.
     swept: Mutex<Option<Rules>>,
 }
@@ -35,7 +35,7 @@ impl Chosen {
     ///
     /// # Errors
     /// A tool that was asked for is missing or does not run.
-    pub async fn choose(mode: Mode, previous: Option<Node>) -> Result<Self, FirewallError> {
+    pub async fn choose(mode: Mode, previous: Option<Place>) -> Result<Self, FirewallError> {
         let (kind, reason) = match mode {
             Mode::Nftables => (Kind::Nftables(nft().await?), "--firewall".to_owned()),
             Mode::Iptables => {
@@ -59,8 +59,8 @@ impl Chosen {
         (name, &self.reason)
     }
 
-    fn nodes(&self, rules: &Rules) -> Vec<Node> {
-        let now = Node { network: rules.network, subnet: rules.subnet };
+    fn nodes(&self, rules: &Rules) -> Vec<Place> {
+        let now = Place { network: rules.network, subnet: rules.subnet };
         std::iter::once(now).chain(self.previous.filter(|before| *before != now)).collect()
     }
 
@@ -106,13 +106,13 @@ impl Chosen {
 #[derive(Debug)]
 pub struct Later {
     mode: Mode,
-    previous: Option<Node>,
+    previous: Option<Place>,
     chosen: OnceCell<Chosen>,
 }
 
 impl Later {
     /// By this mode; `previous` is the node as subnet.env had it.
-    pub fn new(mode: Mode, previous: Option<Node>) -> Self {
+    pub fn new(mode: Mode, previous: Option<Place>) -> Self {
         Self { mode, previous, chosen: OnceCell::new() }
     }
 
@@ -178,7 +178,7 @@ impl Chosen {
 ///
 /// # Errors
 /// A tool that is there does not run. All are tried.
-pub async fn remove_all(nodes: &[Node], mine: &Mine) -> Result<(), FirewallError> {
+pub async fn remove_all(nodes: &[Place], mine: &Mine) -> Result<(), FirewallError> {
     let nft = match nft().await {
         Ok(nft) => nft.withdraw(!nodes.is_empty(), mine).await,
         Err(_) => Ok(()),
@@ -190,10 +190,10 @@ pub async fn remove_all(nodes: &[Node], mine: &Mine) -> Result<(), FirewallError
 /// (`Some(true)`: legacy). A kind without a program has no rules to be seen.
 async fn sweep_iptables(
     kept: Option<bool>,
-    nodes: &[Node],
+    nodes: &[Place],
     mine: &Mine,
 ) -> Result<(), FirewallError> {
-    let present = Present::read();
+    let present = PresentTables::read();
     let rules_may_be = |legacy: bool| match legacy {
         true => legacy::has_tables(),
         false => ["nat", "filter"].iter().any(|table| present.may_have("ip", table)),

@@ -3,7 +3,7 @@
 use flannel_core::firewall::names::Mine;
 use flannel_core::firewall::saved;
 use flannel_core::firewall::saved::Table;
-use flannel_core::firewall::upstream::Node;
+use flannel_core::firewall::upstream::Place;
 use flannel_core::firewall::{Rules, chains};
 
 use super::{FirewallError, legacy, tool};
@@ -52,7 +52,7 @@ impl Iptables {
     pub(super) async fn sync(
         &self,
         rules: Option<&Rules>,
-        nodes: &[Node],
+        nodes: &[Place],
         mine: &Mine,
     ) -> Result<bool, FirewallError> {
         let rules = rules.map(|rules| Rules {

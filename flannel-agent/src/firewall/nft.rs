@@ -7,7 +7,7 @@ use flannel_core::firewall::names::{Mine, Names};
 use flannel_core::firewall::rules;
 use flannel_core::firewall::rules::Found;
 
-use super::present::Present;
+use super::present::PresentTables;
 use super::{FirewallError, legacy, tool};
 
 /// nftables. Nothing is written when the rules are as they should be.
@@ -39,7 +39,7 @@ impl Nft {
     /// Removes flannel's table of IPv6, and where the rules are in iptables
     /// now, ours as well. Without nft there is nothing to be seen.
     pub(super) async fn sweep(&self, ours: bool, mine: &Mine) -> Result<(), FirewallError> {
-        let present = Present::read();
+        let present = PresentTables::read();
         if present.may_have("ip6", rules::TABLE_V6)
             && self.check().await.is_ok()
             && self.list(&["table", "ip6", rules::TABLE_V6]).await?.is_some()
@@ -134,7 +134,7 @@ impl Nft {
     }
 
     async fn found(&self, names: &Names) -> Result<Found, FirewallError> {
-        let present = Present::read();
+        let present = PresentTables::read();
         let list = async |wanted: bool, what: &[&str]| match wanted {
             true => self.list(what).await,
             false => Ok(None),

@@ -5,9 +5,9 @@ use crate::kernel::nftables;
 
 /// The tables of this network namespace; `None` if the kernel does not tell.
 #[derive(Debug)]
-pub(super) struct Present(Option<Vec<(&'static str, String)>>);
+pub(super) struct PresentTables(Option<Vec<(&'static str, String)>>);
 
-impl Present {
+impl PresentTables {
     /// As it is now.
     pub(super) fn read() -> Self {
         let tables = nftables::tables();
@@ -30,9 +30,9 @@ mod tests {
 
     #[test]
     fn what_is_not_told_may_be_there() {
-        let present = Present(Some(vec![("ip", "nat".to_owned())]));
+        let present = PresentTables(Some(vec![("ip", "nat".to_owned())]));
         assert!(present.may_have("ip", "nat"));
         assert!(!present.may_have("ip6", "nat") && !present.may_have("ip", "filter"));
-        assert!(Present(None).may_have("ip", "filter"));
+        assert!(PresentTables(None).may_have("ip", "filter"));
     }
 }

@@ -1,6 +1,6 @@
 //! What choosing an underlay needs of the kernel beside links.
 
-use flannel_core::underlay::{Routes, Wish};
+use flannel_core::underlay::{UnderlayRoutes, Wish};
 
 use super::{Kernel, KernelError};
 
@@ -8,8 +8,8 @@ use super::{Kernel, KernelError};
 ///
 /// # Errors
 /// The kernel's.
-pub async fn routes_for<K: Kernel>(kernel: &K, wish: &Wish) -> Result<Routes, KernelError> {
-    let mut routes = Routes::default();
+pub async fn routes_for<K: Kernel>(kernel: &K, wish: &Wish) -> Result<UnderlayRoutes, KernelError> {
+    let mut routes = UnderlayRoutes::default();
     if let Some(destination) = wish.can_reach {
         routes.reach = kernel.route_to(destination).await?;
     }
@@ -39,10 +39,13 @@ mod tests {
         let ask = async |wish: Wish| routes_for(&kernel, &wish).await.unwrap();
         // A public address that is no local one leaves the choice to the default route.
         let published = Wish { public_ip: Some(Ipv4Addr::new(203, 0, 113, 9)), ..Wish::default() };
-        assert_eq!(ask(published).await, Routes { defaults: vec![to(2), to(4)], reach: None });
+        assert_eq!(
+            ask(published).await,
+            UnderlayRoutes { defaults: vec![to(2), to(4)], reach: None }
+        );
         let reach = Wish { can_reach: Some(far), ..Wish::default() };
-        assert_eq!(ask(reach).await, Routes { defaults: Vec::new(), reach: Some(to(3)) });
+        assert_eq!(ask(reach).await, UnderlayRoutes { defaults: Vec::new(), reach: Some(to(3)) });
         let pattern = Wish { iface_regex: vec![Regex::new("eth0").unwrap()], ..Wish::default() };
-        assert_eq!(ask(pattern).await, Routes::default());
+        assert_eq!(ask(pattern).await, UnderlayRoutes::default());
     }
 }

@@ -17,13 +17,13 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// When it was given.
 #[derive(Debug, Default)]
-pub(super) struct Attendance {
+pub(super) struct AttendanceSigns {
     /// The last look at the node worked: maps follow the leases.
     sees: bool,
     given: Option<Instant>,
 }
 
-impl Attendance {
+impl AttendanceSigns {
     /// Takes whether a look at the node has worked.
     pub(super) fn looked(&mut self, sees: bool) {
         self.sees = sees;

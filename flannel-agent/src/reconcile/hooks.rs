@@ -9,7 +9,7 @@ use flannel_core::link::{Link, vrf_of};
 use flannel_core::schedule::Wake;
 
 use super::{Reconciler, conntrack, devices};
-use crate::bpf::{BpfError, DatapathConfig, FastPath, HookReport, Places};
+use crate::bpf::{BpfError, DatapathConfig, FastPath, HookChanges, Places};
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::status::lock;
@@ -112,7 +112,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     }
 
     /// Tells what became of the hooks; those that failed.
-    fn tell_hooks(&self, report: HookReport, unpinned: Option<String>) -> Vec<(String, BpfError)> {
+    fn tell_hooks(&self, report: HookChanges, unpinned: Option<String>) -> Vec<(String, BpfError)> {
         if !report.attached.is_empty() {
             tracing::info!(hooks = ?report.attached, "programs attached");
         }

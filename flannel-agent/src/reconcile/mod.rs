@@ -41,7 +41,7 @@ use flannel_core::underlay::{Underlay, Wish};
 use ipnetwork::Ipv4Network;
 use tokio::time::Instant;
 
-use self::attendance::Attendance;
+use self::attendance::AttendanceSigns;
 use self::carry_out::is_ground;
 use self::conntrack::Conntrack;
 use self::devices::Links;
@@ -53,7 +53,7 @@ use self::packet_rules::PacketRules;
 use self::retry::{Retries, Unfinished};
 use self::turnover::Turnover;
 use self::underlay::Absence;
-use crate::backend::udp::Overlay;
+use crate::backend::udp::UdpBackend;
 use crate::bpf::{FastPathOptions, ProgramOptions};
 use crate::firewall::{Firewall, RuleOptions};
 use crate::kernel::Kernel;
@@ -79,7 +79,7 @@ pub struct Identity {
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct LoopOptions {
     /// Which interface is to be the underlay.
     pub underlay: Wish,
     /// Which rules there are.
@@ -101,7 +101,7 @@ pub struct Settings {
 
 /// What a pass has changed that others have to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub struct PassResult {
     /// The underlay's address or MTU is another now.
     pub underlay_changed: bool,
     /// When the next failed operation is due.
@@ -112,7 +112,7 @@ pub struct Outcome {
 
 /// News of what is done beside the passes.
 #[derive(Debug)]
-pub enum Told {
+pub enum News {
     /// A look at the firewall has ended: [`Reconciler::take_guarded`].
     Firewall(Guarded),
     /// Something else is known of rules that judge each packet:
@@ -143,7 +143,7 @@ pub struct Reconciler<K, F> {
     /// conntrack's settings.
     conntrack: Conntrack,
     /// Device and proxy of the udp backend.
-    udp: Overlay,
+    udp: UdpBackend,
 
     // Whom it tells.
     /// Status, health and events.
@@ -152,7 +152,7 @@ pub struct Reconciler<K, F> {
     watch: Watch,
 
     // What the node should be.
-    settings: Settings,
+    settings: LoopOptions,
     identity: Identity,
     wanted: Wanted,
 
@@ -178,7 +178,7 @@ pub struct Reconciler<K, F> {
     sealed: bool,
     /// When confirmations were ended last.
     raised: Option<Instant>,
-    attendance: Attendance,
+    attendance: AttendanceSigns,
 }
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
@@ -189,7 +189,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         datapath: SharedDatapath,
         shared: Shared,
         sysctl: Sysctl,
-        settings: Settings,
+        settings: LoopOptions,
         identity: Identity,
     ) -> Self {
         let window = settings.fast_path.window;
@@ -204,7 +204,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             datapath,
             sysctl,
             conntrack: Conntrack::default(),
-            udp: Overlay::default(),
+            udp: UdpBackend::default(),
             shared,
             watch,
             settings,
@@ -222,7 +222,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             opened: false,
             sealed: false,
             raised: None,
-            attendance: Attendance::default(),
+            attendance: AttendanceSigns::default(),
         }
     }
 
@@ -263,8 +263,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
     /// Makes the node what these peers (oldest lease first) and the underlay
     /// demand.
-    pub async fn pass(&mut self, peers: &[Peer], mut wake: Wake) -> Outcome {
-        let mut outcome = Outcome::default();
+    pub async fn pass(&mut self, peers: &[Peer], mut wake: Wake) -> PassResult {
+        let mut outcome = PassResult::default();
         wake.merge(self.unfinished.due());
         if wake.firewall {
             self.ask_for_rules();
@@ -372,10 +372,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     }
 
     /// Waits for news of what is done beside the passes. Cancel safe.
-    pub async fn told(&mut self) -> Told {
+    pub async fn told(&mut self) -> News {
         tokio::select! {
-            guarded = self.guard.ended() => Told::Firewall(guarded),
-            () = self.packet_rules.changed() => Told::PacketRules,
+            guarded = self.guard.ended() => News::Firewall(guarded),
+            () = self.packet_rules.changed() => News::PacketRules,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flannel_core::config::Backend;
 use flannel_core::envelope::{NetdevChain, Side};
-use flannel_core::firewall::packet_rules::devices::{Devices, Node};
+use flannel_core::firewall::packet_rules::devices::{Devices, NodeDevices};
 use flannel_core::firewall::packet_rules::exempt::{
     Present, Resolved, describe, everything, resolve,
 };
@@ -17,7 +17,7 @@ use flannel_ebpf::abi::{Exemption, MAX_EXEMPTIONS};
 use super::Reconciler;
 use crate::bpf::FastPath;
 use crate::firewall::Firewall;
-use crate::firewall::packet_rules::follow::{Follower, Reading};
+use crate::firewall::packet_rules::follow::{Reading, RulesFollower};
 use crate::kernel::Kernel;
 use flannel_core::status::PacketRulesMode;
 use flannel_core::status::PacketRulesStatus;
@@ -25,7 +25,7 @@ use flannel_core::status::PacketRulesStatus;
 /// The rules as they are known.
 #[derive(Debug, Default)]
 pub(super) struct PacketRules {
-    follower: Option<Follower>,
+    follower: Option<RulesFollower>,
     /// What the log knows.
     logged: Vec<Exemption>,
     /// What they meant at the last look.
@@ -59,14 +59,14 @@ impl PacketRules {
     }
 
     fn reading(&mut self) -> Reading {
-        self.follower.as_mut().map(Follower::reading).unwrap_or_default()
+        self.follower.as_mut().map(RulesFollower::reading).unwrap_or_default()
     }
 }
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// From now on rules that judge each packet are what this one reads. Without one
     /// nothing is known of them.
-    pub fn follow_packet_rules(&mut self, follower: Follower) {
+    pub fn follow_packet_rules(&mut self, follower: RulesFollower) {
         self.packet_rules.follower = Some(follower);
     }
 
@@ -121,7 +121,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     }
 
     fn devices(&self) -> Devices {
-        Devices::of(Node {
+        Devices::of(NodeDevices {
             links: &self.links.all,
             pods: &self.pods(),
             underlay: self.identity.underlay.ifindex,

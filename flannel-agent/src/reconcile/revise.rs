@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flannel_core::desired::roster::{Change, Touched};
+use flannel_core::desired::roster::{PeerChange, Touched};
 use flannel_core::events::PeerChanges;
 use flannel_core::health::Subject;
 use flannel_core::observed::ObservedRoute;
@@ -10,7 +10,7 @@ use flannel_core::plan;
 use flannel_core::schedule::GENERATION;
 use tokio::time::Instant;
 
-use super::{Outcome, Reconciler};
+use super::{PassResult, Reconciler};
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::status::lock;
@@ -18,7 +18,7 @@ use crate::status::lock;
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Takes in a few changes since the last pass. `None` if all has to be looked at:
     /// something failed or is contradictory, and a pass has to follow.
-    pub async fn revise(&mut self, changes: &[Change]) -> Option<Outcome> {
+    pub async fn revise(&mut self, changes: &[PeerChange]) -> Option<PassResult> {
         if self.seen.stale || !self.retries.is_empty() || self.seen.device.is_none() {
             return None;
         }
@@ -41,7 +41,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.publish_changes(changes);
         self.wanted.roster = Some(roster);
         let raise_at = if ops.is_empty() { None } else { self.raise_soon() };
-        Some(Outcome { raise_at, ..Outcome::default() })
+        Some(PassResult { raise_at, ..PassResult::default() })
     }
 
     /// Puts a peer's route back that somebody took away; whether nothing else is left to
@@ -65,7 +65,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         !self.seen.stale && self.retries.is_empty()
     }
 
-    fn publish_changes(&self, changes: &[Change]) {
+    fn publish_changes(&self, changes: &[PeerChange]) {
         let mut state = self.shared.lock();
         let mut told = PeerChanges::default();
         let peers = Arc::make_mut(&mut state.peers);

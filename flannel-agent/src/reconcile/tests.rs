@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use flannel_core::checksum::TunnelChecksum;
 use flannel_core::config::VxlanConfig;
-use flannel_core::desired::roster::Change;
+use flannel_core::desired::roster::PeerChange;
 use flannel_core::health::About;
 use flannel_core::link::{Link, LinkAddress, RouteTo};
 use flannel_core::observed::Observed;
@@ -137,7 +137,7 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
     };
     let words = ["flannel-agent", "--ip-masq"].map(OsString::from);
     let options = crate::cli::parse(words, |_| None).unwrap().0.daemon;
-    let settings = Settings {
+    let settings = LoopOptions {
         underlay: options.underlay,
         rules: options.rules,
         blackhole: options.ip_blackhole_route,
@@ -161,7 +161,7 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
 
 impl Bench {
     /// A pass, and the look at the firewall that it asks for.
-    async fn pass(&mut self, peers: &[Peer], wake: Wake) -> Outcome {
+    async fn pass(&mut self, peers: &[Peer], wake: Wake) -> PassResult {
         let mut outcome = self.reconciler.pass(peers, wake).await;
         if self.reconciler.guard.is_busy() {
             let guarded = self.reconciler.guard.ended().await;

@@ -9,8 +9,8 @@ use flannel_core::health::Subject;
 use ipnetwork::Ipv4Network;
 
 use super::Reconciler;
-use crate::backend::udp::overlay::Wanted;
-use crate::backend::udp::proxy::{self, Settings};
+use crate::backend::udp::proxy::{self, ProxySettings};
+use crate::backend::udp::upkeep::WantedProxy;
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 
@@ -29,8 +29,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.udp.set_peers(&peers);
             return;
         }
-        let wanted = Wanted {
-            settings: Settings {
+        let wanted = WantedProxy {
+            settings: ProxySettings {
                 device,
                 local: self.identity.underlay.address,
                 port,

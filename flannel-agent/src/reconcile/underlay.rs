@@ -4,7 +4,7 @@ use flannel_core::health::{Found, Subject};
 use flannel_core::link::Link;
 use flannel_core::underlay;
 use flannel_core::underlay::successor::{Heir, PATIENCE, Succession};
-use flannel_core::underlay::{Away, Routes, Underlay, UnderlayError, Wish};
+use flannel_core::underlay::{Away, Underlay, UnderlayError, UnderlayRoutes, Wish};
 use tokio::time::Instant;
 
 use super::Reconciler;
@@ -34,7 +34,7 @@ impl Absence {
         current: &Underlay,
         links: &[Link],
         wish: &Wish,
-        routes: Routes,
+        routes: UnderlayRoutes,
         now: Instant,
     ) -> (Result<Underlay, UnderlayError>, Heir) {
         let patient = self.since.is_none_or(|since| now.duration_since(since) < PATIENCE);

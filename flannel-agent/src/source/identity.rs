@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The cluster that this agent belongs to since it has read a network config
 /// there. What members of another one say is not taken.
 #[derive(Debug, Default)]
-pub(super) struct Identity(Mutex<Known>);
+pub(super) struct ClusterIdentity(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -17,7 +17,7 @@ struct Known {
     refused: Option<u64>,
 }
 
-impl Identity {
+impl ClusterIdentity {
     /// Takes in that `endpoint` is of `cluster`.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_cluster_is_ours_from_the_config_on() {
-        let identity = Identity::default();
+        let identity = ClusterIdentity::default();
         assert_eq!(identity.check("a", 1), Ok(()));
         assert_eq!(identity.check("b", 2), Ok(()), "nothing is at stake yet");
         identity.settle();

@@ -107,11 +107,11 @@ impl EtcdOptions {
 /// The PEM files of TLS, as read.
 pub(super) struct TlsFiles {
     pub(super) ca: Vec<u8>,
-    pub(super) identity: Option<Identity>,
+    pub(super) identity: Option<ClientCertificate>,
 }
 
 /// Our certificate and its key (PEM).
-pub(super) struct Identity {
+pub(super) struct ClientCertificate {
     pub(super) cert: Vec<u8>,
     pub(super) key: Vec<u8>,
 }
@@ -135,7 +135,7 @@ impl TlsFiles {
             (Some(cert), Some(key)) => {
                 let cert = read("--etcd-certfile", cert).await?;
                 let key = read("--etcd-keyfile", key).await?;
-                Some(Identity { cert, key })
+                Some(ClientCertificate { cert, key })
             }
             (None, None) => None,
             (Some(_), None) => return Err(bad("--etcd-certfile", "needs --etcd-keyfile too")),

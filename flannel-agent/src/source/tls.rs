@@ -16,7 +16,7 @@ use rustls::{
 
 use super::SourceError;
 use super::der::{date, outline};
-use super::options::{Identity, TlsFiles, bad};
+use super::options::{ClientCertificate, TlsFiles, bad};
 
 /// TLS for one connection.
 pub(super) struct Tls {
@@ -61,7 +61,10 @@ impl Tls {
 
 /// Our certificate with its key. One of X.509 v1, as `openssl x509 -req` makes
 /// it without extensions, is shown as it is: it is the server that judges it.
-fn certified(own: &Identity, provider: &CryptoProvider) -> Result<CertifiedKey, SourceError> {
+fn certified(
+    own: &ClientCertificate,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, SourceError> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&own.cert).collect();
     let chain = chain.map_err(|error| bad("--etcd-certfile", error))?;
     let first = chain.first().ok_or_else(|| bad("--etcd-certfile", "has no certificate in it"))?;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use flannel_core::checksum::TunnelChecksum;
 use flannel_core::envelope::{
-    Facts, IpsecPolicy, Judgement, NetdevChain, Report, Scene, Seen, judge,
+    DeviceFacts, EnvelopeReport, IpsecPolicy, Judgement, NetdevChain, Scene, Seen, judge,
 };
 use flannel_core::envelope::{Inlet, PodVeth};
 use flannel_core::firewall::packet_rules::outer::OuterRule;
@@ -300,7 +300,7 @@ impl Watch {
         shared.report(Subject::FastPath, complaint);
         if changed {
             let hooks = std::mem::take(&mut shared.datapath.envelope.hooks);
-            shared.datapath.envelope = Report { hooks, ..state.judgement.report.clone() };
+            shared.datapath.envelope = EnvelopeReport { hooks, ..state.judgement.report.clone() };
         }
     }
 
@@ -360,7 +360,7 @@ impl State {
                 Some(facts) => facts.traffic = traffic,
                 None => {
                     let tcx = Err("not looked at yet".to_owned());
-                    self.seen.devices.insert(*ifindex, Facts { traffic, tcx });
+                    self.seen.devices.insert(*ifindex, DeviceFacts { traffic, tcx });
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use flannel_core::envelope::Inward;
-use flannel_core::envelope::{Outward, Report};
+use flannel_core::envelope::{EnvelopeReport, Outward};
 use flannel_core::status::What;
 
 use super::State;
@@ -12,7 +12,7 @@ use super::State;
 const LINES: usize = 20;
 
 /// Logs what is another way than before.
-pub(super) fn log(before: &Report, now: &Report) {
+pub(super) fn log(before: &EnvelopeReport, now: &EnvelopeReport) {
     for kept in now.kept.iter().filter(|kept| !before.kept.contains(kept)) {
         tracing::info!(traffic = %kept.way, why = list(&kept.why), "fast path unavailable");
     }
@@ -47,7 +47,7 @@ pub(super) fn log(before: &Report, now: &Report) {
 }
 
 /// The events of what is another way than before.
-pub(super) fn events(before: &Report, now: &Report) -> Vec<What> {
+pub(super) fn events(before: &EnvelopeReport, now: &EnvelopeReport) -> Vec<What> {
     let new = now.kept.iter().filter(|kept| !before.kept.contains(kept));
     let new = new.map(|kept| What::FastPathOff { way: kept.way, why: list(&kept.why) });
     let stays = |way| now.kept.iter().any(|kept| kept.way == way);

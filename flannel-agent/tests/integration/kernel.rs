@@ -17,7 +17,7 @@ use flannel_core::op::Op;
 use flannel_core::peer::Peer;
 use flannel_core::plan;
 use flannel_core::underlay;
-use flannel_core::underlay::{Routes, Wish};
+use flannel_core::underlay::{UnderlayRoutes, Wish};
 
 #[test]
 fn the_device_is_flannels() {
@@ -373,7 +373,7 @@ fn the_underlay_is_chosen_from_real_links() {
         assert_eq!(kernel.default_routes().await.unwrap(), []);
         assert_eq!(kernel.route_to(Ipv4Addr::new(203, 0, 113, 1)).await.unwrap(), None);
         let links = kernel.links().await.unwrap();
-        assert!(underlay::choose(&links, &Wish::default(), Routes::default()).is_err());
+        assert!(underlay::choose(&links, &Wish::default(), UnderlayRoutes::default()).is_err());
         run("ip route add default via 192.0.2.254 metric 100");
         run("ip route add default dev wire metric 200");
         let defaults = kernel.default_routes().await.unwrap();
@@ -382,7 +382,8 @@ fn the_underlay_is_chosen_from_real_links() {
         let default = defaults[0];
         assert_eq!((default.ifindex, default.gateway), (eth0, Some(Ipv4Addr::new(192, 0, 2, 254))));
         let chosen =
-            underlay::choose(&links, &Wish::default(), Routes { defaults, reach: None }).unwrap();
+            underlay::choose(&links, &Wish::default(), UnderlayRoutes { defaults, reach: None })
+                .unwrap();
         assert_eq!((chosen.ifindex, chosen.address), (eth0, Ipv4Addr::new(192, 0, 2, 1)));
         let reached = kernel.route_to(Ipv4Addr::new(203, 0, 113, 1)).await.unwrap().unwrap();
         assert_eq!((reached.ifindex, reached.source), (eth0, Some(Ipv4Addr::new(192, 0, 2, 1))));

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::netns::{in_netns, run};
-use flannel_agent::firewall::packet_rules::follow::Follower;
+use flannel_agent::firewall::packet_rules::follow::RulesFollower;
 use flannel_agent::firewall::packet_rules::read::Reader;
 use flannel_agent::kernel::Kernel as _;
 use flannel_agent::kernel::netlink::RealKernel;
-use flannel_core::firewall::packet_rules::devices::{Devices, Node};
+use flannel_core::firewall::packet_rules::devices::{Devices, NodeDevices};
 use flannel_core::firewall::packet_rules::exempt::{Effect, Present, Resolved, describe, resolve};
 use flannel_core::firewall::packet_rules::walk::{Findings, Overlay};
 
@@ -27,7 +27,7 @@ async fn node() -> Devices {
     run("ip address add 10.5.1.1/24 dev cni0");
     let links = RealKernel::open().unwrap().links().await.unwrap();
     let index = |name: &str| links.iter().find(|link| link.name == name).unwrap().ifindex;
-    Devices::of(Node {
+    Devices::of(NodeDevices {
         links: &links,
         pods: &[],
         underlay: index("eth0"),
@@ -194,7 +194,7 @@ fn a_large_rule_set_of_services_costs_little() {
 fn a_follower_hears_of_rules() {
     in_netns(async {
         let devices = node().await;
-        let mut follower = Follower::start(overlay(), Duration::from_secs(60));
+        let mut follower = RulesFollower::start(overlay(), Duration::from_secs(60));
         follower.changed().await;
         run("nft add table ip t");
         run("nft add chain ip t f { type filter hook forward priority 0 ; }");

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use flannel_agent::backend::udp::overlay::Wanted;
-use flannel_agent::backend::udp::proxy::Settings;
-use flannel_agent::backend::udp::{DEVICE, Overlay};
+use flannel_agent::backend::udp::proxy::ProxySettings;
+use flannel_agent::backend::udp::upkeep::WantedProxy;
+use flannel_agent::backend::udp::{DEVICE, UdpBackend};
 use flannel_agent::bpf::VerifySource;
 use flannel_agent::kernel::netlink::RealKernel;
 use ipnetwork::Ipv4Network;
@@ -21,8 +21,8 @@ fn subnet(node: u8) -> Ipv4Network {
     Ipv4Network::new(Ipv4Addr::new(10, 2, node, 0), 24).unwrap()
 }
 
-fn wanted(node: u8) -> Wanted {
-    let settings = Settings {
+fn wanted(node: u8) -> WantedProxy {
+    let settings = ProxySettings {
         device: DEVICE.to_owned(),
         local: address(node),
         port: 8285,
@@ -31,15 +31,15 @@ fn wanted(node: u8) -> Wanted {
         verify_source: VerifySource::Drop,
         queues: 2,
     };
-    Wanted { settings, mtu: 1472 }
+    WantedProxy { settings, mtu: 1472 }
 }
 
-async fn ensure(overlay: &mut Overlay, node: u8) -> Result<Option<String>, String> {
+async fn ensure(overlay: &mut UdpBackend, node: u8) -> Result<Option<String>, String> {
     let peers = BTreeMap::from([(subnet(3 - node), address(3 - node))]);
     overlay.ensure(&RealKernel::open().unwrap(), &wanted(node), &peers).await
 }
 
-fn blocking(overlay: &mut Overlay, node: u8) -> Result<Option<String>, String> {
+fn blocking(overlay: &mut UdpBackend, node: u8) -> Result<Option<String>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(ensure(overlay, node))
 }
@@ -63,7 +63,7 @@ fn two_nodes_carry_each_others_packets() {
     let nodes = nodes();
     let overlays = [1u8, 2].map(|node| {
         nodes[usize::from(node) - 1].run(move || {
-            let mut overlay = Overlay::default();
+            let mut overlay = UdpBackend::default();
             assert_eq!(blocking(&mut overlay, node), Ok(None));
             overlay
         })
@@ -87,7 +87,7 @@ fn two_nodes_carry_each_others_packets() {
 fn a_deleted_device_ends_the_proxy_and_the_next_look_brings_both_back() {
     let [node, _other] = nodes();
     node.run(|| {
-        let mut overlay = Overlay::default();
+        let mut overlay = UdpBackend::default();
         assert_eq!(blocking(&mut overlay, 1), Ok(None));
         let before = overlay.ifindex();
         assert!(overlay.is_alive());
@@ -110,7 +110,7 @@ fn a_foreign_device_of_that_name_is_left_alone() {
     let [node, _other] = nodes();
     node.run(|| {
         run("ip link add flannel0 type bridge");
-        let error = blocking(&mut Overlay::default(), 1).unwrap_err();
+        let error = blocking(&mut UdpBackend::default(), 1).unwrap_err();
         assert!(error.contains("flannel0") && error.contains("another program"), "{error}");
         assert!(run("ip -d link show flannel0").contains("bridge"));
     });

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use flannel_core::check::{Finding, Id, Report, State};
+use flannel_core::check::{CheckReport, Condition, Finding, Id};
 use flannel_core::connectivity::{Matrix, Reach, WayKind};
 use flannel_core::probe::Answer;
-use flannel_core::trace::{self, Direction, Hop, HopState, Outcome, Step};
+use flannel_core::trace::{self, Carrier, Direction, Hop, HopState, Step};
 use flannel_tests::agent::Options;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
@@ -14,7 +14,7 @@ use flannel_tests::told::told;
 use flannel_tests::wait;
 
 /// Exit code and report of `check --json`.
-fn check(pair: &Pair, node: &Node) -> (Option<i32>, Report) {
+fn check(pair: &Pair, node: &Node) -> (Option<i32>, CheckReport) {
     let endpoints = format!("--etcd-endpoints={}", pair.etcd.endpoint());
     told(node.agent_command("check").arg(endpoints))
 }
@@ -58,33 +58,33 @@ fn check_finds_planted_faults_with_and_without_the_daemon() {
     let mut pair = Pair::agents(&Options::ebpf());
     let (code, report) = check(&pair, &pair.left);
     assert!(report.daemon);
-    assert_eq!((code, report.verdict), (Some(0), State::Well), "{report:#?}");
+    assert_eq!((code, report.verdict), (Some(0), Condition::Well), "{report:#?}");
 
     // Nobody puts right what follows.
     pair.left.kill_agent();
     let lease = format!("the lease {}", pair.left.subnet());
     plant(&pair);
     let (code, report) = check(&pair, &pair.left);
-    assert_eq!((code, report.verdict), (Some(20), State::Broken), "{report:#?}");
+    assert_eq!((code, report.verdict), (Some(20), Condition::Broken), "{report:#?}");
     assert!(!report.daemon);
     for (id, state, words) in [
-        (Id::Agent, State::Degraded, "no daemon runs"),
-        (Id::Forwarding, State::Broken, "net.ipv4.ip_forward is off"),
-        (Id::ForwardRules, State::Broken, "ip mine through handle"),
-        (Id::TunnelRules, State::Broken, "ip mine inwards handle"),
-        (Id::Devices, State::Broken, "flannel.1 is down"),
-        (Id::Devices, State::Degraded, "flannel.7"),
-        (Id::VxlanPort, State::Degraded, "flannel.7 uses UDP port 8472 too"),
-        (Id::ForeignPrograms, State::Degraded, "eth0 ingress has a u32 filter"),
+        (Id::Agent, Condition::Degraded, "no daemon runs"),
+        (Id::Forwarding, Condition::Broken, "net.ipv4.ip_forward is off"),
+        (Id::ForwardRules, Condition::Broken, "ip mine through handle"),
+        (Id::TunnelRules, Condition::Broken, "ip mine inwards handle"),
+        (Id::Devices, Condition::Broken, "flannel.1 is down"),
+        (Id::Devices, Condition::Degraded, "flannel.7"),
+        (Id::VxlanPort, Condition::Degraded, "flannel.7 uses UDP port 8472 too"),
+        (Id::ForeignPrograms, Condition::Degraded, "eth0 ingress has a u32 filter"),
         (
             Id::Ipsec,
-            State::Degraded,
+            Condition::Degraded,
             "policies are about tunnel packets: src 192.0.2.0/24 dst 192.0.2.12",
         ),
-        (Id::SubnetFile, State::Broken, &lease),
-        (Id::Mtu, State::Broken, "1500 bytes do not pass the underlay to 192.0.2.12"),
-        (Id::DuplicateLeases, State::Broken, "PublicIP 192.0.2.12 has"),
-        (Id::Clock, State::Well, ""),
+        (Id::SubnetFile, Condition::Broken, &lease),
+        (Id::Mtu, Condition::Broken, "1500 bytes do not pass the underlay to 192.0.2.12"),
+        (Id::DuplicateLeases, Condition::Broken, "PublicIP 192.0.2.12 has"),
+        (Id::Clock, Condition::Well, ""),
     ] {
         let is_it = |found: &&Finding| found.id == id && found.state == state;
         let mut findings = report.findings.iter().filter(is_it);
@@ -137,14 +137,14 @@ fn trace_names_the_hop_that_loses_a_packet() {
     let (from, to) = (pair.client.address.to_string(), pair.server.address.to_string());
     let run = |more: &[&str]| {
         let mut command = pair.left.agent_command("trace");
-        let (code, report) = told::<trace::Report>(command.args([&from, &to]).args(more));
+        let (code, report) = told::<trace::TraceReport>(command.args([&from, &to]).args(more));
         (code, report.trace.directions, report.live)
     };
     let running = pair.start_spaced(Duration::from_secs(8));
     let (code, directions, live) = run(&["--live", "2s"]);
     assert_eq!((code, directions.len()), (Some(0), 2), "{directions:#?}");
     for Direction { outcome, hops, .. } in &directions {
-        assert_eq!(*outcome, Outcome::Fast, "{directions:#?}");
+        assert_eq!(*outcome, Carrier::Fast, "{directions:#?}");
         for step in STEPS {
             let passes = |hop: &Hop| hop.step == step && hop.state == HopState::Passes;
             assert!(hops.iter().any(passes), "{step:?}: {hops:#?}");
@@ -152,13 +152,13 @@ fn trace_names_the_hop_that_loses_a_packet() {
     }
     assert!(live.as_ref().is_some_and(|live| !live.is_empty()), "{live:#?}");
     running.finish();
-    assert_eq!(run(&["icmp"]).1[0].outcome, Outcome::Kernel);
+    assert_eq!(run(&["icmp"]).1[0].outcome, Carrier::Kernel);
     pair.left.netns.nft(
         "table ip mine { chain through { type filter hook forward priority 5; \
          tcp dport 7000 drop; }\n}",
     );
     let (code, directions, _) = run(&["tcp", "7000"]);
-    assert_eq!((code, directions[0].outcome), (Some(20), Outcome::Lost), "{directions:#?}");
+    assert_eq!((code, directions[0].outcome), (Some(20), Carrier::Lost), "{directions:#?}");
     assert!(directions[0].why[0].contains("mine through"), "{directions:#?}");
-    assert_eq!(run(&["tcp", "7001"]).1[0].outcome, Outcome::Fast);
+    assert_eq!(run(&["tcp", "7001"]).1[0].outcome, Carrier::Fast);
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{HashMap, Map};
 use aya::programs::TcAttachType;
 use flannel_core::envelope::{
-    Inward, KeptWay, Obstacle, Outward, Reason, Report, Side, VethReport,
+    EnvelopeReport, Inward, KeptWay, Obstacle, Outward, Reason, Side, VethReport,
 };
 use flannel_core::health::Subject;
 use flannel_core::status::DatapathKind;
@@ -50,13 +50,13 @@ fn soon(node: &Node, what: &str, holds: impl Fn() -> bool) {
     assert_ne!(node.config().generation, before, "{what}");
 }
 
-fn reported(report: &Report, veth: &str) -> VethReport {
+fn reported(report: &EnvelopeReport, veth: &str) -> VethReport {
     let found = report.veths.iter().find(|line| line.name == veth);
     found.unwrap_or_else(|| panic!("{veth} in {report:#?}")).clone()
 }
 
 /// Why this way is the kernel's.
-fn kept(report: &Report, way: KeptWay) -> &[Reason] {
+fn kept(report: &EnvelopeReport, way: KeptWay) -> &[Reason] {
     let found = report.kept.iter().find(|kept| kept.way == way);
     &found.unwrap_or_else(|| panic!("{way} in {report:#?}")).why
 }

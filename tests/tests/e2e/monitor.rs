@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aya::programs::{ProgramInfo, loaded_programs};
 use flannel_core::status::{PacketEvent, PacketVerdict};
-use flannel_core::trace::Report;
+use flannel_core::trace::TraceReport;
 use flannel_ebpf::abi::{Outcome, program};
 use flannel_ebpf::monitor::watcher;
 use flannel_tests::agent::Options;
@@ -71,7 +71,7 @@ fn live(pair: &Pair) {
     let (from, to) = (pair.client.address.to_string(), pair.server.address.to_string());
     let mut command = pair.left.agent_command("trace");
     command.arg("--pin-dir").arg(pair.left.pin_dir());
-    let (code, trace) = told::<Report>(command.args([&from, &to, "udp", "--live", "2s"]));
+    let (code, trace) = told::<TraceReport>(command.args([&from, &to, "udp", "--live", "2s"]));
     assert_eq!(code, Some(0), "{trace:#?}");
     let (by_hook, node) = trace.live_by_hook.as_ref().zip(trace.live.as_ref()).expect("counts");
     for (hook, outcome) in WAYS {

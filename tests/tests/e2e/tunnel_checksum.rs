@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use flannel_core::check::{Finding, Id, Report, State};
+use flannel_core::check::{CheckReport, Condition, Finding, Id};
 use flannel_core::checksum::TunnelChecksum;
 use flannel_core::envelope::{Kept, KeptWay, Obstacle, Reason};
 use flannel_ebpf::abi::Outcome;
@@ -19,7 +19,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Exit code of `check`, and what it says of checksums.
 fn check(pair: &Pair, node: &Node) -> (Option<i32>, Finding) {
     let endpoints = format!("--etcd-endpoints={}", pair.etcd.endpoint());
-    let (code, report): (_, Report) = told(node.agent_command("check").arg(endpoints));
+    let (code, report): (_, CheckReport) = told(node.agent_command("check").arg(endpoints));
     let found = report.findings.into_iter().find(|finding| finding.id == Id::TunnelChecksum);
     (code, found.expect("it was looked at"))
 }
@@ -49,7 +49,7 @@ fn tcp_works_over_a_card_that_breaks_it() {
     });
     assert!(!connects(&pair), "the card breaks TCP");
     let (code, found) = check(&pair, &pair.left);
-    assert_eq!((code, found.state), (Some(20), State::Broken), "{found:?}");
+    assert_eq!((code, found.state), (Some(20), Condition::Broken), "{found:?}");
     let remedy = found.remedy.clone().unwrap_or_default();
     assert!(remedy.contains("--tunnel-checksum=kernel"), "{found:?}");
 
@@ -63,7 +63,7 @@ fn tcp_works_over_a_card_that_breaks_it() {
     assert_eq!(since.get(Outcome::FastEncap) + since.get(Outcome::ShortcutEncap), 0, "{since:?}");
     assert!(since.get(Outcome::FastDecap) > 1000, "{since:?}");
     let (code, found) = check(&pair, &pair.left);
-    assert_eq!((code, found.state), (Some(0), State::Well), "{found:?}");
+    assert_eq!((code, found.state), (Some(0), Condition::Well), "{found:?}");
     let status = pair.left.status();
     let device = status.device.as_ref().expect("a device");
     assert_eq!(device.checksum, Some(TunnelChecksum::Kernel));

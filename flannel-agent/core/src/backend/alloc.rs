@@ -1,6 +1,6 @@
 //! `"Type": "alloc"`: a lease and subnet.env, and nothing else.
 
-use super::{Backend, Facts, Misfit, Published, Reaches, Settings, SettingsError, Told};
+use super::{Backend, BackendSettings, Facts, Misfit, Published, Reaches, SettingsError, Told};
 use crate::mac::MacAddr;
 
 /// It has no settings.
@@ -8,7 +8,7 @@ use crate::mac::MacAddr;
 pub struct Alloc;
 
 impl Facts for Alloc {
-    fn configured(&self, _: &Settings<'_>) -> Result<Backend, SettingsError> {
+    fn configured(&self, _: &BackendSettings<'_>) -> Result<Backend, SettingsError> {
         Ok(Backend::Alloc)
     }
 

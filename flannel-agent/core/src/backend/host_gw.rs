@@ -1,7 +1,7 @@
 //! `"Type": "host-gw"`: a route to each peer through the underlay, and no device.
 
 use super::{
-    Backend, BackendKind, Facts, Misfit, Published, Reaches, Settings, SettingsError, Told,
+    Backend, BackendKind, BackendSettings, Facts, Misfit, Published, Reaches, SettingsError, Told,
 };
 use crate::mac::MacAddr;
 
@@ -10,7 +10,7 @@ use crate::mac::MacAddr;
 pub struct HostGw;
 
 impl Facts for HostGw {
-    fn configured(&self, _: &Settings<'_>) -> Result<Backend, SettingsError> {
+    fn configured(&self, _: &BackendSettings<'_>) -> Result<Backend, SettingsError> {
         Ok(Backend::HostGw)
     }
 

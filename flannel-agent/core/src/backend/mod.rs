@@ -15,7 +15,7 @@ use strum::{
     Display, EnumDiscriminants, EnumIter, IntoEnumIterator as _, IntoStaticStr, VariantArray,
 };
 
-pub use self::settings::{Settings, SettingsError};
+pub use self::settings::{BackendSettings, SettingsError};
 pub use self::udp::UdpConfig;
 pub use self::vxlan::VxlanConfig;
 use crate::mac::MacAddr;
@@ -78,7 +78,7 @@ pub trait Facts {
     ///
     /// # Errors
     /// A setting cannot be used.
-    fn configured(&self, settings: &Settings<'_>) -> Result<Backend, SettingsError>;
+    fn configured(&self, settings: &BackendSettings<'_>) -> Result<Backend, SettingsError>;
 
     /// Its settings in words, if it has any.
     fn settings(&self) -> Option<String> {

@@ -4,7 +4,7 @@ use super::BackendKind;
 use crate::go_json::{GoType, Value, names, set};
 
 /// The members of `Backend` in the network config.
-pub struct Settings<'a>(Vec<(String, Value<'a>)>);
+pub struct BackendSettings<'a>(Vec<(String, Value<'a>)>);
 
 /// Where the value of a setting goes.
 pub(super) enum Target<'t> {
@@ -65,7 +65,7 @@ impl SettingsError {
     }
 }
 
-impl<'a> Settings<'a> {
+impl<'a> BackendSettings<'a> {
     pub(crate) fn new(members: Vec<(String, Value<'a>)>) -> Self {
         Self(members)
     }

@@ -3,7 +3,7 @@
 
 use super::settings::{GoStruct, Target};
 use super::{
-    Backend, BackendKind, Facts, Misfit, Published, Reaches, Settings, SettingsError, Told,
+    Backend, BackendKind, BackendSettings, Facts, Misfit, Published, Reaches, SettingsError, Told,
 };
 use crate::mac::MacAddr;
 
@@ -30,7 +30,7 @@ impl Default for UdpConfig {
 }
 
 impl Facts for UdpConfig {
-    fn configured(&self, settings: &Settings<'_>) -> Result<Backend, SettingsError> {
+    fn configured(&self, settings: &BackendSettings<'_>) -> Result<Backend, SettingsError> {
         let mut port = i64::from(self.port);
         let flannels = GoStruct { backend: BackendKind::Udp, name: "" };
         settings.read(flannels, &mut [("Port", Target::Integer(&mut port))])?;

@@ -6,7 +6,7 @@ use serde_json::value::to_raw_value;
 
 use super::settings::{GoStruct, Target};
 use super::{
-    Backend, BackendKind, Facts, Misfit, Published, Reaches, Settings, SettingsError, Told,
+    Backend, BackendKind, BackendSettings, Facts, Misfit, Published, Reaches, SettingsError, Told,
 };
 use crate::go_json::Fields;
 use crate::mac::MacAddr;
@@ -68,7 +68,7 @@ impl VxlanConfig {
 }
 
 impl Facts for VxlanConfig {
-    fn configured(&self, settings: &Settings<'_>) -> Result<Backend, SettingsError> {
+    fn configured(&self, settings: &BackendSettings<'_>) -> Result<Backend, SettingsError> {
         let (mut vni, mut port, mut mtu) = (self.vni.into(), 0, 0);
         let (mut gbp, mut learning) = (self.gbp, self.learning);
         let mut direct_routing = self.direct_routing;

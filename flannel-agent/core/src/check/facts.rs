@@ -32,7 +32,7 @@ impl fmt::Display for Unknown {
 
 /// All facts.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct NodeFacts {
     /// The daemon.
     pub agent: Known<Agent>,
     /// What BPF can do here, by trying.
@@ -54,11 +54,11 @@ pub struct Facts {
     /// What our network is; `None` if neither daemon nor state file tells.
     pub network: Option<Network>,
     /// All VXLAN and TUN devices with names or ports like ours.
-    pub devices: Known<Vec<Device>>,
+    pub devices: Known<Vec<TunnelDevice>>,
     /// Processes with a UDP socket on the tunnel's port.
     pub port_holders: Known<Vec<String>>,
     /// `subnet.env`.
-    pub subnet_file: SubnetFile,
+    pub subnet_file: SubnetEnvFacts,
     /// IPsec policies about tunnel packets, as text.
     pub ipsec: Known<Vec<String>>,
     /// What became of packets to some peers.
@@ -307,7 +307,7 @@ pub struct Network {
 
 /// A tunnel device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
+pub struct TunnelDevice {
     /// Its name.
     pub name: String,
     /// Its kind: `vxlan`, `tun`...
@@ -324,7 +324,7 @@ pub struct Device {
 
 /// `subnet.env`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SubnetFile {
+pub struct SubnetEnvFacts {
     /// Where it should be.
     pub path: PathBuf,
     /// Subnet and MTU of it; `None` if it is not there or cannot be read.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum Condition {
     /// As it should be.
     Well,
     /// It could not be looked at.
@@ -116,7 +116,7 @@ pub struct Finding {
     #[schemars(with = "String")]
     pub id: Id,
     /// How it is.
-    pub state: State,
+    pub state: Condition,
     /// What was found.
     pub found: String,
     /// Why it matters.
@@ -128,37 +128,42 @@ pub struct Finding {
 impl Finding {
     /// It is as it should be.
     pub fn well(id: Id, found: impl Into<String>) -> Self {
-        Self { id, state: State::Well, found: found.into(), why: id.why().into(), remedy: None }
+        Self { id, state: Condition::Well, found: found.into(), why: id.why().into(), remedy: None }
     }
 
     /// It is not; `remedy` helps.
-    pub fn ill(id: Id, state: State, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub fn ill(
+        id: Id,
+        state: Condition,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self { remedy: Some(remedy.into()), state, ..Self::well(id, found) }
     }
 
     /// It could not be looked at.
     pub fn unknown(id: Id, reason: impl Into<String>) -> Self {
-        Self { state: State::Unknown, ..Self::well(id, reason) }
+        Self { state: Condition::Unknown, ..Self::well(id, reason) }
     }
 }
 
 /// All that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Report {
+pub struct CheckReport {
     /// The worst state; `unknown` counts as `degraded`.
-    pub verdict: State,
+    pub verdict: Condition,
     /// A daemon answered. Without one there is less to look at.
     pub daemon: bool,
     /// In the order of [`Id::ALL`].
     pub findings: Vec<Finding>,
 }
 
-impl Report {
+impl CheckReport {
     /// Sums up.
     pub fn new(daemon: bool, mut findings: Vec<Finding>) -> Self {
         findings.sort_by_key(|finding| finding.id);
-        let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(State::Well);
-        let verdict = if worst == State::Unknown { State::Degraded } else { worst };
+        let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(Condition::Well);
+        let verdict = if worst == Condition::Unknown { Condition::Degraded } else { worst };
         Self { verdict, daemon, findings }
     }
 }

@@ -9,17 +9,17 @@ mod probes;
 mod rules;
 mod store;
 
-pub use self::finding::{Finding, Id, Report, State};
+pub use self::finding::{CheckReport, Condition, Finding, Id};
 
-use self::facts::{Agent, Facts};
+use self::facts::{Agent, NodeFacts};
 
 /// Judges the facts.
-pub fn report(facts: &Facts) -> Report {
+pub fn report(facts: &NodeFacts) -> CheckReport {
     let daemon = matches!(facts.agent, Ok(Agent::Running { .. }));
-    Report::new(daemon, findings(facts))
+    CheckReport::new(daemon, findings(facts))
 }
 
-fn findings(facts: &Facts) -> Vec<Finding> {
+fn findings(facts: &NodeFacts) -> Vec<Finding> {
     let mut findings = platform::findings(facts);
     findings.extend(rules::findings(facts));
     findings.extend(network::findings(facts));

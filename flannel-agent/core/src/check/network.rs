@@ -1,9 +1,9 @@
 //! Devices, the tunnel's port, subnet.env, IPsec.
 
-use super::facts::{Device, Facts, Network};
-use super::finding::{Finding, Id, State};
+use super::facts::{Network, NodeFacts, TunnelDevice};
+use super::finding::{Condition, Finding, Id};
 
-pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
+pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
     let mut findings = vec![subnet_file(facts), ipsec(facts)];
     match (&facts.devices, &facts.network) {
         (Err(reason), _) => {
@@ -28,7 +28,7 @@ fn is_flannels(name: &str) -> bool {
     number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
-fn all_devices(devices: &[Device], network: &Network) -> Vec<Finding> {
+fn all_devices(devices: &[TunnelDevice], network: &Network) -> Vec<Finding> {
     let id = Id::Devices;
     let mut findings = Vec::new();
     let own = network.device.as_deref();
@@ -37,7 +37,7 @@ fn all_devices(devices: &[Device], network: &Network) -> Vec<Finding> {
         if Some(name.as_str()) != own && is_flannels(name) {
             let found = format!("{name} is of another network or an earlier configuration");
             let remedy = format!("if nobody uses it: ip link del {name}");
-            findings.push(Finding::ill(id, State::Degraded, found, remedy));
+            findings.push(Finding::ill(id, Condition::Degraded, found, remedy));
         }
     }
     if let Some(own) = own {
@@ -55,26 +55,26 @@ fn all_devices(devices: &[Device], network: &Network) -> Vec<Finding> {
     findings
 }
 
-fn own_device(own: &str, devices: &[Device], mtu: Option<u32>) -> Option<Finding> {
+fn own_device(own: &str, devices: &[TunnelDevice], mtu: Option<u32>) -> Option<Finding> {
     let id = Id::Devices;
     let restart = "the daemon makes it anew; if it does not, read its log";
     let Some(device) = devices.iter().find(|device| device.name == own) else {
-        return Some(Finding::ill(id, State::Broken, format!("{own} is not there"), restart));
+        return Some(Finding::ill(id, Condition::Broken, format!("{own} is not there"), restart));
     };
     if !device.up {
         return Some(Finding::ill(
             id,
-            State::Broken,
+            Condition::Broken,
             format!("{own} is down"),
             format!("ip link set {own} up"),
         ));
     }
     let wanted = mtu.filter(|wanted| *wanted != device.mtu)?;
     let found = format!("{own} has an MTU of {}, and should have {wanted}", device.mtu);
-    Some(Finding::ill(id, State::Degraded, found, restart))
+    Some(Finding::ill(id, Condition::Degraded, found, restart))
 }
 
-fn port(facts: &Facts, devices: &[Device], network: &Network) -> Vec<Finding> {
+fn port(facts: &NodeFacts, devices: &[TunnelDevice], network: &Network) -> Vec<Finding> {
     let id = Id::VxlanPort;
     let own = network.device.as_deref();
     let Some((port, vni)) = devices
@@ -91,12 +91,12 @@ fn port(facts: &Facts, devices: &[Device], network: &Network) -> Vec<Finding> {
         let same = if other.vni == Some(vni) { ", with our VNI" } else { "" };
         let found = format!("{name} uses UDP port {port} too{same}");
         let remedy = format!("remove {name}, or give our network another Backend.Port");
-        findings.push(Finding::ill(id, State::Degraded, found, remedy));
+        findings.push(Finding::ill(id, Condition::Degraded, found, remedy));
     }
     match &facts.port_holders {
         Ok(holders) => findings.extend(holders.iter().map(|holder| {
             let found = format!("{holder} has a socket on UDP port {port}");
-            Finding::ill(id, State::Broken, found, "stop it, or set another Backend.Port")
+            Finding::ill(id, Condition::Broken, found, "stop it, or set another Backend.Port")
         })),
         Err(reason) => findings.push(Finding::unknown(id, reason.to_string())),
     }
@@ -106,7 +106,7 @@ fn port(facts: &Facts, devices: &[Device], network: &Network) -> Vec<Finding> {
     findings
 }
 
-fn subnet_file(facts: &Facts) -> Finding {
+fn subnet_file(facts: &NodeFacts) -> Finding {
     let id = Id::SubnetFile;
     let path = facts.subnet_file.path.display();
     let anew = "the daemon writes it anew; if it does not, read its log";
@@ -116,7 +116,7 @@ fn subnet_file(facts: &Facts) -> Finding {
     let Some((subnet, mtu)) = facts.subnet_file.says else {
         return Finding::ill(
             id,
-            State::Broken,
+            Condition::Broken,
             format!("{path} is not there, or not readable"),
             anew,
         );
@@ -124,25 +124,25 @@ fn subnet_file(facts: &Facts) -> Finding {
     if subnet != network.subnet {
         let found = format!("{path} says {subnet}, the lease {}", network.subnet);
         let remedy = format!("{anew}; then restart what makes pods (docker, CNI)");
-        return Finding::ill(id, State::Broken, found, remedy);
+        return Finding::ill(id, Condition::Broken, found, remedy);
     }
     match network.mtu {
         Some(wanted) if wanted != mtu => {
             let found = format!("{path} says an MTU of {mtu}, the device has {wanted}");
-            Finding::ill(id, State::Degraded, found, anew)
+            Finding::ill(id, Condition::Degraded, found, anew)
         }
         _ => Finding::well(id, format!("{path} says {subnet}, as the lease does")),
     }
 }
 
-fn ipsec(facts: &Facts) -> Finding {
+fn ipsec(facts: &NodeFacts) -> Finding {
     let id = Id::Ipsec;
     match &facts.ipsec {
         Err(reason) => Finding::unknown(id, reason.to_string()),
         Ok(policies) if policies.is_empty() => Finding::well(id, "no policy is about the tunnel"),
         Ok(policies) => Finding::ill(
             id,
-            State::Degraded,
+            Condition::Degraded,
             format!("policies are about tunnel packets: {}", policies.join("; ")),
             "none is needed: the kernel path carries these packets, as the policies want",
         ),

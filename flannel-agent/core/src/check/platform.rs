@@ -1,39 +1,39 @@
 //! Daemon, kernel, capabilities, pins, hooks.
 
-use super::facts::{Agent, Facts, Whose};
-use super::finding::{Finding, Id, State};
+use super::facts::{Agent, NodeFacts, Whose};
+use super::finding::{Condition, Finding, Id};
 
-pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
+pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
     let mut findings = vec![agent(facts), features(facts), capabilities(facts), bpffs(facts)];
     findings.extend(foreign(facts));
     findings
 }
 
-fn agent(facts: &Facts) -> Finding {
+fn agent(facts: &NodeFacts) -> Finding {
     let id = Id::Agent;
     match &facts.agent {
         Err(reason) => Finding::unknown(id, format!("it cannot be asked: {reason}")),
         Ok(Agent::Dead { remembered: false }) => Finding::ill(
             id,
-            State::Broken,
+            Condition::Broken,
             "no daemon runs, and none has run here",
             "start it: systemctl start flannel-agent",
         ),
         Ok(Agent::Dead { remembered: true }) => Finding::ill(
             id,
-            State::Degraded,
+            Condition::Degraded,
             "no daemon runs; what it set up goes on forwarding",
             "start it: systemctl start flannel-agent; its log says why it ended",
         ),
         Ok(Agent::Running { complaints, .. }) if !complaints.is_empty() => Finding::ill(
             id,
-            State::Degraded,
+            Condition::Degraded,
             format!("not well: {}", complaints.join("; ")),
             "docs/troubleshooting.md explains each complaint",
         ),
         Ok(Agent::Running { datapath, reason: Some(reason), .. }) => Finding::ill(
             id,
-            State::Degraded,
+            Condition::Degraded,
             format!("the {datapath} path carries everything: {reason}"),
             "remove the reason, and restart the daemon",
         ),
@@ -43,7 +43,7 @@ fn agent(facts: &Facts) -> Finding {
     }
 }
 
-fn features(facts: &Facts) -> Finding {
+fn features(facts: &NodeFacts) -> Finding {
     let id = Id::KernelFeatures;
     let mut missing = Vec::new();
     let mut lesser = Vec::new();
@@ -60,7 +60,12 @@ fn features(facts: &Facts) -> Finding {
     }
     if !missing.is_empty() {
         let found = format!("the kernel lacks {}", missing.join(", "));
-        return Finding::ill(id, State::Degraded, found, "use a kernel with CONFIG_BPF_SYSCALL");
+        return Finding::ill(
+            id,
+            Condition::Degraded,
+            found,
+            "use a kernel with CONFIG_BPF_SYSCALL",
+        );
     }
     if !unknown.is_empty() {
         return Finding::unknown(id, format!("cannot be tried: {}", unknown.join("; ")));
@@ -71,7 +76,7 @@ fn features(facts: &Facts) -> Finding {
     }
 }
 
-fn capabilities(facts: &Facts) -> Finding {
+fn capabilities(facts: &NodeFacts) -> Finding {
     let id = Id::Capabilities;
     let found = match &facts.capabilities {
         Ok(found) => found,
@@ -93,20 +98,20 @@ fn capabilities(facts: &Facts) -> Finding {
     if lacking.is_empty() {
         return Finding::well(id, format!("{whose} all that are needed"));
     }
-    let state = if found.net_admin { State::Degraded } else { State::Broken };
+    let state = if found.net_admin { Condition::Degraded } else { Condition::Broken };
     let lacking = lacking.join(", ");
     let remedy = format!("add {lacking} in the unit (AmbientCapabilities=), or run it as root");
     Finding::ill(id, state, format!("{whose} no {lacking}"), remedy)
 }
 
-fn bpffs(facts: &Facts) -> Finding {
+fn bpffs(facts: &NodeFacts) -> Finding {
     let id = Id::Bpffs;
     let path = facts.bpffs.path.display();
     match &facts.bpffs.mounted {
         Ok(true) => Finding::well(id, format!("{path} is on a bpffs")),
         Ok(false) => Finding::ill(
             id,
-            State::Degraded,
+            Condition::Degraded,
             format!("{path} is on no bpffs"),
             "mount -t bpf bpf /sys/fs/bpf, then restart the daemon",
         ),
@@ -114,7 +119,7 @@ fn bpffs(facts: &Facts) -> Finding {
     }
 }
 
-fn foreign(facts: &Facts) -> Vec<Finding> {
+fn foreign(facts: &NodeFacts) -> Vec<Finding> {
     let id = Id::ForeignPrograms;
     match &facts.foreign {
         Err(reason) => vec![Finding::unknown(id, reason.to_string())],
@@ -126,7 +131,7 @@ fn foreign(facts: &Facts) -> Vec<Finding> {
             .map(|one| {
                 let found = format!("{} {} has {}", one.device, one.side, one.what);
                 let remedy = "if nobody needs it, remove it: bpftool net, tc filter show";
-                Finding::ill(id, State::Degraded, found, remedy)
+                Finding::ill(id, Condition::Degraded, found, remedy)
             })
             .collect(),
     }

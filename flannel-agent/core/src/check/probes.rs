@@ -1,7 +1,7 @@
 //! Ways to the peers: room for full packets, and checksums.
 
-use super::facts::{Facts, PeerProbe, Sizes};
-use super::finding::{Finding, Id, State};
+use super::facts::{NodeFacts, PeerProbe, Sizes};
+use super::finding::{Condition, Finding, Id};
 use crate::probe::Answer;
 
 /// Peers that are named; of more only the number is told.
@@ -9,7 +9,7 @@ const NAMED: usize = 3;
 /// Bytes that VXLAN puts around a packet.
 const TUNNEL: u16 = 50;
 
-pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
+pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
     let ids = [Id::Mtu, Id::TunnelChecksum];
     match &facts.probes {
         Err(reason) => ids.map(|id| Finding::unknown(id, reason.to_string())).into(),
@@ -56,7 +56,7 @@ fn mtu(probes: &[PeerProbe]) -> Vec<Finding> {
         };
         let who = named(narrow.iter().copied());
         let found = format!("{length} bytes do not pass the underlay to {who}{told}");
-        findings.push(Finding::ill(id, State::Broken, found, remedy));
+        findings.push(Finding::ill(id, Condition::Broken, found, remedy));
     }
     let inner =
         of(&|probe| !is_narrow(&probe.underlay) && probe.overlay.as_ref().is_some_and(is_narrow));
@@ -64,7 +64,7 @@ fn mtu(probes: &[PeerProbe]) -> Vec<Finding> {
         let who = named(inner.iter().copied());
         let found = format!("{length} bytes do not pass the overlay to {who}");
         let remedy = "compare the MTU of both devices, and what their underlays allow";
-        findings.push(Finding::ill(id, State::Broken, found, remedy));
+        findings.push(Finding::ill(id, Condition::Broken, found, remedy));
     }
     let shut = of(&|probe| {
         probe.underlay.small.came() && probe.overlay.as_ref().is_some_and(|way| !way.small.came())
@@ -74,7 +74,7 @@ fn mtu(probes: &[PeerProbe]) -> Vec<Finding> {
         let found = format!("answers come from {who} on the underlay, but not through the overlay");
         let remedy =
             "run check there, too; does anything on the way stop UDP to the tunnel's port?";
-        findings.push(Finding::ill(id, State::Degraded, found, remedy));
+        findings.push(Finding::ill(id, Condition::Degraded, found, remedy));
     }
     let silent = of(&|probe| {
         let overlay = probe.overlay.as_ref().is_some_and(|way| way.small.came());
@@ -102,7 +102,7 @@ fn checksum(probes: &[PeerProbe]) -> Finding {
         let who = named(wrong);
         return Finding::ill(
             id,
-            State::Broken,
+            Condition::Broken,
             format!("TCP to {who} passes only if its checksum is made before the tunnel"),
             "give the daemon --tunnel-checksum=kernel, on this node and on those with such cards",
         );

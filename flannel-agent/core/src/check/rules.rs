@@ -1,13 +1,13 @@
 //! Forwarding, reverse path filters, and the node's firewall.
 
-use super::facts::{Facts, FirewallService, Packets, RpFilter, Ruled};
-use super::finding::{Finding, Id, State};
+use super::facts::{FirewallService, NodeFacts, Packets, RpFilter, Ruled};
+use super::finding::{Condition, Finding, Id};
 use crate::firewall::packet_rules::fate::{Culprit, Fate};
 
 /// `rp_filter` that asks for the same way back.
 const STRICT: u32 = 1;
 
-pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
+pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
     let mut findings = vec![forwarding(facts)];
     findings.extend(rp_filters(&facts.rp_filters));
     match &facts.rules {
@@ -21,13 +21,13 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn forwarding(facts: &Facts) -> Finding {
+fn forwarding(facts: &NodeFacts) -> Finding {
     let id = Id::Forwarding;
     match &facts.forwarding {
         Ok(true) => Finding::well(id, "net.ipv4.ip_forward is on"),
         Ok(false) => Finding::ill(
             id,
-            State::Broken,
+            Condition::Broken,
             "net.ipv4.ip_forward is off",
             "sysctl -w net.ipv4.ip_forward=1, and in /etc/sysctl.d for the next boot",
         ),
@@ -51,7 +51,7 @@ fn rp_filters(filters: &[RpFilter]) -> Vec<Finding> {
                 let remedy = format!(
                     "sysctl -w net.ipv4.conf.{device}.rp_filter=2 (loose), or mend the route"
                 );
-                findings.push(Finding::ill(id, State::Broken, found, remedy));
+                findings.push(Finding::ill(id, Condition::Broken, found, remedy));
             }
             Ok(_) => {}
         }
@@ -96,11 +96,11 @@ fn one_ruled(ruled: &Ruled) -> Option<Finding> {
         Fate::Passes => None,
         Fate::Dropped(culprit) => {
             let found = format!("{} drops {whose}", named(culprit));
-            Some(Finding::ill(id, State::Broken, found, remedy(ruled.what, culprit)))
+            Some(Finding::ill(id, Condition::Broken, found, remedy(ruled.what, culprit)))
         }
         Fate::Perhaps(culprit) => {
             let found = format!("{} may drop {whose}, or some of it", named(culprit));
-            Some(Finding::ill(id, State::Degraded, found, remedy(ruled.what, culprit)))
+            Some(Finding::ill(id, Condition::Degraded, found, remedy(ruled.what, culprit)))
         }
     }
 }
@@ -128,7 +128,7 @@ fn remedy(what: Packets, culprit: &Culprit) -> String {
     }
 }
 
-fn services(facts: &Facts) -> Vec<Finding> {
+fn services(facts: &NodeFacts) -> Vec<Finding> {
     let id = Id::FirewallService;
     let bad = facts
         .rules
@@ -156,7 +156,7 @@ fn services(facts: &Facts) -> Vec<Finding> {
             match bad {
                 true => Finding::ill(
                     id,
-                    State::Degraded,
+                    Condition::Degraded,
                     format!("{name} is active, and rules drop packets"),
                     remedy,
                 ),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use super::facts::{Facts, Held};
-use super::finding::{Finding, Id, State};
+use super::facts::{Held, NodeFacts};
+use super::finding::{Condition, Finding, Id};
 
 /// An answer that takes longer is slow, in milliseconds.
 const SLOW: u64 = 1000;
@@ -16,25 +16,25 @@ const DAY: i64 = 24 * 60 * 60;
 /// Duplicates that are listed.
 const LISTED: usize = 10;
 
-pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
+pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
     let mut findings = vec![store(facts), clock(facts)];
     findings.extend(duplicates(facts));
     findings.extend(certificates(facts));
     findings
 }
 
-fn store(facts: &Facts) -> Finding {
+fn store(facts: &NodeFacts) -> Finding {
     let id = Id::Store;
     match &facts.store {
         Err(reason) => Finding::ill(
             id,
-            State::Degraded,
+            Condition::Degraded,
             reason.to_string(),
             "look at etcd and the way to it; without a daemon, give the --etcd flags",
         ),
         Ok(store) if store.millis > SLOW => Finding::ill(
             id,
-            State::Degraded,
+            Condition::Degraded,
             format!("it answers after {} ms", store.millis),
             "look at the load, disks and network of etcd",
         ),
@@ -45,13 +45,13 @@ fn store(facts: &Facts) -> Finding {
     }
 }
 
-fn clock(facts: &Facts) -> Finding {
+fn clock(facts: &NodeFacts) -> Finding {
     let id = Id::Clock;
     match facts.clock {
         Err(ref reason) => Finding::unknown(id, reason.to_string()),
         Ok(ahead) if ahead.abs() > APART => Finding::ill(
             id,
-            State::Degraded,
+            Condition::Degraded,
             format!(
                 "etcd's clock is {} s {} ours",
                 ahead.abs(),
@@ -63,7 +63,7 @@ fn clock(facts: &Facts) -> Finding {
     }
 }
 
-fn duplicates(facts: &Facts) -> Vec<Finding> {
+fn duplicates(facts: &NodeFacts) -> Vec<Finding> {
     let id = Id::DuplicateLeases;
     let leases = match &facts.store {
         Ok(store) => &store.leases,
@@ -78,7 +78,7 @@ fn duplicates(facts: &Facts) -> Vec<Finding> {
     let remedy = "find the node that should not have it: a cloned machine, or a lease that a node \
                   left behind; give it its own, or delete the lease";
     found.truncate(LISTED);
-    found.into_iter().map(|found| Finding::ill(id, State::Broken, found, remedy)).collect()
+    found.into_iter().map(|found| Finding::ill(id, Condition::Broken, found, remedy)).collect()
 }
 
 fn by<K: Ord + Display>(
@@ -117,7 +117,7 @@ fn overlaps(leases: &[Held]) -> Vec<String> {
     found
 }
 
-fn certificates(facts: &Facts) -> Vec<Finding> {
+fn certificates(facts: &NodeFacts) -> Vec<Finding> {
     let id = Id::Certificates;
     if facts.certificates.is_empty() {
         return vec![Finding::well(id, "none is in use")];
@@ -131,11 +131,11 @@ fn certificates(facts: &Facts) -> Vec<Finding> {
             match certificate.seconds_left {
                 Err(ref reason) => Finding::unknown(id, format!("{path}: {reason}")),
                 Ok(left) if left < 0 => {
-                    Finding::ill(id, State::Broken, format!("{path} has ended"), remedy)
+                    Finding::ill(id, Condition::Broken, format!("{path} has ended"), remedy)
                 }
                 Ok(left) if left < NEAR => {
                     let found = format!("{path} ends in {} days", left / DAY);
-                    Finding::ill(id, State::Degraded, found, remedy)
+                    Finding::ill(id, Condition::Degraded, found, remedy)
                 }
                 Ok(left) => Finding::well(id, format!("{path} lasts {} days", left / DAY)),
             }

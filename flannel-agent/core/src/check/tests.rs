@@ -10,13 +10,13 @@ use crate::mac::MacAddr;
 use crate::probe::Answer;
 
 /// A node without a fault.
-fn well() -> Facts {
+fn well() -> NodeFacts {
     use Feature::*;
     let features =
         [Classifier, Xdp, Hash, LruHash, Array, PerCpuArray, LpmTrie, RingBuffer, Tcx, Btf];
     let passes = |what| Ruled { what, fate: Fate::Passes };
     let subnet = "10.244.1.0/24".parse().unwrap();
-    Facts {
+    NodeFacts {
         agent: Ok(Agent::Running { datapath: "ebpf".into(), reason: None, complaints: vec![] }),
         features: features.map(|feature| (feature, Ok(true))).into(),
         capabilities: Ok(Capabilities {
@@ -41,7 +41,7 @@ fn well() -> Facts {
         }),
         devices: Ok(vec![vxlan("flannel.1", 1, 8472)]),
         port_holders: Ok(vec![]),
-        subnet_file: SubnetFile { path: "subnet.env".into(), says: Some((subnet, 1450)) },
+        subnet_file: SubnetEnvFacts { path: "subnet.env".into(), says: Some((subnet, 1450)) },
         ipsec: Ok(vec![]),
         probes: Ok(vec![probe(7, CAME, CAME)]),
         store: Ok(StoreAnswer { millis: 2, leases: vec![held(1), held(2)] }),
@@ -72,8 +72,8 @@ fn held(number: u8) -> Held {
     }
 }
 
-fn vxlan(name: &str, vni: u32, port: u16) -> Device {
-    Device {
+fn vxlan(name: &str, vni: u32, port: u16) -> TunnelDevice {
+    TunnelDevice {
         name: name.into(),
         kind: "vxlan".into(),
         vni: Some(vni),
@@ -94,7 +94,7 @@ fn culprit(handle: Option<u64>) -> Culprit {
 }
 
 /// The findings about `id` of the well node with this fault.
-fn with(id: Id, fault: impl FnOnce(&mut Facts)) -> Vec<Finding> {
+fn with(id: Id, fault: impl FnOnce(&mut NodeFacts)) -> Vec<Finding> {
     let mut facts = well();
     fault(&mut facts);
     report(&facts).findings.into_iter().filter(|finding| finding.id == id).collect()
@@ -102,11 +102,11 @@ fn with(id: Id, fault: impl FnOnce(&mut Facts)) -> Vec<Finding> {
 
 /// The fault is found, in these words, and something helps.
 #[track_caller]
-fn found(id: Id, state: State, words: &str, fault: impl FnOnce(&mut Facts)) {
+fn found(id: Id, state: Condition, words: &str, fault: impl FnOnce(&mut NodeFacts)) {
     let findings = with(id, fault);
     let fits = |finding: &Finding| finding.state == state && finding.found.contains(words);
     assert!(findings.iter().any(fits), "{words} in {findings:?}");
-    for finding in findings.iter().filter(|finding| finding.state >= State::Degraded) {
+    for finding in findings.iter().filter(|finding| finding.state >= Condition::Degraded) {
         assert!(finding.remedy.as_ref().is_some_and(|remedy| !remedy.is_empty()), "{finding:?}");
     }
 }
@@ -115,9 +115,9 @@ fn found(id: Id, state: State, words: &str, fault: impl FnOnce(&mut Facts)) {
 fn a_well_node_is_well_and_everything_was_looked_at() {
     let report = report(&well());
     let ill: Vec<&Finding> =
-        report.findings.iter().filter(|finding| finding.state != State::Well).collect();
+        report.findings.iter().filter(|finding| finding.state != Condition::Well).collect();
     assert!(ill.is_empty(), "{ill:?}");
-    assert_eq!((report.verdict, report.daemon), (State::Well, true));
+    assert_eq!((report.verdict, report.daemon), (Condition::Well, true));
     let ids: Vec<Id> = report.findings.iter().map(|finding| finding.id).collect();
     assert_eq!(ids, Id::ALL, "one of each, in order");
 }
@@ -125,33 +125,33 @@ fn a_well_node_is_well_and_everything_was_looked_at() {
 #[test]
 fn a_report_is_read_back() {
     let findings = Id::ALL.iter().map(|id| Finding::well(*id, "as it should be")).collect();
-    let report = Report::new(true, findings);
+    let report = CheckReport::new(true, findings);
     let mut value = serde_json::to_value(&report).unwrap();
-    assert_eq!(serde_json::from_value::<Report>(value.clone()).unwrap(), report);
+    assert_eq!(serde_json::from_value::<CheckReport>(value.clone()).unwrap(), report);
     value["findings"][0]["id"] = "weather".into();
-    let error = serde_json::from_value::<Report>(value).unwrap_err();
+    let error = serde_json::from_value::<CheckReport>(value).unwrap_err();
     assert!(error.to_string().contains("nothing is looked at as \"weather\""), "{error}");
 }
 
 #[test]
 fn the_worst_finding_is_the_verdict_and_unknown_is_not_well() {
-    let verdict = |fault: fn(&mut Facts)| {
+    let verdict = |fault: fn(&mut NodeFacts)| {
         let mut facts = well();
         fault(&mut facts);
         report(&facts).verdict
     };
-    assert_eq!(verdict(|facts| facts.forwarding = Ok(false)), State::Broken);
-    assert_eq!(verdict(|facts| facts.bpffs.mounted = Ok(false)), State::Degraded);
-    let unknown = |facts: &mut Facts| facts.forwarding = Err(Unknown::because("EPERM"));
-    assert_eq!(verdict(unknown), State::Degraded);
+    assert_eq!(verdict(|facts| facts.forwarding = Ok(false)), Condition::Broken);
+    assert_eq!(verdict(|facts| facts.bpffs.mounted = Ok(false)), Condition::Degraded);
+    let unknown = |facts: &mut NodeFacts| facts.forwarding = Err(Unknown::because("EPERM"));
+    assert_eq!(verdict(unknown), Condition::Degraded);
 }
 
 #[test]
 fn the_daemon() {
-    let agent = |agent| move |facts: &mut Facts| facts.agent = Ok(agent);
+    let agent = |agent| move |facts: &mut NodeFacts| facts.agent = Ok(agent);
     let dead = |remembered| agent(Agent::Dead { remembered });
-    found(Id::Agent, State::Broken, "none has run", dead(false));
-    found(Id::Agent, State::Degraded, "goes on forwarding", dead(true));
+    found(Id::Agent, Condition::Broken, "none has run", dead(false));
+    found(Id::Agent, Condition::Degraded, "goes on forwarding", dead(true));
     let running = |reason: Option<&str>, complaints: &[&str]| {
         agent(Agent::Running {
             datapath: "kernel".into(),
@@ -159,34 +159,34 @@ fn the_daemon() {
             complaints: complaints.iter().map(ToString::to_string).collect(),
         })
     };
-    found(Id::Agent, State::Degraded, "EPERM", running(Some("EPERM"), &[]));
-    found(Id::Agent, State::Degraded, "store: away", running(None, &["store: away"]));
-    found(Id::Agent, State::Unknown, "refused", |facts| {
+    found(Id::Agent, Condition::Degraded, "EPERM", running(Some("EPERM"), &[]));
+    found(Id::Agent, Condition::Degraded, "store: away", running(None, &["store: away"]));
+    found(Id::Agent, Condition::Unknown, "refused", |facts| {
         facts.agent = Err(Unknown::because("refused"));
     });
 }
 
 #[test]
 fn the_platform() {
-    found(Id::KernelFeatures, State::Degraded, "LPM_TRIE", |facts| {
+    found(Id::KernelFeatures, Condition::Degraded, "LPM_TRIE", |facts| {
         facts.features[6].1 = Ok(false);
     });
-    found(Id::KernelFeatures, State::Well, "clsact filters", |facts| {
+    found(Id::KernelFeatures, Condition::Well, "clsact filters", |facts| {
         facts.features[8].1 = Ok(false);
     });
-    found(Id::KernelFeatures, State::Unknown, "EPERM", |facts| {
+    found(Id::KernelFeatures, Condition::Unknown, "EPERM", |facts| {
         facts.features[0].1 = Err(Unknown::because("EPERM"));
     });
     let capabilities = |net_admin, bpf| {
-        move |facts: &mut Facts| {
+        move |facts: &mut NodeFacts| {
             let whose = Whose::Ours;
             facts.capabilities = Ok(Capabilities { whose, net_admin, net_raw: true, bpf });
         }
     };
-    found(Id::Capabilities, State::Broken, "CAP_NET_ADMIN", capabilities(false, true));
-    found(Id::Capabilities, State::Degraded, "CAP_BPF", capabilities(true, false));
-    found(Id::Bpffs, State::Degraded, "on no bpffs", |facts| facts.bpffs.mounted = Ok(false));
-    found(Id::ForeignPrograms, State::Degraded, "eth0 ingress has cil_from_netdev", |facts| {
+    found(Id::Capabilities, Condition::Broken, "CAP_NET_ADMIN", capabilities(false, true));
+    found(Id::Capabilities, Condition::Degraded, "CAP_BPF", capabilities(true, false));
+    found(Id::Bpffs, Condition::Degraded, "on no bpffs", |facts| facts.bpffs.mounted = Ok(false));
+    found(Id::ForeignPrograms, Condition::Degraded, "eth0 ingress has cil_from_netdev", |facts| {
         let what = "cil_from_netdev, id 7".into();
         facts.foreign = Ok(vec![Foreign { device: "eth0".into(), side: "ingress", what }]);
     });
@@ -194,42 +194,45 @@ fn the_platform() {
 
 #[test]
 fn forwarding_and_filters() {
-    found(Id::Forwarding, State::Broken, "is off", |facts| facts.forwarding = Ok(false));
-    found(Id::RpFilter, State::Broken, "eth0 filters strictly", |facts| {
+    found(Id::Forwarding, Condition::Broken, "is off", |facts| facts.forwarding = Ok(false));
+    found(Id::RpFilter, Condition::Broken, "eth0 filters strictly", |facts| {
         facts.rp_filters[0].otherwise = vec!["192.0.2.7".parse().unwrap()];
     });
     let loose = with(Id::RpFilter, |facts| {
         facts.rp_filters[0].value = Ok(2);
         facts.rp_filters[0].otherwise = vec!["192.0.2.7".parse().unwrap()];
     });
-    assert_eq!(loose[0].state, State::Well, "{loose:?}");
+    assert_eq!(loose[0].state, Condition::Well, "{loose:?}");
 }
 
 #[test]
 fn rules_that_drop_are_named() {
-    let fate =
-        |at: usize, fate| move |facts: &mut Facts| facts.rules.as_mut().unwrap()[at].fate = fate;
+    let fate = |at: usize, fate| {
+        move |facts: &mut NodeFacts| facts.rules.as_mut().unwrap()[at].fate = fate
+    };
     let words = "ip filter FORWARD handle 7 (drop) drops what pods send";
-    found(Id::ForwardRules, State::Broken, words, fate(0, Fate::Dropped(culprit(Some(7)))));
+    found(Id::ForwardRules, Condition::Broken, words, fate(0, Fate::Dropped(culprit(Some(7)))));
     let perhaps = fate(1, Fate::Perhaps(culprit(None)));
-    found(Id::ForwardRules, State::Degraded, "may drop what peers send", perhaps);
+    found(Id::ForwardRules, Condition::Degraded, "may drop what peers send", perhaps);
     let tunnel = fate(2, Fate::Dropped(culprit(None)));
-    found(Id::TunnelRules, State::Broken, "tunnel packets that come in", tunnel);
+    found(Id::TunnelRules, Condition::Broken, "tunnel packets that come in", tunnel);
     let out = fate(3, Fate::Dropped(culprit(None)));
-    found(Id::TunnelRules, State::Broken, "tunnel packets that go out", out);
+    found(Id::TunnelRules, Condition::Broken, "tunnel packets that go out", out);
     for id in [Id::ForwardRules, Id::TunnelRules] {
-        found(id, State::Unknown, "no nft", |facts| facts.rules = Err(Unknown::because("no nft")));
+        found(id, Condition::Unknown, "no nft", |facts| {
+            facts.rules = Err(Unknown::because("no nft"))
+        });
     }
 }
 
 #[test]
 fn services_that_write_rules() {
     use FirewallService::{Firewalld, Ufw};
-    found(Id::FirewallService, State::Well, "lets packets pass", |facts| {
+    found(Id::FirewallService, Condition::Well, "lets packets pass", |facts| {
         facts.firewall_services = vec![Ufw];
     });
     for (service, name) in [(Firewalld, "firewalld is active, and"), (Ufw, "ufw is active, and")] {
-        found(Id::FirewallService, State::Degraded, name, |facts| {
+        found(Id::FirewallService, Condition::Degraded, name, |facts| {
             facts.firewall_services = vec![service];
             facts.rules.as_mut().unwrap()[2].fate = Fate::Dropped(culprit(None));
         });
@@ -239,116 +242,126 @@ fn services_that_write_rules() {
 #[test]
 fn devices_and_the_port() {
     let more = |name: &'static str, vni, port| {
-        move |facts: &mut Facts| facts.devices.as_mut().unwrap().push(vxlan(name, vni, port))
+        move |facts: &mut NodeFacts| facts.devices.as_mut().unwrap().push(vxlan(name, vni, port))
     };
-    found(Id::Devices, State::Degraded, "flannel.7 is of another", more("flannel.7", 7, 4789));
-    found(Id::VxlanPort, State::Degraded, "vx0 uses UDP port 8472 too", more("vx0", 9, 8472));
+    found(Id::Devices, Condition::Degraded, "flannel.7 is of another", more("flannel.7", 7, 4789));
+    found(Id::VxlanPort, Condition::Degraded, "vx0 uses UDP port 8472 too", more("vx0", 9, 8472));
     let other = with(Id::Devices, more("vx0", 9, 4789));
-    assert_eq!(other[0].state, State::Well, "no device of flannel's: {other:?}");
-    found(Id::VxlanPort, State::Broken, "socat (pid 7)", |facts| {
+    assert_eq!(other[0].state, Condition::Well, "no device of flannel's: {other:?}");
+    found(Id::VxlanPort, Condition::Broken, "socat (pid 7)", |facts| {
         facts.port_holders = Ok(vec!["socat (pid 7)".into()]);
     });
-    let own = |change: fn(&mut Device)| {
-        move |facts: &mut Facts| change(&mut facts.devices.as_mut().unwrap()[0])
+    let own = |change: fn(&mut TunnelDevice)| {
+        move |facts: &mut NodeFacts| change(&mut facts.devices.as_mut().unwrap()[0])
     };
-    found(Id::Devices, State::Broken, "flannel.1 is down", own(|own| own.up = false));
-    found(Id::Devices, State::Degraded, "an MTU of 1400", own(|own| own.mtu = 1400));
-    found(Id::Devices, State::Broken, "is not there", |facts| facts.devices = Ok(vec![]));
-    found(Id::Devices, State::Unknown, "not known", |facts| facts.network = None);
+    found(Id::Devices, Condition::Broken, "flannel.1 is down", own(|own| own.up = false));
+    found(Id::Devices, Condition::Degraded, "an MTU of 1400", own(|own| own.mtu = 1400));
+    found(Id::Devices, Condition::Broken, "is not there", |facts| facts.devices = Ok(vec![]));
+    found(Id::Devices, Condition::Unknown, "not known", |facts| facts.network = None);
 }
 
 #[test]
 fn the_subnet_file() {
-    let says = |says| move |facts: &mut Facts| facts.subnet_file.says = says;
-    found(Id::SubnetFile, State::Broken, "is not there", says(None));
+    let says = |says| move |facts: &mut NodeFacts| facts.subnet_file.says = says;
+    found(Id::SubnetFile, Condition::Broken, "is not there", says(None));
     let other = says(Some(("10.244.9.0/24".parse().unwrap(), 1450)));
-    found(Id::SubnetFile, State::Broken, "10.244.9.0/24, the lease 10.244.1.0/24", other);
+    found(Id::SubnetFile, Condition::Broken, "10.244.9.0/24, the lease 10.244.1.0/24", other);
     let mtu = says(Some(("10.244.1.0/24".parse().unwrap(), 1500)));
-    found(Id::SubnetFile, State::Degraded, "an MTU of 1500", mtu);
-    found(Id::SubnetFile, State::Unknown, "not known", |facts| facts.network = None);
+    found(Id::SubnetFile, Condition::Degraded, "an MTU of 1500", mtu);
+    found(Id::SubnetFile, Condition::Unknown, "not known", |facts| facts.network = None);
     let path = with(Id::SubnetFile, |facts| facts.subnet_file.path = PathBuf::from("/x/env"));
     assert!(path[0].found.contains("/x/env"));
 }
 
 #[test]
 fn ipsec_policies() {
-    found(Id::Ipsec, State::Degraded, "dst 192.0.2.7", |facts| {
+    found(Id::Ipsec, Condition::Degraded, "dst 192.0.2.7", |facts| {
         facts.ipsec = Ok(vec!["src 192.0.2.1 dst 192.0.2.7".into()]);
     });
 }
 
 #[test]
 fn full_packets() {
-    let probes = |probes| move |facts: &mut Facts| facts.probes = Ok(probes);
+    let probes = |probes| move |facts: &mut NodeFacts| facts.probes = Ok(probes);
     let told = probe(7, Answer::TooBig { mtu: Some(1400) }, Answer::Silent);
-    found(Id::Mtu, State::Broken, "the underlay to 192.0.2.7 (an MTU of 1400", probes(vec![told]));
+    found(
+        Id::Mtu,
+        Condition::Broken,
+        "the underlay to 192.0.2.7 (an MTU of 1400",
+        probes(vec![told]),
+    );
     let lost = probe(8, Answer::Silent, CAME);
-    found(Id::Mtu, State::Broken, "the underlay to 192.0.2.8", probes(vec![lost]));
+    found(Id::Mtu, Condition::Broken, "the underlay to 192.0.2.8", probes(vec![lost]));
     let inner = (1..=5).map(|host| probe(host, CAME, Answer::Silent)).collect();
     let words = "1450 bytes do not pass the overlay to 192.0.2.1, 192.0.2.2, 192.0.2.3 and 2 more";
-    found(Id::Mtu, State::Broken, words, probes(inner));
+    found(Id::Mtu, Condition::Broken, words, probes(inner));
     let silent = Sizes { length: 1450, small: Answer::Silent, full: Answer::Silent };
     let shut = PeerProbe { overlay: Some(silent.clone()), ..probe(7, CAME, CAME) };
-    found(Id::Mtu, State::Degraded, "but not through the overlay", probes(vec![shut.clone()]));
+    found(Id::Mtu, Condition::Degraded, "but not through the overlay", probes(vec![shut.clone()]));
     let away = PeerProbe { underlay: silent, ..shut };
-    found(Id::Mtu, State::Unknown, "no answer from 192.0.2.7", probes(vec![away]));
-    found(Id::Mtu, State::Well, "no peer", probes(vec![]));
-    found(Id::Mtu, State::Unknown, "EPERM", |facts| facts.probes = Err(Unknown::because("EPERM")));
+    found(Id::Mtu, Condition::Unknown, "no answer from 192.0.2.7", probes(vec![away]));
+    found(Id::Mtu, Condition::Well, "no peer", probes(vec![]));
+    found(Id::Mtu, Condition::Unknown, "EPERM", |facts| {
+        facts.probes = Err(Unknown::because("EPERM"))
+    });
 }
 
 #[test]
 fn checksums_in_the_tunnel() {
     let tcp = |offloaded, plain| {
         let tcp = Some(Handshakes { offloaded, plain });
-        move |facts: &mut Facts| facts.probes = Ok(vec![PeerProbe { tcp, ..probe(7, CAME, CAME) }])
+        move |facts: &mut NodeFacts| {
+            facts.probes = Ok(vec![PeerProbe { tcp, ..probe(7, CAME, CAME) }])
+        }
     };
     let id = Id::TunnelChecksum;
-    found(id, State::Broken, "TCP to 192.0.2.7 passes only if", tcp(Answer::Silent, CAME));
-    found(id, State::Unknown, "no peer answers", tcp(Answer::Silent, Answer::Silent));
-    found(id, State::Well, "no tunnel", |facts| {
+    found(id, Condition::Broken, "TCP to 192.0.2.7 passes only if", tcp(Answer::Silent, CAME));
+    found(id, Condition::Unknown, "no peer answers", tcp(Answer::Silent, Answer::Silent));
+    found(id, Condition::Well, "no tunnel", |facts| {
         facts.probes = Ok(vec![PeerProbe { tcp: None, ..probe(7, CAME, CAME) }]);
     });
 }
 
 #[test]
 fn store_and_clock() {
-    found(Id::Store, State::Degraded, "refused", |facts| {
+    found(Id::Store, Condition::Degraded, "refused", |facts| {
         facts.store = Err(Unknown::because("refused"));
     });
-    found(Id::DuplicateLeases, State::Unknown, "cannot be listed", |facts| {
+    found(Id::DuplicateLeases, Condition::Unknown, "cannot be listed", |facts| {
         facts.store = Err(Unknown::because("refused"));
     });
-    let slow = |facts: &mut Facts| facts.store.as_mut().unwrap().millis = 4000;
-    found(Id::Store, State::Degraded, "after 4000 ms", slow);
-    found(Id::Clock, State::Degraded, "90 s behind ours", |facts| facts.clock = Ok(-90));
-    found(Id::Clock, State::Degraded, "90 s ahead of ours", |facts| facts.clock = Ok(90));
-    found(Id::Clock, State::Unknown, "no date", |facts| {
+    let slow = |facts: &mut NodeFacts| facts.store.as_mut().unwrap().millis = 4000;
+    found(Id::Store, Condition::Degraded, "after 4000 ms", slow);
+    found(Id::Clock, Condition::Degraded, "90 s behind ours", |facts| facts.clock = Ok(-90));
+    found(Id::Clock, Condition::Degraded, "90 s ahead of ours", |facts| facts.clock = Ok(90));
+    found(Id::Clock, Condition::Unknown, "no date", |facts| {
         facts.clock = Err(Unknown::because("no date"));
     });
 }
 
 #[test]
 fn leases_that_cannot_both_be_right() {
-    let more = |lease| move |facts: &mut Facts| facts.store.as_mut().unwrap().leases.push(lease);
+    let more =
+        |lease| move |facts: &mut NodeFacts| facts.store.as_mut().unwrap().leases.push(lease);
     let id = Id::DuplicateLeases;
     let address = Held { public_ip: held(1).public_ip, ..held(3) };
     let words = "PublicIP 192.0.2.1 has 10.244.1.0/24 and 10.244.3.0/24";
-    found(id, State::Broken, words, more(address));
+    found(id, Condition::Broken, words, more(address));
     let mac = Held { vtep_mac: held(2).vtep_mac, ..held(3) };
-    found(id, State::Broken, "VTEP MAC 02:00:00:00:00:02 has", more(mac));
+    found(id, Condition::Broken, "VTEP MAC 02:00:00:00:00:02 has", more(mac));
     let wide = Held { subnet: "10.244.2.0/23".parse().unwrap(), ..held(3) };
-    found(id, State::Broken, "10.244.2.0/23 of 192.0.2.3 and 10.244.2.0/24", more(wide));
+    found(id, Condition::Broken, "10.244.2.0/23 of 192.0.2.3 and 10.244.2.0/24", more(wide));
 }
 
 #[test]
 fn certificates_near_their_end() {
     let left = |seconds_left| {
         let path = "etcd.pem".into();
-        move |facts: &mut Facts| facts.certificates = vec![Certificate { path, seconds_left }]
+        move |facts: &mut NodeFacts| facts.certificates = vec![Certificate { path, seconds_left }]
     };
     let id = Id::Certificates;
-    found(id, State::Broken, "etcd.pem has ended", left(Ok(-1)));
-    found(id, State::Degraded, "etcd.pem ends in 3 days", left(Ok(3 * 86_400 + 7)));
-    found(id, State::Well, "etcd.pem lasts 300 days", left(Ok(300 * 86_400)));
-    found(id, State::Unknown, "none in it", left(Err(Unknown::because("none in it"))));
+    found(id, Condition::Broken, "etcd.pem has ended", left(Ok(-1)));
+    found(id, Condition::Degraded, "etcd.pem ends in 3 days", left(Ok(3 * 86_400 + 7)));
+    found(id, Condition::Well, "etcd.pem lasts 300 days", left(Ok(300 * 86_400)));
+    found(id, Condition::Unknown, "none in it", left(Err(Unknown::because("none in it"))));
 }

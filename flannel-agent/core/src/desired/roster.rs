@@ -11,7 +11,7 @@ use crate::mac::MacAddr;
 use crate::peer::Peer;
 
 /// A peer that came, changed or went.
-pub type Change = (Ipv4Network, Option<Peer>);
+pub type PeerChange = (Ipv4Network, Option<Peer>);
 
 /// What a [`Desired`] without contradictions has by MAC. Where two leases contradict
 /// each other, all of them have to be looked at: there is no roster then.
@@ -46,7 +46,7 @@ impl Roster {
         &mut self,
         node: Node<'_>,
         desired: &mut Desired,
-        changes: &[Change],
+        changes: &[PeerChange],
     ) -> Option<Touched> {
         let mut touched = Touched::default();
         for (subnet, _) in changes {

@@ -67,7 +67,7 @@ fn only_peers_on_the_link_are_direct_and_the_others_stay_in_the_tunnel() {
     let (desired, rejected) = with(&Backend::Vxlan(config), &next_hops, &peers).unwrap();
     assert_eq!((desired.peers.len(), rejected.len()), (3, 0));
     let reach = peers.map(|peer| desired.reach(&peer.subnet));
-    assert_eq!(reach, [Reach::Direct, Reach::Tunnel, Reach::Tunnel]);
+    assert_eq!(reach, [PeerReach::Direct, PeerReach::Tunnel, PeerReach::Tunnel]);
     assert_eq!(desired.tunnelled().count(), 2);
     let (desired, _) = with(&Backend::Vxlan(vxlan()), &next_hops, &peers).unwrap();
     assert!(desired.direct.is_empty(), "DirectRouting was not asked for");

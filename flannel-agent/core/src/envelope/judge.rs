@@ -8,7 +8,7 @@ use super::devices::{Filter, Stacked, TrafficControl};
 use super::ipsec::IpsecPolicy;
 use super::programs::{Inward, Keep, PodVeth, Tcx, TcxProgram, VethEntry};
 use super::reason::{Obstacle, Reason, Side};
-use super::report::{Kept, KeptWay, NotServed, Outward, Report, VethReport};
+use super::report::{EnvelopeReport, Kept, KeptWay, NotServed, Outward, VethReport};
 use super::scene::{Scene, Veth};
 use crate::checksum::TunnelChecksum;
 use crate::firewall::packet_rules::outer::OuterRule;
@@ -17,7 +17,7 @@ use crate::firewall::packet_rules::outer::OuterRule;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// By interface index.
-    pub devices: BTreeMap<u32, Facts>,
+    pub devices: BTreeMap<u32, DeviceFacts>,
     /// Whether an XDP program runs on the pod's side, or why that cannot be
     /// told; by the veth's interface index.
     pub xdp: BTreeMap<u32, Result<bool, String>>,
@@ -39,7 +39,7 @@ pub struct Seen {
 
 /// What stands on one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct DeviceFacts {
     /// Qdiscs and filters, or why they cannot be read.
     pub traffic: Result<TrafficControl, String>,
     /// Programs, or why they cannot be read.
@@ -66,7 +66,7 @@ pub struct Judgement {
     /// Ways that are the kernel's for the whole node.
     pub keep: Keep,
     /// Why, for status.
-    pub report: Report,
+    pub report: EnvelopeReport,
 }
 
 impl Judgement {
@@ -275,10 +275,10 @@ impl Look<'_> {
         };
         let (traffic, tcx) = match self.seen.devices.get(&ifindex) {
             None => return unreadable("not looked at yet"),
-            Some(Facts { traffic: Err(error), .. } | Facts { tcx: Err(error), .. }) => {
+            Some(DeviceFacts { traffic: Err(error), .. } | DeviceFacts { tcx: Err(error), .. }) => {
                 return unreadable(error);
             }
-            Some(Facts { traffic: Ok(traffic), tcx: Ok(tcx) }) => (traffic, tcx),
+            Some(DeviceFacts { traffic: Ok(traffic), tcx: Ok(tcx) }) => (traffic, tcx),
         };
         let queues = side == Side::Egress && !is_without_queue(&traffic.root);
         let root = queues.then(|| Obstacle::RootQdisc { qdisc: traffic.root.clone() });

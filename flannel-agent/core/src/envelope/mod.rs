@@ -16,8 +16,8 @@ mod tests;
 
 pub use self::devices::{CLSACT_PRIORITY, Filter, PodEnd, Stacked, TrafficControl};
 pub use self::ipsec::IpsecPolicy;
-pub use self::judge::{Facts, Judgement, NetdevChain, Seen, judge};
+pub use self::judge::{DeviceFacts, Judgement, NetdevChain, Seen, judge};
 pub use self::programs::{Inlet, Inward, Keep, PodVeth, Tcx, TcxProgram, VethEntry};
 pub use self::reason::{Obstacle, Reason, Side};
-pub use self::report::{HookReport, Kept, KeptWay, NotServed, Outward, Report, VethReport};
+pub use self::report::{EnvelopeReport, HookReport, Kept, KeptWay, NotServed, Outward, VethReport};
 pub use self::scene::{Scene, Veth};

@@ -10,7 +10,7 @@ use super::reason::Reason;
 
 /// What the fast path carries on this node, and why it does not carry the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Report {
+pub struct EnvelopeReport {
     /// Ways that are the kernel's for the whole node.
     pub kept: Vec<Kept>,
     /// The pods' veths.

@@ -76,7 +76,7 @@ fn inlets(links: &[Link]) -> Vec<String> {
 /// Nothing stands anywhere, and our programs run as tcx.
 fn seen(scene: &Scene) -> Seen {
     let ours = vec![TcxProgram { id: 1, ours: true, another_agents: false }];
-    let facts = Facts {
+    let facts = DeviceFacts {
         traffic: Ok(TrafficControl { root: "noqueue".to_owned(), ..Default::default() }),
         tcx: Ok(Tcx { ingress: ours.clone(), egress: ours }),
     };
@@ -402,5 +402,5 @@ fn a_report_survives_its_json() {
     let why: Vec<String> =
         report.veths.iter().flat_map(|veth| &veth.why).map(|why| why.to_string()).collect();
     assert_eq!(why, ["veth0: root qdisc tbf", "veth1: tcx program 9 on ingress"]);
-    assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
+    assert_eq!(serde_json::from_value::<EnvelopeReport>(json).unwrap(), report);
 }

@@ -15,7 +15,7 @@ use super::Rules;
 use super::names::{Mine, Names};
 use super::rules::{FORWARD, MARK, MASQUERADE, commented, is_ours, source_ports};
 use super::saved::Table;
-use super::upstream::{self, Node};
+use super::upstream::{self, Place};
 
 /// A chain of ours and the base chain that jumps to it.
 struct Chain<'a> {
@@ -84,7 +84,12 @@ fn forward(rules: &Rules) -> Vec<(String, String)> {
 /// these and removes what flannel left for these nodes; `None` when all is so.
 /// Without rules, ours go too; without nodes as well, flannel's stay. Chains whose
 /// rules are about networks of others stay in any case, and ours are beside them.
-pub fn plan(found: &[Table], rules: Option<&Rules>, nodes: &[Node], mine: &Mine) -> Option<String> {
+pub fn plan(
+    found: &[Table],
+    rules: Option<&Rules>,
+    nodes: &[Place],
+    mine: &Mine,
+) -> Option<String> {
     let flannels = Names::flannels();
     let beside = mine.networks().map(Names::beside).collect::<Vec<_>>();
     let none = Table::default();
@@ -199,7 +204,7 @@ mod tests {
         }
     }
 
-    fn made(found: &[Table], rules: Option<&Rules>, nodes: &[Node]) -> Option<String> {
+    fn made(found: &[Table], rules: Option<&Rules>, nodes: &[Place]) -> Option<String> {
         plan(found, rules, nodes, &Mine::default())
     }
 
@@ -213,7 +218,7 @@ mod tests {
         let [mine, theirs] =
             [rules().network, other.network].map(|net| [net].into_iter().collect());
         let first = plan(&[], Some(&other), &[], &theirs).unwrap();
-        let node = Node { network: rules().network, subnet: rules().subnet };
+        let node = Place { network: rules().network, subnet: rules().subnet };
         let there = saved::parse(&first);
         assert_eq!(plan(&there, None, &[node], &mine), None);
         assert_eq!(plan(&there, None, &[], &mine), None);
@@ -302,7 +307,7 @@ mod tests {
 
     #[test]
     fn chains_that_flannel_uses_stay() {
-        let node = Node { network: rules().network, subnet: rules().subnet };
+        let node = Place { network: rules().network, subnet: rules().subnet };
         let written = made(&[], Some(&rules()), &[]).unwrap();
         let digest = regex::Regex::new(" [0-9a-f]{8}\"").unwrap();
         let flannels = saved::parse(&digest.replace_all(&written, "\""));

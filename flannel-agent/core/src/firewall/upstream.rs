@@ -15,7 +15,7 @@ const FIRST: &str = "FLANNEL";
 
 /// A node's place in an overlay network: what rules are made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Node {
+pub struct Place {
     /// The overlay network.
     pub network: Ipv4Network,
     /// The node's subnet.
@@ -30,7 +30,7 @@ pub(super) fn jumps_to(rule: &str, chain: &str) -> bool {
 
 /// Lines for `iptables-restore` that remove flannel's rules outside the chains
 /// of 0.20 and later.
-pub(super) fn removal(table: &Table, nodes: &[Node]) -> Vec<String> {
+pub(super) fn removal(table: &Table, nodes: &[Place]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for node in nodes {
         let (base, sets) = match table.name.as_str() {
@@ -63,7 +63,7 @@ pub(super) fn removal(table: &Table, nodes: &[Node]) -> Vec<String> {
 }
 
 /// 0.5: the chain `FLANNEL` with what leads to it.
-fn first(table: &Table, Node { network, .. }: Node) -> Vec<String> {
+fn first(table: &Table, Place { network, .. }: Place) -> Vec<String> {
     let chain = [format!("-d {network} -j ACCEPT"), "! -d 224.0.0.0/4 -j MASQUERADE".to_owned()];
     let jump = format!("-s {network} -j {FIRST}");
     let inwards = format!("! -s {network} -d {network} -j MASQUERADE");
@@ -83,7 +83,7 @@ fn first(table: &Table, Node { network, .. }: Node) -> Vec<String> {
 }
 
 /// Of 0.11 and later without chains: the four rules and their order since.
-fn masquerade_sets(Node { network, subnet }: Node) -> Vec<Vec<String>> {
+fn masquerade_sets(Place { network, subnet }: Place) -> Vec<Vec<String>> {
     vec![vec![
         format!("-s {network} -d {network} -j RETURN"),
         format!("-s {network} ! -d 224.0.0.0/4 -j MASQUERADE"),
@@ -92,7 +92,7 @@ fn masquerade_sets(Node { network, subnet }: Node) -> Vec<Vec<String>> {
     ]]
 }
 
-fn forward_set(Node { network, .. }: Node) -> Vec<String> {
+fn forward_set(Place { network, .. }: Place) -> Vec<String> {
     vec![format!("-s {network} -j ACCEPT"), format!("-d {network} -j ACCEPT")]
 }
 
@@ -119,8 +119,8 @@ mod tests {
 
     const NODE: &str = "10.5.1.0/24";
 
-    fn node() -> Node {
-        Node { network: "10.5.0.0/16".parse().unwrap(), subnet: NODE.parse().unwrap() }
+    fn node() -> Place {
+        Place { network: "10.5.0.0/16".parse().unwrap(), subnet: NODE.parse().unwrap() }
     }
 
     const STRAIGHT: &str = "*nat\n:POSTROUTING ACCEPT [0:0]\n\
@@ -135,7 +135,7 @@ mod tests {
         let lines = removal(&saved::parse(STRAIGHT)[0], &[node(), node()]);
         assert_eq!(lines.len(), 4, "{lines:?}");
         assert!(lines.iter().all(|line| !line.contains("eth9")));
-        let other = Node { subnet: "10.5.2.0/24".parse().unwrap(), ..node() };
+        let other = Place { subnet: "10.5.2.0/24".parse().unwrap(), ..node() };
         assert_eq!(removal(&saved::parse(STRAIGHT)[0], &[other]), [""; 0]);
         let part = STRAIGHT.replace("-d 10.5.1.0/24 -j RETURN", "-d 10.9.0.0/16 -j RETURN");
         assert_eq!(removal(&saved::parse(&part)[0], &[node()]), [""; 0]);
@@ -157,7 +157,7 @@ mod tests {
                 "-X FLANNEL",
             ]
         );
-        let moved = Node { subnet: "10.5.7.0/24".parse().unwrap(), ..node() };
+        let moved = Place { subnet: "10.5.7.0/24".parse().unwrap(), ..node() };
         assert_eq!(removal(&saved::parse(text)[0], &[node(), moved]).len(), 4);
         let other = text.replace("224.0.0.0/4", "225.0.0.0/8");
         assert_eq!(removal(&saved::parse(&other)[0], &[node()]), [""; 0]);

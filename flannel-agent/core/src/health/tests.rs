@@ -36,10 +36,10 @@ fn complaints_come_change_and_go() {
     let (mut health, now) = (Health::default(), Instant::now());
     let refused = || "connection refused".to_owned();
     let began = health.report(Subject::Store, Found::not_well(refused()), now);
-    assert_eq!(began, [Change::Began(Subject::Store.into(), refused())]);
+    assert_eq!(began, [HealthChange::Began(Subject::Store.into(), refused())]);
     assert_eq!(health.report(Subject::Store, Some(refused()), now), [], "said once");
     let differs = health.report(Subject::Store, Err::<(), _>("timeout"), now);
-    assert_eq!(differs, [Change::Differs(Subject::Store.into(), "timeout".to_owned())]);
+    assert_eq!(differs, [HealthChange::Differs(Subject::Store.into(), "timeout".to_owned())]);
     let later = now + Duration::from_secs(7);
     let line = Line {
         subject: Subject::Store,
@@ -50,7 +50,7 @@ fn complaints_come_change_and_go() {
     assert_eq!(health.lines(later), [line]);
     assert_eq!(health.reason(Subject::Store), Some("timeout"));
     let ended = health.report(Subject::Store, Ok::<_, String>(()), later);
-    assert_eq!(ended, [Change::Ended(Subject::Store.into())]);
+    assert_eq!(ended, [HealthChange::Ended(Subject::Store.into())]);
     assert_eq!(health.report(Subject::Store, Found::well(), later), []);
     assert_eq!(health.lines(later), []);
 }
@@ -68,7 +68,7 @@ fn a_report_tells_of_all_parts() {
     let changes = health.report(Subject::Peer, failed(&[3, 4]), now);
     assert_eq!(
         changes,
-        [Change::Ended(peer(2)), Change::Began(peer(4), "no such device".to_owned())]
+        [HealthChange::Ended(peer(2)), HealthChange::Began(peer(4), "no such device".to_owned())]
     );
     let first = health.first_of(&[Subject::Peer, Subject::Device]);
     assert_eq!(first.as_deref(), Some("peer 10.5.3.0/24: no such device"));
@@ -82,7 +82,7 @@ fn the_list_is_bounded() {
     let (mut health, now) = (Health::default(), Instant::now());
     let many = (0..LIMIT + 10).map(|number| (Part::Name(number.to_string()), "x".to_owned()));
     let changes = health.report(Subject::Hook, many.collect::<Found>(), now);
-    let unlisted = changes.iter().filter(|change| matches!(change, Change::Unlisted(..)));
+    let unlisted = changes.iter().filter(|change| matches!(change, HealthChange::Unlisted(..)));
     assert_eq!((health.lines(now).len(), unlisted.count()), (LIMIT, 10));
 }
 

@@ -12,7 +12,7 @@ use super::key::SubnetKey;
 /// A key as the API shows it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Node {
+pub struct EtcdNode {
     /// Its whole name.
     pub key: String,
     /// It is a directory.
@@ -24,19 +24,19 @@ pub struct Node {
     /// Index of the last change.
     pub modified_index: i64,
     /// What is in the directory.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<EtcdNode>,
 }
 
 /// An answer about a key, and an event of a watch.
 #[derive(Debug, Deserialize)]
-pub struct Change {
+pub struct LeaseChange {
     /// What happened: `get`, `set`, `expire`, ...
     pub action: String,
     /// The key as it is now.
-    pub node: Node,
+    pub node: EtcdNode,
 }
 
-impl Node {
+impl EtcdNode {
     /// Index of the last change.
     pub fn revision(&self) -> i64 {
         self.modified_index

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::absent;
-use crate::envelope::Report;
+use crate::envelope::EnvelopeReport;
 
 /// Which data path carries the packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,7 +27,7 @@ pub struct DatapathStatus {
     pub flows: Option<FlowTableStatus>,
     /// What the fast path carries, and why it does not carry the rest.
     #[serde(flatten)]
-    pub envelope: Report,
+    pub envelope: EnvelopeReport,
 }
 
 /// What carries the packets.

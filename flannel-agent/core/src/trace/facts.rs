@@ -31,7 +31,7 @@ pub enum Protocol {
 
 /// All facts.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct TraceFacts {
     /// Which packet.
     pub question: Question,
     /// The data path, if the daemon told.
@@ -41,11 +41,11 @@ pub struct Facts {
     /// The destination, if it is a pod of this node.
     pub destination: Option<Pod>,
     /// The peer that has the other end.
-    pub peer: Option<Peer>,
+    pub peer: Option<FarNode>,
     /// `flannel.<VNI>`, if there is one.
-    pub overlay: Option<Device>,
+    pub overlay: Option<TracedDevice>,
     /// The underlay's device.
-    pub underlay: Option<Device>,
+    pub underlay: Option<TracedDevice>,
     /// What becomes of the packet by the node's rules, and of its answer.
     pub fates: [Known<Fate>; 2],
     /// The same of the tunnel's packets: out and in.
@@ -67,12 +67,12 @@ pub struct Pod {
     /// Its MAC, as the kernel knows it.
     pub mac: Option<MacAddr>,
     /// The host's side of its veth.
-    pub veth: Option<Device>,
+    pub veth: Option<TracedDevice>,
 }
 
 /// A device and what of ours is on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Device {
+pub struct TracedDevice {
     /// Its name.
     pub name: String,
     /// MTU in bytes.
@@ -85,13 +85,13 @@ pub struct Device {
 
 /// The node that has the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub struct FarNode {
     /// Its PublicIP.
     pub public_ip: Ipv4Addr,
     /// MAC of its VTEP.
     pub vtep_mac: Option<MacAddr>,
     /// The route to the other end.
-    pub route: Option<Route>,
+    pub route: Option<TracedRoute>,
     /// MAC of the route's gateway on the overlay.
     pub neighbour: Option<MacAddr>,
     /// Where frames for that MAC are sent.
@@ -99,21 +99,21 @@ pub struct Peer {
     /// What the programs' map says of the other end: PublicIP and MAC.
     pub map: Known<Option<(Ipv4Addr, MacAddr)>>,
     /// The way to its PublicIP.
-    pub next_hop: Option<Route>,
+    pub next_hop: Option<TracedRoute>,
     /// MAC of that next hop.
     pub next_mac: Option<MacAddr>,
 }
 
 /// A way, as the routing tables decide.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct TracedRoute {
     /// Device that packets leave by.
     pub device: String,
     /// Gateway, if there is one.
     pub gateway: Option<Ipv4Addr>,
 }
 
-impl Facts {
+impl TraceFacts {
     /// The same seen from the other end.
     pub fn reversed(&self) -> Self {
         let Question { source, destination, protocol } = self.question;

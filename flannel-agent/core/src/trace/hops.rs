@@ -6,7 +6,7 @@ use flannel_ebpf::abi::program;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::facts::{Device, Facts, Peer, Pod, Protocol};
+use super::facts::{FarNode, Pod, Protocol, TraceFacts, TracedDevice};
 use crate::check::facts::Known;
 use crate::firewall::packet_rules::fate::{Culprit, Fate};
 use crate::status::{FlowStatus, NotFast};
@@ -76,7 +76,7 @@ fn passes(step: Step, found: impl Into<String>) -> Hop {
 }
 
 /// From a pod of this node to a peer's, or out of the overlay.
-pub(super) fn outward(facts: &Facts, from: &Pod) -> Vec<Hop> {
+pub(super) fn outward(facts: &TraceFacts, from: &Pod) -> Vec<Hop> {
     let mut hops = vec![veth(from)];
     hops.push(hook(facts, from.veth.as_ref(), program::FROM_POD));
     hops.push(rules("the node's rules", &facts.fates[0]));
@@ -90,7 +90,7 @@ pub(super) fn outward(facts: &Facts, from: &Pod) -> Vec<Hop> {
 }
 
 /// From a peer's pod to one of this node.
-pub(super) fn inward(facts: &Facts, to: &Pod) -> Vec<Hop> {
+pub(super) fn inward(facts: &TraceFacts, to: &Pod) -> Vec<Hop> {
     let mut hops = vec![hook(facts, facts.underlay.as_ref(), program::FROM_UNDERLAY)];
     if let Some(peer) = &facts.peer {
         if tunnelled(facts, peer) {
@@ -107,7 +107,7 @@ pub(super) fn inward(facts: &Facts, to: &Pod) -> Vec<Hop> {
 }
 
 /// Between two pods of this node.
-pub(super) fn local(facts: &Facts, from: &Pod, to: &Pod) -> Vec<Hop> {
+pub(super) fn local(facts: &TraceFacts, from: &Pod, to: &Pod) -> Vec<Hop> {
     let mut hops = vec![veth(from)];
     if from.device != to.device {
         hops.push(rules("the node's rules", &facts.fates[0]));
@@ -144,7 +144,7 @@ fn to_pod(pod: &Pod) -> Vec<Hop> {
     vec![route, neighbour, veth(pod)]
 }
 
-fn hook(facts: &Facts, device: Option<&Device>, program: &str) -> Hop {
+fn hook(facts: &TraceFacts, device: Option<&TracedDevice>, program: &str) -> Hop {
     let Some(device) = device else {
         return hop(Step::Hook, HopState::Unknown, format!("{program}: its device is not known"));
     };
@@ -177,7 +177,7 @@ fn named(culprit: &Culprit) -> String {
     format!("{} {table} {chain} ({text})", family.name())
 }
 
-fn fast_path(facts: &Facts) -> Hop {
+fn fast_path(facts: &TraceFacts) -> Hop {
     if facts.question.protocol == Protocol::Icmp {
         return hop(Step::FastPath, HopState::Slow, "ICMP is the kernel's");
     }
@@ -188,13 +188,13 @@ fn fast_path(facts: &Facts) -> Hop {
     }
 }
 
-fn tunnelled(facts: &Facts, peer: &Peer) -> bool {
+fn tunnelled(facts: &TraceFacts, peer: &FarNode) -> bool {
     let overlay = facts.overlay.as_ref().map(|overlay| overlay.name.as_str());
     peer.route.as_ref().is_some_and(|route| Some(route.device.as_str()) == overlay)
 }
 
 /// Route, and what the overlay's device needs to know of the peer.
-fn to_peer(facts: &Facts, peer: &Peer) -> Vec<Hop> {
+fn to_peer(facts: &TraceFacts, peer: &FarNode) -> Vec<Hop> {
     let destination = facts.question.destination;
     let Some(route) = &peer.route else {
         return vec![hop(Step::Route, HopState::Lost, format!("no route to {destination}"))];
@@ -228,7 +228,7 @@ fn to_peer(facts: &Facts, peer: &Peer) -> Vec<Hop> {
     hops
 }
 
-fn map(facts: &Facts, peer: &Peer) -> Hop {
+fn map(facts: &TraceFacts, peer: &FarNode) -> Hop {
     match &peer.map {
         Err(reason) => {
             let state = match facts.datapath.as_deref() {
@@ -270,7 +270,7 @@ fn flow(flows: &Known<Vec<FlowStatus>>) -> Hop {
     hop(Step::Flow, state, found)
 }
 
-fn mtu(facts: &Facts, from: &Pod) -> Hop {
+fn mtu(facts: &TraceFacts, from: &Pod) -> Hop {
     let inner = from.veth.as_ref().map(|veth| veth.mtu);
     let tunnel = facts.peer.as_ref().is_some_and(|peer| tunnelled(facts, peer));
     let room = match (&facts.overlay, &facts.underlay) {
@@ -290,7 +290,7 @@ fn mtu(facts: &Facts, from: &Pod) -> Hop {
     }
 }
 
-fn underlay(facts: &Facts, peer: &Peer) -> Vec<Hop> {
+fn underlay(facts: &TraceFacts, peer: &FarNode) -> Vec<Hop> {
     let Some(next) = &peer.next_hop else {
         let found = format!("no route to {}", peer.public_ip);
         return vec![hop(Step::Underlay, HopState::Lost, found)];

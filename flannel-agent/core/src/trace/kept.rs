@@ -1,7 +1,7 @@
 //! What the daemon leaves to the kernel, of one packet.
 
 use super::facts::Pod;
-use crate::envelope::{Inward, Kept, KeptWay, Outward, Reason, Report, VethReport};
+use crate::envelope::{EnvelopeReport, Inward, Kept, KeptWay, Outward, Reason, VethReport};
 
 fn list(why: &[Reason]) -> String {
     let why: Vec<String> = why.iter().map(ToString::to_string).collect();
@@ -9,7 +9,11 @@ fn list(why: &[Reason]) -> String {
 }
 
 /// Why the kernel carries a packet between these, one of which is a peer's pod.
-pub fn kept(report: &Report, source: Option<&Pod>, destination: Option<&Pod>) -> Vec<String> {
+pub fn kept(
+    report: &EnvelopeReport,
+    source: Option<&Pod>,
+    destination: Option<&Pod>,
+) -> Vec<String> {
     let outwards = destination.is_none();
     let fits = |way: KeptWay| match way {
         KeptWay::KeepOut => outwards,
@@ -34,7 +38,7 @@ pub fn kept(report: &Report, source: Option<&Pod>, destination: Option<&Pod>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::facts::Device;
+    use crate::trace::facts::TracedDevice;
 
     #[test]
     fn only_what_is_about_the_packet_counts() {
@@ -46,15 +50,15 @@ mod tests {
             why: Vec::new(),
         };
         let way = |way| Kept { way, why: Vec::new() };
-        let report = Report {
+        let report = EnvelopeReport {
             kept: vec![way(KeptWay::KeepIn), way(KeptWay::MarkedRoutes)],
             veths: vec![
                 veth("veth7", Outward::Kept, Inward::Peer),
                 veth("veth8", Outward::Kept, Inward::Kernel),
             ],
-            ..Report::default()
+            ..EnvelopeReport::default()
         };
-        let device = Device { name: "veth7".to_owned(), ..Device::default() };
+        let device = TracedDevice { name: "veth7".to_owned(), ..TracedDevice::default() };
         let address = [10, 5, 1, 2].into();
         let pod = Pod { address, device: None, mac: None, veth: Some(device) };
         let outwards = kept(&report, Some(&pod), None);

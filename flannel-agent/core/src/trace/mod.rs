@@ -11,10 +11,10 @@ use std::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::facts::Facts;
+use self::facts::TraceFacts;
 pub use self::hops::{Hop, HopState, Step};
 pub use self::kept::kept;
-pub use self::report::{ByHook, Counts, Report};
+pub use self::report::{ByHook, Counts, TraceReport};
 
 /// One direction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -26,7 +26,7 @@ pub struct Direction {
     /// The hops, in order.
     pub hops: Vec<Hop>,
     /// What carries it.
-    pub outcome: Outcome,
+    pub outcome: Carrier,
     /// Why not the fast path, or why it is lost.
     pub why: Vec<String>,
 }
@@ -34,7 +34,7 @@ pub struct Direction {
 /// What carries a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum Carrier {
     /// The fast path, once the kernel has carried the first packets.
     Fast,
     /// The kernel path.
@@ -55,13 +55,13 @@ pub struct Trace {
 }
 
 /// Follows the packet, and its answer, through this node.
-pub fn trace(facts: &Facts) -> Trace {
+pub fn trace(facts: &TraceFacts) -> Trace {
     let back = facts.reversed();
     let directions = [facts, &back].into_iter().filter_map(direction).collect();
     Trace { daemon: facts.datapath.is_some(), directions }
 }
 
-fn direction(facts: &Facts) -> Option<Direction> {
+fn direction(facts: &TraceFacts) -> Option<Direction> {
     let question = facts.question;
     let hops = match (&facts.source, &facts.destination) {
         (Some(from), Some(to)) => hops::local(facts, from, to),
@@ -74,14 +74,14 @@ fn direction(facts: &Facts) -> Option<Direction> {
     Some(Direction { source, destination, hops, outcome, why })
 }
 
-fn judge(facts: &Facts, hops: &[Hop]) -> (Outcome, Vec<String>) {
+fn judge(facts: &TraceFacts, hops: &[Hop]) -> (Carrier, Vec<String>) {
     let of = |state| {
         let fitting = hops.iter().filter(move |hop| hop.state == state);
         fitting.map(|hop| hop.found.clone()).collect::<Vec<_>>()
     };
     let lost = of(HopState::Lost);
     if !lost.is_empty() {
-        return (Outcome::Lost, lost);
+        return (Carrier::Lost, lost);
     }
     if facts.peer.is_none() {
         let both = facts.source.is_some() && facts.destination.is_some();
@@ -89,12 +89,12 @@ fn judge(facts: &Facts, hops: &[Hop]) -> (Outcome, Vec<String>) {
             true => "both pods are on this node: the overlay has no part in it",
             false => "no peer has that address: it does not go through the overlay",
         };
-        return (Outcome::Elsewhere, vec![why.to_owned()]);
+        return (Carrier::Elsewhere, vec![why.to_owned()]);
     }
     let slow = of(HopState::Slow);
     match slow.is_empty() {
-        true => (Outcome::Fast, Vec::new()),
-        false => (Outcome::Kernel, slow),
+        true => (Carrier::Fast, Vec::new()),
+        false => (Carrier::Kernel, slow),
     }
 }
 

@@ -14,7 +14,7 @@ pub type ByHook = BTreeMap<String, Counts>;
 
 /// What was traced, and what real packets met meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Report {
+pub struct TraceReport {
     /// What would happen.
     #[serde(flatten)]
     pub trace: Trace,

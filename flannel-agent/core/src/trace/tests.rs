@@ -11,9 +11,9 @@ use crate::status::{FlowDirection, FlowPath, FlowProto, FlowStatus, NotFast};
 const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 12);
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 7]);
 
-fn device(name: &str, mtu: u32, programs: &[&str]) -> Device {
+fn device(name: &str, mtu: u32, programs: &[&str]) -> TracedDevice {
     let programs = programs.iter().map(ToString::to_string).collect();
-    Device { name: name.into(), mtu, up: true, programs }
+    TracedDevice { name: name.into(), mtu, up: true, programs }
 }
 
 fn pod(address: [u8; 4]) -> Pod {
@@ -41,9 +41,9 @@ fn flow(why: Option<NotFast>) -> FlowStatus {
     }
 }
 
-fn well() -> Facts {
-    let route = |device: &str, gateway| Some(Route { device: device.into(), gateway });
-    Facts {
+fn well() -> TraceFacts {
+    let route = |device: &str, gateway| Some(TracedRoute { device: device.into(), gateway });
+    TraceFacts {
         question: Question {
             source: [10, 244, 1, 2].into(),
             destination: [10, 244, 2, 2].into(),
@@ -52,7 +52,7 @@ fn well() -> Facts {
         datapath: Some("ebpf".into()),
         source: Some(pod([10, 244, 1, 2])),
         destination: None,
-        peer: Some(Peer {
+        peer: Some(FarNode {
             public_ip: PEER,
             vtep_mac: Some(MAC),
             route: route("flannel.1", Some([10, 244, 2, 0].into())),
@@ -72,7 +72,7 @@ fn well() -> Facts {
 }
 
 /// Outcomes there and back, and the reasons of the first.
-fn with(fault: impl FnOnce(&mut Facts)) -> (Vec<Outcome>, String) {
+fn with(fault: impl FnOnce(&mut TraceFacts)) -> (Vec<Carrier>, String) {
     let mut facts = well();
     fault(&mut facts);
     let trace = trace(&facts);
@@ -80,14 +80,14 @@ fn with(fault: impl FnOnce(&mut Facts)) -> (Vec<Outcome>, String) {
     (trace.directions.iter().map(|way| way.outcome).collect(), why)
 }
 
-fn peer(change: fn(&mut Peer)) -> impl FnOnce(&mut Facts) {
+fn peer(change: fn(&mut FarNode)) -> impl FnOnce(&mut TraceFacts) {
     move |facts| facts.peer.iter_mut().for_each(change)
 }
 
 #[test]
 fn a_well_way_is_fast_there_and_back() {
     let (outcomes, why) = with(|_| ());
-    assert_eq!(outcomes, [Outcome::Fast, Outcome::Fast], "{why}");
+    assert_eq!(outcomes, [Carrier::Fast, Carrier::Fast], "{why}");
     let trace = trace(&well());
     let steps: Vec<Step> = trace.directions[0].hops.iter().map(|hop| hop.step).collect();
     use Step::*;
@@ -103,9 +103,9 @@ fn a_well_way_is_fast_there_and_back() {
 
 #[test]
 fn what_loses_a_packet_is_named() {
-    let lost = |fault: fn(&mut Peer), words: &str| {
+    let lost = |fault: fn(&mut FarNode), words: &str| {
         let (outcomes, why) = with(peer(fault));
-        assert_eq!(outcomes[0], Outcome::Lost, "{words}");
+        assert_eq!(outcomes[0], Carrier::Lost, "{words}");
         assert!(why.contains(words), "{words} in {why}");
     };
     lost(|peer| peer.route = None, "no route to 10.244.2.2");
@@ -123,15 +123,15 @@ fn what_loses_a_packet_is_named() {
         text: "policy drop".into(),
     };
     let (outcomes, why) = with(|facts| facts.fates[0] = Ok(Fate::Dropped(culprit)));
-    assert_eq!(outcomes, [Outcome::Lost, Outcome::Fast], "the answer would pass: {why}");
+    assert_eq!(outcomes, [Carrier::Lost, Carrier::Fast], "the answer would pass: {why}");
     assert!(why.contains("ip filter FORWARD (policy drop)"), "{why}");
 }
 
 #[test]
 fn what_keeps_it_off_the_fast_path_is_named() {
-    let kernel = |fault: fn(&mut Facts), words: &str| {
+    let kernel = |fault: fn(&mut TraceFacts), words: &str| {
         let (outcomes, why) = with(fault);
-        assert_eq!(outcomes[0], Outcome::Kernel, "{words}");
+        assert_eq!(outcomes[0], Carrier::Kernel, "{words}");
         assert!(why.contains(words), "{words} in {why}");
     };
     kernel(|facts| facts.question.protocol = Protocol::Icmp, "ICMP");
@@ -145,11 +145,11 @@ fn what_keeps_it_off_the_fast_path_is_named() {
     );
     kernel(|facts| facts.peer.as_mut().unwrap().map = Ok(None), "do not know the peer");
     let (outcomes, why) = with(|facts| facts.flows[0] = Ok(vec![flow(Some(NotFast::Exempt))]));
-    assert_eq!(outcomes, [Outcome::Kernel, Outcome::Fast], "{why}");
+    assert_eq!(outcomes, [Carrier::Kernel, Carrier::Fast], "{why}");
     assert!(why.contains("1 in the table, 0 fast now; 1: a rule of the node"), "{why}");
     for flows in [[None, Some(NotFast::Exempt)], [Some(NotFast::Expired); 2]] {
         let (outcomes, why) = with(|facts| facts.flows[0] = Ok(flows.map(flow).into()));
-        assert_eq!(outcomes, [Outcome::Fast; 2], "{why}");
+        assert_eq!(outcomes, [Carrier::Fast; 2], "{why}");
     }
 }
 
@@ -159,17 +159,17 @@ fn pods_of_one_node_and_addresses_elsewhere() {
         facts.destination = Some(pod([10, 244, 1, 3]));
         facts.peer = None;
     });
-    assert_eq!(outcomes, [Outcome::Elsewhere; 2], "both directions: {why}");
+    assert_eq!(outcomes, [Carrier::Elsewhere; 2], "both directions: {why}");
     assert!(why.contains("both pods are on this node"), "{why}");
     let (outcomes, why) = with(|facts| facts.peer = None);
-    assert_eq!(outcomes[0], Outcome::Elsewhere, "{why}");
+    assert_eq!(outcomes[0], Carrier::Elsewhere, "{why}");
     let (outcomes, _) = with(|facts| facts.source = None);
     assert_eq!(outcomes, [], "neither end is here");
     let (outcomes, why) = with(|facts| {
         let veth = facts.source.as_mut().unwrap().veth.as_mut().unwrap();
         veth.up = false;
     });
-    assert_eq!((outcomes[0], why.contains("veth7 is down")), (Outcome::Lost, true));
+    assert_eq!((outcomes[0], why.contains("veth7 is down")), (Carrier::Lost, true));
     let (outcomes, _) = with(|facts| facts.kept[0] = Err(Unknown::because("no daemon")));
-    assert_eq!(outcomes[0], Outcome::Fast, "as far as is known");
+    assert_eq!(outcomes[0], Carrier::Fast, "as far as is known");
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::successor::is_card;
-use super::{Routes, Underlay, UnderlayError, Wish, choose, holder, kept, usable};
+use super::{Underlay, UnderlayError, UnderlayRoutes, Wish, choose, holder, kept, usable};
 use crate::link::Link;
 
 /// What becomes of an underlay whose interface or address is away.
@@ -33,7 +33,7 @@ pub fn follow(
     current: &Underlay,
     links: &[Link],
     wish: &Wish,
-    routes: Routes,
+    routes: UnderlayRoutes,
     away: Away,
 ) -> Result<Underlay, UnderlayError> {
     if let Away::Replaced(heir) = away {
@@ -82,7 +82,7 @@ fn replaced(
     current: &Underlay,
     links: &[Link],
     wish: &Wish,
-    routes: Routes,
+    routes: UnderlayRoutes,
     heir: Ipv4Addr,
 ) -> Option<Underlay> {
     if !names_one(links, wish) {

@@ -34,8 +34,8 @@ fn links() -> Vec<Link> {
     ]
 }
 
-fn route(ifindex: u32) -> Routes {
-    Routes { defaults: vec![RouteTo { ifindex, source: None, gateway: None }], reach: None }
+fn route(ifindex: u32) -> UnderlayRoutes {
+    UnderlayRoutes { defaults: vec![RouteTo { ifindex, source: None, gateway: None }], reach: None }
 }
 
 fn published(text: &str) -> Wish {
@@ -120,7 +120,7 @@ fn a_default_route_through_an_overlay_is_no_way_for_its_packets() {
     };
     links.extend([device(8, "flannel.1", "vxlan"), device(9, "flannel0", "tun")]);
     let to = |ifindex| RouteTo { ifindex, source: None, gateway: None };
-    let routes = |all: &[u32]| Routes {
+    let routes = |all: &[u32]| UnderlayRoutes {
         defaults: all.iter().copied().map(to).collect(),
         reach: all.first().copied().map(to),
     };
@@ -167,7 +167,10 @@ fn iface_goes_before_public_ip() {
     assert_eq!((chosen.name.as_str(), chosen.address), ("eth0", ip("10.0.2.15")));
     assert_eq!(chosen.public_ip, ip("192.168.7.5"));
     let wish = Wish { iface: vec!["eth1".to_owned()], ..published("192.168.7.5") };
-    assert_eq!(choose(&links(), &wish, Routes::default()).unwrap().address, ip("192.168.7.5"));
+    assert_eq!(
+        choose(&links(), &wish, UnderlayRoutes::default()).unwrap().address,
+        ip("192.168.7.5")
+    );
 }
 
 #[test]
@@ -181,9 +184,10 @@ fn a_public_ip_that_nobody_can_send_to_is_refused() {
 
 #[test]
 fn no_default_route_lists_the_candidates() {
-    let error = choose(&links(), &Wish::default(), Routes::default()).unwrap_err().to_string();
+    let error =
+        choose(&links(), &Wish::default(), UnderlayRoutes::default()).unwrap_err().to_string();
     assert!(error.contains("--iface") && error.contains("eth1 (192.168.7.4"), "{error}");
-    let error = choose(&[], &Wish::default(), Routes::default()).unwrap_err().to_string();
+    let error = choose(&[], &Wish::default(), UnderlayRoutes::default()).unwrap_err().to_string();
     assert!(error.ends_with("none with an IPv4 address"), "{error}");
 }
 
@@ -250,7 +254,7 @@ fn a_pattern_is_tried_on_addresses_then_on_names() {
 #[test]
 fn a_pattern_comes_after_iface_and_before_can_reach() {
     let reach = Some(RouteTo { ifindex: 3, source: Some(ip("192.168.7.5")), gateway: None });
-    let routes = Routes { reach, ..route(2) };
+    let routes = UnderlayRoutes { reach, ..route(2) };
     let mut wish = Wish {
         iface: vec!["wlan0".to_owned()],
         can_reach: Some(ip("192.168.7.77")),
@@ -295,7 +299,7 @@ fn a_pattern_never_picks_the_overlay() {
 #[test]
 fn can_reach_takes_interface_and_source_of_the_route() {
     let to = |text: &str| Wish { can_reach: Some(ip(text)), ..Wish::default() };
-    let routes = |ifindex, source: Option<&str>| Routes {
+    let routes = |ifindex, source: Option<&str>| UnderlayRoutes {
         reach: Some(RouteTo { ifindex, source: source.map(ip), gateway: None }),
         defaults: Vec::new(),
     };
@@ -313,7 +317,7 @@ fn can_reach_takes_interface_and_source_of_the_route() {
     // Our own address is reached by the loopback interface.
     for (wish, routes, reason) in [
         (to("10.0.2.15"), routes(1, Some("10.0.2.15")), "lo is a loopback interface"),
-        (to("192.168.9.9"), Routes::default(), "there is no route to 192.168.9.9"),
+        (to("192.168.9.9"), UnderlayRoutes::default(), "there is no route to 192.168.9.9"),
         (
             Wish { pods: Some(ip("10.5.0.0")..=ip("10.5.255.255")), ..to("10.5.3.4") },
             routes(3, None),
@@ -327,7 +331,7 @@ fn can_reach_takes_interface_and_source_of_the_route() {
 
 #[test]
 fn what_was_sought_stays_while_it_has_its_address() {
-    let reach = |ifindex| Routes {
+    let reach = |ifindex| UnderlayRoutes {
         reach: Some(RouteTo { ifindex, source: None, gateway: None }),
         ..route(ifindex)
     };
@@ -361,7 +365,7 @@ fn two_cards() -> (Vec<Link>, Underlay) {
 #[test]
 fn an_address_that_comes_and_goes_moves_nothing() {
     let (mut links, current) = two_cards();
-    let stays = |links: &[Link], routes: Routes| {
+    let stays = |links: &[Link], routes: UnderlayRoutes| {
         for away in [Away::Wait, Away::Choose] {
             let wish = Wish::default();
             let followed = follow(&current, links, &wish, routes.clone(), away).unwrap();
@@ -376,7 +380,7 @@ fn an_address_that_comes_and_goes_moves_nothing() {
     stays(&links, route(2));
     // A VPN has the better route now.
     stays(&links, route(3));
-    stays(&links, Routes::default());
+    stays(&links, UnderlayRoutes::default());
 }
 
 #[test]

@@ -7,9 +7,9 @@ pub(super) use flannel_core::status::UdpOutcome as Outcome;
 
 /// Counters of all workers.
 #[derive(Debug, Default)]
-pub(super) struct Counters([AtomicU64; Outcome::ALL.len()]);
+pub(super) struct ProxyCounters([AtomicU64; Outcome::ALL.len()]);
 
-impl Counters {
+impl ProxyCounters {
     /// Adds `count` packets.
     pub(super) fn add(&self, outcome: Outcome, count: u64) {
         if let Some(counter) = self.0.get(outcome as usize) {
@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn each_outcome_has_its_own_counter() {
-        let counters = Counters::default();
+        let counters = ProxyCounters::default();
         for (index, outcome) in Outcome::ALL.iter().enumerate() {
             counters.add(*outcome, 1 + index as u64);
             assert_eq!(counters.by_name()[outcome.name()], 1 + index as u64);

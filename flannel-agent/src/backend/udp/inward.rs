@@ -11,9 +11,9 @@ use super::coalesce::{self, MOST};
 use super::counters::Outcome;
 use super::outward::refuse;
 use super::packet::{self, Header, IcmpError};
-use super::routes::{Routes, Sender};
+use super::routes::{PeerRoutes, Sender};
 use super::segment::Vnet;
-use super::shared::{Shared, View};
+use super::shared::{SharedByWorkers, View};
 use super::socket::{BATCH, Socket, TRAIN};
 use super::tun::Queue;
 use crate::bpf::VerifySource;
@@ -22,7 +22,7 @@ use crate::bpf::VerifySource;
 pub(super) struct Inward {
     queue: Arc<Queue>,
     socket: Arc<Socket>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedByWorkers>,
     view: View,
     buffer: Vec<u8>,
     metas: [RecvMeta; BATCH],
@@ -31,7 +31,11 @@ pub(super) struct Inward {
 }
 
 impl Inward {
-    pub(super) fn new(queue: Arc<Queue>, socket: Arc<Socket>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        queue: Arc<Queue>,
+        socket: Arc<Socket>,
+        shared: Arc<SharedByWorkers>,
+    ) -> Self {
         Self {
             queue,
             socket,
@@ -152,7 +156,12 @@ fn is_gone(error: &io::Error) -> bool {
 
 /// Whether a packet from `from` may pass: its length, with its hops counted
 /// down.
-fn admit(shared: &Shared, routes: &Routes, from: Ipv4Addr, packet: &mut [u8]) -> Option<usize> {
+fn admit(
+    shared: &SharedByWorkers,
+    routes: &PeerRoutes,
+    from: Ipv4Addr,
+    packet: &mut [u8],
+) -> Option<usize> {
     let Ok(header) = Header::read(packet) else {
         shared.counters.add(Outcome::Malformed, 1);
         return None;

@@ -6,7 +6,6 @@ mod counters;
 mod inward;
 mod outbox;
 mod outward;
-pub mod overlay;
 mod packet;
 pub mod proxy;
 pub mod routes;
@@ -14,9 +13,10 @@ mod segment;
 mod shared;
 mod socket;
 mod tun;
+pub mod upkeep;
 
-pub use self::overlay::{DEVICE, Overlay, SharedProxy};
 pub use self::proxy::Proxy;
+pub use self::upkeep::{DEVICE, SharedProxy, UdpBackend};
 
 /// Names of all that the proxy counts.
 #[cfg(test)]

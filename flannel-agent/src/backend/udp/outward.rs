@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::counters::Outcome;
 use super::outbox::Outbox;
 use super::packet::{self, Header, ICMP_ERROR_MAX, IcmpError};
-use super::routes::Routes;
+use super::routes::PeerRoutes;
 use super::segment::Segments;
-use super::shared::{Shared, View};
+use super::shared::{SharedByWorkers, View};
 use super::socket::Socket;
 use super::tun::Queue;
 
@@ -22,14 +22,18 @@ const READS: usize = 64;
 pub(super) struct Outward {
     queue: Arc<Queue>,
     socket: Arc<Socket>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedByWorkers>,
     view: View,
     outbox: Outbox,
     packet: Vec<u8>,
 }
 
 impl Outward {
-    pub(super) fn new(queue: Arc<Queue>, socket: Arc<Socket>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        queue: Arc<Queue>,
+        socket: Arc<Socket>,
+        shared: Arc<SharedByWorkers>,
+    ) -> Self {
         Self {
             outbox: Outbox::new(socket.most()),
             queue,
@@ -92,7 +96,7 @@ impl Outward {
     }
 }
 
-fn send(shared: &Shared, socket: &Socket, outbox: &mut Outbox) {
+fn send(shared: &SharedByWorkers, socket: &Socket, outbox: &mut Outbox) {
     let all: usize = outbox.runs().iter().map(|run| run.count).sum();
     if all == 0 {
         return;
@@ -105,7 +109,11 @@ fn send(shared: &Shared, socket: &Socket, outbox: &mut Outbox) {
 
 /// Where a packet from the kernel goes, with its hops counted down; `None` if
 /// nowhere.
-fn route(shared: &Shared, routes: &Routes, packet: &mut [u8]) -> Option<(Header, Ipv4Addr)> {
+fn route(
+    shared: &SharedByWorkers,
+    routes: &PeerRoutes,
+    packet: &mut [u8],
+) -> Option<(Header, Ipv4Addr)> {
     // The kernel speaks IPv6 on each device: that is no damage.
     if packet.first().is_some_and(|first| first >> 4 == 6) {
         return None;
@@ -124,7 +132,7 @@ fn route(shared: &Shared, routes: &Routes, packet: &mut [u8]) -> Option<(Header,
 }
 
 /// Counts a packet that goes no further, and tells its sender.
-pub(super) fn refuse(shared: &Shared, error: IcmpError, header: &Header, packet: &[u8]) {
+pub(super) fn refuse(shared: &SharedByWorkers, error: IcmpError, header: &Header, packet: &[u8]) {
     shared.counters.add(
         match error {
             IcmpError::TimeExceeded => Outcome::TtlExpired,

@@ -10,9 +10,9 @@ use ipnetwork::Ipv4Network;
 
 use super::inward::Inward;
 use super::outward::Outward;
-use super::routes::Routes;
-pub use super::shared::Settings;
-use super::shared::Shared;
+use super::routes::PeerRoutes;
+pub use super::shared::ProxySettings;
+use super::shared::SharedByWorkers;
 use super::socket::{IcmpSocket, Socket};
 use super::tun::Queue;
 
@@ -36,7 +36,7 @@ pub struct ProxyError {
 /// A running proxy. Dropped, it stops; the device stays.
 #[derive(Debug)]
 pub struct Proxy {
-    shared: Arc<Shared>,
+    shared: Arc<SharedByWorkers>,
     workers: Vec<JoinHandle<()>>,
     icmp_refused: Option<String>,
 }
@@ -52,7 +52,7 @@ impl Proxy {
     ///
     /// # Errors
     /// The port is taken, or the device cannot be had.
-    pub fn start(settings: Settings) -> Result<Self, ProxyError> {
+    pub fn start(settings: ProxySettings) -> Result<Self, ProxyError> {
         let queues = settings.queues.max(1);
         // The port first: if flanneld still runs, the device is its.
         let sockets = (0..queues)
@@ -84,7 +84,7 @@ impl Proxy {
         };
         let other =
             |source| ProxyError { call: "start", object: "workers".to_owned(), source, hint: None };
-        let shared = Arc::new(Shared::new(settings, icmp).map_err(other)?);
+        let shared = Arc::new(SharedByWorkers::new(settings, icmp).map_err(other)?);
         let mut proxy = Self { shared, workers: Vec::new(), icmp_refused };
         for (index, (queue, socket)) in opened.into_iter().zip(sockets).enumerate() {
             proxy.work(index, Arc::new(queue), socket).map_err(other)?;
@@ -112,7 +112,7 @@ impl Proxy {
     }
 
     /// What it was started with.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &ProxySettings {
         &self.shared.settings
     }
 
@@ -131,12 +131,12 @@ impl Proxy {
         let before = self.shared.routes();
         let same = before.iter().map(|route| (&route.subnet, &route.public_ip)).eq(peers);
         if !same {
-            self.shared.set_routes(Routes::new(peers, &before));
+            self.shared.set_routes(PeerRoutes::new(peers, &before));
         }
     }
 
     /// The peers with their counters.
-    pub fn routes(&self) -> Arc<Routes> {
+    pub fn routes(&self) -> Arc<PeerRoutes> {
         self.shared.routes()
     }
 

@@ -11,7 +11,7 @@ use flannel_core::status::UdpCounters;
 
 /// Packets and bytes (of IPv4 packets, headers included) of one peer.
 #[derive(Debug, Default)]
-pub struct PeerStats {
+pub struct PeerTraffic {
     /// Packets sent to it.
     pub tx_packets: AtomicU64,
     /// Bytes sent to it.
@@ -22,7 +22,7 @@ pub struct PeerStats {
     pub rx_bytes: AtomicU64,
 }
 
-impl PeerStats {
+impl PeerTraffic {
     pub(super) fn read(&self) -> UdpCounters {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         UdpCounters {
@@ -46,13 +46,13 @@ impl PeerStats {
 
 /// A subnet and the node that has it.
 #[derive(Clone, Debug)]
-pub struct Route {
+pub struct PeerRoute {
     /// The overlay subnet.
     pub subnet: Ipv4Network,
     /// The node's underlay address.
     pub public_ip: Ipv4Addr,
     /// Its counters.
-    pub stats: Arc<PeerStats>,
+    pub stats: Arc<PeerTraffic>,
 }
 
 /// All peers, for look-ups by overlay address.
@@ -60,8 +60,8 @@ pub struct Route {
 /// One hash table for each prefix length that occurs, the longest first: in a
 /// cluster they all have one length, so that a look-up is one probe.
 #[derive(Clone, Debug, Default)]
-pub struct Routes {
-    routes: Vec<Route>,
+pub struct PeerRoutes {
+    routes: Vec<PeerRoute>,
     by_length: Vec<(u32, HashMap<u32, usize>)>,
     by_node: HashMap<Ipv4Addr, usize>,
 }
@@ -70,14 +70,14 @@ pub struct Routes {
 #[derive(Clone, Copy, Debug)]
 pub enum Sender<'a> {
     /// It may: counted for this peer.
-    Right(&'a Route),
+    Right(&'a PeerRoute),
     /// The source is another node's, or nobody's.
-    Forged(&'a Route),
+    Forged(&'a PeerRoute),
     /// The node is no peer.
     Foreign,
 }
 
-impl Routes {
+impl PeerRoutes {
     /// Peers by subnet; counters of those in `before` go on if neither subnet
     /// nor address changed.
     pub fn new(peers: &BTreeMap<Ipv4Network, Ipv4Addr>, before: &Self) -> Self {
@@ -93,13 +93,13 @@ impl Routes {
                 .or_default()
                 .insert(u32::from(subnet.network()) & mask, routes.len());
             by_node.entry(*public_ip).or_insert(routes.len());
-            routes.push(Route { subnet: *subnet, public_ip: *public_ip, stats });
+            routes.push(PeerRoute { subnet: *subnet, public_ip: *public_ip, stats });
         }
         Self { routes, by_length: by_length.into_iter().rev().collect(), by_node }
     }
 
     /// The peer with the longest subnet that contains `address`.
-    pub fn find(&self, address: Ipv4Addr) -> Option<&Route> {
+    pub fn find(&self, address: Ipv4Addr) -> Option<&PeerRoute> {
         let address = u32::from(address);
         self.by_length
             .iter()
@@ -122,11 +122,11 @@ impl Routes {
     }
 
     /// All peers, by subnet.
-    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+    pub fn iter(&self) -> impl Iterator<Item = &PeerRoute> {
         self.routes.iter()
     }
 
-    fn exact(&self, subnet: Ipv4Network) -> Option<&Route> {
+    fn exact(&self, subnet: Ipv4Network) -> Option<&PeerRoute> {
         let found = self.routes.binary_search_by_key(&subnet, |route| route.subnet).ok()?;
         self.routes.get(found)
     }
@@ -138,8 +138,8 @@ mod tests {
 
     use super::*;
 
-    fn routes(peers: &[(&str, u8)]) -> Routes {
-        Routes::new(&parse(peers), &Routes::default())
+    fn routes(peers: &[(&str, u8)]) -> PeerRoutes {
+        PeerRoutes::new(&parse(peers), &PeerRoutes::default())
     }
 
     fn parse(peers: &[(&str, u8)]) -> BTreeMap<Ipv4Network, Ipv4Addr> {
@@ -188,7 +188,7 @@ mod tests {
     fn counters_go_on_while_the_peer_is_the_same() {
         let before = routes(&[("10.2.1.0/24", 1), ("10.2.2.0/24", 2)]);
         before.iter().for_each(|route| route.stats.sent(1, 100));
-        let after = Routes::new(&parse(&[("10.2.1.0/24", 1), ("10.2.2.0/24", 3)]), &before);
+        let after = PeerRoutes::new(&parse(&[("10.2.1.0/24", 1), ("10.2.2.0/24", 3)]), &before);
         let counts: Vec<u64> =
             after.iter().map(|route| route.stats.tx_packets.load(Ordering::Relaxed)).collect();
         assert_eq!(counts, [1, 0]);
@@ -209,7 +209,7 @@ mod tests {
                     (Ipv4Network::new(subnet.network(), prefix).unwrap(), ip([10, 99, 0, node]))
                 })
                 .collect();
-            let routes = Routes::new(&peers, &Routes::default());
+            let routes = PeerRoutes::new(&peers, &PeerRoutes::default());
             let linear = peers
                 .iter()
                 .filter(|(subnet, _)| subnet.contains(address))

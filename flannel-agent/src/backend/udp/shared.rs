@@ -10,14 +10,14 @@ use ipnetwork::Ipv4Network;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
-use super::counters::Counters;
-use super::routes::Routes;
+use super::counters::ProxyCounters;
+use super::routes::PeerRoutes;
 use super::socket::IcmpSocket;
 use crate::bpf::VerifySource;
 
 /// What a proxy is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct ProxySettings {
     /// Name of the TUN device.
     pub device: String,
     /// Underlay address of this node: the datagrams' source.
@@ -36,21 +36,21 @@ pub struct Settings {
 
 /// Shared by all workers.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) settings: Settings,
-    pub(super) counters: Counters,
+pub(super) struct SharedByWorkers {
+    pub(super) settings: ProxySettings,
+    pub(super) counters: ProxyCounters,
     pub(super) icmp: Option<IcmpSocket>,
-    routes: Mutex<Arc<Routes>>,
+    routes: Mutex<Arc<PeerRoutes>>,
     version: AtomicU64,
     stop: OwnedFd,
     stopping: AtomicBool,
 }
 
-impl Shared {
-    pub(super) fn new(settings: Settings, icmp: Option<IcmpSocket>) -> io::Result<Self> {
+impl SharedByWorkers {
+    pub(super) fn new(settings: ProxySettings, icmp: Option<IcmpSocket>) -> io::Result<Self> {
         Ok(Self {
             settings,
-            counters: Counters::default(),
+            counters: ProxyCounters::default(),
             icmp,
             routes: Mutex::default(),
             version: AtomicU64::new(0),
@@ -59,11 +59,11 @@ impl Shared {
         })
     }
 
-    pub(super) fn routes(&self) -> Arc<Routes> {
+    pub(super) fn routes(&self) -> Arc<PeerRoutes> {
         Arc::clone(&self.routes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn set_routes(&self, routes: Routes) {
+    pub(super) fn set_routes(&self, routes: PeerRoutes) {
         *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
         self.version.fetch_add(1, Ordering::Release);
     }
@@ -92,24 +92,24 @@ impl Shared {
 /// A worker's routes: as shared, without a lock for each packet.
 #[derive(Debug)]
 pub(super) struct View {
-    routes: Arc<Routes>,
+    routes: Arc<PeerRoutes>,
     version: u64,
 }
 
 impl View {
-    pub(super) fn of(shared: &Shared) -> Self {
+    pub(super) fn of(shared: &SharedByWorkers) -> Self {
         // The version first: if it is old, the next refresh reads again.
         let version = shared.version.load(Ordering::Acquire);
         Self { version, routes: shared.routes() }
     }
 
-    pub(super) fn refresh(&mut self, shared: &Shared) {
+    pub(super) fn refresh(&mut self, shared: &SharedByWorkers) {
         if shared.version.load(Ordering::Acquire) != self.version {
             *self = Self::of(shared);
         }
     }
 
-    pub(super) fn routes(&self) -> &Routes {
+    pub(super) fn routes(&self) -> &PeerRoutes {
         &self.routes
     }
 }

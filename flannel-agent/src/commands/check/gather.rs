@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use flannel_core::check::facts::{Bpffs, Facts, Known, RpFilter, SubnetFile, Unknown};
+use flannel_core::check::facts::{Bpffs, Known, NodeFacts, RpFilter, SubnetEnvFacts, Unknown};
 use flannel_core::firewall::packet_rules::ranges::Addresses;
 
-use super::node::Node;
+use super::node::DeviceRoles;
 use super::{hooks, port, probes, rules, store};
 use crate::bpf::features;
 use crate::cli::CheckArgs;
-use crate::commands::known::{Daemon, Peer};
+use crate::commands::known::{Daemon, KnownPeer};
 use crate::files::subnet_env;
 use crate::kernel::Kernel as _;
 use crate::kernel::netlink::RealKernel;
@@ -20,17 +20,17 @@ use crate::source::options::EtcdApi;
 const PEERS: usize = 256;
 
 /// All facts.
-pub(super) async fn facts(args: &CheckArgs) -> Facts {
+pub(super) async fn facts(args: &CheckArgs) -> NodeFacts {
     let daemon = Daemon::ask(&args.reader.state.dir);
     let kernel = RealKernel::open().map_err(Unknown::because);
     let node = match &kernel {
-        Ok(kernel) => Node::look(kernel, &daemon).await,
+        Ok(kernel) => DeviceRoles::look(kernel, &daemon).await,
         Err(reason) => Err(reason.clone()),
     };
     let (kernel, known) = (kernel.as_ref(), node.as_ref());
     let pin_dir =
         place(args.pins.dir.clone(), daemon.left.as_ref().and_then(|s| s.pin_dir.clone()));
-    let port = known.ok().and_then(Node::port);
+    let port = known.ok().and_then(DeviceRoles::port);
     // A daemon that runs knows better how etcd is reached.
     let (etcd, api) = match &daemon.flags {
         Some(flags) => (flags.etcd.clone(), flags.etcd_api),
@@ -39,7 +39,7 @@ pub(super) async fn facts(args: &CheckArgs) -> Facts {
     let certificates = store::certificates(&etcd).await;
     let (store, clock) = store::ask(etcd, api).await;
     let peers = daemon.peers_or(store.as_ref().map_or(&[], |store| &store.leases));
-    Facts {
+    NodeFacts {
         features: features::features(),
         capabilities: daemon.capabilities(),
         bpffs: Bpffs { mounted: features::is_on_bpffs(&pin_dir), path: pin_dir },
@@ -54,7 +54,7 @@ pub(super) async fn facts(args: &CheckArgs) -> Facts {
             Ok(node) => rules::ruled(node, &daemon).await,
             Err(reason) => Err(reason.clone()),
         },
-        devices: known.map(Node::tunnels).map_err(Clone::clone),
+        devices: known.map(DeviceRoles::tunnels).map_err(Clone::clone),
         port_holders: port.map_or(Ok(Vec::new()), port::holders),
         ipsec: kernel.map_err(Clone::clone).and_then(|kernel| ipsec(kernel, port, &peers)),
         probes: match known {
@@ -72,8 +72,8 @@ pub(super) async fn facts(args: &CheckArgs) -> Facts {
 
 fn with<T>(
     kernel: Result<&RealKernel, &Unknown>,
-    node: Result<&Node, &Unknown>,
-    ask: impl FnOnce(&RealKernel, &Node) -> Known<T>,
+    node: Result<&DeviceRoles, &Unknown>,
+    ask: impl FnOnce(&RealKernel, &DeviceRoles) -> Known<T>,
 ) -> Known<T> {
     ask(kernel.map_err(Clone::clone)?, node.map_err(Clone::clone)?)
 }
@@ -83,14 +83,14 @@ fn place(named: PathBuf, known: Option<PathBuf>) -> PathBuf {
     known.unwrap_or(named)
 }
 
-fn subnet_file(args: &CheckArgs, daemon: &Daemon) -> SubnetFile {
+fn subnet_file(args: &CheckArgs, daemon: &Daemon) -> SubnetEnvFacts {
     let known = daemon.left.as_ref().and_then(|left| left.subnet_file.clone());
     let path = place(args.subnet_file.path.clone(), known);
     let says = subnet_env::read(&path).map(|env| (env.subnet, env.mtu));
-    SubnetFile { path, says }
+    SubnetEnvFacts { path, says }
 }
 
-async fn rp_filters(kernel: &RealKernel, node: &Node, peers: &[Peer]) -> Vec<RpFilter> {
+async fn rp_filters(kernel: &RealKernel, node: &DeviceRoles, peers: &[KnownPeer]) -> Vec<RpFilter> {
     let sysctl = Sysctl::default();
     let mut filters = Vec::new();
     for link in [&node.underlay, &node.overlay].into_iter().flatten() {
@@ -109,11 +109,12 @@ async fn rp_filters(kernel: &RealKernel, node: &Node, peers: &[Peer]) -> Vec<RpF
     filters
 }
 
-fn ipsec(kernel: &RealKernel, port: Option<u16>, peers: &[Peer]) -> Known<Vec<String>> {
+fn ipsec(kernel: &RealKernel, port: Option<u16>, peers: &[KnownPeer]) -> Known<Vec<String>> {
     let policies = kernel.inspector().ipsec_policies().map_err(Unknown::because)?;
     let has_peer = |addresses: &Addresses| {
-        let is_in =
-            |peer: &Peer| !addresses.and(&Addresses::prefix(peer.public_ip.into(), 32)).is_empty();
+        let is_in = |peer: &KnownPeer| {
+            !addresses.and(&Addresses::prefix(peer.public_ip.into(), 32)).is_empty()
+        };
         peers.is_empty() || peers.iter().any(is_in)
     };
     let about = policies

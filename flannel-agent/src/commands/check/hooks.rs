@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use flannel_core::check::facts::{Foreign, Known, Unknown};
 use flannel_core::pods::{self, Choice};
 
-use super::node::Node;
+use super::node::DeviceRoles;
 use crate::bpf::features;
 use crate::commands::known::Daemon;
 use crate::kernel::Kernel as _;
@@ -15,7 +15,11 @@ use crate::kernel::netlink::RealKernel;
 const VETHS: usize = 256;
 
 /// Whose programs and filters are on underlay, overlay, and the pods' veths.
-pub(super) fn foreign(kernel: &RealKernel, node: &Node, daemon: &Daemon) -> Known<Vec<Foreign>> {
+pub(super) fn foreign(
+    kernel: &RealKernel,
+    node: &DeviceRoles,
+    daemon: &Daemon,
+) -> Known<Vec<Foreign>> {
     let devices = devices(node, daemon);
     let mut found = Vec::new();
     for (ifindex, name) in &devices {
@@ -38,7 +42,7 @@ pub(super) fn foreign(kernel: &RealKernel, node: &Node, daemon: &Daemon) -> Know
     Ok(found)
 }
 
-fn devices(node: &Node, daemon: &Daemon) -> BTreeMap<u32, String> {
+fn devices(node: &DeviceRoles, daemon: &Daemon) -> BTreeMap<u32, String> {
     let ends = [&node.underlay, &node.overlay].into_iter().flatten();
     let mut devices: BTreeMap<u32, String> =
         ends.map(|link| (link.ifindex, link.name.clone())).collect();

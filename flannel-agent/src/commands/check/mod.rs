@@ -10,7 +10,7 @@ pub(in crate::commands) mod rules;
 mod show;
 mod store;
 
-use flannel_core::check::{self, State};
+use flannel_core::check::{self, Condition};
 
 use super::{print, print_json};
 use crate::cli::CheckArgs;
@@ -29,9 +29,9 @@ pub async fn run(args: &CheckArgs) -> u8 {
         print(&show::table(&report, args.quiet));
     }
     match report.verdict {
-        State::Well => 0,
-        State::Unknown | State::Degraded => DEGRADED,
-        State::Broken => BROKEN,
+        Condition::Well => 0,
+        Condition::Unknown | Condition::Degraded => DEGRADED,
+        Condition::Broken => BROKEN,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The node's devices.
 
-use flannel_core::check::facts::{Device, Known, Unknown};
+use flannel_core::check::facts::{Known, TunnelDevice, Unknown};
 use flannel_core::link::Link;
 use flannel_core::observed::ObservedVxlan;
 
@@ -9,7 +9,7 @@ use crate::kernel::Kernel as _;
 use crate::kernel::netlink::RealKernel;
 
 /// The node's devices by their roles.
-pub(in crate::commands) struct Node {
+pub(in crate::commands) struct DeviceRoles {
     pub(in crate::commands) links: Vec<Link>,
     pub(super) vxlans: Vec<(String, ObservedVxlan)>,
     pub(in crate::commands) underlay: Option<Link>,
@@ -18,7 +18,7 @@ pub(in crate::commands) struct Node {
     pub(super) bridge: Option<Link>,
 }
 
-impl Node {
+impl DeviceRoles {
     /// Looks at them.
     pub(in crate::commands) async fn look(kernel: &RealKernel, daemon: &Daemon) -> Known<Self> {
         let links = kernel.links().await.map_err(Unknown::because)?;
@@ -48,11 +48,11 @@ impl Node {
     }
 
     /// Tunnel devices, and what may be one.
-    pub(super) fn tunnels(&self) -> Vec<Device> {
+    pub(super) fn tunnels(&self) -> Vec<TunnelDevice> {
         let device = |link: &Link| {
             let vxlan = self.vxlans.iter().find(|(name, _)| *name == link.name);
             let tunnel = vxlan.is_some() || link.kind == "tun" || link.name.starts_with("flannel");
-            tunnel.then(|| Device {
+            tunnel.then(|| TunnelDevice {
                 name: link.name.clone(),
                 kind: link.kind.clone(),
                 vni: vxlan.map(|(_, vxlan)| vxlan.vni),

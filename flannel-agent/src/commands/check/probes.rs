@@ -6,8 +6,8 @@ use std::time::Duration;
 use flannel_core::check::facts::{Handshakes, Known, PeerProbe, Sizes, Unknown};
 use flannel_core::probe::Answer;
 
-use super::node::Node;
-use crate::commands::known::Peer;
+use super::node::DeviceRoles;
+use crate::commands::known::KnownPeer;
 use crate::probe::{self, Echo};
 
 /// Peers that are tried; of more, every so many.
@@ -28,7 +28,7 @@ const SMALL: u16 = 64;
 const TUNNEL: u32 = 50;
 
 /// What became of echoes of two sizes, and of TCP.
-pub(super) async fn tried(node: &Node, peers: &[Peer]) -> Known<Vec<PeerProbe>> {
+pub(super) async fn tried(node: &DeviceRoles, peers: &[KnownPeer]) -> Known<Vec<PeerProbe>> {
     let step = peers.len().div_ceil(PEERS).max(1);
     let plan: Vec<Plan> = peers.iter().step_by(step).map(|peer| Plan::of(node, peer)).collect();
     let work = tokio::task::spawn_blocking(move || try_all(&plan));
@@ -37,7 +37,7 @@ pub(super) async fn tried(node: &Node, peers: &[Peer]) -> Known<Vec<PeerProbe>> 
 
 /// What is tried with a peer.
 struct Plan {
-    peer: Peer,
+    peer: KnownPeer,
     /// Largest packet of the underlay.
     underlay: u16,
     /// Largest packet of the overlay, where the peer has an address there.
@@ -46,7 +46,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(node: &Node, peer: &Peer) -> Self {
+    fn of(node: &DeviceRoles, peer: &KnownPeer) -> Self {
         let length = |mtu: u32| u16::try_from(mtu).unwrap_or(u16::MAX);
         let below = node.underlay.as_ref().map_or(1500, |link| link.mtu);
         let above = node.overlay.as_ref().map(|link| link.mtu).filter(|_| !peer.direct);

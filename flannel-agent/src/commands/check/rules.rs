@@ -8,11 +8,11 @@ use flannel_core::firewall::packet_rules::matches::{
     Matches, Names, mark, protocol, socket, state,
 };
 use flannel_core::firewall::packet_rules::ranges::{Addresses, Ports};
-use flannel_core::firewall::packet_rules::ruleset::{Hook, RuleSet};
+use flannel_core::firewall::packet_rules::ruleset::{NetfilterHook, RuleSet};
 use flannel_core::link::Link;
 use ipnetwork::Ipv4Network;
 
-use super::node::Node;
+use super::node::DeviceRoles;
 use crate::commands::known::Daemon;
 use crate::firewall::packet_rules::read::rule_sets;
 
@@ -20,7 +20,7 @@ use crate::firewall::packet_rules::read::rule_sets;
 const UNITS: &str = "/run/systemd/units";
 
 /// What becomes of packets of pods, peers and the tunnel.
-pub(super) async fn ruled(node: &Node, daemon: &Daemon) -> Known<Vec<Ruled>> {
+pub(super) async fn ruled(node: &DeviceRoles, daemon: &Daemon) -> Known<Vec<Ruled>> {
     let sets = rule_sets().await.map_err(Unknown::because)?;
     Ok(packets(node, daemon)
         .into_iter()
@@ -29,7 +29,11 @@ pub(super) async fn ruled(node: &Node, daemon: &Daemon) -> Known<Vec<Ruled>> {
 }
 
 /// A packet has to pass all of them.
-pub(in crate::commands) fn in_all(sets: &[RuleSet], hooks: &[Hook], packets: &Matches) -> Fate {
+pub(in crate::commands) fn in_all(
+    sets: &[RuleSet],
+    hooks: &[NetfilterHook],
+    packets: &Matches,
+) -> Fate {
     let fates: Vec<Fate> = sets.iter().map(|set| fate::fate(set, hooks, packets)).collect();
     let find = |fits: fn(&Fate) -> bool| fates.iter().find(|fate| fits(fate)).cloned();
     find(|fate| matches!(fate, Fate::Dropped(_)))
@@ -38,9 +42,9 @@ pub(in crate::commands) fn in_all(sets: &[RuleSet], hooks: &[Hook], packets: &Ma
 }
 
 /// Packets, and the hooks that they pass.
-type Passing = (Packets, Vec<Hook>, Matches);
+type Passing = (Packets, Vec<NetfilterHook>, Matches);
 
-fn packets(node: &Node, daemon: &Daemon) -> Vec<Passing> {
+fn packets(node: &DeviceRoles, daemon: &Daemon) -> Vec<Passing> {
     let mut all = Vec::new();
     if let Some(network) = &daemon.network
         && let Some(whole) = network.network
@@ -61,7 +65,7 @@ fn packets(node: &Node, daemon: &Daemon) -> Vec<Passing> {
             output: outwards.input.clone(),
             ..outwards.clone()
         };
-        let hooks = [Hook::Prerouting, Hook::Forward, Hook::Postrouting];
+        let hooks = [NetfilterHook::Prerouting, NetfilterHook::Forward, NetfilterHook::Postrouting];
         all.push((Packets::ToPeers, hooks.to_vec(), outwards));
         all.push((Packets::FromPeers, hooks.to_vec(), inwards));
     }
@@ -70,7 +74,7 @@ fn packets(node: &Node, daemon: &Daemon) -> Vec<Passing> {
 }
 
 /// The tunnel's packets in and out, from and to any node, or those that are known.
-pub(in crate::commands) fn tunnel(node: &Node, daemon: &Daemon) -> Option<[Passing; 2]> {
+pub(in crate::commands) fn tunnel(node: &DeviceRoles, daemon: &Daemon) -> Option<[Passing; 2]> {
     let (port, own) = (node.port()?, daemon.public_ip?);
     let own = Addresses::prefix(own.into(), 32);
     let peers = match daemon.peers.as_slice() {
@@ -98,8 +102,8 @@ pub(in crate::commands) fn tunnel(node: &Node, daemon: &Daemon) -> Option<[Passi
         ..inwards.clone()
     };
     Some([
-        (Packets::TunnelIn, vec![Hook::Prerouting, Hook::Input], inwards),
-        (Packets::TunnelOut, vec![Hook::Output, Hook::Postrouting], outwards),
+        (Packets::TunnelIn, vec![NetfilterHook::Prerouting, NetfilterHook::Input], inwards),
+        (Packets::TunnelOut, vec![NetfilterHook::Output, NetfilterHook::Postrouting], outwards),
     ])
 }
 

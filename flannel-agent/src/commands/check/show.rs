@@ -1,7 +1,7 @@
 //! The report as people read it.
 
 use comfy_table::{Table, presets};
-use flannel_core::check::{Report, State};
+use flannel_core::check::{CheckReport, Condition};
 use flannel_core::text;
 
 use crate::commands::terminal::{self, Colour};
@@ -14,21 +14,21 @@ const COLOURS: [(&str, Colour); 4] = [
 ];
 
 /// A table; colours on a terminal, unless `NO_COLOR` says no.
-pub(super) fn table(report: &Report, quiet: bool) -> String {
+pub(super) fn table(report: &CheckReport, quiet: bool) -> String {
     render(report, quiet, terminal::colours())
 }
 
-fn render(report: &Report, quiet: bool, colours: bool) -> String {
+fn render(report: &CheckReport, quiet: bool, colours: bool) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     for finding in &report.findings {
-        if quiet && finding.state == State::Well {
+        if quiet && finding.state == Condition::Well {
             continue;
         }
         // What rules, programs and the store say is somebody else's.
         let found = text::shown(&finding.found, text::REASON);
         table.add_row([word(finding.state), finding.id.word(), &found]);
-        if finding.state >= State::Degraded {
+        if finding.state >= Condition::Degraded {
             table.add_row(["", "", &format!("why: {}", finding.why)]);
         }
         if let Some(remedy) = &finding.remedy {
@@ -44,12 +44,12 @@ fn render(report: &Report, quiet: bool, colours: bool) -> String {
     lines.join("\n")
 }
 
-fn word(state: State) -> &'static str {
+fn word(state: Condition) -> &'static str {
     match state {
-        State::Well => "well",
-        State::Unknown => "unknown",
-        State::Degraded => "degraded",
-        State::Broken => "broken",
+        Condition::Well => "well",
+        Condition::Unknown => "unknown",
+        Condition::Degraded => "degraded",
+        Condition::Broken => "broken",
     }
 }
 
@@ -61,11 +61,11 @@ mod tests {
 
     #[test]
     fn what_is_ill_has_a_reason_and_a_remedy() {
-        let report = Report::new(
+        let report = CheckReport::new(
             false,
             vec![
                 Finding::well(Id::Bpffs, "mounted"),
-                Finding::ill(Id::Forwarding, State::Broken, "it is off", "turn it on"),
+                Finding::ill(Id::Forwarding, Condition::Broken, "it is off", "turn it on"),
             ],
         );
         let text = render(&report, false, false);

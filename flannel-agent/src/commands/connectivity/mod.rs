@@ -12,7 +12,7 @@ use flannel_core::connectivity::{Matrix, PeerResult, Reach, Way, WayKind};
 use flannel_core::probe::Answer;
 use ipnetwork::Ipv4Network;
 
-use super::known::{Daemon, Peer};
+use super::known::{Daemon, KnownPeer};
 use super::{complain, print, print_json};
 use crate::cli::ConnectivityArgs;
 use crate::kernel::Kernel as _;
@@ -61,7 +61,7 @@ async fn matrix(args: &ConnectivityArgs) -> io::Result<Matrix> {
             told.map_err(|reason: Unknown| io::Error::other(reason.to_string()))?
         }
     };
-    let chosen: Vec<Peer> =
+    let chosen: Vec<KnownPeer> =
         peers.iter().filter(|peer| is_chosen(&args.peers, peer)).copied().collect();
     let port = args.port.or_else(|| daemon.flags.as_ref().map(|flags| flags.connectivity_port));
     let port = port.filter(|port| *port != 0);
@@ -88,32 +88,32 @@ async fn matrix(args: &ConnectivityArgs) -> io::Result<Matrix> {
 }
 
 fn result(
-    peer: &Peer,
+    peer: &KnownPeer,
     way: Way,
     icmp: Answer,
     udp: Option<Answer>,
     tcp: Option<Answer>,
 ) -> PeerResult {
     let state = Reach::of(&icmp, udp.as_ref(), tcp.as_ref());
-    let Peer { subnet, public_ip, .. } = *peer;
+    let KnownPeer { subnet, public_ip, .. } = *peer;
     PeerResult { subnet, public_ip, address: address(peer), way, icmp, udp, tcp, state }
 }
 
 /// A peer's address on the overlay: its VTEP's; where there is no tunnel, that of the
 /// pods' gateway by custom.
-fn address(peer: &Peer) -> Ipv4Addr {
+fn address(peer: &KnownPeer) -> Ipv4Addr {
     let first = peer.subnet.network();
     if peer.vtep { first } else { Ipv4Addr::from(u32::from(first).wrapping_add(1)) }
 }
 
-fn is_chosen(wanted: &[Ipv4Network], peer: &Peer) -> bool {
+fn is_chosen(wanted: &[Ipv4Network], peer: &KnownPeer) -> bool {
     wanted.is_empty()
         || wanted
             .iter()
             .any(|wanted| wanted.contains(peer.public_ip) || wanted.contains(peer.subnet.network()))
 }
 
-async fn ways(daemon: &Daemon, peers: &[Peer]) -> Vec<Way> {
+async fn ways(daemon: &Daemon, peers: &[KnownPeer]) -> Vec<Way> {
     let none = || Way { device: None, kind: WayKind::None };
     let Ok(kernel) = RealKernel::open() else { return peers.iter().map(|_| none()).collect() };
     let links = kernel.links().await.unwrap_or_default();
@@ -137,9 +137,9 @@ async fn ways(daemon: &Daemon, peers: &[Peer]) -> Vec<Way> {
 mod tests {
     use super::*;
 
-    fn peer(subnet: &str, public_ip: [u8; 4]) -> Peer {
+    fn peer(subnet: &str, public_ip: [u8; 4]) -> KnownPeer {
         let subnet = subnet.parse().unwrap();
-        Peer { subnet, public_ip: public_ip.into(), direct: false, vtep: true, vtep_mac: None }
+        KnownPeer { subnet, public_ip: public_ip.into(), direct: false, vtep: true, vtep_mac: None }
     }
 
     #[test]
@@ -171,6 +171,6 @@ mod tests {
     fn without_a_tunnel_the_gateway_is_tried() {
         let vtep = peer("10.5.7.0/24", [192, 0, 2, 7]);
         assert_eq!(address(&vtep), Ipv4Addr::new(10, 5, 7, 0));
-        assert_eq!(address(&Peer { vtep: false, ..vtep }), Ipv4Addr::new(10, 5, 7, 1));
+        assert_eq!(address(&KnownPeer { vtep: false, ..vtep }), Ipv4Addr::new(10, 5, 7, 1));
     }
 }

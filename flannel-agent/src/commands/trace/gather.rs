@@ -9,17 +9,19 @@ use flannel_core::firewall::packet_rules::matches::{
     Matches, Names, mark, protocol, socket, state,
 };
 use flannel_core::firewall::packet_rules::ranges::{Addresses, Ports};
-use flannel_core::firewall::packet_rules::ruleset::{Hook, RuleSet};
+use flannel_core::firewall::packet_rules::ruleset::{NetfilterHook, RuleSet};
 use flannel_core::firewall::packet_rules::walk::{self, Overlay};
-use flannel_core::flows::Filter;
+use flannel_core::flows::FlowFilter;
 use flannel_core::link::{Link, RouteTo};
 use flannel_core::status::{FlowProto, FlowStatus};
 use flannel_core::trace;
-use flannel_core::trace::facts::{Device, Facts, Peer, Pod, Protocol, Question, Route};
+use flannel_core::trace::facts::{
+    FarNode, Pod, Protocol, Question, TraceFacts, TracedDevice, TracedRoute,
+};
 
 use crate::bpf::{PinnedFlows, features, lookup};
 use crate::cli::TraceArgs;
-use crate::commands::check::node::Node;
+use crate::commands::check::node::DeviceRoles;
 use crate::commands::check::rules::{in_all, tunnel};
 use crate::commands::flows;
 use crate::commands::known::{self, Daemon};
@@ -28,10 +30,10 @@ use crate::kernel::Kernel as _;
 use crate::kernel::netlink::RealKernel;
 
 /// All facts, and where the pins are.
-pub(super) async fn facts(args: &TraceArgs) -> Known<(Facts, PathBuf)> {
+pub(super) async fn facts(args: &TraceArgs) -> Known<(TraceFacts, PathBuf)> {
     let daemon = Daemon::ask(&args.reader.state.dir);
     let kernel = RealKernel::open().map_err(Unknown::because)?;
-    let node = Node::look(&kernel, &daemon).await?;
+    let node = DeviceRoles::look(&kernel, &daemon).await?;
     let peers = match daemon.pid {
         Some(_) => daemon.peers.clone(),
         None => known::leases(&daemon, &args.etcd).await.unwrap_or_default(),
@@ -58,16 +60,16 @@ pub(super) async fn facts(args: &TraceArgs) -> Known<(Facts, PathBuf)> {
         kept(trace::kept(&report, from, to), &daemon, &sets, &node, there),
         kept(trace::kept(&report, to, from), &daemon, &sets, &node, back),
     ];
-    let fate = |hooks: &[Hook], packets: &Matches| -> Known<Fate> {
+    let fate = |hooks: &[NetfilterHook], packets: &Matches| -> Known<Fate> {
         sets.as_ref().map(|sets| in_all(sets, hooks, packets)).map_err(Clone::clone)
     };
     let [tunnel_in, tunnel_out] = match tunnel(&node, &daemon) {
         Some([inwards, outwards]) => [fate(&inwards.1, &inwards.2), fate(&outwards.1, &outwards.2)],
         None => [Ok(Fate::Passes), Ok(Fate::Passes)],
     };
-    let forward = [Hook::Prerouting, Hook::Forward, Hook::Postrouting];
+    let forward = [NetfilterHook::Prerouting, NetfilterHook::Forward, NetfilterHook::Postrouting];
     let fates = packets.map(|packets| fate(&forward, &packets));
-    let facts = Facts {
+    let facts = TraceFacts {
         question: Question {
             source: args.source,
             destination: args.destination,
@@ -94,11 +96,11 @@ fn flows_of(pin_dir: &Path, args: &TraceArgs) -> [Known<Vec<FlowStatus>>; 2] {
         Protocol::Udp => FlowProto::Udp,
         Protocol::Icmp => return [Ok(Vec::new()), Ok(Vec::new())],
     };
-    let filter = Filter {
+    let filter = FlowFilter {
         pod: Some(args.source.into()),
         port: args.port,
         proto: Some(proto),
-        ..Filter::default()
+        ..FlowFilter::default()
     };
     let found = PinnedFlows::open(pin_dir).and_then(|pinned| flows::read(&pinned, &filter));
     let found = found.map_err(Unknown::because);
@@ -109,8 +111,8 @@ fn flows_of(pin_dir: &Path, args: &TraceArgs) -> [Known<Vec<FlowStatus>>; 2] {
     })
 }
 
-fn device(link: &Link) -> Device {
-    Device {
+fn device(link: &Link) -> TracedDevice {
+    TracedDevice {
         name: link.name.clone(),
         mtu: link.mtu,
         up: link.up,
@@ -120,7 +122,7 @@ fn device(link: &Link) -> Device {
 
 struct Look<'a> {
     kernel: &'a RealKernel,
-    node: &'a Node,
+    node: &'a DeviceRoles,
     pin_dir: &'a Path,
 }
 
@@ -133,9 +135,9 @@ impl Look<'_> {
         self.kernel.route_to(to).await.ok().flatten()
     }
 
-    fn named(&self, route: RouteTo) -> Option<Route> {
+    fn named(&self, route: RouteTo) -> Option<TracedRoute> {
         let device = self.link(route.ifindex)?.name.clone();
-        Some(Route { device, gateway: route.gateway })
+        Some(TracedRoute { device, gateway: route.gateway })
     }
 
     async fn end(&self, ours: bool, address: Ipv4Addr) -> Option<Pod> {
@@ -162,7 +164,7 @@ impl Look<'_> {
         Pod { address, device: link.map(|link| link.name.clone()), mac, veth: veth.map(device) }
     }
 
-    async fn peer(&self, far: Ipv4Addr, peer: known::Peer) -> Peer {
+    async fn peer(&self, far: Ipv4Addr, peer: known::KnownPeer) -> FarNode {
         let route = self.route(far).await;
         let gateway = route.and_then(|route| Some((route.ifindex, route.gateway?)));
         let neighbour = gateway
@@ -175,7 +177,7 @@ impl Look<'_> {
             let to = next.gateway.unwrap_or(peer.public_ip);
             self.kernel.neighbour(next.ifindex, to).ok().flatten()
         });
-        Peer {
+        FarNode {
             public_ip: peer.public_ip,
             vtep_mac: peer.vtep_mac,
             route: route.and_then(|route| self.named(route)),
@@ -193,7 +195,7 @@ fn both_ways(
     args: &TraceArgs,
     source: &Option<Pod>,
     destination: &Option<Pod>,
-    node: &Node,
+    node: &DeviceRoles,
 ) -> [Matches; 2] {
     let address = |address: Ipv4Addr| Addresses::prefix(address.into(), 32);
     let outer = node.overlay.as_ref().or(node.underlay.as_ref());
@@ -236,7 +238,7 @@ fn kept(
     mut kept: Vec<String>,
     daemon: &Daemon,
     sets: &Known<[RuleSet; 2]>,
-    node: &Node,
+    node: &DeviceRoles,
     packets: &Matches,
 ) -> Known<Vec<String>> {
     let sets = sets.as_ref().map_err(Clone::clone)?;

@@ -4,7 +4,7 @@ mod gather;
 mod live;
 mod show;
 
-use flannel_core::trace::{self, Outcome, Report};
+use flannel_core::trace::{self, Carrier, TraceReport};
 
 use super::{complain, print, print_json};
 use crate::cli::TraceArgs;
@@ -35,7 +35,7 @@ pub async fn run(args: &TraceArgs) -> u8 {
             complain(&format!("trace: the hooks cannot be watched: {reason}"));
         }
         let hooks = hooks.and_then(Result::ok);
-        print_json(&Report {
+        print_json(&TraceReport {
             trace: trace.clone(),
             live: node.and_then(Result::ok),
             live_not_counted: hooks.as_ref().map(|hooks| hooks.not_counted),
@@ -48,6 +48,6 @@ pub async fn run(args: &TraceArgs) -> u8 {
         complain("trace: neither address is a pod of this node; run it on a node that has one");
         return 1;
     }
-    let lost = trace.directions.iter().any(|way| way.outcome == Outcome::Lost);
+    let lost = trace.directions.iter().any(|way| way.outcome == Carrier::Lost);
     if lost { LOST } else { 0 }
 }

@@ -2,7 +2,7 @@
 
 use comfy_table::{Table, presets};
 use flannel_core::text;
-use flannel_core::trace::{Direction, HopState, Outcome, Step, Trace};
+use flannel_core::trace::{Carrier, Direction, HopState, Step, Trace};
 
 use super::live::Live;
 use crate::commands::terminal::{self, Colour};
@@ -72,10 +72,10 @@ fn direction(way: &Direction, colours: bool) -> Vec<String> {
     let rows = table.lines().map(|line| terminal::painted(line.trim_end(), &COLOURS, colours));
     lines.extend(rows);
     let outcome = match way.outcome {
-        Outcome::Fast => "the fast path carries it, once the kernel has confirmed the flow",
-        Outcome::Kernel => "the kernel path carries it",
-        Outcome::Lost => "it is lost",
-        Outcome::Elsewhere => "the overlay does not carry it",
+        Carrier::Fast => "the fast path carries it, once the kernel has confirmed the flow",
+        Carrier::Kernel => "the kernel path carries it",
+        Carrier::Lost => "it is lost",
+        Carrier::Elsewhere => "the overlay does not carry it",
     };
     lines.push(match way.why.is_empty() {
         true => format!("=> {outcome}"),
@@ -133,7 +133,7 @@ mod tests {
                 hop(Step::Veth, HopState::Passes, "10.5.1.2 by veth7"),
                 hop(Step::Fdb, HopState::Lost, "no entry"),
             ],
-            outcome: Outcome::Lost,
+            outcome: Carrier::Lost,
             why: vec!["no entry".to_owned()],
         };
         let trace = Trace { daemon: false, directions: vec![way] };

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::PREFIX;
 use crate::daemon::acquire::acquire;
-use crate::daemon::keeper::{Keeper, Kept};
+use crate::daemon::keeper::{Keeper, Renewal};
 use crate::daemon::start::{Before, wait_for_config};
 use crate::files::state::{NodeState, VERSION};
 use crate::source::LeaseSource as _;
@@ -171,7 +171,7 @@ async fn live(
                 }
             }
             kept = keeper.next() => {
-                if let Kept::Renewed = kept {
+                if let Renewal::Renewed = kept {
                     table.set_own(Some(keeper.lease().subnet), keeper.lease().attrs.public_ip);
                 }
             }

@@ -1,6 +1,6 @@
 //! What becomes of the other nodes' leases.
 
-use flannel_core::desired::roster::Change;
+use flannel_core::desired::roster::PeerChange;
 use flannel_core::lease::update::LeaseUpdate;
 use flannel_core::schedule::Wake;
 use tokio::sync::mpsc;
@@ -38,7 +38,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
         let began = Instant::now();
         self.schedule.begin_leases();
         let changed = std::mem::take(&mut self.changed);
-        let changes: Vec<Change> =
+        let changes: Vec<PeerChange> =
             changed.into_iter().map(|subnet| (subnet, self.table.peer_at(subnet))).collect();
         match self.reconciler.revise(&changes).await {
             Some(outcome) => {

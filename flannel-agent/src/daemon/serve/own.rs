@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Loop, StartError};
 use crate::cli::OnLostLease;
-use crate::daemon::keeper::{Kept, News};
+use crate::daemon::keeper::{News, Renewal};
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::source::LeaseSource;
@@ -76,9 +76,9 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
         }
     }
 
-    pub(super) fn take_kept(&mut self, kept: &Kept) {
+    pub(super) fn take_kept(&mut self, kept: &Renewal) {
         match kept {
-            Kept::Renewed => {
+            Renewal::Renewed => {
                 let lease = self.keeper.lease();
                 let moved = self.public_ip != lease.attrs.public_ip;
                 self.public_ip = lease.attrs.public_ip;
@@ -102,10 +102,10 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
                     self.peers_may_have_changed();
                 }
             }
-            Kept::Failed(error) => {
+            Renewal::Failed(error) => {
                 self.shared.report(Subject::Renewal, Found::not_well(error.to_string()));
             }
-            Kept::Lost(error) => self.say_lost(&error.to_string()),
+            Renewal::Lost(error) => self.say_lost(&error.to_string()),
         }
     }
 

@@ -58,13 +58,13 @@ impl Source for Reader {
 
 /// The task's handle: with it the task ends.
 #[derive(Debug)]
-pub struct Follower {
+pub struct RulesFollower {
     notice: Arc<Notify>,
     readings: watch::Receiver<Reading>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Follower {
+impl RulesFollower {
     /// Follows the rules of the calling thread's network namespace. Must be called
     /// within a tokio runtime.
     pub fn start(overlay: Overlay, slow: Duration) -> Self {

@@ -8,7 +8,7 @@ use flannel_core::status::DatapathKind;
 use flannel_ebpf::abi::{Exemption, direction};
 
 use super::*;
-use crate::firewall::packet_rules::follow::{Follower, Source};
+use crate::firewall::packet_rules::follow::{RulesFollower, Source};
 use crate::kernel::KernelEvent;
 use flannel_core::status::PacketRulesMode;
 use flannel_core::status::PacketRulesStatus;
@@ -42,7 +42,7 @@ fn with_rules(rules: Result<&str, &str>) -> (Bench, Given) {
     let mut bench = bench(true);
     let given = Given(Arc::new(std::sync::Mutex::new(Ok(String::new()))));
     given.set(rules);
-    bench.reconciler.follow_packet_rules(Follower::of(given.clone(), Duration::from_secs(60)));
+    bench.reconciler.follow_packet_rules(RulesFollower::of(given.clone(), Duration::from_secs(60)));
     (bench, given)
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn change(peer: Peer) -> Change {
+fn change(peer: Peer) -> PeerChange {
     (peer.subnet, Some(peer))
 }
 

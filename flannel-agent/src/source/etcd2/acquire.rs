@@ -7,7 +7,7 @@ use hyper::Method;
 
 use super::connect::field;
 use super::failure::Refusal;
-use super::{Etcd2, Listing, Node, Stands, decode, unexpected};
+use super::{Etcd2, EtcdNode, Listing, Stands, decode, unexpected};
 use crate::source::choice::{ACQUIRE_ROUNDS, Choice, RENEW_ROUNDS, choose, pause};
 use crate::source::claim::{is_taken, question};
 use crate::source::{Claim, SourceError};
@@ -107,7 +107,7 @@ impl Etcd2 {
     }
 
     /// What cannot be read tells of no other node: the subnet still is ours.
-    fn refuse_if_taken(&self, node: &Node, lease: &Lease) -> Result<(), SourceError> {
+    fn refuse_if_taken(&self, node: &EtcdNode, lease: &Lease) -> Result<(), SourceError> {
         let written = self.written().clone();
         match self.entry(node) {
             Some(entry) if is_taken(&entry, lease, written.as_ref()) => {

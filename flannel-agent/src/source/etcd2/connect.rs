@@ -28,7 +28,7 @@ use super::failure::{Failure, Refusal, judge};
 use crate::source::SourceError;
 use crate::source::dial::{Address, Dialer, Stream, words};
 use crate::source::hint::hint;
-use crate::source::identity::Identity;
+use crate::source::identity::ClusterIdentity;
 use crate::source::options::{EtcdOptions, bad};
 
 /// Most time that one call at one endpoint may take, connecting included.
@@ -50,7 +50,7 @@ pub(super) struct Endpoints {
     http: Mutex<Http>,
     authorization: Option<HeaderValue>,
     current: AtomicUsize,
-    identity: Identity,
+    identity: ClusterIdentity,
     /// Counts how often all connections were left.
     left: watch::Sender<u64>,
 }
@@ -142,7 +142,7 @@ pub(super) struct Answer {
 }
 
 /// The key is not as the call wanted it, or an answer.
-pub(super) type Outcome = Result<Answer, Refusal>;
+pub(super) type Answered = Result<Answer, Refusal>;
 
 impl Endpoints {
     /// Reads the files that `options` name; connects to nothing yet.
@@ -171,7 +171,7 @@ impl Endpoints {
             connector,
             authorization,
             current: AtomicUsize::new(0),
-            identity: Identity::default(),
+            identity: ClusterIdentity::default(),
             left: watch::Sender::new(0),
         })
     }
@@ -193,7 +193,7 @@ impl Endpoints {
     }
 
     /// Which cluster it is.
-    pub(super) fn identity(&self) -> &Identity {
+    pub(super) fn identity(&self) -> &ClusterIdentity {
         &self.identity
     }
 
@@ -213,7 +213,7 @@ impl Endpoints {
 
     /// Makes a call at the current endpoint, then at each other until one
     /// answers. A call that failed may have had its effect all the same.
-    pub(super) async fn call(&self, request: &Request<'_>) -> Result<Outcome, SourceError> {
+    pub(super) async fn call(&self, request: &Request<'_>) -> Result<Answered, SourceError> {
         let first = self.current.load(Ordering::Relaxed);
         // In the order of the endpoints: the same trouble has the same words.
         let mut causes = BTreeMap::new();
@@ -240,7 +240,7 @@ impl Endpoints {
         Err(SourceError::Call { call, key, cause, hint, refused })
     }
 
-    async fn call_at(&self, url: &str, request: &Request<'_>) -> Result<Outcome, Failure> {
+    async fn call_at(&self, url: &str, request: &Request<'_>) -> Result<Answered, Failure> {
         let mut left = self.left();
         loop {
             let once = async {
@@ -339,7 +339,7 @@ pub(super) fn field(name: &str, value: &str) -> String {
 }
 
 /// Reads the rest of an answer.
-pub(super) async fn read(answer: Response<Incoming>) -> Result<Outcome, Failure> {
+pub(super) async fn read(answer: Response<Incoming>) -> Result<Answered, Failure> {
     let (head, body) = answer.into_parts();
     let index = index(&head.headers);
     let body = Limited::new(body, ANSWER_LIMIT)

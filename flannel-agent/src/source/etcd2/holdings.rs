@@ -1,6 +1,6 @@
 //! Everything below the prefix, for a migration.
 
-use super::{Etcd2, Node};
+use super::{Etcd2, EtcdNode};
 use crate::source::SourceError;
 use crate::source::holdings::{Holdings, Item};
 
@@ -20,7 +20,7 @@ impl Etcd2 {
             let key = node.name(&subnets).unwrap_or(&node.key);
             let key = format!("subnets/{key}");
             match (self.decode(&node), node) {
-                (Ok(_), Node { value: Some(value), ttl, .. }) => {
+                (Ok(_), EtcdNode { value: Some(value), ttl, .. }) => {
                     let seconds_left = ttl.map(|left| u64::try_from(left).unwrap_or(0));
                     holds.items.push(Item { key, value, seconds_left });
                 }

@@ -19,13 +19,13 @@ use flannel_core::lease::attrs::LeaseAttrs;
 use flannel_core::lease::history::History;
 use flannel_core::lease::key::SubnetKey;
 use flannel_core::lease::update::LeaseUpdate;
-use flannel_core::lease::v2::{Change, Node};
+use flannel_core::lease::v2::{EtcdNode, LeaseChange};
 use hyper::Method;
 use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::connect::{Endpoints, Outcome, Request, field};
+use self::connect::{Answered, Endpoints, Request, field};
 use self::failure::Refusal;
 use super::claim::{Written, value};
 use super::follow::follow;
@@ -127,7 +127,7 @@ impl Etcd2 {
         format!("{}{}", self.subnets(), SubnetKey::new(subnet))
     }
 
-    async fn get(&self, key: &str) -> Result<Option<Node>, SourceError> {
+    async fn get(&self, key: &str) -> Result<Option<EtcdNode>, SourceError> {
         Ok(self.read_key("get", key, "quorum=true").await?.0)
     }
 
@@ -137,7 +137,7 @@ impl Etcd2 {
         call: &'static str,
         key: &str,
         query: &str,
-    ) -> Result<(Option<Node>, i64), SourceError> {
+    ) -> Result<(Option<EtcdNode>, i64), SourceError> {
         let request =
             Request { call, method: Method::GET, key, query: query.to_owned(), form: None };
         match self.endpoints().call(&request).await? {
@@ -170,7 +170,7 @@ impl Etcd2 {
         let prefix = &self.inner.prefix;
         let (node, _) = self.read_key("list", prefix, "recursive=true").await?;
         let mut keys = Vec::new();
-        let mut nodes: Vec<Node> = node.into_iter().collect();
+        let mut nodes: Vec<EtcdNode> = node.into_iter().collect();
         while let Some(node) = nodes.pop() {
             keys.extend((!node.dir).then_some(node.key));
             nodes.extend(node.nodes);
@@ -199,7 +199,7 @@ impl Etcd2 {
     }
 
     /// All subnet keys as they are, and the index.
-    async fn nodes(&self) -> Result<(Vec<Node>, i64), SourceError> {
+    async fn nodes(&self) -> Result<(Vec<EtcdNode>, i64), SourceError> {
         let subnets = self.subnets();
         let key = subnets.trim_end_matches('/');
         let (node, revision) = self.read_key("list", key, "recursive=true&quorum=true").await?;
@@ -207,7 +207,7 @@ impl Etcd2 {
     }
 
     /// Reads a subnet key; warns once of one that cannot be read.
-    fn entry(&self, node: &Node) -> Option<Lease> {
+    fn entry(&self, node: &EtcdNode) -> Option<Lease> {
         match self.decode(node) {
             Ok(entry) => Some(entry),
             Err(cause) => {
@@ -218,12 +218,12 @@ impl Etcd2 {
         }
     }
 
-    fn decode(&self, node: &Node) -> Result<Lease, String> {
+    fn decode(&self, node: &EtcdNode) -> Result<Lease, String> {
         node.lease(&self.subnets(), Instant::now())
     }
 
     /// The subnet that a key of ours names.
-    fn subnet_of(&self, node: &Node) -> Option<Ipv4Network> {
+    fn subnet_of(&self, node: &EtcdNode) -> Option<Ipv4Network> {
         let subnets = self.subnets();
         let name = node.name(&subnets).filter(|name| !name.contains('&'))?;
         Some(name.parse::<SubnetKey>().ok()?.subnet())
@@ -283,12 +283,12 @@ impl Etcd2 {
         key: &str,
         query: String,
         form: Option<String>,
-    ) -> Result<Outcome, SourceError> {
+    ) -> Result<Answered, SourceError> {
         self.endpoints().call(&Request { call, method, key, query, form }).await
     }
 }
 
-fn decode(call: &'static str, key: &str, body: &[u8]) -> Result<Change, SourceError> {
+fn decode(call: &'static str, key: &str, body: &[u8]) -> Result<LeaseChange, SourceError> {
     serde_json::from_slice(body).map_err(|error| SourceError::Call {
         call,
         key: key.to_owned(),

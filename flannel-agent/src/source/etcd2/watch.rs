@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connect::{CALL_TIMEOUT, Request, index, read};
 use super::failure::Refusal;
-use super::{Change, Etcd2};
+use super::{Etcd2, LeaseChange};
 use crate::source::SourceError;
 use crate::source::follow::{End, Followed, Updates};
 
@@ -72,7 +72,7 @@ enum Polled {
     Quiet {
         upto: i64,
     },
-    Change(Box<Change>),
+    Change(Box<LeaseChange>),
 }
 
 impl Etcd2 {
@@ -113,7 +113,7 @@ impl Etcd2 {
     }
 
     /// The change as a reader of leases sees it.
-    fn update(&self, change: &Change) -> Option<LeaseUpdate> {
+    fn update(&self, change: &LeaseChange) -> Option<LeaseUpdate> {
         let removed = || {
             let subnet = self.subnet_of(&change.node)?;
             Some(LeaseUpdate::Removed { subnet, revision: change.node.revision() })

@@ -19,7 +19,7 @@ use super::failure::{Failure, Remedy, is_auth_off};
 use crate::source::SourceError;
 use crate::source::dial::{Address, Dialer, Stream, Trouble};
 use crate::source::hint::hint;
-use crate::source::identity::Identity;
+use crate::source::identity::ClusterIdentity;
 use crate::source::options::{EtcdOptions, bad_endpoint};
 
 /// Most time that one call at one endpoint may take, connecting included.
@@ -37,7 +37,7 @@ pub(super) struct Endpoints {
     dialer: Dialer,
     endpoints: Vec<Endpoint>,
     current: AtomicUsize,
-    identity: Identity,
+    identity: ClusterIdentity,
     /// Counts how often all connections were left.
     left: watch::Sender<u64>,
 }
@@ -103,7 +103,7 @@ impl Endpoints {
             dialer,
             endpoints,
             current: AtomicUsize::new(0),
-            identity: Identity::default(),
+            identity: ClusterIdentity::default(),
             left: watch::Sender::new(0),
         })
     }
@@ -122,7 +122,7 @@ impl Endpoints {
             endpoints: stores.into_iter().enumerate().map(endpoint).collect::<Result<_, _>>()?,
             dialer,
             current: AtomicUsize::new(0),
-            identity: Identity::default(),
+            identity: ClusterIdentity::default(),
             left: watch::Sender::new(0),
         })
     }
@@ -133,7 +133,7 @@ impl Endpoints {
     }
 
     /// Which cluster it is.
-    pub(super) fn identity(&self) -> &Identity {
+    pub(super) fn identity(&self) -> &ClusterIdentity {
         &self.identity
     }
 
@@ -251,7 +251,11 @@ impl Endpoint {
 
     /// The connection; it is made, and logs in if there is a user, if there is
     /// none.
-    async fn connection(&self, identity: &Identity, left: u64) -> Result<Connection, Failure> {
+    async fn connection(
+        &self,
+        identity: &ClusterIdentity,
+        left: u64,
+    ) -> Result<Connection, Failure> {
         let mut connection = self.connection.lock().await;
         if let Some(connection) = connection.as_ref().filter(|made| made.made == left) {
             return Ok(connection.clone());
@@ -300,7 +304,7 @@ impl Endpoint {
     async fn call<T, F, R>(
         &self,
         send: &F,
-        identity: &Identity,
+        identity: &ClusterIdentity,
         mut left: watch::Receiver<u64>,
     ) -> Result<T, Failure>
     where
@@ -333,7 +337,12 @@ impl Endpoint {
         }
     }
 
-    async fn once<T, F, R>(&self, send: &F, identity: &Identity, left: u64) -> Result<T, Failure>
+    async fn once<T, F, R>(
+        &self,
+        send: &F,
+        identity: &ClusterIdentity,
+        left: u64,
+    ) -> Result<T, Failure>
     where
         F: Fn(Client) -> R + Send + Sync,
         R: Future<Output = Result<T, Error>> + Send,

@@ -7,7 +7,7 @@ use crate::netns::{in_netns, run};
 use flannel_agent::firewall::Mode;
 use flannel_agent::firewall::chosen::{self, Chosen};
 use flannel_core::firewall::names::Mine;
-use flannel_core::firewall::upstream::Node as Former;
+use flannel_core::firewall::upstream::Place as Former;
 
 /// What flannel's newest version writes with iptables.
 pub(super) const CHAINS: &str = "*filter

@@ -66,7 +66,7 @@ fn settled(desired: &Desired, foreign: u8) -> Observed {
 }
 
 /// Revises and compares; whether there was a revision.
-fn revises(before: &Leases, changes: &[Change], foreign: u8) -> bool {
+fn revises(before: &Leases, changes: &[PeerChange], foreign: u8) -> bool {
     with_node(|node| {
         let (mut now, rejected) = desired(node, before.values().copied()).unwrap();
         let Some(mut roster) = Roster::of(node, &now, rejected.is_empty()) else { return false };
@@ -138,7 +138,7 @@ proptest! {
             .into_values()
             .map(|(peer, stays)| (peer.subnet, stays.map(|()| peer)))
             .collect();
-        let changes: Vec<Change> = changes.into_iter().collect();
+        let changes: Vec<PeerChange> = changes.into_iter().collect();
         revises(&before, &changes, foreign);
     }
 }

@@ -25,7 +25,7 @@ const SENDS: u8 = 4;
 
 /// What decides on which side of the node a device is.
 #[derive(Clone, Copy, Debug)]
-pub struct Node<'a> {
+pub struct NodeDevices<'a> {
     /// All links.
     pub links: &'a [Link],
     /// The pods' veths.
@@ -64,7 +64,7 @@ impl Devices {
     /// that lead nowhere but back (from bridge to bridge). On the peers' side are
     /// `flannel.<VNI>` and, without a tunnel, the underlay, and what they are ports
     /// of.
-    pub fn of(node: Node<'_>) -> Self {
+    pub fn of(node: NodeDevices<'_>) -> Self {
         let mut crossed: HashMap<u32, u8> = HashMap::new();
         let by_index: HashMap<u32, &Link> =
             node.links.iter().map(|link| (link.ifindex, link)).collect();
@@ -187,7 +187,7 @@ pub(super) mod tests {
     /// `cni0` with the pod `veth1`, the pod `veth2` without a bridge, and `docker0`.
     pub(in super::super) fn node(direct: bool) -> Devices {
         let links = links();
-        Devices::of(Node {
+        Devices::of(NodeDevices {
             links: &links,
             pods: &[4, 5],
             underlay: 2,
@@ -274,7 +274,7 @@ pub(super) mod tests {
         links[1].master = Some(10);
         links.push(Link { lower_netns: None, ..link(11, "cable", "veth", Some(12)) });
         links.push(link(12, "br1", "bridge", None));
-        let devices = Devices::of(Node {
+        let devices = Devices::of(NodeDevices {
             links: &links,
             pods: &[],
             underlay: 2,
@@ -290,8 +290,14 @@ pub(super) mod tests {
     fn masters_in_a_circle_end() {
         let links = [link(2, "a", "", Some(3)), link(3, "b", "", Some(2))];
         let subnet = "10.5.1.0/24".parse().unwrap();
-        let node =
-            Node { links: &links, pods: &[], underlay: 2, overlay: None, direct: true, subnet };
+        let node = NodeDevices {
+            links: &links,
+            pods: &[],
+            underlay: 2,
+            overlay: None,
+            direct: true,
+            subnet,
+        };
         assert_eq!(Devices::of(node).come_by(&Names::of(["b"])), IN);
     }
 }

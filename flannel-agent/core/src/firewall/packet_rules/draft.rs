@@ -2,7 +2,7 @@
 
 use super::flags;
 use super::matches::{Matches, protocol};
-use super::ruleset::{Note, Reach, Rule, Verdict};
+use super::ruleset::{Judges, Note, Rule, Verdict};
 
 /// What was read of a rule so far.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl Draft {
     }
 
     /// There is a condition that differs from packet to packet.
-    pub(super) fn select(&mut self, reach: Reach, why: &str) {
+    pub(super) fn select(&mut self, reach: Judges, why: &str) {
         self.vague();
         if self.rule.selects.as_ref().is_none_or(|(known, _)| *known < reach) {
             self.rule.selects = Some((reach, why.into()));
@@ -45,7 +45,7 @@ impl Draft {
     }
 
     /// It does something that cannot be repeated.
-    pub(super) fn act(&mut self, reach: Reach, why: &str) {
+    pub(super) fn act(&mut self, reach: Judges, why: &str) {
         self.rule.effect = true;
         if self.rule.acts.as_ref().is_none_or(|(known, _)| *known < reach) {
             self.rule.acts = Some((reach, why.into()));
@@ -84,7 +84,7 @@ impl Draft {
             ..Matches::default()
         });
         if judged.depends {
-            self.select(Reach::Packet, "tcp flags");
+            self.select(Judges::Packet, "tcp flags");
         }
         self.rule.exact &= judged.exact;
     }

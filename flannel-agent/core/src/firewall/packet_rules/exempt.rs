@@ -11,8 +11,8 @@ use super::devices::{BOTH, Devices, IN, OUT};
 use super::helpers;
 use super::matches::{Matches, protocol, stage, state};
 use super::ranges::{Addresses, Ports};
-use super::ruleset::{Family, Hook, Note, Reach};
-use super::walk::{Finding, Findings, Layer, Overlay, Scope};
+use super::ruleset::{Family, Judges, NetfilterHook, Note};
+use super::walk::{Findings, Layer, Overlay, RuleFinding, RuleScope};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -119,15 +119,15 @@ pub fn resolve(findings: &Findings, present: Present<'_>) -> Resolved {
 
 /// What of a scope the programs could carry.
 fn of_scope(
-    finding: &Finding,
-    scope: &Scope,
+    finding: &RuleFinding,
+    scope: &RuleScope,
     notrack: bool,
     present: Present<'_>,
 ) -> Vec<Exemption> {
     let reach = finding.reach;
     let protocols = match reach {
-        Some(Reach::Connection) | None => scope.matches.protocols,
-        Some(Reach::Packet | Reach::Counters) => carried(&scope.matches, notrack, present.eager),
+        Some(Judges::Connection) | None => scope.matches.protocols,
+        Some(Judges::Packet | Judges::Counters) => carried(&scope.matches, notrack, present.eager),
     };
     if protocols == 0 {
         return Vec::new();
@@ -136,14 +136,14 @@ fn of_scope(
     match scope.layer {
         Layer::Inner => {
             let leave = match scope.hook {
-                Hook::Egress => present.devices.leave_only_by(output),
+                NetfilterHook::Egress => present.devices.leave_only_by(output),
                 _ => present.devices.leave_by(output),
             };
             let directions = present.devices.come_by(input) & leave;
-            let both_ways = matches!(reach, Some(Reach::Counters | Reach::Connection));
+            let both_ways = matches!(reach, Some(Judges::Counters | Judges::Connection));
             exemptions(&scope.matches, protocols, directions, both_ways, present.overlay)
         }
-        Layer::TunnelIn if matches!(reach, Some(Reach::Packet | Reach::Counters)) => {
+        Layer::TunnelIn if matches!(reach, Some(Judges::Packet | Judges::Counters)) => {
             let comes = present.devices.tunnel_comes(input, &scope.matches.destination);
             let all = Exemption { direction: direction::IN, ..Exemption::default() };
             comes.then_some(all).into_iter().collect()
@@ -308,7 +308,7 @@ fn holds(wide: &Exemption, narrow: &Exemption) -> bool {
         && wide.both_ways >= narrow.both_ways
 }
 
-fn line(finding: &Finding, exemptions: &[Exemption]) -> RuleLine {
+fn line(finding: &RuleFinding, exemptions: &[Exemption]) -> RuleLine {
     let (effect, why) = match finding.note {
         _ if finding.reach.is_some() => (Effect::KernelPath, &*finding.why),
         Some(Note::Offload) => (Effect::Offload, "flow offload"),

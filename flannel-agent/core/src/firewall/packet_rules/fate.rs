@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::matches::Matches;
-use super::ruleset::{Chain, ChainKey, Family, Hook, Rule, RuleSet, Verdict};
+use super::ruleset::{Chain, ChainKey, Family, NetfilterHook, Rule, RuleSet, Verdict};
 
 /// The kernel allows 16 jumps in a row.
 const DEPTH: usize = 32;
@@ -63,7 +63,7 @@ enum Left {
 
 /// What becomes of `packets`, which are alike, at these hooks. A drop in any chain
 /// is the end; an accept is the end of its base chain only.
-pub fn fate(rules: &RuleSet, hooks: &[Hook], packets: &Matches) -> Fate {
+pub fn fate(rules: &RuleSet, hooks: &[NetfilterHook], packets: &Matches) -> Fate {
     let mut walk = Walk { rules, index: rules.index(), doubts: 0, under: 0, perhaps: None };
     for (at, chain) in rules.chains.iter().enumerate() {
         let Some(base) = chain.base.as_ref() else { continue };
@@ -182,7 +182,7 @@ mod tests {
 
     fn of(forward: &str) -> Fate {
         let text = format!("*filter\n{forward}\nCOMMIT\n");
-        fate(&iptables::read(&text), &[Hook::Forward], &pods())
+        fate(&iptables::read(&text), &[NetfilterHook::Forward], &pods())
     }
 
     fn text(fate: &Fate) -> &str {

@@ -4,8 +4,8 @@
 
 use super::matches::{Matches, protocol};
 use super::ranges::Ports;
-use super::ruleset::{Hook, Reach};
-use super::walk::{Finding, Findings, Layer, Scope};
+use super::ruleset::{Judges, NetfilterHook};
+use super::walk::{Findings, Layer, RuleFinding, RuleScope};
 
 /// Name, protocols and ports.
 const HELPERS: &[(&str, u8, &[u32])] = &[
@@ -27,14 +27,18 @@ pub(super) fn automatic() -> Findings {
     let rules = HELPERS.iter().map(|(name, protocols, ports)| {
         let dport = Ports::of(ports.iter().map(|port| (*port, *port)));
         let matches = Matches { protocols: *protocols, dport, ..Matches::default() };
-        Finding {
+        RuleFinding {
             place: None,
             handle: None,
             text: format!("net.netfilter.nf_conntrack_helper = 1: helper {name}").into(),
             why: "ct helper".into(),
-            reach: Some(Reach::Connection),
+            reach: Some(Judges::Connection),
             note: None,
-            scopes: vec![Scope { layer: Layer::Inner, hook: Hook::Prerouting, matches }],
+            scopes: vec![RuleScope {
+                layer: Layer::Inner,
+                hook: NetfilterHook::Prerouting,
+                matches,
+            }],
         }
     });
     Findings { rules: rules.collect(), ..Findings::default() }

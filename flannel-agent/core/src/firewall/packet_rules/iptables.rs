@@ -10,7 +10,7 @@ use super::flags;
 use super::kinds::{self, Action, Condition};
 use super::matches::{Matches, Names, mark, protocol, socket, state};
 use super::ranges::{Addresses, Ports};
-use super::ruleset::{Base, Chain, Family, Hook, Note, Reach, RuleSet, Verdict, bounded};
+use super::ruleset::{Base, Chain, Family, Judges, NetfilterHook, Note, RuleSet, Verdict, bounded};
 use super::words::{self, Word};
 use crate::firewall::saved::{self, Table};
 
@@ -51,7 +51,7 @@ fn read_table(table: &Table, rules: &mut RuleSet) {
     let name: Arc<str> = table.name.as_str().into();
     let mut places = HashMap::new();
     for (chain, policy) in &table.chains {
-        let hook = Hook::named(chain).filter(|_| policy != "-");
+        let hook = NetfilterHook::named(chain).filter(|_| policy != "-");
         let base = hook.map(|hook| Base {
             hook,
             nat: false,
@@ -136,7 +136,7 @@ impl<F: Fn(&str) -> bool> Reader<'_, F> {
                 if of_syn {
                     self.draft.vague();
                 } else {
-                    self.draft.select(Reach::Packet, "tcp option");
+                    self.draft.select(Judges::Packet, "tcp option");
                 }
             }
             // The fast path has no fragments.
@@ -151,7 +151,7 @@ impl<F: Fn(&str) -> bool> Reader<'_, F> {
             }
             // An entry of a set that counts packets.
             _ if option.starts_with("--packets-") || option.starts_with("--bytes-") => {
-                self.draft.select(Reach::Packet, "set counters");
+                self.draft.select(Judges::Packet, "set counters");
             }
             _ if FREE.contains(&option) => {
                 self.draft.vague();
@@ -268,7 +268,7 @@ impl<F: Fn(&str) -> bool> Reader<'_, F> {
             (Some(mask), Some(set)) => {
                 self.draft.flags(|flags| (flags & mask == set) != negated);
             }
-            _ => self.draft.select(Reach::Packet, "tcp flags"),
+            _ => self.draft.select(Judges::Packet, "tcp flags"),
         }
     }
 
@@ -288,7 +288,7 @@ impl<F: Fn(&str) -> bool> Reader<'_, F> {
         match (target, option) {
             ("CT", "--helper") => {
                 self.words.next();
-                self.draft.act(Reach::Connection, "ct helper");
+                self.draft.act(Judges::Connection, "ct helper");
             }
             ("CT", "--notrack") => self.draft.notrack = true,
             ("CONNMARK", "--restore-mark") => self.draft.alter("CONNMARK"),
@@ -305,7 +305,7 @@ pub(super) fn take(draft: &mut Draft, target: &str) {
     let Some(action) = kinds::action(target) else {
         draft.end();
         draft.vague();
-        return draft.act(Reach::Packet, target);
+        return draft.act(Judges::Packet, target);
     };
     match action {
         Action::End => draft.end(),

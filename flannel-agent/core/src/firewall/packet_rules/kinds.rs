@@ -1,7 +1,7 @@
 //! Matches and targets of iptables, by name. nftables shows them by their names
 //! only where they have no form of its own. Pure.
 
-use super::ruleset::Reach;
+use super::ruleset::Judges;
 
 /// What a match looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub(super) enum Condition {
     /// Something that stays the same for all packets of a flow, or for a window.
     Constant,
     /// Something that differs from packet to packet.
-    Differs(Reach),
+    Differs(Judges),
 }
 
 /// What `-m NAME` looks at. What nobody knows may differ.
@@ -33,8 +33,8 @@ pub(super) fn condition(name: &str) -> Condition {
         | "udplite" => Condition::Constant,
         // Of ebtables.
         "among" | "ip" | "mark_m" | "vlan" => Condition::Constant,
-        "connbytes" => Condition::Differs(Reach::Counters),
-        _ => Condition::Differs(Reach::Packet),
+        "connbytes" => Condition::Differs(Judges::Counters),
+        _ => Condition::Differs(Judges::Packet),
     }
 }
 
@@ -52,9 +52,9 @@ pub(super) enum Action {
     /// Something that belongs to the packet as it is sent on.
     Alters,
     /// Something that cannot be repeated; the packet goes on.
-    Acts(Reach),
+    Acts(Judges),
     /// The same, and the packet is done with.
-    ActsAndEnds(Reach),
+    ActsAndEnds(Judges),
     /// It tells of the packet.
     Logs,
     /// It hands the flow to the kernel's own fast path.
@@ -83,10 +83,10 @@ pub(super) fn action(name: &str) -> Option<Action> {
         "FLOWOFFLOAD" => Action::Offloads,
         "CT" => Action::Conntrack,
         "NOTRACK" => Action::Untracks,
-        "NFQUEUE" | "QUEUE" => Action::ActsAndEnds(Reach::Packet),
-        "SYNPROXY" => Action::ActsAndEnds(Reach::Connection),
+        "NFQUEUE" | "QUEUE" => Action::ActsAndEnds(Judges::Packet),
+        "SYNPROXY" => Action::ActsAndEnds(Judges::Connection),
         "ECN" | "IDLETIMER" | "RATEEST" | "TCPMSS" | "TCPOPTSTRIP" | "TEE" => {
-            Action::Acts(Reach::Packet)
+            Action::Acts(Judges::Packet)
         }
         _ => return None,
     })
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn what_nobody_knows_counts() {
-        assert_eq!(condition("brandnew"), Condition::Differs(Reach::Packet));
+        assert_eq!(condition("brandnew"), Condition::Differs(Judges::Packet));
         assert_eq!(action("BRANDNEW"), None);
     }
 
@@ -117,7 +117,7 @@ mod tests {
             "string",
             "u32",
         ] {
-            assert_eq!(condition(name), Condition::Differs(Reach::Packet), "{name}");
+            assert_eq!(condition(name), Condition::Differs(Judges::Packet), "{name}");
         }
     }
 }

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use self::sets::Sets;
 use super::matches::Names;
-use super::ruleset::{Base, Chain, Family, Hook, Rule, RuleSet, bounded};
+use super::ruleset::{Base, Chain, Family, NetfilterHook, Rule, RuleSet, bounded};
 
 /// Devices of base chains, as the kernel tells: nft's JSON leaves them out before
 /// version 1.0.7.
@@ -80,7 +80,7 @@ impl Listing {
         let key = (family, table.to_owned(), name.to_owned());
         let base = object.get("hook").map(|hook| Base {
             // What hook nobody knows may see everything.
-            hook: hook.as_str().and_then(Hook::named).unwrap_or(Hook::Prerouting),
+            hook: hook.as_str().and_then(NetfilterHook::named).unwrap_or(NetfilterHook::Prerouting),
             nat: object.get("type").and_then(Value::as_str) == Some("nat"),
             drops: object.get("policy").and_then(Value::as_str) == Some("drop"),
             devices: match object.get("dev").map(strings).filter(|names| !names.is_empty()) {

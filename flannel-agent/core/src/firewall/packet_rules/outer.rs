@@ -5,7 +5,7 @@
 use super::devices::Devices;
 use super::matches::mark;
 use super::ranges::Addresses;
-use super::walk::{Finding, Findings, Scope};
+use super::walk::{Findings, RuleFinding, RuleScope};
 
 /// A rule that may drop or change the tunnel's packets to a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,11 +27,11 @@ pub fn rules(
     devices: &Devices,
     has_peer: impl Fn(&Addresses) -> bool,
 ) -> Vec<OuterRule> {
-    let may_match = |scope: &&Scope| {
+    let may_match = |scope: &&RuleScope| {
         let matches = &scope.matches;
         devices.tunnel_leaves(&matches.output, &matches.source) && has_peer(&matches.destination)
     };
-    let of_finding = |finding: &Finding| {
+    let of_finding = |finding: &RuleFinding| {
         let mut scopes = finding.scopes.iter().filter(may_match).peekable();
         scopes.peek()?;
         let (family, table, chain) = finding.place.as_ref()?;

@@ -48,7 +48,7 @@ impl Family {
 
 /// Where a base chain stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Hook {
+pub enum NetfilterHook {
     /// Before routing.
     Prerouting,
     /// To the node itself.
@@ -65,7 +65,7 @@ pub enum Hook {
     Egress,
 }
 
-impl Hook {
+impl NetfilterHook {
     /// By name, in nft's or iptables' way of writing.
     pub fn named(name: &str) -> Option<Self> {
         Some(match name.to_ascii_lowercase().as_str() {
@@ -85,12 +85,12 @@ impl Hook {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base {
     /// Its hook.
-    pub hook: Hook,
+    pub hook: NetfilterHook,
     /// It translates: it sees the first packet of a connection only.
     pub nat: bool,
     /// It drops what comes to its end.
     pub drops: bool,
-    /// Its devices, at [`Hook::Ingress`] and [`Hook::Egress`].
+    /// Its devices, at [`NetfilterHook::Ingress`] and [`NetfilterHook::Egress`].
     pub devices: Names,
 }
 
@@ -128,7 +128,7 @@ pub enum Verdict {
 
 /// Why a rule cannot be repeated for a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reach {
+pub enum Judges {
     /// It judges each packet.
     Packet,
     /// It judges by what conntrack has counted in both directions.
@@ -154,9 +154,9 @@ pub struct Rule {
     /// It matches all of that. Else it has conditions that are not in `matches`.
     pub exact: bool,
     /// A condition that differs from packet to packet.
-    pub selects: Option<(Reach, Arc<str>)>,
+    pub selects: Option<(Judges, Arc<str>)>,
     /// Something that it does, which no program can repeat.
-    pub acts: Option<(Reach, Arc<str>)>,
+    pub acts: Option<(Judges, Arc<str>)>,
     /// It changes something about the packet or the connection.
     pub effect: bool,
     /// How the packet leaves otherwise than without the rule, if at all (`drop`,

@@ -7,7 +7,9 @@ use ipnetwork::Ipv4Network;
 
 use super::matches::{Matches, Names, protocol, socket, state};
 use super::ranges::{Addresses, Ports};
-use super::ruleset::{Base, Chain, ChainKey, Family, Hook, Note, Reach, Rule, RuleSet, Verdict};
+use super::ruleset::{
+    Base, Chain, ChainKey, Family, Judges, NetfilterHook, Note, Rule, RuleSet, Verdict,
+};
 
 /// The kernel allows 16 jumps in a row.
 const DEPTH: usize = 32;
@@ -39,18 +41,18 @@ pub enum Layer {
 
 /// Packets that come to a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Scope {
+pub struct RuleScope {
     /// Which packet it is.
     pub layer: Layer,
     /// Where the rule is met.
-    pub hook: Hook,
+    pub hook: NetfilterHook,
     /// The packets.
     pub matches: Matches,
 }
 
 /// A rule that matters, and what comes to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct RuleFinding {
     /// Family, table and chain; `None` if the whole rule set is meant.
     pub place: Option<(Family, Arc<str>, String)>,
     /// Number in nftables.
@@ -60,22 +62,22 @@ pub struct Finding {
     /// What of it matters (`limit`, `queue`, ...).
     pub why: Arc<str>,
     /// How far that reaches; `None` for a rule that is only noted.
-    pub reach: Option<Reach>,
+    pub reach: Option<Judges>,
     /// Why it is noted.
     pub note: Option<Note>,
     /// What comes to it.
-    pub scopes: Vec<Scope>,
+    pub scopes: Vec<RuleScope>,
 }
 
 /// All rules that matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// The rules.
-    pub rules: Vec<Finding>,
+    pub rules: Vec<RuleFinding>,
     /// Packets may be kept from conntrack.
     pub notrack: bool,
     /// Rules that drop or change the tunnel's packets that go out.
-    pub outer: Vec<Finding>,
+    pub outer: Vec<RuleFinding>,
     /// Rules that are noted and not in the list.
     pub more_notes: usize,
     /// Chains that see what devices send, whatever their rules do: what the programs
@@ -125,7 +127,7 @@ fn walked(rules: &RuleSet, overlay: Overlay) -> Walk<'_> {
             let left = walk.through(at, matches.clone(), 0);
             if drops && left != 0 {
                 let matches = Matches { states: left, ..matches };
-                walk.dropped.push((at, Scope { layer, hook: base.hook, matches }));
+                walk.dropped.push((at, RuleScope { layer, hook: base.hook, matches }));
             }
         }
     }
@@ -159,10 +161,10 @@ fn classes(family: Family, base: &Base, overlay: Overlay, notrack: bool) -> Vec<
 /// The tunnel's packets at a hook, of those of `class`.
 fn tunnel(base: &Base, class: Matches, notrack: bool) -> Option<(Layer, Matches)> {
     match base.hook {
-        Hook::Prerouting | Hook::Input | Hook::Ingress => {
+        NetfilterHook::Prerouting | NetfilterHook::Input | NetfilterHook::Ingress => {
             Some((Layer::TunnelIn, Matches { input: base.devices.clone(), ..class }))
         }
-        Hook::Output | Hook::Postrouting => {
+        NetfilterHook::Output | NetfilterHook::Postrouting => {
             // Each is right in itself, and expected by no other connection.
             let untracked = if notrack { state::UNTRACKED } else { 0 };
             let class = Matches {
@@ -175,7 +177,7 @@ fn tunnel(base: &Base, class: Matches, notrack: bool) -> Option<(Layer, Matches)
             Some((Layer::TunnelOut, class))
         }
         // All chains there are followed, whatever they do.
-        Hook::Forward | Hook::Egress => None,
+        NetfilterHook::Forward | NetfilterHook::Egress => None,
     }
 }
 
@@ -186,15 +188,15 @@ fn inner(family: Family, base: &Base, overlay: Overlay) -> Option<Matches> {
     let addressed = Addresses::prefix(network.network().into(), network.prefix());
     let devices = base.devices.clone();
     match (family, base.hook) {
-        (_, Hook::Ingress) => Some(Matches { input: devices, ..Matches::default() }),
-        (_, Hook::Egress) => Some(Matches { output: devices, ..Matches::default() }),
-        (Family::Bridge, Hook::Forward) => None,
-        (Family::Bridge, _) | (_, Hook::Prerouting) => Some(Matches::default()),
+        (_, NetfilterHook::Ingress) => Some(Matches { input: devices, ..Matches::default() }),
+        (_, NetfilterHook::Egress) => Some(Matches { output: devices, ..Matches::default() }),
+        (Family::Bridge, NetfilterHook::Forward) => None,
+        (Family::Bridge, _) | (_, NetfilterHook::Prerouting) => Some(Matches::default()),
         // Translation of the destination is over.
-        (_, Hook::Forward | Hook::Postrouting) => {
+        (_, NetfilterHook::Forward | NetfilterHook::Postrouting) => {
             Some(Matches { destination: addressed, ..Matches::default() })
         }
-        (_, Hook::Input | Hook::Output) => None,
+        (_, NetfilterHook::Input | NetfilterHook::Output) => None,
     }
 }
 
@@ -207,13 +209,13 @@ struct Walk<'a> {
     altering: Vec<bool>,
     /// Chains that decide nothing: they log and count.
     inert: Vec<bool>,
-    here: (Layer, Hook),
+    here: (Layer, NetfilterHook),
     /// What comes to a rule (chain and place in it).
-    found: BTreeMap<(usize, usize), BTreeSet<Scope>>,
+    found: BTreeMap<(usize, usize), BTreeSet<RuleScope>>,
     /// What comes to the end of a base chain that drops it.
-    dropped: Vec<(usize, Scope)>,
+    dropped: Vec<(usize, RuleScope)>,
     /// What was walked already, with the states that came back.
-    walked: HashMap<(usize, Scope), u8>,
+    walked: HashMap<(usize, RuleScope), u8>,
     steps: usize,
     lost: bool,
 }
@@ -237,7 +239,7 @@ impl<'a> Walk<'a> {
             of_interest,
             altering,
             inert,
-            here: (Layer::Inner, Hook::Forward),
+            here: (Layer::Inner, NetfilterHook::Forward),
             found: BTreeMap::new(),
             dropped: Vec::new(),
             walked: HashMap::new(),
@@ -258,7 +260,7 @@ impl<'a> Walk<'a> {
     /// its end.
     fn through(&mut self, at: usize, packets: Matches, depth: usize) -> u8 {
         let (layer, hook) = self.here;
-        let scope = Scope { layer, hook, matches: packets };
+        let scope = RuleScope { layer, hook, matches: packets };
         if let Some(states) = self.walked.get(&(at, scope.clone())) {
             return *states;
         }
@@ -271,7 +273,7 @@ impl<'a> Walk<'a> {
         left
     }
 
-    fn pass(&mut self, at: usize, scope: &Scope, depth: usize) -> u8 {
+    fn pass(&mut self, at: usize, scope: &RuleScope, depth: usize) -> u8 {
         let rules = self.rules;
         let chain = &rules.chains[at];
         let mut packets = scope.matches.clone();
@@ -331,7 +333,7 @@ impl<'a> Walk<'a> {
         chain: &Chain,
         place: (usize, usize),
         rule: &Rule,
-        scope: &Scope,
+        scope: &RuleScope,
         matched: &Matches,
     ) {
         let decides = match &rule.verdict {
@@ -350,7 +352,7 @@ impl<'a> Walk<'a> {
             Layer::Inner | Layer::TunnelIn => rule.selects.is_some() && decides,
         };
         if rule.acts.is_some() || matters {
-            let scope = Scope { matches: matched.clone(), ..scope.clone() };
+            let scope = RuleScope { matches: matched.clone(), ..scope.clone() };
             self.found.entry(place).or_default().insert(scope);
         }
     }
@@ -361,21 +363,21 @@ impl<'a> Walk<'a> {
         for ((at, number), scopes) in self.found {
             let chain = &rules.chains[at];
             let rule = &chain.rules[number];
-            let (outer, others): (Vec<Scope>, Vec<Scope>) =
+            let (outer, others): (Vec<RuleScope>, Vec<RuleScope>) =
                 scopes.into_iter().partition(|scope| scope.layer == Layer::TunnelOut);
             let why = rule.acts.iter().chain(&rule.selects).max();
             let finding = || finding(chain, rule);
             if let Some((reach, why)) = why.filter(|_| !others.is_empty()) {
                 let (reach, why) = (Some(*reach), Arc::clone(why));
-                findings.rules.push(Finding { why, reach, scopes: others, ..finding() });
+                findings.rules.push(RuleFinding { why, reach, scopes: others, ..finding() });
             }
             let why = rule.alters.as_ref().or(rule.acts.as_ref().map(|(_, why)| why));
             if let Some(why) = why.filter(|_| !outer.is_empty()) {
                 let why = Arc::clone(why);
-                findings.outer.push(Finding { why, scopes: outer, ..finding() });
+                findings.outer.push(RuleFinding { why, scopes: outer, ..finding() });
             }
         }
-        findings.outer.extend(self.dropped.into_iter().map(|(at, scope)| Finding {
+        findings.outer.extend(self.dropped.into_iter().map(|(at, scope)| RuleFinding {
             text: "policy drop".into(),
             why: "policy".into(),
             scopes: vec![scope],
@@ -388,8 +390,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn finding(chain: &Chain, rule: &Rule) -> Finding {
-    Finding {
+fn finding(chain: &Chain, rule: &Rule) -> RuleFinding {
+    RuleFinding {
         place: Some((chain.family, Arc::clone(&chain.table), chain.name.clone())),
         handle: rule.handle,
         text: rule.text.clone().unwrap_or_default(),
@@ -401,17 +403,17 @@ fn finding(chain: &Chain, rule: &Rule) -> Finding {
 }
 
 /// What stands for a rule set with too many ways through it.
-fn too_large() -> Finding {
-    Finding {
+fn too_large() -> RuleFinding {
+    RuleFinding {
         place: None,
         handle: None,
         text: "the rule set has more ways through it than are followed".into(),
         why: "size".into(),
-        reach: Some(Reach::Packet),
+        reach: Some(Judges::Packet),
         note: None,
-        scopes: vec![Scope {
+        scopes: vec![RuleScope {
             layer: Layer::Inner,
-            hook: Hook::Forward,
+            hook: NetfilterHook::Forward,
             matches: Matches::default(),
         }],
     }
@@ -456,12 +458,12 @@ fn spread(rules: &RuleSet, callers: &[Vec<usize>], such: impl Fn(&Rule) -> bool)
 /// their chain at all.
 fn add_notes(rules: &RuleSet, overlay: Overlay, findings: &mut Findings) {
     let index = rules.index();
-    let mut reached: BTreeMap<usize, BTreeSet<Scope>> = BTreeMap::new();
+    let mut reached: BTreeMap<usize, BTreeSet<RuleScope>> = BTreeMap::new();
     let mut open = VecDeque::new();
     for (at, chain) in rules.chains.iter().enumerate() {
         let Some(base) = chain.base.as_ref().filter(|base| !base.nat) else { continue };
         if let Some(matches) = inner(chain.family, base, overlay) {
-            open.push_back((at, Scope { layer: Layer::Inner, hook: base.hook, matches }));
+            open.push_back((at, RuleScope { layer: Layer::Inner, hook: base.hook, matches }));
         }
     }
     while let Some((at, scope)) = open.pop_front() {
@@ -478,15 +480,19 @@ fn add_notes(rules: &RuleSet, overlay: Overlay, findings: &mut Findings) {
         for rule in chain.rules.iter().filter(|rule| rule.note.is_some()) {
             let seen = scopes.iter().filter_map(|scope| {
                 let matches = scope.matches.and(&rule.matches)?;
-                Some(Scope { matches, ..scope.clone() })
+                Some(RuleScope { matches, ..scope.clone() })
             });
-            let scopes: Vec<Scope> = seen.collect();
+            let scopes: Vec<RuleScope> = seen.collect();
             if scopes.is_empty() {
                 continue;
             }
             count += 1;
             if count <= NOTES {
-                findings.rules.push(Finding { note: rule.note, scopes, ..finding(chain, rule) });
+                findings.rules.push(RuleFinding {
+                    note: rule.note,
+                    scopes,
+                    ..finding(chain, rule)
+                });
             }
         }
     }

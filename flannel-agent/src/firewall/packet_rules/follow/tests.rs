@@ -56,13 +56,13 @@ fn notrack() -> Findings {
 const SLOW: Duration = Duration::from_secs(60);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-async fn started(takes: Duration) -> (Fake, Follower) {
+async fn started(takes: Duration) -> (Fake, RulesFollower) {
     let fake = Fake::default();
     fake.with(|state| {
         state.takes = takes;
         state.answer = Some(Findings::default());
     });
-    let mut follower = Follower::of(fake.clone(), SLOW);
+    let mut follower = RulesFollower::of(fake.clone(), SLOW);
     // The first looks are over.
     tokio::time::sleep(Duration::from_secs(5)).await;
     follower.reading();
@@ -76,7 +76,7 @@ async fn the_first_look_is_at_once_and_nothing_is_known_before() {
         state.answer = Some(Findings::default());
         state.takes = 20 * MILLISECOND;
     });
-    let mut follower = Follower::of(fake.clone(), SLOW);
+    let mut follower = RulesFollower::of(fake.clone(), SLOW);
     assert_eq!(follower.reading(), Reading::default());
     let began = Instant::now();
     follower.changed().await;
@@ -153,7 +153,7 @@ async fn what_was_known_stays_when_a_look_fails() {
 async fn a_look_that_hangs_has_failed() {
     let fake = Fake::default();
     fake.with(|state| state.takes = Duration::from_secs(3600));
-    let mut follower = Follower::of(fake.clone(), SLOW);
+    let mut follower = RulesFollower::of(fake.clone(), SLOW);
     let began = Instant::now();
     follower.changed().await;
     assert_eq!(began.elapsed(), LIMIT);

@@ -10,7 +10,7 @@ use crate::firewall::packet_rules::draft::Draft;
 use crate::firewall::packet_rules::flags;
 use crate::firewall::packet_rules::matches::{Matches, Names, mark, protocol, socket, state};
 use crate::firewall::packet_rules::ranges::{Addresses, Ranges};
-use crate::firewall::packet_rules::ruleset::Reach;
+use crate::firewall::packet_rules::ruleset::Judges;
 
 /// Whether an expression has one value for all packets of a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,12 +18,12 @@ pub(super) enum Content {
     /// It has.
     Constant,
     /// It has not; why.
-    Differs(Reach, String),
+    Differs(Judges, String),
 }
 
 impl Content {
     fn packet(why: &str) -> Self {
-        Self::Differs(Reach::Packet, why.to_owned())
+        Self::Differs(Judges::Packet, why.to_owned())
     }
 
     fn or(self, other: impl FnOnce() -> Self) -> Self {
@@ -74,7 +74,7 @@ fn of_kind(kind: &str, value: &Value, context: &Context<'_>) -> Content {
         },
         "ct" => match key {
             "bytes" | "packets" | "avgpkt" => {
-                Content::Differs(Reach::Counters, format!("ct {key}"))
+                Content::Differs(Judges::Counters, format!("ct {key}"))
             }
             "state" | "direction" | "status" | "mark" | "expiration" | "helper" | "label"
             | "l3proto" | "saddr" | "daddr" | "ip" | "ip6" | "protocol" | "proto-src"
@@ -126,7 +126,7 @@ fn of_payload(payload: &Value) -> Content {
         _ => false,
     };
     match differs {
-        true => Content::Differs(Reach::Packet, format!("{} {field}", text("protocol"))),
+        true => Content::Differs(Judges::Packet, format!("{} {field}", text("protocol"))),
         false => Content::Constant,
     }
 }
@@ -459,7 +459,7 @@ fn flags(draft: &mut Draft, mask: Option<u8>, operator: &str, right: &Value) {
     };
     let (Some(mask), Some(wanted)) = (mask, wanted) else {
         draft.narrow(&Matches { protocols: protocol::TCP, ..Matches::default() });
-        return draft.select(Reach::Packet, "tcp flags");
+        return draft.select(Judges::Packet, "tcp flags");
     };
     match operator {
         "==" => draft.flags(|flags| wanted.contains(&(flags & mask))),
@@ -468,7 +468,7 @@ fn flags(draft: &mut Draft, mask: Option<u8>, operator: &str, right: &Value) {
         "!" => draft.flags(|flags| wanted.iter().all(|wanted| flags & mask & wanted == 0)),
         _ => {
             draft.narrow(&Matches { protocols: protocol::TCP, ..Matches::default() });
-            draft.select(Reach::Packet, "tcp flags");
+            draft.select(Judges::Packet, "tcp flags");
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{Context, single};
 use crate::firewall::packet_rules::draft::Draft;
 use crate::firewall::packet_rules::iptables;
 use crate::firewall::packet_rules::kinds::{self, Action, Condition};
-use crate::firewall::packet_rules::ruleset::{Note, Reach, Verdict};
+use crate::firewall::packet_rules::ruleset::{Judges, Note, Verdict};
 
 /// Elements of a verdict map that are told apart.
 const VERDICTS: usize = 256;
@@ -18,7 +18,7 @@ pub(super) fn read(expressions: &Value, context: &Context<'_>) -> Vec<Draft> {
     let mut drafts = vec![Draft::default()];
     let Some(statements) = expressions.as_array() else {
         if !expressions.is_null() {
-            drafts[0].act(Reach::Packet, "unreadable");
+            drafts[0].act(Judges::Packet, "unreadable");
         }
         return drafts;
     };
@@ -30,7 +30,7 @@ pub(super) fn read(expressions: &Value, context: &Context<'_>) -> Vec<Draft> {
             Some((kind, value)) => {
                 drafts.iter_mut().for_each(|draft| one(draft, kind, value, context));
             }
-            None => drafts.iter_mut().for_each(|draft| draft.act(Reach::Packet, "unreadable")),
+            None => drafts.iter_mut().for_each(|draft| draft.act(Judges::Packet, "unreadable")),
         }
     }
     drafts
@@ -39,7 +39,7 @@ pub(super) fn read(expressions: &Value, context: &Context<'_>) -> Vec<Draft> {
 fn one(draft: &mut Draft, kind: &str, value: &Value, context: &Context<'_>) {
     match kind {
         "match" => expression::narrow(draft, value, context),
-        "limit" | "quota" => draft.select(Reach::Packet, kind),
+        "limit" | "quota" => draft.select(Judges::Packet, kind),
         // It counts connections.
         "ct count" => draft.vague(),
         "counter" | "comment" | "last" => {}
@@ -51,15 +51,15 @@ fn one(draft: &mut Draft, kind: &str, value: &Value, context: &Context<'_>) {
         "return" => draft.rule.verdict = Verdict::Return,
         "jump" | "goto" => jump(draft, kind, value),
         "queue" | "fwd" => {
-            draft.act(Reach::Packet, kind);
+            draft.act(Judges::Packet, kind);
             draft.end();
         }
-        "dup" | "reset" => draft.act(Reach::Packet, kind),
+        "dup" | "reset" => draft.act(Judges::Packet, kind),
         "synproxy" => {
-            draft.act(Reach::Connection, kind);
+            draft.act(Judges::Connection, kind);
             draft.end();
         }
-        "ct helper" => draft.act(Reach::Connection, kind),
+        "ct helper" => draft.act(Judges::Connection, kind),
         "notrack" => {
             draft.notrack = true;
             draft.rule.effect = true;
@@ -72,13 +72,13 @@ fn one(draft: &mut Draft, kind: &str, value: &Value, context: &Context<'_>) {
         "mangle" => mangle(draft, value, context),
         "set" | "map" | "meter" => update(draft, kind, value),
         "xt" => xt(draft, value),
-        _ => draft.act(Reach::Packet, kind),
+        _ => draft.act(Judges::Packet, kind),
     }
 }
 
 fn jump(draft: &mut Draft, kind: &str, value: &Value) {
     let Some(target) = value.get("target").and_then(Value::as_str) else {
-        return draft.act(Reach::Packet, "unreadable");
+        return draft.act(Judges::Packet, "unreadable");
     };
     draft.rule.verdict = match kind {
         "jump" => Verdict::Jump(target.to_owned()),
@@ -94,7 +94,7 @@ fn mangle(draft: &mut Draft, value: &Value, context: &Context<'_>) {
     let key = value.get("key").unwrap_or(&Value::Null);
     match single(key) {
         Some(("payload", payload)) if !is_repeated(payload) => {
-            draft.act(Reach::Packet, "payload set");
+            draft.act(Judges::Packet, "payload set");
         }
         Some(("payload", payload)) => draft.alter(&format!("{} set", text(payload, "field"))),
         Some(("meta", meta)) if matches!(text(meta, "key"), "mark" | "priority") => {
@@ -104,8 +104,8 @@ fn mangle(draft: &mut Draft, value: &Value, context: &Context<'_>) {
         // Only what has the option is changed, and those that stand in a SYN only
         // are in no packet of the fast path.
         Some(("tcp option", option)) if expression::is_of_syn(option) => draft.vague(),
-        Some((other, _)) => draft.act(Reach::Packet, &format!("{other} set")),
-        None => draft.act(Reach::Packet, "unreadable"),
+        Some((other, _)) => draft.act(Judges::Packet, &format!("{other} set")),
+        None => draft.act(Judges::Packet, "unreadable"),
     }
     let written = value.get("value").unwrap_or(&Value::Null);
     if let Content::Differs(reach, why) = expression::content(written, context) {
@@ -130,7 +130,7 @@ fn is_repeated(payload: &Value) -> bool {
 fn update(draft: &mut Draft, kind: &str, value: &Value) {
     draft.rule.effect |= kind != "meter";
     if value.get("stmt").is_some_and(sets::limits) {
-        draft.select(Reach::Packet, "limit in a set");
+        draft.select(Judges::Packet, "limit in a set");
     } else {
         draft.vague();
     }
@@ -143,19 +143,19 @@ fn xt(draft: &mut Draft, value: &Value) {
         "match" => match kinds::condition(name) {
             _ if name == "comment" => {}
             // It is shown for options of TCP only.
-            _ if name == "tcp" => draft.select(Reach::Packet, "tcp option"),
+            _ if name == "tcp" => draft.select(Judges::Packet, "tcp option"),
             Condition::Read | Condition::Constant => draft.vague(),
             Condition::Differs(reach) => draft.select(reach, name),
         },
         // It may give a helper.
         "target" if kinds::action(name) == Some(Action::Conntrack) => {
-            draft.act(Reach::Connection, name);
+            draft.act(Judges::Connection, name);
         }
         // It may give the packet the connection's mark.
         "target" if name == "CONNMARK" => draft.alter(name),
         "target" => iptables::take(draft, name),
         "watcher" => draft.note(Note::Log),
-        _ => draft.act(Reach::Packet, "xt"),
+        _ => draft.act(Judges::Packet, "xt"),
     }
 }
 
@@ -172,13 +172,13 @@ fn branches(draft: &Draft, map: &Value, context: &Context<'_>) -> Vec<Draft> {
         (Some(set), _) => set.as_array(),
         (None, Some(stored)) => stored.elements.as_ref(),
         (None, None) => {
-            base.act(Reach::Packet, "vmap");
+            base.act(Judges::Packet, "vmap");
             return vec![base];
         }
     };
     let verdict = |draft: &mut Draft, verdict: &Value| match single(verdict) {
         Some((kind, value)) => one(draft, kind, value, context),
-        None => draft.act(Reach::Packet, "unreadable"),
+        None => draft.act(Judges::Packet, "unreadable"),
     };
     let Some(pairs) = pairs.filter(|pairs| pairs.len() <= VERDICTS) else {
         let mut all: Vec<&Value> = stored.iter().flat_map(|stored| &stored.values).collect();

@@ -182,7 +182,7 @@ fn some_rule(chain: usize) -> impl Strategy<Value = Rule> {
         1 => goto,
     ];
     (some_matches(), any::<bool>(), 0..4u8, verdict).prop_map(|(matches, exact, kind, verdict)| {
-        let why = || Some((Reach::Packet, "limit".into()));
+        let why = || Some((Judges::Packet, "limit".into()));
         match kind {
             // A condition on single packets decides something.
             0 if verdict != Verdict::Continue && !matches!(verdict, Verdict::Jump(_)) => {
@@ -203,7 +203,7 @@ fn some_rule_set() -> impl Strategy<Value = RuleSet> {
             table: "filter".into(),
             name: format!("c{number}"),
             base: (number == 0).then_some(Base {
-                hook: Hook::Forward,
+                hook: NetfilterHook::Forward,
                 nat: false,
                 drops: false,
                 devices: Names::Any,
@@ -278,8 +278,12 @@ fn packets_of_all_kinds_are_tried() {
 }
 
 fn chain(name: &str, base: bool, rules: Vec<Rule>) -> Chain {
-    let base =
-        base.then_some(Base { hook: Hook::Forward, nat: false, drops: false, devices: Names::Any });
+    let base = base.then_some(Base {
+        hook: NetfilterHook::Forward,
+        nat: false,
+        drops: false,
+        devices: Names::Any,
+    });
     Chain { family: Family::Ip, table: "filter".into(), name: name.to_owned(), base, rules }
 }
 
@@ -288,7 +292,7 @@ fn jump(target: &str) -> Rule {
 }
 
 fn limit() -> Rule {
-    let selects = Some((Reach::Packet, "limit".into()));
+    let selects = Some((Judges::Packet, "limit".into()));
     Rule { selects, verdict: Verdict::End, ..Rule::default() }
 }
 
@@ -328,7 +332,12 @@ fn too_many_ways_count_as_everything() {
 #[test]
 fn rules_of_tables_that_translate_do_not_count() {
     let nat = Chain {
-        base: Some(Base { hook: Hook::Prerouting, nat: true, drops: false, devices: Names::Any }),
+        base: Some(Base {
+            hook: NetfilterHook::Prerouting,
+            nat: true,
+            drops: false,
+            devices: Names::Any,
+        }),
         ..chain("PREROUTING", true, vec![limit()])
     };
     let rules = RuleSet { chains: vec![nat], notrack: false };
@@ -337,7 +346,7 @@ fn rules_of_tables_that_translate_do_not_count() {
 
 #[test]
 fn devices_of_a_chain_say_the_direction() {
-    let at = |hook: Hook, device: &str| {
+    let at = |hook: NetfilterHook, device: &str| {
         let devices = Names::of([device]);
         let base = Some(Base { hook, nat: false, drops: false, devices });
         let chain = Chain { family: Family::Netdev, base, ..chain("c", true, vec![limit()]) };
@@ -346,23 +355,29 @@ fn devices_of_a_chain_say_the_direction() {
             resolved(&found).exemptions.iter().map(|one| one.direction).collect();
         directions
     };
-    assert_eq!(at(Hook::Ingress, "veth1"), [direction::OUT]);
-    assert_eq!(at(Hook::Ingress, "flannel.1"), [direction::IN]);
-    assert_eq!(at(Hook::Ingress, "eth0"), [direction::IN], "tunnel packets");
-    assert_eq!(at(Hook::Ingress, "lo"), [0u8; 0]);
-    assert_eq!(at(Hook::Egress, "veth1"), [direction::IN]);
-    assert_eq!(at(Hook::Egress, "flannel.1"), [direction::OUT]);
-    assert_eq!(at(Hook::Egress, "eth0"), [0u8; 0], "what the programs send leaves by it");
+    assert_eq!(at(NetfilterHook::Ingress, "veth1"), [direction::OUT]);
+    assert_eq!(at(NetfilterHook::Ingress, "flannel.1"), [direction::IN]);
+    assert_eq!(at(NetfilterHook::Ingress, "eth0"), [direction::IN], "tunnel packets");
+    assert_eq!(at(NetfilterHook::Ingress, "lo"), [0u8; 0]);
+    assert_eq!(at(NetfilterHook::Egress, "veth1"), [direction::IN]);
+    assert_eq!(at(NetfilterHook::Egress, "flannel.1"), [direction::OUT]);
+    assert_eq!(at(NetfilterHook::Egress, "eth0"), [0u8; 0], "what the programs send leaves by it");
 }
 
 #[test]
 fn bridges_hooks_count_but_for_what_stays_on_the_bridge() {
-    let at = |hook: Hook| {
+    let at = |hook: NetfilterHook| {
         let base = Some(Base { hook, nat: false, drops: false, devices: Names::Any });
         let chain = Chain { family: Family::Bridge, base, ..chain("c", true, vec![limit()]) };
         findings(&RuleSet { chains: vec![chain], notrack: false }, overlay()).rules.len()
     };
-    let hooks =
-        [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting].map(at);
+    let hooks = [
+        NetfilterHook::Prerouting,
+        NetfilterHook::Input,
+        NetfilterHook::Forward,
+        NetfilterHook::Output,
+        NetfilterHook::Postrouting,
+    ]
+    .map(at);
     assert_eq!(hooks, [1, 1, 0, 1, 1]);
 }

@@ -1,4 +1,4 @@
-//! [`Overlay`]: device, address, route and proxy as the loop keeps them.
+//! [`UdpBackend`]: device, address, route and proxy as the loop keeps them.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -9,7 +9,7 @@ use flannel_core::op::Op;
 use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
 
-use super::proxy::{Proxy, Settings};
+use super::proxy::{Proxy, ProxySettings};
 use crate::kernel::Kernel;
 use flannel_core::status::UdpCounters;
 
@@ -37,21 +37,21 @@ impl SharedProxy {
 
 /// What a node's overlay should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedProxy {
     /// The proxy's settings.
-    pub settings: Settings,
+    pub settings: ProxySettings,
     /// MTU of the device in bytes.
     pub mtu: u32,
 }
 
 /// Keeps device, address, route and proxy.
 #[derive(Debug, Default)]
-pub struct Overlay {
+pub struct UdpBackend {
     proxy: SharedProxy,
     ifindex: Option<u32>,
 }
 
-impl Overlay {
+impl UdpBackend {
     /// The proxy, for those who read its counters.
     pub fn proxy(&self) -> SharedProxy {
         self.proxy.clone()
@@ -84,7 +84,7 @@ impl Overlay {
     pub async fn ensure<K: Kernel>(
         &mut self,
         kernel: &K,
-        wanted: &Wanted,
+        wanted: &WantedProxy,
         peers: &BTreeMap<Ipv4Network, Ipv4Addr>,
     ) -> Result<Option<String>, String> {
         let device = wanted.settings.device.as_str();
@@ -122,7 +122,7 @@ impl Overlay {
 
     fn start(
         &mut self,
-        wanted: &Wanted,
+        wanted: &WantedProxy,
         peers: &BTreeMap<Ipv4Network, Ipv4Addr>,
     ) -> Result<(), String> {
         self.proxy.with(|proxy| {
@@ -146,8 +146,8 @@ impl Overlay {
 
 /// What is to be done to the device, in order. Within the overlay network,
 /// address and routes on it are ours.
-fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Op> {
-    let Settings { network, subnet, .. } = wanted.settings;
+fn plan(wanted: &WantedProxy, observed: &Observed) -> Vec<Op> {
+    let ProxySettings { network, subnet, .. } = wanted.settings;
     let mut ops = Vec::new();
     let Some(device) = &observed.device else { return ops };
     if device.mtu != wanted.mtu {
@@ -195,8 +195,8 @@ mod tests {
     use flannel_core::model;
     use flannel_core::observed::ObservedDevice;
 
-    fn wanted() -> Wanted {
-        let settings = Settings {
+    fn wanted() -> WantedProxy {
+        let settings = ProxySettings {
             device: DEVICE.to_owned(),
             local: Ipv4Addr::new(192, 0, 2, 11),
             port: 8285,
@@ -205,7 +205,7 @@ mod tests {
             verify_source: VerifySource::Drop,
             queues: 1,
         };
-        Wanted { settings, mtu: 1472 }
+        WantedProxy { settings, mtu: 1472 }
     }
 
     fn new_device() -> Observed {
