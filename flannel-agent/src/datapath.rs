@@ -21,7 +21,7 @@ pub enum Opened {
 
 /// eBPF was demanded (`--datapath=ebpf`) and cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("--datapath=ebpf, but {0}")]
+#[error("--datapath=ebpf cannot be had: {0}")]
 pub struct Demanded(pub String);
 
 /// Opens the data path that `mode` asks for. On the kernel path no program of

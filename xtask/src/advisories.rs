@@ -2,11 +2,11 @@
 //! `cargo deny`. The database is no part of the repository, and not every machine reaches
 //! it: then nothing is looked at, and that is a failure.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+use fs_err as fs;
 
 use crate::setup;
 use crate::workspace::{cargo, output, run as run_command};
@@ -30,7 +30,7 @@ pub(crate) struct Args {
 /// One has, or nothing could be looked at.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let clone = match &args.database {
-        Some(dir) => Some(fs::canonicalize(dir).with_context(|| dir.display().to_string())?),
+        Some(dir) => Some(fs::canonicalize(dir)?),
         None => None,
     };
     let mut asked = Command::new("timeout");

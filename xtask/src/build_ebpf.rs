@@ -1,10 +1,10 @@
 //! `cargo xtask build-ebpf`: compiles the programs, reproducibly.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use fs_err as fs;
 use sha2::{Digest, Sha256};
 
 use crate::setup;
@@ -103,7 +103,7 @@ fn compile(toolchain: &Toolchain, folder: &str, feature: &str) -> Result<Vec<Obj
         run_command(
             Command::new(toolchain::objcopy()?).arg("--strip-debug").arg(&built).arg(&stripped),
         )?;
-        Ok((name, fs::read(&stripped).with_context(|| stripped.display().to_string())?))
+        Ok((name, fs::read(&stripped)?))
     };
     OBJECTS.into_iter().map(strip).collect()
 }
@@ -124,7 +124,7 @@ fn put(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+    Ok(fs::write(path, bytes)?)
 }
 
 fn remove_fresh() -> Result<()> {

@@ -7,10 +7,10 @@
 //! not count. Between crates cargo allows no circle.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use fs_err as fs;
 
 mod text;
 
@@ -34,7 +34,7 @@ pub(crate) fn circles(folder: &Path, name: &str) -> Result<Vec<String>> {
     sources(folder, &mut Module::new(), &mut files)?;
     let mut tree = Tree::default();
     for (file, module) in files {
-        let source = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let source = fs::read_to_string(&file)?;
         tree.add(&module, &source);
     }
     Ok(tree.circles().into_iter().map(|circle| format!("{name}: a circle: {circle}")).collect())
@@ -42,7 +42,7 @@ pub(crate) fn circles(folder: &Path, name: &str) -> Result<Vec<String>> {
 
 /// The files of a crate with their modules, without tests and other programs.
 fn sources(folder: &Path, module: &mut Module, into: &mut Vec<(PathBuf, Module)>) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+    for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if matches!(stem.as_str(), "tests" | "bin") {

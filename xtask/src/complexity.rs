@@ -23,8 +23,12 @@ pub(crate) fn run() -> Result<()> {
         .arg("--write")
         .stdin(Stdio::piped())
         .spawn()
-        .context(PROGRAM)?;
-    child.stdin.take().context("no pipe")?.write_all(tables.as_bytes())?;
+        .with_context(|| format!("start {PROGRAM}"))?;
+    child
+        .stdin
+        .take()
+        .with_context(|| format!("write to {PROGRAM}: it has no pipe"))?
+        .write_all(tables.as_bytes())?;
     let status = child.wait()?;
     if !status.success() {
         bail!("{PROGRAM}: {status}");

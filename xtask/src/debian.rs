@@ -2,10 +2,10 @@
 //! directory: the system that end-to-end cases boot, and what the agent's container holds.
 //! The packages are those of this machine's release, from where its apt has them.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use fs_err as fs;
 
 use crate::workspace::{as_root, run, target_dir};
 
@@ -111,7 +111,7 @@ impl System {
         run(command.arg(suite).arg(&part).args(sources))?;
         run(as_root("sh").args(["-ec", self.finish, "sh"]).arg(&part))?;
         run(as_root("mv").args([&part, &root]))?;
-        fs::write(&stamp, wanted).with_context(|| stamp.display().to_string())?;
+        fs::write(&stamp, wanted)?;
         Ok(root)
     }
 }
@@ -131,7 +131,7 @@ fn sources(suite: &str) -> Result<Vec<PathBuf>> {
     files.retain(|file| is_list(file) && file.exists());
     let mut found = Vec::new();
     for file in files {
-        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let text = fs::read_to_string(&file)?;
         if names(&text, suite) {
             found.push(file);
         }

@@ -11,11 +11,11 @@ mod sbom;
 mod tree;
 mod twice;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use fs_err as fs;
 
 use crate::target::Target;
 use crate::workspace::{SHIPPED, cargo, output, root, run as run_command, target_dir};
@@ -90,10 +90,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Makes all packages of an agent, and with `container` the directory of its image.
 fn pack(agent: &Path, out: &Path, product: &Product, container: bool) -> Result<Vec<PathBuf>> {
-    fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    fs::create_dir_all(out)?;
     let stage = out.join("stage");
     if stage.exists() {
-        fs::remove_dir_all(&stage).with_context(|| stage.display().to_string())?;
+        fs::remove_dir_all(&stage)?;
     }
     let stripped = strip(agent, out, product)?;
     let needs = needs::of(&stripped, &product.target.tool("objdump"))?;

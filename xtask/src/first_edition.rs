@@ -2,11 +2,11 @@
 //! repository's history: what end-to-end cases upgrade from. Once, below the target
 //! directory.
 
-use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use fs_err as fs;
 
 use crate::workspace::{cargo, output, root, run, target_dir};
 
@@ -33,7 +33,7 @@ pub(crate) fn prepare() -> Result<()> {
     }
     eprintln!("setup: the first edition, {AGENT}, in {}", dir.display());
     if dir.exists() {
-        fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        fs::remove_dir_all(&dir)?;
     }
     let source = dir.join("source");
     unpack(AGENT, ".", &source)?;
@@ -47,9 +47,9 @@ pub(crate) fn prepare() -> Result<()> {
     let agent = built.join("debug/flannel-agent");
     run(Command::new("strip").arg("-o").arg(dir.join("flannel-agent")).arg(agent))?;
     for done in [&source, &built] {
-        fs::remove_dir_all(done).with_context(|| done.display().to_string())?;
+        fs::remove_dir_all(done)?;
     }
-    fs::write(&stamp, wanted).with_context(|| stamp.display().to_string())
+    Ok(fs::write(&stamp, wanted)?)
 }
 
 /// Whether the repository has this commit.
@@ -61,11 +61,11 @@ fn is_known(commit: &str) -> bool {
 
 /// Puts what is below `path` in a commit into the directory `to`.
 fn unpack(commit: &str, path: &str, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| to.display().to_string())?;
+    fs::create_dir_all(to)?;
     let archive = to.with_extension("tar");
     let mut command = Command::new("git");
     command.current_dir(root()).args(["archive", "--output"]).arg(&archive);
     output(command.args([commit, path]))?;
     run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(to))?;
-    fs::remove_file(&archive).with_context(|| archive.display().to_string())
+    Ok(fs::remove_file(&archive)?)
 }

@@ -1,9 +1,8 @@
 //! `cargo xtask fuzz`: lets libFuzzer look for bytes that a reader, or the packet path,
 //! fails on.
 
-use std::fs;
-
 use anyhow::{Context, Result, bail};
+use fs_err as fs;
 
 use crate::setup;
 use crate::workspace::{cargo, root, target_dir};
@@ -36,7 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .filter(|name| args.target.as_ref().is_none_or(|wanted| wanted == name))
         .collect();
     if targets.is_empty() {
-        bail!("no such target; there are: {}", self::targets()?.join(", "));
+        bail!("no fuzz target has this name; there are: {}", self::targets()?.join(", "));
     }
     for target in targets {
         println!("\n== {target}");
@@ -56,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             None => command.arg(format!("-max_total_time={}", args.seconds)),
         };
         command.args(["-timeout=10", "-rss_limit_mb=1024", "-verbosity=0", "-print_final_stats=1"]);
-        if !command.status().context("cargo fuzz")?.success() {
+        if !command.status().context("start cargo fuzz: run `cargo xtask setup`")?.success() {
             bail!("{target} failed: put the bytes into {CORPUS}/{target} with the fix");
         }
     }

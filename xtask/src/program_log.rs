@@ -9,7 +9,7 @@ use crate::{build_ebpf, test};
 pub(crate) fn run() -> Result<()> {
     let object = build_ebpf::logging()?;
     if !test::logged(&object)? {
-        bail!("the programs that log do not do what they should");
+        bail!("the case of the programs that log failed: its output stands above");
     }
     println!("program-log: an agent loads them with FLANNEL_EBPF_OBJECT={}", object.display());
     Ok(())

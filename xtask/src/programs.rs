@@ -68,7 +68,7 @@ impl Programs {
 
 fn find<'a>(programs: &'a [(String, PathBuf)], name: &str) -> Result<&'a Path> {
     let found = programs.iter().find(|(known, _)| known == name);
-    Ok(&found.with_context(|| format!("cargo built no {name}"))?.1)
+    Ok(&found.with_context(|| format!("find program {name}: cargo built none of this name"))?.1)
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@
 mod dependencies;
 mod links;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+use fs_err as fs;
 
 use crate::circles::circles;
 use crate::workspace::root;
@@ -93,7 +93,7 @@ fn complaints(root: &Path) -> Result<Vec<String>> {
 }
 
 fn read(file: &Path) -> Result<String> {
-    fs::read_to_string(file).with_context(|| file.display().to_string())
+    Ok(fs::read_to_string(file)?)
 }
 
 /// Complains about what the core must not depend on.
@@ -158,7 +158,7 @@ fn arm(code: &str) -> Option<&str> {
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+    for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.is_dir() {
             if path.file_name().is_some_and(|name| name != "target") {

@@ -66,7 +66,7 @@ impl Toolchain {
         let cargo_home =
             std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
         let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-        let root = root().canonicalize().context("root of the workspace")?;
+        let root = root().canonicalize().context("find the root of the workspace")?;
         // Without the last one, zeros are written by calls of a memset that goes by bytes.
         let link = ["--btf", "--disable-expand-memcpy-in-order"];
         let mut flags = ["-C", "debuginfo=2"].map(String::from).to_vec();
@@ -120,7 +120,8 @@ pub(crate) fn rustup_nightly() -> Result<Toolchain> {
 /// /usr/bin/rustc and /usr/bin/cargo.
 fn distribution() -> Result<Toolchain> {
     let rustc = PathBuf::from("/usr/bin/rustc");
-    let version = output(Command::new(&rustc).arg("--version")).context("the distribution")?;
+    let version = output(Command::new(&rustc).arg("--version"))
+        .with_context(|| format!("ask {} for its version", rustc.display()))?;
     let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
     if minor.is_none_or(|minor| minor < 85) {
         bail!("{version} is too old: edition 2024 needs 1.85");

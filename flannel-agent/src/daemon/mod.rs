@@ -86,7 +86,7 @@ pub enum StartError {
     #[error(transparent)]
     Datapath(#[from] datapath::Demanded),
     /// The device could not be made.
-    #[error("the device could not be set up: {0}")]
+    #[error("device not set up: {0}")]
     Device(String),
     /// The backend host-gw, and peers could not send to us.
     #[error(
@@ -104,8 +104,8 @@ pub enum StartError {
     /// The PublicIP is in use.
     #[error(
         "PublicIP {public_ip} is another node's, which runs and holds its lease ({holder}). Give \
-         this node an address of its own (-public-ip, -iface; a cloned machine may have kept the \
-         other's address), or stop flannel on the other node first if this one replaces it"
+         this node an address of its own (-public-ip, -iface): a cloned machine may have kept the \
+         other's. If this node replaces the other, stop flannel there first"
     )]
     Duplicate {
         /// Ours, and the other node's.

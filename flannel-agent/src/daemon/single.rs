@@ -70,7 +70,7 @@ pub enum SingleError {
     #[error("another agent on this node has {}; {}, or stop the other one", .0, .0.hint())]
     Taken(Thing),
     /// The kernel does not tell.
-    #[error("find out whether another agent has {what}: {source}")]
+    #[error("look for another agent that has {what}: {source}")]
     Unknown {
         /// What was asked for.
         what: Thing,

@@ -1,9 +1,9 @@
 //! The directory that `docker build` makes the agent's image from.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+use fs_err as fs;
 
 use super::{Product, pack_tar, tree};
 use crate::debian;
@@ -20,13 +20,13 @@ pub(super) fn lay(stage: &Path, out: &Path, product: &Product) -> Result<PathBuf
     }
     let dir = out.join("container");
     if dir.exists() {
-        fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        fs::remove_dir_all(&dir)?;
     }
     for (from, name, executable) in [
         (root().join("packaging/container/Dockerfile"), "Dockerfile", false),
         (stage.join("usr/bin/flannel-agent"), "flannel-agent", true),
     ] {
-        let bytes = fs::read(&from).with_context(|| from.display().to_string())?;
+        let bytes = fs::read(&from)?;
         tree::put(&dir.join(name), &bytes, executable)?;
     }
     pack_tar(&debian::container()?, &dir.join("root.tar"), product)?;

@@ -1,11 +1,11 @@
 //! The Debian package, by dpkg-deb: there are few files, and no tool has to be
 //! installed for it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use fs_err as fs;
 
 use super::needs::Needs;
 use super::{DESCRIPTION, Product, tree};
@@ -23,7 +23,7 @@ pub(super) fn build(stage: &Path, out: &Path, product: &Product, needs: &Needs) 
     tree::put(&debian.join("conffiles"), conffiles.as_bytes(), false)?;
     for name in SCRIPTS {
         let path = root().join("packaging/deb").join(name);
-        let script = fs::read(&path).with_context(|| path.display().to_string())?;
+        let script = fs::read(&path)?;
         tree::put(&debian.join(name), &script, true)?;
     }
     tree::set_times(stage, product)?;
@@ -74,7 +74,7 @@ fn depends(needs: &Needs) -> String {
 fn size_in_kilobytes(stage: &Path) -> Result<u64> {
     let said = output(Command::new("du").args(["--apparent-size", "-sk"]).arg(stage))?;
     let size = said.split_whitespace().next().unwrap_or_default();
-    size.parse().with_context(|| said.clone())
+    size.parse().with_context(|| format!("read a size from du's answer {said:?}"))
 }
 
 #[cfg(test)]

@@ -35,7 +35,8 @@ pub(super) fn linked(triple: &str) -> Result<Vec<Library>> {
         "--filter-platform",
         triple,
     ]))?;
-    let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata")?;
+    let metadata: Value =
+        serde_json::from_str(&metadata).context("read what cargo metadata told")?;
     let uses = reached(&metadata);
     let library = |package: &Value| {
         let uses = uses.get(text(&package["id"]))?;

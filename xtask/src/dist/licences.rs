@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use fs_err as fs;
 
 use super::libraries::Library;
 
@@ -36,7 +36,7 @@ pub(super) fn third_party(libraries: &[Library]) -> Result<String> {
 fn files(manifest: &Path) -> Result<BTreeSet<String>> {
     let Some(dir) = manifest.parent() else { return Ok(BTreeSet::new()) };
     let mut texts = BTreeSet::new();
-    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+    for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         if path.is_file() && NAMES.iter().any(|begin| name.starts_with(begin)) {

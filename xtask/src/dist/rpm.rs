@@ -1,10 +1,10 @@
 //! The package for Fedora and its kin.
 
-use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use fs_err as fs;
 use rpm::{BuildConfig, CompressionType, Dependency, FileOptions, PackageBuilder, Scriptlet};
 
 use super::needs::Needs;
@@ -23,7 +23,10 @@ pub(super) fn build(stage: &Path, out: &Path, product: &Product, needs: &Needs) 
         product.target.machine(),
         "flannel's daemon for etcd clusters, with an eBPF VXLAN data plane",
     );
-    let date: u32 = product.epoch.parse().with_context(|| product.epoch.clone())?;
+    let date: u32 = product
+        .epoch
+        .parse()
+        .with_context(|| format!("read the commit's time {:?}", product.epoch))?;
     builder
         .using_config(BuildConfig::v4().compression(CompressionType::Gzip).source_date(date))
         // Of this machine nothing is told.
@@ -45,13 +48,13 @@ pub(super) fn build(stage: &Path, out: &Path, product: &Product, needs: &Needs) 
     files(&mut builder, stage)?;
     let file = out.join(product.rpm());
     let package = builder.build().context("build the rpm")?;
-    package.write_file(&file).with_context(|| file.display().to_string())?;
+    package.write_file(&file).with_context(|| format!("write {}", file.display()))?;
     Ok(file)
 }
 
 fn script(name: &str) -> Result<Scriptlet> {
     let path = root().join("packaging/rpm").join(name);
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let text = fs::read_to_string(&path)?;
     Ok(Scriptlet::new(text).prog(vec!["/bin/sh"]))
 }
 
@@ -69,7 +72,7 @@ fn files(builder: &mut PackageBuilder, stage: &Path) -> Result<()> {
         if tree::CONFFILES.contains(&name.as_str()) {
             options = options.config().noreplace();
         }
-        builder.with_file(&from, options).with_context(|| from.display().to_string())?;
+        builder.with_file(&from, options).with_context(|| format!("pack {}", from.display()))?;
     }
     for directory in [tree::DOC, "usr/libexec/flannel"] {
         builder.with_dir_entry(FileOptions::dir(format!("/{directory}")).permissions(0o755))?;

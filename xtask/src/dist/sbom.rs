@@ -31,7 +31,10 @@ pub(super) fn json(libraries: &[Library], date: &str) -> Result<Vec<u8>> {
         // A random one, as the standard would have it, would differ in each build.
         serial_number: None,
         metadata: Some(Metadata {
-            timestamp: Some(DateTime::try_from(date.to_owned()).context("the date")?),
+            timestamp: Some(
+                DateTime::try_from(date.to_owned())
+                    .with_context(|| format!("read the date {date:?}"))?,
+            ),
             component: Some(component(agent, Classification::Application)?),
             ..Metadata::default()
         }),
@@ -54,10 +57,13 @@ fn component(library: &Library, kind: Classification) -> Result<Component> {
     let Library { name, version, licence, .. } = library;
     let mut component = Component::new(kind, name, version, Some(reference(library)));
     let licence = SpdxExpression::parse_lax(licence.clone())
-        .with_context(|| format!("{name}'s licence {licence:?}"))?;
+        .with_context(|| format!("read {name}'s licence {licence:?}"))?;
     component.licenses = Some(Licenses(vec![LicenseChoice::Expression(licence)]));
     if !library.own {
-        component.purl = Some(Purl::new("cargo", name, version).context("a package URL")?);
+        component.purl = Some(
+            Purl::new("cargo", name, version)
+                .with_context(|| format!("make the package URL of {name}"))?,
+        );
     }
     Ok(component)
 }

@@ -1,11 +1,11 @@
 //! Which file goes where.
 
-use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use fs_err as fs;
 
 use super::{Product, libraries, licences, sbom};
 use crate::workspace::{output, root, run as run_command};
@@ -105,7 +105,7 @@ pub(super) fn files(stage: &Path) -> Result<Vec<String>> {
 
 fn documents(stage: &Path) -> Result<()> {
     let from = root().join("docs");
-    for entry in fs::read_dir(&from).with_context(|| from.display().to_string())? {
+    for entry in fs::read_dir(&from)? {
         let path = entry?.path();
         let Some(name) = path.file_name().filter(|_| path.is_file()) else { continue };
         put(&stage.join(DOC).join("docs").join(name), &read(&path)?, false)?;
@@ -135,7 +135,7 @@ fn compress(path: &Path) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| path.display().to_string())
+    Ok(fs::read(path)?)
 }
 
 pub(super) fn put(path: &Path, contents: &[u8], executable: bool) -> Result<()> {
@@ -148,6 +148,6 @@ pub(super) fn put(path: &Path, contents: &[u8], executable: bool) -> Result<()> 
 }
 
 pub(super) fn set_mode(path: &Path, mode: u32) -> Result<()> {
-    let mode = fs::Permissions::from_mode(mode);
-    fs::set_permissions(path, mode).with_context(|| path.display().to_string())
+    let mode = std::fs::Permissions::from_mode(mode);
+    Ok(fs::set_permissions(path, mode)?)
 }

@@ -2,11 +2,11 @@
 //! names and depths, have to make the same packages.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+use fs_err as fs;
 use sha2::{Digest as _, Sha256};
 
 use crate::workspace::{cargo, output, root, run as run_command, target_dir};
@@ -18,7 +18,7 @@ use crate::workspace::{cargo, output, root, run as run_command, target_dir};
 pub(super) fn check(words: &[String]) -> Result<()> {
     let dir = target_dir().join("dist-check");
     if dir.exists() {
-        fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        fs::remove_dir_all(&dir)?;
     }
     // The first build takes minutes: a commit meanwhile is none of the second's.
     let commit = output(Command::new("git").current_dir(root()).args(["rev-parse", "HEAD"]))?;
@@ -38,7 +38,7 @@ pub(super) fn check(words: &[String]) -> Result<()> {
         run_command(command.arg(&out).args(words))?;
         made.push(digests(&out)?);
         // Room for the next.
-        fs::remove_dir_all(&clone).with_context(|| clone.display().to_string())?;
+        fs::remove_dir_all(&clone)?;
     }
     let differ = differences(&made[0], &made[1]);
     if !differ.is_empty() {
@@ -54,10 +54,10 @@ pub(super) fn check(words: &[String]) -> Result<()> {
 /// SHA-256 of each file in a directory.
 fn digests(dir: &Path) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
-    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+    for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.is_file() {
-            let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+            let bytes = fs::read(&path)?;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let digest = Sha256::digest(&bytes);
             found.insert(name, digest.iter().map(|byte| format!("{byte:02x}")).collect());

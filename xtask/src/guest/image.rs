@@ -1,12 +1,12 @@
 //! The guest's initramfs.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use fs_err::{self as fs, File};
 
 use super::package::Kernel;
 use super::{DONE, PATIENCE};
@@ -71,7 +71,7 @@ pub(crate) fn build(kernel: &Kernel, programs: &[(&str, PathBuf)], line: &str) -
     tree.begin()?;
     tree.modules(kernel)?;
     for tool in TOOLS {
-        let path = which(tool).with_context(|| format!("{tool}: run `cargo xtask setup`"))?;
+        let path = which(tool).with_context(|| format!("find {tool}: run `cargo xtask setup`"))?;
         tree.program(&path, &path)?;
     }
     // Loaded by iptables when a rule names a match or a target.
@@ -113,7 +113,7 @@ impl Tree {
             symlink(format!("usr/{dir}"), self.root.join(dir))?;
         }
         symlink("/run", self.root.join("var/run"))?;
-        let busybox = which("busybox").context("busybox: run `cargo xtask setup`")?;
+        let busybox = which("busybox").context("find busybox: run `cargo xtask setup`")?;
         self.program(&busybox, Path::new("/usr/bin/busybox"))?;
         for applet in output(Command::new(&busybox).arg("--list"))?.lines() {
             let link = self.root.join("usr/bin").join(applet);
@@ -205,7 +205,7 @@ cd {PROGRAMS}
         script.push_str(&format!("./{line} || failed=1\necho \"{DONE} $failed\"\npoweroff -f\n"));
         let path = self.root.join("init");
         fs::write(&path, script)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
         Ok(())
     }
 
@@ -215,17 +215,17 @@ cd {PROGRAMS}
             .current_dir(&self.root)
             .stdout(Stdio::piped())
             .spawn()
-            .context("find")?;
-        let names = find.stdout.take().context("no pipe from find")?;
+            .context("start find: install findutils")?;
+        let names = find.stdout.take().context("read from find: it has no pipe")?;
         let status = Command::new("cpio")
             .args(["--quiet", "--null", "--create", "--format=newc", "--owner=+0:+0"])
             .current_dir(&self.root)
             .stdin(names)
-            .stdout(File::create(to)?)
+            .stdout(File::create(to)?.into_file())
             .status()
-            .context("cpio: run `cargo xtask setup`")?;
+            .context("start cpio: run `cargo xtask setup`")?;
         if !find.wait()?.success() || !status.success() {
-            bail!("cpio of {}: {status}", self.root.display());
+            bail!("pack {} by cpio: {status}", self.root.display());
         }
         Ok(to.to_path_buf())
     }
@@ -235,7 +235,7 @@ cd {PROGRAMS}
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     if from.is_dir() {
         fs::create_dir_all(to)?;
-        for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
+        for entry in fs::read_dir(from)? {
             let entry = entry?;
             copy_tree(&entry.path(), &to.join(entry.file_name()))?;
         }
@@ -244,6 +244,6 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     if let Some(parent) = to.parent() {
         fs::create_dir_all(parent)?;
     }
-    fs::copy(from, to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
+    fs::copy(from, to)?;
     Ok(())
 }

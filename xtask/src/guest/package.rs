@@ -1,11 +1,11 @@
 //! Debian's kernel packages, fetched by apt and unpacked below the target
 //! directory; nothing is installed.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use fs_err as fs;
 
 use crate::workspace::{as_root, output, run as run_command, target_dir};
 
@@ -111,7 +111,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     if !dir.exists() {
         return Ok(Vec::new());
     }
-    let read = fs::read_dir(dir).with_context(|| dir.display().to_string())?;
+    let read = fs::read_dir(dir)?;
     read.map(|entry| Ok(entry?.path())).collect()
 }
 

@@ -1,7 +1,6 @@
 //! cargo-nextest: how it is called. How many tests run side by side, and how often
 //! they are tried, is in `.config/nextest.toml`.
 
-use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 use std::thread;
@@ -34,7 +33,7 @@ pub(crate) fn run(
     println!("\n== {name}");
     let path = target_dir().join(REPORT);
     // What an earlier run said is no result of this one.
-    let _ = std::fs::remove_file(&path);
+    let _ = fs_err::remove_file(&path);
     let mut command = cargo();
     command.args(["nextest", "run", "--locked", "--workspace", "--no-tests=pass"]);
     // A test that nobody runs looks green.
@@ -44,11 +43,11 @@ pub(crate) fn run(
         command.args(["--test-threads", &threads()]);
     }
     set_runner(&mut command);
-    let status = command.status().context("cargo nextest: run `cargo xtask setup`")?;
+    let status = command.status().context("start cargo nextest: run `cargo xtask setup`")?;
     let mut outcome = Outcome::default();
     if path.exists() {
-        let file = BufReader::new(File::open(&path)?);
-        let read = Report::deserialize(file).with_context(|| path.display().to_string())?;
+        let file = BufReader::new(fs_err::File::open(&path)?);
+        let read = Report::deserialize(file).with_context(|| format!("read {}", path.display()))?;
         outcome = report::outcome(&read);
     }
     let whole = match status.code() {

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 pub(crate) fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> Result<bool> {
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("start {command:?}"))?;
-    let stdout = child.stdout.take().with_context(|| format!("{command:?}: no pipe"))?;
+    let stdout =
+        child.stdout.take().with_context(|| format!("read from {command:?}: it has no pipe"))?;
     for line in BufReader::new(stdout).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         println!("{line}");

@@ -2,11 +2,11 @@
 //! they come from. `cargo deny check` reads the same file and says more; building it takes
 //! longer than all that it would look at here.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use cargo_metadata::{CargoOpt, Metadata, MetadataCommand, Package};
+use fs_err as fs;
 use serde::Deserialize;
 use spdx::{Expression, Licensee, ParseMode};
 
@@ -54,13 +54,16 @@ struct Sources {
 /// `deny.toml` or cargo cannot be read.
 pub(super) fn complaints(root: &Path) -> Result<Vec<String>> {
     let path = root.join("deny.toml");
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let rules: Rules = toml::from_str(&text).with_context(|| path.display().to_string())?;
+    let text = fs::read_to_string(&path)?;
+    let rules: Rules =
+        toml::from_str(&text).with_context(|| format!("read the rules of {}", path.display()))?;
     let allowed: Vec<Licensee> = rules
         .licenses
         .allow
         .iter()
-        .map(|name| Licensee::parse(name).with_context(|| format!("deny.toml: {name}")))
+        .map(|name| {
+            Licensee::parse(name).with_context(|| format!("read the licence {name} of deny.toml"))
+        })
         .collect::<Result<_>>()?;
     let mut complaints = Vec::new();
     for target in &rules.graph.targets {
@@ -69,7 +72,7 @@ pub(super) fn complaints(root: &Path) -> Result<Vec<String>> {
             .features(CargoOpt::SomeFeatures(Vec::new()))
             .other_options(["--locked", "--filter-platform", target].map(str::to_owned).to_vec())
             .exec()
-            .with_context(|| format!("cargo metadata for {target}"))?;
+            .with_context(|| format!("run cargo metadata for {target}"))?;
         for package in used(&metadata) {
             complaints.extend(look(package, &rules, &allowed));
         }

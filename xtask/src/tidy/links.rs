@@ -1,9 +1,9 @@
 //! Links of the documents: each leads to a file, and to a heading that it has.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use fs_err as fs;
 
 /// Folders whose pages are read.
 const FOLDERS: [&str; 2] = [".", "docs"];
@@ -13,10 +13,10 @@ pub(super) fn complaints(root: &Path) -> Result<Vec<String>> {
     let mut complaints = Vec::new();
     for folder in FOLDERS {
         let dir = root.join(folder);
-        for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
+        for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "md") {
-                let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+                let text = fs::read_to_string(&path)?;
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let wrong = links(&text).filter_map(|link| check(&path, &text, link));
                 complaints.extend(wrong.map(|why| format!("{folder}/{name}: {why}")));

@@ -41,13 +41,13 @@ pub(super) struct Header {
 #[non_exhaustive]
 pub(super) enum Malformed {
     /// Shorter than a header, or than the length in its header.
-    #[error("shorter than its headers say")]
+    #[error("the packet is shorter than its headers say")]
     Short,
     /// The version is not 4.
-    #[error("not IPv4")]
+    #[error("the packet is not IPv4")]
     NotIpv4,
     /// The header's length field is less than 20.
-    #[error("the header is shorter than 20 bytes")]
+    #[error("the packet's header is shorter than 20 bytes")]
     BadHeaderLength,
 }
 
