@@ -1,6 +1,7 @@
 //! Whether eBPF carries packets on this node: `--datapath`.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
 use flannel_core::backend::BackendKind;
@@ -37,7 +38,7 @@ pub fn open(
     underlay: &Underlay,
 ) -> Result<Opened, Demanded> {
     if mode == DatapathMode::Kernel {
-        retire(&options.pin_dir);
+        let _told = retire(&options.pin_dir);
         return Ok(Opened::Kernel(None));
     }
     match try_open(options, card, underlay) {
@@ -48,7 +49,7 @@ pub fn open(
                 reason,
                 "eBPF data path unavailable; the kernel path carries everything"
             );
-            retire(&options.pin_dir);
+            let _told = retire(&options.pin_dir);
             Ok(Opened::Kernel(Some(reason)))
         }
     }
@@ -67,7 +68,7 @@ pub fn without(
     if mode == DatapathMode::Ebpf {
         return Err(Demanded(reason));
     }
-    retire(&options.pin_dir);
+    let _told = retire(&options.pin_dir);
     Ok(Opened::Kernel(Some(reason).filter(|_| mode != DatapathMode::Kernel)))
 }
 
@@ -124,10 +125,18 @@ fn log_verifier(error: &BpfError) {
     }
 }
 
-fn retire(pin_dir: &Path) {
-    match bpf::cleanup(pin_dir, false) {
+/// Detaches what earlier runs pinned in these directories. What could not be detached
+/// stays among them, if it is not somebody else's by now.
+pub fn retire_former(pin_dirs: &mut BTreeSet<PathBuf>) {
+    pin_dirs.retain(|pin_dir| retire(pin_dir).is_err_and(|error| !error.foreign));
+}
+
+fn retire(pin_dir: &Path) -> Result<(), BpfError> {
+    let retired = bpf::cleanup(pin_dir, false);
+    match &retired {
         Ok(removed) if removed.is_empty() => {}
         Ok(removed) => tracing::info!(pins = removed.len(), "programs of an earlier run detached"),
         Err(error) => tracing::warn!(%error, "programs of an earlier run not detached"),
     }
+    retired.map(drop)
 }

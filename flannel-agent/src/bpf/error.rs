@@ -16,6 +16,8 @@ pub struct BpfError {
     pub hint: Option<String>,
     /// The end of the verifier's log, if it refused a program.
     pub verifier_log: Option<String>,
+    /// It is somebody else's, and not ours to touch.
+    pub foreign: bool,
 }
 
 /// Lines of the verifier's log that are kept: the refusal stands at its end.
@@ -48,12 +50,19 @@ impl BpfError {
             next = error.source();
         }
         let hint = os_error.and_then(|errno| hint(errno, verifier_log.is_some()));
-        Self { step, object: object.into(), reason, hint, verifier_log }
+        Self { step, object: object.into(), reason, hint, verifier_log, foreign: false }
     }
 
     /// An error of our own, without a cause below it.
     pub fn plain(step: &'static str, object: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { step, object: object.into(), reason: reason.into(), hint: None, verifier_log: None }
+        Self {
+            step,
+            object: object.into(),
+            reason: reason.into(),
+            hint: None,
+            verifier_log: None,
+            foreign: false,
+        }
     }
 
     /// The same with another hint.

@@ -61,7 +61,8 @@ pub(super) fn claim(root: &Path) -> Result<Ownership, BpfError> {
 const OWN_DIRECTORY: &str = "give each agent a --pin-dir and a --state-dir of its own";
 
 fn refusal(root: &Path, why: impl Into<String>) -> BpfError {
-    BpfError::plain("use pin directory", root.display().to_string(), why)
+    let refused = BpfError::plain("use pin directory", root.display().to_string(), why);
+    BpfError { foreign: true, ..refused }
 }
 
 /// This network namespace, in a word that no other has.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flannel_core::blackhole;
 use flannel_core::checksum::TunnelChecksum;
@@ -55,7 +55,8 @@ pub async fn run(args: &CleanupArgs) -> u8 {
     }
     // Programs first: what follows is the kernel path's.
     detach_programs(args, state.as_ref(), &mut steps);
-    match remove_blackholes(state.as_ref().and_then(|state| state.network)).await {
+    let networks = state.as_ref().map(NodeState::networks).unwrap_or_default();
+    match remove_blackholes(&networks).await {
         Ok(0) => {}
         Ok(_) => steps.did("removed the blackhole route of the node's subnet".to_owned()),
         Err(error) => steps.failed(error),
@@ -71,7 +72,7 @@ pub async fn run(args: &CleanupArgs) -> u8 {
     }
     // Last, so that as little as possible goes without them. Flannel may have its
     // own by now, which stay.
-    let mine = state.iter().filter_map(|state| state.network).collect();
+    let mine = networks.into_iter().collect();
     if let Err(error) = chosen::remove_all(&[], &mine).await {
         steps.failed(error);
     }
@@ -94,9 +95,13 @@ fn detach_programs(args: &CleanupArgs, state: Option<&NodeState>, steps: &mut St
     });
     let pin_dir = args.pins.dir.as_path();
     let pinned = state.and_then(|state| state.pin_dir.as_deref());
-    for dir in BTreeSet::from([pin_dir, pinned.unwrap_or(pin_dir)]) {
+    let former = state.into_iter().flat_map(|state| &state.traces.former_pin_dirs);
+    let former: BTreeSet<&Path> = former.map(PathBuf::as_path).collect();
+    for dir in former.iter().copied().chain([pin_dir, pinned.unwrap_or(pin_dir)]) {
         match bpf::cleanup(dir, args.force) {
             Ok(removed) if removed.is_empty() => {}
+            // Somebody else has it now.
+            Err(error) if error.foreign && former.contains(dir) => {}
             Ok(removed) => steps.did(format!("detached the programs ({} pins)", removed.len())),
             Err(error) => steps.failed(error),
         }
@@ -110,15 +115,13 @@ fn detach_programs(args: &CleanupArgs, state: Option<&NodeState>, steps: &mut St
 
 /// Removes the device, direct routes and subnet.env, and sets the sysctls back.
 async fn remove_device(state: &NodeState, subnet_file: &Path, steps: &mut Steps) {
-    if let Some(device) = state.device.as_deref() {
+    for device in state.device.iter().chain(&state.traces.former_devices) {
         steps.delete(device).await;
     }
-    if let Some(network) = state.network {
-        match delete_direct_routes(network).await {
-            Ok(0) => {}
-            Ok(count) => steps.did(format!("deleted {count} direct routes")),
-            Err(error) => steps.failed(error),
-        }
+    match delete_direct_routes(&state.networks()).await {
+        Ok(0) => {}
+        Ok(count) => steps.did(format!("deleted {count} direct routes")),
+        Err(error) => steps.failed(error),
     }
     restore_sysctls(state, steps);
     steps.remove_file(state.subnet_file.as_deref().unwrap_or(subnet_file));
@@ -132,7 +135,7 @@ async fn leave(state: Option<&NodeState>, steps: &mut Steps) {
         print("left for flanneld: subnet.env");
     } else {
         if let Some((device, TunnelChecksum::Kernel)) =
-            device.zip(state.map(|state| state.tunnel_checksum))
+            device.zip(state.map(|state| state.traces.tunnel_checksum))
         {
             match leave_checksums(device).await {
                 Ok(()) => steps.did(format!("set checksums by the card back on {device}")),
@@ -141,7 +144,7 @@ async fn leave(state: Option<&NodeState>, steps: &mut Steps) {
         }
         print("left for flanneld: the device, routes, neighbours, FDB and subnet.env");
     }
-    for (name, before) in state.iter().flat_map(|state| &state.sysctls) {
+    for (name, before) in state.iter().flat_map(|state| &state.traces.sysctls) {
         print(&format!("left as it is, for open connections: {name}, which was {before} before"));
     }
 }
@@ -156,11 +159,11 @@ async fn leave_checksums(name: &str) -> Result<(), KernelError> {
     kernel.apply(name, &[op]).await.into_iter().collect()
 }
 
-/// How many there were, within our overlay network if that is known.
-async fn remove_blackholes(network: Option<Ipv4Network>) -> Result<usize, KernelError> {
+/// How many there were, within our overlay networks if those are known.
+async fn remove_blackholes(networks: &BTreeSet<Ipv4Network>) -> Result<usize, KernelError> {
     let kernel = RealKernel::open()?;
     let (mut ours, _) = blackhole::diff(None, &kernel.blackholes().await?);
-    ours.retain(|route| network.is_none_or(|network| within(network, route.destination)));
+    ours.retain(|route| networks.is_empty() || are_within(networks, route.destination));
     for route in &ours {
         kernel.remove_blackhole(*route).await?;
     }
@@ -176,19 +179,23 @@ async fn delete_device(name: &str) -> Result<bool, KernelError> {
     kernel.apply(name, &[op]).await.into_iter().collect::<Result<(), _>>().map(|()| true)
 }
 
-/// Deletes our direct routes within the overlay network; how many there were.
-async fn delete_direct_routes(network: Ipv4Network) -> Result<usize, KernelError> {
+fn are_within(networks: &BTreeSet<Ipv4Network>, subnet: Ipv4Network) -> bool {
+    networks.iter().any(|network| within(*network, subnet))
+}
+
+/// Deletes our direct routes within the overlay networks; how many there were.
+async fn delete_direct_routes(networks: &BTreeSet<Ipv4Network>) -> Result<usize, KernelError> {
     let kernel = RealKernel::open()?;
     let routes = kernel.direct_routes(PROTOCOL).await?.into_iter();
-    let ops: Vec<Op> =
-        routes.filter(|route| within(network, route.destination)).map(Op::RemoveDirect).collect();
+    let ours = routes.filter(|route| are_within(networks, route.destination));
+    let ops: Vec<Op> = ours.map(Op::RemoveDirect).collect();
     let results = kernel.apply("", &ops).await;
     results.into_iter().collect::<Result<(), _>>().map(|()| ops.len())
 }
 
 fn restore_sysctls(state: &NodeState, steps: &mut Steps) {
     let sysctl = Sysctl::default();
-    for (name, before) in &state.sysctls {
+    for (name, before) in &state.traces.sysctls {
         match sysctl.write(&name.replace('.', "/"), before) {
             Ok(()) => steps.did(format!("set {name} back to {before}")),
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}

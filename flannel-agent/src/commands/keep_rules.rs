@@ -40,7 +40,7 @@ pub async fn run(state_dir: &Path) -> u8 {
             }
         };
         if kept.as_ref().is_none_or(|(before, _)| *before != wanted) {
-            let firewall = Later::new(wanted.firewall, None);
+            let firewall = Later::new(wanted.firewall, Vec::new());
             kept = Some((wanted, firewall));
             compared = None;
         }

@@ -37,7 +37,7 @@ const COMMANDS: &[Printed] = &[
 #[expect(dead_code, reason = "its schema is what counts")]
 enum StatusJson {
     Running(Box<Status>),
-    NotRunning(status::NotRunning),
+    NotRunning(Box<status::NotRunning>),
 }
 
 /// `migrate --json`.

@@ -15,9 +15,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use flannel_core::checksum::TunnelChecksum;
 use flannel_core::config::NetworkConfig;
 use flannel_core::desired;
+use flannel_core::firewall::upstream::Place;
 use flannel_core::status::What;
 use flannel_core::underlay::{Underlay, UnderlayError, Wish};
 use ipnetwork::Ipv4Network;
@@ -27,7 +27,7 @@ use self::opening::Opening;
 use crate::cli::{DatapathMode, Options};
 use crate::datapath;
 use crate::files::lock::{LockError, StateLock};
-use crate::files::state;
+use crate::files::state::{self, ThisRun, Traces};
 use crate::firewall::FirewallError;
 use crate::firewall::chosen::Later;
 use crate::healthz::HealthzError;
@@ -213,7 +213,9 @@ async fn start_and_serve(
     let opening = Opening::begin(options, &kernel, &config, &underlay, (shared, datapath)).await?;
     let (lease, vtep_mac) =
         acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
-    start::retire(&kernel, &before, config.network, device.as_deref()).await;
+    let mut traces = traces(options, &config, lease.subnet, &before);
+    start::retire(&kernel, &mut traces, config.network, device.as_deref()).await;
+    datapath::retire_former(&mut traces.former_pin_dirs);
     let _responder = (options.connectivity_port != 0).then(|| {
         let _there = answering.enter();
         responder::start(options.connectivity_port, config.network, shared.clone())
@@ -228,13 +230,14 @@ async fn start_and_serve(
     let own = kernel.own();
     let reconciler = Reconciler::new(
         kernel,
-        Later::new(options.firewall, before.node),
+        Later::new(options.firewall, traces.former_places.iter().copied().collect()),
         SharedDatapath::clone(datapath),
         shared.clone(),
         Sysctl::default(),
-        settings(options, wish, before.is_flannels(), before.checksum()),
+        settings(options, wish),
         identity,
-    );
+    )
+    .with_traces(traces);
     let _config = config::ConfigFollower::start(
         Arc::clone(&source),
         config,
@@ -244,10 +247,28 @@ async fn start_and_serve(
     reconciler.watch().scope().set_own(own);
     // Subscribed before the first look, so that no change falls between.
     let events = events::subscribe(reconciler.watch().scope())?;
-    let remembered = before.state.map(|state| state.sysctls).unwrap_or_default();
-    serve::Loop::new(options, state_lock, source, lease, reconciler, shared.clone(), remembered)
+    serve::Loop::new(options, state_lock, source, lease, reconciler, shared.clone())
         .run(events, Some(opening))
         .await
+}
+
+/// What earlier runs changed on the node or left there. The state file names it until it
+/// is undone, so it is undone before the file is written anew, or written down there.
+fn traces(
+    options: &Options,
+    config: &NetworkConfig,
+    subnet: Ipv4Network,
+    before: &start::Before,
+) -> Traces {
+    let pin_dir = &options.programs.pin_dir;
+    let device = config.backend.facts().device();
+    let present = ThisRun {
+        node: Place { network: config.network, subnet },
+        device: device.as_deref(),
+        pin_dir: &std::path::absolute(pin_dir).unwrap_or_else(|_| pin_dir.clone()),
+        tunnel_checksum: options.tunnel_checksum,
+    };
+    Traces::found(before.state.as_ref(), before.node, present)
 }
 
 /// Takes what one agent alone may have: network, device and pin directory.
@@ -282,12 +303,7 @@ async fn choose_underlay(
 }
 
 /// What passes need of the flags, with what narrows the choice of the underlay.
-fn settings(
-    options: &Options,
-    underlay: Wish,
-    take_over: bool,
-    checksum_before: TunnelChecksum,
-) -> LoopOptions {
+fn settings(options: &Options, underlay: Wish) -> LoopOptions {
     LoopOptions {
         underlay,
         rules: options.rules,
@@ -295,8 +311,6 @@ fn settings(
         fast_path: options.fast_path,
         programs: options.programs.clone(),
         tunnel_checksum: options.tunnel_checksum,
-        checksum_before,
-        take_over,
     }
 }
 

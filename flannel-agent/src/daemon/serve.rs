@@ -4,7 +4,7 @@ mod leases;
 mod own;
 mod store;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,8 +100,6 @@ pub(super) struct Loop<'a, S, K, F> {
     ended: Option<StartError>,
     reconciler: Reconciler<K, F>,
     shared: Shared,
-    /// Sysctls that an earlier run had changed, with the values before.
-    remembered: BTreeMap<String, String>,
     schedule: Schedule<Instant>,
     /// The data path, until it is open.
     opening: Option<Opening>,
@@ -124,7 +122,6 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         lease: Lease,
         reconciler: Reconciler<K, F>,
         shared: Shared,
-        remembered: BTreeMap<String, String>,
     ) -> Self {
         let identity = reconciler.identity();
         let mut table = LeaseTable::new(identity.network, identity.backend.clone());
@@ -147,7 +144,6 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             ended: None,
             reconciler,
             shared,
-            remembered,
             schedule: Schedule::new(Instant::now()),
             opening: None,
             guarded: false,
@@ -377,10 +373,6 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         let rules = self.write_rules();
         let lease = self.keeper.lease();
         let identity = self.reconciler.identity();
-        let mut sysctls = self.remembered.clone();
-        for (name, before) in self.reconciler.sysctls_before() {
-            sysctls.entry(name.clone()).or_insert_with(|| before.clone());
-        }
         let node = state::NodeState {
             version: state::VERSION,
             public_ip: lease.attrs.public_ip,
@@ -393,20 +385,24 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             attach: self.shared.lock().datapath.attach,
             subnet_file: std::path::absolute(&self.options.subnet_file).ok(),
             pin_dir: std::path::absolute(&self.options.programs.pin_dir).ok(),
-            sysctls,
-            tunnel_checksum: self.options.tunnel_checksum,
+            traces: self.reconciler.traces(),
         };
         let folder = &self.options.state_dir;
         let stored =
             self.state_file.ensure(&state::path(folder), &node, || state::store(folder, &node));
+        self.reconciler.remembered();
         let written = stored.and(rules).map_err(|error| error.to_string());
         let locked = self.state_lock.renew().map_err(|error| error.to_string());
         self.shared.report(Subject::StateFile, written.and(locked));
+        self.write_subnet_env();
+    }
+
+    fn write_subnet_env(&mut self) {
         // The pods' MTU is known once the device is.
         let Some(mtu) = self.reconciler.mtu() else { return };
         let env = subnet_env::SubnetEnv {
-            network: identity.network,
-            subnet: lease.subnet,
+            network: self.reconciler.identity().network,
+            subnet: self.keeper.lease().subnet,
             mtu,
             ip_masq: self.options.rules.masquerade,
         };

@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_core::checksum::TunnelChecksum;
+use flannel_core::blackhole;
+use flannel_core::blackhole::Blackhole;
 use flannel_core::config::NetworkConfig;
 use flannel_core::firewall::upstream::Place;
 use flannel_core::lease::Lease;
@@ -13,6 +14,8 @@ use flannel_core::mac::MacAddr;
 use flannel_core::observed::Observed;
 use flannel_core::op::Op;
 use flannel_core::plan;
+use flannel_core::state::Traces;
+use flannel_core::subnet::within;
 use flannel_core::text;
 use flannel_core::underlay;
 use flannel_core::underlay::{Underlay, Wish};
@@ -24,7 +27,7 @@ use crate::backend;
 use crate::backoff::Backoff;
 use crate::cli::Options;
 use crate::files::{state, subnet_env};
-use crate::kernel::{self, Kernel, PROTOCOL};
+use crate::kernel::{self, Kernel, KernelError, PROTOCOL};
 use crate::notify;
 use crate::source::store::Store;
 use crate::source::{Former, LeaseSource, SourceError};
@@ -137,71 +140,86 @@ pub(super) fn is_card(links: &[Link], underlay: &Underlay) -> bool {
     links.iter().any(|link| link.ifindex == underlay.ifindex && link.kind.is_empty())
 }
 
-/// Removes what an earlier run left by another network config.
+/// Removes what earlier runs left by another network config; what could not be removed
+/// stays among the traces, for the next start.
 pub(super) async fn retire<K: Kernel>(
     kernel: &K,
-    before: &Before,
+    traces: &mut Traces,
     network: Ipv4Network,
     device: Option<&str>,
 ) {
-    retire_device(kernel, before, device).await;
-    retire_network(kernel, before, network, device).await;
+    for old in std::mem::take(&mut traces.former_devices) {
+        if !retire_device(kernel, &old, device).await {
+            traces.former_devices.insert(old);
+        }
+    }
+    for former in std::mem::take(&mut traces.former_networks) {
+        if !retire_network(kernel, former, network, device).await {
+            traces.former_networks.insert(former);
+        }
+    }
 }
 
 /// Deletes the device of an earlier run that has another name than ours: the
 /// VNI or the backend in the config was changed, and both would route the same
-/// subnets.
-async fn retire_device<K: Kernel>(kernel: &K, before: &Before, ours: Option<&str>) {
-    let old = before.state.as_ref().and_then(|state| state.device.as_deref());
-    let Some(old) = old else { return };
-    if Some(old) == ours {
-        return;
-    }
+/// subnets. Whether nothing of ours is left of it.
+async fn retire_device<K: Kernel>(kernel: &K, old: &str, ours: Option<&str>) -> bool {
     if backend::is_ours(kernel, old).await.is_ok_and(|ours| !ours) {
-        return;
+        return true;
     }
     let why = match ours {
         Some(ours) => format!("it is {ours} now"),
         None => "the backend has no device now".to_owned(),
     };
     let op = Op::DeleteDevice { name: old.to_owned(), why };
-    for result in kernel.apply(old, &[op]).await {
-        match result {
-            Ok(()) => tracing::info!(device = old, "device of an earlier config removed"),
-            Err(error) => tracing::warn!(%error, "device of an earlier config not removed"),
+    match kernel.apply(old, &[op]).await.into_iter().collect::<Result<(), _>>() {
+        Ok(()) => {
+            tracing::info!(device = old, "device of an earlier config removed");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "device of an earlier config not removed");
+            false
         }
     }
 }
 
 /// Removes what an earlier run left of another overlay network than ours: the
-/// `network` in the config was changed.
+/// `network` in the config was changed. Whether nothing of ours is left of it.
 async fn retire_network<K: Kernel>(
     kernel: &K,
-    before: &Before,
+    former: Ipv4Network,
     network: Ipv4Network,
     device: Option<&str>,
-) {
-    let known = before.state.as_ref().and_then(|state| state.network);
-    let Some(former) = known.or(before.node.map(|node| node.network)) else { return };
-    if former == network {
-        return;
-    }
-    let name = device.unwrap_or_default();
-    let mut observed = match device {
-        Some(device) if backend::is_ours(kernel, device).await.unwrap_or(false) => {
-            kernel.observe(device).await.unwrap_or_default()
+) -> bool {
+    let retired = async {
+        let mut observed = match device {
+            Some(device) if backend::is_ours(kernel, device).await? => {
+                kernel.observe(device).await?
+            }
+            _ => Observed::default(),
+        };
+        observed.direct = kernel.direct_routes(PROTOCOL).await?;
+        let ops = plan::retire(&observed, former, network);
+        let (blackholes, _) = blackhole::diff(None, &kernel.blackholes().await?);
+        let past = |subnet| within(former, subnet) && !within(network, subnet);
+        let blackholes: Vec<Blackhole> =
+            blackholes.into_iter().filter(|route| past(route.destination)).collect();
+        let removed = ops.len() + blackholes.len();
+        if removed > 0 {
+            tracing::info!(%former, %network, removed, "overlay network changed");
         }
-        _ => Observed::default(),
+        let mut results = kernel.apply(device.unwrap_or_default(), &ops).await;
+        for route in blackholes {
+            results.push(kernel.remove_blackhole(route).await);
+        }
+        results.into_iter().collect::<Result<(), KernelError>>()
     };
-    observed.direct = kernel.direct_routes(PROTOCOL).await.unwrap_or_default();
-    let ops = plan::retire(&observed, former, network);
-    if ops.is_empty() {
-        return;
-    }
-    tracing::info!(%former, %network, removed = ops.len(), "overlay network changed");
-    for error in kernel.apply(name, &ops).await.into_iter().filter_map(Result::err) {
+    let retired = retired.await;
+    if let Err(error) = &retired {
         tracing::warn!(%error, "entry of the former overlay network not removed");
     }
+    retired.is_ok()
 }
 
 /// What an earlier run left.
@@ -217,17 +235,6 @@ pub(super) struct Before {
 }
 
 impl Before {
-    /// Whether flannel ran here since the boot, and we did not: without subnet.env it
-    /// did not.
-    pub(super) fn is_flannels(&self) -> bool {
-        self.state.is_none() && self.node.is_some()
-    }
-
-    /// Who made the checksums of what went into the tunnel.
-    pub(super) fn checksum(&self) -> TunnelChecksum {
-        self.state.as_ref().map(|state| state.tunnel_checksum).unwrap_or_default()
-    }
-
     /// Of a node that has nothing but its state file, if that.
     #[cfg(test)]
     pub(super) fn of(state: Option<state::NodeState>) -> Self {
@@ -301,14 +308,38 @@ impl Before {
 mod tests {
     use super::*;
     use crate::kernel::fake::FakeKernel;
-    use flannel_core::observed::{ObservedDevice, ObservedVxlan};
+    use flannel_core::observed::{DirectRoute, ObservedDevice, ObservedVxlan};
 
-    fn before(device: &str) -> Before {
-        let text = format!(
-            r#"{{"version":1,"public_ip":"192.0.2.1","subnet":"10.5.1.0/24",
-                "vtep_mac":"02:00:00:00:00:01","device":"{device}","vni":1}}"#
-        );
-        Before::of(serde_json::from_str(&text).ok())
+    const NETWORK: &str = "10.5.0.0/16";
+
+    fn vxlan_device() -> Observed {
+        let vxlan = ObservedVxlan {
+            vni: 1,
+            port: 8472,
+            local: None,
+            underlay: 2,
+            gbp: false,
+            learning: false,
+        };
+        let device = ObservedDevice {
+            ifindex: 3,
+            vxlan: Some(vxlan),
+            mac: MacAddr([2; 6]),
+            mtu: 1450,
+            up: true,
+            bridge_port: false,
+            addresses: Default::default(),
+            checksum: None,
+        };
+        Observed { device: Some(device), ..Observed::default() }
+    }
+
+    /// Retires what is left of this device; what is left then.
+    async fn retired(kernel: &FakeKernel, device: &str, ours: Option<&str>) -> Traces {
+        let former_devices = [device.to_owned()].into();
+        let mut traces = Traces { former_devices, ..Traces::default() };
+        retire(kernel, &mut traces, NETWORK.parse().unwrap(), ours).await;
+        traces
     }
 
     #[test]
@@ -360,40 +391,53 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_device_of_another_vni_goes() {
-        let vxlan = ObservedVxlan {
-            vni: 1,
-            port: 8472,
-            local: None,
-            underlay: 2,
-            gbp: false,
-            learning: false,
-        };
-        let device = ObservedDevice {
-            ifindex: 3,
-            vxlan: Some(vxlan),
-            mac: MacAddr([2; 6]),
-            mtu: 1450,
-            up: true,
-            bridge_port: false,
-            addresses: Default::default(),
-            checksum: None,
-        };
         let kernel = FakeKernel::default();
-        let observed = Observed { device: Some(device.clone()), ..Observed::default() };
-        kernel.state().devices.insert("flannel.1".to_owned(), observed);
-        let foreign = ObservedDevice { vxlan: None, ..device.clone() };
-        let foreign = Observed { device: Some(foreign), ..Observed::default() };
+        let foreign = vxlan_device().device.map(|device| ObservedDevice { vxlan: None, ..device });
+        let foreign = Observed { device: foreign, ..Observed::default() };
         kernel.state().devices.insert("flannel.2".to_owned(), foreign);
-        retire_device(&kernel, &before("flannel.1"), Some("flannel.1")).await;
-        retire_device(&kernel, &before("flannel.2"), Some("flannel.1")).await;
+        assert_eq!(retired(&kernel, "flannel.2", Some("flannel.1")).await, Traces::default());
         assert_eq!(kernel.state().applied, []);
         for ours in [Some("flannel.7"), None] {
-            let observed = Observed { device: Some(device.clone()), ..Observed::default() };
-            kernel.state().devices.insert("flannel.1".to_owned(), observed);
+            kernel.state().devices.insert("flannel.1".to_owned(), vxlan_device());
             kernel.state().applied.clear();
-            retire_device(&kernel, &before("flannel.1"), ours).await;
+            assert_eq!(retired(&kernel, "flannel.1", ours).await, Traces::default());
             assert_eq!(kernel.state().applied.len(), 1);
             assert_eq!(kernel.state().devices["flannel.1"].device, None);
         }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_removed_is_not_forgotten() {
+        let kernel = FakeKernel::default();
+        kernel.state().devices.insert("flannel.1".to_owned(), vxlan_device());
+        let why = "it is flannel.7 now".to_owned();
+        let op = Op::DeleteDevice { name: "flannel.1".to_owned(), why };
+        kernel.state().failing = vec![(op, libc::EBUSY)];
+        let left = retired(&kernel, "flannel.1", Some("flannel.7")).await;
+        assert_eq!(left.former_devices, ["flannel.1".to_owned()].into());
+        kernel.state().failing.clear();
+        assert_eq!(retired(&kernel, "flannel.1", Some("flannel.7")).await, Traces::default());
+    }
+
+    #[tokio::test]
+    async fn routes_and_blackholes_of_a_former_network_go() {
+        let former: Ipv4Network = "10.6.0.0/16".parse().unwrap();
+        let kernel = FakeKernel::default();
+        let subnet = "10.6.1.0/24".parse().unwrap();
+        let direct = DirectRoute::to_peer(subnet, Ipv4Addr::new(192, 0, 2, 7), 2);
+        let blackholes = ["10.6.9.0/24", "10.5.1.0/24", "10.7.1.0/24"]
+            .map(|subnet| Blackhole::ours(subnet.parse().unwrap()));
+        kernel.state().direct.insert(direct);
+        kernel.state().blackholes.extend(blackholes);
+        kernel.state().failing = vec![(Op::RemoveDirect(direct), libc::EIO)];
+        let first = Traces { former_networks: [former].into(), ..Traces::default() };
+        let mut traces = first.clone();
+        retire(&kernel, &mut traces, NETWORK.parse().unwrap(), None).await;
+        assert_eq!(traces, first, "a route is left");
+        kernel.state().failing.clear();
+        retire(&kernel, &mut traces, NETWORK.parse().unwrap(), None).await;
+        assert_eq!(traces, Traces::default());
+        assert!(kernel.state().direct.is_empty());
+        assert!(kernel.state().blackholes.iter().eq(&blackholes[1..]), "others stay");
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use flannel_core::state::{NodeState, VERSION, parse};
+pub use flannel_core::state::{NodeState, ThisRun, Traces, VERSION, parse};
 
 use super::{WriteError, write_atomically};
 
@@ -91,11 +91,13 @@ mod tests {
             attach: Some(Attachment::Tcx),
             subnet_file: Some("/run/flannel/subnet.env".into()),
             pin_dir: Some("/sys/fs/bpf/flannel".into()),
-            sysctls: BTreeMap::from([(
-                "net.netfilter.nf_conntrack_tcp_be_liberal".to_owned(),
-                "0".to_owned(),
-            )]),
-            tunnel_checksum: Default::default(),
+            traces: Traces {
+                sysctls: BTreeMap::from([(
+                    "net.netfilter.nf_conntrack_tcp_be_liberal".to_owned(),
+                    "0".to_owned(),
+                )]),
+                ..Traces::default()
+            },
         }
     }
 
@@ -153,7 +155,7 @@ mod tests {
             attach: None,
             subnet_file: None,
             pin_dir: None,
-            sysctls: BTreeMap::new(),
+            traces: Traces::default(),
             ..state()
         };
         assert_eq!(loaded(text), Loaded { state: Some(expected), warning: None });

@@ -24,8 +24,8 @@ enum Kind {
 pub struct Chosen {
     kind: Kind,
     reason: String,
-    /// The node as subnet.env had it: flannel's old rules have these values.
-    previous: Option<Place>,
+    /// What the node was before: old rules of flannel's and ours have these values.
+    previous: Vec<Place>,
     /// The rules for which the others were removed.
     swept: Mutex<Option<Rules>>,
 }
@@ -35,7 +35,7 @@ impl Chosen {
     ///
     /// # Errors
     /// A tool that was asked for is missing or does not run.
-    pub async fn choose(mode: Mode, previous: Option<Place>) -> Result<Self, FirewallError> {
+    pub async fn choose(mode: Mode, previous: Vec<Place>) -> Result<Self, FirewallError> {
         let (kind, reason) = match mode {
             Mode::Nftables => (Kind::Nftables(nft().await?), "--firewall".to_owned()),
             Mode::Iptables => {
@@ -61,7 +61,8 @@ impl Chosen {
 
     fn nodes(&self, rules: &Rules) -> Vec<Place> {
         let now = Place { network: rules.network, subnet: rules.subnet };
-        std::iter::once(now).chain(self.previous.filter(|before| *before != now)).collect()
+        let before = self.previous.iter().copied().filter(|before| *before != now);
+        std::iter::once(now).chain(before).collect()
     }
 
     fn mine(&self, rules: &Rules) -> Mine {
@@ -106,18 +107,18 @@ impl Chosen {
 #[derive(Debug)]
 pub struct Later {
     mode: Mode,
-    previous: Option<Place>,
+    previous: Vec<Place>,
     chosen: OnceCell<Chosen>,
 }
 
 impl Later {
-    /// By this mode; `previous` is the node as subnet.env had it.
-    pub fn new(mode: Mode, previous: Option<Place>) -> Self {
+    /// By this mode; `previous` is what the node was before.
+    pub fn new(mode: Mode, previous: Vec<Place>) -> Self {
         Self { mode, previous, chosen: OnceCell::new() }
     }
 
     async fn chosen(&self) -> Result<&Chosen, FirewallError> {
-        self.chosen.get_or_try_init(|| Chosen::choose(self.mode, self.previous)).await
+        self.chosen.get_or_try_init(|| Chosen::choose(self.mode, self.previous.clone())).await
     }
 
     /// Makes our rules exactly these, and leaves alone what is elsewhere.

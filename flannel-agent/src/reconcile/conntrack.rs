@@ -1,7 +1,7 @@
 //! Conntrack sees only part of what the fast path carries: the settings that make
 //! it live with that, and what its timeouts mean for the programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use flannel_core::health::Subject;
@@ -21,33 +21,53 @@ const IDLE: [Timeout; 2] = [Timeout::TcpUnacknowledged, Timeout::TcpMaxRetrans];
 /// late, and packets may be rare.
 const UDP_SHARE: u32 = 4;
 
-/// conntrack's settings, as far as we have changed them.
+/// conntrack's settings, as far as we have changed them, or are about to.
 #[derive(Debug, Default)]
 pub(super) struct Conntrack {
     /// Remembered for `cleanup`: their values before us, by name.
     before: BTreeMap<String, String>,
+    /// Those of which the state file does not know yet. They are changed when it does.
+    unwritten: BTreeSet<String>,
+    /// Those of which nothing was said yet.
+    untold: BTreeSet<String>,
 }
 
 impl Conntrack {
-    /// Settings that we have changed, with the values before.
+    /// With what earlier runs have changed.
+    pub(super) fn new(before: BTreeMap<String, String>) -> Self {
+        Self { before, ..Self::default() }
+    }
+
+    /// Settings that we have changed or are about to, with the values before.
     pub(super) fn before(&self) -> &BTreeMap<String, String> {
         &self.before
+    }
+
+    /// The state file knows of all, or cannot be written.
+    pub(super) fn remembered(&mut self) {
+        self.untold.append(&mut self.unwritten);
+    }
+
+    /// Whether changes wait until the state file knows of them.
+    pub(super) fn waits(&self) -> bool {
+        !self.unwritten.is_empty()
     }
 
     /// Whether conntrack tolerates that it misses most of a connection; makes
     /// it so where it can.
     pub(super) fn tcp_allowed(&mut self, sysctl: &Sysctl, shared: &Shared) -> bool {
         let set = match sysctl.tcp_conntrack() {
-            Ok(TcpConntrack::Absent | TcpConntrack::Liberal) => Ok(()),
+            Ok(TcpConntrack::Absent | TcpConntrack::Liberal) => Ok(true),
+            Ok(TcpConntrack::Strict) if !self.may_set(LIBERAL, "0") => Ok(false),
             Ok(TcpConntrack::Strict) => {
                 let set = sysctl.set_tcp_conntrack_liberal(true);
-                set.inspect(|()| self.has_set(LIBERAL, "0", "1"))
+                set.map(|()| self.has_set(LIBERAL, "1")).map(|()| true)
             }
             Err(error) => Err(error),
         };
         let found = set.as_ref().map_err(|error| format!("{error}; TCP stays on the kernel path"));
         shared.report(Subject::Conntrack, found);
-        set.is_ok()
+        set.unwrap_or(false)
     }
 
     /// Keeps conntrack from forgetting idle TCP connections early, while the fast
@@ -71,26 +91,33 @@ impl Conntrack {
         };
         for timeout in IDLE {
             let Some(before) = sysctl.timeout(timeout)? else { continue };
-            if before < established {
+            if before < established && self.may_set(timeout.name(), &before.to_string()) {
                 sysctl.set_timeout(timeout, established)?;
-                let (before, now) = (before.to_string(), established.to_string());
-                self.has_set(timeout.name(), &before, &now);
+                self.has_set(timeout.name(), &established.to_string());
             }
         }
         Ok(())
     }
 
-    /// Remembers what a setting was before the first change, and says that once:
-    /// whoever sets it back is corrected without a word.
-    fn has_set(&mut self, name: &str, before: &str, now: &str) {
-        if self.before.contains_key(name) {
+    /// Remembers what a setting was before the first change; whether the state file
+    /// does, too.
+    fn may_set(&mut self, name: &str, before: &str) -> bool {
+        if !self.before.contains_key(name) {
+            self.before.insert(name.to_owned(), before.to_owned());
+            self.unwritten.insert(name.to_owned());
+        }
+        !self.unwritten.contains(name)
+    }
+
+    /// Says it once: whoever sets it back is corrected without a word.
+    fn has_set(&mut self, name: &str, now: &str) {
+        if !self.untold.remove(name) {
             tracing::debug!(sysctl = name, value = now, "sysctl set again");
             return;
         }
-        self.before.insert(name.to_owned(), before.to_owned());
         tracing::info!(
             sysctl = name,
-            before,
+            before = self.before.get(name),
             value = now,
             "sysctl set: conntrack sees only part of each TCP connection"
         );

@@ -72,12 +72,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             None => Observed::default(),
         };
         let mut direct = self.kernel.direct_routes(PROTOCOL).await?;
-        if self.settings.take_over && self.identity.backend.facts().reaches().directly() {
+        if self.traces.unmarked_routes && self.identity.backend.facts().reaches().directly() {
             let unmarked = self.kernel.direct_routes(UNMARKED).await?;
             let left = unmarked.into_iter().filter(|route| self.is_left_over(desired, route));
             direct.extend(left);
         }
-        self.settings.take_over = false;
         Ok(Observed { direct, ..observed })
     }
 

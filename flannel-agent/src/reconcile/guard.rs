@@ -146,6 +146,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 ensured
             }
         };
+        if ensured.is_ok() {
+            self.settle_rules();
+        }
         self.unfinished.wake.firewall = ensured.is_err();
         self.shared.report(Subject::Firewall, ensured);
         self.unfinished.schedule()

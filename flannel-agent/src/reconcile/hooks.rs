@@ -77,7 +77,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             veths: &settled.veths,
             turn: TURN,
         });
-        self.hooks_left = report.unfinished;
+        // Settings that have to be remembered first are changed at the next look.
+        self.hooks_left = report.unfinished || self.conntrack.waits();
         let (unpinned, attachment) = (datapath.unpinned(), report.attachment);
         drop(guard);
         failures.extend(self.tell_hooks(report, unpinned));

@@ -17,12 +17,12 @@ mod revise;
 mod strangers;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod turnover;
 mod udp;
 mod underlay;
 mod wake;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flannel_core::backend::VxlanConfig;
@@ -37,6 +37,7 @@ use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
 use flannel_core::plan;
 use flannel_core::schedule::{Wake, earliest};
+use flannel_core::state::Traces;
 use flannel_core::underlay::{Underlay, Wish};
 use ipnetwork::Ipv4Network;
 use tokio::time::Instant;
@@ -92,11 +93,6 @@ pub struct LoopOptions {
     pub programs: ProgramOptions,
     /// `--tunnel-checksum`.
     pub tunnel_checksum: TunnelChecksum,
-    /// The same of the run before, whose device may be there.
-    pub checksum_before: TunnelChecksum,
-    /// Take over the direct routes that are there without a mark: nothing of
-    /// ours was on this node before.
-    pub take_over: bool,
 }
 
 /// What a pass has changed that others have to know.
@@ -168,6 +164,8 @@ pub struct Reconciler<K, F> {
     turnover: Turnover,
 
     // What is left to do.
+    /// What earlier runs left, and what this one has changed; without sysctls.
+    traces: Traces,
     retries: Retries,
     unfinished: Unfinished,
     /// Hooks were left for the next look.
@@ -216,6 +214,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             absence: Absence::default(),
             packet_rules: PacketRules::default(),
             turnover,
+            traces: Traces::default(),
             retries: Retries::default(),
             unfinished: Unfinished::default(),
             hooks_left: false,
@@ -256,11 +255,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.wanted.desired.as_ref().map(|desired| desired.mtu)
     }
 
-    /// Settings of conntrack that we have changed, with the values before.
-    pub fn sysctls_before(&self) -> &BTreeMap<String, String> {
-        self.conntrack.before()
-    }
-
     /// Makes the node what these peers (oldest lease first) and the underlay
     /// demand.
     pub async fn pass(&mut self, peers: &[Peer], mut wake: Wake) -> PassResult {
@@ -288,6 +282,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if seal {
             changed |= self.seal().await;
         }
+        self.settle_traces();
         self.retries.report(&self.shared);
         self.serve_udp(&desired, look).await;
         self.wanted.desired = Some(Arc::clone(&desired));
@@ -344,7 +339,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             underlay: &self.identity.underlay,
             backend: &self.identity.backend,
             next_hops: self.next_hops.known(),
-            checksum: self.settings.tunnel_checksum.wanted(self.settings.checksum_before),
+            checksum: self.settings.tunnel_checksum.wanted(self.traces.tunnel_checksum),
         }
     }
 

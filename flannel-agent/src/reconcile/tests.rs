@@ -5,8 +5,10 @@ mod conntrack;
 mod direct;
 mod packet_rules;
 mod revise;
+mod traces;
 mod unheard;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -144,9 +146,10 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         fast_path: options.fast_path,
         programs: options.programs,
         tunnel_checksum: TunnelChecksum::Device,
-        checksum_before: TunnelChecksum::Device,
-        take_over: false,
     };
+    // An earlier run has changed it.
+    let liberal = (super::conntrack::LIBERAL.to_owned(), "0".to_owned());
+    let known = with_datapath.then_some(liberal).into_iter().collect();
     let reconciler = Reconciler::new(
         kernel,
         FakeFirewall::default(),
@@ -156,6 +159,7 @@ fn bench_of(backend: Backend, with_datapath: bool) -> Bench {
         settings,
         identity,
     );
+    let reconciler = reconciler.with_traces(Traces { sysctls: known, ..Traces::default() });
     Bench { reconciler, datapath, shared, sysctls }
 }
 
@@ -211,7 +215,7 @@ async fn the_first_pass_makes_everything() {
     assert_eq!(config.overlay, device.ifindex);
     drop(state);
     assert_eq!(bench.complaints(), [""; 0]);
-    assert_eq!(bench.reconciler.sysctls_before()[super::conntrack::LIBERAL], "0");
+    assert_eq!(bench.reconciler.traces().sysctls[super::conntrack::LIBERAL], "0");
     let liberal = bench.sysctls.path().join("net/netfilter/nf_conntrack_tcp_be_liberal");
     assert_eq!(std::fs::read_to_string(liberal).unwrap().trim(), "1");
     assert_eq!(bench.shared.lock().peers.len(), 2);
@@ -321,7 +325,7 @@ async fn without_ebpf_the_kernel_path_is_whole() {
     bench.pass(&[peer(2)], Wake::ALL).await;
     assert_eq!(bench.observed().routes.len(), 1);
     assert_eq!(bench.complaints(), [""; 0]);
-    assert!(bench.reconciler.sysctls_before().is_empty(), "conntrack is left alone");
+    assert!(bench.reconciler.traces().sysctls.is_empty(), "conntrack is left alone");
 }
 
 #[tokio::test]

@@ -291,7 +291,7 @@ async fn treats_packets_as_flannel(mode: Mode, before: Option<&str>) {
     if let Some(iptables) = before {
         restore(iptables, SOMEONES);
     }
-    let firewall = Chosen::choose(mode, None).await.unwrap();
+    let firewall = Chosen::choose(mode, Vec::new()).await.unwrap();
     firewall.ensure(&rules()).await.unwrap();
     // Masquerading takes a random port, seldom the same one.
     assert_eq!(verdicts(&node), [false, true, true, false, true], "{:?}", firewall.describe());
@@ -317,7 +317,7 @@ fn every_mode_treats_packets_as_flannel_does() {
 #[test]
 fn auto_uses_what_the_nodes_other_rules_use() {
     in_netns(async {
-        let name = async || Chosen::choose(Mode::Auto, None).await.unwrap().describe().0;
+        let name = async || Chosen::choose(Mode::Auto, Vec::new()).await.unwrap().describe().0;
         assert_eq!(name().await, "nftables");
         restore("iptables-nft", SOMEONES);
         assert_eq!(name().await, "nftables");
@@ -341,14 +341,14 @@ fn a_change_of_mode_and_cleanup_leave_nothing() {
             Mode::None,
         ];
         for mode in modes {
-            let firewall = Chosen::choose(mode, None).await.unwrap();
+            let firewall = Chosen::choose(mode, Vec::new()).await.unwrap();
             firewall.ensure(&rules()).await.unwrap();
             let text = ruleset();
             assert_eq!(text.contains("flannel-ipv4"), mode == Mode::Nftables, "{text}");
             assert_eq!(text.contains("FLANNEL-FWD"), mode == Mode::Iptables, "{text}");
         }
         for mode in [Mode::Nftables, Mode::Iptables] {
-            Chosen::choose(mode, None).await.unwrap().ensure(&rules()).await.unwrap();
+            Chosen::choose(mode, Vec::new()).await.unwrap().ensure(&rules()).await.unwrap();
             chosen::remove_all(&[], &Mine::default()).await.unwrap();
             assert!(!ruleset().to_lowercase().contains("flannel"), "{}", ruleset());
         }
@@ -360,7 +360,7 @@ fn without_forward_rules_forward_has_none_of_ours() {
     in_netns(async {
         run("iptables-nft -P FORWARD DROP");
         for mode in [Mode::Nftables, Mode::Iptables] {
-            let firewall = Chosen::choose(mode, None).await.unwrap();
+            let firewall = Chosen::choose(mode, Vec::new()).await.unwrap();
             firewall.ensure(&rules()).await.unwrap();
             let both = || ruleset() + &run("iptables-nft-save");
             assert!(both().contains("flanneld forward"));

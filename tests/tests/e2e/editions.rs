@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::programs::TcAttachType::{Egress, Ingress};
@@ -366,14 +367,14 @@ fn another_namespaces_links_stay() {
     let pins = pair.left.pin_dir().to_owned();
     let inode = fs::metadata(&pins).expect("pins").ino();
     pair.right.stop_agent();
-    // Those of its own directory would go on beside.
-    pair.right.cleanup_with(&["--keep-device"]);
     let other = Options { pin_dir: Some(pins.clone()), ..Options::ebpf() };
     pair.right.start(&pair.etcd, &other);
     let reason = pair.right.complaint(Subject::Pins).expect("a complaint");
     assert!(reason.contains("programs of another network namespace"), "{reason}");
     assert!(reason.contains("--pin-dir"), "{reason}");
     assert_eq!(programs(&pair.left), before);
+    // Those of the directory that it had before do not go on beside.
+    assert_eq!(hooks::pins(pair.right.pin_dir()), Vec::<PathBuf>::new());
     // The programs run there nevertheless, as long as the agent does.
     let spaced = pair.traffic(SPACED, "--seconds 1");
     assert_eq!(spaced.lost, 0, "{spaced:?}");

@@ -32,6 +32,11 @@ fn leaves_checksums(node: &Node) -> bool {
     state.expect("the feature").trim() == "on"
 }
 
+/// What the next start is told.
+fn state(node: &Node) -> String {
+    std::fs::read_to_string(node.state_dir().join("state.json")).expect("a state file")
+}
+
 fn connects(pair: &Pair) -> bool {
     let to = SocketAddr::V4(pair.server.target());
     pair.client.netns.inside(|| TcpStream::connect_timeout(&to, 2 * SECOND).is_ok())
@@ -76,11 +81,13 @@ fn tcp_works_over_a_card_that_breaks_it() {
     wait::holds("a new device", 2 * SECOND, || {
         pair.left.netns.try_sh("ip link show flannel.1") && !leaves_checksums(&pair.left)
     });
-    // Without the option it is as it was before; so it is for who comes after us.
+    // Without the option it is as it was before; so it is for who comes after us. Until
+    // then each start is told.
     pair.left.stop_agent();
     assert!(!leaves_checksums(&pair.left), "it works without the agent");
+    assert!(state(&pair.left).contains("\"tunnel_checksum\": \"kernel\""));
     pair.left.start(&pair.etcd, &Options::ebpf());
-    assert!(leaves_checksums(&pair.left));
+    assert!(leaves_checksums(&pair.left) && !state(&pair.left).contains("tunnel_checksum"));
     pair.right.stop_agent();
     let output = pair.right.cleanup_with(&["--keep-device"]);
     assert!(output.status.success() && leaves_checksums(&pair.right), "{output:?}");

@@ -6,6 +6,8 @@
 //! this node.
 
 use ipnetwork::Ipv4Network;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::rules;
 use super::saved::Table;
@@ -14,11 +16,15 @@ use super::saved::Table;
 const FIRST: &str = "FLANNEL";
 
 /// A node's place in an overlay network: what rules are made from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub struct Place {
     /// The overlay network.
+    #[schemars(with = "String")]
     pub network: Ipv4Network,
     /// The node's subnet.
+    #[schemars(with = "String")]
     pub subnet: Ipv4Network,
 }
 

@@ -122,8 +122,7 @@ fn state_of(at: usize, network: Ipv4Network, subnet: Ipv4Network, vtep_mac: MacA
         attach: None,
         subnet_file: None,
         pin_dir: None,
-        sysctls: Default::default(),
-        tunnel_checksum: Default::default(),
+        traces: Default::default(),
     }
 }
 

@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use flannel_core::checksum::TunnelChecksum;
 use flannel_core::config::NetworkConfig;
 use flannel_core::envelope::Inward;
 use flannel_core::envelope::TrafficControl;
@@ -15,6 +14,7 @@ use flannel_core::mac::MacAddr;
 use flannel_core::observed::ObservedRoute;
 use flannel_core::op::Op;
 use flannel_core::repair::Repair;
+use flannel_core::state::Traces;
 use flannel_core::underlay::Underlay;
 use ipnetwork::Ipv4Network;
 use tokio::sync::oneshot;
@@ -36,6 +36,7 @@ use crate::status::{SharedDatapath, lock};
 
 mod leases;
 mod opening;
+mod traces;
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 const OVERLAY: u32 = 3;
@@ -117,7 +118,7 @@ fn options(dir: &std::path::Path, flags: &[&str]) -> Options {
 impl Bench {
     /// The same, whose data path is there when `opens` has told it.
     async fn start_before(opens: oneshot::Receiver<Result<(), Demanded>>) -> Self {
-        let bench = Self::begin(CONFIG, &[2, 3], &[], Some(opens)).await;
+        let bench = Self::begin(CONFIG, &[2, 3], &[], Some(opens), Traces::default()).await;
         bench.settle().await;
         bench
     }
@@ -133,17 +134,19 @@ impl Bench {
     }
 
     async fn start_flagged(config: &str, peers: &[u8], flags: &[&str]) -> Self {
-        let bench = Self::begin(config, peers, flags, None).await;
+        let bench = Self::begin(config, peers, flags, None, Traces::default()).await;
         bench.settle().await;
         assert!(!bench.task.is_finished(), "the loop has ended");
         bench
     }
 
+    /// The same, of which nothing has run yet, where earlier runs left these traces.
     async fn begin(
         config: &str,
         peers: &[u8],
         flags: &[&str],
         opens: Option<oneshot::Receiver<Result<(), Demanded>>>,
+        traces: Traces,
     ) -> Self {
         let config = NetworkConfig::parse(config).unwrap();
         let source = FakeSource::new(config.clone());
@@ -184,7 +187,7 @@ impl Bench {
             backend: config.backend.clone(),
         };
         let options = options(dir.path(), flags);
-        let settings = settings(&options, options.underlay.clone(), false, TunnelChecksum::Device);
+        let settings = settings(&options, options.underlay.clone());
         let reconciler = Reconciler::new(
             kernel.clone(),
             FakeFirewall::default(),
@@ -193,13 +196,13 @@ impl Bench {
             sysctls(dir.path().join("sysctl")),
             settings,
             identity,
-        );
+        )
+        .with_traces(traces);
         let (events, events_end) = mpsc::channel(16);
         let (store, lease, told) = (Arc::new(source.clone()), own.clone(), shared.clone());
         let task = tokio::spawn(async move {
-            let remembered = BTreeMap::new();
             let mut locked = StateLock::take(&options.state_dir).expect("the lock");
-            Loop::new(&options, &mut locked, store, lease, reconciler, told, remembered)
+            Loop::new(&options, &mut locked, store, lease, reconciler, told)
                 .run(events_end, opening)
                 .await
         });
@@ -260,7 +263,7 @@ async fn the_start_programs_the_peers_and_writes_the_files() {
     );
     let state = state::load(&bench.dir.path().join("state")).state.unwrap();
     assert_eq!(state.subnet, bench.own.subnet);
-    assert_eq!(state.sysctls[conntrack::LIBERAL], "0", "for cleanup");
+    assert_eq!(state.traces.sysctls[conntrack::LIBERAL], "0", "for cleanup");
     assert_eq!(bench.shared.lock().complaints(), []);
     assert_eq!(bench.renewals(), 0);
 }

@@ -23,17 +23,23 @@ async fn idle_connections_live_as_long_as_established_ones() {
     conntrack(&folder, &[(ESTABLISHED, "432000\n"), (UNACKNOWLEDGED, "20\n")]);
     conntrack(&folder, &[(MAX_RETRANS, "999999\n")]);
     bench.pass(&[peer(2)], Wake::ALL).await;
+    // The state file is written, and it is looked at once more.
+    bench.reconciler.remembered();
+    bench.reconciler.check_hooks();
     assert_eq!(read(UNACKNOWLEDGED), "432000");
     assert_eq!(read(MAX_RETRANS), "999999\n", "longer than that already");
     let name = Timeout::TcpUnacknowledged.name();
-    assert_eq!(bench.reconciler.sysctls_before()[name], "20");
-    assert!(!bench.reconciler.sysctls_before().contains_key(Timeout::TcpMaxRetrans.name()));
+    assert_eq!(bench.reconciler.traces().sysctls[name], "20");
+    assert!(!bench.reconciler.traces().sysctls.contains_key(Timeout::TcpMaxRetrans.name()));
 
     // Somebody sets them back; the first values stay remembered.
     conntrack(&folder, &[(UNACKNOWLEDGED, "300\n"), (MAX_RETRANS, "300\n")]);
     bench.reconciler.check_hooks();
+    assert_eq!((read(UNACKNOWLEDGED), read(MAX_RETRANS)), ("432000".into(), "300\n".into()));
+    bench.reconciler.remembered();
+    bench.reconciler.check_hooks();
     assert_eq!((read(UNACKNOWLEDGED), read(MAX_RETRANS)), ("432000".into(), "432000".into()));
-    assert_eq!(bench.reconciler.sysctls_before()[name], "20");
+    assert_eq!(bench.reconciler.traces().sysctls[name], "20");
     assert_eq!(bench.complaints(), [""; 0]);
 }
 

@@ -107,7 +107,7 @@ async fn host_gw_complains_when_public_ip_is_no_address_of_the_interface() {
 async fn routes_of_peers_that_left_while_nobody_looked_go() {
     for (take_over, left) in [(true, false), (false, true)] {
         let mut bench = bench_of(Backend::HostGw, false);
-        bench.reconciler.settings.take_over = take_over;
+        bench.reconciler.traces.unmarked_routes = take_over;
         let present = Peer { vtep_mac: MacAddr::default(), ..peer(2) };
         bench.route(present, None);
         // Without our mark: a gone peer's, a present peer's, and what is not

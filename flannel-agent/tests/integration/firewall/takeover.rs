@@ -73,8 +73,8 @@ fn saved(iptables: &str) -> Vec<String> {
     text.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect()
 }
 
-fn former() -> Option<Former> {
-    Some(Former { network: rules().network, subnet: "10.5.7.0/24".parse().unwrap() })
+fn former() -> Vec<Former> {
+    vec![Former { network: rules().network, subnet: "10.5.7.0/24".parse().unwrap() }]
 }
 
 async fn takes_over(iptables: &'static str, mode: Mode) {
@@ -136,7 +136,7 @@ async fn loses_nothing(iptables: &'static str, mode: Mode) {
             .unwrap()
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let firewall = Chosen::choose(mode, None).await.unwrap();
+    let firewall = Chosen::choose(mode, Vec::new()).await.unwrap();
     firewall.ensure(&rules()).await.unwrap();
     let output = ping.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
