@@ -26,6 +26,10 @@ pub enum TcpConntrack {
 pub enum Timeout {
     /// Of a TCP connection after its handshake.
     TcpEstablished,
+    /// Of one that the side which began has ended.
+    TcpFinWait,
+    /// Of one that the other side has ended.
+    TcpCloseWait,
     /// Of one of which data was seen and not its ACK.
     TcpUnacknowledged,
     /// Of one of which data was seen again and again.
@@ -41,6 +45,8 @@ impl Timeout {
     pub const fn name(self) -> &'static str {
         match self {
             Self::TcpEstablished => "net.netfilter.nf_conntrack_tcp_timeout_established",
+            Self::TcpFinWait => "net.netfilter.nf_conntrack_tcp_timeout_fin_wait",
+            Self::TcpCloseWait => "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
             Self::TcpUnacknowledged => "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged",
             Self::TcpMaxRetrans => "net.netfilter.nf_conntrack_tcp_timeout_max_retrans",
             Self::Udp => "net.netfilter.nf_conntrack_udp_timeout",

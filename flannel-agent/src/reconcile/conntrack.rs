@@ -17,9 +17,18 @@ pub const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
 /// that was sent again: most of what it sees of a confirmed flow.
 const IDLE: [Timeout; 2] = [Timeout::TcpUnacknowledged, Timeout::TcpMaxRetrans];
 
-/// Share of conntrack's timeout that a UDP flow may stay unseen: a proof may be
+/// Timeouts of connections that carry data.
+const BUSY: [Timeout; 5] = [
+    Timeout::TcpEstablished,
+    Timeout::TcpFinWait,
+    Timeout::TcpCloseWait,
+    Timeout::TcpUnacknowledged,
+    Timeout::TcpMaxRetrans,
+];
+
+/// Share of conntrack's timeout that a flow may stay unseen: a proof may be
 /// late, and packets may be rare.
-const UDP_SHARE: u32 = 4;
+const SHARE: u32 = 4;
 
 /// conntrack's settings, as far as we have changed them, or are about to.
 #[derive(Debug, Default)]
@@ -134,7 +143,17 @@ pub(super) fn udp_window(sysctl: &Sysctl, shared: &Shared, window: Duration) -> 
         .as_ref()
         .map_err(|error| format!("{error}; it is not known how soon conntrack forgets UDP flows"));
     shared.report(Subject::ConntrackUdpTimeouts, found);
-    let bounds = read.unwrap_or_default().into_iter().flatten();
-    let bounds = bounds.map(|seconds| Duration::from_secs(seconds.into()) / UDP_SHARE);
+    shortest(window, read.unwrap_or_default().into_iter().flatten())
+}
+
+/// The same of any flow: how long a TCP connection may stay there. What cannot be read is told by
+/// [`Conntrack::keep_idle_connections`].
+pub(super) fn window(sysctl: &Sysctl, window: Duration) -> Duration {
+    let read = |timeout| sysctl.timeout(timeout).ok().flatten();
+    shortest(window, BUSY.into_iter().filter_map(read))
+}
+
+fn shortest(window: Duration, timeouts: impl Iterator<Item = u32>) -> Duration {
+    let bounds = timeouts.map(|seconds| Duration::from_secs(seconds.into()) / SHARE);
     bounds.fold(window, Duration::min)
 }

@@ -39,6 +39,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let carries_tcp = tcp && fast_path != FastPath::Off;
         self.conntrack.keep_idle_connections(&self.sysctl, &self.shared, carries_tcp);
         let window = self.settings.fast_path.window;
+        let window = conntrack::window(&self.sysctl, window);
         let udp_window = conntrack::udp_window(&self.sysctl, &self.shared, window);
         let exemptions = self.exemptions(fast_path);
         let underlay = &self.identity.underlay;
@@ -47,8 +48,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.shared.report(Subject::SourcePorts, source_ports.as_ref());
         let Ok(source_ports) = source_ports else { return };
         let wanted = self.datapath_config(source_ports);
-        let mut config =
-            DatapathConfig { fast_path, tcp, udp_window, overlay: overlay.unwrap_or(0), ..wanted };
+        let mut config = DatapathConfig {
+            fast_path,
+            tcp,
+            window,
+            udp_window,
+            overlay: overlay.unwrap_or(0),
+            ..wanted
+        };
         let mut guard = lock(&self.datapath);
         let Some(datapath) = guard.as_mut() else { return };
         let settled =

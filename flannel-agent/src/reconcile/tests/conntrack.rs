@@ -6,6 +6,8 @@ use crate::kernel::sysctl::Timeout;
 const UNACKNOWLEDGED: &str = "net/netfilter/nf_conntrack_tcp_timeout_unacknowledged";
 const MAX_RETRANS: &str = "net/netfilter/nf_conntrack_tcp_timeout_max_retrans";
 const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
+const FIN_WAIT: &str = "net/netfilter/nf_conntrack_tcp_timeout_fin_wait";
+const CLOSE_WAIT: &str = "net/netfilter/nf_conntrack_tcp_timeout_close_wait";
 const UDP: &str = "net/netfilter/nf_conntrack_udp_timeout";
 const UDP_STREAM: &str = "net/netfilter/nf_conntrack_udp_timeout_stream";
 
@@ -65,6 +67,26 @@ async fn without_a_fast_path_timeouts_are_left_alone() {
     bench.reconciler.settings.fast_path.mode = FastPath::Off;
     bench.pass(&[peer(2)], Wake::ALL).await;
     assert_eq!(std::fs::read_to_string(folder.join(UNACKNOWLEDGED)).unwrap(), "300\n");
+}
+
+#[tokio::test]
+async fn connections_are_proven_before_conntrack_forgets_them() {
+    let mut bench = bench(true);
+    let folder = bench.sysctls.path().to_owned();
+    let window = |bench: &Bench| bench.datapath.state().config.as_ref().unwrap().window;
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(window(&bench), Duration::from_secs(5), "no conntrack");
+    for (name, seconds, expected) in [
+        (ESTABLISHED, "432000\n", 5000),
+        (UNACKNOWLEDGED, "300\n", 5000),
+        (FIN_WAIT, "16\n", 4000),
+        (CLOSE_WAIT, "8\n", 2000),
+        (ESTABLISHED, "1\n", 250),
+    ] {
+        conntrack(&folder, &[(name, seconds)]);
+        bench.reconciler.check_hooks();
+        assert_eq!(window(&bench), Duration::from_millis(expected), "{name} {seconds}");
+    }
 }
 
 #[tokio::test]
