@@ -9,6 +9,7 @@ mod complexity;
 mod connectivity;
 mod conntrack;
 mod conntrack_life;
+mod conntrack_pressure;
 mod deployments;
 mod devices;
 mod docker;
