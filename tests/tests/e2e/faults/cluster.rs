@@ -148,6 +148,17 @@ impl Cluster {
         if done.status.success() { Ok(()) } else { Err(format!("{script}: {said}")) }
     }
 
+    /// What the agent would come between, by the same words.
+    pub(super) fn unseen(&mut self, script: &str) -> Result<(), String> {
+        if self.pair.left.try_status().is_none() {
+            return Err("the agent does not run".to_owned());
+        }
+        self.signal(Signal::SIGSTOP);
+        let done = self.shell(script);
+        self.signal(Signal::SIGCONT);
+        done
+    }
+
     /// While this file is there, nft and iptables hang.
     pub(super) fn hang(&self) -> PathBuf {
         self.pair.lab.dir().join("hang")

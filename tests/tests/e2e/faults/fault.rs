@@ -25,6 +25,8 @@ pub(super) enum Act {
     Sh(&'static str),
     /// Anything else.
     Do(fn(&mut Cluster)),
+    /// Anything else that a fault before it may keep from happening.
+    Try(fn(&mut Cluster) -> Result<(), String>),
 }
 
 impl Act {
@@ -33,6 +35,7 @@ impl Act {
             Self::Nothing => {}
             Self::Sh(script) => cluster.shell(script)?,
             Self::Do(act) => act(cluster),
+            Self::Try(act) => act(cluster)?,
         }
         Ok(())
     }
@@ -60,6 +63,8 @@ pub(super) struct Fault {
     pub(super) programs: bool,
     /// Takes too long for each run.
     pub(super) long: bool,
+    /// It demands something that another one may prevent meanwhile.
+    pub(super) alone: bool,
 }
 
 impl Fault {
@@ -75,6 +80,7 @@ impl Fault {
             told: None,
             programs: false,
             long: false,
+            alone: false,
         }
     }
 
@@ -103,37 +109,46 @@ impl Fault {
         Self { programs: true, ..self }
     }
 
+    /// Beside which nothing else lasts.
+    pub(super) const fn alone(self) -> Self {
+        Self { alone: true, ..self }
+    }
+
     /// Which is left to the long form.
     pub(super) const fn long(self) -> Self {
         Self { long: true, ..self }
     }
 }
 
-/// Lets faults happen, all at once, and judges what comes of them.
+/// Lets faults happen, all at once, and judges what comes of them. Those that last end
+/// one after the other, each at its time.
 ///
 /// # Errors
 /// What does not hold.
 pub(super) fn happen(cluster: &mut Cluster, faults: &[Fault]) -> Result<String, String> {
-    let most = |of: fn(&Fault) -> u64| faults.iter().map(of).max().unwrap_or(0);
     let (first, began) = (cluster.streams.now(), Instant::now());
-    for (before, fault) in faults.iter().enumerate() {
+    let mut begun: Vec<&Fault> = Vec::new();
+    for fault in faults {
         match fault.begin.perform(cluster) {
+            Ok(()) => begun.push(fault),
             // One before may have taken away what this one is about.
-            Err(why) if before > 0 => println!("{} cannot happen any more: {why}", fault.name),
-            begun => begun?,
+            Err(why) if !begun.is_empty() => println!("{} cannot happen: {why}", fault.name),
+            Err(why) => return Err(why),
         }
     }
-    let lasts = Duration::from_millis(most(|fault| fault.lasts));
-    for fault in faults {
+    for fault in &begun {
         if let Some(subject) = fault.told {
             tells(cluster, subject).map_err(|why| format!("{}: {why}", fault.name))?;
         }
     }
-    thread::sleep(lasts.saturating_sub(began.elapsed()));
-    for fault in faults {
+    // What passes nothing does so while status is asked about others, too.
+    let asked = began.elapsed();
+    begun.sort_by_key(|fault| fault.lasts);
+    for fault in &begun {
+        thread::sleep(Duration::from_millis(fault.lasts).saturating_sub(began.elapsed()));
         fault.end.perform(cluster)?;
     }
-    let limit = Duration::from_millis(most(|fault| fault.restored) + LOOKING) * wait::patience();
+    let limit = Duration::from_millis(restored(faults) + LOOKING) * wait::patience();
     let (ended, mut took) = (Instant::now(), Duration::ZERO);
     loop {
         let mut wrong = cluster.before.differences(&cluster.tables());
@@ -141,7 +156,7 @@ pub(super) fn happen(cluster: &mut Cluster, faults: &[Fault]) -> Result<String, 
             wrong = against_leases(cluster);
         }
         if wrong.is_empty() {
-            return judge(cluster, faults, first, took);
+            return judge(cluster, faults, asked, first, took);
         }
         took = ended.elapsed();
         if took > limit {
@@ -149,6 +164,14 @@ pub(super) fn happen(cluster: &mut Cluster, faults: &[Fault]) -> Result<String, 
         }
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// In how many milliseconds all is as it was: what lasts may have to wait for another
+/// that does.
+fn restored(faults: &[Fault]) -> u64 {
+    let of = |fault: &Fault| fault.restored;
+    let lasting: u64 = faults.iter().filter(|fault| fault.lasts > 0).map(of).sum();
+    faults.iter().map(of).max().unwrap_or(0).max(lasting)
 }
 
 fn against_leases(cluster: &Cluster) -> String {
@@ -160,12 +183,16 @@ fn against_leases(cluster: &Cluster) -> String {
 fn judge(
     cluster: &mut Cluster,
     faults: &[Fault],
+    asked: Duration,
     first: u32,
     took: Duration,
 ) -> Result<String, String> {
     thread::sleep(Duration::from_millis(200));
     let lost = cluster.streams.lost(first..cluster.streams.now());
-    let may: u32 = faults.iter().map(|fault| fault.loss).sum();
+    let mut may: u32 = faults.iter().map(|fault| fault.loss).sum();
+    if may > 0 && faults.len() > 1 {
+        may += u32::try_from(asked.as_millis()).unwrap_or(u32::MAX);
+    }
     let words = cluster.streams.words().ok_or("the TCP connection has ended")?;
     // TCP waits for up to twice as long as the packets were away.
     let limit = Duration::from_millis(u64::from(3000 + 2 * may));
@@ -175,8 +202,7 @@ fn judge(
     }
     let mut why = String::new();
     // The client of etcd may wait before it tries again.
-    let restored = faults.iter().map(|fault| fault.restored).max().unwrap_or(0);
-    let well = soon(TOLD + Duration::from_millis(restored), || {
+    let well = soon(TOLD + Duration::from_millis(restored(faults)), || {
         why = cluster.is_well();
         why.is_empty()
     });

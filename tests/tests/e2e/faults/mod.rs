@@ -24,6 +24,8 @@ use self::fault::{Fault, happen};
 
 /// Random faults of the short form and of the long one.
 const RANDOM: [usize; 2] = [6, 150];
+/// Random pairs of what lasts.
+const PAIRS: [usize; 2] = [0, 30];
 
 /// Whether the long form was asked for.
 fn long() -> bool {
@@ -135,13 +137,24 @@ fn by_others() {
     table(&Options::ebpf(), rows::OTHERS);
 }
 
-/// Two or three of what happens once and at once, and single ones of all others.
-#[test]
-fn at_random() {
+/// Chance, with a seed that is printed, or the one that was asked for.
+fn seeded() -> StdRng {
     let given = std::env::var("FLANNEL_FAULTS_SEED").ok();
     let seed = given.map_or_else(rand::random, |text| text.parse().expect("a seed"));
     println!("--seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    StdRng::seed_from_u64(seed)
+}
+
+/// Pairs of faults of which one begins while the other lasts.
+#[test]
+fn together() {
+    suite(&Options::ebpf(), rows::pairs(&mut seeded(), PAIRS[usize::from(long())]));
+}
+
+/// Two or three of what happens once and at once, and single ones of all others.
+#[test]
+fn at_random() {
+    let mut random = seeded();
     let all: Vec<Fault> = rows::all().into_iter().filter(|fault| long() || !fault.long).collect();
     let once: Vec<Fault> = all.iter().filter(|fault| fault.lasts == 0).copied().collect();
     let groups = (0..RANDOM[usize::from(long())]).map(|_| {

@@ -1,9 +1,8 @@
 //! What happens to the device of the tunnel.
 
 use flannel_core::health::Subject;
-use nix::sys::signal::Signal;
 
-use super::{Act, Cluster, Fault};
+use super::{Act, Fault};
 
 pub(in super::super) const DEVICES: &[Fault] = &[
     Fault::once("the device is deleted", "ip link delete flannel.1", 600),
@@ -19,8 +18,8 @@ pub(in super::super) const DEVICES: &[Fault] = &[
     Fault::once("it has a second address", "ip address add 10.244.99.7/32 dev flannel.1", 0),
     Fault::lasting(
         "another kind of device has its name",
-        Act::Do(|cluster| {
-            unseen(cluster, "ip link delete flannel.1; ip link add flannel.1 type bridge");
+        Act::Try(|cluster| {
+            cluster.unseen("ip link delete flannel.1; ip link add flannel.1 type bridge")
         }),
         0,
         Act::Nothing,
@@ -28,12 +27,11 @@ pub(in super::super) const DEVICES: &[Fault] = &[
     .loss(1000),
     Fault::lasting(
         "its VNI is another",
-        Act::Do(|cluster| {
-            unseen(
-                cluster,
+        Act::Try(|cluster| {
+            cluster.unseen(
                 "ip link delete flannel.1; ip link add flannel.1 type vxlan id 7 dstport 8472 \
                  local $OWN_IP dev eth0 nolearning; ip link set flannel.1 up",
-            );
+            )
         }),
         0,
         Act::Nothing,
@@ -68,11 +66,3 @@ pub(in super::super) const DEVICES: &[Fault] = &[
         100,
     ),
 ];
-
-/// What the agent would come between.
-fn unseen(cluster: &mut Cluster, script: &str) {
-    cluster.signal(Signal::SIGSTOP);
-    let done = cluster.shell(script);
-    cluster.signal(Signal::SIGCONT);
-    done.expect("a device");
-}

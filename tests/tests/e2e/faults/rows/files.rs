@@ -17,17 +17,23 @@ pub(in super::super) const FILES: &[Fault] = &[
     Fault::once("the control socket is removed", "rm $STATE/agent.sock", 0),
     Fault::lasting(
         "the disk is full",
-        Act::Sh("rm $FILE $STATE/state.json; cat /dev/zero > $DIR/filler 2>&- || :"),
+        // Before the disk is full, the agent would write them anew.
+        Act::Try(|cluster| {
+            let script = "rm $FILE $STATE/state.json; cat /dev/zero > $DIR/filler 2>&- || :";
+            cluster.unseen(script)
+        }),
         2000,
         Act::Sh("rm $DIR/filler"),
     )
     .told(Subject::SubnetFile),
     Fault::lasting(
         "the file system is read-only",
-        Act::Sh(
-            "rm $FILE $STATE/state.json; mount --bind $DIR $DIR; \
-             mount -o remount,bind,ro $DIR",
-        ),
+        Act::Try(|cluster| {
+            cluster.unseen(
+                "rm $FILE $STATE/state.json; mount --bind $DIR $DIR; \
+                 mount -o remount,bind,ro $DIR",
+            )
+        }),
         2000,
         Act::Sh("umount $DIR"),
     )

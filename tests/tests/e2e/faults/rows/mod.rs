@@ -22,12 +22,44 @@ pub(super) use self::store::{CONFIG, STORE};
 pub(super) use self::sysctls::SYSCTLS;
 pub(super) use self::underlay::UNDERLAY;
 
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+
 use super::cluster::Cluster;
 use super::fault::{Act, Fault};
 
 /// All that can happen to one cluster with nftables.
 pub(super) fn all() -> Vec<Fault> {
     [DEVICES, ROUTES, HOOKS, RULES, FILES, STORE, PROCESS, UNDERLAY, SYSCTLS, OTHERS].concat()
+}
+
+/// What may well come together on a node.
+const TOGETHER: [[&str; 2]; 5] = [
+    ["etcd is killed", "the pins are removed"],
+    ["nft hangs", "another gateway has the route"],
+    ["the disk is full", "another node takes our lease"],
+    ["etcd hangs", "the card has no carrier"],
+    ["etcd is killed", "the disk is full"],
+];
+
+/// Faults that overlap: those of [`TOGETHER`], and so many chosen at random of what lasts,
+/// from two tables. The agent has to run to tell of them.
+pub(super) fn pairs(random: &mut StdRng, count: usize) -> Vec<Vec<Fault>> {
+    let all = all();
+    let named = |name| all.iter().find(|fault| fault.name == name).copied().expect("a row");
+    let mut pairs: Vec<Vec<Fault>> =
+        TOGETHER.iter().map(|names| names.iter().copied().map(named).collect()).collect();
+    let tables = [DEVICES, HOOKS, RULES, FILES, STORE, UNDERLAY, SYSCTLS, OTHERS];
+    let lasting = tables.map(|table| -> Vec<Fault> {
+        let fits = |fault: &&Fault| fault.lasts > 0 && !fault.alone && !fault.long;
+        table.iter().filter(fits).copied().collect()
+    });
+    pairs.extend((0..count).map(|_| {
+        let tables = lasting.choose_multiple(random, 2);
+        let tables: Vec<_> = tables.collect();
+        tables.into_iter().filter_map(|table| table.choose(random).copied()).collect()
+    }));
+    pairs
 }
 
 /// While the kernel lets nothing through, the fast path does not carry on.

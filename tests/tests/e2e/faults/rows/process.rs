@@ -28,7 +28,9 @@ pub(in super::super) const PROCESS: &[Fault] = &[
         "the agent is killed, and its device deleted",
         Act::Do(|cluster| {
             cluster.pair.left.kill_agent();
-            cluster.shell("ip link delete flannel.1; rm $FILE").expect("a device");
+            // Another fault may have taken them away, or put something in their place.
+            let script = "ip link delete flannel.1 || :; rm -rf $FILE";
+            cluster.shell(script).expect("a shell");
         }),
         0,
         Act::Do(|cluster| cluster.start()),
@@ -38,7 +40,9 @@ pub(in super::super) const PROCESS: &[Fault] = &[
         "the agent hangs",
         Act::Do(|cluster| {
             cluster.signal(Signal::SIGSTOP);
-            cluster.shell("ip neigh delete 10.244.203.0 dev flannel.1").expect("a neighbour");
+            // Nothing else happens to this one, unless the device has gone.
+            let script = "ip neigh delete 10.244.203.0 dev flannel.1 || :";
+            cluster.shell(script).expect("a shell");
         }),
         2000,
         Act::Do(|cluster| cluster.signal(Signal::SIGCONT)),
@@ -53,7 +57,8 @@ pub(in super::super) const PROCESS: &[Fault] = &[
                 // It is removed at the end, when it is empty.
                 std::mem::forget(group);
             }
-            cluster.shell("ip link delete flannel.1; rm -f $PINS/v*/fl_peers4").expect("a device");
+            let script = "ip link delete flannel.1 || :; rm -f $PINS/v*/fl_peers4";
+            cluster.shell(script).expect("a shell");
         }),
         2000,
         Act::Do(|cluster| {

@@ -25,7 +25,8 @@ pub(in super::super) const RULES: &[Fault] = &[
         Act::Do(go_on),
     )
     .loss(600)
-    .restored(2500),
+    .restored(2500)
+    .alone(),
 ];
 
 /// With iptables, of which nothing tells: it is looked at each minute, or each

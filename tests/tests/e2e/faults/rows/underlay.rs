@@ -35,7 +35,24 @@ pub(in super::super) const UNDERLAY: &[Fault] = &[
         Act::Do(|cluster| readdress(cluster, "192.0.2.61", "192.0.2.11")),
     )
     .loss(4000)
-    .restored(4000),
+    .restored(4000)
+    .alone(),
+    // The lease cannot follow, and the other node does not know where we are.
+    Fault::lasting(
+        "the card has another address while etcd hangs, and the old one again",
+        Act::Do(|cluster| {
+            cluster.pair.etcd.freeze();
+            address(cluster, "192.0.2.11", "192.0.2.61");
+        }),
+        2500,
+        Act::Do(|cluster| {
+            address(cluster, "192.0.2.61", "192.0.2.11");
+            cluster.pair.etcd.thaw();
+        }),
+    )
+    .loss(5000)
+    .restored(5000)
+    .alone(),
     Fault::lasting(
         "the card is renamed",
         Act::Sh("ip link set eth0 name wan0"),
@@ -53,11 +70,15 @@ pub(in super::super) const UNDERLAY: &[Fault] = &[
 
 /// Nobody but the lease tells the other node where we are.
 fn readdress(cluster: &mut Cluster, from: &str, to: &str) {
+    address(cluster, from, to);
+    let lease = || cluster.pair.etcd.subnets().iter().any(|(_, value)| value.contains(to));
+    // A second, and what asking costs on a busy machine.
+    flannel_tests::wait::holds("the lease", std::time::Duration::from_millis(1700), lease);
+}
+
+fn address(cluster: &Cluster, from: &str, to: &str) {
     let netns = &cluster.pair.left.netns;
     netns.ip(&format!("address delete {from}/24 dev eth0"));
     netns.ip(&format!("address add {to}/24 dev eth0"));
     netns.ip("route replace default via 192.0.2.1");
-    let lease = || cluster.pair.etcd.subnets().iter().any(|(_, value)| value.contains(to));
-    // A second, and what asking costs on a busy machine.
-    flannel_tests::wait::holds("the lease", std::time::Duration::from_millis(1700), lease);
 }
