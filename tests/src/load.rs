@@ -13,7 +13,7 @@ use crate::netns::Netns;
 use crate::process::{Process, output, own_program};
 use crate::told;
 use crate::traffic::client::{Checked, Flood, Spaced, Throughput};
-use crate::traffic::transactions::Rate;
+use crate::traffic::transactions::Transactions;
 
 /// A kind of load. `R` is what the client tells of it.
 pub struct Load<R> {
@@ -22,9 +22,9 @@ pub struct Load<R> {
 }
 
 /// TCP, one byte there and back.
-pub const REQUESTS: Load<Rate> = Load::new("requests");
+pub const REQUESTS: Load<Transactions> = Load::new("requests");
 /// TCP, one byte there and back on a connection of its own.
-pub const CONNECTS: Load<Rate> = Load::new("connects");
+pub const CONNECTS: Load<Transactions> = Load::new("connects");
 /// UDP as fast as it goes.
 pub const FLOOD: Load<Flood> = Load::new("flood");
 /// UDP, each datagram from another address or port.
@@ -67,7 +67,7 @@ pub trait Whole: Debug {
     fn is_whole(&self) -> bool;
 }
 
-impl Whole for Rate {
+impl Whole for Transactions {
     fn is_whole(&self) -> bool {
         self.error.is_none()
     }
@@ -131,13 +131,13 @@ pub fn start_traffic<R>(
     load: Load<R>,
     to: SocketAddrV4,
     options: &str,
-) -> Running<R> {
+) -> RunningLoad<R> {
     let mut command = netns.command(own_program("flannel-traffic"));
     let out = tempfile::NamedTempFile::new().expect("a temporary file");
     let arguments = load.arguments(to, options);
     command.args(&arguments);
     let process = Process::start("flannel-traffic", &mut command, out.path());
-    Running { process, out, load, arguments: arguments.join(" ") }
+    RunningLoad { process, out, load, arguments: arguments.join(" ") }
 }
 
 impl<R> Load<R> {
@@ -148,14 +148,14 @@ impl<R> Load<R> {
 }
 
 /// A traffic client that runs.
-pub struct Running<R> {
+pub struct RunningLoad<R> {
     process: Process,
     out: tempfile::NamedTempFile,
     load: Load<R>,
     arguments: String,
 }
 
-impl<R> Running<R> {
+impl<R> RunningLoad<R> {
     /// Waits for its end.
     ///
     /// # Panics

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::agent::Options;
 use crate::etcd::Etcd;
 use crate::lab::Lab;
-use crate::load::{BULK, ECHOES, Load, MESSAGES, Running, SPACED, Whole as _, assert_whole};
+use crate::load::{BULK, ECHOES, Load, MESSAGES, RunningLoad, SPACED, Whole as _, assert_whole};
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::traffic::client::Spaced;
@@ -236,7 +236,7 @@ impl Pair {
     }
 
     /// A stream of one datagram per millisecond, there and back.
-    pub fn start_spaced(&self, time: Duration) -> Running<Spaced> {
+    pub fn start_spaced(&self, time: Duration) -> RunningLoad<Spaced> {
         let options = format!("--seconds {}", time.as_secs_f64());
         self.client.start_traffic(SPACED, self.server.target(), &options)
     }

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use crate::load::{self, Load, Running};
+use crate::load::{self, Load, RunningLoad};
 use crate::netns::Netns;
 use crate::node::Node;
 use crate::process::{Process, own_program};
@@ -102,7 +102,12 @@ impl Pod {
     }
 
     /// Starts the traffic client.
-    pub fn start_traffic<R>(&self, load: Load<R>, to: SocketAddrV4, options: &str) -> Running<R> {
+    pub fn start_traffic<R>(
+        &self,
+        load: Load<R>,
+        to: SocketAddrV4,
+        options: &str,
+    ) -> RunningLoad<R> {
         load::start_traffic(&self.netns, load, to, options)
     }
 

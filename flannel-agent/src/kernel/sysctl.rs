@@ -243,14 +243,6 @@ impl Sysctl {
         }
     }
 
-    /// Turns IPv4 forwarding on or off.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn set_ip_forward(&self, on: bool) -> Result<(), KernelError> {
-        self.write("net/ipv4/ip_forward", if on { "1" } else { "0" })
-    }
-
     /// Reverse path filter in force on a device: the larger of its own value
     /// and that of `all` (0 off, 1 strict, 2 loose).
     ///
@@ -320,10 +312,10 @@ mod tests {
     #[test]
     fn a_value_that_is_there_is_not_written() {
         let (dir, sysctl) = tree(&[("net/ipv4/ip_forward", "1\n")]);
-        sysctl.set_ip_forward(true).unwrap();
+        sysctl.write("net/ipv4/ip_forward", "1").unwrap();
         let text = std::fs::read_to_string(dir.path().join("net/ipv4/ip_forward")).unwrap();
         assert_eq!(text, "1\n");
-        sysctl.set_ip_forward(false).unwrap();
+        sysctl.write("net/ipv4/ip_forward", "0").unwrap();
         assert!(!sysctl.ip_forward().unwrap());
     }
 

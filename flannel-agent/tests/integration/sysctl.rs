@@ -15,7 +15,7 @@ fn a_value_is_what_the_kernel_has_now() {
         assert!(!sysctl.ip_forward().unwrap());
         set("ip_forward", "1");
         assert!(sysctl.ip_forward().unwrap());
-        sysctl.set_ip_forward(false).unwrap();
+        sysctl.write("net/ipv4/ip_forward", "0").unwrap();
         assert!(!sysctl.ip_forward().unwrap());
         for (low, high) in [(1024, 60999), (2000, 2010), (32768, 65535)] {
             set("ip_local_port_range", &format!("{low} {high}"));

@@ -6,7 +6,7 @@ use std::net::SocketAddrV4;
 use flannel_tests::load::{CONNECTS, FLOOD, REQUESTS, SCATTER, STREAM, try_traffic};
 use flannel_tests::netns::Netns;
 use flannel_tests::traffic::client::{Flood, Throughput};
-use flannel_tests::traffic::transactions::Rate;
+use flannel_tests::traffic::transactions::Transactions;
 use serde::{Deserialize, Serialize};
 
 use super::rows::{Ends, Row, chosen};
@@ -35,7 +35,7 @@ pub enum To {
 
 /// What is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum LoadKind {
     /// TCP, one byte there and back.
     Requests,
     /// TCP, one byte there and back on a connection of its own.
@@ -50,16 +50,16 @@ pub enum Kind {
 
 /// What the client told of it.
 #[derive(Debug)]
-pub enum Told {
+pub enum LoadResult {
     /// Of what has answers.
-    Rate(Rate),
+    Transactions(Transactions),
     /// Of datagrams.
     Flood(Flood),
     /// Of a stream.
     Throughput(Throughput),
 }
 
-impl Kind {
+impl LoadKind {
     /// Sends it.
     ///
     /// # Errors
@@ -69,18 +69,22 @@ impl Kind {
         netns: &Netns,
         to: SocketAddrV4,
         options: &str,
-    ) -> Result<Told, String> {
+    ) -> Result<LoadResult, String> {
         match self {
-            Self::Requests => try_traffic(netns, REQUESTS, to, options).map(Told::Rate),
-            Self::Connects => try_traffic(netns, CONNECTS, to, options).map(Told::Rate),
-            Self::Flood => try_traffic(netns, FLOOD, to, options).map(Told::Flood),
-            Self::Scatter => try_traffic(netns, SCATTER, to, options).map(Told::Flood),
-            Self::Stream => try_traffic(netns, STREAM, to, options).map(Told::Throughput),
+            Self::Requests => {
+                try_traffic(netns, REQUESTS, to, options).map(LoadResult::Transactions)
+            }
+            Self::Connects => {
+                try_traffic(netns, CONNECTS, to, options).map(LoadResult::Transactions)
+            }
+            Self::Flood => try_traffic(netns, FLOOD, to, options).map(LoadResult::Flood),
+            Self::Scatter => try_traffic(netns, SCATTER, to, options).map(LoadResult::Flood),
+            Self::Stream => try_traffic(netns, STREAM, to, options).map(LoadResult::Throughput),
         }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for LoadKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Requests => REQUESTS.fmt(f),
@@ -114,18 +118,18 @@ pub enum Field {
 
 impl Field {
     /// The number; `None` where such a load has none.
-    pub(super) fn of(self, told: &Told) -> Option<f64> {
+    pub(super) fn of(self, told: &LoadResult) -> Option<f64> {
         Some(match (self, told) {
-            (Self::Rate, Told::Rate(told)) => told.rate,
-            (Self::P50, Told::Rate(told)) => told.p50_us,
-            (Self::P99, Told::Rate(told)) => told.p99_us,
-            (Self::Cpu, Told::Rate(told)) => told.cpu_us,
-            (Self::Rate, Told::Flood(told)) => told.rate,
-            (Self::Loss, Told::Flood(told)) => told.loss_percent,
-            (Self::Cpu, Told::Flood(told)) => told.cpu_us,
-            (Self::Gbits, Told::Throughput(told)) => told.gbits,
-            (Self::Cpu, Told::Throughput(told)) => told.cpu_ms,
-            (Self::Resent, Told::Throughput(told)) => told.retransmits,
+            (Self::Rate, LoadResult::Transactions(told)) => told.rate,
+            (Self::P50, LoadResult::Transactions(told)) => told.p50_us,
+            (Self::P99, LoadResult::Transactions(told)) => told.p99_us,
+            (Self::Cpu, LoadResult::Transactions(told)) => told.cpu_us,
+            (Self::Rate, LoadResult::Flood(told)) => told.rate,
+            (Self::Loss, LoadResult::Flood(told)) => told.loss_percent,
+            (Self::Cpu, LoadResult::Flood(told)) => told.cpu_us,
+            (Self::Gbits, LoadResult::Throughput(told)) => told.gbits,
+            (Self::Cpu, LoadResult::Throughput(told)) => told.cpu_ms,
+            (Self::Resent, LoadResult::Throughput(told)) => told.retransmits,
             _ => return None,
         })
     }
@@ -135,7 +139,7 @@ impl Field {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
     /// What is sent.
-    pub kind: Kind,
+    pub kind: LoadKind,
     /// How `flannel-traffic` sends it.
     pub options: &'static str,
     /// Where it goes.
@@ -143,7 +147,7 @@ pub struct Load {
 }
 
 impl Load {
-    const fn new(kind: Kind, options: &'static str) -> Self {
+    const fn new(kind: LoadKind, options: &'static str) -> Self {
         Self { kind, options, to: To::Server }
     }
 
@@ -160,7 +164,7 @@ impl Load {
 
     /// Whether it is requests of which one waits for the other.
     pub(super) fn waits(&self) -> bool {
-        matches!(self.kind, Kind::Requests | Kind::Connects)
+        matches!(self.kind, LoadKind::Requests | LoadKind::Connects)
     }
 }
 
@@ -199,16 +203,16 @@ const fn fault(title: &'static str, unit: &'static str, load: Load, field: Field
     Column { title, unit, load, field, sense: Sense::Fault }
 }
 
-pub(super) const RR: Load = Load::new(Kind::Requests, "");
-const RR_32: Load = Load::new(Kind::Requests, "--flows 32");
-const CRR: Load = Load::new(Kind::Connects, "");
-pub(super) const UDP_64: Load = Load::new(Kind::Flood, "--size 64");
-pub(super) const UDP_1400: Load = Load::new(Kind::Flood, "--size 1400");
+pub(super) const RR: Load = Load::new(LoadKind::Requests, "");
+const RR_32: Load = Load::new(LoadKind::Requests, "--flows 32");
+const CRR: Load = Load::new(LoadKind::Connects, "");
+pub(super) const UDP_64: Load = Load::new(LoadKind::Flood, "--size 64");
+pub(super) const UDP_1400: Load = Load::new(LoadKind::Flood, "--size 1400");
 /// More than the flow table holds, less than conntrack does.
-const UDP_NEW: Load = Load::new(Kind::Scatter, "--flows 200000");
-pub(super) const TCP_1: Load = Load::new(Kind::Stream, "--connections 1");
-pub(super) const TCP_4: Load = Load::new(Kind::Stream, "--connections 4");
-const TCP_32: Load = Load::new(Kind::Stream, "--connections 32");
+const UDP_NEW: Load = Load::new(LoadKind::Scatter, "--flows 200000");
+pub(super) const TCP_1: Load = Load::new(LoadKind::Stream, "--connections 1");
+pub(super) const TCP_4: Load = Load::new(LoadKind::Stream, "--connections 4");
+const TCP_32: Load = Load::new(LoadKind::Stream, "--connections 32");
 const SERVICE_RR: Load = RR.to_service();
 const SERVICE_CRR: Load = CRR.to_service();
 const SERVICE_UDP_64: Load = UDP_64.to_service();

@@ -35,7 +35,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use columns::{Column, Load, To, Told};
+use columns::{Column, Load, LoadResult, To};
 use figures::Figures;
 use flannel_tests::rules::Rules;
 use lanes::{Lane, lanes};
@@ -170,8 +170,8 @@ impl<P: FnMut(&str)> Run<P> {
             load.kind.run(netns, to, &options)
         });
         let told = told.unwrap_or_else(|error| panic!("{}: {load}: {error}", lane.title()));
-        if let Told::Rate(rate) = &told {
-            assert_eq!(rate.error, None, "{}: {load}: {rate:?}", lane.title());
+        if let LoadResult::Transactions(seen) = &told {
+            assert_eq!(seen.error, None, "{}: {load}: {seen:?}", lane.title());
         }
         for column in self.columns.iter().filter(|column| column.load == load) {
             let number = column.field.of(&told);

@@ -9,7 +9,7 @@ use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::wait;
 
-use super::columns::{Field, Load, RR, TCP_1, TCP_4, Told, UDP_64, UDP_1400};
+use super::columns::{Field, Load, LoadResult, RR, TCP_1, TCP_4, UDP_64, UDP_1400};
 
 const NETWORK: &str = "10.2.0.0/16";
 const LOADS: &[(&str, &str, Load, Field)] = &[
@@ -36,7 +36,7 @@ fn bed() -> Bed {
 }
 
 impl Bed {
-    fn measure(&self, load: Load, seconds: f64) -> Told {
+    fn measure(&self, load: Load, seconds: f64) -> LoadResult {
         let Pair { client, server, .. } = &self.0;
         wait::holds("the tunnel", Duration::from_secs(10), || {
             client.netns.ping(server.address, "-c 1 -W 1").0

@@ -14,7 +14,7 @@ use super::want;
 
 /// Result of [`requests`] and [`connects`].
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Rate {
+pub struct Transactions {
     /// Transactions.
     pub transactions: u64,
     /// Per second, of all connections together.
@@ -42,14 +42,14 @@ struct Seen {
 }
 
 impl Seen {
-    fn rate(mut self, elapsed: Duration, busy: f64) -> Rate {
+    fn rate(mut self, elapsed: Duration, busy: f64) -> Transactions {
         self.times.sort_unstable();
         let at = |part: usize| {
             let index = (self.times.len() * part / 100).min(self.times.len().saturating_sub(1));
             f64::from(self.times.get(index).copied().unwrap_or(0)) / 1000.0
         };
         let transactions = self.times.len() as u64;
-        Rate {
+        Transactions {
             transactions,
             rate: transactions as f64 / elapsed.as_secs_f64(),
             p50_us: at(50),
@@ -77,7 +77,7 @@ pub fn requests(
     flows: usize,
     pause: Duration,
     patience: Duration,
-) -> Result<Rate> {
+) -> Result<Transactions> {
     let mut streams = Vec::new();
     for _ in 0..flows {
         let mut stream = connect(to)?;
@@ -138,7 +138,7 @@ fn exchange(
 ///
 /// # Errors
 /// A connection fails.
-pub fn connects(to: SocketAddrV4, duration: Duration, orderly: bool) -> Result<Rate> {
+pub fn connects(to: SocketAddrV4, duration: Duration, orderly: bool) -> Result<Transactions> {
     let mut times = Vec::with_capacity(1 << 18);
     let (busy, start) = (busy_seconds(), Instant::now());
     let mut now = start;

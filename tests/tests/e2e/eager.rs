@@ -11,7 +11,7 @@ use flannel_tests::lab::OUTSIDE;
 use flannel_tests::load::{CONNECTS, REQUESTS, STREAM, traffic};
 use flannel_tests::pair::Pair;
 use flannel_tests::pod::serve;
-use flannel_tests::traffic::transactions::Rate;
+use flannel_tests::traffic::transactions::Transactions;
 
 fn eager() -> Options {
     Options { extra: vec!["--fast-path=eager".into()], ..Options::ebpf() }
@@ -42,7 +42,7 @@ fn service(pair: &Pair, hook: &str) -> String {
 const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 1), 80);
 
 #[track_caller]
-fn connected(result: &Rate, least: u64) {
+fn connected(result: &Transactions, least: u64) {
     assert!(result.transactions > least, "{result:?}");
 }
 

@@ -222,11 +222,6 @@ impl Found {
         let chains = self.table.iter().flatten();
         mine.excludes(chains.flat_map(|chain| &chain.named))
     }
-
-    /// Whether the table is there.
-    pub fn has_table(&self) -> bool {
-        self.table.is_some()
-    }
 }
 
 fn parse_table(json: &str) -> Result<Vec<FoundChain>, serde_json::Error> {
