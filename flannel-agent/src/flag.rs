@@ -97,6 +97,12 @@ pub fn patience(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `events --since` and `monitor --time`.
+pub fn time(text: &str) -> Result<Duration, String> {
+    let read = humantime::parse_duration(text);
+    read.map_err(|error| format!("{error}; expected a time such as 30s, 10m or 2h"))
+}
+
 /// `monitor --outcome`: bits by outcome.
 pub fn outcomes(text: &str) -> Result<u64, String> {
     flannel_core::monitor::outcomes(text)

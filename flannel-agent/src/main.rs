@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use flannel_agent::bpf;
 use flannel_agent::cli::{self, Cli, Command, Klog, StateDir};
 use flannel_agent::commands::{
-    check, cleanup, completions, connectivity, events, flows, keep_rules, man, migrate, monitor,
-    peers, status, sysdump, trace,
+    self, check, cleanup, completions, connectivity, events, flows, keep_rules, man, migrate,
+    monitor, peers, status, sysdump, trace,
 };
 use flannel_agent::{daemon, logging};
 use flannel_core::text;
@@ -39,6 +39,10 @@ fn leave(exit: &cli::Exit) -> ExitCode {
 }
 
 async fn run(cli: Cli, klog: Klog) -> ExitCode {
+    if let Some(reason) = cli.command.as_ref().and_then(commands::refusal) {
+        let _ = writeln!(std::io::stderr(), "flannel-agent: {reason}");
+        return ExitCode::FAILURE;
+    }
     match cli.command {
         Some(Command::Status(args)) => status::run(&args).into(),
         Some(Command::Peers(args)) => peers::run(&args).into(),

@@ -52,8 +52,6 @@ const SUBNET_FILE: &str = "/run/flannel/subnet.env";
     args_override_self = true,
     disable_help_subcommand = true,
     max_term_width = 100,
-    // clap's own would name each flag that was given, those of the environment too.
-    override_usage = "flannel-agent [OPTIONS]\n       flannel-agent <COMMAND>",
     after_help = "Without a command it runs as the daemon. Flags may have one dash or two. Every flag of \
                   the daemon can also be given in the environment: FLANNELD_ and its name in capitals \
                   with _ for -, such as FLANNELD_ETCD_ENDPOINTS. The command line goes first. An empty \
@@ -247,6 +245,7 @@ pub fn parse(
 ) -> Result<(Cli, Klog), Exit> {
     let mut command = Cli::command();
     command.build();
+    let command = with_plain_usage(command);
     let line = go_style::normalise(&command, argv, &env).map_err(|text| usage(&command, &text))?;
     let mut cli = command
         .try_get_matches_from(&line.argv)
@@ -263,6 +262,16 @@ pub fn parse(
     }
     cli.warnings = line.warnings;
     Ok((cli, Klog::read(line.logging, env)))
+}
+
+/// With the usage that `--help` has in errors, too. clap's own there names each flag that
+/// was given, those of the environment as well.
+fn with_plain_usage(command: clap::Command) -> clap::Command {
+    let plain = |mut command: clap::Command| {
+        let usage = command.render_usage().to_string();
+        command.override_usage(usage.trim_start_matches("Usage: ").to_owned())
+    };
+    plain(command).mut_subcommands(plain)
 }
 
 fn usage(command: &clap::Command, text: &str) -> Exit {

@@ -23,7 +23,7 @@ pub struct EventsArgs {
     #[arg(long)]
     pub follow: bool,
     /// Only those of this time: 10m, 2h
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = flag::time)]
     pub since: Option<Duration>,
 }
 
@@ -91,7 +91,7 @@ pub struct MonitorArgs {
     #[arg(long, conflicts_with = "outcomes")]
     pub all: bool,
     /// Stop after this time: 10s, 2m [default: when it is interrupted]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = flag::time)]
     pub time: Option<Duration>,
     /// Where the programs' maps are
     #[command(flatten)]

@@ -71,6 +71,12 @@ fn what_is_wrong_is_told_without_the_environments_flags() {
         assert!(!exit.text.contains("etcd-prefix"), "{}", exit.text);
         assert!(exit.text.contains("Usage: flannel-agent [OPTIONS]\n"), "{}", exit.text);
     }
+    let exit = run(&["trace", "10.5.1.2"], &env).map(|(cli, _)| format!("{cli:?}")).unwrap_err();
+    let usage = "Usage: flannel-agent trace [OPTIONS] <SOURCE> <DESTINATION> [PROTOCOL] [PORT]\n";
+    assert!(exit.text.contains(usage) && !exit.text.contains("taken from"), "{}", exit.text);
+    let exit = run(&["events", "--since=yesterday"], &env).map(|(cli, _)| format!("{cli:?}"));
+    let text = exit.unwrap_err().text;
+    assert!(text.contains("expected a time such as 30s, 10m or 2h"), "{text}");
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn table(flows: &[FlowStatus]) -> String {
     for flow in flows {
         table.add_row(cells(flow));
     }
-    table.to_string()
+    table.trim_fmt()
 }
 
 fn line(flow: &FlowStatus) -> String {

@@ -24,9 +24,11 @@ pub mod trace;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use caps::{CapSet, Capability};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::cli::Command;
 use crate::control::{self, Request};
 
 /// Exit code of `status` and `peers` when no agent runs.
@@ -77,9 +79,32 @@ fn print_json<T: Serialize>(value: &T) {
     }
 }
 
-/// Prints a line; a reader that has gone away is no error of ours.
+/// Prints a line; a reader that has gone away is no error of ours. Where it cannot be
+/// written for another reason, such as a full disk, the process ends with 1.
 fn print(text: &str) {
-    let _ = writeln!(io::stdout(), "{text}");
+    if let Err(error) = writeln!(io::stdout(), "{text}")
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        complain(&format!("cannot print: {error}"));
+        std::process::exit(1);
+    }
+}
+
+/// Why this user cannot run a command that looks at the whole node, if so. As any other
+/// than root, rules, programs and sockets are closed to it, and what is left would mislead.
+pub fn refusal(command: &Command) -> Option<&'static str> {
+    let looks = matches!(
+        command,
+        Command::Flows(_)
+            | Command::Monitor(_)
+            | Command::Sysdump(_)
+            | Command::Check(_)
+            | Command::Connectivity(_)
+            | Command::Trace(_)
+    );
+    let admin = || caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN);
+    let may = nix::unistd::geteuid().is_root() || admin().unwrap_or(false);
+    (looks && !may).then_some("only root may look at a node's rules, programs and sockets")
 }
 
 /// Prints a line to stderr.

@@ -40,7 +40,7 @@ fn table(peers: &[PeerStatus]) -> String {
         let counted = packets(&peer.counters).into_iter().map(|packets| packets.to_string());
         table.add_row(who.into_iter().chain(counted).chain([peer.state.to_string()]));
     }
-    table.to_string()
+    table.trim_fmt()
 }
 
 /// In the order of the columns.

@@ -3,6 +3,7 @@
 mod packet_rules;
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use comfy_table::Table;
 use comfy_table::presets;
@@ -124,12 +125,14 @@ fn rows(status: &Status) -> String {
         row("etcd API", api.clone());
     }
     row("peers", status.peers.to_string());
-    table.to_string()
+    table.trim_fmt()
 }
 
 fn lease(lease: &LeaseStatus) -> String {
     let left = match lease.expires_in_seconds {
-        Some(seconds) => format!("{seconds} s left"),
+        Some(seconds) => {
+            format!("{} left", humantime::format_duration(Duration::from_secs(seconds)))
+        }
         None => "reserved".to_owned(),
     };
     format!("{} at {}, {left}", lease.subnet, lease.public_ip)
@@ -221,7 +224,7 @@ mod tests {
         let text = table(&busy());
         for part in [
             "kernel (CAP_BPF is missing)",
-            "10.5.1.0/24 at 192.0.2.1, 86000 s left",
+            "10.5.1.0/24 at 192.0.2.1, 23h 53m 20s left\n",
             "flannel.1, MAC 72:35:2e:f2:e7:c9, MTU 1450",
             "fast_encap",
             "left to the kernel\n  packets with a firewall mark (MARKED_ROUTES): an ip rule looks at",

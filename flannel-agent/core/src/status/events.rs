@@ -231,7 +231,7 @@ impl fmt::Display for What {
                 write!(f, "detached {}: not there or not served any more", list(hooks, *more))
             }
             Self::Datapath { mode, reason } => {
-                write!(f, "{}", mode.text())?;
+                write!(f, "data path {}", mode.text())?;
                 reason.as_ref().map_or(Ok(()), |reason| write!(f, ": {reason}"))
             }
             Self::FastPathOff { way, why } => write!(f, "the kernel carries {way}: {why}"),

@@ -77,7 +77,7 @@ fn passes(step: Step, found: impl Into<String>) -> Hop {
 
 /// From a pod of this node to a peer's, or out of the overlay.
 pub(super) fn outward(facts: &TraceFacts, from: &Pod) -> Vec<Hop> {
-    let mut hops = vec![veth(from)];
+    let mut hops = vec![veth(facts, from)];
     hops.push(hook(facts, from.veth.as_ref(), program::FROM_POD));
     hops.push(rules("the node's rules", &facts.fates[0]));
     let Some(peer) = &facts.peer else { return hops };
@@ -99,7 +99,7 @@ pub(super) fn inward(facts: &TraceFacts, to: &Pod) -> Vec<Hop> {
         hops.push(map(facts, peer));
         hops.push(fast_path(facts));
     }
-    hops.extend(to_pod(to));
+    hops.extend(to_pod(facts, to));
     hops.push(hook(facts, to.veth.as_ref(), program::TO_POD));
     hops.push(rules("the node's rules", &facts.fates[0]));
     hops.push(flow(&facts.flows[0]));
@@ -108,16 +108,22 @@ pub(super) fn inward(facts: &TraceFacts, to: &Pod) -> Vec<Hop> {
 
 /// Between two pods of this node.
 pub(super) fn local(facts: &TraceFacts, from: &Pod, to: &Pod) -> Vec<Hop> {
-    let mut hops = vec![veth(from)];
+    let mut hops = vec![veth(facts, from)];
     if from.device != to.device {
         hops.push(rules("the node's rules", &facts.fates[0]));
     }
-    hops.extend(to_pod(to));
+    hops.extend(to_pod(facts, to));
     hops
 }
 
-fn veth(pod: &Pod) -> Hop {
+fn veth(facts: &TraceFacts, pod: &Pod) -> Hop {
+    let underlay = facts.underlay.as_ref().map(|device| &device.name);
     match &pod.veth {
+        Some(veth) if Some(&veth.name) == underlay => hop(
+            Step::Veth,
+            HopState::Lost,
+            format!("no pod has {}: the route to it is by {}", pod.address, veth.name),
+        ),
         Some(veth) if veth.up => passes(Step::Veth, format!("{} by {}", pod.address, veth.name)),
         Some(veth) => hop(Step::Veth, HopState::Lost, format!("{} is down", veth.name)),
         None => hop(
@@ -128,7 +134,7 @@ fn veth(pod: &Pod) -> Hop {
     }
 }
 
-fn to_pod(pod: &Pod) -> Vec<Hop> {
+fn to_pod(facts: &TraceFacts, pod: &Pod) -> Vec<Hop> {
     let Some(device) = &pod.device else {
         return vec![hop(Step::Route, HopState::Lost, format!("no route to {}", pod.address))];
     };
@@ -141,7 +147,7 @@ fn to_pod(pod: &Pod) -> Vec<Hop> {
             format!("{} is not resolved: ARP asks for it", pod.address),
         ),
     };
-    vec![route, neighbour, veth(pod)]
+    vec![route, neighbour, veth(facts, pod)]
 }
 
 fn hook(facts: &TraceFacts, device: Option<&TracedDevice>, program: &str) -> Hop {

@@ -115,6 +115,12 @@ fn what_loses_a_packet_is_named() {
     lost(|peer| peer.fdb = Some([192, 0, 2, 13].into()), "that MAC is at 192.0.2.13");
     lost(|peer| peer.map = Ok(Some(([192, 0, 2, 13].into(), MAC))), "have 192.0.2.13");
     lost(|peer| peer.next_hop = None, "no route to 192.0.2.12");
+    let (outcomes, why) = with(|facts| {
+        let underlay = facts.underlay.clone();
+        facts.source.as_mut().expect("a pod").veth = underlay;
+    });
+    assert_eq!(outcomes, [Carrier::Lost; 2], "{why}");
+    assert!(why.contains("no pod has 10.244.1.2: the route to it is by eth0"), "{why}");
     let culprit = Culprit {
         family: Family::Ip,
         table: "filter".into(),

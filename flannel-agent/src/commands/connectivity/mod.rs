@@ -34,6 +34,12 @@ pub async fn run(args: &ConnectivityArgs) -> u8 {
                 true => print_json(&matrix),
                 false => print(&show::table(&matrix)),
             }
+            if matrix.peers.is_empty() && !args.peers.is_empty() {
+                complain(
+                    "connectivity: no peer is in these networks; `flannel-agent peers` has all",
+                );
+                return NONE;
+            }
             code(&matrix)
         }
         Err(error) => {

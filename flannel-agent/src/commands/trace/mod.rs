@@ -41,7 +41,7 @@ pub async fn run(args: &TraceArgs) -> u8 {
             live_not_counted: hooks.as_ref().map(|hooks| hooks.not_counted),
             live_by_hook: hooks.map(|hooks| hooks.counts),
         });
-    } else {
+    } else if !trace.directions.is_empty() {
         print(&show::text(&trace, live.as_ref()));
     }
     if trace.directions.is_empty() {
