@@ -90,6 +90,7 @@ const CASES: &[Cases] = &[
     on(&["6.1"], only_here(cases_of("xdp", &["auto_takes_a_network_card"]))),
     on(&["6.1"], only_here(cases_of("clock", &["a_clock_that_is_set_changes_nothing"]))),
     on(&["6.1"], only_here(cases_of("monitor", &["packets_are_told_with_hook_and_outcome"]))),
+    on(&["6.12"], only_here(cases_of("monitor", &["carried_packets_are_told_and_counted"]))),
     on(
         &["6.12"],
         only_here(cases_of(

@@ -19,6 +19,8 @@ use crate::control::Request;
 
 /// How often what was told is fetched.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Packets that are told between two looks at time and signals.
+const BATCH: usize = 256;
 /// How often new programs are looked for: an agent of another version brings some.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -61,14 +63,17 @@ async fn follow(args: &MonitorArgs) -> Result<(), BpfError> {
     tokio::pin!(end);
     loop {
         tokio::select! {
-            _ = fetch.tick() => teller.tell(&mut monitor)?,
+            _ = fetch.tick() => if teller.tell(&mut monitor)? {
+                fetch.reset_immediately();
+            },
             _ = look.tick() => drop(monitor.attach()?),
             () = &mut end => break,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
-    teller.tell(&mut monitor)?;
+    monitor.stop()?;
+    while teller.tell(&mut monitor)? {}
     if teller.not_told > 0 {
         complain(&format!(
             "{} packets more were not told (--rate {} on each CPU)",
@@ -109,8 +114,10 @@ struct Teller {
 }
 
 impl Teller {
-    fn tell(&mut self, monitor: &mut Monitor) -> Result<(), BpfError> {
-        let events = monitor.events();
+    /// Whether there may be more.
+    fn tell(&mut self, monitor: &mut Monitor) -> Result<bool, BpfError> {
+        let events = monitor.events(BATCH);
+        let more = events.len() == BATCH;
         self.not_told = monitor.missed()?;
         let (wall, monotonic) = (SystemTime::now(), monotonic_ns()?);
         for event in events {
@@ -122,7 +129,7 @@ impl Teller {
             let event = describe(&event, at, self.not_told, name);
             show(&event, self.json);
         }
-        Ok(())
+        Ok(more)
     }
 }
 

@@ -16,7 +16,7 @@ use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
 use flannel_core::trace::ByHook;
 use flannel_ebpf::abi::{self, Config, OUTCOMES, Outcome};
-use flannel_ebpf::monitor::{self, Desk, Event, HOOKS, Settings, watcher};
+use flannel_ebpf::monitor::{self, Desk, Event, Filter, HOOKS, Net, Settings, watcher};
 use zerocopy::FromBytes as _;
 
 use super::pin::PinDir;
@@ -31,6 +31,12 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
 /// What it takes, said with each refusal.
 const HINT: &str = "it takes Linux 5.19 with BTF and BPF trampolines, CAP_SYS_ADMIN, and \
                     no lockdown for confidentiality";
+
+/// Takes no packet: no address has bits outside its mask.
+const NOTHING: Filter = {
+    let none = Net { address: [255; 4], mask: [0; 4] };
+    Filter { pod: none, peer: [none; 2], port: [0; 2], proto: 0, reserved: 0 }
+};
 
 /// Values of the settings and of a CPU's notes, as bytes.
 type SettingsBytes = [u8; size_of::<Settings>()];
@@ -48,8 +54,10 @@ pub struct Monitor {
     counts: PerCpuArray<MapData, u64>,
     /// Links by the watched program's id. They end with this.
     links: BTreeMap<u32, [OwnedFd; 2]>,
-    /// What the watchers read; nobody else holds it before they are loaded.
-    _settings: Array<MapData, SettingsBytes>,
+    /// What the watchers read.
+    settings: Array<MapData, SettingsBytes>,
+    /// What they are to look at, once all of them are there.
+    wanted: Option<Settings>,
     _stats: MapData,
 }
 
@@ -103,13 +111,7 @@ impl Monitor {
             own.remove(name)
                 .ok_or_else(|| BpfError::plain("find map in object", name, "it is not there"))
         };
-        let mut written: Array<_, SettingsBytes> =
-            opened(take(monitor::map::SETTINGS)?, monitor::map::SETTINGS)?;
-        let bytes: SettingsBytes = zerocopy::transmute!(settings);
-        written
-            .set(0, bytes, 0)
-            .map_err(|error| BpfError::new("write map", monitor::map::SETTINGS, &error))?;
-        Ok(Self {
+        let mut monitor = Self {
             entered: instructions(&object, watcher::ENTERED)?,
             left: instructions(&object, watcher::LEFT)?,
             license: object.license,
@@ -118,13 +120,32 @@ impl Monitor {
             desks: opened(take(monitor::map::DESK)?, monitor::map::DESK)?,
             counts: opened(take(monitor::map::COUNTS)?, monitor::map::COUNTS)?,
             links: BTreeMap::new(),
-            _settings: written,
+            settings: opened(take(monitor::map::SETTINGS)?, monitor::map::SETTINGS)?,
+            wanted: Some(settings),
             _stats: stats,
-        })
+        };
+        monitor.look_for(Settings { filter: NOTHING, ..settings })?;
+        Ok(monitor)
+    }
+
+    /// Says what the watchers are to look at.
+    fn look_for(&mut self, settings: Settings) -> Result<(), BpfError> {
+        let bytes: SettingsBytes = zerocopy::transmute!(settings);
+        let written = self.settings.set(0, bytes, 0);
+        written.map_err(|error| BpfError::new("write map", monitor::map::SETTINGS, &error))
+    }
+
+    /// Looks at no packet any more. What was told already is there to be read.
+    ///
+    /// # Errors
+    /// The settings cannot be written.
+    pub fn stop(&mut self) -> Result<(), BpfError> {
+        self.look_for(Settings { filter: NOTHING, ..Settings::default() })
     }
 
     /// Watches those programs that are not watched yet: a new agent brings new ones.
-    /// Returns how many are watched.
+    /// Returns how many are watched. The first time, packets are looked at only when all
+    /// are: until then some hooks would tell of them and others not.
     ///
     /// # Errors
     /// One cannot be watched.
@@ -139,6 +160,9 @@ impl Monitor {
                 let links = self.watch(&found, hook)?;
                 self.links.insert(found.id(), links);
             }
+        }
+        if let Some(wanted) = self.wanted.take() {
+            self.look_for(wanted)?;
         }
         Ok(self.links.len())
     }
@@ -167,10 +191,13 @@ impl Monitor {
         Ok([entered, left])
     }
 
-    /// What was told since the last call.
-    pub fn events(&mut self) -> Vec<Event> {
+    /// What was told since the last call, `most` packets at most: they may come faster than
+    /// somebody reads.
+    pub fn events(&mut self, most: usize) -> Vec<Event> {
         let mut events = Vec::new();
-        while let Some(item) = self.events.next() {
+        while events.len() < most
+            && let Some(item) = self.events.next()
+        {
             events.extend(Event::read_from_bytes(&item));
         }
         events
@@ -271,4 +298,26 @@ fn instructions(object: &Object, name: &str) -> Result<Vec<bpf_insn>, BpfError> 
     function
         .map(|function| function.instructions.clone())
         .ok_or_else(|| BpfError::plain("find program in object", name, "it is not there"))
+}
+
+#[cfg(test)]
+mod tests {
+    use flannel_ebpf::monitor::Packet;
+
+    use super::NOTHING;
+
+    #[test]
+    fn before_the_start_and_after_the_end_no_packet_is_taken() {
+        for address in [[0; 4], [10, 5, 1, 2], [255; 4]] {
+            let packet = Packet {
+                source: address,
+                destination: address,
+                outer_source: address,
+                outer_destination: address,
+                tunnel: 1,
+                ..Packet::default()
+            };
+            assert!(!NOTHING.takes(&packet), "{address:?}");
+        }
+    }
 }
