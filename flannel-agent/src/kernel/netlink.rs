@@ -12,6 +12,8 @@ use flannel_core::observed::{DirectRoute, Observed, ObservedVxlan};
 use flannel_core::op::Op;
 use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
@@ -276,13 +278,7 @@ impl Kernel for RealKernel {
                         })
                         .collect();
                     if ifindex.is_none() {
-                        ifindex = match self.link(name) {
-                            Ok(link) => link.map(|link| link.header.index),
-                            Err(error) => {
-                                tracing::debug!(%error, "device lookup failed");
-                                None
-                            }
-                        };
+                        ifindex = index_of(name);
                     }
                     match ifindex {
                         Some(ifindex) => results.extend(self.send(name, ifindex, &batch)),
@@ -420,6 +416,19 @@ fn is_gone(op: &Op, refused: &Refused) -> bool {
     );
     removal
         && [libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV].contains(&refused.errno())
+}
+
+/// Index of a device, if it is there. Unlike RTM_GETLINK this waits for no lock of the
+/// kernel's (`dev_ioctl` looks under RCU), and others may hold that for long.
+fn index_of(name: &str) -> Option<u32> {
+    match if_nametoindex(name) {
+        Ok(ifindex) => Some(ifindex),
+        Err(Errno::ENODEV) => None,
+        Err(error) => {
+            tracing::debug!(%error, device = name, "device lookup failed");
+            None
+        }
+    }
 }
 
 fn no_device(device: &str, op: &Op) -> KernelError {
