@@ -84,10 +84,15 @@ pub(super) struct Used {
 impl Agent {
     /// Starts the agent.
     pub(super) fn exec(node: &Node, etcd: &Etcd) -> Self {
+        Self::exec_with(node, etcd, &options())
+    }
+
+    /// The same with other options.
+    pub(super) fn exec_with(node: &Node, etcd: &Etcd, options: &Options) -> Self {
         let notify = node.notify_socket();
         notify.set_nonblocking(false).expect("a blocking socket");
         notify.set_read_timeout(Some(START)).expect("a limit");
-        let arguments = node.arguments(etcd, &options());
+        let arguments = node.arguments(etcd, options);
         let (socket, log) = (node.notify_path(), node.log_file());
         let (process, began) = node.netns.inside(|| {
             let mut command = Command::new(program());

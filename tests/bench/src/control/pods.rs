@@ -1,16 +1,16 @@
 //! Many pods at once: when all have their programs, and what else is done
 //! meanwhile.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use flannel_tests::agent::Options;
 use flannel_tests::netns::Netns;
 use flannel_tests::node::Node;
 use flannel_tests::wait;
 
 use super::Plan;
-use super::bed::{Agent, Bed};
+use super::bed::{Agent, Bed, options};
 use super::sight::Sight;
 use super::store::Paper;
 use super::table::{Rows, quantile};
@@ -18,43 +18,56 @@ use super::table::{Rows, quantile};
 const LIMIT: Duration = Duration::from_secs(60);
 const SETTLED: Duration = Duration::from_secs(3);
 
+/// Nobody else listens in the node's namespace.
+const PORT: u16 = 10_250;
+
+/// As agents attach by themselves, and without grace periods of the kernel.
+const WAYS: [(&str, Option<&str>); 2] = [("", None), (", --attach=clsact", Some("clsact"))];
+
 pub(super) fn run(plan: &Plan, rows: &mut Rows) {
     let papers: Vec<Paper> = (0..plan.leases).map(Paper::new).collect();
     let mut bed = Bed::new(&papers);
-    let node = bed.node();
-    let agent = Agent::exec(&node, &bed.etcd);
-    agent.ready();
-    node.bridge();
-    let sight = Sight::open(&node.netns);
-    let pods = Netns::new(&format!("{}-pods", node.netns.name()));
-    for _ in 0..plan.rounds.min(3) {
-        std::thread::sleep(SETTLED);
-        let before = hooks(node.pin_dir());
-        let done = AtomicBool::new(false);
-        let began = Instant::now();
-        let meanwhile = std::thread::scope(|scope| {
-            let others = scope.spawn(|| meanwhile(plan, &bed, &node, &sight, &done));
-            make(plan, &node, &pods);
-            let made = began.elapsed();
-            // One program on each side of each veth.
-            let all = before + 2 * plan.pods as usize;
-            wait::holds("hooks of all pods", LIMIT, || hooks(node.pin_dir()) >= all);
-            let hooked = began.elapsed();
-            done.store(true, Ordering::Relaxed);
-            let title = |what: &str| format!("{} pods at once: {what}", plan.pods);
-            rows.add(&title("made by ip"), "s", None, made.as_secs_f64());
-            let after = hooked.saturating_sub(made).as_secs_f64();
-            rows.add(&title("the last hook after that"), "s", Some(1.0), after);
-            others.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        let (leases, repairs) = meanwhile;
-        rows.add("a lease meanwhile: the slowest", "ms", Some(50.0), quantile(&leases, 1.0));
-        rows.add("a repair meanwhile: the slowest", "ms", Some(50.0), quantile(&repairs, 1.0));
-        let gone = (0..plan.pods).map(|number| format!("link del pod{number}"));
-        node.netns.ip_batch(&gone.collect::<Vec<_>>());
-        wait::holds("the hooks to go", LIMIT, || hooks(node.pin_dir()) <= before);
+    for (title, attach) in WAYS {
+        let title = format!("{} pods at once{title}", plan.pods);
+        let node = bed.node();
+        let port = format!("--healthz-port={PORT}");
+        let options = Options { attach, extra: vec![port], ..options() };
+        let agent = Agent::exec_with(&node, &bed.etcd, &options);
+        agent.ready();
+        node.bridge();
+        for _ in 0..plan.rounds.min(3) {
+            std::thread::sleep(SETTLED);
+            one_round(plan, &bed, &node, &title, rows);
+        }
+        agent.stop();
     }
-    agent.stop();
+}
+
+fn one_round(plan: &Plan, bed: &Bed, node: &Node, title: &str, rows: &mut Rows) {
+    let pods = Netns::new(&format!("{}-pods", node.netns.name()));
+    let sight = Sight::open(&node.netns);
+    let before = hooks(node);
+    let done = AtomicBool::new(false);
+    let began = Instant::now();
+    let (leases, repairs) = std::thread::scope(|scope| {
+        let others = scope.spawn(|| meanwhile(plan, bed, node, &sight, &done));
+        make(plan, node, &pods);
+        let made = began.elapsed();
+        // One program on each side of each veth.
+        let all = before + 2 * plan.pods as usize;
+        wait::holds("hooks of all pods", LIMIT, || hooks(node) >= all);
+        let hooked = began.elapsed();
+        done.store(true, Ordering::Relaxed);
+        rows.add(&format!("{title}: made by ip"), "s", None, made.as_secs_f64());
+        let after = hooked.saturating_sub(made).as_secs_f64();
+        rows.add(&format!("{title}: the last hook after that"), "s", Some(1.0), after);
+        others.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    rows.add(&format!("{title}: the slowest lease"), "ms", Some(50.0), quantile(&leases, 1.0));
+    rows.add(&format!("{title}: the slowest repair"), "ms", Some(50.0), quantile(&repairs, 1.0));
+    let gone = (0..plan.pods).map(|number| format!("link del pod{number}"));
+    node.netns.ip_batch(&gone.collect::<Vec<_>>());
+    wait::holds("the hooks to go", LIMIT, || hooks(node) <= before);
 }
 
 fn make(plan: &Plan, node: &Node, pods: &Netns) {
@@ -67,11 +80,12 @@ fn make(plan: &Plan, node: &Node, pods: &Netns) {
     node.netns.ip_batch(&made.collect::<Vec<_>>());
 }
 
-/// Pinned links of programs.
-fn hooks(pin_dir: &Path) -> usize {
-    let versions = std::fs::read_dir(pin_dir).into_iter().flatten().flatten();
-    let links = versions.flat_map(|version| std::fs::read_dir(version.path().join("links")));
-    links.map(Iterator::count).sum()
+/// Hooks that programs are attached to, as the agent's metrics tell.
+fn hooks(node: &Node) -> usize {
+    let (_, text) = node.get(PORT, "/metrics").expect("an answer");
+    let of_hooks = text.lines().filter(|line| line.starts_with("flannel_hooks_attached{"));
+    let value = |line: &str| line.rsplit_once(' ')?.1.parse::<usize>().ok();
+    of_hooks.map(|line| value(line).expect("a number of hooks")).sum()
 }
 
 /// New leases and routes that somebody deletes, until all is done: milliseconds
