@@ -27,6 +27,9 @@ const SHARE: u32 = 3;
 const ODDITIES: Duration = Duration::from_secs(1);
 /// Hooks are looked after this often: no event tells of a detached program.
 pub const HOOKS: Duration = Duration::from_millis(400);
+/// Entries of each map that one step of looking after them reads: more would delay a
+/// lease. All are read within two times [`HOOKS`], however many there are.
+pub const MAP_STEP: usize = 512;
 
 /// What a pass has to look at anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,6 +88,9 @@ pub struct Schedule<T> {
     oddities: Option<T>,
     oddities_told: Option<T>,
     hooks: T,
+    /// The next step of looking after maps, where there are some between two looks after
+    /// the hooks.
+    maps: Option<T>,
 }
 
 impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
@@ -104,6 +110,7 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
             oddities: None,
             oddities_told: None,
             hooks: now + HOOKS,
+            maps: None,
         }
     }
 
@@ -233,9 +240,22 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
         self.hooks
     }
 
-    /// The hooks have been looked after.
-    pub fn hooks_checked(&mut self, now: T) {
+    /// The hooks have been looked after, and a step of maps that have so many entries.
+    pub fn hooks_checked(&mut self, entries: usize, now: T) {
         self.hooks = now + HOOKS;
+        self.maps_checked(entries, now);
+    }
+
+    /// When to look after some of the maps' entries.
+    pub fn maps_at(&self) -> Option<T> {
+        self.maps
+    }
+
+    /// A step of maps that have so many entries has been looked after.
+    pub fn maps_checked(&mut self, entries: usize, now: T) {
+        let steps = u32::try_from(entries.div_ceil(2 * MAP_STEP)).unwrap_or(u32::MAX);
+        let next = now + HOOKS / steps.max(1);
+        self.maps = Some(next).filter(|next| *next < self.hooks);
     }
 }
 

@@ -232,7 +232,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                 (schedule.confirmations_at(), schedule.oddities_at());
             let hooks_at =
                 if self.reconciler.has_hooks_left() { Instant::now() } else { schedule.hooks_at() };
-            let held_until = self.held_until;
+            let (maps_at, held_until) = (schedule.maps_at(), self.held_until);
             tokio::select! {
                 // Leases first; hooks, which take long, only if there is nothing else.
                 biased;
@@ -256,6 +256,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                 () = sleep_until(oddities_at) => self.tell_oddities(),
                 () = sleep_until(held_until) => self.release_held(),
                 _ = slow.tick() => self.wake(Wake::ALL),
+                () = sleep_until(maps_at) => self.mend_maps(),
                 () = tokio::time::sleep_until(hooks_at) => self.check_hooks(),
             }
         }
@@ -306,7 +307,15 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         self.shared.lock().tell_repairs();
         self.wake(wake);
         self.write_files();
-        self.schedule.hooks_checked(Instant::now());
+        self.schedule.hooks_checked(self.peers.len(), Instant::now());
+    }
+
+    /// Looks after some of the maps' entries, between two looks after the hooks.
+    fn mend_maps(&mut self) {
+        let wake = self.reconciler.mend_maps();
+        self.shared.lock().tell_repairs();
+        self.wake(wake);
+        self.schedule.maps_checked(self.peers.len(), Instant::now());
     }
 
     fn raise(&mut self) {

@@ -213,7 +213,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
 
     /// Puts right what somebody else wrote into the maps. What cannot be written is
     /// left to a look at everything, which says so.
-    fn mend_maps(&self) -> Wake {
+    pub fn mend_maps(&self) -> Wake {
         let mended = lock(&self.datapath).as_mut().map(|datapath| datapath.mend());
         match mended {
             Some(Ok(mended)) if mended > 0 => {

@@ -10,6 +10,7 @@ use std::io;
 use std::ops::Bound;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
+use flannel_core::schedule::MAP_STEP;
 use flannel_ebpf::abi::{self, Subnet};
 use ipnetwork::Ipv4Network;
 
@@ -17,10 +18,7 @@ use super::super::walk::Walk;
 use super::super::{BpfError, sys};
 use super::{BATCH, Maps, RawKey, ignore_missing, network, raw_key};
 
-/// Entries of each map that one look reads at least; more where half of those that are
-/// expected are more.
-const SOME: usize = 256;
-/// Added entries are looked for at each look of so many.
+/// Added entries are looked for at each step of so many.
 const ADDED_EVERY: u32 = 10;
 
 /// How far both maps have been read.
@@ -49,14 +47,14 @@ impl Maps {
         }
     }
 
-    /// Puts entries of both maps right: removed and changed ones within two calls,
-    /// added ones within some dozens. How many were wrong, since the last call.
+    /// Puts entries of both maps right: [`MAP_STEP`] that may be removed or changed, and
+    /// less often added ones. How many were wrong, since the last call.
     pub(in super::super) fn mend(&mut self) -> Result<u64, BpfError> {
-        self.mend_subnets(half(&self.known))?;
-        self.mend_addresses(half(&self.addresses))?;
+        self.mend_subnets(MAP_STEP)?;
+        self.mend_addresses(MAP_STEP)?;
         if self.rounds.looks == 0 {
-            self.remove_added_subnets(half(&self.known))?;
-            self.remove_added_addresses(half(&self.addresses))?;
+            self.remove_added_subnets(MAP_STEP)?;
+            self.remove_added_addresses(MAP_STEP)?;
         }
         self.rounds.looks = (self.rounds.looks + 1) % ADDED_EVERY;
         Ok(std::mem::take(&mut self.rounds.mended))
@@ -127,10 +125,6 @@ impl Maps {
         }
         Ok(is_last)
     }
-}
-
-fn half<K, V>(expected: &BTreeMap<K, V>) -> usize {
-    expected.len().div_ceil(2).max(SOME)
 }
 
 fn unread_subnets(error: io::Error) -> BpfError {
