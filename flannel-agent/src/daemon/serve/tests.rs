@@ -11,9 +11,7 @@ use flannel_core::health::{About, Subject};
 use flannel_core::lease::attrs::LeaseAttrs;
 use flannel_core::link::{Link, LinkAddress, RouteTo};
 use flannel_core::mac::MacAddr;
-use flannel_core::observed::ObservedRoute;
 use flannel_core::op::Op;
-use flannel_core::repair::Repair;
 use flannel_core::state::Traces;
 use flannel_core::underlay::Underlay;
 use ipnetwork::Ipv4Network;
@@ -36,6 +34,7 @@ use crate::status::{SharedDatapath, lock};
 
 mod leases;
 mod opening;
+mod others;
 mod traces;
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
@@ -410,58 +409,6 @@ async fn a_look_that_fails_is_repeated() {
     assert_eq!(bench.subnets(), [lease(2).subnet]);
     assert_eq!(bench.shared.lock().complaints(), []);
     assert_eq!(bench.datapath.state().veths.len(), 1, "pods kept their hooks");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_route_that_is_taken_away_is_back_at_once_and_without_a_look() {
-    let bench = Bench::start(&[2, 3]).await;
-    let looks = bench.kernel.state().looks;
-    let route = ObservedRoute::to_peer(lease(2).subnet);
-    bench.take_applied();
-    let take = || {
-        let mut state = bench.kernel.state();
-        state.devices.get_mut("flannel.1").unwrap().routes.remove(&route);
-    };
-    take();
-    bench.events.send(KernelEvent::RouteLost { ifindex: OVERLAY, route }).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(bench.take_applied(), [Op::PutRoute(route.destination)]);
-    bench.settle().await;
-    assert_eq!(bench.kernel.state().looks, looks, "nothing else was lost");
-    let told = bench.shared.lock().events.after(0);
-    let repaired = What::Repaired { what: Repair::Route, times: 1 };
-    assert!(told.events.iter().any(|event| event.what == repaired), "{told:?}");
-    // One that is no peer's, and those of somebody who does nothing else.
-    let others = ObservedRoute::to_peer("10.5.9.0/24".parse().unwrap());
-    bench.tell(KernelEvent::RouteLost { ifindex: OVERLAY, route: others }).await;
-    assert_eq!(bench.take_applied(), []);
-    assert_eq!(bench.kernel.state().looks, looks + 1);
-    for _ in 0..1000 {
-        take();
-        bench.events.send(KernelEvent::RouteLost { ifindex: OVERLAY, route }).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    bench.settle().await;
-    assert!(bench.subnets().contains(&route.destination));
-    let put = bench.take_applied().len();
-    assert!((10..=60).contains(&put), "put back {put} times");
-}
-
-#[tokio::test(start_paused = true)]
-async fn many_events_cost_few_looks_and_few_generations() {
-    let bench = Bench::start(&[2]).await;
-    let (looks, generation) = (bench.kernel.state().looks, bench.generation());
-    for _ in 0..1000 {
-        bench.events.send(KernelEvent::Route { ifindex: OVERLAY }).await.unwrap();
-        bench.events.send(KernelEvent::Ruleset).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    bench.settle().await;
-    let looks = bench.kernel.state().looks - looks;
-    assert!((2..=6).contains(&looks), "{looks} looks");
-    let raised = bench.generation() - generation;
-    assert!((10..=60).contains(&raised), "raised {raised} times");
-    assert_eq!(bench.complaint(Subject::Firewall), None);
 }
 
 #[tokio::test(start_paused = true)]
