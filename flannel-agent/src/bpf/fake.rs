@@ -60,6 +60,10 @@ pub struct State {
     pub peer_counters: BTreeMap<Ipv4Network, PeerCounters>,
     /// What the next [`Datapath::mend`] has put right.
     pub mended: u64,
+    /// Why no pins can be made.
+    pub pins_refused: Option<String>,
+    /// Why there are none, as last seen.
+    unpinned: Option<String>,
     /// Map writes fail.
     pub maps_fail: bool,
     /// What only reads counters fails.
@@ -193,8 +197,13 @@ impl Datapath for FakeDatapath {
         Ok(self.counting()?.strangers.clone())
     }
 
+    fn keep_pins(&mut self) {
+        let mut state = self.state();
+        state.unpinned = state.pins_refused.clone();
+    }
+
     fn unpinned(&self) -> Option<String> {
-        None
+        self.state().unpinned.clone()
     }
 }
 

@@ -109,44 +109,6 @@ impl Loaded {
         })
     }
 
-    /// Pins maps anew, when somebody has removed the pins or their directory. Links
-    /// went with theirs: the hooks are attached anew.
-    ///
-    /// Where they cannot be made (nothing is mounted there, it is another agent's by
-    /// now), that is tried again.
-    fn renew_pins(&mut self) {
-        let dir = match (&self.pins, &self.lost) {
-            (Ok(dir), _) if self.glance.look(dir.version(), (), || dir.is_whole()) => return,
-            (Ok(dir), _) => {
-                tracing::warn!("pins removed by somebody; they are made again");
-                dir.clone()
-            }
-            (Err(_), Some(dir)) => dir.clone(),
-            (Err(_), None) => return,
-        };
-        let renewed = dir.renew(self.claim.take()).and_then(|claim| {
-            self.pinnable.pin(&dir)?;
-            self.programs.pin_again(&dir)?;
-            Ok(claim)
-        });
-        match renewed {
-            Ok(claim) => {
-                self.claim = Some(claim);
-                if self.lost.take().is_some() {
-                    self.attacher.reclaim_pins(&dir);
-                    self.xdp.reclaim_pins(&dir);
-                }
-                self.pins = Ok(dir);
-            }
-            Err(error) => {
-                self.attacher.renounce_pins();
-                self.xdp.renounce_pins();
-                self.pins = Err(error.to_string());
-                self.lost = Some(dir);
-            }
-        }
-    }
-
     /// Whether it had to be attached.
     fn ensure(&mut self, hook: &Hook, report: &mut HookChanges) -> bool {
         let held = self.attacher.holds(hook);
@@ -400,9 +362,45 @@ impl Datapath for Loaded {
         self.maps.set_direct(subnets)
     }
 
+    /// Links went with their pins: the hooks are attached anew.
+    ///
+    /// Where they cannot be made (nothing is mounted there, it is another agent's by
+    /// now), that is tried again.
+    fn keep_pins(&mut self) {
+        let dir = match (&self.pins, &self.lost) {
+            (Ok(dir), _) if self.glance.look(dir.version(), (), || dir.is_whole()) => return,
+            (Ok(dir), _) => {
+                tracing::warn!("pins removed by somebody; they are made again");
+                dir.clone()
+            }
+            (Err(_), Some(dir)) => dir.clone(),
+            (Err(_), None) => return,
+        };
+        let renewed = dir.renew(self.claim.take()).and_then(|claim| {
+            self.pinnable.pin(&dir)?;
+            self.programs.pin_again(&dir)?;
+            Ok(claim)
+        });
+        match renewed {
+            Ok(claim) => {
+                self.claim = Some(claim);
+                if self.lost.take().is_some() {
+                    self.attacher.reclaim_pins(&dir);
+                    self.xdp.reclaim_pins(&dir);
+                }
+                self.pins = Ok(dir);
+            }
+            Err(error) => {
+                self.attacher.renounce_pins();
+                self.xdp.renounce_pins();
+                self.pins = Err(error.to_string());
+                self.lost = Some(dir);
+            }
+        }
+    }
+
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookChanges {
         let mut report = HookChanges::default();
-        self.renew_pins();
         self.ensure_places(places, &mut report);
         // Whatever failed: nobody keeps the maps of other versions true.
         if !report.unfinished {

@@ -180,6 +180,9 @@ pub trait Datapath: Send + 'static {
     /// call may leave some for the next, and says so.
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookChanges;
 
+    /// Makes pins again that somebody removed. [`Self::unpinned`] says why not.
+    fn keep_pins(&mut self);
+
     /// What may be told to the programs without the lock of this.
     fn teller(&self) -> Box<dyn Teller>;
 

@@ -25,6 +25,7 @@ const LOOSE: &str = "net.netfilter.nf_conntrack_tcp_loose";
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Settings and hooks of the programs.
     pub(super) fn serve_pods(&mut self) {
+        self.keep_pins();
         // Without links there are no veths: all hooks of pods would go.
         if lock(&self.datapath).is_none() || self.links.all.is_empty() {
             return;
@@ -90,6 +91,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         drop(guard);
         failures.extend(self.tell_hooks(report, unpinned));
         self.judge(&failures, attachment, tcp, &settled);
+    }
+
+    /// Pins are kept also where there is no device to attach to.
+    fn keep_pins(&self) {
+        let unpinned = lock(&self.datapath).as_mut().map(|datapath| {
+            datapath.keep_pins();
+            datapath.unpinned()
+        });
+        self.shared.report(Subject::Pins, unpinned.flatten());
     }
 
     /// What the programs have to know that is no finding of a look.

@@ -36,6 +36,20 @@ async fn source_ports_are_not_well_only_while_they_cannot_be_read() {
     assert_eq!(bench.datapath.state().config.as_ref().unwrap().source_ports, (1024, 65535));
 }
 
+#[tokio::test]
+async fn pins_that_are_refused_are_told_also_without_a_device() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    // It is moved away, and cannot be made again.
+    bench.reconciler.seen.device = None;
+    bench.datapath.state().pins_refused = Some("nothing is mounted there".to_owned());
+    bench.reconciler.check_hooks();
+    assert_eq!(bench.complaints(), ["pins"]);
+    bench.datapath.state().pins_refused = None;
+    bench.reconciler.check_hooks();
+    assert_eq!(bench.complaints(), [""; 0]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_generation_that_could_not_be_raised_is_raised_later() {
     let mut bench = bench(true);

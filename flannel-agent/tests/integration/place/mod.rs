@@ -92,6 +92,7 @@ pub(crate) fn veth(name: &str) -> PodVeth {
 
 /// Ensures the hooks; what had to be attached.
 pub(crate) fn ensure(datapath: &mut Loaded, veths: &[PodVeth]) -> Vec<String> {
+    datapath.keep_pins();
     let report = datapath.ensure_hooks(places("flannel.1", veths));
     assert!(report.failed.is_empty(), "{:?}", report.failed);
     report.attached
