@@ -54,12 +54,20 @@ pub(super) fn pairs(random: &mut StdRng, count: usize) -> Vec<Vec<Fault>> {
         let fits = |fault: &&Fault| fault.lasts > 0 && !fault.alone && !fault.long;
         table.iter().filter(fits).copied().collect()
     });
-    pairs.extend((0..count).map(|_| {
-        let tables = lasting.choose_multiple(random, 2);
-        let tables: Vec<_> = tables.collect();
+    let by_chance = std::iter::repeat_with(|| {
+        let tables: Vec<_> = lasting.choose_multiple(random, 2).collect();
         tables.into_iter().filter_map(|table| table.choose(random).copied()).collect()
-    }));
+    });
+    pairs.extend(by_chance.filter(|pair: &Vec<Fault>| can_be_told(pair)).take(count));
     pairs
+}
+
+/// Without a way to the store a node learns nothing of it.
+fn can_be_told(pair: &[Fault]) -> bool {
+    let of = |table: &[Fault]| {
+        pair.iter().find(|fault| table.iter().any(|row| row.name == fault.name)).copied()
+    };
+    of(UNDERLAY).is_none() || of(STORE).is_none_or(|fault| fault.told.is_none())
 }
 
 /// While the kernel lets nothing through, the fast path does not carry on.
