@@ -79,7 +79,7 @@ pub(super) struct Loop<'a, S, K, F> {
     options: &'a Options,
     source: Arc<S>,
     keeper: Keeper<S>,
-    /// News that our lease is contested.
+    /// Others claim our lease, and status says so.
     contested: bool,
     /// Who asked for a sign of life, and when that was told.
     asked: Option<(String, Instant)>,
