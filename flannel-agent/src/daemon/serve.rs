@@ -291,11 +291,14 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         if matches!(event, KernelEvent::Address { .. } | KernelEvent::Overrun) {
             self.source.addresses_changed(&is_here);
         }
+        let began = Instant::now();
         if let KernelEvent::RouteLost { ifindex, route } = &event
-            && self.schedule.may_repair(Instant::now())
+            && self.schedule.may_repair(began)
             && self.reconciler.put_back(*ifindex, route).await
         {
-            return self.shared.lock().tell_repairs();
+            let mut state = self.shared.lock();
+            state.record.passed(began.elapsed());
+            return state.tell_repairs();
         }
         self.wake(self.reconciler.wake_for(event));
     }
