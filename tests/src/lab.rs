@@ -29,7 +29,9 @@ impl Lab {
         let id = netns::lab_id();
         let underlay = Netns::new(&format!("{id}-net"));
         underlay.ip_batch(&[
-            "link add br0 type bridge forward_delay 0".into(),
+            // With a MAC of its own: it would take the lowest of its ports', and change it
+            // with each node that comes or goes. Nobody reaches the store then for 30 s.
+            "link add br0 address 02:00:5e:10:00:01 type bridge forward_delay 0".into(),
             format!("address add {GATEWAY}/24 dev br0"),
             "link set br0 up".into(),
         ]);
