@@ -25,10 +25,11 @@ const RULES: Duration = Duration::from_millis(500);
 const SHARE: u32 = 3;
 /// What is odd about the leases is told at most this often.
 const ODDITIES: Duration = Duration::from_secs(1);
-/// Hooks are looked after this often: no event tells of a detached program.
-pub const HOOKS: Duration = Duration::from_millis(400);
+/// Hooks are looked after this often: no event tells of a detached program. What somebody
+/// takes away is back within a second.
+pub const HOOKS: Duration = Duration::from_millis(800);
 /// Entries of each map that one step of looking after them reads: more would delay a
-/// lease. All are read within two times [`HOOKS`], however many there are.
+/// lease. All are read within [`HOOKS`], however many there are.
 pub const MAP_STEP: usize = 512;
 
 /// What a pass has to look at anew.
@@ -253,7 +254,7 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
 
     /// A step of maps that have so many entries has been looked after.
     pub fn maps_checked(&mut self, entries: usize, now: T) {
-        let steps = u32::try_from(entries.div_ceil(2 * MAP_STEP)).unwrap_or(u32::MAX);
+        let steps = u32::try_from(entries.div_ceil(MAP_STEP)).unwrap_or(u32::MAX);
         let next = now + HOOKS / steps.max(1);
         self.maps = Some(next).filter(|next| *next < self.hooks);
     }

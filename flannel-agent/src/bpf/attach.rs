@@ -1,12 +1,14 @@
 //! Hooks: tcx links, or clsact filters where the kernel has no tcx.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 
 use super::glance::Glance;
 use super::hook::Hook;
@@ -29,6 +31,8 @@ pub(super) struct Attacher {
     /// Decided at the first hook.
     form: Option<Form>,
     pins: Option<PinDir>,
+    /// Ids of the programs that are attached.
+    ids: BTreeMap<&'static str, u32>,
     /// Hooks that this process attached or took over; the link is kept open
     /// only while there is no pin to keep it alive.
     ours: BTreeMap<Hook, Option<FdLink>>,
@@ -41,11 +45,17 @@ pub(super) struct Attacher {
 }
 
 impl Attacher {
-    /// `filters_remain`: an earlier run attached clsact filters.
-    pub(super) fn new(mode: AttachMode, pins: Option<PinDir>, filters_remain: bool) -> Self {
+    /// `ids`: of the programs that are to be attached. `filters_remain`: an earlier run
+    /// attached clsact filters.
+    pub(super) fn new(
+        mode: AttachMode,
+        pins: Option<PinDir>,
+        ids: BTreeMap<&'static str, u32>,
+        filters_remain: bool,
+    ) -> Self {
         let (ours, unpinned) = (BTreeMap::new(), BTreeMap::new());
         let glance = Glance::default();
-        Self { mode, form: None, pins, ours, unpinned, filters_remain, glance }
+        Self { mode, form: None, pins, ids, ours, unpinned, filters_remain, glance }
     }
 
     pub(super) fn form(&self) -> Option<Form> {
@@ -126,11 +136,11 @@ impl Attacher {
         program: &mut SchedClassifier,
         others: &mut Others,
     ) -> Result<bool, BpfError> {
-        let id = program.info().map_err(|error| hook.failed("inspect program", &error))?.id();
+        let id = self.ids.get(hook.program);
         let running = tcx_programs(hook.ifindex, hook.tcx())
             .map_err(|error| hook.failed("query tcx hook", &error))?;
         let mut attached = false;
-        if !running.iter().any(|at| at.program == id) {
+        if !running.iter().any(|at| Some(&at.program) == id) {
             self.ours.remove(hook);
             self.unpinned.remove(hook);
             if !self.take_over(hook, program, &running, others) {
@@ -305,7 +315,11 @@ impl Attacher {
     }
 }
 
+/// aya finds the device by its name, which another one may bear by now.
 fn link_tcx(hook: &Hook, program: &mut SchedClassifier) -> Result<FdLink, BpfError> {
+    if_nametoindex(hook.interface.as_str())
+        .and_then(|ifindex| if ifindex == hook.ifindex { Ok(()) } else { Err(Errno::ENODEV) })
+        .map_err(|errno| hook.failed("find interface", &io::Error::from(errno)))?;
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let link = program
         .attach_with_options(&hook.interface, hook.direction(), options)

@@ -161,7 +161,7 @@ impl Datapath for FakeDatapath {
 
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookChanges {
         let mut state = self.state();
-        state.overlay = places.overlay.map(str::to_owned);
+        state.overlay = places.overlay.map(|overlay| overlay.name.to_owned());
         state.hooked = places.veths.iter().map(|veth| veth.ifindex).collect();
         state.inlets = places.inlets.to_vec();
         state.ensured += 1;

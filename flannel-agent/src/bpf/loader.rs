@@ -5,14 +5,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
-use flannel_core::envelope::Keep;
+use flannel_core::envelope::{Inlet, Keep, PodVeth};
 use flannel_core::peer::Peer;
 use flannel_core::status::Attachment;
 use flannel_ebpf::abi::{
     self, ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, Outcome, flag, program,
 };
 use ipnetwork::Ipv4Network;
-use nix::net::if_::if_nametoindex;
 
 use super::attach::{Attacher, Form};
 use super::attendance::{SignOfLife, monotonic_ns};
@@ -23,12 +22,13 @@ use super::others::Others;
 use super::owner::Ownership;
 use super::pin::PinDir;
 use super::programs::{Programs, possible_cpus};
+use super::settings::ConfigMap;
 use super::sys::TcxHook;
-use super::teller::{ConfigMap, RealTeller};
+use super::teller::RealTeller;
 use super::xdp::{Site, XdpHalf};
 use super::{
-    BpfError, Datapath, DatapathConfig, FastPath, HookChanges, Meter, Places, ProgramOptions,
-    Stranger, Teller, VerifySource, filter, object,
+    BpfError, Datapath, DatapathConfig, Device, FastPath, HookChanges, Meter, Places,
+    ProgramOptions, Stranger, Teller, VerifySource, filter, object,
 };
 
 /// The programs, their maps and their hooks.
@@ -89,7 +89,8 @@ impl Loaded {
         let pinnable = Pinnable::of(&programs)?;
         let maps = Maps::take(&mut programs)?;
         let settings = ConfigMap::take(&mut programs)?;
-        let teller = RealTeller::take(&mut programs, settings.clone(), ids)?;
+        let teller =
+            RealTeller::take(&mut programs, settings.clone(), ids.values().copied().collect())?;
         let sign_of_life = SignOfLife::take(&mut programs)?;
         Ok(Self {
             programs,
@@ -98,7 +99,7 @@ impl Loaded {
             settings,
             sign_of_life,
             teller,
-            attacher: Attacher::new(options.attach, pins.clone().ok(), filters_remain),
+            attacher: Attacher::new(options.attach, pins.clone().ok(), ids, filters_remain),
             xdp: XdpHalf::new(options.xdp, pins.clone().ok()),
             pins,
             lost: None,
@@ -155,40 +156,30 @@ impl Loaded {
 
     fn ensure_places(&mut self, places: Places<'_>, report: &mut HookChanges) {
         let Places { underlay, underlay_kind, inlets, overlay, direct, veths, turn } = places;
-        let ifindex = |name: &str, report: &mut HookChanges| match if_nametoindex(name) {
-            Ok(ifindex) => Some(ifindex),
-            Err(errno) => {
-                let error = BpfError::new("find interface", name, &std::io::Error::from(errno));
-                report.failed.push((name.to_owned(), error));
-                None
-            }
-        };
-        let Some(underlay_index) = ifindex(underlay, report) else { return };
-        let overlay = match overlay.map(|name| (ifindex(name, report), name)) {
-            Some((Some(index), name)) => Some((index, name)),
-            Some((None, _)) => return,
-            None => None,
-        };
-        let hook = |ifindex, interface: &str, program| Hook {
-            ifindex,
-            interface: interface.to_owned(),
+        let hook = |device: Device<'_>, program| Hook {
+            ifindex: device.ifindex,
+            interface: device.name.to_owned(),
             program,
         };
+        let pod = |veth: &PodVeth, program| {
+            hook(Device { ifindex: veth.ifindex, name: &veth.name }, program)
+        };
         let mut exits = Vec::new();
-        exits.extend(overlay.map(|(index, name)| hook(index, name, program::TO_OVERLAY)));
-        exits.extend(direct.then(|| hook(underlay_index, underlay, program::TO_UNDERLAY)));
-        exits.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::TO_POD)));
+        exits.extend(overlay.map(|overlay| hook(overlay, program::TO_OVERLAY)));
+        exits.extend(direct.then(|| hook(underlay, program::TO_UNDERLAY)));
+        exits.extend(veths.iter().map(|veth| pod(veth, program::TO_POD)));
         let mut entries = Vec::new();
-        entries.extend(overlay.map(|(index, name)| hook(index, name, program::FROM_OVERLAY)));
-        entries.push(hook(underlay_index, underlay, program::FROM_UNDERLAY));
-        entries.extend(
-            inlets.iter().map(|inlet| hook(inlet.ifindex, &inlet.name, program::FROM_UNDERLAY)),
-        );
-        entries.extend(veths.iter().map(|veth| hook(veth.ifindex, &veth.name, program::FROM_POD)));
+        entries.extend(overlay.map(|overlay| hook(overlay, program::FROM_OVERLAY)));
+        entries.push(hook(underlay, program::FROM_UNDERLAY));
+        entries.extend(inlets.iter().map(|Inlet { ifindex, name }| {
+            hook(Device { ifindex: *ifindex, name }, program::FROM_UNDERLAY)
+        }));
+        entries.extend(veths.iter().map(|veth| pod(veth, program::FROM_POD)));
         let flags = self.settings.get().map_or(0, |now| now.flags);
+        let Device { ifindex, name } = underlay;
         let site = Site {
-            ifindex: underlay_index,
-            name: underlay,
+            ifindex,
+            name,
             kind: underlay_kind,
             tunnel: overlay.is_some(),
             fast_path: flags & flag::FAST_PATH != 0,
@@ -200,7 +191,7 @@ impl Loaded {
         if report.unfinished {
             return;
         }
-        let tc = format!("{underlay}/{}", program::FROM_UNDERLAY);
+        let tc = format!("{name}/{}", program::FROM_UNDERLAY);
         let tc = !report.failed.iter().any(|(hook, _)| *hook == tc);
         self.ensure_xdp(Site { tc, ..site }, report);
         let hooks: Vec<Hook> = exits.into_iter().chain(entries).collect();
@@ -343,7 +334,8 @@ impl Datapath for Loaded {
     }
 
     fn mend(&mut self) -> Result<u64, BpfError> {
-        let mended = self.maps.mend()? + u64::from(self.sign_of_life.mend()?);
+        let others = u64::from(self.settings.mend()?) + u64::from(self.sign_of_life.mend()?);
+        let mended = self.maps.mend()? + others;
         if mended > 0 {
             self.settings.raise_generation()?;
         }

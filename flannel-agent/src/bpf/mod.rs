@@ -23,6 +23,7 @@ mod owner;
 pub mod pin;
 mod pinned;
 mod programs;
+mod settings;
 mod sys;
 mod teller;
 mod untyped;
@@ -101,17 +102,26 @@ pub struct XdpReport {
     pub complaint: Option<String>,
 }
 
+/// A device by its index and its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device<'a> {
+    /// Interface index, by which it is known.
+    pub ifindex: u32,
+    /// Its name, for those who read.
+    pub name: &'a str,
+}
+
 /// Where the programs have to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Places<'a> {
-    /// Name of the underlay device.
-    pub underlay: &'a str,
+    /// The underlay device.
+    pub underlay: Device<'a>,
     /// Kind of the underlay device (`veth`, `bond`...), empty for hardware.
     pub underlay_kind: &'a str,
     /// Other devices by which packets of the tunnel may come.
     pub inlets: &'a [Inlet],
     /// `flannel.<VNI>`, if there is a tunnel.
-    pub overlay: Option<&'a str>,
+    pub overlay: Option<Device<'a>>,
     /// Peers may be reached without a tunnel: the underlay device's egress too.
     pub direct: bool,
     /// The pods' veths, all of them.

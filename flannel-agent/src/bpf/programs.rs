@@ -2,7 +2,7 @@
 //! again takes them as they are: the verifier has seen them, which takes longer than
 //! all else at a start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -149,11 +149,11 @@ impl Programs {
     }
 
     /// Ids of the TC programs.
-    pub(super) fn ids(&mut self) -> Result<BTreeSet<u32>, BpfError> {
+    pub(super) fn ids(&mut self) -> Result<BTreeMap<&'static str, u32>, BpfError> {
         let id = |name| {
             let info = self.classifier(name)?.info();
             let info = info.map_err(|error| BpfError::new("inspect program", name, &error))?;
-            Ok(info.id())
+            Ok((name, info.id()))
         };
         program::ALL.into_iter().map(id).collect()
     }

@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{HashMap, MapData};
 use flannel_core::envelope::{Keep, PodVeth, Tcx, TcxProgram};
 use flannel_ebpf::abi::{self, Config, Veth, flag};
 
 use super::BpfError;
 use super::maps::{ignore_missing, typed};
 use super::programs::Programs;
+use super::settings::ConfigMap;
 use super::sys::{Attached, TcxHook, program_name, tcx_programs};
 
 /// The verbs that need no lock of the data path. The real one is
@@ -41,66 +42,6 @@ pub trait Teller: Send {
     /// # Errors
     /// The kernel does not tell.
     fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError>;
-}
-
-/// The one element of the map of settings. Whoever changes it keeps the others
-/// out between reading and writing.
-#[derive(Clone)]
-pub(super) struct ConfigMap(Arc<Mutex<Array<MapData, Config>>>);
-
-impl ConfigMap {
-    pub(super) fn take(programs: &mut Programs) -> Result<Self, BpfError> {
-        Ok(Self(Arc::new(Mutex::new(typed(programs, abi::map::CFG)?))))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Array<MapData, Config>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn get(&self) -> Result<Config, BpfError> {
-        read(&self.lock())
-    }
-
-    /// Writes what `change` makes of the settings, with a new generation, if that
-    /// is anything else.
-    pub(super) fn replace(&self, change: impl FnOnce(Config) -> Config) -> Result<(), BpfError> {
-        let mut map = self.lock();
-        let old = read(&map)?;
-        let mut new = Config { generation: old.generation, ..change(old) };
-        if new == old {
-            return Ok(());
-        }
-        // A program may read while the kernel copies: what it confirms from a
-        // half-written element belongs to the first of two generations, and is
-        // void with the second.
-        for _ in 0..2 {
-            new.generation = new.generation.wrapping_add(1);
-            write(&mut map, &new)?;
-        }
-        Ok(())
-    }
-
-    /// Writes what `change` makes of the flags; confirmations stay.
-    pub(super) fn mark(&self, change: impl FnOnce(u32) -> u32) -> Result<(), BpfError> {
-        let mut map = self.lock();
-        let old = read(&map)?;
-        let flags = change(old.flags);
-        if flags == old.flags { Ok(()) } else { write(&mut map, &Config { flags, ..old }) }
-    }
-
-    pub(super) fn raise_generation(&self) -> Result<(), BpfError> {
-        let mut map = self.lock();
-        let old = read(&map)?;
-        write(&mut map, &Config { generation: old.generation.wrapping_add(1), ..old })
-    }
-}
-
-fn read(map: &Array<MapData, Config>) -> Result<Config, BpfError> {
-    map.get(&0, 0).map_err(|error| BpfError::new("read map", abi::map::CFG, &error))
-}
-
-fn write(map: &mut Array<MapData, Config>, config: &Config) -> Result<(), BpfError> {
-    map.set(0, config, 0).map_err(|error| BpfError::new("write map", abi::map::CFG, &error))
 }
 
 /// Whether a program of this name is an agent's.

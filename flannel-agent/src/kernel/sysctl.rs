@@ -211,14 +211,21 @@ impl Sysctl {
     }
 
     /// Whether conntrack gives helpers to connections by their ports, without a
-    /// rule that asks for it; kernels from 6.0 on have no such setting.
+    /// rule that asks for it; kernels from 6.0 on have no such setting. To be asked after
+    /// another one of conntrack's, which tells whether it was loaded since.
     ///
     /// # Errors
     /// When the value is there but cannot be read.
     pub fn automatic_helpers(&self) -> Result<bool, KernelError> {
+        if self.open.as_ref().is_some_and(|open| open.is_absent(HELPER)) {
+            return Ok(false);
+        }
         match self.number(HELPER) {
             Ok(value) => Ok(value != 0),
-            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => {
+                self.open.iter().for_each(|open| open.note_absent(HELPER));
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }

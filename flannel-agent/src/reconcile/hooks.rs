@@ -9,7 +9,7 @@ use flannel_core::link::{Link, vrf_of};
 use flannel_core::schedule::Wake;
 
 use super::{Reconciler, conntrack, devices};
-use crate::bpf::{BpfError, DatapathConfig, FastPath, HookChanges, Places};
+use crate::bpf::{BpfError, DatapathConfig, Device, FastPath, HookChanges, Places};
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::status::lock;
@@ -35,6 +35,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if tunnel.is_some() && overlay.is_none() {
             return;
         }
+        let device = |ifindex, name| Device { ifindex, name };
         let tcp = self.conntrack.tcp_allowed(&self.sysctl, &self.shared);
         let fast_path = self.fast_path();
         let carries_tcp = tcp && fast_path != FastPath::Off;
@@ -77,10 +78,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             failures.insert("settings".to_owned(), error);
         }
         let report = datapath.ensure_hooks(Places {
-            underlay: &underlay.name,
+            underlay: device(underlay.ifindex, &underlay.name),
             underlay_kind: kind_of(&self.links.all, underlay.ifindex),
             inlets: &settled.inlets,
-            overlay: tunnel.as_deref(),
+            overlay: overlay.zip(tunnel.as_deref()).map(|(ifindex, name)| device(ifindex, name)),
             direct: config.direct_mtu.is_some(),
             veths: &settled.veths,
             turn: TURN,

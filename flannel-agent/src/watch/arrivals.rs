@@ -1,11 +1,19 @@
 //! Whether packets of peers come by the hooks at all.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use crate::bpf::Datapath;
 use crate::kernel::Inspect;
 
 /// Packets through the device from which on it is no accident that no hook saw
 /// one: an answer or two may have come before the hooks were there.
 const ENOUGH: u64 = 10;
+
+/// The kernel describes the whole device for the sake of one counter: it is asked this
+/// often.
+const EVERY: Duration = Duration::from_secs(5);
 
 /// Compares what `flannel.<VNI>` receives with what the hooks see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,6 +22,7 @@ pub(super) struct Arrivals {
     began: Option<(u32, u64, u64)>,
     /// A hook has seen one.
     came: bool,
+    asked: Option<Instant>,
     missed: u64,
 }
 
@@ -28,10 +37,13 @@ impl Arrivals {
         if self.came {
             return;
         }
-        let Some(overlay) = overlay else { return };
-        if let (Ok(Some(received)), Ok(seen)) =
-            (inspector.received(overlay), datapath.seen_from_underlay())
-        {
+        let (Some(overlay), Ok(seen)) = (overlay, datapath.seen_from_underlay()) else { return };
+        let came = self.began.is_some_and(|(device, _, hooks)| device == overlay && seen > hooks);
+        if !came && self.asked.is_some_and(|asked| asked.elapsed() < EVERY) {
+            return;
+        }
+        if let Ok(Some(received)) = inspector.received(overlay) {
+            self.asked = Some(Instant::now());
             self.take(overlay, received, seen);
         }
     }

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    AttachMode, Datapath as _, DatapathConfig, FastPath, Places, VerifySource,
+    AttachMode, Datapath as _, DatapathConfig, Device, FastPath, Places, VerifySource,
 };
 use flannel_agent::metrics::{Exporter, MetricsOptions};
 use flannel_agent::status::{Shared, SharedDatapath, lock};
@@ -20,7 +21,7 @@ use flannel_ebpf::abi::{
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
 
-use crate::place::{ensure, ip, isolated, open, peer, places, veth};
+use crate::place::{device, ensure, ip, isolated, open, peer, places, veth};
 
 fn settings() -> DatapathConfig {
     DatapathConfig {
@@ -135,9 +136,34 @@ fn hooks_follow_the_veths() {
 fn a_missing_device_is_reported() {
     isolated(|pins| {
         let mut datapath = open(pins, AttachMode::Auto);
-        let report = datapath.ensure_hooks(places("flannel.9", &[]));
-        assert_eq!(report.failed.len(), 1);
-        assert!(report.failed[0].1.to_string().contains("flannel.9"));
+        let failed = |datapath: &mut Loaded, overlay: &str| -> Vec<String> {
+            let failed = datapath.ensure_hooks(places(overlay, &[])).failed;
+            failed.into_iter().map(|(_, error)| error.to_string()).collect()
+        };
+        let gone = failed(&mut datapath, "flannel.9");
+        assert_eq!(gone.len(), 2, "both directions: {gone:?}");
+        assert!(gone.iter().all(|why| why.contains("flannel.9")), "{gone:?}");
+    });
+}
+
+/// Nothing is attached to a device that took the name since it was looked up.
+#[test]
+fn a_device_that_only_bears_the_name_is_left_alone() {
+    isolated(|pins| {
+        let mut datapath = open(pins, AttachMode::Auto);
+        ip("link add eth1 type veth peer name wire1");
+        let underlay = device("eth0");
+        let renamed = Device { name: "eth1", ..underlay };
+        let report =
+            datapath.ensure_hooks(Places { underlay: renamed, ..places("flannel.1", &[]) });
+        let failed: Vec<String> =
+            report.failed.iter().map(|(_, error)| error.to_string()).collect();
+        assert_eq!(failed.len(), 1, "{failed:?}");
+        assert!(failed[0].contains("eth1/from_underlay"), "{failed:?}");
+        let teller = datapath.teller();
+        assert!(teller.tcx(if_nametoindex("eth1").unwrap()).unwrap().ingress.is_empty());
+        ensure(&mut datapath, &[]);
+        assert_eq!(teller.tcx(underlay.ifindex).unwrap().ingress.len(), 1);
     });
 }
 

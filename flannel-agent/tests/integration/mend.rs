@@ -4,20 +4,21 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 
+use aya::maps::{Array, Map, MapData};
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{AttachMode, Datapath as _};
 use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
 use flannel_core::schedule::MAP_STEP;
-use flannel_ebpf::abi::ABI_VERSION;
+use flannel_ebpf::abi::{ABI_VERSION, Config};
 use ipnetwork::Ipv4Network;
 
 use crate::place::{isolated, open, peer};
 
-/// Steps of one second, where the maps are small.
-const SECOND: usize = 2;
+/// Looks of one second, where the maps are small.
+const SECOND: usize = 1;
 /// Looks within which a small map is gone through, too.
-const ROUND: usize = 10;
+const ROUND: usize = 5;
 
 /// A verb of bpftool, a map, and the entry.
 type Change = (&'static str, &'static str, &'static str);
@@ -94,6 +95,33 @@ fn entries_that_somebody_changed_are_put_right() {
         assert_eq!(agent.peers().unwrap().into_values().collect::<Vec<_>>(), peers);
         assert_eq!(both(), before);
         assert!(agent.mend().unwrap() > 0, "they are counted");
+    });
+}
+
+/// Settings that somebody else wrote go, with all that was confirmed under them.
+#[test]
+fn settings_that_somebody_changed_are_put_right() {
+    isolated(|pins| {
+        let mut agent = open(pins, AttachMode::Tcx);
+        let path = pins.join(format!("v{ABI_VERSION}/fl_cfg"));
+        let map = Map::Array(MapData::from_pin(path).unwrap());
+        let mut map: Array<_, Config> = map.try_into().unwrap();
+        agent.raise_generation().unwrap();
+        let before = map.get(&0, 0).unwrap();
+        assert_eq!(mended(&mut agent, 1), 0);
+        let changed = [
+            Config { flags: !before.flags, ..before },
+            Config { vni: 77, generation: before.generation + 1000, ..before },
+            Config { generation: before.generation - 1, ..before },
+        ];
+        for wrong in changed {
+            map.set(0, wrong, 0).unwrap();
+            assert_eq!(mended(&mut agent, 1), 1, "{wrong:?}");
+            let now = map.get(&0, 0).unwrap();
+            assert!(now.generation > wrong.generation.max(before.generation), "{now:?}");
+            assert_eq!(now, Config { generation: now.generation, ..before });
+            assert_eq!(mended(&mut agent, 1), 0);
+        }
     });
 }
 

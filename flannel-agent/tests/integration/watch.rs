@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::netns::vxlan::{ifindex, underlay};
 use crate::netns::{Namespace, in_netns, run};
-use crate::place::options;
+use crate::place::{device, options};
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
@@ -95,10 +95,10 @@ impl Node {
         let mut datapath = self.datapath.lock().unwrap();
         let settled = self.watch.settle(Scene::of(&links, choice), 8472, &*datapath, true);
         let report = datapath.ensure_hooks(Places {
-            underlay: "eth0",
+            underlay: device("eth0"),
             underlay_kind: "veth",
             inlets: &settled.inlets,
-            overlay: Some("flannel.1"),
+            overlay: Some(device("flannel.1")),
             direct: false,
             veths: &settled.veths,
             turn: Duration::MAX,

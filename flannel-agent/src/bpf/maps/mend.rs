@@ -19,7 +19,7 @@ use super::super::{BpfError, sys};
 use super::{BATCH, Maps, RawKey, ignore_missing, network, raw_key};
 
 /// Added entries are looked for at each step of so many.
-const ADDED_EVERY: u32 = 10;
+const ADDED_EVERY: u32 = 5;
 
 /// How far both maps have been read.
 #[derive(Default)]

@@ -136,18 +136,17 @@ impl Memory {
                     scope.passes(index) || address(body).is_none_or(|ip| scope.reaches(ip));
                 [Some(KernelEvent::Address { ifindex: index }), decision(matters)]
             }
-            RTM_NEWROUTE | RTM_DELROUTE => {
+            RTM_DELROUTE => {
+                let [event, decision] = route(body, false, scope).unwrap_or(none);
+                [self.lost(event, body).or(event), decision]
+            }
+            RTM_NEWROUTE => {
                 let replaces = raw::short(message, 6).unwrap_or(0) & NLM_F_REPLACE != 0;
-                let [event, decision] =
-                    route(body, replaces && kind == RTM_NEWROUTE, scope).unwrap_or(none);
-                let lost = if kind == RTM_DELROUTE { self.lost(event, body) } else { None };
-                [lost.or(event), decision]
+                route(body, replaces, scope).unwrap_or(none)
             }
             RTM_NEWNEIGH | RTM_DELNEIGH if self.is_vxlan(index) => {
-                if is_own_entry(scope, kind == RTM_DELNEIGH, index, body) {
-                    return none;
-                }
-                [Some(KernelEvent::Neighbour { ifindex: index }), None]
+                let own = is_own_entry(scope, kind == RTM_DELNEIGH, index, body);
+                [(!own).then_some(KernelEvent::Neighbour { ifindex: index }), None]
             }
             RTM_NEWNEIGH | RTM_DELNEIGH => {
                 let moved = self.neighbour(kind == RTM_DELNEIGH, body, scope, now);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use flannel_agent::bpf;
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    AttachMode, Datapath as _, Places, ProgramOptions, VerifySource, XdpMode,
+    AttachMode, Datapath as _, Device, Places, ProgramOptions, VerifySource, XdpMode,
 };
 use flannel_core::envelope::{Inward, PodVeth, VethEntry};
 use flannel_core::mac::MacAddr;
@@ -106,12 +106,17 @@ pub(crate) fn peer(third: u8) -> Peer {
     }
 }
 
+/// A device that is there, or has gone.
+pub(crate) fn device(name: &str) -> Device<'_> {
+    Device { ifindex: if_nametoindex(name).unwrap_or(u32::MAX >> 1), name }
+}
+
 pub(crate) fn places<'a>(overlay: &'a str, veths: &'a [PodVeth]) -> Places<'a> {
     Places {
-        underlay: "eth0",
+        underlay: device("eth0"),
         underlay_kind: "veth",
         inlets: &[],
-        overlay: Some(overlay),
+        overlay: Some(device(overlay)),
         direct: false,
         veths,
         turn: std::time::Duration::MAX,
