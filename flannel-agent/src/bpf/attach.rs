@@ -8,7 +8,6 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
 
 use super::glance::Glance;
 use super::hook::Hook;
@@ -317,9 +316,9 @@ impl Attacher {
 
 /// aya finds the device by its name, which another one may bear by now.
 fn link_tcx(hook: &Hook, program: &mut SchedClassifier) -> Result<FdLink, BpfError> {
-    if_nametoindex(hook.interface.as_str())
-        .and_then(|ifindex| if ifindex == hook.ifindex { Ok(()) } else { Err(Errno::ENODEV) })
-        .map_err(|errno| hook.failed("find interface", &io::Error::from(errno)))?;
+    if !hook.is_there() {
+        return Err(hook.failed("find interface", &io::Error::from(Errno::ENODEV)));
+    }
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let link = program
         .attach_with_options(&hook.interface, hook.direction(), options)

@@ -4,6 +4,7 @@ use std::io;
 
 use aya::programs::TcAttachType;
 use flannel_ebpf::abi::program;
+use nix::net::if_::if_nametoindex;
 
 use super::BpfError;
 use super::sys::TcxHook;
@@ -34,6 +35,11 @@ impl Hook {
             TcAttachType::Egress => TcxHook::Egress,
             _ => TcxHook::Ingress,
         }
+    }
+
+    /// Whether its interface still has its name.
+    pub(super) fn is_there(&self) -> bool {
+        if_nametoindex(self.interface.as_str()) == Ok(self.ifindex)
     }
 
     pub(super) fn failed(

@@ -188,7 +188,7 @@ impl Loaded {
         };
         self.xdp.relieve(&mut self.programs, site, &mut self.others);
         self.ensure_all(&exits, &entries, turn, report);
-        if report.unfinished {
+        if report.unfinished || report.lacks_device {
             return;
         }
         let tc = format!("{name}/{}", program::FROM_UNDERLAY);
@@ -216,8 +216,17 @@ impl Loaded {
                     return;
                 }
                 let began = Instant::now();
+                let failed = report.failed.len();
                 if self.ensure(hook, report) {
                     spent += began.elapsed();
+                }
+                // No other hook is of use without the tunnel's device.
+                if hook.program == program::TO_OVERLAY
+                    && report.failed.len() > failed
+                    && !hook.is_there()
+                {
+                    report.lacks_device = true;
+                    return;
                 }
             }
             self.others.retire(direction);

@@ -233,6 +233,8 @@ pub struct HookChanges {
     pub attachment: Attachment,
     /// Whether the XDP program runs.
     pub xdp: XdpReport,
+    /// The tunnel's device has gone: nothing else was done.
+    pub lacks_device: bool,
     /// Some were left for the next call, so that others get their turn meanwhile.
     pub unfinished: bool,
 }

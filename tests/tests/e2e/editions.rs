@@ -10,7 +10,7 @@ use std::time::Duration;
 use aya::programs::TcAttachType::{Egress, Ingress};
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    self, AttachMode, Datapath as _, Places, ProgramOptions, VerifySource, XdpMode,
+    self, AttachMode, Datapath as _, Device, Places, ProgramOptions, VerifySource, XdpMode,
 };
 use flannel_core::envelope::{Inward, PodVeth, VethEntry};
 use flannel_core::health::Subject;
@@ -23,6 +23,7 @@ use flannel_tests::load::SPACED;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::wait;
+use nix::net::if_::if_nametoindex;
 
 const SECOND: Duration = Duration::from_secs(1);
 const TCX: Edition<'_> = Edition { form: Form::Tcx, xdp: false, veths: &["veth2"], misplaced: &[] };
@@ -309,11 +310,12 @@ fn a_hook_that_fails_keeps_no_old_program_elsewhere() {
         attach_iface: None,
         pin_dir: pair.left.pin_dir().to_owned(),
     };
+    let device = |name| Device { ifindex: if_nametoindex(name).unwrap_or(u32::MAX >> 1), name };
     let places = |overlay| Places {
-        underlay: "eth0",
+        underlay: device("eth0"),
         inlets: &[],
         underlay_kind: "veth",
-        overlay: Some(overlay),
+        overlay: Some(device(overlay)),
         direct: false,
         veths: &veths,
         turn: Duration::MAX,
