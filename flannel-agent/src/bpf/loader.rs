@@ -24,7 +24,7 @@ use super::pin::PinDir;
 use super::programs::{Programs, possible_cpus};
 use super::settings::ConfigMap;
 use super::sys::TcxHook;
-use super::teller::RealTeller;
+use super::teller::{Ours, RealTeller};
 use super::xdp::{Site, XdpHalf};
 use super::{
     BpfError, Datapath, DatapathConfig, Device, FastPath, HookChanges, Meter, Places,
@@ -85,12 +85,16 @@ impl Loaded {
         let tickets = abi::TicketNumbers::of(possible_cpus()?);
         let mut programs = Programs::open(&bytes, options, card, pins.as_ref().ok(), same)?;
         let ids = programs.ids()?;
+        let links = match (&claim, &pins) {
+            (Some(_), Ok(dir)) => dir.links_of_all_versions(),
+            _ => BTreeSet::new(),
+        };
+        let ours = Ours { programs: ids.values().copied().collect(), links };
         programs.object().map(start_program_log);
         let pinnable = Pinnable::of(&programs)?;
         let maps = Maps::take(&mut programs)?;
         let settings = ConfigMap::take(&mut programs)?;
-        let teller =
-            RealTeller::take(&mut programs, settings.clone(), ids.values().copied().collect())?;
+        let teller = RealTeller::take(&mut programs, settings.clone(), ours)?;
         let sign_of_life = SignOfLife::take(&mut programs)?;
         Ok(Self {
             programs,

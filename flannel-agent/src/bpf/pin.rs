@@ -1,5 +1,6 @@
 //! The pin directory: what may be reused of an earlier run, and what not.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::owner::{self, Owner, Ownership};
 use super::pinned::{LinkPin, entries, links_in, remove, remove_version};
-use super::{BpfError, flow_table};
+use super::{BpfError, flow_table, sys};
 
 /// Where the kernel's convention has the bpf file system.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -176,6 +177,13 @@ impl PinDir {
     /// Link pins that are there.
     pub(super) fn pinned_links(&self) -> Vec<LinkPin> {
         links_in(&self.links())
+    }
+
+    /// Ids of the links that runs before have pinned, those of other ABI versions too.
+    pub(super) fn links_of_all_versions(&self) -> BTreeSet<u32> {
+        let pinned =
+            self.versions().into_iter().flat_map(|version| links_in(&version.join("links")));
+        pinned.filter_map(|link| Some(sys::pinned_link(&link.path).ok()?.id)).collect()
     }
 
     /// Directories of other ABI versions.

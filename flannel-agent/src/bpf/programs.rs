@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -17,7 +18,7 @@ use flannel_ebpf::abi::{self, program};
 use super::interrupted::unless_interrupted;
 use super::pin::PinDir;
 use super::pinned::{entries, remove};
-use super::{BpfError, ProgramOptions, flow_table, object, untyped};
+use super::{BpfError, ProgramOptions, flow_table, object, sys, untyped};
 
 /// Beginning of the names of programs' pins.
 const PREFIX: &str = "prog-";
@@ -198,7 +199,7 @@ impl Of<'_> {
         for name in program::ALL {
             let found = SchedClassifier::from_pin(self.path(name)).ok()?;
             // All of them read the settings.
-            if !found.info().ok()?.map_ids().ok()??.contains(&settings) {
+            if !sys::program_maps(found.fd().ok()?.as_fd()).ok()?.contains(&settings) {
                 return None;
             }
             tc.insert(name, found);

@@ -311,11 +311,36 @@ pub(super) fn program_name(id: u32) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&info.name[..length]).into_owned())
 }
 
+/// Maps that a program can use (MAX_USED_MAPS).
+const MAX_MAPS: usize = 64;
+
+/// Ids of the maps that a program uses. aya's way opens the program anew by its id, for
+/// which the kernel wants CAP_SYS_ADMIN.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn program_maps(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; MAX_MAPS];
+    let mut info = ProgramInfo {
+        nr_map_ids: MAX_MAPS as u32,
+        map_ids: ids.as_mut_ptr() as u64,
+        ..ProgramInfo::default()
+    };
+    // SAFETY: any bytes are a valid `ProgramInfo`; `ids` has room for `nr_map_ids` ids and
+    // outlives the call.
+    unsafe { object_info(program, &mut info) }?;
+    ids.truncate(info.nr_map_ids as usize);
+    Ok(ids)
+}
+
 /// The members of `struct bpf_prog_info` as far as the functions.
 #[repr(C)]
 #[derive(Default)]
 struct ProgramInfo {
-    before: [u64; 8],
+    before: [u64; 6],
+    created_by_uid: u32,
+    nr_map_ids: u32,
+    map_ids: u64,
     name: [u8; 16],
     between: [u64; 6],
     btf_id: u32,

@@ -54,18 +54,32 @@ fn is_agents(name: &str) -> bool {
 pub(super) struct RealTeller {
     settings: ConfigMap,
     veths: Arc<Mutex<HashMap<MapData, u32, Veth>>>,
+    ours: Arc<Ours>,
+}
+
+/// What is this agent's on a hook.
+pub(super) struct Ours {
     /// Ids of our programs.
-    ids: Arc<BTreeSet<u32>>,
+    pub(super) programs: BTreeSet<u32>,
+    /// Ids of the links that an earlier run has pinned. Until each gets our program, it
+    /// holds that of a run before, which is nobody else's.
+    pub(super) links: BTreeSet<u32>,
+}
+
+impl Ours {
+    fn has(&self, found: Attached) -> bool {
+        self.programs.contains(&found.program) || self.links.contains(&found.link)
+    }
 }
 
 impl RealTeller {
     pub(super) fn take(
         programs: &mut Programs,
         settings: ConfigMap,
-        ids: BTreeSet<u32>,
+        ours: Ours,
     ) -> Result<Self, BpfError> {
         let veths = Arc::new(Mutex::new(typed(programs, abi::map::VETHS)?));
-        Ok(Self { settings, veths, ids: Arc::new(ids) })
+        Ok(Self { settings, veths, ours: Arc::new(ours) })
     }
 
     fn veths(&self) -> MutexGuard<'_, HashMap<MapData, u32, Veth>> {
@@ -73,11 +87,11 @@ impl RealTeller {
     }
 
     fn programs(&self, ifindex: u32, hook: TcxHook) -> Result<Vec<TcxProgram>, BpfError> {
-        let program = |program: Attached| TcxProgram {
-            id: program.program,
-            ours: self.ids.contains(&program.program),
-            another_agents: !self.ids.contains(&program.program)
-                && program_name(program.program).is_ok_and(|name| is_agents(&name)),
+        let program = |found: Attached| {
+            let ours = self.ours.has(found);
+            let another_agents =
+                !ours && program_name(found.program).is_ok_and(|name| is_agents(&name));
+            TcxProgram { id: found.program, ours, another_agents }
         };
         match tcx_programs(ifindex, hook) {
             Ok(ids) => Ok(ids.into_iter().map(program).collect()),

@@ -66,7 +66,10 @@ fn a_node_from_an_earlier_version_to_the_purge() {
     upgrade(&machine, &mut pair);
     machine.sh(&format!("systemd-analyze security --no-pager --threshold={EXPOSURE} {UNIT}"));
     pair.check_integrity(8);
+    let running = programs(&pair.left);
     pair.nothing_lost(STREAM, |_| drop(machine.sh(&format!("systemctl restart {UNIT}"))));
+    assert_eq!(programs(&pair.left), running, "a restart takes over the programs");
+    nothing_was_kept(&machine);
     pair.nothing_lost(STREAM, |_| {
         machine.sh(&format!("systemctl kill --signal=KILL {UNIT}"));
         wait::holds("systemd to start it again", Duration::from_secs(10), || {
@@ -114,10 +117,18 @@ fn upgrade(machine: &Debian, pair: &mut Pair) {
     if first_edition().is_some() {
         all_new(&pair.left, &before);
     }
+    nothing_was_kept(machine);
     pair.fast_both_ways();
     let status = pair.left.status();
     assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
     assert!(status.health.is_empty(), "{:?}", status.health);
+}
+
+/// Since its start the agent has called no program of the run before somebody else's.
+#[track_caller]
+fn nothing_was_kept(machine: &Debian) {
+    let events = machine.sh("flannel-agent events");
+    assert!(events.contains("ready with") && !events.contains("the kernel carries"), "{events}");
 }
 
 /// What runs is replaced by the package's, once, and no packet of the pods' stream is
