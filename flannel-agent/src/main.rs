@@ -70,7 +70,8 @@ async fn run(cli: Cli, klog: Klog) -> ExitCode {
         Some(Command::Man { dir }) => man::run(dir.as_deref()).into(),
         None => {
             logging::start(cli.daemon.log_format, klog.filter().as_deref());
-            for warning in &cli.warnings {
+            let unknown = cli::without_a_flag(std::env::vars_os().map(|(name, _)| name));
+            for warning in cli.warnings.iter().chain(&unknown) {
                 tracing::warn!(reason = %warning, "setting ignored");
             }
             if !klog.without_effect.is_empty() {

@@ -36,15 +36,17 @@ pub(super) struct Line {
     pub(super) warnings: Vec<String>,
 }
 
+/// What the variables of all flags begin with.
+pub(super) const PREFIX: &str = "FLANNELD_";
+
 /// The names of the logging flags.
-#[cfg(test)]
 pub(super) fn logging() -> impl Iterator<Item = &'static str> {
     LOGGING.iter().map(|(name, _)| *name)
 }
 
 /// The variable that sets a flag.
 pub(super) fn variable(name: &str) -> String {
-    format!("FLANNELD_{}", name.to_ascii_uppercase().replace('-', "_"))
+    format!("{PREFIX}{}", name.to_ascii_uppercase().replace('-', "_"))
 }
 
 /// Rewrites a command line for `command`.

@@ -4,13 +4,11 @@ use std::ffi::OsString;
 
 use super::go_style;
 use crate::flag;
+use crate::logging::CRATES;
 
 /// klog's levels of verbosity for which ours are.
 const DEBUG: i64 = 2;
 const TRACE: i64 = 5;
-
-/// Our crates: others' debug messages help nobody who asks for `-v`.
-const CRATES: [&str; 2] = ["flannel_agent", "flannel_core"];
 
 /// The logger's flags, as they were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -14,6 +14,7 @@ mod readers;
 mod reference;
 #[cfg(test)]
 mod tests;
+mod variables;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ pub use self::klog::Klog;
 pub use self::lease::{LeaseOptions, OnLostLease};
 pub use self::migrate::{MigrateArgs, MigrateFrom, MigrateTo};
 pub use self::readers::{EventsArgs, FlowsArgs, MonitorArgs, SysdumpArgs};
+pub use self::variables::without_a_flag;
 use crate::bpf::{FastPathOptions, PIN_DIR, ProgramOptions};
 use crate::firewall::RuleOptions;
 use crate::healthz::HealthzOptions;

@@ -17,6 +17,8 @@ use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 use self::bound::Bound;
 use self::journal::Journal;
 
+/// The crates whose messages are the agent's own.
+pub const CRATES: [&str; 2] = ["flannel_agent", "flannel_core"];
 /// How often is told what was left out.
 const SUMMARY: Duration = Duration::from_secs(60);
 
@@ -66,7 +68,7 @@ fn filter(fallback: &str) -> (EnvFilter, Option<String>) {
     for name in ["FLANNELD_LOG", "RUST_LOG"] {
         match std::env::var(name) {
             Ok(text) if text.is_empty() => {}
-            Ok(text) => match EnvFilter::try_new(&text) {
+            Ok(text) => match EnvFilter::try_new(of_our_crates(name, &text)) {
                 Ok(filter) => return (filter, wrong),
                 Err(error) => wrong = Some(format!("{name}={text} is left out: {error}")),
             },
@@ -74,6 +76,17 @@ fn filter(fallback: &str) -> (EnvFilter, Option<String>) {
         }
     }
     (EnvFilter::new(fallback), wrong)
+}
+
+/// A level alone is meant for the agent's own messages: libraries tell each frame of a
+/// connection at `debug`. `RUST_LOG` has what it says.
+fn of_our_crates(variable: &str, text: &str) -> String {
+    let more_than_info = matches!(text.to_ascii_lowercase().as_str(), "debug" | "trace");
+    if variable == "RUST_LOG" || !more_than_info {
+        return text.to_owned();
+    }
+    let ours = CRATES.map(|name| format!("{name}={text}"));
+    format!("info,{}", ours.join(","))
 }
 
 type Output<S> = Box<dyn Layer<S> + Send + Sync>;
@@ -120,6 +133,16 @@ fn no_color(value: Option<std::ffi::OsString>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_level_alone_is_for_our_own_messages() {
+        let ours = "info,flannel_agent=debug,flannel_core=debug";
+        assert_eq!(of_our_crates("FLANNELD_LOG", "debug"), ours);
+        for text in ["warn", "info,flannel_agent::reconcile=debug"] {
+            assert_eq!(of_our_crates("FLANNELD_LOG", text), text);
+        }
+        assert_eq!(of_our_crates("RUST_LOG", "debug"), "debug");
+    }
 
     #[test]
     fn an_empty_no_color_is_none() {
