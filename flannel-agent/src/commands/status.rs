@@ -3,6 +3,7 @@
 mod packet_rules;
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use comfy_table::Table;
@@ -18,7 +19,7 @@ use super::{NOT_RUNNING, ask, could_not_ask, kept, print, print_json, show};
 use crate::backend::udp;
 use crate::cli::ReaderArgs;
 use crate::control::Request;
-use crate::files::state::{self, NodeState};
+use crate::files::state::{self, Loaded, NodeState};
 
 /// What `status --json` prints where no agent runs.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -35,11 +36,11 @@ pub fn run(args: &ReaderArgs) -> u8 {
     match ask(state_dir, Request::Status) {
         Ok(Some(answer)) => show(&answer, as_json, table),
         Ok(None) => {
-            let known = state::load(state_dir).state;
+            let loaded = state::load(state_dir);
             if as_json {
-                print_json(&NotRunning { running: false, state_file: known });
+                print_json(&NotRunning { running: false, state_file: loaded.state });
             } else {
-                say_not_running(known.as_ref());
+                say_not_running(&loaded, state_dir);
             }
             NOT_RUNNING
         }
@@ -47,22 +48,26 @@ pub fn run(args: &ReaderArgs) -> u8 {
     }
 }
 
-fn say_not_running(known: Option<&NodeState>) {
-    let udp = known.is_some_and(|known| known.device.as_deref() == Some(udp::DEVICE));
-    print(match udp {
-        true => "the agent is not running; the udp backend forwards nothing meanwhile",
-        false => "the agent is not running; what it set up goes on forwarding",
+fn say_not_running(loaded: &Loaded, state_dir: &Path) {
+    let Some(known) = &loaded.state else {
+        let what = match &loaded.warning {
+            Some(warning) => warning.clone(),
+            None => format!("none has held a lease with --state-dir={}", state_dir.display()),
+        };
+        return print(&format!("the agent is not running; {what}"));
+    };
+    let device = known.device.as_deref();
+    print(match device {
+        Some(udp::DEVICE) => "the agent is not running; the udp backend forwards nothing meanwhile",
+        _ => "the agent is not running; what it set up goes on forwarding",
     });
-    if let Some(known) = known {
-        let device = known.device.as_ref();
-        let device = device.map(|name| format!(", device {name} ({})", known.vtep_mac));
-        print(&format!(
-            "last lease {} of {}{}",
-            known.subnet,
-            known.public_ip,
-            device.unwrap_or_default()
-        ));
-    }
+    let device = device.map(|name| format!(", device {name} ({})", known.vtep_mac));
+    print(&format!(
+        "last lease {} of {}{}",
+        known.subnet,
+        known.public_ip,
+        device.unwrap_or_default()
+    ));
 }
 
 fn table(status: &Status) -> String {

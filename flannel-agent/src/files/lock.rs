@@ -26,13 +26,20 @@ pub enum LockError {
     )]
     Taken(PathBuf),
     /// The directory or its lock file cannot be used.
-    #[error("lock state directory {}: {source}; see --state-dir", path.display())]
+    #[error("lock state directory {}: {source}; {}", path.display(), advice(source))]
     Unusable {
         /// The directory.
         path: PathBuf,
         /// The kernel's answer.
         source: io::Error,
     },
+}
+
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "only root may, or name another --state-dir",
+        _ => "see --state-dir",
+    }
 }
 
 impl StateLock {

@@ -1,5 +1,6 @@
 //! Reading, adding and removing blackhole routes.
 
+use std::io;
 use std::net::Ipv4Addr;
 
 use flannel_core::blackhole::Blackhole;
@@ -24,7 +25,11 @@ impl RealKernel {
         // The kernel gives these alone, not the thousands of the peers.
         ask.header.kind = RouteType::BlackHole;
         let ask = RouteNetlinkMessage::GetRoute(ask);
-        self.dump("RTM_GETROUTE", "blackhole", &ask, |message| read(&message))
+        match self.dump("RTM_GETROUTE", "blackhole", &ask, |message| read(&message)) {
+            // The kernel makes the table with its first route.
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            answer => answer,
+        }
     }
 
     pub(super) fn put_blackhole(&self, route: Blackhole) -> Result<(), KernelError> {

@@ -87,4 +87,8 @@ fn on_a_node_that_never_had_an_agent() {
     let node = lab.node(1);
     let output = node.cleanup();
     assert!(output.status.success(), "{output:?}");
+    // The kernel has no table of routes before the first route.
+    node.netns.ip("link delete eth0");
+    let output = node.cleanup();
+    assert!(output.status.success(), "{output:?}");
 }

@@ -105,7 +105,9 @@ fn status_without_an_agent() {
     let output = output(&mut node.agent_command("status"));
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("not running"), "{text}");
+    // Nothing of it is there to go on forwarding.
+    assert!(text.contains("not running; none has held a lease with --state-dir="), "{text}");
+    assert!(!text.contains("goes on"), "{text}");
 }
 
 #[test]

@@ -54,7 +54,7 @@ macro_rules! ids {
 
 ids! {
     /// The daemon.
-    Agent = "agent", "without the daemon no change of the cluster is followed";
+    Agent = "agent", "nobody else follows the cluster and keeps the fast path";
     /// What the kernel's BPF can do.
     KernelFeatures = "kernel-features", "without them the kernel path carries everything";
     /// What the daemon may do.

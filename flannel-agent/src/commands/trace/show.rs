@@ -77,11 +77,14 @@ fn direction(way: &Direction, colours: bool) -> Vec<String> {
         Carrier::Lost => "it is lost",
         Carrier::Elsewhere => "the overlay does not carry it",
     };
+    let unknown = way.hops.iter().any(|hop| hop.state == HopState::Unknown);
+    // What is lost is lost whatever the other hops do.
+    let sure = if unknown && way.outcome != Carrier::Lost { "as far as is known " } else { "" };
     lines.push(match way.why.is_empty() {
-        true => format!("=> {outcome}"),
+        true => format!("=> {sure}{outcome}"),
         false => {
             let why = text::shown(&way.why.join("; "), 2 * text::REASON);
-            format!("=> {outcome}: {why}")
+            format!("=> {sure}{outcome}: {why}")
         }
     });
     lines.push(String::new());
@@ -122,6 +125,22 @@ mod tests {
 
     use super::*;
     use crate::commands::trace::live::Watched;
+
+    #[test]
+    fn an_outcome_behind_an_unknown_hop_is_no_promise() {
+        let last = |state, outcome| {
+            let hop = Hop { step: Step::Veth, state, found: "not heard of".to_owned() };
+            let (source, destination) = ([10, 5, 1, 2].into(), [10, 5, 2, 2].into());
+            let way = Direction { source, destination, hops: vec![hop], outcome, why: Vec::new() };
+            let lines = direction(&way, false);
+            lines.into_iter().find(|line| line.starts_with("=>")).unwrap()
+        };
+        let kernel = Carrier::Kernel;
+        assert_eq!(last(HopState::Passes, kernel), "=> the kernel path carries it");
+        let unsure = "=> as far as is known the kernel path carries it";
+        assert_eq!(last(HopState::Unknown, kernel), unsure);
+        assert_eq!(last(HopState::Unknown, Carrier::Lost), "=> it is lost");
+    }
 
     #[test]
     fn hops_and_outcome_are_shown() {
