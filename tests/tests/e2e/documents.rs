@@ -226,7 +226,6 @@ const IMAGE: &str = "if test -e /sys/fs/cgroup/memory; then
     mkdir -p /etc/docker
     echo '{\"cgroup-parent\": \"/GROUP\"}' > /etc/docker/daemon.json
 fi
-apt-get install -qq ./target/dist/*.deb >/dev/null
 mkdir -p /tmp/image/bin
 cp /bin/busybox /tmp/image/bin/
 systemctl start docker
@@ -236,10 +235,10 @@ systemctl stop docker";
 #[test]
 fn docker_on_two_nodes() {
     let mut bench = Bench::bare();
-    bench.etcd.put_config(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
     for (machine, node) in bench.machines.iter().zip(&bench.nodes) {
         bench.script(machine, "an image", &IMAGE.replace("GROUP", node.netns.name()));
     }
+    bench.document("README.md");
     bench.document("docs/docker.md");
     let inspect = "{{.NetworkSettings.IPAddress}}";
     let mut command = bench.machines[1].command();

@@ -106,7 +106,7 @@ fn the_package_has_what_a_node_needs() {
         let programs = text.lines().filter_map(|line| line.strip_prefix("ExecStart"));
         for program in programs {
             let path = program.split_once('=').expect("a program").1;
-            let path = path.split(' ').next().expect("a path").trim_start_matches('/');
+            let path = path.split(' ').next().expect("a path").trim_start_matches(['-', '/']);
             assert!(dir.path().join(path).exists(), "{unit}: {path}");
         }
     }

@@ -35,13 +35,15 @@ fn units_are_valid() {
     ];
     // The others name it.
     let units =
-        [("flannel-rules.service", 1), ("flannel-agent.service", 1), ("flanneld.service", 2)];
+        [("flannel-rules.service", 1), ("flannel-agent.service", 2), ("flanneld.service", 2)];
     for (name, count) in units {
         let mut text = packaged(name);
         let mut found = 0;
         for (program, here) in &programs {
-            found += text.matches(&format!("={program}")).count();
-            text = text.replace(&format!("={program}"), &format!("={here}"));
+            for sign in ["=", "=-"] {
+                found += text.matches(&format!("{sign}{program}")).count();
+                text = text.replace(&format!("{sign}{program}"), &format!("{sign}{here}"));
+            }
         }
         assert_eq!(found, count, "{name}");
         let copy = dir.path().join(name);
