@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use flannel_agent::bpf;
 use flannel_agent::cli::{self, Cli, Command, Klog, StateDir};
@@ -12,6 +13,9 @@ use flannel_agent::commands::{
 };
 use flannel_agent::{daemon, logging};
 use flannel_core::text;
+
+/// How long the end waits for threads that still do something.
+const END: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let (cli, klog) = match cli::parse(std::env::args_os(), cli::process_env) {
@@ -25,7 +29,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(run(cli, klog))
+    let code = runtime.block_on(run(cli, klog));
+    // Files are written by then; the system's resolver may take a minute.
+    runtime.shutdown_timeout(END);
+    code
 }
 
 /// Prints what the command line asked for; a reader that has gone away does not

@@ -9,23 +9,31 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::Uri;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::SourceError;
+use super::lookup::addresses;
 use super::options::{EtcdOptions, TlsFiles, bad_endpoint};
 use super::tls::Tls;
 
-/// Most time that a TCP handshake, or one of TLS, may take.
+/// Most time until there is a connection by TCP, and for a handshake of TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The first of these where there is another endpoint to go to.
+const BEFORE_THE_NEXT: Duration = Duration::from_secs(1);
+
+/// So long a name's next address waits for the one before it.
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// After so much silence the kernel probes a connection.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
@@ -89,6 +97,15 @@ impl Dialer {
         self.began.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How long name and address may take.
+    fn patience(&self) -> Duration {
+        let named = |endpoint: &&String| !endpoint.trim().is_empty();
+        match self.options.endpoints.iter().filter(named).nth(1) {
+            Some(_) => BEFORE_THE_NEXT,
+            None => CONNECT_TIMEOUT,
+        }
+    }
+
     /// Reads the files of TLS and checks that they can be used.
     ///
     /// # Errors
@@ -113,7 +130,7 @@ impl Dialer {
         } else {
             None
         };
-        let tcp = connect(&address.host, address.port).await?;
+        let tcp = connect(&address.host, address.port, self.patience()).await?;
         if let Ok(local) = tcp.local_addr() {
             self.began().insert(local.ip());
         }
@@ -125,19 +142,35 @@ impl Dialer {
     }
 }
 
-async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
-    let found = tokio::net::lookup_host((host, port))
-        .await
-        .map_err(|error| format!("{host} cannot be resolved: {error}"))?;
+async fn connect(host: &str, port: u16, patience: Duration) -> Result<TcpStream, String> {
+    let began = Instant::now();
+    let found = addresses(host, patience).await?;
+    let found: Vec<_> = found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+    match timeout(patience.saturating_sub(began.elapsed()), first(host, &found)).await {
+        Ok(connected) => connected,
+        Err(_) => Err(format!("no connection within {} s", patience.as_secs())),
+    }
+}
+
+/// The first connection that is there. Each address is tried soon after the one before
+/// it: of a name's addresses some may be dead.
+async fn first(host: &str, addresses: &[SocketAddr]) -> Result<TcpStream, String> {
+    let (mut rest, mut tries) = (addresses.iter(), JoinSet::new());
     let mut cause = format!("{host} has no address");
-    for address in found {
-        match timeout(CONNECT_TIMEOUT, tcp(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => cause = format!("tcp connect error: {error}"),
-            Err(_) => cause = format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()),
+    loop {
+        if let Some(address) = rest.next() {
+            tries.spawn(tcp(*address));
+        }
+        tokio::select! {
+            ended = tries.join_next() => match ended {
+                Some(Ok(Ok(stream))) => return Ok(stream),
+                Some(Ok(Err(error))) => cause = format!("tcp connect error: {error}"),
+                Some(Err(error)) => cause = error.to_string(),
+                None => return Err(cause),
+            },
+            () = sleep(NEXT_ADDRESS), if rest.len() > 0 => {}
         }
     }
-    Err(cause)
 }
 
 async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
@@ -386,6 +419,36 @@ mod tests {
             let error = Address::parse(url).unwrap_err().to_string();
             assert!(error.contains(&format!("--etcd-endpoints {url}")), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_of_a_name_does_not_hold_up_the_next() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Full: who connects next waits for the rest of its life.
+        let full = tokio::net::TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(0).unwrap();
+        let dead = full.local_addr().unwrap();
+        let _queued = TcpStream::connect(dead).await.unwrap();
+        let began = Instant::now();
+        let all = [dead, server.local_addr().unwrap()];
+        let connected = first("etcd", &all).await.unwrap();
+        assert_eq!(connected.peer_addr().unwrap(), all[1]);
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        drop(server);
+        let refused = first("etcd", &all[1..]).await.unwrap_err();
+        assert!(refused.starts_with("tcp connect error: "), "{refused}");
+        assert_eq!(first("etcd", &[]).await.unwrap_err(), "etcd has no address");
+    }
+
+    #[test]
+    fn an_endpoint_gets_a_second_if_there_is_another() {
+        let patience = |endpoints: &[&str]| {
+            let endpoints = endpoints.iter().map(|text| (*text).to_owned()).collect();
+            Dialer::new(&EtcdOptions { endpoints, ..EtcdOptions::default() }, None).patience()
+        };
+        assert_eq!(patience(&["http://a", " "]), CONNECT_TIMEOUT);
+        assert_eq!(patience(&["http://a", "http://b"]), BEFORE_THE_NEXT);
     }
 
     #[test]

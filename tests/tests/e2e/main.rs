@@ -17,6 +17,7 @@ mod doctor;
 mod documents;
 mod eager;
 mod editions;
+mod endpoints;
 mod envelope;
 mod etcd_failures;
 mod etcd_v2;

@@ -1,0 +1,112 @@
+//! Endpoints by name, while name servers and addresses are away.
+
+use std::fs;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flannel_tests::agent::Options;
+use flannel_tests::lab::{GATEWAY, Lab};
+use flannel_tests::netns::Netns;
+use flannel_tests::wait;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// On the underlay, and nobody's.
+const NOBODY: &str = "192.0.2.99";
+
+/// An agent of these endpoints that asks these name servers, as the C library does.
+fn asking(lab: &Lab, endpoints: &str, servers: &[Ipv4Addr]) -> Options {
+    let file = lab.dir().join("resolv.conf");
+    let lines = servers.iter().map(|server| format!("nameserver {server}\n"));
+    fs::write(&file, lines.collect::<String>()).expect("write resolv.conf");
+    let script = r#"mount --bind "$0" /etc/resolv.conf; exec "$@""#;
+    let file = file.display().to_string();
+    let wrapper = ["unshare", "--mount", "sh", "-ec", script, &file].map(str::to_owned).to_vec();
+    Options { endpoints: Some(endpoints.to_owned()), wrapper, ..Options::kernel() }
+}
+
+/// A name server's socket.
+fn server(netns: &Netns) -> UdpSocket {
+    netns.inside(|| UdpSocket::bind("0.0.0.0:53").expect("the port of name servers"))
+}
+
+/// Answers one question: all names are of these hosts (RFC 1035, 4.1).
+fn answer(socket: &UdpSocket, hosts: &[Ipv4Addr]) {
+    let mut message = [0; 512];
+    let Ok((length, from)) = socket.recv_from(&mut message) else { return };
+    // Behind the header stands the name, and behind its end the type: 1 for IPv4.
+    let name = message[12..length].iter().position(|byte| *byte == 0).expect("a name's end");
+    let end = 12 + name + 5;
+    let hosts = if message[end - 3] == 1 { hosts } else { &[] };
+    message[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, hosts.len() as u8, 0, 0, 0, 0]);
+    let mut reply = message[..end].to_vec();
+    for host in hosts {
+        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        reply.extend(host.octets());
+    }
+    socket.send_to(&reply, from).expect("answer");
+}
+
+/// Does something while a name server says that all names are of these hosts.
+fn while_answered(socket: &UdpSocket, hosts: &[Ipv4Addr], work: impl FnOnce()) {
+    socket.set_read_timeout(Some(SECOND / 20)).expect("a timeout");
+    let goes_on = AtomicBool::new(true);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while goes_on.load(Ordering::Relaxed) {
+                answer(socket, hosts);
+            }
+        });
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        goes_on.store(false, Ordering::Relaxed);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+#[test]
+fn a_first_endpoint_that_is_not_there_costs_a_second() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let _silent = server(lab.underlay());
+    let good = etcd.endpoint();
+    // A name that nobody resolves, and an address that nobody has.
+    for (number, first) in [(1, "http://etcd.example:2379"), (2, &format!("http://{NOBODY}:2379"))]
+    {
+        let mut node = lab.node(number);
+        node.launch(&etcd, &asking(&lab, &format!("{first},{good}"), &[GATEWAY]));
+        let took = node.wait_ready(20 * SECOND);
+        assert!(took < 4 * SECOND * wait::patience(), "{first}: {took:?}");
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_name() {
+    let lab = Lab::new();
+    let etcd = lab.stopped_etcd();
+    let _silent = server(lab.underlay());
+    let mut node = lab.node(1);
+    node.launch(&etcd, &asking(&lab, "http://etcd.example:2379", &[GATEWAY]));
+    wait::holds("a word", 10 * SECOND, || {
+        node.agent_log().contains("etcd.example cannot be resolved: no answer within 2 s")
+    });
+    let began = Instant::now();
+    node.stop_agent();
+    assert!(began.elapsed() < 3 * SECOND * wait::patience(), "{:?}", began.elapsed());
+}
+
+/// The C library asks the second name server after five seconds, and all that each time.
+#[test]
+fn a_dead_first_name_server_and_a_dead_first_address_are_lived_with() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let quiet = lab.stranger(Ipv4Addr::new(192, 0, 2, 98));
+    let (_silent, talking) = (server(&quiet), server(lab.underlay()));
+    let mut node = lab.node(1);
+    let servers = [Ipv4Addr::new(192, 0, 2, 98), GATEWAY];
+    let hosts = [NOBODY.parse().expect("an address"), GATEWAY];
+    while_answered(&talking, &hosts, || {
+        node.start(&etcd, &asking(&lab, "http://etcd.example:2379", &servers));
+    });
+}
