@@ -191,6 +191,16 @@ impl KernelError {
     pub fn new(call: &'static str, object: impl Into<String>, source: std::io::Error) -> Self {
         Self { call, object: object.into(), source, detail: None, hint: None }
     }
+
+    /// The same, for the next operation that it keeps from being done.
+    fn again(&self) -> Self {
+        let source = match self.source.raw_os_error() {
+            Some(errno) => std::io::Error::from_raw_os_error(errno),
+            None => std::io::Error::new(self.source.kind(), self.source.to_string()),
+        };
+        let (detail, hint) = (self.detail.clone(), self.hint.clone());
+        Self { call: self.call, object: self.object.clone(), source, detail, hint }
+    }
 }
 
 fn with(before: &str, text: Option<&str>, after: &str) -> String {

@@ -150,6 +150,17 @@ impl RealKernel {
         }
     }
 
+    /// Index of a device, if it is there. Unlike RTM_GETLINK the first way waits for no
+    /// lock of the kernel's (`dev_ioctl` looks under RCU), and others may hold that for
+    /// long. But it opens a socket, and the agent may have as many as it is allowed.
+    fn index_of(&self, name: &str) -> Result<Option<u32>, KernelError> {
+        match if_nametoindex(name) {
+            Ok(ifindex) => Ok(Some(ifindex)),
+            Err(Errno::ENODEV) => Ok(None),
+            Err(_) => Ok(self.link(name)?.map(|link| link.header.index)),
+        }
+    }
+
     fn set_checksum(&self, name: &str, by: TunnelChecksum) -> Result<(), KernelError> {
         let op = Op::SetChecksum(by);
         let link = self.link(name)?.ok_or_else(|| no_device(name, &op))?;
@@ -277,12 +288,13 @@ impl Kernel for RealKernel {
                             !op.is_direct() && message::request(0, op, false).is_some()
                         })
                         .collect();
-                    if ifindex.is_none() {
-                        ifindex = index_of(name);
-                    }
-                    match ifindex {
-                        Some(ifindex) => results.extend(self.send(name, ifindex, &batch)),
-                        None => results.extend(batch.iter().map(|op| Err(no_device(name, op)))),
+                    match ifindex.map_or_else(|| self.index_of(name), |known| Ok(Some(known))) {
+                        Ok(Some(known)) => {
+                            ifindex = Some(known);
+                            results.extend(self.send(name, known, &batch));
+                        }
+                        Ok(None) => results.extend(batch.iter().map(|op| Err(no_device(name, op)))),
+                        Err(error) => results.extend(batch.iter().map(|_| Err(error.again()))),
                     }
                     batch.len()
                 }
@@ -416,19 +428,6 @@ fn is_gone(op: &Op, refused: &Refused) -> bool {
     );
     removal
         && [libc::ENOENT, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENODEV].contains(&refused.errno())
-}
-
-/// Index of a device, if it is there. Unlike RTM_GETLINK this waits for no lock of the
-/// kernel's (`dev_ioctl` looks under RCU), and others may hold that for long.
-fn index_of(name: &str) -> Option<u32> {
-    match if_nametoindex(name) {
-        Ok(ifindex) => Some(ifindex),
-        Err(Errno::ENODEV) => None,
-        Err(error) => {
-            tracing::debug!(%error, device = name, "device lookup failed");
-            None
-        }
-    }
 }
 
 fn no_device(device: &str, op: &Op) -> KernelError {
