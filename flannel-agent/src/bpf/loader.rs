@@ -389,10 +389,10 @@ impl Datapath for Loaded {
         match renewed {
             Ok(claim) => {
                 self.claim = Some(claim);
-                if self.lost.take().is_some() {
-                    self.attacher.reclaim_pins(&dir);
-                    self.xdp.reclaim_pins(&dir);
-                }
+                self.lost = None;
+                // A link that was attached while the pins went could not be pinned.
+                self.attacher.reclaim_pins(&dir);
+                self.xdp.reclaim_pins(&dir);
                 self.pins = Ok(dir);
             }
             Err(error) => {
