@@ -210,6 +210,23 @@ impl Etcd {
         found
     }
 
+    /// Lets it refuse all writes, as it does when its quota is used up.
+    ///
+    /// # Panics
+    /// It refuses to.
+    #[track_caller]
+    pub fn fill(&self) {
+        let url = format!("{}/v3/maintenance/alarm", self.endpoint());
+        let alarm = r#"{"action":"ACTIVATE","memberID":"0","alarm":"NOSPACE"}"#;
+        let answer = run(self.command("curl").args(["-sS", &url, "-d", alarm]));
+        assert!(answer.contains(r#""alarm":"NOSPACE""#), "{answer}");
+    }
+
+    /// Ends what [`Etcd::fill`] began.
+    pub fn disarm(&self) {
+        self.ctl(&["alarm", "disarm"]);
+    }
+
     /// Deletes the history up to now, so that a watch cannot go on from before.
     pub fn compact(&self) {
         let text = self.ctl(&["endpoint", "status", "--write-out=json"]);

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: all runners, one count at the end.
 
 mod emulated;
+mod faults;
 mod libtest;
 mod nextest;
 mod outcome;
@@ -65,7 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let filter = args.filter.as_deref();
     let mut all = Outcome::default();
     if args.faults {
-        all.add(faults(args.seed)?);
+        all.add(faults::run(args.seed)?);
     } else if args.kernel.is_none() {
         if !args.unit {
             debian::prepare()?;
@@ -101,15 +102,6 @@ fn foreign(target: Target, filter: Option<&str>) -> Result<()> {
     command.args(["test", "--locked", "--lib", "--target", target.triple()]).args(filter);
     command.args(PURE.iter().flat_map(|package| ["--package", package]));
     run_command(command.envs(target.settings()))
-}
-
-/// The long form of the faults.
-fn faults(seed: Option<u64>) -> Result<Outcome> {
-    let seed = seed.map(|seed| seed.to_string());
-    let mut environment = vec![("FLANNEL_FAULTS", Path::new("long"))];
-    environment.extend(seed.as_deref().map(|seed| ("FLANNEL_FAULTS_SEED", Path::new(seed))));
-    let filterset = format!("{} & test(/^faults::/)", e2e());
-    nextest::run("faults", &filterset, None, &environment)
 }
 
 /// The end-to-end cases with the programs of another compiler, if there are any.

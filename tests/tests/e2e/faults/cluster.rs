@@ -42,6 +42,8 @@ pub(super) struct Cluster {
     pub(super) before: Tables,
     /// The data path is ours.
     pub(super) program: bool,
+    /// How often somebody else wrote or removed our lease.
+    pub(super) rewrites: usize,
     /// What scripts are told.
     words: Vec<(&'static str, String)>,
 }
@@ -107,6 +109,7 @@ impl Cluster {
             subnet,
             before: Tables::default(),
             program,
+            rewrites: 0,
             words,
         };
         wait::holds("a cluster at rest", Duration::from_secs(10), || cluster.is_well().is_empty());

@@ -63,6 +63,8 @@ pub(super) struct Fault {
     pub(super) programs: bool,
     /// Takes too long for each run.
     pub(super) long: bool,
+    /// It writes or removes our lease.
+    pub(super) rewrites: bool,
     /// It demands something that another one may prevent meanwhile.
     pub(super) alone: bool,
 }
@@ -80,6 +82,7 @@ impl Fault {
             told: None,
             programs: false,
             long: false,
+            rewrites: false,
             alone: false,
         }
     }
@@ -107,6 +110,11 @@ impl Fault {
     /// Which is nothing without the programs.
     pub(super) const fn programs(self) -> Self {
         Self { programs: true, ..self }
+    }
+
+    /// Which an agent that meets it often takes for another node's doing.
+    pub(super) const fn rewrites(self) -> Self {
+        Self { rewrites: true, ..self }
     }
 
     /// Beside which nothing else lasts.

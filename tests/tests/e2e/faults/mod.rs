@@ -7,12 +7,16 @@
 //!
 //! `cargo xtask test --faults` runs the long form: rows that take a minute, the
 //! kernel path too, and many random sequences. It prints its seed, and takes one with
-//! `--seed`.
+//! `--seed`. It follows each step ([`steps`]). One that does not hold is tried once more
+//! with a new cluster, and is told of even if it holds then.
 
 mod cluster;
 mod fault;
 mod rows;
+mod steps;
 mod tables;
+
+use std::panic::{self, AssertUnwindSafe};
 
 use flannel_tests::agent::Options;
 use rand::rngs::StdRng;
@@ -21,11 +25,15 @@ use rand::{Rng as _, SeedableRng as _};
 
 use self::cluster::Cluster;
 use self::fault::{Fault, happen};
+use self::steps::Steps;
 
 /// Random faults of the short form and of the long one.
 const RANDOM: [usize; 2] = [6, 150];
 /// Random pairs of what lasts.
 const PAIRS: [usize; 2] = [0, 30];
+
+/// An agent puts its lease right so often at once. Then it waits, and says why.
+const REWRITES: usize = 3;
 
 /// Whether the long form was asked for.
 fn long() -> bool {
@@ -42,22 +50,51 @@ fn lease(public_ip: &str, mac: &str) -> String {
 /// Lets groups of faults happen one after the other. One that does not hold takes
 /// its cluster with it, and the next ones get a new one.
 #[track_caller]
-fn suite(options: &Options, groups: impl IntoIterator<Item = Vec<Fault>>) {
+fn suite(options: &Options, groups: Vec<Vec<Fault>>) {
     let (mut cluster, mut failed) = (None, Vec::new());
+    let mut steps = Steps::new(groups.len());
     for faults in groups {
         let names: Vec<_> = faults.iter().map(|fault| fault.name).collect();
         let name = names.join(" + ");
-        let running = cluster.get_or_insert_with(|| Cluster::new(options));
-        match happen(running, &faults) {
-            Ok(said) => println!("{name}: {said}"),
-            Err(why) => {
-                println!("{name}: FAILED: {why}\n{}", running.pair.left.agent_log());
-                failed.push(format!("{name}: {why}"));
-                cluster = None;
-            }
+        let mut ended = attempt(&mut cluster, options, &faults);
+        let mut before = None;
+        if long()
+            && let Err(why) = ended
+        {
+            before = Some(why);
+            ended = attempt(&mut cluster, options, &faults);
         }
+        steps.tell(&name, &ended, before.as_deref());
+        failed.extend(ended.err().map(|why| format!("{name}: {why}")));
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// Lets faults happen to a cluster, a new one if there is none. A panic is one of this
+/// step, and the others have their turn.
+fn attempt(
+    cluster: &mut Option<Cluster>,
+    options: &Options,
+    faults: &[Fault],
+) -> Result<String, String> {
+    let rewrites = faults.iter().filter(|fault| fault.rewrites).count();
+    if cluster.as_ref().is_some_and(|cluster| cluster.rewrites + rewrites > REWRITES) {
+        *cluster = None;
+    }
+    let step = AssertUnwindSafe(|| {
+        let cluster = cluster.get_or_insert_with(|| Cluster::new(options));
+        cluster.rewrites += rewrites;
+        happen(cluster, faults)
+    });
+    let ended = panic::catch_unwind(step).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        Err(text.unwrap_or_else(|| "a panic, see above".to_owned()))
+    });
+    if let Err(why) = &ended {
+        let log = cluster.take().map(|cluster| cluster.pair.left.agent_log());
+        println!("{why}\n{}", log.unwrap_or_default());
+    }
+    ended
 }
 
 /// A group of the table, row by row; in the long form on the kernel path, too.
@@ -68,10 +105,10 @@ fn table(options: &Options, rows: &[Fault]) {
         let due = rows.iter().filter(|fault| long() || !fault.long);
         due.filter(|fault| fault.name.contains(&only)).copied()
     };
-    suite(options, rows().map(|fault| vec![fault]));
+    suite(options, rows().map(|fault| vec![fault]).collect());
     if long() {
         let kernel = Options { datapath: Some("kernel"), ..options.clone() };
-        suite(&kernel, rows().filter(|fault| !fault.programs).map(|fault| vec![fault]));
+        suite(&kernel, rows().filter(|fault| !fault.programs).map(|fault| vec![fault]).collect());
     }
 }
 

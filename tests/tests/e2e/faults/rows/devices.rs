@@ -39,12 +39,15 @@ pub(in super::super) const DEVICES: &[Fault] = &[
     .loss(1000),
     Fault::once(
         "it is renamed",
-        "ip link set flannel.1 down; ip link set flannel.1 name gone0; ip link set gone0 up",
+        // It may be removed before it is up.
+        "ip link set flannel.1 down; ip link set flannel.1 name gone0; ip link set gone0 up || :",
         800,
     ),
     Fault::once(
         "it is a port of a bridge",
-        "ip link add odd0 type bridge; ip link set odd0 up; ip link set flannel.1 master odd0",
+        // The bridge stays.
+        "ip link show odd0 || ip link add odd0 type bridge; ip link set odd0 up; \
+         ip link set flannel.1 master odd0",
         800,
     ),
     Fault::once("it does no ARP", "ip link set flannel.1 arp off", 600),

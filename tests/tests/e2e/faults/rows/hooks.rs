@@ -64,6 +64,16 @@ pub(in super::super) const HOOKS: &[Fault] = &[
     )
     .programs(),
     Fault::once("the pins are removed", "rm -rf $PINS", 0).restored(2000).programs(),
+    // Time and again a link's pin has no place while the link is attached.
+    Fault::once(
+        "pins and hooks are removed again and again",
+        "for turn in $(seq 25); do \
+         for link in $PINS/v*/links/*; do bpftool link detach pinned $link || :; done; \
+         rm -rf $PINS || :; sleep 0.0$((turn % 10)); done",
+        300,
+    )
+    .restored(2500)
+    .programs(),
     Fault::once("one pin is removed", "rm $PINS/v*/fl_peers4", 0).restored(2000).programs(),
     Fault::lasting(
         "the BPF file system is not mounted",

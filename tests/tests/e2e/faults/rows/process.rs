@@ -48,6 +48,31 @@ pub(in super::super) const PROCESS: &[Fault] = &[
         Act::Do(|cluster| cluster.signal(Signal::SIGCONT)),
     ),
     Fault::lasting(
+        "the agent hangs while its lease ends",
+        Act::Do(|cluster| {
+            cluster.signal(Signal::SIGSTOP);
+            let key = flannel_tests::plain::key(cluster.subnet);
+            cluster.pair.etcd.delete_subnet(&key);
+        }),
+        2500,
+        Act::Do(|cluster| cluster.signal(Signal::SIGCONT)),
+    )
+    // The other node has no peer meanwhile.
+    .loss(4000)
+    .rewrites()
+    .restored(3000),
+    Fault::lasting(
+        "the agent may open nothing more, and a route and a file are deleted",
+        Act::Do(|cluster| {
+            limit_files(cluster, 3);
+            cluster.shell("ip route delete $PEER || :; rm -rf $FILE").expect("a shell");
+        }),
+        2000,
+        Act::Do(|cluster| limit_files(cluster, FILES)),
+    )
+    .loss(600)
+    .restored(3000),
+    Fault::lasting(
         "there is hardly any memory left, and a device and a pin are deleted",
         Act::Do(|cluster| {
             // Where there are no such groups, the rest happens all the same.
@@ -75,8 +100,17 @@ pub(in super::super) const PROCESS: &[Fault] = &[
         Act::Do(|cluster| cluster.signal(Signal::SIGCONT)),
     )
     .restored(3000)
+    .programs()
     .long(),
 ];
+
+/// How many files the agent may have open at the end.
+const FILES: u32 = 1024;
+
+fn limit_files(cluster: &mut Cluster, most: u32) {
+    let pid = cluster.pair.left.agent_pid();
+    cluster.shell(&format!("prlimit --pid {pid} --nofile={most}:")).expect("a limit");
+}
 
 fn enter(cluster: &mut Cluster, door: &Path) {
     fs::write(door, cluster.pair.left.agent_pid().to_string()).expect("the group takes the agent");

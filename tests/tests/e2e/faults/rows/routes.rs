@@ -41,6 +41,13 @@ pub(in super::super) const ROUTES: &[Fault] = &[
         600,
     )
     .restored(2000),
+    Fault::once(
+        "the peer's route is deleted among 20,000 changes of others",
+        "seq 10000 | awk '{ printf \"route add 198.18.%d.%d dev eth0 table 79\\n\", $1/256, $1%256 }' \
+         | ip -batch -; ip route delete $PEER; ip route flush table 79",
+        1500,
+    )
+    .restored(3000),
     Fault::once("the neighbour is deleted", "ip neigh delete $PEER_NET dev flannel.1", 600),
     Fault::once(
         "the neighbour has another MAC",

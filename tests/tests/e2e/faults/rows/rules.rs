@@ -8,6 +8,12 @@ pub(in super::super) const RULES: &[Fault] = &[
     Fault::once("our table is flushed", "nft flush table ip flannel-ipv4", 0).restored(1500),
     Fault::once("our table is deleted", "nft delete table ip flannel-ipv4", 0).restored(1500),
     Fault::once("all rules are deleted", "nft flush ruleset", 0).restored(1500),
+    Fault::once(
+        "all rules are deleted again and again",
+        "for turn in $(seq 40); do nft flush ruleset; sleep 0.05; done",
+        0,
+    )
+    .restored(2500),
     Fault::lasting("nft hangs", Act::Do(hang), 4000, Act::Do(go_on)).restored(2500),
     Fault::lasting(
         "nft hangs while a route is deleted",
