@@ -53,9 +53,10 @@ fn lease(public_ip: &str, mac: &str) -> String {
 fn suite(options: &Options, groups: Vec<Vec<Fault>>) {
     let (mut cluster, mut failed) = (None, Vec::new());
     let mut steps = Steps::new(groups.len());
+    let path = options.datapath.unwrap_or("auto");
     for faults in groups {
         let names: Vec<_> = faults.iter().map(|fault| fault.name).collect();
-        let name = names.join(" + ");
+        let name = format!("{path}: {}", names.join(" + "));
         let mut ended = attempt(&mut cluster, options, &faults);
         let mut before = None;
         if long()
