@@ -255,9 +255,15 @@ impl Attacher {
     ///
     /// Returns the names of those that this process held.
     pub(super) fn retain(&mut self, keep: &[Hook]) -> Vec<String> {
+        let lost = self.review_pins(keep);
+        for hook in lost {
+            match self.pin_running(hook) {
+                Ok(()) => self.unpinned.remove(hook),
+                Err(error) => self.unpinned.insert(hook.clone(), error.to_string()),
+            };
+        }
         let keep: BTreeSet<(u32, &'static str)> =
             keep.iter().map(|hook| (hook.ifindex, hook.program)).collect();
-        self.remove_pins(&keep);
         let wanted = |ifindex: u32, program: &'static str| keep.contains(&(ifindex, program));
         let form = self.form;
         let mut gone = Vec::new();
@@ -274,24 +280,51 @@ impl Attacher {
         gone
     }
 
-    /// Removes the pins of links that are not wanted.
-    fn remove_pins(&mut self, wanted: &BTreeSet<(u32, &'static str)>) {
-        let Some(pins) = &self.pins else { return };
+    /// Removes the pins of links that are not wanted. Returns hooks whose link has lost
+    /// its pin and runs on.
+    fn review_pins<'a>(&mut self, wanted: &'a [Hook]) -> Vec<&'a Hook> {
+        let Some(pins) = &self.pins else { return Vec::new() };
         let clsact = self.form == Some(Form::Clsact);
-        self.glance.look(&pins.links(), (wanted.clone(), clsact), || {
-            let stays = |link: &LinkPin| {
-                let hook = |(ifindex, program): &(u32, &str)| {
-                    (*ifindex, *program) == (link.ifindex, link.program.as_str())
-                };
-                !clsact && wanted.iter().any(hook)
+        let places = wanted.iter().map(|hook| (hook.ifindex, hook.program)).collect();
+        let mut lost = Vec::new();
+        self.glance.look(&pins.links(), (places, clsact), || {
+            let is_at = |link: &LinkPin, hook: &Hook| {
+                (link.ifindex, link.program.as_str()) == (hook.ifindex, hook.program)
             };
-            pins.pinned_links().iter().filter(|link| !stays(link)).fold(true, |_, link| {
+            let pinned = pins.pinned_links();
+            let stays = |link: &&LinkPin| !clsact && wanted.iter().any(|hook| is_at(link, hook));
+            let mut right = true;
+            for link in pinned.iter().filter(|link| !stays(link)) {
+                right = false;
                 if let Err(error) = pinned::remove(&link.path) {
                     tracing::warn!(%error, "hook not detached");
                 }
-                false
-            })
+            }
+            let is_pinned =
+                |hook: &Hook| pinned.iter().any(|link| is_at(link, hook) && !link.path.is_dir());
+            let was_pinned = |hook: &Hook| self.ours.get(hook).is_none_or(Option::is_none);
+            if !clsact {
+                lost.extend(wanted.iter().filter(|hook| was_pinned(hook) && !is_pinned(hook)));
+            }
+            right && lost.is_empty()
         });
+        lost
+    }
+
+    /// Pins the link that runs at a hook: its pin was moved, or its file system is mounted
+    /// elsewhere only.
+    fn pin_running(&self, hook: &Hook) -> Result<(), BpfError> {
+        let Some(path) = self.pin_of(hook) else { return Ok(()) };
+        let running = tcx_programs(hook.ifindex, hook.tcx())
+            .map_err(|error| hook.failed("query tcx hook", &error))?;
+        let id = self.ids.get(hook.program);
+        match running.iter().find(|at| Some(&at.program) == id && at.link != 0) {
+            Some(at) => {
+                sys::pin_link(at.link, &path).map_err(|error| hook.failed("pin link of", &error))
+            }
+            // It could not be attached, which is told.
+            None => Ok(()),
+        }
     }
 
     /// Removes, once, the filters of an earlier run that this one did not

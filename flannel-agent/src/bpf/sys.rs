@@ -246,6 +246,10 @@ pub(super) fn tcx_programs(ifindex: u32, hook: TcxHook) -> io::Result<Vec<Attach
     Ok(found.map(|(program, link)| Attached { program, link }).collect())
 }
 
+/// `bpf_cmd` BPF_OBJ_PIN (`linux/bpf.h`).
+const BPF_OBJ_PIN: libc::c_long = 6;
+/// `bpf_cmd` BPF_LINK_GET_FD_BY_ID.
+const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
 /// `bpf_cmd` BPF_OBJ_GET (`linux/bpf.h`).
 const BPF_OBJ_GET: libc::c_long = 7;
 /// `bpf_cmd` BPF_PROG_GET_FD_BY_ID.
@@ -281,7 +285,7 @@ pub(super) struct LinkInfo {
 /// EINVAL if something else is pinned there; ENOENT if nothing is.
 pub(super) fn pinned_link(path: &Path) -> io::Result<LinkInfo> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = GetAttr { pathname: path.as_ptr() as u64, ..GetAttr::default() };
+    let mut attr = PathAttr { pathname: path.as_ptr() as u64, ..PathAttr::default() };
     // SAFETY: `path` is a string that ends with a zero byte and outlives the call.
     let link = unsafe { bpf_open(BPF_OBJ_GET, &mut attr) }?;
     // Maps and programs are asked by the same call, and answer otherwise.
@@ -293,6 +297,21 @@ pub(super) fn pinned_link(path: &Path) -> io::Result<LinkInfo> {
     // SAFETY: any bytes are a valid `LinkInfo`.
     unsafe { object_info(link.as_fd(), &mut info) }?;
     Ok(info)
+}
+
+/// Pins a link that runs somewhere.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN; ENOENT if there is no such link, or no such directory.
+pub(super) fn pin_link(id: u32, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ByIdAttr { id, ..ByIdAttr::default() };
+    // SAFETY: there is no pointer in it.
+    let link = unsafe { bpf_open(BPF_LINK_GET_FD_BY_ID, &mut attr) }?;
+    let bpf_fd = link.as_raw_fd() as u32;
+    let mut attr = PathAttr { pathname: path.as_ptr() as u64, bpf_fd, ..PathAttr::default() };
+    // SAFETY: `path` is a string that ends with a zero byte and outlives the call.
+    unsafe { bpf(BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
 /// Name of a loaded program, 15 characters of it.
@@ -350,10 +369,10 @@ struct ProgramInfo {
     nr_line_info: u32,
 }
 
-/// The members for BPF_OBJ_GET of `union bpf_attr`.
+/// The members for BPF_OBJ_* of `union bpf_attr`.
 #[repr(C)]
 #[derive(Default)]
-struct GetAttr {
+struct PathAttr {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,

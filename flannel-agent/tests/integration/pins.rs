@@ -51,6 +51,35 @@ fn pin(pins: &Path, program: &str) -> std::path::PathBuf {
     pins.join(format!("v{ABI_VERSION}/links/{}-{program}", veth("veth0").ifindex))
 }
 
+/// Whoever moves a link's pin, or mounts something over it, does not detach the program.
+#[test]
+fn a_link_that_runs_on_without_its_pin_gets_it_back() {
+    isolated(|pins| {
+        let mut agent = open(pins, AttachMode::Tcx);
+        ensure(&mut agent, &[veth("veth0")]);
+        let before = of_the_pod();
+        let (here, elsewhere) = (pin(pins, "from_pod"), pins.join("elsewhere"));
+        fs::rename(&here, &elsewhere).unwrap();
+        assert_eq!(ensure(&mut agent, &[veth("veth0")]), [""; 0], "it runs");
+        assert!(here.exists(), "pinned again");
+        assert_eq!(agent.unpinned(), None);
+        fs::remove_file(&elsewhere).unwrap();
+        assert_eq!(ensure(&mut agent, &[veth("veth0")]), [""; 0]);
+        assert_eq!(of_the_pod(), before, "the same link");
+        // A place that is taken is told.
+        fs::rename(&here, &elsewhere).unwrap();
+        fs::create_dir(&here).unwrap();
+        ensure(&mut agent, &[veth("veth0")]);
+        let why = agent.unpinned().unwrap();
+        assert!(why.contains("veth0/from_pod"), "{why}");
+        fs::remove_dir(&here).unwrap();
+        ensure(&mut agent, &[veth("veth0")]);
+        assert_eq!(agent.unpinned(), None, "recovered");
+        fs::remove_file(&elsewhere).unwrap();
+        assert_eq!(of_the_pod(), before);
+    });
+}
+
 #[test]
 fn one_agent_at_a_time() {
     isolated(|pins| {
