@@ -18,7 +18,7 @@ const CLIENTS: usize = 16;
 /// A client that says nothing for this long is sent away.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a socket that somebody removed may be away.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(1);
 /// Longest request.
 const REQUEST: usize = 64;
 
