@@ -10,6 +10,7 @@ use flannel_tests::endpoint::Answers;
 use flannel_tests::ftp;
 use flannel_tests::load::{REQUESTS, SPACED, assert_whole};
 use flannel_tests::netns::Netns;
+use flannel_tests::node::Node;
 use flannel_tests::packet::Wire;
 use flannel_tests::pair::Pair;
 use flannel_tests::wait;
@@ -21,6 +22,19 @@ fn window() -> Options {
 
 /// The window, and what a busy machine needs.
 const SETTLED: Duration = Duration::from_millis(800);
+
+/// Waits until the rules are followed on our path: no event tells of the tables of
+/// legacy iptables.
+fn noticed(node: &Node, way: Way) {
+    thread::sleep(SETTLED);
+    if way == Way::Ebpf {
+        wait::holds("the rules are known", Duration::from_secs(3), || {
+            node.status().packet_rules.is_some_and(|known| !known.rules.is_empty())
+        });
+        // What was confirmed before.
+        thread::sleep(SETTLED);
+    }
+}
 
 /// A table of nftables with this rule for what is forwarded.
 fn nft(netns: &Netns, rule: &str) {
@@ -40,10 +54,15 @@ fn passed(pair: &Pair) -> u64 {
 /// As many packets pass a rule on our path as on the kernel's, which has let
 /// only some pass.
 fn passes_as_many(rule: impl Fn(&Netns)) {
-    let [kernel, ours] = pairs(&window(), |pair, _| {
+    passes_as_many_once(|_, _| thread::sleep(SETTLED), rule);
+}
+
+/// The same, once the node is ready for it.
+fn passes_as_many_once(ready: impl Fn(&Node, Way), rule: impl Fn(&Netns)) {
+    let [kernel, ours] = pairs(&window(), |pair, way| {
         assert_eq!(passed(pair), 1000);
         rule(&pair.left.netns);
-        thread::sleep(SETTLED);
+        ready(&pair.left, way);
         passed(pair)
     });
     assert!((50..500).contains(&kernel), "{kernel} of 1000 by the kernel");
@@ -95,7 +114,7 @@ fn a_hash_limit_of_iptables() {
 
 #[test]
 fn a_hash_limit_of_legacy_iptables() {
-    passes_as_many(|netns| {
+    passes_as_many_once(noticed, |netns| {
         netns.sh("iptables-legacy -A FORWARD -p udp --dport 7000 -m hashlimit \
              --hashlimit-above 100/sec --hashlimit-name slow -j DROP");
     });
@@ -244,14 +263,16 @@ fn by_size(pair: &Pair) -> [u32; 2] {
     let seen = pair.client.netns.inside(|| {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
         socket.connect(to).expect("an address");
-        socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
         let (mut seen, mut buffer) = ([0, 0], [0; 2048]);
         for number in 0..100 {
             let large = number % 4 == 3;
+            // A small one is waited for on a busy machine, too.
+            let patience = Duration::from_millis(if large { 20 } else { 1000 });
+            socket.set_read_timeout(Some(patience)).expect("a timeout");
             // An error of the packet before may be told here.
             let _ = socket.send(&[b'x'; 1000][..if large { 1000 } else { 50 }]);
-            if socket.recv(&mut buffer).is_ok() {
-                seen[usize::from(large)] += 1;
+            if let Ok(length) = socket.recv(&mut buffer) {
+                seen[usize::from(length == 1000)] += 1;
             }
         }
         seen
@@ -342,7 +363,7 @@ fn such_rules_can_be_ignored() {
 
 /// Twenty transfers in a row, whose data connections only the helper knows.
 fn transfers(rules: impl Fn(&Netns)) {
-    pairs(&window(), |pair, _| {
+    pairs(&window(), |pair, way| {
         for node in [&pair.left, &pair.right] {
             node.netns.nft(
                 "table ip strict { chain forward { type filter hook forward priority 0; policy drop;
@@ -352,7 +373,9 @@ fn transfers(rules: impl Fn(&Netns)) {
             );
             rules(&node.netns);
         }
-        thread::sleep(SETTLED);
+        for node in [&pair.left, &pair.right] {
+            noticed(node, way);
+        }
         let _server = ftp::Server::start(&pair.server.netns);
         let [own, server] = [&pair.client, &pair.server].map(|pod| pod.address);
         let whole = ftp::fetch(&pair.client.netns, own, server, 20);
