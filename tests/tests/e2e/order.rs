@@ -41,7 +41,7 @@ fn never_more_than_the_kernel(
                 &pair.client.netns,
                 (&pair.server.netns, at),
                 (size, each),
-                (Duration::from_micros(200), Duration::from_secs(4)),
+                (Duration::from_micros(200), Duration::from_millis(2500)),
             );
             done.store(true, Ordering::Relaxed);
             arrivals
@@ -177,7 +177,7 @@ fn of_streams() {
     let [kernel, ours] = pairs(&window(), |pair, way| {
         pair.server.serve_on(CPU);
         let (before, outcomes) = (overtaken(pair), pair.left.outcomes());
-        pair.traffic(STREAM, &format!("--seconds 6 --cpu {CPU}"));
+        pair.traffic(STREAM, &format!("--seconds 4 --cpu {CPU}"));
         let fast = pair.left.outcomes().since(&outcomes).get(Outcome::FastEncap);
         assert!(way == Way::Kernel || fast > 10_000, "{fast} fast");
         overtaken(pair) - before
