@@ -62,8 +62,8 @@ const FILES: &[(&str, bool)] = &[
     ("usr/share/bash-completion/completions/flannel-agent", false),
     ("usr/share/doc/flannel-ebpf/CHANGELOG.md", false),
     ("usr/share/doc/flannel-ebpf/LICENSE", false),
-    ("usr/share/doc/flannel-ebpf/LICENSE-GPL-2.0", false),
-    ("usr/share/doc/flannel-ebpf/LICENSE-MIT", false),
+    ("usr/share/doc/flannel-ebpf/flannel-ebpf/LICENSE-GPL-2.0", false),
+    ("usr/share/doc/flannel-ebpf/flannel-ebpf/LICENSE-MIT", false),
     ("usr/share/doc/flannel-ebpf/README.md", false),
     ("usr/share/doc/flannel-ebpf/SECURITY.md", false),
     ("usr/share/doc/flannel-ebpf/copyright", false),
@@ -111,6 +111,20 @@ fn the_package_has_what_a_node_needs() {
         }
     }
     the_binary_is_stripped(&dir.path().join("usr/bin/flannel-agent"));
+    the_pages_links_lead_somewhere(&dir.path().join("usr/share/doc/flannel-ebpf"));
+}
+
+fn the_pages_links_lead_somewhere(doc: &Path) {
+    let pages = run(Command::new("find").arg(doc).args(["-name", "*.md"]));
+    assert!(pages.lines().count() > 20, "{pages}");
+    for page in pages.lines().map(Path::new) {
+        let text = fs::read_to_string(page).expect("a page");
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        for target in targets.filter(|target| !target.is_empty() && !target.contains("://")) {
+            let there = page.parent().expect("a folder").join(target).exists();
+            assert!(there, "{}: {target}", page.display());
+        }
+    }
 }
 
 fn the_binary_is_stripped(agent: &Path) {

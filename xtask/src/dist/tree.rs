@@ -44,13 +44,21 @@ const FILES: &[(&str, &str, bool)] = &[
     ),
     ("packaging/grafana/flannel.json", "usr/share/doc/flannel-ebpf/examples/grafana.json", false),
     ("packaging/deb/copyright", "usr/share/doc/flannel-ebpf/copyright", false),
-    ("LICENSE", "usr/share/doc/flannel-ebpf/LICENSE", false),
-    ("flannel-ebpf/LICENSE-MIT", "usr/share/doc/flannel-ebpf/LICENSE-MIT", false),
-    ("flannel-ebpf/LICENSE-GPL-2.0", "usr/share/doc/flannel-ebpf/LICENSE-GPL-2.0", false),
-    ("README.md", "usr/share/doc/flannel-ebpf/README.md", false),
-    ("CHANGELOG.md", "usr/share/doc/flannel-ebpf/CHANGELOG.md", false),
-    ("SECURITY.md", "usr/share/doc/flannel-ebpf/SECURITY.md", false),
 ];
+
+/// Pages, and what they link to. They lie to each other as in the sources.
+const PAGES: &[&str] = &[
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "README.md",
+    "SECURITY.md",
+    "flannel-ebpf/LICENSE-GPL-2.0",
+    "flannel-ebpf/LICENSE-MIT",
+];
+/// A folder of them.
+const FOLDER: &str = "docs";
 
 /// Shells with the file in which each looks for completions.
 const SHELLS: &[(&str, &str)] = &[
@@ -93,10 +101,10 @@ pub(super) fn set_times(stage: &Path, product: &Product) -> Result<()> {
     )
 }
 
-/// Names of all files and links below `stage`, sorted.
-pub(super) fn files(stage: &Path) -> Result<Vec<String>> {
+/// Names of all files and links below a folder, sorted.
+pub(super) fn files(folder: &Path) -> Result<Vec<String>> {
     let mut command = Command::new("find");
-    let found = output(command.current_dir(stage).args([".", "!", "-type", "d"]))?;
+    let found = output(command.current_dir(folder).args([".", "!", "-type", "d"]))?;
     let names = found.lines().filter_map(|line| line.strip_prefix("./"));
     let mut names: Vec<_> = names.map(str::to_owned).collect();
     names.sort();
@@ -104,11 +112,10 @@ pub(super) fn files(stage: &Path) -> Result<Vec<String>> {
 }
 
 fn documents(stage: &Path) -> Result<()> {
-    let from = root().join("docs");
-    for entry in fs::read_dir(&from)? {
-        let path = entry?.path();
-        let Some(name) = path.file_name().filter(|_| path.is_file()) else { continue };
-        put(&stage.join(DOC).join("docs").join(name), &read(&path)?, false)?;
+    let below = files(&root().join(FOLDER))?;
+    let below = below.into_iter().map(|name| format!("{FOLDER}/{name}"));
+    for name in PAGES.iter().map(|name| (*name).to_owned()).chain(below) {
+        put(&stage.join(DOC).join(&name), &read(&root().join(&name))?, false)?;
     }
     Ok(())
 }
