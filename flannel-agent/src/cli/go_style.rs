@@ -59,6 +59,7 @@ pub(super) fn variable(name: &str) -> String {
 /// - An empty argument, as a unit's `${FLANNEL_OPTIONS}` may be, is left out.
 /// - A word where the daemon has a flag ends the line, as in Go.
 /// - Flags that are not there come from the environment.
+/// - `help` and `help <command>` ask for `--help`.
 pub(super) fn normalise(
     command: &clap::Command,
     argv: impl IntoIterator<Item = OsString>,
@@ -70,7 +71,7 @@ pub(super) fn normalise(
         command,
         subcommand: None,
         flags: flags(command),
-        tokens: argv.peekable(),
+        tokens: asks_for_help(argv.collect()).into_iter().peekable(),
         line: Line { argv: vec![program], ..Line::default() },
         given: BTreeSet::new(),
     };
@@ -84,6 +85,16 @@ pub(super) fn normalise(
     }
     add_environment(&mut line, subcommand, &flags_for_env(command, subcommand), &given, env);
     Ok(line)
+}
+
+/// `help status` as `status --help`: what people type first.
+fn asks_for_help(mut argv: Vec<OsString>) -> Vec<OsString> {
+    if argv.first().is_some_and(|word| word == "help") {
+        argv.remove(0);
+        argv.truncate(1);
+        argv.push("--help".into());
+    }
+    argv
 }
 
 /// A command line that is being read.

@@ -61,6 +61,18 @@ fn defaults() {
 }
 
 #[test]
+fn help_is_a_word_too() {
+    for (args, what) in [
+        (&["help"][..], "Usage: flannel-agent [OPTIONS]"),
+        (&["help", "status"], "Usage: flannel-agent status [OPTIONS]"),
+        (&["help", "nosuch"], "unrecognized subcommand 'nosuch'"),
+    ] {
+        let exit = run(args, &[]).map(|(cli, _)| format!("{cli:?}")).unwrap_err();
+        assert!(exit.text.contains(what), "{}", exit.text);
+    }
+}
+
+#[test]
 fn what_is_wrong_is_told_without_the_environments_flags() {
     let env = [("FLANNELD_ETCD_PREFIX", "/a")];
     for (args, what) in

@@ -144,6 +144,10 @@ async fn program(name: &'static str, line: &str) -> Part {
     command.args(words).stdin(Stdio::null()).kill_on_drop(true);
     let output = match timeout(PATIENCE, command.output()).await {
         Ok(Ok(output)) => output,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            let program = line.split(' ').next().unwrap_or(line);
+            return Part::of(name, Err(format!("{line}: {program} is not installed")));
+        }
         Ok(Err(error)) => return Part::of(name, Err(format!("{line}: {error}"))),
         Err(_) => return Part::of(name, Err(format!("{line}: not done within {PATIENCE:?}"))),
     };
@@ -171,7 +175,10 @@ mod tests {
         let there = program("a", "echo hello").await;
         assert_eq!((there.text.as_str(), there.error), ("hello\n", None));
         let missing = program("a", "no-such-program-here x").await.error.unwrap();
-        assert!(missing.contains("no-such-program-here x: No such file"), "{missing}");
+        assert!(
+            missing.contains("no-such-program-here x: no-such-program-here is not installed"),
+            "{missing}"
+        );
         let failed = program("a", "ls /no/such/place").await.error.unwrap();
         assert!(failed.contains("exit status: 2: ls: "), "{failed}");
     }
