@@ -219,6 +219,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.check_flow_table();
             self.check_strangers();
         }
+        self.packet_rules.glance();
         self.mend_maps()
     }
 

@@ -50,6 +50,13 @@ impl PacketRules {
         }
     }
 
+    /// Rules that no event tells of may have changed.
+    pub(super) fn glance(&self) {
+        if let Some(follower) = &self.follower {
+            follower.glance();
+        }
+    }
+
     /// Waits until something else is known of the rules. Cancel safe.
     pub(super) async fn changed(&mut self) {
         match &mut self.follower {

@@ -19,9 +19,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 const SHARE: u32 = 20;
 /// A look that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(60);
-/// No event tells of the tables of legacy iptables: their names are looked at this
-/// often, which costs next to nothing.
-const NAMES: Duration = Duration::from_secs(1);
 const FIRST: Duration = Duration::from_secs(1);
 const LAST: Duration = Duration::from_secs(60);
 
@@ -60,6 +57,7 @@ impl Source for Reader {
 #[derive(Debug)]
 pub struct RulesFollower {
     notice: Arc<Notify>,
+    glance: Arc<Notify>,
     readings: watch::Receiver<Reading>,
     _task: AbortOnDropHandle<()>,
 }
@@ -73,15 +71,22 @@ impl RulesFollower {
 
     /// Follows what a source says; looks at it at least once in `slow`.
     pub fn of(source: impl Source, slow: Duration) -> Self {
-        let notice = Arc::new(Notify::new());
+        let (notice, glance) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (sender, readings) = watch::channel(Reading::default());
-        let task = tokio::spawn(follow(source, Arc::clone(&notice), sender, slow));
-        Self { notice, readings, _task: AbortOnDropHandle::new(task) }
+        let calls = (Arc::clone(&notice), Arc::clone(&glance));
+        let task = tokio::spawn(follow(source, calls, sender, slow));
+        Self { notice, glance, readings, _task: AbortOnDropHandle::new(task) }
     }
 
     /// The rules have changed.
     pub fn notice(&self) {
         self.notice.notify_one();
+    }
+
+    /// Time to look whether something has changed that no event tells of: tables of
+    /// legacy iptables. It has no timer of its own, so that an idle agent wakes up less.
+    pub fn glance(&self) {
+        self.glance.notify_one();
     }
 
     /// What is known now.
@@ -99,19 +104,19 @@ impl RulesFollower {
 
 async fn follow(
     mut source: impl Source,
-    notice: Arc<Notify>,
+    (notice, glance): (Arc<Notify>, Arc<Notify>),
     sender: watch::Sender<Reading>,
     slow: Duration,
 ) {
-    // The first tick of both is at once.
-    let (mut slow, mut names) = (every(slow), every(NAMES));
+    // The first tick is at once.
+    let mut slow = every(slow);
     let mut backoff = Backoff::new(FIRST, LAST);
     let mut again = None;
     loop {
         let thoroughly = tokio::select! {
             () = notice.notified() => false,
             _ = slow.tick() => true,
-            _ = names.tick() => match source.hints() {
+            () = glance.notified() => match source.hints() {
                 true => true,
                 false => continue,
             },

@@ -120,14 +120,18 @@ async fn slow_looks_are_rare() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_notice_it_looks_thoroughly_now_and_then() {
-    let (fake, _follower) = started(Duration::ZERO).await;
+    let (fake, follower) = started(Duration::ZERO).await;
     let before = fake.looks();
     tokio::time::sleep(3 * SLOW).await;
     assert_eq!(fake.looks(), before + 3);
     assert!(fake.with(|state| state.looks[before..].iter().all(|(_, thoroughly)| *thoroughly)));
-    // Another old table.
+    // No other old table, and then another one.
+    follower.glance();
+    tokio::time::sleep(PAUSE).await;
+    assert_eq!(fake.looks(), before + 3);
     fake.with(|state| state.hint = true);
-    tokio::time::sleep(NAMES).await;
+    follower.glance();
+    tokio::time::sleep(PAUSE).await;
     assert_eq!(fake.looks(), before + 4);
 }
 
