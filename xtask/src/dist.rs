@@ -17,8 +17,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use fs_err as fs;
 
+use crate::shipped::{self, SHIPPED};
 use crate::target::Target;
-use crate::workspace::{SHIPPED, cargo, output, root, run as run_command, target_dir};
+use crate::workspace::{output, root, run as run_command, target_dir};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -79,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| target_dir().join("dist"));
     let agent = match &args.agent {
         Some(agent) => agent.clone(),
-        None => build(target, &args.profile)?,
+        None => shipped::build(target, &args.profile)?,
     };
     let product = Product { version: version(&agent, target)?, target, epoch: epoch()? };
     for file in pack(&agent, &out, &product, args.container)? {
@@ -109,29 +110,6 @@ fn pack(agent: &Path, out: &Path, product: &Product, container: bool) -> Result<
     }
     fs::remove_dir_all(&stage)?;
     Ok(made)
-}
-
-fn build(target: Target, profile: &str) -> Result<PathBuf> {
-    // Paths of this machine have no place in a package.
-    let home = std::env::var("CARGO_HOME").ok().map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    let mut flags = format!("--remap-path-prefix={}=/flannel-ebpf", root().display());
-    if let Some(home) = home {
-        flags.push_str(&format!(" --remap-path-prefix={}=/cargo", home.display()));
-    }
-    let dir = target_dir().join("dist-build");
-    let triple = target.triple();
-    run_command(
-        cargo()
-            .args(["build", "--profile", profile, "--locked", "--package", "flannel-agent"])
-            .args(["--target", triple, "--target-dir"])
-            .arg(&dir)
-            .envs(target.settings())
-            .env("RUSTFLAGS", flags),
-    )?;
-    // cargo's own name for the directory of its first profile.
-    let profile = if profile == "dev" { "debug" } else { profile };
-    Ok(dir.join(triple).join(profile).join("flannel-agent"))
 }
 
 /// Puts the debug information into a file of its own, and gives the rest.

@@ -7,7 +7,9 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::programs::CASES;
-use crate::workspace::{SHIPPED, as_root, cargo, run as run_command, target_dir};
+use crate::shipped::{self, SHIPPED};
+use crate::target::Target;
+use crate::workspace::{as_root, cargo, run as run_command, target_dir};
 use crate::{setup, workspace};
 
 #[derive(clap::Args)]
@@ -62,9 +64,7 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
     if std::env::var_os(AGENT).is_some() {
         return start(BENCH, &args.rest);
     }
-    let package = ["--locked", "--package", "flannel-agent"];
-    run_command(cargo().args(["build", "--profile", SHIPPED]).args(package))?;
-    let agent = target_dir().join(SHIPPED).join("flannel-agent");
+    let agent = shipped::build(Target::host()?, SHIPPED)?;
     hand_over(as_root(program(BENCH)?).env(AGENT, agent).args(&args.rest), BENCH)
 }
 

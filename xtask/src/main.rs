@@ -17,6 +17,7 @@ mod program_log;
 mod programs;
 mod quiet;
 mod setup;
+mod shipped;
 mod target;
 mod test;
 mod tidy;

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::setup;
+use crate::workspace::root;
 
 /// A target by its triple, as rustc has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -66,7 +67,11 @@ impl Target {
     /// Settings for cargo: what links programs, and what runs them.
     pub(crate) fn settings(self) -> Vec<(String, String)> {
         let name = self.triple().to_uppercase().replace('-', "_");
-        let mut settings = vec![(format!("CARGO_TARGET_{name}_LINKER"), self.tool("gcc"))];
+        let linker = match self.foreign() {
+            true => self.tool("gcc"),
+            false => root().join("packaging/ordered-gcc").display().to_string(),
+        };
+        let mut settings = vec![(format!("CARGO_TARGET_{name}_LINKER"), linker)];
         if self.foreign() {
             settings.push((format!("CARGO_TARGET_{name}_RUNNER"), self.emulator().join(" ")));
         }

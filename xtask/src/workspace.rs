@@ -5,9 +5,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// cargo's profile for the agent as it is shipped.
-pub(crate) const SHIPPED: &str = "shipped";
-
 /// Root of the workspace.
 pub(crate) fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));

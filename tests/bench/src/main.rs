@@ -75,6 +75,8 @@ struct Cli {
 enum Other {
     /// Measure the agent's control plane: starts, leases, pods
     Control(control::Plan),
+    /// Write which functions of the agent run, for packaging/ordered-gcc
+    Functions(control::functions::Plan),
 }
 
 impl Cli {
@@ -144,8 +146,10 @@ fn other_build(program: &Path) -> Result<PathBuf> {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    if let Some(Other::Control(plan)) = &cli.other {
-        return control_plane(plan);
+    match &cli.other {
+        Some(Other::Control(plan)) => return control_plane(plan),
+        Some(Other::Functions(plan)) => return plan.run(),
+        None => {}
     }
     if cli.list {
         list();

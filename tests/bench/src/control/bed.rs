@@ -136,6 +136,10 @@ impl Agent {
         });
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub(super) fn used(&self) -> Used {
         let pid = self.process.pid();
         let id = Pid::from_raw(pid.try_into().expect("a process id"));

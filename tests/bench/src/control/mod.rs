@@ -4,6 +4,7 @@
 
 mod bed;
 mod cases;
+pub mod functions;
 mod lease;
 mod pods;
 mod replace;

@@ -1,0 +1,24 @@
+//! The list of functions that the linker lays side by side.
+
+use std::process::Command;
+
+use flannel_tests::process::run;
+
+const BENCH: &str = env!("CARGO_BIN_EXE_flannel-bench");
+
+#[test]
+fn what_the_agent_calls_is_listed_by_occasion() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let out = dir.path().join("functions");
+    run(Command::new(BENCH).args(["functions", "--idle", "3", "--out"]).arg(&out));
+    let text = std::fs::read_to_string(&out).expect("the list");
+    let parts: Vec<&str> =
+        text.split("# at rest\n").nth(1).expect("a part").split("\n# ").collect();
+    let [rest, events, start] = parts[..] else { panic!("{} parts", parts.len()) };
+    let of = |part: &str, name: &str| part.lines().any(|line| line.contains(name));
+    assert!(of(rest, "check_hooks") && !of(rest, "put_peers"), "{rest}");
+    assert!(of(events, "put_peers"), "{events}");
+    assert!(of(start, "augment_args"), "{start}");
+    // Nobody's hashes are in it: they change with each build.
+    assert!(!text.contains("17h"), "{text}");
+}
