@@ -11,13 +11,17 @@ use super::watch::watch;
 use crate::guest;
 use crate::programs::Programs;
 
-/// Runs the cases of a kernel whose name contains `filter`, if there is one. What
-/// fails is tried again, in another machine.
+/// Runs the cases of a kernel whose name contains `filter`, if there is one: all of them
+/// if it was asked for. What fails is tried again, in another machine.
 ///
 /// # Errors
 /// The machine cannot be made.
-pub(crate) fn run(release: &str, programs: &Programs, filter: Option<&str>) -> Result<Outcome> {
-    let cases = guest::chosen(release, filter.as_slice());
+pub(crate) fn run(
+    (release, asked_for): (&str, bool),
+    programs: &Programs,
+    filter: Option<&str>,
+) -> Result<Outcome> {
+    let cases = guest::chosen(release, asked_for, filter.as_slice());
     if cases.is_empty() {
         return Ok(Outcome::default());
     }

@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.unit && !args.faults {
         let only = args.kernel.as_deref();
         for release in only.as_ref().map_or(guest::RELEASES, std::slice::from_ref) {
-            all.add(emulated::run(release, &programs, filter)?);
+            all.add(emulated::run((release, only.is_some()), &programs, filter)?);
         }
     }
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use flannel_tests::agent::program;
 use flannel_tests::interrupt;
 use flannel_tests::netns::Netns;
@@ -43,7 +43,7 @@ pub struct Plan {
 const LEASES: u32 = 200;
 /// After this long an agent has nothing left to do.
 const SETTLED: Duration = Duration::from_secs(3);
-/// What one that follows says first.
+/// What one that follows says when it knows the functions, and when it follows.
 const READY: &str = "ready";
 /// What the file begins with.
 const HEAD: &str = "\
@@ -66,7 +66,9 @@ impl Plan {
             let mut pid = String::new();
             std::io::stdin().read_line(&mut pid).context("standard input")?;
             let pid = pid.trim().parse().context("a process id")?;
-            return Tracer::attach(pid, &symbols)?.follow(|name| println!("{name}"));
+            let tracer = Tracer::attach(pid, &symbols)?;
+            println!("{READY}");
+            return tracer.follow(|name| println!("{name}"));
         }
         interrupt::clean_up();
         let papers: Vec<Paper> = (0..LEASES).map(Paper::new).collect();
@@ -159,14 +161,20 @@ impl Tracing {
             }
         });
         let tracing = Self { process, names };
-        let first = tracing.names.recv().context("flannel-bench ended")?;
-        anyhow::ensure!(first == READY, "flannel-bench said {first:?}");
+        tracing.ready()?;
         Ok(tracing)
+    }
+
+    fn ready(&self) -> Result<()> {
+        let line = self.names.recv().context("flannel-bench ended")?;
+        ensure!(line == READY, "flannel-bench said {line:?}");
+        Ok(())
     }
 
     fn follow(mut self, pid: u32) -> Result<Self> {
         let mut input = self.process.stdin.take().context("its input")?;
         writeln!(input, "{pid}").context("tell flannel-bench the process")?;
+        self.ready()?;
         Ok(self)
     }
 

@@ -30,6 +30,11 @@ impl Symbols {
         Ok(Self(found))
     }
 
+    /// The first address, and the last.
+    pub(super) fn range(&self) -> Option<(u64, u64)> {
+        Some((*self.0.first_key_value()?.0, *self.0.last_key_value()?.0))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &str)> {
         self.0.iter().map(|(address, name)| (*address, name.as_str()))
     }
@@ -49,8 +54,11 @@ fn function(line: &str) -> Option<(u64, String)> {
 /// has it.
 fn without_hashes(name: &str) -> String {
     let name = name.split(".llvm.").next().unwrap_or(name);
-    if let Some(at) = name.rfind(HASH).filter(|_| name.starts_with("_ZN")) {
-        return name[..at].to_owned();
+    if let Some((before, hash)) = name.rsplit_once(HASH)
+        && name.starts_with("_ZN")
+        && hash.strip_suffix('E').is_some_and(is_hexadecimal)
+    {
+        return before.to_owned();
     }
     let mut parts = name.split(CRATE);
     let mut kept = parts.next().unwrap_or_default().to_owned();
@@ -63,6 +71,10 @@ fn without_hashes(name: &str) -> String {
     kept
 }
 
+fn is_hexadecimal(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_hexdigit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +85,8 @@ mod tests {
         assert_eq!(function(line), Some((0x356cc0, "_ZN3std2io5error".into())));
         let line = "0000000000356cc0 00d5 t _RNvNtCsjrHSEGnQ3l9_3std2io4read";
         assert_eq!(function(line), Some((0x356cc0, "_RNvNtCs_3std2io4read".into())));
+        let line = "0000000000356cc0 00d5 t _ZN3h23hpack17huffman_and_more";
+        assert_eq!(function(line), Some((0x356cc0, "_ZN3h23hpack17huffman_and_more".into())));
         let line = "0000000000356cc0 00d5 T memcpy";
         assert_eq!(function(line), Some((0x356cc0, "memcpy".into())));
         assert_eq!(function("0000000000356cc0 00d5 d _ZN3std5table17h0123456789abcdefE"), None);
