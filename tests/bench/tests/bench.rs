@@ -196,6 +196,7 @@ fn the_control_plane_is_measured() {
     for (title, range) in [
         ("first start to READY", 5.0..20_000.0),
         ("restart to READY", 2.0..20_000.0),
+        ("restart to READY with the unit's capabilities", 2.0..20_000.0),
         ("idle, one peer: RSS", 1.0..200.0),
         ("50 leases: exec to READY", 0.005..20.0),
         ("50 leases: CPU until READY", 0.001..20.0),

@@ -1,5 +1,6 @@
 //! One node under measurement, and what its agent costs.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
@@ -95,8 +96,10 @@ impl Agent {
         let arguments = node.arguments(etcd, options);
         let (socket, log) = (node.notify_path(), node.log_file());
         let (process, began) = node.netns.inside(|| {
-            let mut command = Command::new(program());
-            command.args(arguments).env("NOTIFY_SOCKET", socket).env("NO_COLOR", "1");
+            let agent = program();
+            let mut words = options.wrapper.iter().map(OsStr::new).chain([agent.as_os_str()]);
+            let mut command = Command::new(words.next().expect("at least the agent"));
+            command.args(words).args(arguments).env("NOTIFY_SOCKET", socket).env("NO_COLOR", "1");
             // A child has the mask of the thread that starts it.
             SigSet::all().thread_unblock().expect("unblock signals");
             let began = Instant::now();

@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
+use flannel_tests::agent::Options;
 use flannel_tests::node::Node;
 
 use super::Plan;
-use super::bed::{Agent, Bed, programmed};
+use super::bed::{Agent, Bed, options, programmed};
 use super::store::Paper;
 use super::table::Rows;
 
 /// After this long an agent has nothing left to do.
 const SETTLED: Duration = Duration::from_secs(3);
+
+/// What packaging/flannel-agent.service leaves it.
+const UNIT: [&str; 3] = ["setpriv", "--bounding-set", "-all,+net_admin,+net_raw,+bpf,+perfmon"];
 
 /// First start, restart, and an agent that idles.
 pub(super) fn start(plan: &Plan, rows: &mut Rows) {
@@ -27,6 +31,11 @@ pub(super) fn start(plan: &Plan, rows: &mut Rows) {
         if round == 0 {
             idle(plan, &node, &agent, rows);
         }
+        agent.stop();
+        let unit = Options { wrapper: UNIT.map(str::to_owned).to_vec(), ..options() };
+        let agent = Agent::exec_with(&node, &bed.etcd, &unit);
+        let title = "restart to READY with the unit's capabilities";
+        rows.add(title, "ms", Some(30.0), 1e3 * agent.ready());
         agent.stop();
         bed.store.forget(node.subnet());
     }
