@@ -141,6 +141,11 @@ impl Finding {
         Self { remedy: Some(remedy.into()), state, ..Self::well(id, found) }
     }
 
+    /// The same, but another reason makes it matter.
+    pub fn since(self, why: &'static str) -> Self {
+        Self { why: why.into(), ..self }
+    }
+
     /// It could not be looked at.
     pub fn unknown(id: Id, reason: impl Into<String>) -> Self {
         Self { state: Condition::Unknown, ..Self::well(id, reason) }

@@ -25,18 +25,27 @@ fn agent(facts: &NodeFacts) -> Finding {
             "no daemon runs; what it set up goes on forwarding",
             "start it: systemctl start flannel-agent; its log says why it ended",
         ),
+        Ok(Agent::Running { .. }) if facts.network.is_none() => Finding::ill(
+            id,
+            Condition::Broken,
+            "it runs, but has no lease yet",
+            "flannel-agent status says what it waits for",
+        )
+        .since("without a lease pods get no network"),
         Ok(Agent::Running { complaints, .. }) if !complaints.is_empty() => Finding::ill(
             id,
             Condition::Degraded,
             format!("not well: {}", complaints.join("; ")),
             "docs/troubleshooting.md explains each complaint",
-        ),
+        )
+        .since("what it names works less well, or not at all"),
         Ok(Agent::Running { datapath, reason: Some(reason), .. }) => Finding::ill(
             id,
             Condition::Degraded,
             format!("the {datapath} path carries everything: {reason}"),
             "remove the reason, and restart the daemon",
-        ),
+        )
+        .since("the fast path would be faster"),
         Ok(Agent::Running { datapath, .. }) => {
             Finding::well(id, format!("it runs, data path {datapath}"))
         }

@@ -161,6 +161,14 @@ fn the_daemon() {
     };
     found(Id::Agent, Condition::Degraded, "EPERM", running(Some("EPERM"), &[]));
     found(Id::Agent, Condition::Degraded, "store: away", running(None, &["store: away"]));
+    for running in [running(Some("EPERM"), &[]), running(None, &["store: away"])] {
+        let why = &with(Id::Agent, running)[0].why;
+        assert_ne!(why, Id::Agent.why(), "the daemon does follow the cluster");
+    }
+    found(Id::Agent, Condition::Broken, "no lease", |facts| {
+        running(None, &[])(facts);
+        facts.network = None;
+    });
     found(Id::Agent, Condition::Unknown, "refused", |facts| {
         facts.agent = Err(Unknown::because("refused"));
     });
