@@ -38,8 +38,8 @@ pub struct ConnectivityArgs {
     /// How it prints, and which agent is asked
     #[command(flatten)]
     pub reader: ReaderArgs,
-    /// Only peers with this PublicIP, or with a subnet in this network; repeatable
-    /// [default: all]
+    /// Only peers with this PublicIP, with a subnet in this network, or with this address
+    /// of a pod; repeatable [default: all]
     #[arg(long = "peer", value_name = "IP|NETWORK")]
     pub peers: Vec<Ipv4Network>,
     /// Port of the peers' responders [default: the daemon's --connectivity-port]

@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Prints the flows that the programs know, from their pinned maps.
 pub fn run(args: &FlowsArgs) -> u8 {
     if matches!(ask(&args.reader.state.dir, Request::Status), Ok(None)) {
-        complain("the agent is not running; this is what the programs know");
+        complain("the agent is not running");
     }
     let told = PinnedFlows::open(&args.pins.dir).and_then(|pinned| tell(&pinned, args));
     match told {

@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Prints packets until it is interrupted, or the time is over.
 pub async fn run(args: &MonitorArgs) -> u8 {
     if matches!(ask(&args.reader.state.dir, Request::Status), Ok(None)) {
-        complain("the agent is not running; its programs go on");
+        complain("the agent is not running");
     }
     match follow(args).await {
         Ok(()) => 0,

@@ -105,7 +105,10 @@ fn rows(status: &Status) -> String {
         table.add_row([name.to_owned(), text]);
     };
     row("agent", format!("{}, pid {}", status.version, status.pid));
-    row("backend", status.backend.map_or(String::new(), |backend| backend.to_string()));
+    row(
+        "backend",
+        status.backend.map_or("not known yet".to_owned(), |backend| backend.to_string()),
+    );
     row("data path", datapath(&status.datapath));
     if status.datapath.mode == Some(DatapathKind::Ebpf) {
         row("XDP", xdp(&status.datapath.xdp));

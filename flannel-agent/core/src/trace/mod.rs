@@ -86,8 +86,8 @@ fn judge(facts: &TraceFacts, hops: &[Hop]) -> (Carrier, Vec<String>) {
     if facts.peer.is_none() {
         let both = facts.source.is_some() && facts.destination.is_some();
         let why = match both {
-            true => "both pods are on this node: the overlay has no part in it",
-            false => "no peer has that address: it does not go through the overlay",
+            true => "both pods are on this node",
+            false => "no peer has that address",
         };
         return (Carrier::Elsewhere, vec![why.to_owned()]);
     }

@@ -35,9 +35,7 @@ pub async fn run(args: &ConnectivityArgs) -> u8 {
                 false => print(&show::table(&matrix)),
             }
             if matrix.peers.is_empty() && !args.peers.is_empty() {
-                complain(
-                    "connectivity: no peer is in these networks; `flannel-agent peers` has all",
-                );
+                complain("connectivity: no peer fits --peer; `flannel-agent peers` has all");
                 return NONE;
             }
             code(&matrix)
@@ -113,10 +111,13 @@ fn address(peer: &KnownPeer) -> Ipv4Addr {
 }
 
 fn is_chosen(wanted: &[Ipv4Network], peer: &KnownPeer) -> bool {
+    let subnet = peer.subnet;
     wanted.is_empty()
-        || wanted
-            .iter()
-            .any(|wanted| wanted.contains(peer.public_ip) || wanted.contains(peer.subnet.network()))
+        || wanted.iter().any(|wanted| {
+            wanted.contains(peer.public_ip)
+                || wanted.contains(subnet.network())
+                || subnet.contains(wanted.ip())
+        })
 }
 
 async fn ways(daemon: &Daemon, peers: &[KnownPeer]) -> Vec<Way> {
@@ -149,11 +150,12 @@ mod tests {
     }
 
     #[test]
-    fn peers_are_chosen_by_public_ip_or_subnet() {
+    fn peers_are_chosen_by_public_ip_subnet_or_pod() {
         let one = peer("10.5.7.0/24", [192, 0, 2, 7]);
         let chosen = |text: &str| is_chosen(&[text.parse().unwrap()], &one);
         assert!(chosen("192.0.2.7") && chosen("10.5.7.0/24") && chosen("10.5.0.0/16"));
-        assert!(!chosen("192.0.2.8") && !chosen("10.5.8.0/24"));
+        assert!(chosen("10.5.7.2"), "a pod of it");
+        assert!(!chosen("192.0.2.8") && !chosen("10.5.8.0/24") && !chosen("10.5.8.2"));
         assert!(is_chosen(&[], &one));
     }
 

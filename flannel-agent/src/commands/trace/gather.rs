@@ -39,7 +39,9 @@ pub(super) async fn facts(args: &TraceArgs) -> Known<(TraceFacts, PathBuf)> {
         None => known::leases(&daemon, &args.etcd).await.unwrap_or_default(),
     };
     let subnet = daemon.network.as_ref().map(|network| network.subnet).ok_or_else(|| {
-        Unknown::because("our subnet is not known: no daemon runs, and there is no state file")
+        Unknown::because(
+            "our subnet is not known: no daemon has a lease, and there is no state file",
+        )
     })?;
     let pins = daemon.left.as_ref().and_then(|left| left.pin_dir.clone());
     let pin_dir = pins.unwrap_or_else(|| args.pins.dir.clone());
