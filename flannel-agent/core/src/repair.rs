@@ -27,11 +27,13 @@ pub enum Repair {
     Map,
     /// Programs at their hooks.
     Hook,
+    /// Firewall rules.
+    Firewall,
 }
 
 impl Repair {
     /// All.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Device,
         Self::Address,
         Self::Route,
@@ -40,6 +42,7 @@ impl Repair {
         Self::DirectRoute,
         Self::Map,
         Self::Hook,
+        Self::Firewall,
     ];
 
     /// As metrics and events name it.
@@ -53,6 +56,7 @@ impl Repair {
             Self::DirectRoute => "direct_route",
             Self::Map => "map",
             Self::Hook => "hook",
+            Self::Firewall => "firewall",
         }
     }
 

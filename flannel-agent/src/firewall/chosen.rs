@@ -126,7 +126,7 @@ impl Later {
     /// # Errors
     /// A program that is needed is missing, or fails.
     pub async fn put(&self, rules: &Rules) -> Result<(), FirewallError> {
-        self.chosen().await?.put(rules).await
+        self.chosen().await?.put(rules).await.map(drop)
     }
 }
 
@@ -136,29 +136,33 @@ impl Firewall for Later {
         Ok(Description { name, reason: reason.to_owned() })
     }
 
-    async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
+    async fn ensure(&self, rules: &Rules) -> Result<bool, FirewallError> {
         self.chosen().await?.ensure(rules).await
     }
 }
 
 impl Chosen {
-    /// Makes our rules exactly these, and takes away what is elsewhere.
+    /// Makes our rules exactly these, and takes away what is elsewhere. Whether it had to
+    /// write.
     ///
     /// # Errors
     /// A program fails.
-    pub async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
+    pub async fn ensure(&self, rules: &Rules) -> Result<bool, FirewallError> {
         if matches!(self.kind, Kind::None) {
-            return self.withdraw(rules).await;
+            return self.withdraw(rules).await.map(|()| false);
         }
-        self.put(rules).await?;
-        self.sweep(rules).await
+        let written = self.put(rules).await?;
+        self.sweep(rules).await?;
+        Ok(written)
     }
 
-    async fn put(&self, rules: &Rules) -> Result<(), FirewallError> {
+    async fn put(&self, rules: &Rules) -> Result<bool, FirewallError> {
         match &self.kind {
             Kind::Nftables(nft) => nft.put(rules, &self.mine(rules)).await,
             Kind::Iptables(found) => {
-                if found.sync(Some(rules), &self.nodes(rules), &self.mine(rules)).await? {
+                let written =
+                    found.sync(Some(rules), &self.nodes(rules), &self.mine(rules)).await?;
+                if written {
                     tracing::info!(
                         network = %rules.network,
                         subnet = %rules.subnet,
@@ -166,9 +170,9 @@ impl Chosen {
                         "firewall rules written"
                     );
                 }
-                Ok(())
+                Ok(written)
             }
-            Kind::None => Ok(()),
+            Kind::None => Ok(false),
         }
     }
 }

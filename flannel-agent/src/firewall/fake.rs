@@ -29,16 +29,17 @@ impl FakeFirewall {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, rules: &Rules) -> Result<(), FirewallError> {
+    fn set(&self, rules: &Rules) -> Result<bool, FirewallError> {
         let mut state = self.state();
         if let Some(reason) = &state.failing {
             return Err(FirewallError { call: "fake".to_owned(), reason: reason.clone() });
         }
-        if state.rules.as_ref() != Some(rules) {
+        let written = state.rules.as_ref() != Some(rules);
+        if written {
             state.rules = Some(rules.clone());
             state.written += 1;
         }
-        Ok(())
+        Ok(written)
     }
 }
 
@@ -47,7 +48,7 @@ impl Firewall for FakeFirewall {
         Ok(Description::default())
     }
 
-    async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
+    async fn ensure(&self, rules: &Rules) -> Result<bool, FirewallError> {
         self.set(rules)
     }
 }

@@ -25,14 +25,15 @@ pub(super) fn tables() -> Vec<String> {
     tables.lines().map(str::to_owned).collect()
 }
 
-/// Adds or removes our rules so that a policy of DROP does not stop the overlay.
-pub(super) async fn ensure(rules: &Rules, mine: &Mine) -> Result<(), FirewallError> {
-    let Some((program, chain)) = chain(mine).await? else { return Ok(()) };
+/// Adds or removes our rules so that a policy of DROP does not stop the overlay. Whether
+/// there was anything to do.
+pub(super) async fn ensure(rules: &Rules, mine: &Mine) -> Result<bool, FirewallError> {
+    let Some((program, chain)) = chain(mine).await? else { return Ok(false) };
     let wanted =
         if chain.drops && rules.forward { rules::legacy_forward(rules) } else { Vec::new() };
     let in_place = chain.ours.iter().map(|rule| rule.comment.as_str());
     if in_place.eq(wanted.iter().map(|(_, comment)| comment.as_str())) {
-        return Ok(());
+        return Ok(false);
     }
     // New ones first; of equal rules iptables -D removes the one before.
     for (words, _) in &wanted {
@@ -42,7 +43,7 @@ pub(super) async fn ensure(rules: &Rules, mine: &Mine) -> Result<(), FirewallErr
         change(program, "-D", &old.words).await?;
     }
     tracing::info!(network = %rules.network, program, chain = "FORWARD", "firewall rules written");
-    Ok(())
+    Ok(true)
 }
 
 /// Removes our rules.

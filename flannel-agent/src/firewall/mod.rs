@@ -49,8 +49,8 @@ pub trait Firewall: Send + Sync + 'static {
     fn choose(&self) -> impl Future<Output = Result<Description, FirewallError>> + Send;
 
     /// Makes our rules exactly these, in one transaction; changes nothing when
-    /// they are there already.
-    fn ensure(&self, rules: &Rules) -> impl Future<Output = Result<(), FirewallError>> + Send;
+    /// they are there already. Whether it had to write.
+    fn ensure(&self, rules: &Rules) -> impl Future<Output = Result<bool, FirewallError>> + Send;
 }
 
 /// A rule set that could not be read or written.

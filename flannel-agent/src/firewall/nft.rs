@@ -67,8 +67,8 @@ impl Nft {
     }
 
     /// Makes our rules exactly these. Our table is beside flannel's where that is
-    /// another overlay network's, and stays there.
-    pub(super) async fn put(&self, rules: &Rules, mine: &Mine) -> Result<(), FirewallError> {
+    /// another overlay network's, and stays there. Whether it had to write.
+    pub(super) async fn put(&self, rules: &Rules, mine: &Mine) -> Result<bool, FirewallError> {
         let mine = &{
             let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
             written.add(mine.networks());
@@ -81,8 +81,9 @@ impl Nft {
             found = self.found(&beside).await?;
             names = beside;
         }
-        if let Some(script) = rules::script(rules, &found, &names, mine) {
-            self.commit(&script).await?;
+        let script = rules::script(rules, &found, &names, mine);
+        if let Some(script) = &script {
+            self.commit(script).await?;
             tracing::info!(
                 network = %rules.network,
                 subnet = %rules.subnet,
@@ -91,7 +92,7 @@ impl Nft {
                 "firewall rules written"
             );
         }
-        legacy::ensure(rules, mine).await
+        Ok(legacy::ensure(rules, mine).await? || script.is_some())
     }
 
     /// Whether the table beside flannel's is there. Asked once: nobody but us
@@ -162,11 +163,11 @@ impl Nft {
 
 impl Nft {
     /// Makes our rules exactly these, in one transaction; changes nothing when they
-    /// are there already.
+    /// are there already. Whether it had to write.
     ///
     /// # Errors
     /// The program fails.
-    pub async fn ensure(&self, rules: &Rules) -> Result<(), FirewallError> {
+    pub async fn ensure(&self, rules: &Rules) -> Result<bool, FirewallError> {
         self.put(rules, &[rules.network].into_iter().collect()).await
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use flannel_core::backend::Reaches;
 use flannel_core::firewall::Rules;
 use flannel_core::health::Subject;
+use flannel_core::repair::Repair;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -16,8 +17,9 @@ use crate::kernel::Kernel;
 /// What became of the rules.
 #[derive(Debug)]
 pub enum Guarded {
-    /// They are what they should be, or cannot be made so at the moment.
-    Done(Description, Result<(), FirewallError>),
+    /// They are what they should be, and whether they had to be written; or they cannot
+    /// be made so at the moment.
+    Done(Description, Rules, Result<bool, FirewallError>),
     /// No firewall can be used as it was asked for.
     Unusable(FirewallError),
 }
@@ -28,11 +30,13 @@ pub(super) struct Guard<F> {
     running: Option<JoinHandle<Guarded>>,
     /// What was asked for meanwhile.
     next: Option<Rules>,
+    /// What was there when a look ended.
+    in_place: Option<Rules>,
 }
 
 impl<F: Firewall> Guard<F> {
     pub(super) fn new(firewall: F) -> Self {
-        Self { firewall: Arc::new(firewall), running: None, next: None }
+        Self { firewall: Arc::new(firewall), running: None, next: None, in_place: None }
     }
 
     #[cfg(test)]
@@ -57,8 +61,17 @@ impl<F: Firewall> Guard<F> {
                 Ok(described) => described,
                 Err(error) => return Guarded::Unusable(error),
             };
-            Guarded::Done(described, firewall.ensure(&rules).await)
+            let ensured = firewall.ensure(&rules).await;
+            Guarded::Done(described, rules, ensured)
         }));
+    }
+
+    /// These rules are in place. Whether they were before, so that whoever had to write
+    /// them has put them back.
+    fn are_in_place(&mut self, rules: Rules) -> bool {
+        let same = self.in_place.as_ref() == Some(&rules);
+        self.in_place = Some(rules);
+        same
     }
 
     /// Waits until a look has ended. Cancel safe.
@@ -136,14 +149,19 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub fn take_guarded(&mut self, guarded: Guarded) -> Option<Instant> {
         let ensured = match guarded {
             Guarded::Unusable(error) => Err(error),
-            Guarded::Done(Description { name, reason }, ensured) => {
+            Guarded::Done(Description { name, reason }, rules, ensured) => {
                 let told = format!("{name}: {reason}");
                 let mut state = self.shared.lock();
                 if state.firewall.as_ref() != Some(&told) {
                     tracing::info!(firewall = %name, reason, "firewall chosen");
                     state.firewall = Some(told);
                 }
-                ensured
+                ensured.map(|written| {
+                    if self.guard.are_in_place(rules) && written {
+                        state.record.repaired(Repair::Firewall, 1);
+                        state.tell_repairs();
+                    }
+                })
             }
         };
         if ensured.is_ok() {

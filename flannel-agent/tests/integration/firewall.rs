@@ -115,10 +115,10 @@ fn rules_are_written_once_and_repaired() {
     in_netns(async {
         let nft = Nft::default();
         run("nft add table ip someone");
-        nft.ensure(&rules()).await.unwrap();
+        assert!(nft.ensure(&rules()).await.unwrap());
         let written = ruleset();
         assert!(written.contains("table ip flannel-ipv4"), "{written}");
-        nft.ensure(&rules()).await.unwrap();
+        assert!(!nft.ensure(&rules()).await.unwrap());
         assert_eq!(ruleset(), written, "nothing is written when nothing differs");
 
         for damage in [

@@ -86,11 +86,16 @@ fn events_tell_what_the_agent_did_and_why() {
     other.start(&etcd, &Options::kernel());
     node.wait_routes(&[&other]);
     node.netns.ip("link del flannel.1");
+    node.netns.sh("nft flush ruleset");
     node.wait_routes(&[&other]);
-    let repaired = |event: &Event| matches!(event.what, What::Repaired { what: Repair::Route, .. });
-    let events = wait::until("the repair", Duration::from_secs(5), || {
+    let repaired = |events: &[Event], kind: Repair| {
+        let is_it = |what: &What| matches!(what, What::Repaired { what, .. } if *what == kind);
+        events.iter().any(|event| is_it(&event.what))
+    };
+    let events = wait::until("the repairs", Duration::from_secs(5), || {
         let (_, events) = told::<Vec<Event>>(&mut node.agent_command("events"));
-        events.iter().any(repaired).then_some(events)
+        let all = [Repair::Route, Repair::Firewall].map(|kind| repaired(&events, kind));
+        (all == [true; 2]).then_some(events)
     });
     let whats: Vec<What> = events.0.into_iter().map(|event| event.what).collect();
     assert!(matches!(whats[0], What::Started { .. }), "{whats:#?}");

@@ -53,6 +53,28 @@ async fn an_underlay_that_is_away_is_waited_for() {
 }
 
 #[tokio::test]
+async fn rules_that_somebody_flushed_are_a_repair() {
+    let mut bench = bench(true);
+    let rules = Wake { firewall: true, ..Wake::default() };
+    let repaired = |bench: &Bench| {
+        let state = bench.reconciler.shared.lock();
+        state.record.repairs.get(&flannel_core::repair::Repair::Firewall).copied()
+    };
+    bench.pass(&[], Wake::ALL).await;
+    bench.pass(&[], rules).await;
+    assert_eq!(repaired(&bench), None, "the first writing, and none");
+    bench.reconciler.guard.firewall().state().rules = None;
+    bench.pass(&[], rules).await;
+    assert_eq!(repaired(&bench), Some(1));
+    bench.pass(&[], rules).await;
+    assert_eq!(repaired(&bench), Some(1));
+    // Others are wanted now.
+    bench.reconciler.settings.rules.masquerade = !bench.reconciler.settings.rules.masquerade;
+    bench.pass(&[], rules).await;
+    assert_eq!(repaired(&bench), Some(1));
+}
+
+#[tokio::test]
 async fn entries_that_somebody_changed_are_repairs() {
     let mut bench = bench(true);
     bench.reconciler.pass(&[peer(2)], Wake::ALL).await;
