@@ -206,6 +206,7 @@ fn a_follower_hears_of_rules() {
         assert_eq!(words(&found, &devices), ["UDP to port 5300"]);
         // Old tables, without a notice.
         run("iptables-legacy -A FORWARD -p tcp -m quota --quota 9 -j ACCEPT");
+        follower.glance();
         tokio::time::timeout(limit, follower.changed()).await.expect("another reading");
         let found = follower.reading().findings.unwrap();
         assert_eq!(words(&found, &devices), ["TCP", "UDP to port 5300"]);
