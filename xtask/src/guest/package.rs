@@ -21,6 +21,11 @@ pub(crate) struct Kernel {
     pub(crate) version: String,
 }
 
+/// Where all files of a release's kernel are.
+pub(crate) fn dir(release: &str) -> PathBuf {
+    target_dir().join("kernels").join(release)
+}
+
 /// The kernel of a release such as "6.1": the one that is unpacked already,
 /// else the newest that apt has.
 ///
@@ -30,7 +35,7 @@ pub(crate) fn get(release: &str) -> Result<Kernel> {
     if !release.split('.').all(|part| part.parse::<u16>().is_ok()) {
         bail!("{release:?} is no kernel release such as 6.1");
     }
-    let dir = target_dir().join("kernels").join(release);
+    let dir = dir(release);
     if let Some(kernel) = unpacked(&dir)? {
         return Ok(kernel);
     }

@@ -9,12 +9,14 @@ use anyhow::Result;
 use super::libtest::Seen;
 use super::outcome::Outcome;
 use super::watch::watch;
-use crate::guest;
+use crate::guest::{self, Processors};
 use crate::programs::Programs;
 
-/// A machine that ended early has crashed; one that hung is not waited for again. What the
-/// kernel patches in its own code is not always seen by another emulated processor.
+/// A machine that ended early has crashed; one that hung is not waited for again.
 const CRASHED: Duration = Duration::from_secs(900);
+
+/// So many of the kernel's last lines are shown of a machine that did not come to its end.
+const LAST_LINES: usize = 60;
 
 /// Runs the cases of a kernel whose name contains `filter`, if there is one: all of them
 /// if it was asked for. What fails is tried again, in another machine.
@@ -33,17 +35,20 @@ pub(crate) fn run(
     let name = format!("cases under Linux {release}");
     println!("\n== {name}");
     let began = Instant::now();
-    let (mut seen, mut whole) = boot(&mut guest::cases(release, programs, &cases)?)?;
+    let boot = |processors: Processors, cases: &[String]| {
+        boot(release, &mut guest::cases((release, processors), programs, cases)?)
+    };
+    let (mut seen, mut whole) = boot(Processors::of(release), &cases)?;
     let crashed = !whole && began.elapsed() < CRASHED;
     if crashed {
         println!("\n== {name}: the machine crashed, once more");
-        (seen, whole) = boot(&mut guest::cases(release, programs, &cases)?)?;
+        (seen, whole) = boot(Processors::TakeTurns, &cases)?;
     }
     let mut outcome = Outcome::default();
     if !seen.failed.is_empty() {
         println!("\n== {name}: what failed, once more");
         let failed = std::mem::take(&mut seen.failed);
-        let (again, _) = boot(&mut guest::cases(release, programs, &failed)?)?;
+        let (again, _) = boot(Processors::of(release), &failed)?;
         // A machine that hangs names nobody: then all have failed again.
         let passed = |name: &String| again.whole() && !again.failed.contains(name);
         (outcome.unsteady, seen.failed) = failed.into_iter().partition(passed);
@@ -64,13 +69,17 @@ pub(crate) fn run(
 }
 
 /// What a machine said, and whether it came to its end: one that hangs or crashes says
-/// nothing there.
-fn boot(command: &mut Command) -> Result<(Seen, bool)> {
+/// nothing there, so its kernel's last lines are shown.
+fn boot(release: &str, command: &mut Command) -> Result<(Seen, bool)> {
     let (mut seen, mut done) = (Seen::default(), false);
     let ok = watch(command, |line| {
         seen.line(line);
         done |= line.trim().starts_with(guest::DONE);
     })?;
     let whole = ok && done && seen.whole();
+    if !whole {
+        let lines = guest::last_lines(release, LAST_LINES);
+        lines.iter().for_each(|line| println!("kernel: {line}"));
+    }
     Ok((seen, whole))
 }

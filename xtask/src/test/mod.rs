@@ -29,9 +29,9 @@ pub(crate) struct Args {
     #[arg(long)]
     e2e: bool,
     /// Run only the cases under another kernel, emulated: a release that Debian
-    /// has, such as 6.1 or 6.12
+    /// has, such as 6.1 or 6.12; may be given more than once
     #[arg(long, value_name = "RELEASE", conflicts_with_all = ["unit", "e2e"])]
-    kernel: Option<String>,
+    kernel: Vec<String>,
     /// Run only the unit tests of the crates without I/O, built for another machine and
     /// run by qemu
     #[arg(long, value_name = "TRIPLE", conflicts_with_all = ["unit", "e2e", "kernel", "faults"])]
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut all = Outcome::default();
     if args.faults {
         all.add(faults::run(args.seed)?);
-    } else if args.kernel.is_none() {
+    } else if args.kernel.is_empty() {
         if !args.unit {
             debian::prepare()?;
             first_edition::prepare()?;
@@ -78,9 +78,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     if !args.unit && !args.faults {
-        let only = args.kernel.as_deref();
-        for release in only.as_ref().map_or(guest::RELEASES, std::slice::from_ref) {
-            all.add(emulated::run((release, only.is_some()), &programs, filter)?);
+        let asked_for: Vec<_> = args.kernel.iter().map(String::as_str).collect();
+        let releases = if asked_for.is_empty() { guest::RELEASES } else { &asked_for };
+        for release in releases {
+            all.add(emulated::run((release, !asked_for.is_empty()), &programs, filter)?);
         }
     }
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
@@ -188,7 +189,7 @@ mod tests {
             filter: None,
             unit: false,
             e2e: true,
-            kernel: None,
+            kernel: Vec::new(),
             target: None,
             faults: false,
             seed: None,
@@ -202,7 +203,7 @@ mod tests {
             filter: None,
             unit,
             e2e,
-            kernel: None,
+            kernel: Vec::new(),
             target: None,
             faults: false,
             seed: None,
