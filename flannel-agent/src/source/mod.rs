@@ -227,4 +227,13 @@ impl SourceError {
     pub fn is_final(&self) -> bool {
         matches!(self, Self::LeaseLost { .. } | Self::OutOfSubnets { .. } | Self::Options { .. })
     }
+
+    /// The store answers, and has no network config that can be used.
+    pub fn is_of_config(&self) -> bool {
+        use SourceError::{Config, NoConfig, NoConfigAnywhere, NoConfigV2};
+        matches!(
+            self,
+            NoConfig { .. } | NoConfigV2 { .. } | NoConfigAnywhere { .. } | Config { .. }
+        )
+    }
 }

@@ -64,7 +64,7 @@ pub struct NodeFacts {
     /// What became of packets to some peers.
     pub probes: Known<Vec<PeerProbe>>,
     /// What the store answers.
-    pub store: Known<StoreAnswer>,
+    pub store: Result<StoreAnswer, StoreFault>,
     /// Seconds that the store's clock is ahead of ours.
     pub clock: Known<i64>,
     /// Certificates for the store.
@@ -113,6 +113,22 @@ pub struct StoreAnswer {
     pub millis: u64,
     /// All leases.
     pub leases: Vec<Held>,
+}
+
+/// Why the store gave no leases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreFault {
+    /// It does not answer, or refuses to.
+    Unavailable(Unknown),
+    /// It answers, and has no network config that can be used.
+    Config(Unknown),
+}
+
+impl fmt::Display for StoreFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Unavailable(why) | Self::Config(why)) = self;
+        why.fmt(f)
+    }
 }
 
 /// A lease.

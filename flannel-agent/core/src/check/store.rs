@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use super::facts::{Held, NodeFacts};
+use super::facts::{Held, NodeFacts, StoreFault};
 use super::finding::{Condition, Finding, Id};
 
 /// An answer that takes longer is slow, in milliseconds.
@@ -26,12 +26,18 @@ pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
 fn store(facts: &NodeFacts) -> Finding {
     let id = Id::Store;
     match &facts.store {
-        Err(reason) => Finding::ill(
-            id,
-            Condition::Degraded,
-            reason.to_string(),
-            "look at etcd and the way to it; without a daemon, give the --etcd flags",
-        ),
+        Err(fault) => {
+            let remedy = match fault {
+                StoreFault::Unavailable(_) => {
+                    "look at etcd and the way to it; without a daemon, give the --etcd flags"
+                }
+                StoreFault::Config(_) => {
+                    "write a network config that can be used to this key, or give \
+                     --etcd-prefix; see configuration.md"
+                }
+            };
+            Finding::ill(id, Condition::Degraded, fault.to_string(), remedy)
+        }
         Ok(store) if store.millis > SLOW => Finding::ill(
             id,
             Condition::Degraded,

@@ -333,10 +333,14 @@ fn checksums_in_the_tunnel() {
 #[test]
 fn store_and_clock() {
     found(Id::Store, Condition::Degraded, "refused", |facts| {
-        facts.store = Err(Unknown::because("refused"));
+        facts.store = Err(StoreFault::Unavailable(Unknown::because("refused")));
     });
+    let absent = || StoreFault::Config(Unknown::because("no key /net/config"));
+    found(Id::Store, Condition::Degraded, "no key", |facts| facts.store = Err(absent()));
+    let told = super::store::findings(&NodeFacts { store: Err(absent()), ..well() });
+    assert!(told[0].remedy.as_deref().is_some_and(|remedy| remedy.contains("config")), "{told:?}");
     found(Id::DuplicateLeases, Condition::Unknown, "cannot be listed", |facts| {
-        facts.store = Err(Unknown::because("refused"));
+        facts.store = Err(StoreFault::Unavailable(Unknown::because("refused")));
     });
     let slow = |facts: &mut NodeFacts| facts.store.as_mut().unwrap().millis = 4000;
     found(Id::Store, Condition::Degraded, "after 4000 ms", slow);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use flannel_core::check::facts::{Certificate, Known, StoreAnswer, Unknown};
+use flannel_core::check::facts::{Certificate, Known, StoreAnswer, StoreFault, Unknown};
 
 use crate::commands::known::held;
 use crate::source::options::{EtcdApi, EtcdOptions};
@@ -13,11 +13,14 @@ use crate::source::{LeaseSource as _, SourceError, certificates};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the store answers, and how many seconds its clock is ahead of ours.
-pub(super) async fn ask(options: EtcdOptions, api: EtcdApi) -> (Known<StoreAnswer>, Known<i64>) {
+pub(super) async fn ask(
+    options: EtcdOptions,
+    api: EtcdApi,
+) -> (Result<StoreAnswer, StoreFault>, Known<i64>) {
     let store = match Store::connect(options, api).await {
         Ok(store) => store,
         Err(error) => {
-            return (Err(Unknown::because(error)), Err(Unknown::because("etcd cannot be asked")));
+            return (Err(fault(error)), Err(Unknown::because("etcd cannot be asked")));
         }
     };
     let listed = async {
@@ -31,11 +34,19 @@ pub(super) async fn ask(options: EtcdOptions, api: EtcdApi) -> (Known<StoreAnswe
             millis: took.as_millis().try_into().unwrap_or(u64::MAX),
             leases: leases.iter().map(held).collect(),
         }),
-        Ok(Err(error)) => Err(Unknown::because(error)),
-        Err(_) => Err(Unknown::because(format!("no answer within {} s", PATIENCE.as_secs()))),
+        Ok(Err(error)) => Err(fault(error)),
+        Err(_) => {
+            let why = format!("no answer within {} s", PATIENCE.as_secs());
+            Err(StoreFault::Unavailable(Unknown::because(why)))
+        }
     };
     let ahead = tokio::time::timeout(PATIENCE, store.clock_ahead()).await.ok().flatten();
     (answer, ahead.ok_or_else(|| Unknown::because("etcd does not tell the time")))
+}
+
+fn fault(error: SourceError) -> StoreFault {
+    let why = Unknown::because(&error);
+    if error.is_of_config() { StoreFault::Config(why) } else { StoreFault::Unavailable(why) }
 }
 
 /// The certificates that the options name.
