@@ -58,8 +58,8 @@ fn render(matrix: &Matrix, colours: bool) -> String {
     ));
     if matrix.responders == 0 && !matrix.peers.is_empty() {
         lines.push(
-            "no responder answered: only ICMP was tested; start the daemons with \
-             --connectivity-port for UDP and TCP"
+            "no responder answered: only ICMP tells which peers are reached; start their \
+             daemons with --connectivity-port for UDP and TCP"
                 .to_owned(),
         );
     }
@@ -100,6 +100,6 @@ mod tests {
         {
             assert!(text.contains(part), "{part} in\n{text}");
         }
-        assert!(text.contains("only ICMP was tested") && text.contains("no daemon"), "{text}");
+        assert!(text.contains("only ICMP tells") && text.contains("no daemon"), "{text}");
     }
 }
