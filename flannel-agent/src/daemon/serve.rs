@@ -42,6 +42,8 @@ use crate::watch;
 
 /// Updates that are taken in before anything else gets its turn.
 const UPDATES: usize = 256;
+/// So long a pass that is due gives way to leases and events: they may never end.
+const OVERDUE: Duration = Duration::from_millis(50);
 /// Without these there is no device that pods can use, and no start.
 const DEVICE: [Subject; 7] = [
     Subject::Device,
@@ -233,17 +235,20 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             let hooks_at =
                 if self.reconciler.has_hooks_left() { Instant::now() } else { schedule.hooks_at() };
             let (maps_at, held_until) = (schedule.maps_at(), self.held_until);
+            let overdue_at = pass_at.map(|due| due + OVERDUE);
             tokio::select! {
-                // Leases first; hooks, which take long, only if there is nothing else.
+                // Leases and repairs first, which a pass would delay; hooks, which take
+                // long, only if there is nothing else.
                 biased;
                 _ = watchdog.tick(), if watchdog_every.is_some() => notify::watchdog(),
-                () = sleep_until(leases_at) => self.revise().await,
-                () = sleep_until(pass_at) => self.pass().await,
                 kept = self.keeper.next() => self.take_kept(&kept),
+                () = sleep_until(overdue_at) => self.pass().await,
+                () = due(leases_at) => self.revise().await,
                 1.. = updates.recv_many(&mut batch, UPDATES) => {
                     batch.drain(..).for_each(|update| self.take_update(update));
                 }
                 Some(event) = events.recv() => self.take_event(event).await,
+                () = sleep_until(pass_at) => self.pass().await,
                 opened = opened(&mut self.opening) => {
                     self.take_opened(opened)?;
                     self.pass().await;
@@ -466,6 +471,13 @@ async fn opened(opening: &mut Option<Opening>) -> Result<Option<RulesFollower>, 
     match opening {
         Some(opening) => opening.opened().await,
         None => std::future::pending().await,
+    }
+}
+
+/// What is due already does not wait for a timer, which comes up to 2 ms late.
+async fn due(at: Option<Instant>) {
+    if at.is_none_or(|at| at > Instant::now()) {
+        sleep_until(at).await;
     }
 }
 

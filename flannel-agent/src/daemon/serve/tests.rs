@@ -308,6 +308,21 @@ async fn peers_come_move_and_go() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_that_comes_alone_waits_for_no_timer() {
+    let bench = Bench::start(&[]).await;
+    // Timers count whole milliseconds.
+    tokio::time::advance(Duration::from_micros(300)).await;
+    bench.source.put(lease(2));
+    let before = Instant::now();
+    // Time goes on only where everybody waits.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(before, Instant::now());
+    assert_eq!(bench.subnets(), [lease(2).subnet]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_renewal_that_changes_nothing_costs_nothing() {
     let bench = Bench::start(&[2, 3]).await;
     bench.take_applied();
