@@ -6,10 +6,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// Text that does not appear in debug output.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
+    /// This text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
     /// The text itself.
     pub fn expose(&self) -> &str {
         &self.0
@@ -26,7 +31,7 @@ impl FromStr for Secret {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.to_owned()))
+        Ok(Self::new(text))
     }
 }
 

@@ -89,6 +89,9 @@ mod tests {
     fn what_is_no_secret_stays() {
         for text in [
             "--etcd-keyfile=/etc/etcd/key.pem",
+            "--etcd-password-file=/etc/flannel/password --ip-masq",
+            "--etcd-password-file /etc/flannel/password --ip-masq",
+            "FLANNELD_ETCD_PASSWORD_FILE=/etc/flannel/password",
             "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
             "http://192.0.2.1:2379,http://192.0.2.2:2379",
             "10.5.1.0/24 dev flannel.1 proto 241 onlink",

@@ -28,7 +28,7 @@ pub(super) fn hint(cause: &str) -> &'static str {
         ),
         (
             &["authentication failed", "user name is empty", "invalid auth token"],
-            "see --etcd-username and --etcd-password",
+            "see --etcd-username, --etcd-password and --etcd-password-file",
         ),
         (
             &["Insufficient credentials"],

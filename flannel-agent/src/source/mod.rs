@@ -15,6 +15,7 @@ mod follow;
 mod hint;
 pub mod holdings;
 mod identity;
+mod login;
 mod lookup;
 mod merged;
 pub mod migration;

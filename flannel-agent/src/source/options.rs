@@ -64,15 +64,12 @@ pub struct EtcdOptions {
     /// Password for etcd; better given in the environment
     #[arg(long = "etcd-password", value_name = "PASSWORD")]
     pub password: Option<Secret>,
+    /// File whose first line is the password for etcd; it is read again for each login
+    #[arg(long = "etcd-password-file", value_name = "FILE", conflicts_with = "password")]
+    pub password_file: Option<PathBuf>,
 }
 
 impl EtcdOptions {
-    /// The user and the password, if there is a user.
-    pub(super) fn user(&self) -> Option<(&str, &str)> {
-        let user = self.username.as_deref().filter(|user| !user.is_empty())?;
-        Some((user, self.password.as_ref().map_or("", Secret::expose)))
-    }
-
     /// The endpoints as URLs: those without a scheme get that of `tls`.
     pub(super) fn urls(&self, tls: Option<&TlsFiles>) -> Result<Vec<String>, SourceError> {
         let mut urls = Vec::new();

@@ -29,6 +29,7 @@ use crate::source::SourceError;
 use crate::source::dial::{Address, Dialer, Stream, words};
 use crate::source::hint::hint;
 use crate::source::identity::ClusterIdentity;
+use crate::source::login::Login;
 use crate::source::options::{EtcdOptions, bad};
 
 /// Most time that one call at one endpoint may take, connecting included.
@@ -48,7 +49,7 @@ pub(super) struct Endpoints {
     connector: Connector,
     /// The client with its idle connections.
     http: Mutex<Http>,
-    authorization: Option<HeaderValue>,
+    login: Option<Login>,
     current: AtomicUsize,
     identity: ClusterIdentity,
     /// Counts how often all connections were left.
@@ -153,23 +154,14 @@ impl Endpoints {
         for url in &urls {
             Address::parse(url)?;
         }
-        let authorization = match options.user() {
-            Some((user, password)) => {
-                let login =
-                    base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-                let mut value = HeaderValue::try_from(format!("Basic {login}"))
-                    .map_err(|error| bad("--etcd-username", error))?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-            None => None,
-        };
+        let login = Login::of(options);
+        authorization(login.as_ref()).await?;
         let connector = Connector(dialer);
         Ok(Self {
             urls,
             http: Mutex::new(connector.client()),
             connector,
-            authorization,
+            login,
             current: AtomicUsize::new(0),
             identity: ClusterIdentity::default(),
             left: watch::Sender::new(0),
@@ -320,8 +312,9 @@ impl Endpoints {
         form: Option<String>,
     ) -> Result<Response<Incoming>, Failure> {
         let mut builder = hyper::Request::builder().method(method).uri(uri);
-        if let Some(login) = &self.authorization {
-            builder = builder.header(AUTHORIZATION, login.clone());
+        let login = authorization(self.login.as_ref()).await;
+        if let Some(login) = login.map_err(|error| Failure::here(error.to_string()))? {
+            builder = builder.header(AUTHORIZATION, login);
         }
         if form.is_some() {
             builder = builder.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
@@ -331,6 +324,18 @@ impl Endpoints {
         let http = self.http.lock().unwrap_or_else(PoisonError::into_inner).clone();
         http.request(request).await.map_err(|error| Failure::here(words(&error)))
     }
+}
+
+/// Basic auth, if there is a user.
+async fn authorization(login: Option<&Login>) -> Result<Option<HeaderValue>, SourceError> {
+    let Some(login) = login else { return Ok(None) };
+    let (user, password) = (&login.user, login.password().await?);
+    let words = format!("{user}:{}", password.expose());
+    let words = base64::engine::general_purpose::STANDARD.encode(words);
+    let mut value = HeaderValue::try_from(format!("Basic {words}"))
+        .map_err(|error| bad("--etcd-username", error))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
 
 /// `name=value` of a form.

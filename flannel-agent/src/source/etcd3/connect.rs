@@ -15,11 +15,12 @@ use tokio::time::timeout;
 use tonic::transport::Endpoint as Transport;
 use tower_service::Service;
 
-use super::failure::{Failure, Remedy, is_auth_off};
+use super::failure::{Failure, Remedy, is_auth_off, is_login_refused};
 use crate::source::SourceError;
 use crate::source::dial::{Address, Dialer, Stream, Trouble};
 use crate::source::hint::hint;
 use crate::source::identity::ClusterIdentity;
+use crate::source::login::Login;
 use crate::source::options::{EtcdOptions, bad_endpoint};
 
 /// Most time that one call at one endpoint may take, connecting included.
@@ -47,7 +48,7 @@ struct Endpoint {
     address: Address,
     transport: Transport,
     dialer: Dialer,
-    user: Option<(String, String)>,
+    login: Option<Login>,
     connection: Mutex<Option<Connection>>,
     /// What leads to a store in memory.
     #[cfg(test)]
@@ -66,9 +67,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// A failure of a call on it.
+    /// A failure of a call on it. A login that was good is out of date: the client has
+    /// renewed its token in vain.
     pub(super) fn failure(&self, error: &Error) -> Failure {
-        Failure::from(error).met(&self.trouble)
+        match is_login_refused(error) {
+            true => Failure { remedy: Remedy::Login, ..Failure::from(error) },
+            false => Failure::from(error).met(&self.trouble),
+        }
     }
 }
 
@@ -95,6 +100,9 @@ impl Endpoints {
     pub(super) async fn new(options: &EtcdOptions) -> Result<Self, SourceError> {
         let dialer = Dialer::new(options, Some(b"h2"));
         let files = dialer.check().await?;
+        if let Some(login) = Login::of(options) {
+            login.password().await?;
+        }
         let mut endpoints = Vec::new();
         for url in options.urls(files.as_ref())? {
             endpoints.push(Endpoint::new(url, options, dialer.clone())?);
@@ -222,13 +230,12 @@ impl Endpoint {
             .keep_alive_timeout(PROBE_TIMEOUT)
             // etcd takes probes of an idle connection for an attack.
             .keep_alive_while_idle(false);
-        let user = options.user().map(|(user, password)| (user.to_owned(), password.to_owned()));
         Ok(Self {
             url,
             address,
             transport,
             dialer,
-            user,
+            login: Login::of(options),
             connection: Mutex::new(None),
             #[cfg(test)]
             instead: None,
@@ -262,7 +269,7 @@ impl Endpoint {
         }
         let (channel, trouble) = self.channel().await?;
         let explained = |error: &Error| Failure::from(error).met(&trouble);
-        let client = self.log_in(channel).await.map_err(|error| explained(&error))?;
+        let client = self.log_in(channel, explained).await?;
         match client.maintenance_client().status().await {
             Ok(status) => {
                 let cluster = status.header().map_or(0, |header| header.cluster_id());
@@ -277,13 +284,20 @@ impl Endpoint {
     }
 
     /// A client that has logged in, if there is a user, and if etcd knows any.
-    async fn log_in(&self, channel: Channel) -> Result<Client, Error> {
+    async fn log_in(
+        &self,
+        channel: Channel,
+        explained: impl Fn(&Error) -> Failure,
+    ) -> Result<Client, Failure> {
         let options = ConnectOptions::new().with_require_leader(true);
-        let Some((user, password)) = &self.user else {
-            return Client::from_channel(channel, Some(options)).await;
+        let Some(login) = &self.login else {
+            let client = Client::from_channel(channel, Some(options)).await;
+            return client.map_err(|error| explained(&error));
         };
-        let known = options.clone().with_user(user, password).with_auto_token_refresh(true);
-        match Client::from_channel(channel.clone(), Some(known)).await {
+        let password = login.password().await.map_err(|error| Failure::here(error.to_string()))?;
+        let known = options.clone().with_user(&login.user, password.expose());
+        let known = known.with_auto_token_refresh(true);
+        let client = match Client::from_channel(channel.clone(), Some(known)).await {
             Err(error) if is_auth_off(&error) => {
                 tracing::info!(
                     endpoint = self.url,
@@ -292,7 +306,8 @@ impl Endpoint {
                 Client::from_channel(channel, Some(options)).await
             }
             other => other,
-        }
+        };
+        client.map_err(|error| explained(&error))
     }
 
     async fn forget(&self) {

@@ -79,6 +79,12 @@ pub(super) fn is_auth_off(error: &Error) -> bool {
         if status.message().contains(AUTH_OFF))
 }
 
+/// Whether etcd answered that it knows no such user with this password.
+pub(super) fn is_login_refused(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status)
+        if status.message().contains("authentication failed"))
+}
+
 /// A call that failed at one endpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {

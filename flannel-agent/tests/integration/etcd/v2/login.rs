@@ -58,3 +58,26 @@ async fn a_user_is_known_by_basic_auth() {
         assert!(error.contains(&etcd.url()) && !error.contains("over"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_password_that_changed_in_its_file_is_taken_without_a_restart() {
+    let etcd = Etcd::start().await;
+    let config = configure(&etcd, CONFIG).await;
+    with_users(&etcd);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "over:lay\n").unwrap();
+    let mut options = options(&etcd.url());
+    options.username = Some("flannel".to_owned());
+    options.password_file = Some(file.path().into());
+    let ours = Etcd2::connect(options.clone()).await.unwrap();
+    let lease = ours.acquire(&config, &claim(11)).await.unwrap();
+    auth(&etcd, "/users/flannel", r#"{"user":"flannel","password":"another"}"#);
+    let refused = ours.renew(&lease).await.unwrap_err().to_string();
+    assert!(refused.contains("Insufficient credentials"), "{refused}");
+    std::fs::write(file.path(), "another\n").unwrap();
+    ours.renew(&lease).await.unwrap();
+    // Without it there is no start.
+    drop(file);
+    let error = Etcd2::connect(options).await.err().expect("no file").to_string();
+    assert!(error.contains("--etcd-password-file"), "{error}");
+}

@@ -81,6 +81,49 @@ async fn a_user_logs_in_and_again_when_the_token_is_void() {
 }
 
 #[tokio::test]
+async fn a_password_that_changed_in_its_file_is_taken_without_a_restart() {
+    let etcd = Etcd::start().await;
+    let config = configure(&etcd, CONFIG).await;
+    with_users(&etcd).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "overlay\n").unwrap();
+    let mut options = options(&etcd.url());
+    options.username = Some("flannel".to_owned());
+    options.password_file = Some(file.path().into());
+    let source = Etcd3::connect(options).await.unwrap();
+    let lease = source.acquire(&config, &claim(11)).await.unwrap();
+    let mut updates = source.watch(CancellationToken::new());
+    assert!(matches!(updates.recv().await, Some(LeaseUpdate::Snapshot { .. })));
+
+    let mut auth = as_root(&etcd).await.auth_client();
+    auth.user_change_password("flannel", "another").await.unwrap();
+    let refused = source.renew(&lease).await.unwrap_err().to_string();
+    assert!(refused.contains("authentication failed"), "{refused}");
+    assert!(refused.contains("--etcd-password-file"), "{refused}");
+    std::fs::write(file.path(), "another\n").unwrap();
+    source.renew(&lease).await.unwrap();
+    assert_one_etcd_lease(&as_root(&etcd).await).await;
+    // Peers' leases go on, too, on whatever connection.
+    let root = as_root(&etcd).await;
+    root.kv_client().put(key("10.5.0.0/24"), value(12), None).await.unwrap();
+    let new = async {
+        let subnet = "10.5.0.0/24".parse().unwrap();
+        loop {
+            match updates.recv().await.expect("an update") {
+                LeaseUpdate::Put { lease, .. } if lease.subnet == subnet => return,
+                LeaseUpdate::Snapshot { leases, .. }
+                    if leases.iter().any(|lease| lease.subnet == subnet) =>
+                {
+                    return;
+                }
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), new).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_refused_login_says_what_to_look_at() {
     let etcd = Etcd::start().await;
     configure(&etcd, CONFIG).await;
