@@ -22,6 +22,7 @@ use super::others::Others;
 use super::owner::Ownership;
 use super::pin::PinDir;
 use super::programs::{Programs, possible_cpus};
+use super::round::Round;
 use super::settings::ConfigMap;
 use super::sys::TcxHook;
 use super::teller::{Ours, RealTeller};
@@ -53,6 +54,7 @@ pub struct Loaded {
     pinnable: Pinnable,
     /// At the pins.
     glance: Glance<()>,
+    round: Round,
 }
 
 impl Loaded {
@@ -111,11 +113,16 @@ impl Loaded {
             claim,
             pinnable,
             glance: Glance::default(),
+            round: Round::default(),
         })
     }
 
     /// Whether it had to be attached.
     fn ensure(&mut self, hook: &Hook, report: &mut HookChanges) -> bool {
+        if self.round.has(hook) {
+            *report.running.entry(hook.program).or_default() += 1;
+            return false;
+        }
         let held = self.attacher.holds(hook);
         let ensured = self
             .programs
@@ -132,6 +139,7 @@ impl Loaded {
             report.attached.push(hook.name());
             report.restored += u64::from(held);
         }
+        self.round.note(hook);
         *report.running.entry(hook.program).or_default() += 1;
         attached
     }
@@ -391,6 +399,7 @@ impl Datapath for Loaded {
                 self.claim = Some(claim);
                 self.lost = None;
                 // A link that was attached while the pins went could not be pinned.
+                self.round.end();
                 self.attacher.reclaim_pins(&dir);
                 self.xdp.reclaim_pins(&dir);
                 self.pins = Ok(dir);
@@ -406,10 +415,12 @@ impl Datapath for Loaded {
 
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookChanges {
         let mut report = HookChanges::default();
+        self.round.turn(Instant::now());
         self.ensure_places(places, &mut report);
         // Whatever failed: nobody keeps the maps of other versions true.
         if !report.unfinished {
             self.others.end();
+            self.round.end();
         }
         report.attachment = match self.attacher.form() {
             Some(Form::Tcx) => Attachment::Tcx,

@@ -23,6 +23,7 @@ mod owner;
 pub mod pin;
 mod pinned;
 mod programs;
+mod round;
 mod settings;
 mod sys;
 mod teller;
