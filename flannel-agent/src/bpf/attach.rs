@@ -39,6 +39,7 @@ pub(super) struct Attacher {
     unpinned: BTreeMap<Hook, String>,
     /// Filters of an earlier run may hang where none is wanted.
     filters_remain: bool,
+    filters: filter::Running,
     /// At the links' pins, with the hooks that stay, and whether those are filters.
     glance: Glance<(BTreeSet<(u32, &'static str)>, bool)>,
 }
@@ -54,7 +55,8 @@ impl Attacher {
     ) -> Self {
         let (ours, unpinned) = (BTreeMap::new(), BTreeMap::new());
         let glance = Glance::default();
-        Self { mode, form: None, pins, ids, ours, unpinned, filters_remain, glance }
+        let filters = filter::Running::default();
+        Self { mode, form: None, pins, ids, ours, unpinned, filters_remain, filters, glance }
     }
 
     pub(super) fn form(&self) -> Option<Form> {
@@ -237,7 +239,11 @@ impl Attacher {
     ) -> Result<bool, BpfError> {
         // The filter of an earlier run is replaced once.
         let replace = !self.ours.contains_key(hook);
-        let attached = filter::ensure(hook, program, replace)?;
+        let id = self.ids.get(hook.program).copied();
+        let attached = (replace || !self.filters.is(hook, id))
+            .then(|| filter::ensure(hook, program, replace))
+            .transpose()?
+            .unwrap_or(false);
         self.ours.insert(hook.clone(), None);
         // The links of a run that attached otherwise.
         for old in others.links_at(hook.ifindex, hook.program) {

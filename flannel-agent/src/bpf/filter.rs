@@ -10,9 +10,29 @@ use flannel_core::envelope::CLSACT_PRIORITY;
 
 use super::BpfError;
 use super::hook::{Hook, has_errno};
+use super::sys::TcxHook;
+use crate::kernel::clsact::Filters;
 
 /// Handle of our clsact filters.
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, CLSACT_PRIORITY);
+
+/// Tells which programs the filters run.
+#[derive(Default)]
+pub(super) struct Running(Option<Filters>);
+
+impl Running {
+    /// Whether the filter at `hook` runs the program with this id. Not so where that cannot
+    /// be learnt.
+    pub(super) fn is(&mut self, hook: &Hook, id: Option<u32>) -> bool {
+        if self.0.is_none() {
+            self.0 = Filters::open().ok();
+        }
+        let Some(filters) = &mut self.0 else { return false };
+        let egress = hook.tcx() == TcxHook::Egress;
+        let found = filters.program(hook.ifindex, egress, CLSACT_HANDLE.into());
+        found.is_some() && found == id
+    }
+}
 
 /// Makes `program` the filter at `hook`; with `replace` in place of one of an
 /// earlier run, whatever its version. Returns whether there was none.

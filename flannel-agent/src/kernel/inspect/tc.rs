@@ -7,22 +7,18 @@ use flannel_ebpf::abi::program;
 
 use super::{Inspector, behind};
 use crate::kernel::KernelError;
+use crate::kernel::clsact::{ETH_P_ALL, RTM_GETTFILTER, TCA_OPTIONS, TCMSG_LEN};
 use crate::kernel::raw::{self, Raw};
 
 const RTM_GETQDISC: u16 = 38;
-const RTM_GETTFILTER: u16 = 46;
-/// Length of `struct tcmsg`.
-const TCMSG_LEN: usize = 20;
 /// TC_H_CLSACT, the parent of an `ingress` or `clsact` qdisc.
 const CLSACT: u32 = 0xffff_fff1;
 /// Parents of their filters.
 const INGRESS: u32 = 0xffff_fff2;
 const EGRESS: u32 = 0xffff_fff3;
 const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
 const TCA_CHAIN: u16 = 11;
 const TCA_BPF_NAME: u16 = 7;
-const ETH_P_ALL: u16 = 0x0003;
 const ETH_P_IP: u16 = 0x0800;
 
 impl Inspector {
