@@ -199,8 +199,12 @@ fn too_many_rules_count_as_all() {
         "table ip t {{ chain f {{ type filter hook forward priority 5; \n{rules} }}; }}"
     ));
     wait_for(&node, "too many", &[everything()]);
-    let health = node.not_well();
-    assert!(matches!(&health[..], [line] if line.subject == Subject::PacketRules), "{health:?}");
+    // It is told once the programs know.
+    wait::holds(
+        "it is told",
+        LIMIT,
+        || matches!(&node.not_well()[..], [line] if line.subject == Subject::PacketRules),
+    );
     assert_eq!(packet_rules(&node).rules.len(), 65);
 }
 
