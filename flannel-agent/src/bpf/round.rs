@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use flannel_core::schedule::HOOKS;
+
 use super::hook::Hook;
 
 /// What a look after the hooks that was left for others has seen so far: the next turn
@@ -15,7 +17,7 @@ pub(super) struct Round {
 
 /// A round that lasts longer begins anew: there may always be something to attach, and
 /// what somebody takes away has to be seen.
-const LONGEST: Duration = Duration::from_millis(800);
+const LONGEST: Duration = HOOKS;
 
 impl Round {
     /// A turn begins at this time.
