@@ -10,12 +10,13 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use nix::errno::Errno;
 
 use super::glance::Glance;
+use super::grace::GracePeriods;
 use super::hook::Hook;
 use super::others::Others;
 use super::pin::PinDir;
 use super::pinned::{self, LinkPin};
 use super::sys::{self, Attached, TcxHook, tcx_programs};
-use super::{AttachMode, BpfError, filter};
+use super::{AttachMode, BpfError, GracePeriodMode, filter};
 
 /// How hooks are attached on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,7 @@ pub(super) struct Attacher {
     /// Filters of an earlier run may hang where none is wanted.
     filters_remain: bool,
     filters: filter::Running,
+    grace: GracePeriods,
     /// At the links' pins, with the hooks that stay, and whether those are filters.
     glance: Glance<(BTreeSet<(u32, &'static str)>, bool)>,
 }
@@ -48,15 +50,20 @@ impl Attacher {
     /// `ids`: of the programs that are to be attached. `filters_remain`: an earlier run
     /// attached clsact filters.
     pub(super) fn new(
-        mode: AttachMode,
+        (mode, grace): (AttachMode, GracePeriodMode),
         pins: Option<PinDir>,
         ids: BTreeMap<&'static str, u32>,
         filters_remain: bool,
     ) -> Self {
         let (ours, unpinned) = (BTreeMap::new(), BTreeMap::new());
         let glance = Glance::default();
-        let filters = filter::Running::default();
-        Self { mode, form: None, pins, ids, ours, unpinned, filters_remain, filters, glance }
+        let (filters, grace) = (filter::Running::default(), GracePeriods::new(grace));
+        Self { mode, form: None, pins, ids, ours, unpinned, filters_remain, filters, grace, glance }
+    }
+
+    /// Nothing is attached for a while.
+    pub(super) fn rest(&mut self) {
+        self.grace.restore();
     }
 
     pub(super) fn form(&self) -> Option<Form> {
@@ -204,6 +211,7 @@ impl Attacher {
     }
 
     fn attach_tcx(&mut self, hook: &Hook, program: &mut SchedClassifier) -> Result<(), BpfError> {
+        self.grace.shorten(self.pins.as_ref().map(PinDir::expedited));
         let link = link_tcx(hook, program);
         // Its place is needed; and the old program goes even if the new one
         // could not come.

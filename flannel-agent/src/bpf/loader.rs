@@ -105,7 +105,12 @@ impl Loaded {
             settings,
             sign_of_life,
             teller,
-            attacher: Attacher::new(options.attach, pins.clone().ok(), ids, filters_remain),
+            attacher: Attacher::new(
+                (options.attach, options.grace_periods),
+                pins.clone().ok(),
+                ids,
+                filters_remain,
+            ),
             xdp: XdpHalf::new(options.xdp, pins.clone().ok()),
             pins,
             lost: None,
@@ -417,6 +422,7 @@ impl Datapath for Loaded {
         let mut report = HookChanges::default();
         self.round.turn(Instant::now());
         self.ensure_places(places, &mut report);
+        self.attacher.rest();
         // Whatever failed: nobody keeps the maps of other versions true.
         if !report.unfinished {
             self.others.end();

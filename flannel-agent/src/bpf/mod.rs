@@ -9,6 +9,7 @@ mod filter;
 pub mod flow_table;
 mod flows;
 mod glance;
+mod grace;
 mod hook;
 mod interrupted;
 pub mod loader;
@@ -47,7 +48,8 @@ pub use self::loader::cleanup;
 pub use self::meter::Meter;
 pub use self::object::{OBJECT_ENV, bytes as object};
 pub use self::options::{
-    AttachMode, FastPath, FastPathOptions, PIN_DIR, ProgramOptions, VerifySource, XdpMode,
+    AttachMode, FastPath, FastPathOptions, GracePeriodMode, PIN_DIR, ProgramOptions, VerifySource,
+    XdpMode,
 };
 pub use self::programs::load_aside;
 pub use self::teller::Teller;
@@ -128,7 +130,7 @@ pub struct Places<'a> {
     /// The pods' veths, all of them.
     pub veths: &'a [PodVeth],
     /// Hooks are attached for so long at a time. With each the kernel waits until all
-    /// CPUs have seen it, some 13 ms, and meanwhile nobody can change a route.
+    /// CPUs have seen it ([`GracePeriodMode`]), and meanwhile nobody can change a route.
     pub turn: std::time::Duration,
 }
 

@@ -45,6 +45,9 @@ pub struct ProgramOptions {
     /// How the programs are attached
     #[arg(long, value_enum, value_name = "HOOK", default_value_t)]
     pub attach: AttachMode,
+    /// How long the kernel waits for its CPUs while programs are attached by tcx
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub grace_periods: GracePeriodMode,
     /// Whether packets lose their tunnel before GRO, in the underlay's driver
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     pub xdp: XdpMode,
@@ -94,6 +97,17 @@ pub enum AttachMode {
     Tcx,
     /// clsact filters only.
     Clsact,
+}
+
+/// `--grace-periods`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GracePeriodMode {
+    /// Some 0.1 ms for each program: `/sys/kernel/rcu_expedited` is 1 meanwhile
+    #[default]
+    Expedited,
+    /// Some 15 ms for each program: the setting is left alone
+    Normal,
 }
 
 /// `--xdp`.

@@ -12,7 +12,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::owner::{self, Owner, Ownership};
 use super::pinned::{LinkPin, entries, links_in, remove, remove_version};
-use super::{BpfError, flow_table, sys};
+use super::{BpfError, flow_table, grace, sys};
 
 /// Where the kernel's convention has the bpf file system.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -55,6 +55,11 @@ impl PinDir {
         self.xdp_links().join(ifindex.to_string())
     }
 
+    /// Says that grace periods are short until somebody restores them.
+    pub(super) fn expedited(&self) -> PathBuf {
+        self.version.join(grace::RECORD)
+    }
+
     /// Directory of all pins of this ABI version.
     pub(super) fn version(&self) -> &Path {
         &self.version
@@ -79,6 +84,8 @@ impl PinDir {
         }
         let claim = owner::claim(&self.root)?;
         for version in self.versions() {
+            // Whosever it is: it runs no longer.
+            grace::restore_after_crash(&version);
             match owner::of(&version)? {
                 Owner::Ours => {}
                 Owner::Other(other) => return Err(owner::foreign(&self.root, &other)),
@@ -222,6 +229,7 @@ impl PinDir {
         }
         let mut removed = Vec::new();
         for version in self.versions() {
+            grace::restore_after_crash(&version);
             remove_version(&version, &mut removed)?;
         }
         match fs::remove_dir(&self.root) {

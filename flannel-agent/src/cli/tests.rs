@@ -271,6 +271,7 @@ fn every_flag_of_the_daemon_has_a_variable() {
         ("flow-table-size", "4096"),
         ("verify-source", "off"),
         ("attach", "tcx"),
+        ("grace-periods", "normal"),
         ("xdp", "off"),
         ("resync-interval", "9"),
         ("metrics-peers", "true"),

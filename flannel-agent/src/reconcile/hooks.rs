@@ -17,8 +17,8 @@ use crate::watch::Settled;
 use flannel_core::repair::Repair;
 use flannel_core::status::{Attachment, DatapathKind, FlowTableStatus, What};
 
-/// So long hooks are attached before leases get their turn: one tcx program, which waits
-/// for a grace period, or several filters.
+/// So long hooks are attached before leases get their turn: some ten tcx programs, or one
+/// where grace periods are long.
 const TURN: Duration = Duration::from_millis(5);
 
 const LOOSE: &str = "net.netfilter.nf_conntrack_tcp_loose";

@@ -7,6 +7,7 @@ mod etcd;
 mod events;
 mod firewall;
 mod flow_table;
+mod grace;
 mod inspect;
 mod kernel;
 mod loader;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use aya::programs::TcAttachType::{Egress, Ingress};
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    self, AttachMode, Datapath as _, Device, Places, ProgramOptions, VerifySource, XdpMode,
+    self, AttachMode, Datapath as _, Device, GracePeriodMode, Places, ProgramOptions, VerifySource,
+    XdpMode,
 };
 use flannel_core::envelope::{Inward, PodVeth, VethEntry};
 use flannel_core::health::Subject;
@@ -306,6 +307,7 @@ fn a_hook_that_fails_keeps_no_old_program_elsewhere() {
         flow_table_size: 4096,
         verify_source: VerifySource::default(),
         attach: AttachMode::Auto,
+        grace_periods: GracePeriodMode::default(),
         xdp: XdpMode::Auto,
         attach_iface: None,
         pin_dir: pair.left.pin_dir().to_owned(),

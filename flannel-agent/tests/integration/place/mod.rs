@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use flannel_agent::bpf;
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    AttachMode, Datapath as _, Device, Places, ProgramOptions, VerifySource, XdpMode,
+    AttachMode, Datapath as _, Device, GracePeriodMode, Places, ProgramOptions, VerifySource,
+    XdpMode,
 };
 use flannel_core::envelope::{Inward, PodVeth, VethEntry};
 use flannel_core::mac::MacAddr;
@@ -75,6 +76,7 @@ pub(crate) fn options(pins: &Path, attach: AttachMode) -> ProgramOptions {
         flow_table_size: 4096,
         verify_source: VerifySource::default(),
         attach,
+        grace_periods: GracePeriodMode::default(),
         xdp: XdpMode::Auto,
         attach_iface: None,
         pin_dir: pins.to_owned(),

@@ -1,0 +1,81 @@
+//! Grace periods of RCU while programs are attached.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use flannel_agent::bpf::loader::Loaded;
+use flannel_agent::bpf::{AttachMode, GracePeriodMode, ProgramOptions, cleanup};
+use flannel_ebpf::abi::ABI_VERSION;
+
+use crate::place::{ensure, ip, isolated, open, options, veth};
+
+const SETTING: &str = "/sys/kernel/rcu_expedited";
+
+/// Waits until the setting is 0: other tests change it for moments too.
+fn is_restored() -> bool {
+    let end = Instant::now() + Duration::from_secs(2);
+    while fs::read_to_string(SETTING).unwrap().trim() != "0" {
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+/// As an agent leaves them that is killed while it attaches.
+fn leave_short(pins: &Path) -> std::path::PathBuf {
+    let record = pins.join(format!("v{ABI_VERSION}/expedited"));
+    symlink("rcu_expedited", &record).unwrap();
+    fs::write(SETTING, "1").unwrap();
+    record
+}
+
+#[test]
+fn many_programs_are_attached_in_a_fraction_of_the_time() {
+    isolated(|pins| {
+        let names: Vec<_> = (1..=8).map(|number| format!("veth{number}")).collect();
+        for name in &names {
+            ip(&format!("link add {name} type veth peer name {name}p"));
+        }
+        let veths: Vec<_> = names.iter().map(|name| veth(name)).collect();
+        let took = |grace_periods| {
+            let options = ProgramOptions { grace_periods, ..options(pins, AttachMode::Tcx) };
+            let mut datapath = Loaded::open(&options, false).unwrap();
+            ensure(&mut datapath, &[]);
+            let began = Instant::now();
+            assert_eq!(ensure(&mut datapath, &veths).len(), 2 * veths.len());
+            let took = began.elapsed();
+            ensure(&mut datapath, &[]);
+            took
+        };
+        // Other tests may make them short meanwhile.
+        let normal = (0..3).map(|_| took(GracePeriodMode::Normal)).max().unwrap();
+        let short = (0..3).map(|_| took(GracePeriodMode::Expedited)).min().unwrap();
+        assert!(short * 3 < normal, "normal {normal:?}, expedited {short:?}");
+        assert!(is_restored());
+    });
+}
+
+#[test]
+fn an_agent_that_was_killed_leaves_them_to_the_next() {
+    isolated(|pins| {
+        drop(open(pins, AttachMode::Tcx));
+        let record = leave_short(pins);
+        drop(open(pins, AttachMode::Tcx));
+        assert!(is_restored());
+        assert!(fs::symlink_metadata(record).is_err());
+    });
+}
+
+#[test]
+fn cleanup_restores_them() {
+    isolated(|pins| {
+        drop(open(pins, AttachMode::Tcx));
+        leave_short(pins);
+        cleanup(pins, false).unwrap();
+        assert!(is_restored());
+    });
+}
