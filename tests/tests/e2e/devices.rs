@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
@@ -16,7 +16,7 @@ use flannel_tests::packet::Wire;
 use flannel_tests::pair::Pair;
 use flannel_tests::pod::{PORT, Pod};
 use flannel_tests::told::{Outcomes, words};
-use flannel_tests::wait;
+use flannel_tests::wait::{self, patience};
 
 /// Two nodes whose underlay is the VLAN 10 of `eth1`. Packets of priority 0
 /// leave with 1 as their PCP, those of priority 6 with 5, of 7 with 3.
@@ -189,6 +189,9 @@ struct Odd {
 /// The address by which odd pods reach their node, whatever the subnet.
 const HOP: &str = "169.254.1.1";
 
+/// What is in a pod's namespace is looked at again some time after it came.
+const TOLD: Duration = Duration::from_secs(10);
+
 impl Odd {
     /// `join` makes the pod's `eth0` and gives the name of the node's end.
     #[track_caller]
@@ -271,9 +274,17 @@ impl Odd {
     fn is_told(&self, before: &Outcomes, node: &Node) -> Result<(), String> {
         let since = node.outcomes().since(before);
         let served = since.get(Outcome::FastEncap) > 100 && since.get(Outcome::FastDecap) > 100;
-        let status = node.status();
-        let told = served || words(&status).contains(self.kind);
-        told.then_some(()).ok_or_else(|| format!("{} is not in {status:?}", self.kind))
+        let end = Instant::now() + TOLD * patience();
+        loop {
+            let status = node.status();
+            if served || words(&status).contains(self.kind) {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                return Err(format!("{} is not in {status:?}", self.kind));
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
     }
 }
 
