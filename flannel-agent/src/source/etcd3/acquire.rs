@@ -14,8 +14,7 @@ use ipnetwork::Ipv4Network;
 use rand::Rng as _;
 
 use super::failure::{is_lease_exists, is_no_lease};
-use super::listing::Listing;
-use super::{Entry, Etcd3};
+use super::{Entry, Etcd3, Listing};
 use crate::source::choice::{ACQUIRE_ROUNDS, Choice, RENEW_ROUNDS, choose, pause};
 use crate::source::claim::{is_taken, value};
 use crate::source::{Claim, LEASE_TTL, SourceError};

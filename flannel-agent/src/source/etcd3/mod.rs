@@ -9,7 +9,6 @@ mod ask;
 mod connect;
 mod create;
 mod failure;
-mod listing;
 #[cfg(test)]
 pub(crate) mod memory;
 mod watch;
@@ -18,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use etcd_client::{GetOptions, GetResponse, KeyValue, ResponseHeader};
+use etcd_client::{GetOptions, KeyValue};
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::Lease;
 use flannel_core::lease::attrs::LeaseAttrs;
@@ -30,7 +29,6 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::connect::Endpoints;
-use self::listing::Listing;
 use super::claim::Written;
 use super::follow::follow;
 use super::hint::hint;
@@ -39,7 +37,7 @@ use super::prefix::{clean, other_spelling};
 use super::warned::Warned;
 use super::{Claim, Instead, LeaseSource, SourceError};
 
-/// Most bytes that an answer may have; 250 bytes are one lease.
+/// Most bytes that a list of leases may have; 250 bytes are one lease.
 const LIST_LIMIT: usize = 64 << 20;
 
 /// Keys that are looked through for what is meant, where there is no config.
@@ -88,6 +86,14 @@ impl Entry {
         let Self { subnet, attrs, revision, .. } = self;
         Lease { subnet: *subnet, attrs: attrs.clone(), expires: None, revision: *revision }
     }
+}
+
+/// All subnet keys at one revision.
+struct Listing {
+    entries: Vec<Entry>,
+    /// Subnets whose keys are there but could not be read.
+    unreadable: Vec<Ipv4Network>,
+    revision: i64,
 }
 
 impl Etcd3 {
@@ -154,30 +160,19 @@ impl Etcd3 {
         key: &str,
         options: Option<GetOptions>,
     ) -> Result<(Vec<KeyValue>, i64), SourceError> {
-        let mut answer = self.range(key, key.as_bytes(), options).await?;
-        let revision = answer.header().map_or(0, ResponseHeader::revision);
-        Ok((answer.take_kvs(), revision))
-    }
-
-    /// Asks for keys from `from` on; `key` is what errors name.
-    async fn range(
-        &self,
-        key: &str,
-        from: &[u8],
-        options: Option<GetOptions>,
-    ) -> Result<GetResponse, SourceError> {
         let options = &options;
-        let answer = self
+        let mut answer = self
             .endpoints()
             .call("get", key, |client| {
                 let mut kv = client.kv_client().max_decoding_message_size(LIST_LIMIT);
                 let options = options.clone();
-                async move { kv.get(from, options).await }
+                async move { kv.get(key, options).await }
             })
             .await?;
-        let cluster = answer.header().map_or(0, ResponseHeader::cluster_id);
+        let (revision, cluster) =
+            answer.header().map_or((0, 0), |header| (header.revision(), header.cluster_id()));
         self.check_cluster("get", key, cluster)?;
-        Ok(answer)
+        Ok((answer.take_kvs(), revision))
     }
 
     /// Whether there is such a key, as far as we may look.
@@ -215,6 +210,20 @@ impl Etcd3 {
             let hint = hint(&cause);
             SourceError::Call { call, key: key.to_owned(), cause, hint, refused: false }
         })
+    }
+
+    async fn listing(&self) -> Result<Listing, SourceError> {
+        let options = GetOptions::new().with_prefix();
+        let (kvs, revision) = self.get(&self.subnets(), Some(options)).await?;
+        let mut listing =
+            Listing { entries: Vec::with_capacity(kvs.len()), unreadable: Vec::new(), revision };
+        for kv in &kvs {
+            match self.entry(kv) {
+                Some(entry) => listing.entries.push(entry),
+                None => listing.unreadable.extend(self.claimed_by(kv)),
+            }
+        }
+        Ok(listing)
     }
 
     /// Reads a subnet key; warns once of one that cannot be read.

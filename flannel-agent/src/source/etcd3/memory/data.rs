@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use etcd_client::proto::{
-    PbCompare, PbDeleteRequest, PbEvent, PbKeyValue, PbPutRequest, PbRangeRequest, PbRangeResponse,
+    PbCompare, PbDeleteRequest, PbEvent, PbKeyValue, PbPutRequest, PbRangeResponse,
     PbResponseHeader, PbResponseOp, PbTargetUnion, PbTxnOpRequest, PbTxnOpResponse, PbTxnRequest,
     PbTxnRequestOp, PbTxnResponse,
 };
@@ -17,8 +17,6 @@ pub(super) struct Refusal(pub(super) u16, pub(super) &'static str);
 impl Refusal {
     pub(super) const NOT_FOUND: Self = Self(5, "etcdserver: requested lease not found");
     pub(super) const EXISTS: Self = Self(9, "etcdserver: lease already exists");
-    pub(super) const COMPACTED: Self =
-        Self(11, "etcdserver: mvcc: required revision has been compacted");
     pub(super) const AWAY: Self = Self(14, "transport is closing");
 }
 
@@ -136,21 +134,7 @@ impl Data {
         (from <= self.compacted).then_some(self.compacted)
     }
 
-    /// No revision but the last is kept: any other one is as if compacted.
-    pub(super) fn list(&self, asked: &PbRangeRequest) -> Result<PbRangeResponse, Refusal> {
-        if ![0, self.revision].contains(&asked.revision) {
-            return Err(Refusal::COMPACTED);
-        }
-        let mut found = self.range(&asked.key, &asked.range_end);
-        let limit = usize::try_from(asked.limit).unwrap_or(0);
-        if limit > 0 && found.kvs.len() > limit {
-            found.kvs.truncate(limit);
-            found.more = true;
-        }
-        Ok(found)
-    }
-
-    fn range(&self, key: &[u8], end: &[u8]) -> PbRangeResponse {
+    pub(super) fn range(&self, key: &[u8], end: &[u8]) -> PbRangeResponse {
         let kvs: Vec<_> = self.within(key, end).cloned().collect();
         let count = i64::try_from(kvs.len()).unwrap_or(i64::MAX);
         PbRangeResponse { header: self.header(), kvs, count, ..PbRangeResponse::default() }

@@ -71,7 +71,10 @@ pub(super) async fn serve(
 
 fn call(data: &mut Data, who: usize, path: &str, message: &Bytes) -> Result<Bytes, Refusal> {
     Ok(match path.rsplit('/').next().unwrap_or_default() {
-        "Range" => framed(&data.list(&read::<PbRangeRequest>(message))?),
+        "Range" => {
+            let PbRangeRequest { key, range_end, .. } = read(message);
+            framed(&data.range(&key, &range_end))
+        }
         "Txn" => framed(&data.transact(who, read::<PbTxnRequest>(message))?),
         "LeaseGrant" => {
             let PbLeaseGrantRequest { id, ttl } = read(message);
