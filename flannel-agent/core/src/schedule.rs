@@ -23,6 +23,8 @@ const RULES: Duration = Duration::from_millis(500);
 /// A row of leases is taken in for at most this part of the time, but none waits for
 /// longer than [`DEBOUNCE`].
 const SHARE: u32 = 3;
+/// So many losses in a row are put back alone, at once.
+const REPAIRS: u32 = 8;
 /// What is odd about the leases is told at most this often.
 const ODDITIES: Duration = Duration::from_secs(1);
 /// Hooks are looked after this often: no event tells of a detached program. What somebody
@@ -80,8 +82,8 @@ pub struct Schedule<T> {
     look_rests: Option<T>,
     /// The same of rules.
     rules_rest: Option<T>,
-    /// Until when what somebody takes away is left to the next look.
-    repairs_rest: Option<T>,
+    /// When all that was put back alone would be, at one in [`DEBOUNCE`].
+    repairs: Option<T>,
     leases: Option<T>,
     /// Until when the next lease waits for company.
     leases_rest: Option<T>,
@@ -104,7 +106,7 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
             looked: None,
             look_rests: None,
             rules_rest: None,
-            repairs_rest: None,
+            repairs: None,
             leases: None,
             leases_rest: None,
             generation: None,
@@ -126,10 +128,15 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
         self.pass = earliest(self.pass, Some(now + pause));
     }
 
-    /// Whether something that was taken away may be put back alone: the first of a row,
-    /// as what others do may not end.
+    /// Whether something that was taken away may be put back alone: the first eight of
+    /// a row, and one in 20 ms then. What others do may not end; a look finds the rest.
     pub fn may_repair(&mut self, now: T) -> bool {
-        not_yet(&mut self.repairs_rest, DEBOUNCE, now).is_none()
+        let paid = self.repairs.map_or(now, |paid| paid.max(now));
+        if paid > now + DEBOUNCE * (REPAIRS - 1) {
+            return false;
+        }
+        self.repairs = Some(paid + DEBOUNCE);
+        true
     }
 
     /// When the next pass is due.

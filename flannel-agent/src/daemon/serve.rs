@@ -445,7 +445,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
     fn tell_systemd(&mut self) {
         let state = self.shared.lock();
         let mut text = format!(
-            "{}, {} data path, {} peers",
+            "{}, {} data path, peers: {}",
             self.keeper.lease().subnet,
             state.datapath.mode.map_or("no", DatapathKind::text),
             state.peers.len()

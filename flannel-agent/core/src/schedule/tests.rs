@@ -91,11 +91,14 @@ fn rules_are_compared_less_often_than_anything_else() {
 }
 
 #[test]
-fn the_first_of_a_row_of_losses_is_put_back_at_once() {
+fn the_first_of_a_row_of_losses_are_put_back_at_once() {
     let mut schedule = started();
-    assert!(schedule.may_repair(ms(1000)));
-    assert!(!schedule.may_repair(ms(1019)));
-    assert!(schedule.may_repair(ms(1020)));
+    let mut at_once = |at| (0..20).take_while(|_| schedule.may_repair(ms(at))).count();
+    assert_eq!(at_once(1000), 8);
+    assert_eq!(at_once(1019), 0);
+    assert_eq!(at_once(1020), 1);
+    assert_eq!(at_once(1080), 3);
+    assert_eq!(at_once(9000), 8, "a row has ended");
 }
 
 #[test]

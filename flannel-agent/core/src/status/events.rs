@@ -201,7 +201,7 @@ impl fmt::Display for What {
             }
             Self::LeaseLost { subnet, why } => write!(f, "lease {subnet} lost: {why}"),
             Self::LeaseClaimed { subnet } => write!(f, "lease {subnet} is ours again"),
-            Self::Ready { subnet, peers } => write!(f, "ready with {subnet} and {peers} peers"),
+            Self::Ready { subnet, peers } => write!(f, "ready with {subnet}, peers: {peers}"),
             Self::PeerAdded { subnet, public_ip } => {
                 write!(f, "peer {subnet} at {public_ip}: its lease came")
             }
