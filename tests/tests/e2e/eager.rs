@@ -12,6 +12,7 @@ use flannel_tests::load::{CONNECTS, REQUESTS, STREAM, traffic};
 use flannel_tests::pair::Pair;
 use flannel_tests::pod::serve;
 use flannel_tests::traffic::transactions::Transactions;
+use flannel_tests::wait;
 
 fn eager() -> Options {
     Options { extra: vec!["--fast-path=eager".into()], ..Options::ebpf() }
@@ -149,6 +150,10 @@ fn what_the_node_masquerades_stays_masqueraded() {
     let pair = Pair::agents(&Options { ip_masq: true, ..eager() });
     let outside = pair.lab.outside();
     let _server = serve(&outside, &pair.lab.dir().join("outside.log"), &[]);
+    // A first packet that is lost costs a second, which is all that there is.
+    wait::holds("outside", Duration::from_secs(5), || {
+        pair.client.netns.ping(OUTSIDE, "-c 1 -W 1").0
+    });
     connected(
         &traffic(&pair.client.netns, CONNECTS, SocketAddrV4::new(OUTSIDE, 7000), "--seconds 1"),
         30,
