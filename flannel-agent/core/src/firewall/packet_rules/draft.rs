@@ -1,7 +1,7 @@
 //! A rule while it is being read. Pure.
 
 use super::flags;
-use super::matches::{Matches, protocol};
+use super::matches::{Matches, protocol, target};
 use super::ruleset::{Judges, Note, Rule, Verdict};
 
 /// What was read of a rule so far.
@@ -89,8 +89,51 @@ impl Draft {
         self.rule.exact &= judged.exact;
     }
 
+    /// Packets whose destination has an address of one of these types, or of none of them.
+    /// Of the types that are not the node's own it is only known that they are others'.
+    pub(super) fn target_types<'a>(
+        &mut self,
+        types: impl IntoIterator<Item = &'a str>,
+        negated: bool,
+    ) {
+        let (mut node, mut others) = (false, false);
+        for name in types {
+            match name.eq_ignore_ascii_case("local") {
+                true => node = true,
+                false => others = true,
+            }
+        }
+        let targets = match (negated, node, others) {
+            (false, true, false) => target::NODE,
+            (false, false, _) | (true, true, _) => target::OTHERS,
+            (false, true, true) | (true, false, _) => target::ALL,
+        };
+        self.narrow(&Matches { targets, ..Matches::default() });
+        self.rule.exact &= !others;
+    }
+
     /// The rule, unless no packet can match it.
     pub(super) fn finish(self) -> Option<Rule> {
         Some(self.rule).filter(|_| !self.never)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_nodes_own_type_is_known_as_a_whole() {
+        let read = |types: &str, negated| {
+            let mut draft = Draft::default();
+            draft.target_types(types.split(','), negated);
+            (draft.rule.matches.targets, draft.rule.exact)
+        };
+        assert_eq!(read("LOCAL", false), (target::NODE, true));
+        assert_eq!(read("local", true), (target::OTHERS, true));
+        assert_eq!(read("MULTICAST,BROADCAST", false), (target::OTHERS, false));
+        assert_eq!(read("MULTICAST", true), (target::ALL, false));
+        assert_eq!(read("local,broadcast", false), (target::ALL, false));
+        assert_eq!(read("local,broadcast", true), (target::OTHERS, false));
     }
 }

@@ -9,6 +9,9 @@ use super::ruleset::{Chain, ChainKey, Family, NetfilterHook, Rule, RuleSet, Verd
 /// The kernel allows 16 jumps in a row.
 const DEPTH: usize = 32;
 
+/// How ufw's chains for IPv4 begin.
+pub const UFW_CHAIN: &str = "ufw-";
+
 /// What becomes of packets at a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -163,8 +166,8 @@ fn is_sure(rule: &Rule, packets: &Matches) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::iptables;
-    use super::super::matches::{Names, mark, socket, state};
-    use super::super::ranges::Addresses;
+    use super::super::matches::{Names, mark, protocol, socket, state, target};
+    use super::super::ranges::{Addresses, Ports};
     use super::*;
 
     fn pods() -> Matches {
@@ -217,6 +220,32 @@ mod tests {
         let gone = of(":FORWARD ACCEPT [0:0]\n:C - [0:0]\n-A FORWARD -g C\n\
                        -A FORWARD -j DROP\n-A C -p icmp -j DROP");
         assert_eq!(gone, Fate::Passes, "goto comes back to the policy");
+    }
+
+    /// What ufw asks first of all that comes in.
+    const NOT_LOCAL: &str = "*filter\n:INPUT DROP [0:0]\n:ufw-not-local - [0:0]\n\
+        -A INPUT -j ufw-not-local\n-A INPUT -p udp -m udp --dport 8472 -j ACCEPT\n\
+        -A ufw-not-local -m addrtype --dst-type LOCAL -j RETURN\n\
+        -A ufw-not-local -m addrtype --dst-type MULTICAST -j RETURN\n\
+        -A ufw-not-local -m limit --limit 3/min --limit-burst 10 -j RETURN\n\
+        -A ufw-not-local -j DROP\nCOMMIT\n";
+
+    #[test]
+    fn what_is_for_the_node_is_local() {
+        let tunnel = Matches {
+            protocols: protocol::UDP,
+            dport: Ports::of([(8472, 8472)]),
+            targets: target::NODE,
+            ..pods()
+        };
+        let of =
+            |packets: &Matches| fate(&iptables::read(NOT_LOCAL), &[NetfilterHook::Input], packets);
+        assert_eq!(of(&tunnel), Fate::Passes);
+        // Of others it is not known whether they are multicast.
+        let others = Matches { targets: target::OTHERS, ..tunnel.clone() };
+        assert!(matches!(of(&others), Fate::Perhaps(_)));
+        let any = Matches { targets: target::ALL, ..tunnel };
+        assert!(matches!(of(&any), Fate::Perhaps(_)));
     }
 
     #[test]

@@ -130,6 +130,10 @@ impl<F: Fn(&str) -> bool> Reader<'_, F> {
             "-p" => self.protocol(negated),
             "--sport" | "--sports" | "--dport" | "--dports" => self.ports(option, negated),
             "--ctstate" | "--state" => self.states(negated),
+            "--dst-type" => {
+                let types = self.next().unwrap_or_default();
+                self.draft.target_types(types.split(','), negated);
+            }
             "--tcp-flags" => self.flags(negated),
             "--tcp-option" => {
                 let of_syn = self.next().is_some_and(|kind| OF_SYN.contains(&kind.as_str()));

@@ -17,20 +17,20 @@ pub(super) enum Condition {
 /// What `-m NAME` looks at. What nobody knows may differ.
 pub(super) fn condition(name: &str) -> Condition {
     match name {
-        "tcp" | "udp" | "conntrack" | "state" | "multiport" | "iprange" | "comment" => {
-            Condition::Read
-        }
+        "addrtype" | "tcp" | "udp" | "conntrack" | "state" | "multiport" | "iprange"
+        | "comment" => Condition::Read,
         // Connections are counted when they begin.
         "connlimit" => Condition::Constant,
         // The window bounds what depends on the hour.
         "time" => Condition::Constant,
         // MSS, window scale and the like stand in a SYN only.
         "tcpmss" | "osf" => Condition::Constant,
-        "addrtype" | "ah" | "cgroup" | "cluster" | "connlabel" | "connmark" | "cpu" | "dccp"
-        | "devgroup" | "dscp" | "esp" | "geoip" | "helper" | "hl" | "icmp" | "icmp6" | "ipcomp"
-        | "ipvs" | "l2tp" | "mac" | "mark" | "nfacct" | "owner" | "physdev" | "pkttype"
-        | "policy" | "realm" | "rpfilter" | "sctp" | "set" | "socket" | "tos" | "ttl"
-        | "udplite" => Condition::Constant,
+        "ah" | "cgroup" | "cluster" | "connlabel" | "connmark" | "cpu" | "dccp" | "devgroup"
+        | "dscp" | "esp" | "geoip" | "helper" | "hl" | "icmp" | "icmp6" | "ipcomp" | "ipvs"
+        | "l2tp" | "mac" | "mark" | "nfacct" | "owner" | "physdev" | "pkttype" | "policy"
+        | "realm" | "rpfilter" | "sctp" | "set" | "socket" | "tos" | "ttl" | "udplite" => {
+            Condition::Constant
+        }
         // Of ebtables.
         "among" | "ip" | "mark_m" | "vlan" => Condition::Constant,
         "connbytes" => Condition::Differs(Judges::Counters),

@@ -60,6 +60,16 @@ pub mod socket {
     pub const ALL: u8 = NONE | SOME;
 }
 
+/// Whether the node has the destination's address, as bits.
+pub mod target {
+    /// It has: the packet is for the node.
+    pub const NODE: u8 = 1;
+    /// It has not: the packet is forwarded, or sent to others.
+    pub const OTHERS: u8 = 2;
+    /// Either.
+    pub const ALL: u8 = NODE | OTHERS;
+}
+
 /// Names of interfaces; a `*` at the end stands for anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Names {
@@ -139,6 +149,8 @@ pub struct Matches {
     pub marks: u8,
     /// Bits of [`socket`].
     pub sockets: u8,
+    /// Bits of [`target`].
+    pub targets: u8,
     /// Interface that they came by.
     pub input: Names,
     /// Interface that they leave by.
@@ -157,6 +169,7 @@ impl Default for Matches {
             stages: stage::ALL,
             marks: mark::ALL,
             sockets: socket::ALL,
+            targets: target::ALL,
             input: Names::Any,
             output: Names::Any,
         }
@@ -176,6 +189,7 @@ impl Matches {
             stages: self.stages & other.stages,
             marks: self.marks & other.marks,
             sockets: self.sockets & other.sockets,
+            targets: self.targets & other.targets,
             input: self.input.and(&other.input),
             output: self.output.and(&other.output),
         };
@@ -189,7 +203,8 @@ impl Matches {
             || self.dport.is_empty()
             || self.input.is_none()
             || self.output.is_none();
-        let bits = [self.protocols, self.states, self.stages, self.marks, self.sockets];
+        let Self { protocols, states, stages, marks, sockets, targets, .. } = *self;
+        let bits = [protocols, states, stages, marks, sockets, targets];
         !empty && bits.iter().all(|bits| *bits != 0)
     }
 
@@ -203,6 +218,7 @@ impl Matches {
             && other.stages & !self.stages == 0
             && other.marks & !self.marks == 0
             && other.sockets & !self.sockets == 0
+            && other.targets & !self.targets == 0
             && self.input.covers(&other.input)
             && self.output.covers(&other.output)
     }

@@ -169,6 +169,7 @@ fn compare(draft: &mut Draft, left: &Value, operator: &str, right: &Value, conte
         Some(("ct", ct)) if ct.get("key").and_then(Value::as_str) == Some("state") => {
             states(draft, operator, values);
         }
+        Some(("fib", fib)) if is_target_type(fib) => target_type(draft, operator, values),
         Some(("concat", parts)) => concat(draft, parts, operator, values, context),
         // A part of a field.
         Some(("&", parts)) => {
@@ -394,6 +395,22 @@ fn states(draft: &mut Draft, operator: &str, values: Option<Vec<&Value>>) {
         _ => return draft.vague(),
     };
     draft.narrow(&Matches { states, ..Matches::default() });
+}
+
+/// Whether a question to the routing table is for the type of the destination's address.
+fn is_target_type(fib: &Value) -> bool {
+    let flags = fib.get("flags").unwrap_or(&Value::Null);
+    let flag = flags.as_array().filter(|all| all.len() == 1).map_or(flags, |all| &all[0]);
+    fib.get("result").and_then(Value::as_str) == Some("type") && flag.as_str() == Some("daddr")
+}
+
+fn target_type(draft: &mut Draft, operator: &str, values: Option<Vec<&Value>>) {
+    let types =
+        values.and_then(|all| all.into_iter().map(Value::as_str).collect::<Option<Vec<&str>>>());
+    match (operator, types) {
+        ("==" | "!=", Some(types)) => draft.target_types(types, operator == "!="),
+        _ => draft.vague(),
+    }
 }
 
 /// Several fields at once: each is narrowed to what it can be in any of the

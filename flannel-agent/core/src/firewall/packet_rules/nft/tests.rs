@@ -8,6 +8,7 @@ use super::*;
 use crate::firewall::packet_rules::exempt::tests::{overlay, resolved};
 use crate::firewall::packet_rules::exempt::{Effect, describe};
 use crate::firewall::packet_rules::iptables;
+use crate::firewall::packet_rules::matches::target;
 use crate::firewall::packet_rules::walk::findings;
 
 const LISTING: &[u8] = include_bytes!("../testdata/nft.json");
@@ -374,4 +375,22 @@ fn what_is_no_listing_is_an_error() {
     }
     let half = &LISTING[..LISTING.len() / 2];
     assert!(Listing::default().add(half).is_err(), "a listing that breaks off");
+}
+
+#[test]
+fn the_type_of_the_destination_tells_the_node_from_others() {
+    let read = |flags: Value, right: Value| {
+        let left = json!({"fib": {"result": "type", "flags": flags}});
+        let rule = json!([{"match": {"op": "!=", "left": left, "right": right}}, {"drop": null}]);
+        let context = Context { sets: &Sets::default(), family: Family::Ip, table: "t" };
+        let rule = statement::read(&rule, &context).remove(0).finish().unwrap();
+        (rule.matches.targets, rule.exact)
+    };
+    assert_eq!(read(json!(["daddr"]), json!("local")), (target::OTHERS, true));
+    assert_eq!(read(json!("daddr"), json!("local")), (target::OTHERS, true));
+    let set = json!({"set": ["local", "broadcast"]});
+    assert_eq!(read(json!(["daddr"]), set), (target::OTHERS, false));
+    for other in [json!(["daddr", "iif"]), json!(["saddr"])] {
+        assert_eq!(read(other, json!("local")), (target::ALL, false));
+    }
 }
