@@ -1,8 +1,8 @@
 //! Forwarding, reverse path filters, and the node's firewall.
 
-use super::facts::{FirewallService, NodeFacts, Packets, RpFilter, Ruled};
+use super::facts::{FirewallService, NodeFacts, Packets, RpFilter, Ruled, TunnelDevice};
 use super::finding::{Condition, Finding, Id};
-use crate::firewall::packet_rules::fate::{Culprit, Fate};
+use crate::firewall::packet_rules::fate::{Culprit, Fate, UFW_CHAIN};
 
 /// `rp_filter` that asks for the same way back.
 const STRICT: u32 = 1;
@@ -113,6 +113,10 @@ fn named(culprit: &Culprit) -> String {
 
 fn remedy(what: Packets, culprit: &Culprit) -> String {
     let Culprit { family, table, chain, handle, .. } = culprit;
+    if &**table == "firewalld" || chain.starts_with(UFW_CHAIN) {
+        // It would write a rule that is deleted anew.
+        return format!("let its service accept them: see {}", Id::FirewallService.word());
+    }
     match (handle, what) {
         (Some(handle), _) => format!(
             "if it is not meant: nft delete rule {} {table} {chain} handle {handle}",
@@ -137,31 +141,42 @@ fn services(facts: &NodeFacts) -> Vec<Finding> {
     if facts.firewall_services.is_empty() {
         return vec![Finding::well(id, "neither firewalld nor ufw is active")];
     }
-    facts
-        .firewall_services
-        .iter()
-        .map(|service| {
-            let (name, remedy) = match service {
-                FirewallService::Firewalld => (
-                    "firewalld",
-                    "firewall-cmd --permanent --zone=trusted --add-interface=flannel.1 \
-                     --add-source=<overlay network>, and --add-port=8472/udp in the underlay's zone",
-                ),
-                FirewallService::Ufw => (
-                    "ufw",
-                    "ufw allow 8472/udp, and ufw route allow from <overlay network> \
-                     to <overlay network>",
-                ),
-            };
-            match bad {
-                true => Finding::ill(
-                    id,
-                    Condition::Degraded,
-                    format!("{name} is active, and rules drop packets"),
-                    remedy,
-                ),
-                false => Finding::well(id, format!("{name} is active, and lets packets pass")),
-            }
-        })
-        .collect()
+    let all = facts.firewall_services.iter().map(|service| {
+        let name = match service {
+            FirewallService::Firewalld => "firewalld",
+            FirewallService::Ufw => "ufw",
+        };
+        if !bad {
+            return Finding::well(id, format!("{name} is active, and lets packets pass"));
+        }
+        let found = format!("{name} is active, and rules drop packets");
+        Finding::ill(id, Condition::Degraded, found, let_pass(*service, facts))
+    });
+    all.collect()
+}
+
+/// Commands by which a service lets the tunnel and the overlay pass.
+fn let_pass(service: FirewallService, facts: &NodeFacts) -> String {
+    let known = facts.network.as_ref();
+    let network = known
+        .and_then(|known| known.network)
+        .map_or("<overlay network>".to_owned(), |network| network.to_string());
+    let own = |device: &&TunnelDevice| {
+        known.and_then(|known| known.device.as_ref()) == Some(&device.name)
+    };
+    let devices = facts.devices.as_deref().unwrap_or_default();
+    let port = devices.iter().find(own).and_then(|own| own.port);
+    let commands = match service {
+        FirewallService::Firewalld => [
+            port.map(|port| format!("firewall-cmd --permanent --add-port={port}/udp")),
+            Some(format!("firewall-cmd --permanent --zone=trusted --add-source={network}")),
+            Some("firewall-cmd --reload".to_owned()),
+        ],
+        FirewallService::Ufw => [
+            port.map(|port| format!("ufw allow {port}/udp")),
+            Some(format!("ufw route allow from {network} to {network}")),
+            None,
+        ],
+    };
+    commands.into_iter().flatten().collect::<Vec<String>>().join("; ")
 }

@@ -239,11 +239,36 @@ fn services_that_write_rules() {
     found(Id::FirewallService, Condition::Well, "lets packets pass", |facts| {
         facts.firewall_services = vec![Ufw];
     });
-    for (service, name) in [(Firewalld, "firewalld is active, and"), (Ufw, "ufw is active, and")] {
-        found(Id::FirewallService, Condition::Degraded, name, |facts| {
+    let drop = |service, culprit: Culprit| {
+        move |facts: &mut NodeFacts| {
             facts.firewall_services = vec![service];
-            facts.rules.as_mut().unwrap()[2].fate = Fate::Dropped(culprit(None));
-        });
+            facts.rules.as_mut().unwrap()[2].fate = Fate::Dropped(culprit);
+        }
+    };
+    for (service, name, remedy) in [
+        (
+            Firewalld,
+            "firewalld is active, and",
+            "firewall-cmd --permanent --add-port=8472/udp; firewall-cmd --permanent \
+             --zone=trusted --add-source=10.244.0.0/16; firewall-cmd --reload",
+        ),
+        (
+            Ufw,
+            "ufw is active, and",
+            "ufw allow 8472/udp; ufw route allow from 10.244.0.0/16 to 10.244.0.0/16",
+        ),
+    ] {
+        found(Id::FirewallService, Condition::Degraded, name, drop(service, culprit(None)));
+        let told = with(Id::FirewallService, drop(service, culprit(None)));
+        assert_eq!(told[0].remedy.as_deref(), Some(remedy));
+    }
+    // Their own rules come again: no use in deleting them.
+    let theirs = Culprit { table: "firewalld".into(), ..culprit(Some(7)) };
+    let ufws = Culprit { chain: "ufw-not-local".into(), ..culprit(None) };
+    for (service, culprit) in [(Firewalld, theirs), (Ufw, ufws)] {
+        let told = with(Id::TunnelRules, drop(service, culprit));
+        let remedy = told[0].remedy.as_deref();
+        assert_eq!(remedy, Some("let its service accept them: see firewall-service"));
     }
 }
 

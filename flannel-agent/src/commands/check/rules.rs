@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use flannel_core::check::facts::{FirewallService, Known, Packets, Ruled, Unknown};
-use flannel_core::firewall::packet_rules::fate::{self, Fate};
+use flannel_core::firewall::packet_rules::fate::{self, Fate, UFW_CHAIN};
 use flannel_core::firewall::packet_rules::matches::{
-    Matches, Names, mark, protocol, socket, state,
+    Matches, Names, mark, protocol, socket, state, target,
 };
 use flannel_core::firewall::packet_rules::ranges::{Addresses, Ports};
-use flannel_core::firewall::packet_rules::ruleset::{NetfilterHook, RuleSet};
+use flannel_core::firewall::packet_rules::ruleset::{Chain, NetfilterHook, RuleSet, Verdict};
 use flannel_core::link::Link;
 use ipnetwork::Ipv4Network;
 
@@ -56,6 +56,7 @@ fn packets(node: &DeviceRoles, daemon: &Daemon) -> Vec<Passing> {
             input: names(node.bridge.as_ref()),
             output: names(node.overlay.as_ref().or(node.underlay.as_ref())),
             sockets: socket::NONE,
+            targets: target::OTHERS,
             ..new_packets()
         };
         let inwards = Matches {
@@ -91,6 +92,7 @@ pub(in crate::commands) fn tunnel(node: &DeviceRoles, daemon: &Daemon) -> Option
         dport: Ports::of([(port.into(), port.into())]),
         sport: Ports::of([(1024, 65535)]),
         input: names(node.underlay.as_ref()),
+        targets: target::NODE,
         ..new_packets()
     };
     let outwards = Matches {
@@ -99,6 +101,7 @@ pub(in crate::commands) fn tunnel(node: &DeviceRoles, daemon: &Daemon) -> Option
         input: Names::of([""]),
         output: inwards.input.clone(),
         sockets: socket::NONE,
+        targets: target::OTHERS,
         ..inwards.clone()
     };
     Some([
@@ -120,19 +123,48 @@ fn names(link: Option<&Link>) -> Names {
     link.map_or(Names::Any, |link| Names::of([link.name.as_str()]))
 }
 
-/// Services that write rules, by systemd and by the rules that are there.
+/// Services that write rules, by systemd and by the rules that are there. ufw's unit is
+/// active without any rule, too, and its chains stay, empty, when it is disabled.
 pub(super) async fn services() -> Vec<FirewallService> {
-    let sets = rule_sets().await.unwrap_or_default();
-    let chains = || sets.iter().flat_map(|set| &set.chains);
     let active = |unit: &str| {
         let path = Path::new(UNITS).join(format!("invocation:{unit}.service"));
         path.symlink_metadata().is_ok()
     };
-    let firewalld = active("firewalld") || chains().any(|chain| &*chain.table == "firewalld");
-    let ufw = active("ufw") || chains().any(|chain| chain.name.starts_with("ufw-"));
+    let (firewalld, ufw) = match rule_sets().await {
+        Ok(sets) => {
+            let chains = || sets.iter().flat_map(|set| &set.chains);
+            let table = chains().any(|chain| &*chain.table == "firewalld");
+            (active("firewalld") || table, chains().any(is_ufws))
+        }
+        Err(_) => (active("firewalld"), active("ufw")),
+    };
     [(firewalld, FirewallService::Firewalld), (ufw, FirewallService::Ufw)]
         .into_iter()
         .filter(|(there, _)| *there)
         .map(|(_, service)| service)
         .collect()
+}
+
+/// Whether it is a chain of ufw in which something is decided.
+fn is_ufws(chain: &Chain) -> bool {
+    chain.name.starts_with(UFW_CHAIN)
+        && chain.rules.iter().any(|rule| !matches!(rule.verdict, Verdict::Jump(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use flannel_core::firewall::packet_rules::iptables;
+
+    use super::*;
+
+    #[test]
+    fn the_empty_chains_of_ufw_are_no_service() {
+        let is_there = |rules: &str| {
+            let chains = ":INPUT ACCEPT [0:0]\n:ufw-before-input - [0:0]";
+            let text = format!("*filter\n{chains}\n-A INPUT -j ufw-before-input\n{rules}COMMIT\n");
+            iptables::read(&text).chains.iter().any(is_ufws)
+        };
+        assert!(is_there("-A ufw-before-input -i lo -j ACCEPT\n"));
+        assert!(!is_there(""), "`ufw disable` leaves them");
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use flannel_tests::debian::Debian;
 use flannel_tests::lab::Lab;
 use flannel_tests::wait;
+use serde_json::Value;
 
 use super::{boot, present};
 
@@ -66,6 +67,33 @@ fn rules_come_back_after_all(machine: &Debian, verbs: &[&str]) {
         rules_come_back_after(machine, line);
     }
     rules_come_back_after(machine, "systemctl stop firewalld");
+}
+
+/// What `check` finds about firewalld and ufw: the first finding's state and remedy.
+#[track_caller]
+fn firewall_service(machine: &Debian) -> (String, String) {
+    let report = machine.sh("flannel-agent check --json || :");
+    let report: Value = serde_json::from_str(&report).expect("a report");
+    let findings = report["findings"].as_array().expect("findings");
+    let found = findings.iter().find(|finding| finding["id"] == "firewall-service");
+    let found = found.expect("a finding about firewalls");
+    let word = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
+    (word("state"), word("remedy"))
+}
+
+#[test]
+fn firewalld_takes_the_commands_that_check_names() {
+    let lab = Lab::new();
+    let mut node = lab.node(1);
+    let machine = boot(&mut node);
+    machine.sh(&format!("dpkg -i {}", present()));
+    machine.sh("systemctl start flannel-agent");
+    assert_eq!(firewall_service(&machine).0, "well");
+    machine.sh("systemctl start firewalld && firewall-cmd --state");
+    let (state, remedy) = firewall_service(&machine);
+    assert_eq!(state, "degraded");
+    machine.sh(&format!("set -e; {remedy}"));
+    assert_eq!(firewall_service(&machine).0, "well", "after {remedy}");
 }
 
 /// Both are started at boot: the firewall first, so that it flushes nothing of ours.
