@@ -1,7 +1,7 @@
 //! What the daemon tells, or what it left behind; and the peers by the store.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use caps::{CapSet, Capability, CapsHashSet};
@@ -78,6 +78,26 @@ impl Daemon {
             left,
             report: status.map(|status| status.datapath.envelope),
         }
+    }
+
+    /// How etcd is asked: as the daemon does, or by these flags where none runs.
+    pub(super) fn etcd(&self, own: &EtcdOptions) -> (EtcdOptions, EtcdApi) {
+        match &self.flags {
+            Some(flags) => (flags.etcd.clone(), flags.etcd_api),
+            None => (own.clone(), EtcdApi::Auto),
+        }
+    }
+
+    /// Where its pins are, as far as it wrote that down.
+    pub(super) fn pin_dir(&self, own: &Path) -> PathBuf {
+        let known = self.left.as_ref().and_then(|left| left.pin_dir.clone());
+        known.unwrap_or_else(|| own.to_owned())
+    }
+
+    /// The same of subnet.env.
+    pub(super) fn subnet_file(&self, own: &Path) -> PathBuf {
+        let known = self.left.as_ref().and_then(|left| left.subnet_file.clone());
+        known.unwrap_or_else(|| own.to_owned())
     }
 
     /// Its data path, if it tells.

@@ -33,6 +33,9 @@ const SYSTEM_CAS: [&str; 5] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// Where etcd is unless a flag tells.
+const ENDPOINTS: &str = "http://127.0.0.1:4001,http://127.0.0.1:2379";
+
 /// How etcd is reached.
 #[derive(Args, Clone, Debug, Default)]
 pub struct EtcdOptions {
@@ -43,7 +46,7 @@ pub struct EtcdOptions {
         value_delimiter = ',',
         num_args = 1,
         action = ArgAction::Set,
-        default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379"
+        default_value = ENDPOINTS
     )]
     pub endpoints: Vec<String>,
     /// Prefix of flannel's keys in etcd
@@ -70,6 +73,11 @@ pub struct EtcdOptions {
 }
 
 impl EtcdOptions {
+    /// Whether a flag tells where etcd is.
+    pub fn is_named(&self) -> bool {
+        !self.endpoints.iter().map(String::as_str).eq(ENDPOINTS.split(','))
+    }
+
     /// The endpoints as URLs: those without a scheme get that of `tls`.
     pub(super) fn urls(&self, tls: Option<&TlsFiles>) -> Result<Vec<String>, SourceError> {
         let mut urls = Vec::new();

@@ -122,11 +122,13 @@ pub enum StoreFault {
     Unavailable(Unknown),
     /// It answers, and has no network config that can be used.
     Config(Unknown),
+    /// No daemon and no flag tells where it is, and it is not at the default endpoints.
+    NotNamed(Unknown),
 }
 
 impl fmt::Display for StoreFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Unavailable(why) | Self::Config(why)) = self;
+        let (Self::Unavailable(why) | Self::Config(why) | Self::NotNamed(why)) = self;
         why.fmt(f)
     }
 }

@@ -26,10 +26,14 @@ pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
 fn store(facts: &NodeFacts) -> Finding {
     let id = Id::Store;
     match &facts.store {
+        Err(StoreFault::NotNamed(why)) => Finding::unknown(
+            id,
+            format!("no daemon tells where etcd is; give the --etcd flags ({why})"),
+        ),
         Err(fault) => {
             let remedy = match fault {
-                StoreFault::Unavailable(_) => {
-                    "look at etcd and the way to it; without a daemon, give the --etcd flags"
+                StoreFault::Unavailable(_) | StoreFault::NotNamed(_) => {
+                    "look at etcd and the way to it"
                 }
                 StoreFault::Config(_) => {
                     "write a network config that can be used to this key, or give \

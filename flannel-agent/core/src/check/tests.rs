@@ -360,6 +360,9 @@ fn store_and_clock() {
     found(Id::Store, Condition::Degraded, "refused", |facts| {
         facts.store = Err(StoreFault::Unavailable(Unknown::because("refused")));
     });
+    found(Id::Store, Condition::Unknown, "give the --etcd flags (refused)", |facts| {
+        facts.store = Err(StoreFault::NotNamed(Unknown::because("refused")));
+    });
     let absent = || StoreFault::Config(Unknown::because("no key /net/config"));
     found(Id::Store, Condition::Degraded, "no key", |facts| facts.store = Err(absent()));
     let told = super::store::findings(&NodeFacts { store: Err(absent()), ..well() });

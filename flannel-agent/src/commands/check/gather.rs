@@ -1,8 +1,8 @@
 //! Asks the node for all facts.
 
-use std::path::PathBuf;
-
-use flannel_core::check::facts::{Bpffs, Known, NodeFacts, RpFilter, SubnetEnvFacts, Unknown};
+use flannel_core::check::facts::{
+    Bpffs, Known, NodeFacts, RpFilter, StoreFault, SubnetEnvFacts, Unknown,
+};
 use flannel_core::firewall::packet_rules::ranges::Addresses;
 
 use super::node::DeviceRoles;
@@ -14,7 +14,6 @@ use crate::files::subnet_env;
 use crate::kernel::Kernel as _;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::sysctl::Sysctl;
-use crate::source::options::EtcdApi;
 
 /// Peers whose ways are looked at, and that packets are sent to.
 const PEERS: usize = 256;
@@ -28,16 +27,16 @@ pub(super) async fn facts(args: &CheckArgs) -> NodeFacts {
         Err(reason) => Err(reason.clone()),
     };
     let (kernel, known) = (kernel.as_ref(), node.as_ref());
-    let pin_dir =
-        place(args.pins.dir.clone(), daemon.left.as_ref().and_then(|s| s.pin_dir.clone()));
+    let pin_dir = daemon.pin_dir(&args.pins.dir);
     let port = known.ok().and_then(DeviceRoles::port);
-    // A daemon that runs knows better how etcd is reached.
-    let (etcd, api) = match &daemon.flags {
-        Some(flags) => (flags.etcd.clone(), flags.etcd_api),
-        None => (args.etcd.clone(), EtcdApi::Auto),
-    };
+    let (etcd, api) = daemon.etcd(&args.etcd);
     let certificates = store::certificates(&etcd).await;
+    let named = daemon.flags.is_some() || etcd.is_named();
     let (store, clock) = store::ask(etcd, api).await;
+    let store = store.map_err(|fault| match fault {
+        StoreFault::Unavailable(why) if !named => StoreFault::NotNamed(why),
+        fault => fault,
+    });
     let peers = daemon.peers_or(store.as_ref().map_or(&[], |store| &store.leases));
     NodeFacts {
         features: features::features(),
@@ -78,14 +77,8 @@ fn with<T>(
     ask(kernel.map_err(Clone::clone)?, node.map_err(Clone::clone)?)
 }
 
-/// What the daemon wrote down of a place, unless another than the usual was named.
-fn place(named: PathBuf, known: Option<PathBuf>) -> PathBuf {
-    known.unwrap_or(named)
-}
-
 fn subnet_file(args: &CheckArgs, daemon: &Daemon) -> SubnetEnvFacts {
-    let known = daemon.left.as_ref().and_then(|left| left.subnet_file.clone());
-    let path = place(args.subnet_file.path.clone(), known);
+    let path = daemon.subnet_file(&args.subnet_file.path);
     let says = subnet_env::read(&path).map(|env| (env.subnet, env.mtu));
     SubnetEnvFacts { path, says }
 }

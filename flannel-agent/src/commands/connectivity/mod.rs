@@ -62,7 +62,12 @@ async fn matrix(args: &ConnectivityArgs) -> io::Result<Matrix> {
         Some(_) => daemon.peers.clone(),
         None => {
             let told = super::known::leases(&daemon, &args.etcd).await;
-            told.map_err(|reason: Unknown| io::Error::other(reason.to_string()))?
+            told.map_err(|reason: Unknown| {
+                io::Error::other(format!(
+                    "no daemon runs here, and etcd does not tell the peers (the --etcd flags \
+                     say where it is): {reason}"
+                ))
+            })?
         }
     };
     let chosen: Vec<KnownPeer> =

@@ -1,20 +1,21 @@
 //! What a report needs. Whatever cannot be had is left out, with the reason.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::super::known::Daemon;
 use super::super::{ask, flows};
 use crate::bpf::PinnedFlows;
 use crate::cli::SysdumpArgs;
 use crate::control::Request;
 use crate::files::state;
 use crate::source::LeaseSource as _;
-use crate::source::options::EtcdApi;
 use crate::source::store::Store;
 
 /// How long one part may take.
@@ -70,17 +71,18 @@ impl Part {
 
 /// All of it.
 pub(super) async fn all(args: &SysdumpArgs) -> Vec<Part> {
+    let daemon = Daemon::ask(&args.reader.state.dir);
     let mut parts = vec![
         Part::of("agent.txt", Ok(format!("flannel-agent {}\n", env!("CARGO_PKG_VERSION")))),
         Part::of("status.json", told(args, Request::Status)),
         Part::of("peers.json", told(args, Request::Peers)),
         Part::of("events.json", told(args, Request::Events(0))),
-        Part::of("flows.json", known_flows(args)),
-        Part::of("metrics.txt", metrics(args)),
-        Part::of("network-config.txt", network_config(args).await),
+        Part::of("flows.json", known_flows(&daemon.pin_dir(&args.pins.dir))),
+        Part::of("metrics.txt", metrics(args, &daemon)),
+        Part::of("network-config.txt", network_config(args, &daemon).await),
         Part::of("os-release.txt", file("/etc/os-release".as_ref())),
         Part::of("state.json", file(&state::path(&args.reader.state.dir))),
-        Part::of("subnet.env", file(&args.subnet_file.path)),
+        Part::of("subnet.env", file(&daemon.subnet_file(&args.subnet_file.path))),
         Part::of("sysconfig.txt", file("/etc/sysconfig/flanneld".as_ref())),
     ];
     for (name, line) in PROGRAMS {
@@ -95,23 +97,27 @@ fn told(args: &SysdumpArgs, request: Request) -> Result<String, String> {
         .ok_or_else(|| "the agent is not running".to_owned())
 }
 
-fn known_flows(args: &SysdumpArgs) -> Result<String, String> {
-    let pinned = PinnedFlows::open(&args.pins.dir);
+fn known_flows(pin_dir: &Path) -> Result<String, String> {
+    let pinned = PinnedFlows::open(pin_dir);
     let flows = pinned.and_then(|pinned| flows::read(&pinned, &Default::default()));
     serde_json::to_string(&flows.map_err(|error| error.to_string())?)
         .map_err(|error| error.to_string())
 }
 
-fn file(path: &std::path::Path) -> Result<String, String> {
+fn file(path: &Path) -> Result<String, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// `/metrics` of an agent that serves it.
-fn metrics(args: &SysdumpArgs) -> Result<String, String> {
-    let port = args.healthz_port.ok_or("give --healthz-port for what /metrics says")?;
+fn metrics(args: &SysdumpArgs, daemon: &Daemon) -> Result<String, String> {
+    let serves = daemon.flags.as_ref().map(|flags| &flags.healthz);
+    let port = args.healthz_port.or_else(|| serves?.port());
+    let port = port.ok_or("without --healthz-port the agent serves none")?;
+    let host = serves.and_then(|serves| serves.host.parse().ok());
+    let host = host.filter(|host: &IpAddr| !host.is_unspecified());
     let answer = || -> io::Result<String> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let address = SocketAddr::from((host.unwrap_or(Ipv4Addr::LOCALHOST.into()), port));
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
@@ -123,9 +129,10 @@ fn metrics(args: &SysdumpArgs) -> Result<String, String> {
 }
 
 /// Config and leases as the store has them.
-async fn network_config(args: &SysdumpArgs) -> Result<String, String> {
+async fn network_config(args: &SysdumpArgs, daemon: &Daemon) -> Result<String, String> {
+    let (etcd, api) = daemon.etcd(&args.etcd);
     let read = async {
-        let store = Store::connect(args.etcd.clone(), EtcdApi::Auto).await?;
+        let store = Store::connect(etcd, api).await?;
         let config = store.config().await?;
         let (leases, revision) = store.list().await?;
         Ok::<_, crate::source::SourceError>(format!(
