@@ -105,7 +105,7 @@ impl Docker {
         let mut command = self.client();
         command.args(["run", "--detach", "--name", name]).args(options);
         run(command.args([IMAGE, "/bin/busybox"]).args(line.split_whitespace()));
-        let format = "{{.NetworkSettings.IPAddress}}";
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
         let text = run(self.client().args(["inspect", "--format", format, name]));
         let address = text.trim().parse().expect("a container's address");
         Container { docker: self, name: name.to_owned(), address }

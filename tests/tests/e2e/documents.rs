@@ -240,7 +240,7 @@ fn docker_on_two_nodes() {
     }
     bench.document("README.md");
     bench.document("docs/docker.md");
-    let inspect = "{{.NetworkSettings.IPAddress}}";
+    let inspect = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
     let mut command = bench.machines[1].command();
     let web = run(command.args(["docker", "inspect", "--format", inspect, "web"]));
     assert!(web.starts_with("10.5."), "{web}");

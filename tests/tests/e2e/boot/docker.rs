@@ -35,7 +35,7 @@ fn containers_reach_another_nodes_pods() {
 
     machine.sh(IMAGE);
     machine.sh("docker run --detach --name sleeper busybox /bin/busybox sleep 600");
-    let format = "{{.NetworkSettings.IPAddress}}";
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
     let address = machine.sh(&format!("docker inspect --format '{format}' sleeper"));
     let address = address.trim().parse().expect("a container's address");
     assert!(left.subnet().contains(address), "{address}");
