@@ -73,8 +73,10 @@ pub async fn run(args: &CleanupArgs) -> u8 {
     // Last, so that as little as possible goes without them. Flannel may have its
     // own by now, which stay.
     let mine = networks.into_iter().collect();
-    if let Err(error) = chosen::remove_all(&[], &mine).await {
-        steps.failed(error);
+    match chosen::remove_all(&[], &mine).await {
+        Ok(true) => steps.did("removed the firewall rules".to_owned()),
+        Ok(false) => {}
+        Err(error) => steps.failed(error),
     }
     steps.remove_file(&control::path(state_dir));
     // What is left to do stays known.

@@ -179,25 +179,28 @@ impl Chosen {
 
 /// Removes our rules of every mode from this node, and what flannel has left for
 /// these nodes. Without nodes flannel's stay: it may use them already. Rules about
-/// networks that are not `mine` stay in any case.
+/// networks that are not `mine` stay in any case. Whether there were any.
 ///
 /// # Errors
 /// A tool that is there does not run. All are tried.
-pub async fn remove_all(nodes: &[Place], mine: &Mine) -> Result<(), FirewallError> {
+pub async fn remove_all(nodes: &[Place], mine: &Mine) -> Result<bool, FirewallError> {
     let nft = match nft().await {
         Ok(nft) => nft.withdraw(!nodes.is_empty(), mine).await,
-        Err(_) => Ok(()),
+        Err(_) => Ok(false),
     };
-    sweep_iptables(None, nodes, mine).await.and(nft)
+    let iptables = sweep_iptables(None, nodes, mine).await;
+    Ok(nft? | iptables?)
 }
 
 /// Removes our rules and flannel's from both kinds of iptables but the kept one
-/// (`Some(true)`: legacy). A kind without a program has no rules to be seen.
+/// (`Some(true)`: legacy). A kind without a program has no rules to be seen. Whether there
+/// were any.
 async fn sweep_iptables(
     kept: Option<bool>,
     nodes: &[Place],
     mine: &Mine,
-) -> Result<(), FirewallError> {
+) -> Result<bool, FirewallError> {
+    let mut removed = false;
     let present = PresentTables::read();
     let rules_may_be = |legacy: bool| match legacy {
         true => legacy::has_tables(),
@@ -211,9 +214,10 @@ async fn sweep_iptables(
             && found.sync(None, nodes, mine).await?
         {
             tracing::info!(program = %found.describe(), "former firewall rules removed");
+            removed = true;
         }
     }
-    Ok(())
+    Ok(removed)
 }
 
 async fn of_kind(legacy: bool) -> Result<Option<Iptables>, FirewallError> {

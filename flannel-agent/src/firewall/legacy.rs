@@ -46,13 +46,13 @@ pub(super) async fn ensure(rules: &Rules, mine: &Mine) -> Result<bool, FirewallE
     Ok(true)
 }
 
-/// Removes our rules.
-pub(super) async fn remove(mine: &Mine) -> Result<(), FirewallError> {
-    let Some((program, chain)) = chain(mine).await? else { return Ok(()) };
+/// Removes our rules. Whether there were any.
+pub(super) async fn remove(mine: &Mine) -> Result<bool, FirewallError> {
+    let Some((program, chain)) = chain(mine).await? else { return Ok(false) };
     for old in &chain.ours {
         change(program, "-D", &old.words).await?;
     }
-    Ok(())
+    Ok(!chain.ours.is_empty())
 }
 
 async fn chain(mine: &Mine) -> Result<Option<(&'static str, Chain)>, FirewallError> {

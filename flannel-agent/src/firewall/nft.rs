@@ -46,24 +46,29 @@ impl Nft {
         {
             self.commit(&format!("delete table ip6 {}\n", rules::TABLE_V6)).await?;
         }
-        if ours && tool::is_there(&self.program) { self.withdraw(true, mine).await } else { Ok(()) }
+        if ours && tool::is_there(&self.program) {
+            self.withdraw(true, mine).await?;
+        }
+        Ok(())
     }
 
-    /// Removes our rules, and those that flannel has in our table.
+    /// Removes our rules, and those that flannel has in our table. Whether there were any.
     pub(super) async fn withdraw(
         &self,
         flannels_too: bool,
         mine: &Mine,
-    ) -> Result<(), FirewallError> {
+    ) -> Result<bool, FirewallError> {
+        let mut removed = false;
         let beside = mine.networks().map(Names::beside);
         for names in std::iter::once(Names::flannels()).chain(beside) {
             let found = self.found(&names).await?;
             if let Some(script) = rules::removal(&found, flannels_too, &names, mine) {
                 self.commit(&script).await?;
                 tracing::info!(table = names.table, "firewall rules removed");
+                removed = true;
             }
         }
-        legacy::remove(mine).await
+        Ok(legacy::remove(mine).await? || removed)
     }
 
     /// Makes our rules exactly these. Our table is beside flannel's where that is
@@ -176,6 +181,6 @@ impl Nft {
     /// # Errors
     /// The program fails.
     pub async fn remove(&self) -> Result<(), FirewallError> {
-        self.withdraw(false, &Mine::default()).await
+        self.withdraw(false, &Mine::default()).await.map(drop)
     }
 }

@@ -30,6 +30,8 @@ fn removes_everything(options: &Options) {
     pair.client.ping(pair.server.address, "-c 2 -i 0.1 -W 2");
     let output = pair.left.cleanup();
     assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("removed the firewall rules"), "{told}");
 
     let netns = &pair.left.netns;
     assert!(!netns.try_sh("ip link show flannel.1"));
@@ -51,7 +53,10 @@ fn removes_everything(options: &Options) {
     assert!(netns.sh("tc filter show dev cni0 ingress").contains("pref 7 bpf"));
 
     // Twice is as good as once, and a start after it is a first start.
-    assert!(pair.left.cleanup().status.success());
+    let again = pair.left.cleanup();
+    assert!(again.status.success(), "{again:?}");
+    let told = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert!(told.contains("nothing of ours was there"), "{told}");
     pair.left.start(&pair.etcd, &options);
     pair.right.wait_routes(&[&pair.left]);
 }
