@@ -12,6 +12,7 @@ use flannel_core::checksum::TunnelChecksum;
 use flannel_core::status::{
     DatapathKind, DatapathStatus, DeviceStatus, LeaseStatus, Status, XdpStatus,
 };
+use nix::net::if_::if_nametoindex;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -57,10 +58,12 @@ fn say_not_running(loaded: &Loaded, state_dir: &Path) {
         return print(&format!("the agent is not running; {what}"));
     };
     let device = known.device.as_deref();
-    print(match device {
-        Some(udp::DEVICE) => "the agent is not running; the udp backend forwards nothing meanwhile",
-        _ => "the agent is not running; what it set up goes on forwarding",
-    });
+    let meanwhile = match device {
+        Some(name) if if_nametoindex(name).is_err() => format!(", and {name} is not there"),
+        Some(udp::DEVICE) => "; the udp backend forwards nothing meanwhile".to_owned(),
+        _ => "; what it set up goes on forwarding".to_owned(),
+    };
+    print(&format!("the agent is not running{meanwhile}"));
     let device = device.map(|name| format!(", device {name} ({})", known.vtep_mac));
     print(&format!(
         "last lease {} of {}{}",

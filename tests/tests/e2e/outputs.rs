@@ -111,6 +111,22 @@ fn status_without_an_agent() {
 }
 
 #[test]
+fn status_after_an_agent() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let mut node = lab.node(1);
+    node.start(&etcd, &Options::kernel());
+    node.stop_agent();
+    let status = || output(&mut node.agent_command("status")).stdout;
+    let text = String::from_utf8_lossy(&status()).into_owned();
+    assert!(text.contains("not running; what it set up goes on forwarding"), "{text}");
+    // As after the machine's start.
+    node.netns.ip("link delete flannel.1");
+    let text = String::from_utf8_lossy(&status()).into_owned();
+    assert!(text.contains("not running, and flannel.1 is not there"), "{text}");
+}
+
+#[test]
 fn flags_in_both_forms_and_environment() {
     let lab = Lab::new();
     let etcd = lab.empty_etcd();

@@ -115,6 +115,14 @@ pub struct StoreAnswer {
     pub leases: Vec<Held>,
 }
 
+impl NodeFacts {
+    /// Our device, by the name that it should have; `None` where it is not there.
+    pub(super) fn own_device(&self) -> Option<&TunnelDevice> {
+        let own = self.network.as_ref()?.device.as_ref()?;
+        self.devices.as_ref().ok()?.iter().find(|device| device.name == *own)
+    }
+}
+
 /// Why the store gave no leases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreFault {

@@ -9,6 +9,21 @@ pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
     findings
 }
 
+/// What is to be said of a daemon that has ended, or of none since the machine started.
+fn left_behind(facts: &NodeFacts) -> (Condition, String) {
+    let own = facts.network.as_ref().and_then(|network| network.device.as_ref());
+    let told = |what: String| format!("no daemon runs{what}");
+    match (own, facts.own_device()) {
+        (Some(own), None) if facts.devices.is_ok() => {
+            (Condition::Broken, told(format!(", and {own} is not there")))
+        }
+        (_, Some(own)) if own.kind == "tun" => {
+            (Condition::Broken, told("; the udp backend forwards nothing meanwhile".to_owned()))
+        }
+        _ => (Condition::Degraded, told("; what it set up goes on forwarding".to_owned())),
+    }
+}
+
 fn agent(facts: &NodeFacts) -> Finding {
     let id = Id::Agent;
     match &facts.agent {
@@ -19,12 +34,11 @@ fn agent(facts: &NodeFacts) -> Finding {
             "no daemon runs, and none has run here",
             "start it: systemctl start flannel-agent",
         ),
-        Ok(Agent::Dead { remembered: true }) => Finding::ill(
-            id,
-            Condition::Degraded,
-            "no daemon runs; what it set up goes on forwarding",
-            "start it: systemctl start flannel-agent; its log says why it ended",
-        ),
+        Ok(Agent::Dead { remembered: true }) => {
+            let (condition, found) = left_behind(facts);
+            let remedy = "start it: systemctl start flannel-agent; its log says why it ended";
+            Finding::ill(id, condition, found, remedy)
+        }
         Ok(Agent::Running { .. }) if facts.network.is_none() => Finding::ill(
             id,
             Condition::Broken,

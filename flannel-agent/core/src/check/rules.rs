@@ -1,6 +1,6 @@
 //! Forwarding, reverse path filters, and the node's firewall.
 
-use super::facts::{FirewallService, NodeFacts, Packets, RpFilter, Ruled, TunnelDevice};
+use super::facts::{FirewallService, NodeFacts, Packets, RpFilter, Ruled};
 use super::finding::{Condition, Finding, Id};
 use crate::firewall::packet_rules::fate::{Culprit, Fate, UFW_CHAIN};
 
@@ -161,11 +161,7 @@ fn let_pass(service: FirewallService, facts: &NodeFacts) -> String {
     let network = known
         .and_then(|known| known.network)
         .map_or("<overlay network>".to_owned(), |network| network.to_string());
-    let own = |device: &&TunnelDevice| {
-        known.and_then(|known| known.device.as_ref()) == Some(&device.name)
-    };
-    let devices = facts.devices.as_deref().unwrap_or_default();
-    let port = devices.iter().find(own).and_then(|own| own.port);
+    let port = facts.own_device().and_then(|own| own.port);
     let commands = match service {
         FirewallService::Firewalld => [
             port.map(|port| format!("firewall-cmd --permanent --add-port={port}/udp")),

@@ -152,6 +152,14 @@ fn the_daemon() {
     let dead = |remembered| agent(Agent::Dead { remembered });
     found(Id::Agent, Condition::Broken, "none has run", dead(false));
     found(Id::Agent, Condition::Degraded, "goes on forwarding", dead(true));
+    found(Id::Agent, Condition::Broken, "runs, and flannel.1 is not there", |facts| {
+        dead(true)(facts);
+        facts.devices = Ok(vec![]);
+    });
+    found(Id::Agent, Condition::Broken, "the udp backend forwards nothing", |facts| {
+        dead(true)(facts);
+        facts.devices.as_mut().unwrap()[0].kind = "tun".into();
+    });
     let running = |reason: Option<&str>, complaints: &[&str]| {
         agent(Agent::Running {
             datapath: "kernel".into(),
