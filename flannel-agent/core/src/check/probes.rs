@@ -74,7 +74,10 @@ fn mtu(probes: &[PeerProbe]) -> Vec<Finding> {
         let found = format!("answers come from {who} on the underlay, but not through the overlay");
         let remedy =
             "run check there, too; does anything on the way stop UDP to the tunnel's port?";
-        findings.push(Finding::ill(id, Condition::Degraded, found, remedy));
+        findings.push(
+            Finding::ill(id, Condition::Degraded, found, remedy)
+                .since("tunnel packets are lost on the way, or no flannel is there any more"),
+        );
     }
     let silent = of(&|probe| {
         let overlay = probe.overlay.as_ref().is_some_and(|way| way.small.came());

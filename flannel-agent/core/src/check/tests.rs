@@ -339,6 +339,8 @@ fn full_packets() {
     let silent = Sizes { length: 1450, small: Answer::Silent, full: Answer::Silent };
     let shut = PeerProbe { overlay: Some(silent.clone()), ..probe(7, CAME, CAME) };
     found(Id::Mtu, Condition::Degraded, "but not through the overlay", probes(vec![shut.clone()]));
+    let why = &with(Id::Mtu, probes(vec![shut.clone()]))[0].why;
+    assert!(why.contains("tunnel packets are lost"), "nothing is known of lengths: {why}");
     let away = PeerProbe { underlay: silent, ..shut };
     found(Id::Mtu, Condition::Unknown, "no answer from 192.0.2.7", probes(vec![away]));
     found(Id::Mtu, Condition::Well, "no peer", probes(vec![]));
