@@ -112,6 +112,12 @@ impl Draft {
         self.rule.exact &= !others;
     }
 
+    /// The types were asked for with regard to an interface: they tell nothing.
+    pub(super) fn any_target(&mut self) {
+        self.rule.matches.targets = target::ALL;
+        self.vague();
+    }
+
     /// The rule, unless no packet can match it.
     pub(super) fn finish(self) -> Option<Rule> {
         Some(self.rule).filter(|_| !self.never)

@@ -244,8 +244,13 @@ mod tests {
         // Of others it is not known whether they are multicast.
         let others = Matches { targets: target::OTHERS, ..tunnel.clone() };
         assert!(matches!(of(&others), Fate::Perhaps(_)));
-        let any = Matches { targets: target::ALL, ..tunnel };
+        let any = Matches { targets: target::ALL, ..tunnel.clone() };
         assert!(matches!(of(&any), Fate::Perhaps(_)));
+        // The node's address may be another interface's.
+        let strict = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m addrtype ! --dst-type LOCAL \
+            --limit-iface-in -j DROP\nCOMMIT\n";
+        let of_strict = fate(&iptables::read(strict), &[NetfilterHook::Input], &tunnel);
+        assert!(matches!(of_strict, Fate::Perhaps(_)));
     }
 
     #[test]

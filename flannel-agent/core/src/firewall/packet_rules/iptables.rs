@@ -134,6 +134,8 @@ impl<F: Fn(&str) -> bool> Reader<'_, F> {
                 let types = self.next().unwrap_or_default();
                 self.draft.target_types(types.split(','), negated);
             }
+            // An address of the node is none of this interface's.
+            "--limit-iface-in" | "--limit-iface-out" => self.draft.any_target(),
             "--tcp-flags" => self.flags(negated),
             "--tcp-option" => {
                 let of_syn = self.next().is_some_and(|kind| OF_SYN.contains(&kind.as_str()));
