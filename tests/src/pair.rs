@@ -237,7 +237,13 @@ impl Pair {
 
     /// A stream of one datagram per millisecond, there and back.
     pub fn start_spaced(&self, time: Duration) -> RunningLoad<Spaced> {
-        let options = format!("--seconds {}", time.as_secs_f64());
+        self.start_spaced_by(time, Duration::from_millis(1))
+    }
+
+    /// A stream of one datagram per `interval`, there and back.
+    pub fn start_spaced_by(&self, time: Duration, interval: Duration) -> RunningLoad<Spaced> {
+        let (seconds, interval) = (time.as_secs_f64(), interval.as_micros());
+        let options = format!("--seconds {seconds} --interval-us {interval}");
         self.client.start_traffic(SPACED, self.server.target(), &options)
     }
 }

@@ -216,8 +216,11 @@ fn changes_that_cannot_matter_end_nothing_and_a_moved_address_does_at_once() {
     let third = left.pod(4);
     netns.sh(&format!("ping -c 1 -W 2 {}", third.address));
     // Whatever those have caused.
-    std::thread::sleep(SECOND);
-    let before = left.config().generation;
+    let (before, _) = wait::until("a second without a new generation", 10 * SECOND, || {
+        let before = left.config().generation;
+        std::thread::sleep(SECOND);
+        (left.config().generation == before).then_some(before)
+    });
     let fourth = left.pod(5);
     fourth.ping(second.address, "-c 1 -W 2");
     netns.ip_batch(&[

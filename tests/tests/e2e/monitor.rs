@@ -9,9 +9,11 @@ use flannel_core::trace::TraceReport;
 use flannel_ebpf::abi::{Outcome, program};
 use flannel_ebpf::monitor::watcher;
 use flannel_tests::agent::Options;
+use flannel_tests::load::RunningLoad;
 use flannel_tests::pair::Pair;
 use flannel_tests::process::{Process, output, run};
 use flannel_tests::told::{read, told};
+use flannel_tests::traffic::client::Spaced;
 use flannel_tests::wait::{self, patience};
 use nix::sys::signal::Signal;
 
@@ -23,6 +25,15 @@ fn command(pair: &Pair, flags: &[&str]) -> Command {
     let mut command = pair.left.agent_command("monitor");
     command.arg("--pin-dir").arg(pair.left.pin_dir()).args(flags);
     command
+}
+
+/// Datagrams that are carried for as long as monitors come and go. An emulated machine
+/// would do nothing else with one each millisecond.
+fn carry(pair: &Pair) -> RunningLoad<Spaced> {
+    pair.start_spaced_by(
+        Duration::from_secs(30) * patience(),
+        Duration::from_millis(1) * patience(),
+    )
 }
 
 /// What is told in this time.
@@ -111,8 +122,7 @@ fn packets_are_told_with_hook_and_outcome() {
     let pair = Pair::agents(&Options::default());
     let (client, server) = (pair.client.address.to_string(), pair.server.address.to_string());
     pair.fast_both_ways();
-    // Its datagrams are wanted as long as monitors come and go.
-    let running = pair.start_spaced(Duration::from_secs(30) * patience());
+    let running = carry(&pair);
     carried(&pair, &client);
     bounds(&pair);
     live(&pair);
@@ -136,7 +146,7 @@ fn packets_are_told_with_hook_and_outcome() {
 fn carried_packets_are_told_and_counted() {
     let pair = Pair::agents(&Options::default());
     pair.fast_both_ways();
-    let _running = pair.start_spaced(Duration::from_secs(30) * patience());
+    let _running = carry(&pair);
     carried(&pair, &pair.client.address.to_string());
     live(&pair);
 }
