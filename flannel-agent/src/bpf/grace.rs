@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::{BpfError, GracePeriodMode, pinned};
+use super::{BpfError, GracePeriodMode};
 
 /// Name of the symbolic link in a version's directory that is there as long as the setting
 /// is ours: an agent that is killed in between leaves it to the next.
@@ -58,7 +58,7 @@ impl GracePeriods {
         match note(&record).and_then(|()| write(&self.settings, "1")) {
             Ok(()) => self.record = Some(record),
             Err(error) => {
-                let _ = pinned::remove(&record);
+                let _ = fs::remove_file(&record);
                 self.left_alone = true;
                 tracing::info!(%error, "grace periods stay long: each program takes some 15 ms");
             }
@@ -67,8 +67,10 @@ impl GracePeriods {
 
     /// Makes them what they were.
     pub(super) fn restore(&mut self) {
-        if let Some(record) = self.record.take() {
-            undo(&self.settings, &record);
+        if let Some(record) = self.record.take()
+            && let Err(error) = undo(&self.settings, &record)
+        {
+            tracing::warn!(%error, "grace periods stay short");
         }
     }
 }
@@ -80,11 +82,17 @@ impl Drop for GracePeriods {
 }
 
 /// Restores what an agent that was killed has left in this version's directory.
-pub(super) fn restore_after_crash(version: &Path) {
+///
+/// # Errors
+/// The setting cannot be written. The record stays, for a later try.
+pub(super) fn restore_after_crash(version: &Path) -> Result<(), BpfError> {
     let record = version.join(RECORD);
-    if fs::symlink_metadata(&record).is_ok() {
-        undo(Path::new(SETTINGS), &record);
+    if fs::symlink_metadata(&record).is_err() {
+        return Ok(());
     }
+    undo(Path::new(SETTINGS), &record).map_err(|error| {
+        error.with_hint("an agent that was killed has left 1 there: write 0, or try again later")
+    })
 }
 
 fn note(record: &Path) -> Result<(), BpfError> {
@@ -96,9 +104,13 @@ fn note(record: &Path) -> Result<(), BpfError> {
     }
 }
 
-fn undo(settings: &Path, record: &Path) {
-    if let Err(error) = write(settings, "0").and_then(|()| pinned::remove(record)) {
-        tracing::warn!(%error, "grace periods stay short");
+fn undo(settings: &Path, record: &Path) -> Result<(), BpfError> {
+    write(settings, "0")?;
+    match fs::remove_file(record) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(BpfError::new("remove", record.display().to_string(), &error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -85,7 +85,9 @@ impl PinDir {
         let claim = owner::claim(&self.root)?;
         for version in self.versions() {
             // Whosever it is: it runs no longer.
-            grace::restore_after_crash(&version);
+            if let Err(error) = grace::restore_after_crash(&version) {
+                tracing::warn!(%error, "grace periods stay short");
+            }
             match owner::of(&version)? {
                 Owner::Ours => {}
                 Owner::Other(other) => return Err(owner::foreign(&self.root, &other)),
@@ -229,7 +231,6 @@ impl PinDir {
         }
         let mut removed = Vec::new();
         for version in self.versions() {
-            grace::restore_after_crash(&version);
             remove_version(&version, &mut removed)?;
         }
         match fs::remove_dir(&self.root) {

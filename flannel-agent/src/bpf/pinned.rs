@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::BpfError;
+use super::{BpfError, grace};
 
 /// A pinned link of a TC hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,21 +35,37 @@ pub(super) fn entries(folder: &Path) -> Vec<PathBuf> {
 /// Removes a version's directory with all that is pinned in it.
 ///
 /// Links first: the hooks fall silent before their maps go; and XDP's before
-/// those that take over from it.
+/// those that take over from it. The directory stays as long as the node's grace periods
+/// cannot be made what they were.
+///
+/// # Errors
+/// A pin or a directory cannot be removed, or the grace periods stay short.
 pub(super) fn remove_version(version: &Path, removed: &mut Vec<String>) -> Result<(), BpfError> {
-    for folder in [version.join("xdp"), version.join("links"), version.to_owned()] {
-        for path in entries(&folder) {
-            remove(&path)?;
-            removed.push(path.display().to_string());
-        }
-        match fs::remove_dir(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(BpfError::new("remove", folder.display().to_string(), &error));
-            }
-            _ => {}
-        }
+    for folder in [version.join("xdp"), version.join("links")] {
+        remove_entries(&folder, removed)?;
+        remove_folder(&folder)?;
+    }
+    remove_entries(version, removed)?;
+    grace::restore_after_crash(version)?;
+    remove_folder(version)
+}
+
+fn remove_entries(folder: &Path, removed: &mut Vec<String>) -> Result<(), BpfError> {
+    let is_record = |path: &Path| path.file_name().is_some_and(|name| name == grace::RECORD);
+    for path in entries(folder).into_iter().filter(|path| !is_record(path)) {
+        remove(&path)?;
+        removed.push(path.display().to_string());
     }
     Ok(())
+}
+
+fn remove_folder(folder: &Path) -> Result<(), BpfError> {
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(BpfError::new("remove", folder.display().to_string(), &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes a pin; one that has gone already is no error.

@@ -9,6 +9,9 @@ use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{AttachMode, GracePeriodMode, ProgramOptions, cleanup};
 use flannel_ebpf::abi::ABI_VERSION;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
 use crate::place::{ensure, ip, isolated, open, options, veth};
 
 const SETTING: &str = "/sys/kernel/rcu_expedited";
@@ -75,6 +78,39 @@ fn cleanup_restores_them() {
     isolated(|pins| {
         drop(open(pins, AttachMode::Tcx));
         leave_short(pins);
+        cleanup(pins, false).unwrap();
+        assert!(is_restored());
+    });
+}
+
+/// Does it where the setting cannot be written.
+fn where_it_is_read_only(work: impl FnOnce() + Send) {
+    let bind = |from: Option<&str>, to: &str, flags: MsFlags| {
+        mount(from, to, None::<&str>, flags, None::<&str>).unwrap();
+    };
+    let alone = || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        bind(None, "/", MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+        bind(Some(SETTING), SETTING, MsFlags::MS_BIND);
+        bind(None, SETTING, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY);
+        work();
+    };
+    std::thread::scope(|scope| scope.spawn(alone).join().unwrap());
+}
+
+#[test]
+fn a_cleanup_that_cannot_restore_them_says_so_and_leaves_that_to_the_next() {
+    isolated(|pins| {
+        let mut datapath = open(pins, AttachMode::Tcx);
+        ensure(&mut datapath, &[veth("veth0")]);
+        drop(datapath);
+        let record = leave_short(pins);
+        where_it_is_read_only(|| {
+            let said = cleanup(pins, false).unwrap_err().to_string();
+            assert!(said.contains(SETTING) && said.contains("write 0"), "{said}");
+        });
+        assert!(!record.with_file_name("links").exists(), "the programs are detached all the same");
+        assert!(fs::symlink_metadata(&record).is_ok());
         cleanup(pins, false).unwrap();
         assert!(is_restored());
     });
