@@ -2,11 +2,14 @@
 //! again takes them as they are: the verifier has seen them, which takes longer than
 //! all else at a start.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZero;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use aya::maps::{Map, MapData, MapInfo};
 use aya::pin::PinError;
@@ -321,32 +324,76 @@ fn load<'a>(
     Ok(ebpf)
 }
 
-/// Lets the verifier see the programs, all at the same time: each takes it long. One
-/// that refuses the XDP program takes nothing else away.
+/// Lets the verifier see the programs, one for each CPU at a time: each takes it long.
 fn verify(ebpf: &mut Ebpf, with_xdp: bool) -> Result<(), BpfError> {
-    let failed = |name: &str, error| BpfError::new("load program", name, &error);
-    let results: Vec<Result<(), BpfError>> = std::thread::scope(|scope| {
-        let started: Vec<_> = ebpf
-            .programs_mut()
-            .filter(|(name, _)| with_xdp || *name != program::FROM_WIRE)
-            .map(|(name, found)| {
-                let load = move || match found {
-                    Program::SchedClassifier(found) => unless_interrupted(|| found.load()),
-                    Program::Xdp(found) => unless_interrupted(|| found.load()),
-                    _ => Ok(()),
-                };
-                (name, scope.spawn(load))
-            })
-            .collect();
-        let ended = started.into_iter().map(|(name, thread)| match thread.join() {
-            Ok(Err(error)) if name == program::FROM_WIRE => {
-                tracing::info!(error = %failed(name, error), "XDP unavailable");
-                Ok(())
-            }
-            Ok(loaded) => loaded.map_err(|error| failed(name, error)),
+    let mut waiting: Vec<_> =
+        ebpf.programs_mut().filter(|(name, _)| with_xdp || *name != program::FROM_WIRE).collect();
+    waiting.sort_by_key(|(name, _)| Reverse(turn(name)));
+    let waiting = Mutex::new(waiting);
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let verify_all =
+        || std::iter::from_fn(next).try_for_each(|(name, found)| load_one(name, found));
+    let at_once = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        let started: Vec<_> = (0..at_once).map(|_| scope.spawn(verify_all)).collect();
+        let ended = started.into_iter().map(|thread| match thread.join() {
+            Ok(verified) => verified,
             Err(panic) => std::panic::resume_unwind(panic),
         });
-        ended.collect()
-    });
-    results.into_iter().collect()
+        ended.fold(Ok(()), Result::and)
+    })
+}
+
+/// When the verifier sees a program: those that take it longest come first, or the last
+/// one would keep the others' CPUs waiting. The order is that of
+/// `flannel-ebpf/prebuilt/COMPLEXITY`.
+fn turn(name: &str) -> usize {
+    const SLOW: [&str; 4] =
+        [program::FROM_UNDERLAY, program::TO_OVERLAY, program::TO_POD, program::FROM_POD];
+    SLOW.iter().position(|slow| *slow == name).unwrap_or(SLOW.len())
+}
+
+/// One that refuses the XDP program takes nothing else away.
+fn load_one(name: &str, found: &mut Program) -> Result<(), BpfError> {
+    let loaded = match found {
+        Program::SchedClassifier(found) => unless_interrupted(|| found.load()),
+        Program::Xdp(found) => unless_interrupted(|| found.load()),
+        _ => Ok(()),
+    };
+    let loaded = loaded.map_err(|error| BpfError::new("load program", name, &error));
+    match loaded {
+        Err(error) if name == program::FROM_WIRE => {
+            tracing::info!(%error, "XDP unavailable");
+            Ok(())
+        }
+        loaded => loaded,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::turn;
+
+    /// Instructions that the newest of the table's kernels goes through.
+    fn verified() -> Vec<(&'static str, u32)> {
+        let table = include_str!("../../../flannel-ebpf/prebuilt/COMPLEXITY");
+        let rows = table.lines().filter(|line| !line.starts_with(['#', ' ']));
+        rows.filter_map(|row| {
+            let mut words = row.split_whitespace();
+            Some((words.next()?, words.next_back()?.parse().ok()?))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn what_takes_the_verifier_longest_comes_first() {
+        let programs = verified();
+        assert!(programs.len() > 5, "{programs:?}");
+        for (name, cost) in &programs {
+            let later = programs.iter().filter(|(other, _)| turn(other) > turn(name));
+            for (other, less) in later {
+                assert!(less < cost, "{other} takes longer than {name}");
+            }
+        }
+    }
 }
