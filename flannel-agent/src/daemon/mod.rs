@@ -39,7 +39,7 @@ use crate::reconcile::{Identity, LoopOptions, Reconciler};
 use crate::responder;
 use crate::source::SourceError;
 use crate::status::{Shared, SharedDatapath, lock};
-use crate::{control, healthz, notify};
+use crate::{control, healthz, memory, notify};
 
 /// Why the daemon did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +204,8 @@ async fn start_and_serve(
     let Told { shared, datapath, answering } = told;
     let source = start::connect(options).await?;
     let config = start::wait_for_config(&*source, shared).await;
+    // What has read the flags is not needed while all leases are listed.
+    memory::give_back();
     shared.lock().store.api = source.api();
     let kernel = RealKernel::open()?;
     let device = config.backend.facts().device();
@@ -247,6 +249,8 @@ async fn start_and_serve(
     reconciler.watch().scope().set_own(own);
     // Subscribed before the first look, so that no change falls between.
     let events = events::subscribe(reconciler.watch().scope())?;
+    // Nor is what has listed them while the first pass puts them into the kernel.
+    memory::give_back();
     serve::Loop::new(options, state_lock, source, lease, reconciler, shared.clone())
         .run(events, Some(opening))
         .await

@@ -4,7 +4,8 @@
 use std::ffi::c_void;
 use std::fs;
 
-/// Gives back what the start has used: free pages of the heap, and pages of files.
+/// Gives back what a part of the start has used: free pages of the heap, and pages of
+/// files. It takes a millisecond.
 ///
 /// The kernel maps 64 KB of the program around each page that is used, and a start uses
 /// most of it. What is needed again is mapped again from the page cache, for some
