@@ -188,7 +188,7 @@ mod tests {
         killed.shorten(Some(machine.record()));
         std::mem::forget(killed);
         assert_eq!(machine.is(), ("1".to_owned(), true));
-        undo(machine.0.path(), &machine.record());
+        undo(machine.0.path(), &machine.record()).unwrap();
         assert_eq!(machine.is(), ("0".to_owned(), false));
     }
 

@@ -37,6 +37,11 @@ impl Hook {
         }
     }
 
+    /// Whether it is on the host side of a pod's veth.
+    pub(super) fn is_pods(&self) -> bool {
+        [program::FROM_POD, program::TO_POD].contains(&self.program)
+    }
+
     /// Whether its interface still has its name.
     pub(super) fn is_there(&self) -> bool {
         if_nametoindex(self.interface.as_str()) == Ok(self.ifindex)

@@ -136,7 +136,10 @@ impl Loaded {
         let attached = match ensured {
             Ok(attached) => attached,
             Err(error) => {
-                report.failed.push((hook.name(), error));
+                // A pod may have ended since its veth was listed: an event tells of that.
+                if !hook.is_pods() || hook.is_there() {
+                    report.failed.push((hook.name(), error));
+                }
                 return true;
             }
         };

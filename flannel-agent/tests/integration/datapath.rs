@@ -142,6 +142,21 @@ fn a_missing_device_is_reported() {
     });
 }
 
+#[test]
+fn a_pod_that_ended_since_it_was_listed_is_no_failure() {
+    isolated(|pins| {
+        for attach in [AttachMode::Tcx, AttachMode::Clsact] {
+            let mut datapath = open(pins, attach);
+            ip("link add veth9 type veth peer name pod9");
+            let listed = [veth("veth9"), veth("veth0")];
+            ip("link del veth9");
+            let attached = ensure(&mut datapath, &listed);
+            let pods: Vec<_> = attached.iter().filter(|name| name.contains("_pod")).collect();
+            assert_eq!(pods, ["veth0/to_pod", "veth0/from_pod"], "{attached:?}");
+        }
+    });
+}
+
 /// Nothing is attached to a device that took the name since it was looked up.
 #[test]
 fn a_device_that_only_bears_the_name_is_left_alone() {
