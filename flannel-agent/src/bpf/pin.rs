@@ -230,9 +230,10 @@ impl PinDir {
             }
         }
         let mut removed = Vec::new();
-        for version in self.versions() {
-            remove_version(&version, &mut removed)?;
-        }
+        // One that cannot be removed keeps no other's programs.
+        let versions = self.versions();
+        let ends = versions.iter().map(|version| remove_version(version, &mut removed));
+        ends.fold(Ok(()), Result::and)?;
         match fs::remove_dir(&self.root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(BpfError::new("remove", self.root.display().to_string(), &error))

@@ -41,12 +41,13 @@ pub(super) fn entries(folder: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// A pin or a directory cannot be removed, or the grace periods stay short.
 pub(super) fn remove_version(version: &Path, removed: &mut Vec<String>) -> Result<(), BpfError> {
+    let restored = grace::restore_after_crash(version);
     for folder in [version.join("xdp"), version.join("links")] {
         remove_entries(&folder, removed)?;
         remove_folder(&folder)?;
     }
     remove_entries(version, removed)?;
-    grace::restore_after_crash(version)?;
+    restored?;
     remove_folder(version)
 }
 

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{AttachMode, Datapath as _, GracePeriodMode, ProgramOptions, cleanup};
 use flannel_ebpf::abi::ABI_VERSION;
-
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -116,11 +115,18 @@ fn a_cleanup_that_cannot_restore_them_says_so_and_leaves_that_to_the_next() {
         ensure(&mut datapath, &[veth("veth0")]);
         drop(datapath);
         let record = leave_short(pins);
+        // Another version's, whichever of both is looked at first.
+        let other = pins.join("v1");
+        fs::create_dir(&other).unwrap();
+        symlink("rcu_expedited", other.join("expedited")).unwrap();
+        fs::create_dir(other.join("links")).unwrap();
         where_it_is_read_only(|| {
             let said = cleanup(pins, false).unwrap_err().to_string();
             assert!(said.contains(SETTING) && said.contains("write 0"), "{said}");
         });
-        assert!(!record.with_file_name("links").exists(), "the programs are detached all the same");
+        for links in [record.with_file_name("links"), other.join("links")] {
+            assert!(!links.exists(), "{} is removed all the same", links.display());
+        }
         assert!(fs::symlink_metadata(&record).is_ok());
         cleanup(pins, false).unwrap();
         assert!(is_restored());
