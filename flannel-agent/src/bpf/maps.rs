@@ -359,7 +359,7 @@ impl Pinnable {
 }
 
 /// The descriptor of a map.
-fn descriptor(programs: &Programs, name: &'static str) -> Result<OwnedFd, BpfError> {
+pub(super) fn descriptor(programs: &Programs, name: &'static str) -> Result<OwnedFd, BpfError> {
     match programs.map(name) {
         Some(
             Map::Array(data)

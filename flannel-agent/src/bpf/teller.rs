@@ -1,7 +1,8 @@
 //! What may be told to the programs at any time, whatever else is being done
 //! with them: attaching many hooks takes seconds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData};
@@ -9,10 +10,14 @@ use flannel_core::envelope::{Keep, PodVeth, Tcx, TcxProgram};
 use flannel_ebpf::abi::{self, Config, Veth, flag};
 
 use super::BpfError;
-use super::maps::{ignore_missing, typed};
+use super::maps::{descriptor, ignore_missing, typed};
 use super::programs::Programs;
 use super::settings::ConfigMap;
 use super::sys::{Attached, TcxHook, program_name, tcx_programs};
+use super::walk;
+
+/// Entries that one call reads.
+const BATCH: usize = 1024;
 
 /// The verbs that need no lock of the data path. The real one is
 /// `RealTeller`, the one for tests `fake::FakeDatapath`.
@@ -54,6 +59,8 @@ fn is_agents(name: &str) -> bool {
 pub(super) struct RealTeller {
     settings: ConfigMap,
     veths: Arc<Mutex<HashMap<MapData, u32, Veth>>>,
+    /// The same map, to be read at once: each change of a device asks for all entries.
+    veths_fd: Arc<OwnedFd>,
     ours: Arc<Ours>,
 }
 
@@ -78,8 +85,9 @@ impl RealTeller {
         settings: ConfigMap,
         ours: Ours,
     ) -> Result<Self, BpfError> {
+        let veths_fd = Arc::new(descriptor(programs, abi::map::VETHS)?);
         let veths = Arc::new(Mutex::new(typed(programs, abi::map::VETHS)?));
-        Ok(Self { settings, veths, ours: Arc::new(ours) })
+        Ok(Self { settings, veths, veths_fd, ours: Arc::new(ours) })
     }
 
     fn veths(&self) -> MutexGuard<'_, HashMap<MapData, u32, Veth>> {
@@ -114,19 +122,21 @@ impl Teller for RealTeller {
     fn set_veths(&mut self, veths: &[PodVeth]) -> Result<(), BpfError> {
         let failed = |step| move |error| BpfError::new(step, abi::map::VETHS, &error);
         let mut map = self.veths();
-        // Collected first: removing the current key would start the walk anew.
-        let known: Vec<u32> = map.keys().flatten().collect();
-        let wanted: BTreeSet<u32> =
-            veths.iter().filter(|veth| veth.entry.is_some()).map(|veth| veth.ifindex).collect();
+        let known: BTreeMap<u32, Veth> = walk::all(self.veths_fd.as_fd(), BATCH)
+            .map_err(|error| BpfError::new("read map", abi::map::VETHS, &error))?
+            .into_iter()
+            .collect();
+        let wanted: BTreeMap<u32, Veth> =
+            veths.iter().filter_map(|veth| Some((veth.ifindex, veth.value()?))).collect();
         // Those that have gone make room first.
-        for ifindex in known.iter().filter(|ifindex| !wanted.contains(ifindex)) {
+        for ifindex in known.keys().filter(|ifindex| !wanted.contains_key(ifindex)) {
             ignore_missing(map.remove(ifindex)).map_err(failed("remove from map"))?;
         }
         let mut changed = false;
-        for (veth, value) in veths.iter().filter_map(|veth| Some((veth, veth.value()?))) {
-            let before = map.get(&veth.ifindex, 0).ok();
-            if before != Some(value) {
-                map.insert(veth.ifindex, value, 0).map_err(failed("write map"))?;
+        for (ifindex, value) in wanted {
+            let before = known.get(&ifindex);
+            if before != Some(&value) {
+                map.insert(ifindex, value, 0).map_err(failed("write map"))?;
                 changed |= before.is_some();
             }
         }

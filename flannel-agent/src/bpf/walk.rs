@@ -1,5 +1,5 @@
-//! Goes through a map again and again, a part at a time: nobody tells when somebody else
-//! writes into it.
+//! Goes through a map, a part at a time, and again and again: nobody tells when somebody
+//! else writes into it.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -52,6 +52,25 @@ impl<K: Copy + FromBytes + IntoBytes> Walk<K> {
         let is_last = matches!(next, Self::Batch(None) | Self::Key(None));
         *self = next;
         Ok(Part { entries, is_last })
+    }
+}
+
+/// All entries of a map, read `most` at a time.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn all<K, V>(map: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(K, V)>>
+where
+    K: Copy + FromBytes + IntoBytes,
+    V: Copy + FromBytes + IntoBytes,
+{
+    let (mut walk, mut all) = (Walk::default(), Vec::new());
+    loop {
+        let part = walk.next(map, most)?;
+        all.extend(part.entries);
+        if part.is_last {
+            return Ok(all);
+        }
     }
 }
 

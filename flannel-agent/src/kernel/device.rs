@@ -4,13 +4,11 @@
 use std::net::Ipv4Addr;
 
 use flannel_core::desired::Device;
-use flannel_core::link::Bridge;
 use flannel_core::mac::MacAddr;
 use flannel_core::observed::{ObservedDevice, ObservedVxlan};
 use rtnetlink::LinkVxlan;
 use rtnetlink::packet_route::link::{
-    InfoBridge, InfoData, InfoKind, InfoPortKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    InfoData, InfoKind, InfoPortKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
 /// Ageing of learned FDB entries in seconds (the kernel's default, which
@@ -91,27 +89,6 @@ fn infos(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
             _ => None,
         })
         .flatten()
-}
-
-/// How it forwards, if it is a bridge.
-pub(super) fn bridge(message: &LinkMessage) -> Option<Bridge> {
-    if kind(message) != Some(&InfoKind::Bridge) {
-        return None;
-    }
-    let mut bridge = Bridge::default();
-    let data = infos(message).filter_map(|info| match info {
-        LinkInfo::Data(InfoData::Bridge(data)) => Some(data),
-        _ => None,
-    });
-    for attribute in data.flatten() {
-        match attribute {
-            InfoBridge::VlanFiltering(on) => bridge.vlan_filtering = *on,
-            InfoBridge::VlanDefaultPvid(id) => bridge.default_pvid = *id,
-            InfoBridge::NfCallIpTables(on) => bridge.calls_iptables = *on,
-            _ => {}
-        }
-    }
-    Some(bridge)
 }
 
 /// VXLAN attributes, if it is a VXLAN device.

@@ -321,9 +321,12 @@ impl Kernel for RealKernel {
     }
 
     async fn links(&self) -> Result<Vec<Link>, KernelError> {
-        let all = self.dump("RTM_GETLINK", "all", &all_links(), Some)?;
-        let addresses = self.dump("RTM_GETADDR", "all", &addresses_of(0), Some)?;
-        Ok(links::join(&all, &addresses))
+        let found = self.socket().dump_raw(links::RTM_GETLINK, &links::question(0));
+        let found = found.map_err(|refused| explain("RTM_GETLINK", "all".to_owned(), refused))?;
+        let links = found.iter().filter_map(|link| links::link(&link.body)).collect();
+        let address = |message| links::address(&message);
+        let addresses = self.dump("RTM_GETADDR", "all", &addresses_of(0), address)?;
+        Ok(links::join(links, addresses))
     }
 
     async fn default_routes(&self) -> Result<Vec<RouteTo>, KernelError> {

@@ -196,10 +196,10 @@ impl Watch {
         self.judge_and_tell(&mut state);
     }
 
-    /// Looks at the other side of a pod's veth.
-    fn look_into_pod(&self, ifindex: u32) {
+    /// Looks at the other side of pods' veths.
+    fn look_into_pods(&self, veths: &BTreeSet<u32>) {
         let mut state = self.state();
-        state.look_into_pods(&[ifindex].into());
+        state.look_into_pods(veths);
         self.judge_and_tell(&mut state);
     }
 

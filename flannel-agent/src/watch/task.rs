@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use super::Watch;
 use crate::kernel::{EventSource, KernelEvent};
 
-/// The same holds for looks at traffic control: a script adds many filters.
-const TRAFFIC: Duration = Duration::from_millis(20);
+/// The same holds for looks at devices: a script adds many filters, and many pods start
+/// together.
+const DEVICES: Duration = Duration::from_millis(20);
 /// Devices that are looked at before events get their turn.
 const AT_ONCE: usize = 32;
 /// A pod that was just made has no address yet.
@@ -37,8 +38,10 @@ pub fn start(
         every,
         pending: Pending::default(),
         raise: Throttle::new(GENERATION),
-        traffic: Throttle::new(TRAFFIC),
+        traffic: Throttle::new(DEVICES),
         changed: BTreeSet::new(),
+        pods: Throttle::new(DEVICES),
+        in_pods: BTreeSet::new(),
         devices: BTreeSet::new(),
         namespaces: BTreeSet::new(),
         new_pods: None,
@@ -58,6 +61,9 @@ struct Task {
     traffic: Throttle,
     /// Devices whose traffic control has changed.
     changed: BTreeSet<u32>,
+    pods: Throttle,
+    /// Pods' veths of whose other side something may have changed.
+    in_pods: BTreeSet<u32>,
     /// Devices that are looked at when there is nothing else to do.
     devices: BTreeSet<u32>,
     /// Network namespaces likewise.
@@ -134,7 +140,8 @@ impl Task {
             }
             KernelEvent::Link { ifindex } => {
                 if self.watch.is_pods_veth(ifindex) {
-                    self.watch.look_into_pod(ifindex);
+                    self.in_pods.insert(ifindex);
+                    self.pods.ask(now);
                 } else {
                     self.new_pods.get_or_insert(now + NEW_PODS);
                 }
@@ -186,6 +193,9 @@ impl Task {
         if self.traffic.is_due(now) {
             self.watch.look(&std::mem::take(&mut self.changed));
         }
+        if self.pods.is_due(now) {
+            self.watch.look_into_pods(&std::mem::take(&mut self.in_pods));
+        }
         if self.new_pods.is_some_and(|due| due <= now) {
             self.new_pods = None;
             self.namespaces.append(&mut self.watch.namespaces(false));
@@ -212,7 +222,7 @@ impl Task {
     }
 
     fn next_due(&self) -> Instant {
-        let dues = [self.raise.due, self.traffic.due, self.new_pods];
+        let dues = [self.raise.due, self.traffic.due, self.pods.due, self.new_pods];
         dues.into_iter().flatten().chain([self.everything]).min().unwrap_or(self.everything)
     }
 }

@@ -14,7 +14,7 @@ use flannel_core::schedule::MAP_STEP;
 use flannel_ebpf::abi::{self, Subnet};
 use ipnetwork::Ipv4Network;
 
-use super::super::walk::Walk;
+use super::super::walk::{self, Walk};
 use super::super::{BpfError, sys};
 use super::{BATCH, Maps, RawKey, ignore_missing, network, raw_key};
 
@@ -36,15 +36,9 @@ pub(super) struct Rounds {
 impl Maps {
     /// What stands in the map of subnets.
     pub(super) fn read_subnets(&self) -> Result<BTreeMap<Ipv4Network, Subnet>, BpfError> {
-        let (mut walk, mut subnets) = (Walk::default(), BTreeMap::new());
-        loop {
-            let part = walk.next(self.subnets_fd.as_fd(), BATCH).map_err(unread_subnets)?;
-            let found = part.entries.into_iter();
-            subnets.extend(found.filter_map(|(key, subnet)| Some((network(key)?, subnet))));
-            if part.is_last {
-                return Ok(subnets);
-            }
-        }
+        let found = walk::all(self.subnets_fd.as_fd(), BATCH).map_err(unread_subnets)?;
+        let subnet = |(key, subnet)| Some((network(key)?, subnet));
+        Ok(found.into_iter().filter_map(subnet).collect())
     }
 
     /// Puts entries of both maps right: [`MAP_STEP`] that may be removed or changed, and

@@ -10,13 +10,12 @@ use flannel_core::link::Link;
 use flannel_core::mac::MacAddr;
 use ipnetwork::Ipv4Network;
 use rtnetlink::packet_core::Parseable as _;
-use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::route::RouteMessage;
 
 use super::scope::Scope;
 use crate::kernel::KernelEvent;
 use crate::kernel::answer;
-use crate::kernel::links;
+use crate::kernel::links::{self, IFINFO_LEN};
 use crate::kernel::raw::{self, HEADER_LEN};
 
 const RTM_NEWLINK: u16 = 16;
@@ -43,7 +42,6 @@ const RTM_DELNEXTHOP: u16 = 105;
 /// Where a message names the socket that asked for the change.
 const PORT_AT: usize = 12;
 /// Length of `struct ifinfomsg`.
-const IFINFO_LEN: usize = 16;
 /// Length of `struct ifaddrmsg`.
 const IFADDR_LEN: usize = 8;
 /// Length of `struct rtmsg`.
@@ -183,7 +181,7 @@ impl Memory {
             self.ports.remove(&ifindex);
             return self.links.remove(&ifindex).is_some_and(|old| ends_decisions(&old, None, part));
         }
-        let Some(new) = LinkMessage::parse(body).ok().as_ref().and_then(links::link) else {
+        let Some(new) = links::link(body) else {
             return true;
         };
         let ended =

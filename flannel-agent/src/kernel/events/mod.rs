@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use self::memory::Memory;
 pub use self::scope::Scope;
+use super::links::{IFLA_EXT_MASK, RTM_GETLINK, ifinfo, question};
 use super::raw;
 use super::socket::{RouteSocket, split};
 use super::{EventSource, KernelError, KernelEvent};
@@ -41,11 +42,9 @@ const RTNLGRP_NEXTHOP: u32 = 32;
 const NFNLGRP_NFTABLES: u32 = 7;
 const XFRMNLGRP_POLICY: u32 = 4;
 
-const RTM_GETLINK: u16 = 18;
 const RTM_GETNEIGH: u16 = 30;
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWNEIGH: u16 = 28;
-const IFLA_EXT_MASK: u16 = 29;
 /// RTEXT_FILTER_BRVLAN_COMPRESSED: as the kernel's events have it.
 const VLANS: u32 = 1 << 2;
 
@@ -153,12 +152,12 @@ impl Stream {
         let mut memory = Memory::default();
         let mut socket = RouteSocket::open()?;
         let now = Instant::now();
-        let mut bridge_ports = vec![0; 16];
+        let mut bridge_ports = ifinfo(0);
         bridge_ports[0] = libc::AF_BRIDGE as u8;
         raw::put(&mut bridge_ports, IFLA_EXT_MASK, &VLANS.to_ne_bytes());
         let entries = |family: i32| [&[family as u8][..], &[0; 11]].concat();
         for (ask, kind, body) in [
-            (RTM_GETLINK, RTM_NEWLINK, vec![0; 16]),
+            (RTM_GETLINK, RTM_NEWLINK, question(0)),
             (RTM_GETLINK, RTM_NEWLINK, bridge_ports),
             (RTM_GETNEIGH, RTM_NEWNEIGH, entries(libc::AF_INET)),
             (RTM_GETNEIGH, RTM_NEWNEIGH, entries(libc::AF_BRIDGE)),

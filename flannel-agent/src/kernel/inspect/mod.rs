@@ -12,13 +12,11 @@ use ipnetwork::Ipv4Network;
 use rtnetlink::sys::protocols::NETLINK_XFRM;
 
 use super::KernelError;
+use super::links::{IFINFO_LEN, RTM_GETLINK, ifinfo};
 use super::raw::{self, Raw};
 use super::socket::{Refused, RouteSocket, explain};
 
-const RTM_GETLINK: u16 = 18;
 const RTM_GETRULE: u16 = 34;
-/// Length of `struct ifinfomsg`.
-const IFINFO_LEN: usize = 16;
 /// Length of `struct fib_rule_hdr`.
 const RULE_LEN: usize = 12;
 const FRA_FWMARK: u16 = 10;
@@ -180,13 +178,6 @@ impl Inspect for Inspector {
 fn looks_at_marks(rule: &Raw) -> bool {
     let attributes = rule.body.get(RULE_LEN..).unwrap_or_default();
     [FRA_FWMARK, FRA_FWMASK].iter().any(|kind| raw::attribute(attributes, *kind).is_some())
-}
-
-/// A `struct ifinfomsg` that names an interface.
-fn ifinfo(ifindex: u32) -> Vec<u8> {
-    let mut body = vec![0; IFINFO_LEN];
-    body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
-    body
 }
 
 fn is_gone(refused: &Refused) -> bool {

@@ -8,8 +8,11 @@ use std::os::fd::AsRawFd as _;
 use flannel_core::envelope::{PodEnd, Stacked};
 use ipnetwork::Ipv4Network;
 
-use super::{IFINFO_LEN, Inspector, RTM_GETLINK, behind, ifinfo};
+use super::{Inspector, behind};
 use crate::kernel::KernelError;
+use crate::kernel::links::{
+    IFINFO_LEN, IFLA_LINK, IFLA_LINK_NETNSID, IFLA_LINKINFO, RTM_GETLINK, kind_of, question,
+};
 use crate::kernel::raw::{self, Raw};
 
 const RTM_GETADDR: u16 = 22;
@@ -22,20 +25,13 @@ const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
 const IFA_LOCAL: u16 = 2;
 const IFA_TARGET_NETNSID: u16 = 10;
-const IFLA_LINK: u16 = 5;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_EXT_MASK: u16 = 29;
-const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_TARGET_NETNSID: u16 = 46;
-/// RTEXT_FILTER_SKIP_STATS.
-const SKIP_STATS: u32 = 1 << 3;
 
 impl Inspector {
     pub(super) fn read_xdp(&mut self, end: PodEnd) -> Result<Option<bool>, KernelError> {
-        let mut ask = ifinfo(end.ifindex);
+        let mut ask = question(end.ifindex);
         raw::put(&mut ask, IFLA_TARGET_NETNSID, &end.netns.to_ne_bytes());
         let object = format!("interface {} of network namespace {}", end.ifindex, end.netns);
         let link = match self.socket()?.get_raw(RTM_GETLINK, &ask) {
@@ -71,8 +67,7 @@ impl Inspector {
         network: Ipv4Network,
     ) -> Result<Vec<Stacked>, KernelError> {
         let object = format!("network namespace {netns}");
-        let mut ask = ifinfo(0);
-        raw::put(&mut ask, IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
+        let mut ask = question(0);
         raw::put(&mut ask, IFLA_TARGET_NETNSID, &netns.to_ne_bytes());
         let links = self.dump(RTM_GETLINK, "RTM_GETLINK", &object, &ask)?;
         let mut candidates: Vec<(u32, Option<i32>, Stacked)> =
@@ -115,7 +110,7 @@ fn id(message: &Raw) -> Option<i32> {
 fn stacked(link: &Raw) -> Option<(u32, Option<i32>, Stacked)> {
     let attributes = behind(link, IFINFO_LEN)?;
     let info = raw::attribute(attributes, IFLA_LINKINFO)?;
-    let kind = raw::text(raw::attribute(info, IFLA_INFO_KIND)?);
+    let kind = kind_of(info)?;
     if !matches!(kind.as_str(), "ipvlan" | "macvlan" | "ipvtap" | "macvtap" | "vlan") {
         return None;
     }
