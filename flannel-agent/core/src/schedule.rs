@@ -30,6 +30,9 @@ const ODDITIES: Duration = Duration::from_secs(1);
 /// Hooks are looked after this often: no event tells of a detached program. What somebody
 /// takes away is back within a second.
 pub const HOOKS: Duration = Duration::from_millis(800);
+/// What was found right at a hook or a device is not asked for again so soon, however many
+/// passes there are: each question waits for the kernel's lock of all devices.
+pub const HOOKS_REST: Duration = Duration::from_millis(400);
 /// Entries of each map that one step of looking after them reads: more would delay a
 /// lease. All are read within [`HOOKS`], however many there are.
 pub const MAP_STEP: usize = 512;

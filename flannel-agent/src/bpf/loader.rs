@@ -429,6 +429,9 @@ impl Datapath for Loaded {
         // Whatever failed: nobody keeps the maps of other versions true.
         if !report.unfinished {
             self.others.end();
+        }
+        // What was detached may be wanted again.
+        if !report.detached.is_empty() {
             self.round.end();
         }
         report.attachment = match self.attacher.form() {

@@ -1,29 +1,27 @@
 //! Looks after many hooks, in turns.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use flannel_core::schedule::HOOKS;
+use flannel_core::schedule::HOOKS_REST;
 
 use super::hook::Hook;
 
-/// What a look after the hooks that was left for others has seen so far: the next turn
-/// goes on from there. Otherwise all of them would be asked in each turn.
+/// What looks after the hooks have found right a moment ago. A look that was left for
+/// others goes on from there in its next turn, and passes that follow one another do not
+/// ask all hooks again.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     began: Option<Instant>,
     sound: BTreeSet<(u32, &'static str)>,
 }
 
-/// A round that lasts longer begins anew: there may always be something to attach, and
-/// what somebody takes away has to be seen.
-const LONGEST: Duration = HOOKS;
-
 impl Round {
-    /// A turn begins at this time.
+    /// A look or a turn of it begins at this time. What somebody takes away has to be seen:
+    /// a round does not last.
     pub(super) fn turn(&mut self, now: Instant) {
         match self.began {
-            Some(began) if now.duration_since(began) < LONGEST => {}
+            Some(began) if now.duration_since(began) < HOOKS_REST => {}
             _ => {
                 self.sound.clear();
                 self.began = Some(now);
@@ -31,7 +29,7 @@ impl Round {
         }
     }
 
-    /// Whether an earlier turn found its program there.
+    /// Whether its program was found there in this round.
     pub(super) fn has(&self, hook: &Hook) -> bool {
         self.sound.contains(&(hook.ifindex, hook.program))
     }
@@ -41,7 +39,7 @@ impl Round {
         self.sound.insert((hook.ifindex, hook.program));
     }
 
-    /// All hooks have been looked after.
+    /// The next look asks all hooks.
     pub(super) fn end(&mut self) {
         self.sound.clear();
         self.began = None;
@@ -63,23 +61,23 @@ mod tests {
         let (mut round, start) = (Round::default(), Instant::now());
         round.turn(start);
         round.note(&hook(1));
-        round.turn(start + Duration::from_millis(20));
+        round.turn(start + HOOKS_REST / 20);
         assert!(round.has(&hook(1)) && !round.has(&hook(2)));
         assert!(!round.has(&Hook { program: program::FROM_POD, ..hook(1) }));
     }
 
     #[test]
-    fn a_round_that_ended_or_lasts_too_long_begins_anew() {
+    fn a_round_that_was_ended_or_lasts_too_long_begins_anew() {
         let (mut round, start) = (Round::default(), Instant::now());
         round.turn(start);
         round.note(&hook(1));
-        round.turn(start + LONGEST);
+        round.turn(start + HOOKS_REST);
         assert!(!round.has(&hook(1)));
         round.note(&hook(1));
-        round.turn(start + LONGEST + Duration::from_millis(20));
+        round.turn(start + HOOKS_REST * 3 / 2);
         assert!(round.has(&hook(1)));
         round.end();
-        round.turn(start + LONGEST + Duration::from_millis(40));
+        round.turn(start + HOOKS_REST * 8 / 5);
         assert!(!round.has(&hook(1)));
     }
 }

@@ -61,8 +61,13 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         };
         let mut guard = lock(&self.datapath);
         let Some(datapath) = guard.as_mut() else { return };
-        let settled =
-            self.watch.settle(scene, config.port, datapath.as_ref(), fast_path != FastPath::Off);
+        let settled = self.watch.settle(
+            scene,
+            config.port,
+            datapath.as_ref(),
+            fast_path != FastPath::Off,
+            TURN,
+        );
         let mut failures = BTreeMap::new();
         let direct = self.wanted.desired.as_deref().map(|desired| &desired.direct);
         if let Some(direct) = direct
@@ -88,7 +93,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             turn: TURN,
         });
         // Settings that have to be remembered first are changed at the next look.
-        self.hooks_left = report.unfinished || self.conntrack.waits();
+        self.hooks_left = report.unfinished || settled.unfinished || self.conntrack.waits();
         let (unpinned, attachment) = (datapath.unpinned(), report.attachment);
         drop(guard);
         failures.extend(self.tell_hooks(report, unpinned));

@@ -23,7 +23,9 @@ use flannel_core::envelope::{Inlet, PodVeth};
 use flannel_core::firewall::packet_rules::outer::OuterRule;
 use flannel_core::firewall::packet_rules::ranges::Addresses;
 use flannel_core::health::Subject;
+use flannel_core::schedule::HOOKS_REST;
 use ipnetwork::Ipv4Network;
+use tokio::time::Instant;
 
 use self::arrivals::Arrivals;
 pub use self::task::start;
@@ -48,6 +50,8 @@ struct State {
     inspector: Box<dyn Inspect>,
     /// The programs, once there are some.
     teller: Option<Box<dyn Teller>>,
+    /// When the programs on all devices were read last.
+    programs_read: Option<Instant>,
     scene: Scene,
     seen: Seen,
     judgement: Judgement,
@@ -69,7 +73,12 @@ pub struct Settled {
     pub veths: Vec<PodVeth>,
     /// Devices beside the underlay by which packets of the tunnel may come.
     pub inlets: Vec<Inlet>,
+    /// New veths were left for the next time.
+    pub unfinished: bool,
 }
+
+/// New veths that are looked at before the turn's end is looked for.
+const AT_ONCE: usize = 8;
 
 impl Watch {
     /// A watch that has not looked at anything yet. Decisions are repeated for
@@ -85,6 +94,7 @@ impl Watch {
         let state = State {
             inspector,
             teller: None,
+            programs_read: None,
             scene: Scene::default(),
             seen: Seen::default(),
             judgement: Judgement::default(),
@@ -145,17 +155,20 @@ impl Watch {
 
     /// Takes the present roles of the devices, looks at those that are new, and
     /// tells the programs what follows. `port`: the tunnel's. `wanted`: it is worth a
-    /// complaint if they carry nothing.
+    /// complaint if they carry nothing. New veths are looked at for one `turn` only, but
+    /// for the first time: what an earlier run told the programs of them is true until then.
     pub fn settle(
         &self,
         scene: Scene,
         port: u16,
         datapath: &dyn Datapath,
         wanted: bool,
+        turn: Duration,
     ) -> Settled {
         let mut state = self.state();
         state.wanted = wanted;
-        if state.teller.is_none() {
+        let first = state.teller.is_none();
+        if first {
             state.teller = Some(datapath.teller());
             *self.teller.lock().unwrap_or_else(PoisonError::into_inner) = Some(datapath.teller());
         }
@@ -164,11 +177,9 @@ impl Watch {
             self.scope.set_devices(devices.clone());
             state.take(scene);
         }
-        let unknown = state.unknown(&devices);
-        state.look_at_traffic(&unknown);
-        let unasked = state.unasked();
-        state.look_into_pods(&unasked);
-        state.look_at_programs(&devices);
+        let known = state.look_again(&devices);
+        let unfinished = state.look_at_new(&devices, (!first).then_some(turn));
+        state.read_programs(&known);
         state.port = port;
         if !state.rules_known {
             self.read_rules(&mut state);
@@ -179,6 +190,7 @@ impl Watch {
         Settled {
             veths: state.judgement.veths.clone(),
             inlets: state.scene.inlets.iter().skip(1).cloned().collect(),
+            unfinished,
         }
     }
 
@@ -190,9 +202,7 @@ impl Watch {
         if devices.is_empty() {
             return;
         }
-        state.look_at_traffic(&devices);
-        state.look_into_pods(&devices);
-        state.look_at_programs(&devices);
+        state.look_at(&devices);
         self.judge_and_tell(&mut state);
     }
 
@@ -331,19 +341,51 @@ impl State {
         self.seen.xdp.retain(|ifindex, _| same(ifindex));
     }
 
-    /// Devices that were not looked at, or could not be.
-    fn unknown(&self, devices: &BTreeSet<u32>) -> BTreeSet<u32> {
-        let known = |ifindex: &u32| {
-            self.seen.devices.get(ifindex).is_some_and(|facts| facts.traffic.is_ok())
-        };
-        devices.iter().filter(|ifindex| !known(ifindex)).copied().collect()
+    /// Looks again at what could not be read, of devices that are known; gives those.
+    fn look_again(&mut self, devices: &BTreeSet<u32>) -> BTreeSet<u32> {
+        let mut known = devices.clone();
+        known.retain(|ifindex| self.seen.devices.contains_key(ifindex));
+        let mut unread = known.clone();
+        unread.retain(|ifindex| self.seen.devices[ifindex].traffic.is_err());
+        self.look_at_traffic(&unread);
+        let mut unasked = known.clone();
+        unasked.retain(|ifindex| !self.seen.xdp.get(ifindex).is_some_and(Result::is_ok));
+        self.look_into_pods(&unasked);
+        known
     }
 
-    /// Pods' veths of whose other side the same holds.
-    fn unasked(&self) -> BTreeSet<u32> {
-        let asked = |ifindex: &u32| self.seen.xdp.get(ifindex).is_some_and(Result::is_ok);
-        let veths = self.scene.veths.iter().map(|veth| veth.ifindex);
-        veths.filter(|ifindex| !asked(ifindex)).collect()
+    /// Looks at devices that are new, and at the veths among them for one turn; whether
+    /// some are left.
+    fn look_at_new(&mut self, devices: &BTreeSet<u32>, turn: Option<Duration>) -> bool {
+        let began = Instant::now();
+        let new = devices.iter().copied().filter(|found| !self.seen.devices.contains_key(found));
+        let (veths, others): (Vec<u32>, Vec<u32>) =
+            new.partition(|ifindex| self.scene.veths.iter().any(|veth| veth.ifindex == *ifindex));
+        self.look_at(&others.into_iter().collect());
+        let mut left = veths.chunks(AT_ONCE);
+        for some in &mut left {
+            self.look_at(&some.iter().copied().collect());
+            if turn.is_some_and(|turn| began.elapsed() >= turn) {
+                break;
+            }
+        }
+        left.next().is_some()
+    }
+
+    /// Reads the programs on these devices, if that was not done just now: nobody tells of
+    /// one that is attached.
+    fn read_programs(&mut self, devices: &BTreeSet<u32>) {
+        if self.programs_read.is_none_or(|read| read.elapsed() >= HOOKS_REST) {
+            self.programs_read = Some(Instant::now());
+            self.look_at_programs(devices);
+        }
+    }
+
+    /// Looks at all that stands on these devices.
+    fn look_at(&mut self, devices: &BTreeSet<u32>) {
+        self.look_at_traffic(devices);
+        self.look_into_pods(devices);
+        self.look_at_programs(devices);
     }
 
     fn look_at_traffic(&mut self, devices: &BTreeSet<u32>) {

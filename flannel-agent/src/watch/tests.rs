@@ -46,6 +46,13 @@ fn link(ifindex: u32, name: &str, kind: &str) -> Link {
 
 impl Bench {
     fn new() -> Self {
+        let mut bench = Self::empty();
+        bench.settle();
+        bench
+    }
+
+    /// One that was never settled.
+    fn empty() -> Self {
         let (kernel, datapath) = (FakeKernel::default(), FakeDatapath::default());
         let shared = Shared::default();
         let network = "10.5.0.0/16".parse().unwrap();
@@ -56,9 +63,7 @@ impl Bench {
             link(FLANNEL, "flannel.1", "vxlan"),
             link(VETH0, "veth0", "veth"),
         ];
-        let mut bench = Self { watch, kernel, datapath, shared, links };
-        bench.settle();
-        bench
+        Self { watch, kernel, datapath, shared, links }
     }
 
     /// As each look after the hooks does.
@@ -72,7 +77,7 @@ impl Bench {
             names: None,
         };
         let scene = Scene::of(&self.links, choice);
-        self.watch.settle(scene, 8472, &self.datapath, true)
+        self.watch.settle(scene, 8472, &self.datapath, true, Duration::ZERO)
     }
 
     fn limit(&self, ifindex: u32) {
@@ -103,8 +108,8 @@ async fn pause(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
 
-#[test]
-fn each_device_is_looked_at_once_and_programs_every_time() {
+#[tokio::test(start_paused = true)]
+async fn each_device_is_looked_at_once_and_programs_every_time() {
     let mut bench = Bench::new();
     bench.settle();
     assert_eq!(
@@ -117,8 +122,11 @@ fn each_device_is_looked_at_once_and_programs_every_time() {
         egress: vec![],
     };
     bench.datapath.state().tcx.insert(VETH0, tcx);
+    assert!(!bench.settle().veths[0].entry.unwrap().keep_out, "passes follow one another");
+    tokio::time::advance(HOOKS_REST).await;
     assert!(bench.settle().veths[0].entry.unwrap().keep_out);
     bench.datapath.state().tcx.clear();
+    tokio::time::advance(HOOKS_REST).await;
     assert!(!bench.settle().veths[0].entry.unwrap().keep_out);
     bench.links.push(link(9, "veth1", "veth"));
     bench.links.retain(|link| link.ifindex != VETH0);
@@ -127,6 +135,37 @@ fn each_device_is_looked_at_once_and_programs_every_time() {
     bench.settle();
     assert_eq!(bench.kernel.state().traffic_looks[&9], 1);
     assert_eq!(bench.kernel.state().traffic_looks[&VETH0], 2, "it was away");
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_veths_are_looked_at_in_turns_and_count_from_then_on() {
+    let mut bench = Bench::new();
+    let pods = 2 * u32::try_from(AT_ONCE).unwrap() + 1;
+    for number in 0..pods {
+        bench.links.push(link(20 + number, &format!("pod{number}"), "veth"));
+    }
+    for (known, unfinished) in
+        [(1 + AT_ONCE, true), (1 + 2 * AT_ONCE, true), (2 + 2 * AT_ONCE, false)]
+    {
+        let generation = bench.generation();
+        let settled = bench.settle();
+        assert_eq!((settled.veths.len(), settled.unfinished), (known, unfinished));
+        assert!(settled.veths.iter().all(|veth| !veth.entry.unwrap().keep_out));
+        assert_eq!(bench.datapath.state().veths.len(), known);
+        assert_eq!(bench.generation(), generation, "nobody's confirmations end");
+    }
+    let looks = bench.kernel.state().traffic_looks.clone();
+    assert!(looks.values().all(|looks| *looks == 1), "{looks:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_veths_that_are_there_from_the_beginning_are_looked_at_together() {
+    let mut bench = Bench::empty();
+    for number in 0..50 {
+        bench.links.push(link(20 + number, &format!("pod{number}"), "veth"));
+    }
+    let settled = bench.settle();
+    assert_eq!((settled.veths.len(), settled.unfinished), (51, false));
 }
 
 #[test]
@@ -326,8 +365,8 @@ async fn xdp_in_a_pod_is_seen_when_its_veth_changes() {
     assert_eq!(rest.recv().await, Some(KernelEvent::Link { ifindex: VETH0 }));
 }
 
-#[test]
-fn that_nothing_is_carried_is_a_complaint() {
+#[tokio::test(start_paused = true)]
+async fn that_nothing_is_carried_is_a_complaint() {
     let mut bench = Bench::new();
     assert_eq!(bench.complaint(Subject::FastPath), None);
     bench.limit(FLANNEL);
@@ -339,6 +378,7 @@ fn that_nothing_is_carried_is_a_complaint() {
     let complaint = bench.complaint(Subject::FastPath).unwrap();
     assert!(complaint.contains("flannel.1: root qdisc tbf"), "{complaint}");
     bench.datapath.state().tcx.clear();
+    tokio::time::advance(HOOKS_REST).await;
     bench.settle();
     assert_eq!(bench.complaint(Subject::FastPath), None, "one way is carried");
 }

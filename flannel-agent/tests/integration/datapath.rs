@@ -14,6 +14,7 @@ use flannel_agent::status::{Shared, SharedDatapath, lock};
 use flannel_core::envelope::{Inlet, Inward, Keep, PodVeth, VethEntry};
 use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
+use flannel_core::schedule::HOOKS_REST;
 use flannel_ebpf::abi::{
     ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, MAX_PEERS, MAX_VETHS, flag,
 };
@@ -107,6 +108,7 @@ fn a_removed_clsact_filter_comes_back() {
         let status =
             Command::new("tc").args(["qdisc", "del", "dev", "veth0", "clsact"]).status().unwrap();
         assert!(status.success());
+        std::thread::sleep(HOOKS_REST);
         assert_eq!(ensure(&mut datapath, &[veth("veth0")]), ["veth0/to_pod", "veth0/from_pod"]);
     });
 }

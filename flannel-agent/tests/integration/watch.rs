@@ -25,6 +25,7 @@ use flannel_agent::watch::{self, Watch};
 use flannel_core::envelope::Scene;
 use flannel_core::health::Subject;
 use flannel_core::pods::Choice;
+use flannel_core::schedule::HOOKS_REST;
 use flannel_ebpf::abi::{ABI_VERSION, Config, Veth, action, flag, map};
 
 /// From an event to the map.
@@ -77,6 +78,7 @@ impl Node {
         let node = Self { pins, kernel, watch, datapath, shared, pods };
         node.serve().await;
         // Twice: the programs are seen where they are now.
+        tokio::time::sleep(HOOKS_REST).await;
         node.serve().await;
         node
     }
@@ -93,7 +95,8 @@ impl Node {
             names: None,
         };
         let mut datapath = self.datapath.lock().unwrap();
-        let settled = self.watch.settle(Scene::of(&links, choice), 8472, &*datapath, true);
+        let settled =
+            self.watch.settle(Scene::of(&links, choice), 8472, &*datapath, true, HOOKS_REST);
         let report = datapath.ensure_hooks(Places {
             underlay: device("eth0"),
             underlay_kind: "veth",
@@ -286,7 +289,8 @@ fn tcx_programs_count_by_their_place() {
             ("flannel.1", egress, LinkOrder::first(), FREE, flag::KEEP_OUT),
         ] {
             let foreign = Foreign::on(device, attach, order);
-            // No event tells: each look after the hooks finds it.
+            // No event tells: a look after the hooks finds it.
+            tokio::time::sleep(HOOKS_REST).await;
             node.serve().await;
             let found = (node.veth("veth2"), node.flags() & keeps);
             assert_eq!(found, (expected, flags), "{device}");

@@ -77,10 +77,12 @@ impl Judgement {
     }
 }
 
-/// Judges. Of too many veths those that are `served` already keep their place.
+/// Judges. Of too many veths those that are `served` already keep their place; one that
+/// was not looked at yet has none.
 pub fn judge(scene: &Scene, seen: &Seen, served: &BTreeSet<u32>) -> Judgement {
     let look = Look { scene, seen };
-    let mut order: Vec<&Veth> = scene.veths.iter().collect();
+    let seen_once = |veth: &&Veth| seen.devices.contains_key(&veth.ifindex);
+    let mut order: Vec<&Veth> = scene.veths.iter().filter(seen_once).collect();
     order.sort_by_key(|veth| (!served.contains(&veth.ifindex), veth.ifindex));
     let mut judgement = Judgement::default();
     for (place, veth) in order.into_iter().enumerate() {

@@ -231,7 +231,9 @@ fn of_the_underlay_only_what_runs_behind_our_program_counts() {
 #[test]
 fn what_was_not_looked_at_may_be_anything() {
     let kept = VethEntry { inward: Inward::Egress, keep_out: true };
-    let veth = judged(|seen| drop(seen.devices.remove(&VETH1)));
+    let veth = judged(|seen| {
+        seen.devices.get_mut(&VETH1).unwrap().traffic = Err("not looked at yet".to_owned());
+    });
     assert_eq!(veth, (FREE, kept, Keep::default()));
     let bridge = judged(|seen| {
         seen.devices.get_mut(&CNI0).unwrap().traffic = Err("EPERM".to_owned());
@@ -241,6 +243,16 @@ fn what_was_not_looked_at_may_be_anything() {
         seen.devices.get_mut(&FLANNEL).unwrap().tcx = Err("EPERM".to_owned());
     });
     assert_eq!(programs.2, Keep { out: true, inward: true, ..Keep::default() });
+}
+
+#[test]
+fn a_veth_has_no_place_before_it_was_looked_at() {
+    let scene = scene_of(&links());
+    let mut seen = seen(&scene);
+    seen.devices.remove(&VETH1);
+    let judgement = judge(&scene, &seen, &BTreeSet::new());
+    let told: Vec<u32> = judgement.veths.iter().map(|veth| veth.ifindex).collect();
+    assert_eq!((told, judgement.report.veths.len()), (vec![VETH0], 1));
 }
 
 #[test]
