@@ -5,6 +5,7 @@
 //! operator put without one (a reservation) keeps having none.
 
 mod acquire;
+mod aliases;
 mod ask;
 mod connect;
 mod create;
@@ -28,6 +29,7 @@ use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::aliases::{Aliases, newest};
 use self::connect::Endpoints;
 use super::claim::Written;
 use super::follow::follow;
@@ -65,6 +67,7 @@ struct Memory {
     unsettled: Vec<i64>,
     /// Keys that were warned of.
     warned: Warned,
+    aliases: Aliases,
 }
 
 /// A subnet key that could be read.
@@ -240,11 +243,13 @@ impl Etcd3 {
     fn decode(&self, kv: &KeyValue) -> Result<Entry, String> {
         let key = kv.key_str().map_err(|_| "the key is no UTF-8".to_owned())?;
         let name = key.strip_prefix(&self.subnets()).ok_or("the key is not below the prefix")?;
-        let subnet = name.parse::<SubnetKey>().map_err(|error| error.to_string())?.subnet();
+        let of = name.parse::<SubnetKey>().map_err(|error| error.to_string())?;
+        let subnet = of.subnet();
         // As Go, which takes bytes that are no UTF-8 for U+FFFD.
         let value = String::from_utf8_lossy(kv.value());
         let attrs = LeaseAttrs::parse(&value).map_err(|error| error.to_string())?;
         let (etcd_lease, revision) = (kv.lease(), kv.mod_revision());
+        self.memory().aliases.note(of, name);
         Ok(Entry { key: key.to_owned(), subnet, attrs, etcd_lease, revision })
     }
 
@@ -274,6 +279,9 @@ impl Etcd3 {
         let mut leases = Vec::with_capacity(listing.entries.len());
         for entry in listing.entries {
             leases.push(self.lease(entry).await?);
+        }
+        if !self.memory().aliases.is_empty() {
+            newest(&mut leases);
         }
         Ok((leases, listing.revision))
     }

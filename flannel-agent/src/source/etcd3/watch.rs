@@ -2,12 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use etcd_client::{Error, EventType, WatchOptions, WatchResponse};
+use etcd_client::{Error, EventType, KeyValue, WatchOptions, WatchResponse};
 use flannel_core::lease::Lease;
 use flannel_core::lease::history::History;
 use flannel_core::lease::update::LeaseUpdate;
+use ipnetwork::Ipv4Network;
 use tokio::time::timeout;
 
+use super::aliases::Aliases;
 use super::connect::CALL_TIMEOUT;
 use super::{Etcd3, LIST_LIMIT};
 use crate::source::SourceError;
@@ -15,6 +17,7 @@ use crate::source::follow::{End, Followed, Updates};
 
 impl Followed for Etcd3 {
     async fn snapshot(&self) -> Result<(Vec<Lease>, i64), SourceError> {
+        self.memory().aliases = Aliases::default();
         let listing = self.listing().await?;
         self.leases(listing).await
     }
@@ -79,27 +82,44 @@ impl Etcd3 {
     async fn pass_on(&self, response: &WatchResponse, updates: &Updates) -> Result<(), End> {
         for event in response.events() {
             let Some(kv) = event.kv() else { continue };
-            let removed = || {
-                let subnet = self.subnet_of(kv)?;
-                Some(LeaseUpdate::Removed { subnet, revision: kv.mod_revision() })
+            let put = match event.event_type() {
+                EventType::Delete => None,
+                // What cannot be read is no lease; a list would lack it.
+                EventType::Put => self.entry(kv),
             };
-            let update = match event.event_type() {
-                EventType::Delete => removed(),
-                EventType::Put => match self.entry(kv) {
-                    Some(entry) => {
-                        let lease = self.lease(entry).await;
-                        let lease =
-                            lease.map_err(|error| End::Failed { reason: error.to_string() })?;
-                        Some(LeaseUpdate::Put { lease })
-                    }
-                    // What cannot be read is no lease; a list would lack it.
-                    None => removed(),
+            let update = match put {
+                Some(entry) => {
+                    Some(self.lease(entry).await.map(|lease| LeaseUpdate::Put { lease }))
+                }
+                None => match self.subnet_of(kv) {
+                    Some(subnet) => Some(self.without(kv, subnet).await),
+                    None => None,
                 },
             };
+            let update = update.transpose();
+            let update = update.map_err(|error| End::Failed { reason: error.to_string() })?;
             if let Some(update) = update {
                 updates.send(update).await?;
             }
         }
         Ok(())
+    }
+
+    /// What a subnet is without this key: another one may stand for it, too.
+    async fn without(
+        &self,
+        kv: &KeyValue,
+        subnet: Ipv4Network,
+    ) -> Result<LeaseUpdate, SourceError> {
+        let name = kv.key_str().ok().and_then(|key| key.strip_prefix(&self.subnets()));
+        let has_others = self.memory().aliases.forget(subnet, name.unwrap_or_default());
+        if has_others {
+            let left = self.listing().await?.entries.into_iter();
+            let left = left.filter(|entry| entry.subnet == subnet);
+            if let Some(entry) = left.max_by_key(|entry| entry.revision) {
+                return Ok(LeaseUpdate::Put { lease: self.lease(entry).await? });
+            }
+        }
+        Ok(LeaseUpdate::Removed { subnet, revision: kv.mod_revision() })
     }
 }

@@ -4,7 +4,7 @@ use flannel_core::lease::update::LeaseUpdate;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::etcd::updates::{next, next_snapshot};
+use crate::etcd::updates::{map, next, next_snapshot};
 
 #[tokio::test]
 async fn our_own_expiry_is_known() {
@@ -30,6 +30,37 @@ async fn our_own_expiry_is_known() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn of_several_keys_of_a_subnet_the_newest_counts_and_the_others_stay_behind_it() {
+    let etcd = Etcd::start().await;
+    let keys = keys(&etcd);
+    let (plain, dual) = (key("10.5.1.0/24"), key("10.5.1.0-24&fd00::-64"));
+    keys.put(&dual, &value(1)).await;
+    keys.put(&plain, &value(2)).await;
+    let source = source(&etcd).await;
+    let mut updates = source.watch(CancellationToken::new());
+    assert_eq!(next_snapshot(&mut updates).await, map(&[("10.5.1.0/24", "10.99.0.2")]));
+    let mut put = async |n: u8| match next(&mut updates).await {
+        LeaseUpdate::Put { lease } => assert_eq!(lease.attrs, attrs(n)),
+        other => panic!("{other:?}"),
+    };
+    keys.delete(&plain).await;
+    put(1).await;
+    keys.put(&plain, &value(3)).await;
+    put(3).await;
+    // As a node leaves IPv6: its old key ends a day later.
+    keys.delete(&dual).await;
+    put(3).await;
+    keys.delete(&plain).await;
+    assert!(matches!(next(&mut updates).await, LeaseUpdate::Removed { .. }));
+
+    // None of it looks like another history.
+    keys.put(&dual, &value(4)).await;
+    keys.put(&plain, &value(5)).await;
+    let (leases, _) = source.list().await.unwrap();
+    assert_eq!(leases.iter().map(|lease| &lease.attrs).collect::<Vec<_>>(), [&attrs(5)]);
 }
 
 #[tokio::test]
