@@ -119,6 +119,10 @@ impl Etcd2 {
             Some(LeaseUpdate::Removed { subnet, revision: change.node.revision() })
         };
         match change.action.as_str() {
+            // A directory with all of them, which etcd tells of as one.
+            "delete" | "expire" if self.subnets().starts_with(&format!("{}/", change.node.key)) => {
+                Some(LeaseUpdate::Snapshot { leases: Vec::new(), revision: change.node.revision() })
+            }
             "delete" | "expire" | "compareAndDelete" => removed(),
             // What cannot be read is no lease; a list would lack it.
             _ => match self.entry(&change.node) {

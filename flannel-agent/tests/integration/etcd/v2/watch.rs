@@ -4,7 +4,8 @@ use flannel_core::lease::update::LeaseUpdate;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::etcd::updates::{next, next_snapshot};
+use crate::etcd::keys::curl;
+use crate::etcd::updates::{map, next, next_snapshot};
 
 #[tokio::test]
 async fn a_reader_that_was_outrun_by_1000_changes_gets_a_snapshot() {
@@ -47,4 +48,20 @@ async fn a_reader_that_was_outrun_by_1000_changes_gets_a_snapshot() {
     assert!(seen < CHANGES, "nothing was left out, so nothing was tested");
     keys(&etcd).put_leased(&key("10.5.61.0/24"), &value(61)).await;
     assert!(matches!(next(&mut updates).await, LeaseUpdate::Put { .. }));
+}
+
+#[tokio::test]
+async fn leases_that_go_with_their_directory_have_gone() {
+    let etcd = Etcd::start().await;
+    let mut updates = source(&etcd).await.watch(CancellationToken::new());
+    assert_eq!(next_snapshot(&mut updates).await, map(&[]));
+    // The directory itself, one above it, and one that is another.
+    for directory in [key(""), PREFIX.to_owned(), "/coreos.com".to_owned()] {
+        keys(&etcd).put(&key("10.5.1.0/24"), &value(1)).await;
+        assert!(matches!(next(&mut updates).await, LeaseUpdate::Put { .. }));
+        keys(&etcd).put(&format!("{PREFIX}/other/subnets/10.5.1.0-24"), &value(2)).await;
+        curl(&etcd, &format!("{PREFIX}/other?recursive=true"), &["-XDELETE"]);
+        curl(&etcd, &format!("{}?recursive=true", directory.trim_end_matches('/')), &["-XDELETE"]);
+        assert_eq!(next_snapshot(&mut updates).await, map(&[]), "{directory}");
+    }
 }
