@@ -218,7 +218,9 @@ impl Line {
     fn is_word(&self, token: &OsStr, command: &clap::Command) -> bool {
         let something_before = self.argv.len() > 1 || !self.logging.is_empty();
         let is_command = token.to_str().is_some_and(|name| command.find_subcommand(name).is_some());
-        something_before && !is_command && !token.as_bytes().starts_with(b"-")
+        let is_flag = token.as_bytes().starts_with(b"-");
+        // A dash alone is a word for Go, and no command.
+        token == "-" || something_before && !is_command && !is_flag
     }
 
     /// Go's flag package stops at the first word; what follows it, flags too,
@@ -242,8 +244,7 @@ struct Flag {
 }
 
 impl Flag {
-    /// `None` for what clap is to see as it is: positional arguments, `-`,
-    /// `-h`, negative numbers, names that are not text.
+    /// `None` for words, and for what clap is to see as it is: `-h`, negative numbers, names that are not text.
     fn read(token: &OsStr) -> Option<Self> {
         let bytes = token.as_bytes();
         let dashes = bytes.iter().take_while(|byte| **byte == b'-').count();
