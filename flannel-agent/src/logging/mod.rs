@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use tracing::Subscriber;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -68,10 +69,14 @@ fn filter(fallback: &str) -> (EnvFilter, Option<String>) {
     for name in ["FLANNELD_LOG", "RUST_LOG"] {
         match std::env::var(name) {
             Ok(text) if text.is_empty() => {}
-            Ok(text) => match EnvFilter::try_new(of_our_crates(name, &text)) {
-                Ok(filter) => return (filter, wrong),
-                Err(error) => wrong = Some(format!("{name}={text} is left out: {error}")),
-            },
+            Ok(text) => {
+                let read = EnvFilter::try_new(of_our_crates(name, &text));
+                let read = read.map_err(|error| error.to_string());
+                match read.and_then(|filter| no_level(&text).map_or(Ok(filter), Err)) {
+                    Ok(filter) => return (filter, wrong),
+                    Err(error) => wrong = Some(format!("{name}={text} is left out: {error}")),
+                }
+            }
             Err(_) => {}
         }
     }
@@ -87,6 +92,23 @@ fn of_our_crates(variable: &str, text: &str) -> String {
     }
     let ours = CRATES.map(|name| format!("{name}={text}"));
     format!("info,{}", ours.join(","))
+}
+
+/// Why a wish would silence the log unasked: it names neither a level nor a part, as
+/// `warning` and `loud`, which a filter takes for names of crates.
+fn no_level(text: &str) -> Option<String> {
+    let mut wishes = text.split(',').map(str::trim).filter(|wish| !wish.is_empty());
+    let level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let says = |wish: &str| {
+        let (part, with_level) =
+            wish.split_once('=').map_or((wish, false), |(part, _)| (part, true));
+        let ours = CRATES.iter().any(|name| part.starts_with(name));
+        level(part) || ours || wish.contains('[') || (with_level && !wish.ends_with('='))
+    };
+    let wrong = wishes.find(|wish| !says(wish))?;
+    Some(format!(
+        "{wrong} is no level; expected off, error, warn, info, debug or trace, or PART=LEVEL"
+    ))
 }
 
 type Output<S> = Box<dyn Layer<S> + Send + Sync>;
@@ -142,6 +164,19 @@ mod tests {
             assert_eq!(of_our_crates("FLANNELD_LOG", text), text);
         }
         assert_eq!(of_our_crates("RUST_LOG", "debug"), "debug");
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_does_not_silence_the_log() {
+        for text in ["loud", "warning", "rubbish=", "info,foo", "h2"] {
+            let wrong = no_level(text).unwrap();
+            assert!(wrong.contains("is no level; expected off"), "{text}: {wrong}");
+        }
+        for text in
+            ["warn", "INFO", "off", "5", "info,", "flannel_agent", "h2=debug", "debug,h2=off", ""]
+        {
+            assert_eq!(no_level(text), None, "{text}");
+        }
     }
 
     #[test]
