@@ -263,6 +263,7 @@ pub fn parse(
         cli.daemon.without_effect.check().map_err(|text| usage(&Cli::command(), &text))?;
     }
     cli.warnings = line.warnings;
+    cli.warnings.extend(cli.daemon.etcd.warnings());
     Ok((cli, Klog::read(line.logging, env)))
 }
 

@@ -19,7 +19,7 @@ pub async fn ends(options: &EtcdOptions) -> Vec<(PathBuf, Result<i64, String>)> 
 }
 
 async fn end(file: &Path) -> Result<i64, String> {
-    let pem = tokio::fs::read(file).await.map_err(|error| error.to_string())?;
+    let pem = super::file::read(file).await.map_err(|error| error.to_string())?;
     let all: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;

@@ -54,7 +54,17 @@ impl Address {
     /// [`SourceError::Options`] says what is wrong with the URL.
     pub(super) fn parse(url: &str) -> Result<Self, SourceError> {
         let uri: Uri = url.parse().map_err(|error| bad_endpoint(url, error))?;
-        Self::of(&uri).ok_or_else(|| bad_endpoint(url, "names no host"))
+        let address = Self::of(&uri).ok_or_else(|| bad_endpoint(url, "names no host"))?;
+        // `Uri` has no port for one that it cannot read.
+        match (uri.port(), uri.authority().and_then(|all| all.as_str().rsplit_once(':'))) {
+            (None, Some((_, port))) if !port.is_empty() && !port.ends_with(']') => {
+                Err(bad_endpoint(url, format!("{port} is no port: expected 1 to 65535")))
+            }
+            (Some(port), _) if port.as_u16() == 0 => {
+                Err(bad_endpoint(url, "0 is no port: expected 1 to 65535"))
+            }
+            _ => Ok(address),
+        }
     }
 
     /// Of a URL; `None` if it names no host.
@@ -414,6 +424,12 @@ mod tests {
             ("http://etcd/", address(false, "etcd", 80)),
         ] {
             assert_eq!(Address::parse(url).unwrap(), expected, "{url}");
+        }
+        assert_eq!(Address::parse("http://etcd:").unwrap(), address(false, "etcd", 80));
+        assert_eq!(Address::parse("http://[::1]").unwrap(), address(false, "::1", 80));
+        for port in ["99999", "abc", "0", "-1"] {
+            let error = Address::parse(&format!("http://a:{port}")).unwrap_err().to_string();
+            assert!(error.contains(&format!("http://a:{port}: {port} is no port")), "{error}");
         }
         for url in ["http://", "http://a b"] {
             let error = Address::parse(url).unwrap_err().to_string();

@@ -38,8 +38,11 @@ impl Login {
         match &self.password {
             Password::Given(password) => Ok(password.clone().unwrap_or_default()),
             Password::File(file) => {
-                let text = tokio::fs::read_to_string(file).await;
-                in_file(file, text.map_err(|error| error.to_string()))
+                let text = super::file::read(file).await.map_err(|error| error.to_string());
+                let text = text.and_then(|text| {
+                    String::from_utf8(text).map_err(|_| "it is no UTF-8".to_owned())
+                });
+                in_file(file, text)
             }
         }
     }

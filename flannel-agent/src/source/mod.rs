@@ -11,6 +11,7 @@ mod dial;
 pub mod etcd2;
 pub mod etcd3;
 pub mod fake;
+mod file;
 mod follow;
 mod hint;
 pub mod holdings;

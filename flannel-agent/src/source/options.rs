@@ -78,17 +78,30 @@ impl EtcdOptions {
         !self.endpoints.iter().map(String::as_str).eq(ENDPOINTS.split(','))
     }
 
+    /// What has no effect, for the log.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let shown = self.endpoints.iter().map(|endpoint| (endpoint, without_user(endpoint)));
+        shown.filter(|(endpoint, shown)| *endpoint != shown).map(|(_, shown)| {
+            format!(
+                "user and password in --etcd-endpoints {shown} have no effect: see \
+                 --etcd-username and --etcd-password-file"
+            )
+        })
+    }
+
     /// The endpoints as URLs: those without a scheme get that of `tls`.
     pub(super) fn urls(&self, tls: Option<&TlsFiles>) -> Result<Vec<String>, SourceError> {
         let mut urls = Vec::new();
         for endpoint in &self.endpoints {
-            let endpoint = endpoint.trim().trim_end_matches('/');
+            let endpoint = without_user(endpoint.trim().trim_end_matches('/'));
             if endpoint.is_empty() {
                 continue;
             }
             let url = match (endpoint.split_once("://"), tls) {
                 // A scheme may be in any case.
                 (Some((scheme, rest)), _) => format!("{}://{rest}", scheme.to_ascii_lowercase()),
+                // `http://` without a host, or `http:/` before one.
+                (None, _) if endpoint.ends_with(':') || endpoint.contains(":/") => endpoint,
                 (None, Some(_)) => format!("https://{endpoint}"),
                 (None, None) => format!("http://{endpoint}"),
             };
@@ -150,6 +163,18 @@ impl TlsFiles {
     }
 }
 
+/// An endpoint without user and password. They have no effect, and are not to be seen
+/// in messages.
+fn without_user(endpoint: &str) -> String {
+    let (scheme, rest) = match endpoint.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), endpoint),
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}{host}{path}")
+}
+
 fn is_https(endpoint: &str) -> bool {
     endpoint.split_once("://").is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https"))
 }
@@ -167,7 +192,7 @@ pub(super) fn bad_endpoint(url: &str, cause: impl ToString) -> SourceError {
 async fn system_cas() -> Option<Vec<u8>> {
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     for file in named.into_iter().chain(SYSTEM_CAS.map(PathBuf::from)) {
-        if let Ok(pem) = tokio::fs::read(&file).await {
+        if let Ok(pem) = super::file::read(&file).await {
             return Some(pem);
         }
     }
@@ -177,11 +202,39 @@ async fn system_cas() -> Option<Vec<u8>> {
 /// Reads a PEM file.
 async fn read(option: &str, file: &Path) -> Result<Vec<u8>, SourceError> {
     let option = format!("{option} {}", file.display());
-    let pem = tokio::fs::read(file).await.map_err(|error| bad(&option, error))?;
+    let pem = super::file::read(file).await.map_err(|error| bad(&option, error))?;
     // Without this, an empty CA file would show as an untrusted server later.
     if pem.windows(11).any(|window| window == b"-----BEGIN ") {
         Ok(pem)
     } else {
         Err(bad(&option, "has no PEM block in it"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn urls(endpoints: &[&str]) -> Result<Vec<String>, String> {
+        let endpoints = endpoints.iter().map(|text| (*text).to_owned()).collect();
+        let options = EtcdOptions { endpoints, ..EtcdOptions::default() };
+        options.urls(None).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn users_and_passwords_are_not_in_urls() {
+        let read = urls(&["HTTP://u:p@a:1/", "u:p@b:2", "http://c:3/x@y"]).unwrap();
+        assert_eq!(read, ["http://a:1", "http://b:2", "http://c:3/x@y"]);
+        let refused = urls(&["ftp://u:p@a"]).unwrap_err();
+        assert!(refused.contains("--etcd-endpoints ftp://a:"), "{refused}");
+    }
+
+    #[test]
+    fn half_a_scheme_is_no_host() {
+        for endpoint in ["http://", "http:/192.0.2.1:2379", "https:"] {
+            let refused = urls(&[endpoint]).unwrap_err();
+            assert!(refused.contains("is no http:// or https:// URL"), "{refused}");
+        }
+        assert_eq!(urls(&["http:2379"]).unwrap(), ["http://http:2379"]);
     }
 }

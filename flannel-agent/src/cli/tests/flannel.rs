@@ -236,17 +236,28 @@ fn words_end_the_flags_as_in_go_and_empty_ones_are_nothing() {
     let cli = read(&["", "-ip-masq", "", "-iface=eth1", ""]);
     assert!(cli.daemon.rules.masquerade && cli.warnings.is_empty());
     assert_eq!(cli.daemon.underlay.iface, ["eth1"]);
-    for line in [&["-ip-masq", "word", "-iface=eth1"][..], &["-ip-masq", "--", "-iface=eth1"]] {
+    for end in ["word", "-", "--"] {
+        let line = &["-ip-masq", end, "-iface=eth1"];
         let cli = read(line);
         assert!(cli.daemon.rules.masquerade && cli.daemon.underlay.iface.is_empty());
         assert!(cli.warnings[0].contains("-iface=eth1` at the end"), "{:?}", cli.warnings);
     }
     assert_eq!(read(&["-v=4", "word"]).warnings.len(), 1);
+    assert_eq!(read(&["-", "-iface=eth1"]).daemon.underlay.iface, [""; 0]);
     assert_eq!(read(&["-ip-masq", "--"]).warnings, [""; 0]);
     // A command that was misspelt, or comes too late, is no daemon.
     for line in [&["statsu"][..], &["-ip-masq", "status"]] {
         assert_eq!(refused(line).code, 2, "{line:?}");
     }
+}
+
+#[test]
+fn a_password_in_an_endpoint_is_told_of_and_not_shown() {
+    let line = ["-etcd-endpoints=http://root:hunter2@192.0.2.1:2379/v3,HTTP://192.0.2.2"];
+    let warnings = run(&line, &[]).unwrap().0.warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("--etcd-endpoints http://192.0.2.1:2379/v3 have no effect"));
+    assert!(!warnings[0].contains("hunter2"));
 }
 
 #[test]
