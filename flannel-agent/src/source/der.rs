@@ -12,14 +12,42 @@ pub(super) struct Outline {
 }
 
 const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
+/// The object identifier of RSA keys, 1.2.840.113549.1.1.1.
+const RSA: [u8; 11] = [0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
 /// The version of a TBSCertificate.
 const VERSION: u8 = 0xa0;
 
 /// Reads a certificate (RFC 5280, section 4.1); `None` if it is none.
 pub(super) fn outline(certificate: &[u8]) -> Option<Outline> {
+    let (version, validity, _) = parts(certificate)?;
+    let (not_before, validity) = time(validity)?;
+    let (not_after, _) = time(validity)?;
+    Some(Outline { version, not_before, not_after })
+}
+
+/// Bits of a certificate's RSA key (RFC 8017, appendix A.1.1) that is too short for
+/// signatures to be checked.
+pub(super) fn weak_rsa_bits(certificate: &[u8]) -> Option<usize> {
+    let (_, _, fields) = parts(certificate)?;
+    let (_, fields) = expect(SEQUENCE, fields)?;
+    let (key, _) = expect(SEQUENCE, fields)?;
+    let (algorithm, key) = expect(SEQUENCE, key)?;
+    let (key, _) = expect(BIT_STRING, key)?;
+    if !algorithm.starts_with(&RSA) {
+        return None;
+    }
+    let (numbers, _) = expect(SEQUENCE, key.get(1..)?)?;
+    let (modulus, _) = expect(INTEGER, numbers)?;
+    let bits = modulus.iter().skip_while(|byte| **byte == 0).count() * 8;
+    (bits < 2048).then_some(bits)
+}
+
+/// A certificate's version, its validity, and the fields behind that.
+fn parts(certificate: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (certificate, _) = expect(SEQUENCE, certificate)?;
     let (fields, _) = expect(SEQUENCE, certificate)?;
     let (version, fields) = match expect(VERSION, fields) {
@@ -29,10 +57,8 @@ pub(super) fn outline(certificate: &[u8]) -> Option<Outline> {
     let (_, fields) = expect(INTEGER, fields)?;
     let (_, fields) = expect(SEQUENCE, fields)?;
     let (_, fields) = expect(SEQUENCE, fields)?;
-    let (validity, _) = expect(SEQUENCE, fields)?;
-    let (not_before, validity) = time(validity)?;
-    let (not_after, _) = time(validity)?;
-    Some(Outline { version, not_before, not_after })
+    let (validity, fields) = expect(SEQUENCE, fields)?;
+    Some((version, validity, fields))
 }
 
 /// Content of the element with this tag, and what follows it.
@@ -106,6 +132,8 @@ pub(super) fn date(second: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+
     use super::*;
 
     #[test]
@@ -146,5 +174,27 @@ mod tests {
         for length in 0..60 {
             assert_eq!(outline(&der.der()[..length]), None);
         }
+    }
+
+    /// Of an RSA key with 1024 bits (`openssl req -x509 -newkey rsa:1024`).
+    const WEAK: &str = "\
+        MIIBnDCCAQUCFGyFionyby1Z5RhsJLH1DKq8Be3IMA0GCSqGSIb3DQEBCwUAMAwx\
+        CjAIBgNVBAMMAWEwIBcNMjYxMTI3MTQwNTQxWhgPMjEyNjExMDMxNDA1NDFaMAwx\
+        CjAIBgNVBAMMAWEwgZ8wDQYJKoZIhvcNAQEBBQADgY0AMIGJAoGBAKMD7JzNLB75\
+        gjpir7/vMe8/Oc/RinukawAzBOh3MNiPtqq/i24gfJrxFmCmrOYB0udxcmFmmgjM\
+        eAoPiu6dgTJ74nzGGuL0c9IPDmjNqJIUCPkLlEA/wDSfZO5lDbe/BxqAQIorSj1+\
+        Qw7nqT9vlgXiCjdU6UwEkRK+O0DW70DBAgMBAAEwDQYJKoZIhvcNAQELBQADgYEA\
+        PRlzCzqGMxOx8SBDqURQjWX8oYm4MBbkZP+qg2WZ1dsJP2iQrZ6Uj1SvvdD8uwP8\
+        dTYu9DRI3G0CX3iAt2sHyDQGPUloHcxErqUR11V+Pn5zHoXdOQc4RIZOEHkrjOju\
+        LQGLX/e4zvz23Y1IkWtJJZDiNFGVKaq3PAakrSOQ4eM=";
+
+    #[test]
+    fn a_short_rsa_key_is_told() {
+        let weak = base64::engine::general_purpose::STANDARD.decode(WEAK).unwrap();
+        assert_eq!(weak_rsa_bits(&weak), Some(1024));
+        assert_eq!((0..weak.len()).find_map(|length| weak_rsa_bits(&weak[..length])), None);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ecdsa = rcgen::CertificateParams::new(vec![]).unwrap().self_signed(&key).unwrap();
+        assert_eq!(weak_rsa_bits(ecdsa.der()), None);
     }
 }

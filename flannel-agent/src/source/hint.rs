@@ -2,7 +2,7 @@
 
 /// What an operator should look at after `cause`.
 pub(super) fn hint(cause: &str) -> &'static str {
-    const HINTS: [(&[&str], &str); 15] = [
+    const HINTS: [(&[&str], &str); 16] = [
         (&["restart the agent"], "see --etcd-endpoints"),
         (
             &["closed the connection at the TLS handshake"],
@@ -15,8 +15,12 @@ pub(super) fn hint(cause: &str) -> &'static str {
             "does it want https:// instead of http://, or is it another server than etcd with the v3 API?",
         ),
         (
-            &["CertificateRequired", "certificate required", "HandshakeFailure"],
+            &["CertificateRequired", "certificate required"],
             "etcd asks for a client certificate it trusts: see --etcd-certfile and --etcd-keyfile",
+        ),
+        (
+            &["HandshakeFailure"],
+            "etcd has no certificate of a kind that is supported here (RSA, ECDSA P-256 or P-384, Ed25519), or wants a client certificate: see --etcd-certfile",
         ),
         (
             &["received fatal alert"],

@@ -15,7 +15,7 @@ use rustls::{
 };
 
 use super::SourceError;
-use super::der::{date, outline};
+use super::der::{date, outline, weak_rsa_bits};
 use super::options::{ClientCertificate, TlsFiles, bad};
 
 /// TLS for one connection.
@@ -69,6 +69,9 @@ fn certified(
     let chain = chain.map_err(|error| bad("--etcd-certfile", error))?;
     let first = chain.first().ok_or_else(|| bad("--etcd-certfile", "has no certificate in it"))?;
     let is_v1 = outline(first).is_some_and(|outline| outline.version == 1);
+    if own.key.windows(9).any(|word| word == b"ENCRYPTED") {
+        return Err(bad("--etcd-keyfile", "it is encrypted; give it without a passphrase"));
+    }
     let key = PrivateKeyDer::from_pem_slice(&own.key)
         .map_err(|error| bad("--etcd-keyfile holds no private key", error))?;
     let key = provider
@@ -148,17 +151,22 @@ impl Verifier {
     }
 
     fn refuse(&self, error: Error, shown: &CertificateDer<'_>) -> Error {
-        let text = explain(&error, shown);
+        let text = explain(&error, shown, &self.given);
         *self.refused.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
         error
     }
 }
 
 /// A refusal in words that stay the same at each try.
-fn explain(error: &Error, shown: &CertificateDer<'_>) -> String {
+fn explain(error: &Error, shown: &CertificateDer<'_>, given: &[CertificateDer<'_>]) -> String {
     let outline = outline(shown);
+    let weak = || std::iter::once(shown).chain(given).find_map(|der| weak_rsa_bits(der));
     let Error::InvalidCertificate(reason) = error else { return error.to_string() };
     let why = match (reason, outline) {
+        (CertificateError::BadSignature, _) if weak().is_some() => {
+            let bits = weak().unwrap_or_default();
+            format!("it or its CA has an RSA key of {bits} bits; at least 2048 are needed")
+        }
         (CertificateError::Expired | CertificateError::ExpiredContext { .. }, Some(outline)) => {
             format!("it expired on {}", date(outline.not_after))
         }
@@ -217,7 +225,8 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, signature)
+        let verified = self.inner.verify_tls12_signature(message, cert, signature);
+        verified.map_err(|error| self.refuse(error, cert))
     }
 
     fn verify_tls13_signature(
@@ -226,7 +235,8 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, signature)
+        let verified = self.inner.verify_tls13_signature(message, cert, signature);
+        verified.map_err(|error| self.refuse(error, cert))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -251,6 +251,7 @@ async fn unusable_settings_are_named() {
     let empty = files.write("empty.pem", "");
     let good = files.write("ca.pem", &ca("any").pem());
     let missing = files.missing("missing.pem");
+    let locked = files.write("locked.pem", "-----BEGIN ENCRYPTED PRIVATE KEY-----\n");
     let with = |edit: &dyn Fn(&mut EtcdOptions)| {
         let mut options = options("https://127.0.0.1:1");
         options.ca_file = Some(good.clone());
@@ -260,12 +261,18 @@ async fn unusable_settings_are_named() {
     let cases = [
         (with(&|o| o.endpoints = vec![" ".to_owned()]), "--etcd-endpoints"),
         (with(&|o| o.endpoints = vec!["ftp://x".to_owned()]), "--etcd-endpoints ftp://x"),
+        (with(&|o| o.endpoints = vec!["http://a:99999".to_owned()]), "99999 is no port"),
+        (with(&|o| o.ca_file = Some("/dev/zero".into())), "/dev/zero: it has more than 4 MiB"),
         (with(&|o| o.endpoints = vec!["http://a b".to_owned()]), "--etcd-endpoints http://a b"),
         (with(&|o| o.ca_file = Some(missing.clone())), "missing.pem"),
         (with(&|o| o.ca_file = Some(empty.clone())), "empty.pem"),
         (with(&|o| o.cert_file = Some(good.clone())), "--etcd-certfile"),
         (with(&|o| o.key_file = Some(good.clone())), "--etcd-keyfile"),
         (with(&|o| (o.cert_file, o.key_file) = (Some(good.clone()), Some(good.clone()))), "key"),
+        (
+            with(&|o| (o.cert_file, o.key_file) = (Some(good.clone()), Some(locked.clone()))),
+            "it is encrypted",
+        ),
     ];
     for (options, named) in cases {
         let error = match Store::connect(options, EtcdApi::Auto).await {
