@@ -18,6 +18,9 @@ use crate::text;
 /// Most oddities that are spelled out.
 const ODDITIES: usize = 32;
 
+/// Most leases that an oddity of several names.
+const NAMED: usize = 8;
+
 /// All leases of the network as last read, and which of them is ours.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LeaseTable {
@@ -288,27 +291,30 @@ impl LeaseTable {
             .filter(|(_, subnets)| subnets.len() > 1)
             .map(|(address, subnets)| {
                 let keys: Vec<_> =
-                    subnets.iter().take(8).map(|s| SubnetKey::new(*s).to_string()).collect();
+                    subnets.iter().take(NAMED).map(|s| SubnetKey::new(*s).to_string()).collect();
                 format!("PublicIP {address} is in {} leases: {}", subnets.len(), keys.join(", "))
             })
             .collect()
     }
 
+    /// Subnets within others.
     fn overlaps(&self) -> Vec<String> {
-        let mut overlaps = Vec::new();
-        let mut outer: Option<Ipv4Network> = None;
+        let mut overlaps: Vec<(Ipv4Network, Vec<Ipv4Network>)> = Vec::new();
         // In order of address, then prefix length: what contains comes first.
         for subnet in self.leases.keys().copied() {
-            match outer.filter(|outer| within(*outer, subnet)) {
-                Some(outer) => overlaps.push(format!(
-                    "lease {} overlaps lease {}",
-                    SubnetKey::new(subnet),
-                    SubnetKey::new(outer)
-                )),
-                None => outer = Some(subnet),
+            match overlaps.last_mut().filter(|(outer, _)| within(*outer, subnet)) {
+                Some((_, inner)) => inner.push(subnet),
+                None => overlaps.push((subnet, Vec::new())),
             }
         }
-        overlaps
+        let told = overlaps.into_iter().filter(|(_, inner)| !inner.is_empty());
+        told.map(|(outer, inner)| {
+            let keys = inner.iter().take(NAMED).map(|s| SubnetKey::new(*s).to_string());
+            let keys = keys.collect::<Vec<_>>().join(", ");
+            let more = if inner.len() > NAMED { " and others" } else { "" };
+            format!("lease {} overlaps {keys}{more}", SubnetKey::new(outer))
+        })
+        .collect()
     }
 }
 

@@ -274,11 +274,16 @@ fn shared_addresses_and_overlaps_are_told() {
         table.oddities(),
         [
             "PublicIP 10.99.0.13 is in 2 leases: 10.5.1.0-24, 10.5.9.0-24",
-            "lease 10.5.1.0-24 overlaps lease 10.5.0.0-20",
-            "lease 10.5.9.0-24 overlaps lease 10.5.0.0-20",
+            "lease 10.5.0.0-20 overlaps 10.5.1.0-24, 10.5.9.0-24",
         ]
     );
     assert_eq!(table.peers().count(), 4);
+    // One that overlaps all says so once, and the same with each further lease.
+    for third in 0..100 {
+        table.apply(put(lease(&format!("10.5.{third}.0/25"), [10, 99, 1, third], 9, 9)));
+    }
+    let oddities = table.oddities();
+    assert!(oddities[1].ends_with("10.5.5.0-25, 10.5.6.0-25 and others"), "{oddities:?}");
 }
 
 #[test]
