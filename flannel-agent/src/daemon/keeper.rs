@@ -121,8 +121,11 @@ impl<S: LeaseSource> Keeper<S> {
     /// store lost (`lost`) nobody took: to write it anew is no answer to anybody.
     pub fn told(&mut self, own: OwnChange, lost: bool) -> News {
         if self.lost {
-            if matches!(own, OwnChange::Removed { .. }) {
-                self.freed();
+            match own {
+                OwnChange::Removed { .. } => self.freed(),
+                // Somebody put it back.
+                OwnChange::Put(lease) if lease.attrs == self.lease.attrs => self.freed(),
+                OwnChange::Put(_) | OwnChange::Taken { .. } => {}
             }
             return News::Known;
         }
@@ -349,16 +352,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lost_lease_is_claimed_again_once_it_is_free() {
-        for told in [true, false] {
+        for (told, put_back) in [(true, false), (true, true), (false, false)] {
             let (source, mut keeper) = keeper(HOUR).await;
+            let ours = keeper.lease().clone();
             let attrs = LeaseAttrs::vxlan(Ipv4Addr::new(192, 0, 2, 2), 1, MacAddr([4; 6]));
             source.put(Lease { attrs, ..keeper.lease().clone() });
             next(&mut keeper).await;
             assert!(keeper.is_lost());
             let while_taken = HOUR - RETRY_LIMIT / 2;
             assert!(tokio::time::timeout(while_taken, keeper.next()).await.is_err());
-            source.remove(keeper.lease().subnet);
-            if told {
+            source.remove(ours.subnet);
+            if put_back {
+                source.put(ours.clone());
+                assert!(matches!(keeper.told(OwnChange::Put(ours), false), News::Known));
+            } else if told {
                 keeper.freed();
             }
             let (kept, after) = next(&mut keeper).await;
