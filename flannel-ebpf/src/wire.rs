@@ -23,6 +23,8 @@ pub const ENCAP_LEN: usize = IPV4_LEN + UDP_LEN + VXLAN_LEN + ETH_LEN;
 
 /// EtherType of IPv4, network byte order.
 pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+/// Length of a VLAN tag in bytes.
+pub const TAG_LEN: usize = 4;
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
@@ -89,6 +91,12 @@ pub fn udp([s0, s1, d0, d1, l0, l1, c0, c1]: [u8; UDP_LEN]) -> UdpHdr {
 pub fn is_vni(bytes: [u8; VXLAN_LEN], vni: u32) -> bool {
     let [_, v0, v1, v2] = vni.to_be_bytes();
     bytes == [network_types::vxlan::VXLAN_I_FLAG_MASK, 0, 0, 0, v0, v1, v2, 0]
+}
+
+/// Whether a VLAN tag follows (802.1Q, 802.1ad).
+#[inline(always)]
+pub fn is_tag(ethertype: [u8; 2]) -> bool {
+    matches!(ethertype, [0x81, 0x00] | [0x88, 0xa8])
 }
 
 /// Whether a source MAC is one that a station can have: not all zero, not a

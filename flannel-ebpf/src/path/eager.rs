@@ -63,10 +63,8 @@ pub(super) fn open<T: Tables>(tables: &T, config: &Config, key: &FlowKey, entry:
 fn is_open<T: Lookups>(tables: &T, config: &Config, pair: &FlowKey, entry: &Entry) -> bool {
     let Some(flow) = tables.flow(pair) else { return false };
     let there = pair.tuple.sport == [0; 2];
-    let senders = match pair.direction {
-        direction::PAIR_OUT => flow.entry_ifindex == entry.ifindex,
-        _ => flow.peer_ip == entry.peer_ip,
-    };
+    let senders = flow.entry_ifindex == entry.ifindex
+        && (pair.direction == direction::PAIR_OUT || flow.peer_ip == entry.peer_ip);
     flow::fresh(&flow, config, entry.now).is_ok() && (!there || senders)
 }
 

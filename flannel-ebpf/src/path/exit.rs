@@ -23,6 +23,8 @@ pub(super) struct Exit {
     pub(super) next_hop: NextHop,
     pub(super) dst_mac: [u8; 6],
     pub(super) src_mac: [u8; 6],
+    /// Monotonic time in ns until which the way here was proven.
+    pub(super) until: u64,
 }
 
 /// A SYN leaves the kernel's path: nothing of an earlier connection with the tuple
@@ -156,7 +158,7 @@ pub(super) fn confirm<T: Tables>(
     }
     let epoch = tables.epoch();
     tables.set_flow(&key, found, state, |flow| {
-        flow.time_ns = ticket.time_ns + flow::window(config, key.proto);
+        flow.time_ns = exit.until.min(ticket.time_ns + flow::window(config, key.proto));
         flow.generation = ticket.generation;
         flow.epoch = epoch;
         flow.entry_ifindex = ticket.entry_ifindex;
@@ -196,7 +198,7 @@ pub(super) fn confirm_pair<T: Tables>(
     }
     let epoch = tables.epoch();
     tables.set_flow(pair, found, state::CONFIRMED, |flow| {
-        flow.time_ns = ticket.time_ns + flow::window(config, wire::TCP);
+        flow.time_ns = exit.until.min(ticket.time_ns + flow::window(config, wire::TCP));
         flow.generation = ticket.generation;
         flow.epoch = epoch;
         flow.entry_ifindex = ticket.entry_ifindex;

@@ -118,6 +118,12 @@ pub(super) fn stands(flow: &Flow, config: &Config, now: u64) -> Result<(), Outco
     }
 }
 
+/// Whether what the kernel decided has to be proven again.
+#[inline(always)]
+pub(super) fn is_over(flow: &Flow, config: &Config, now: u64) -> bool {
+    flow.generation != config.generation || now >= flow.time_ns
+}
+
 /// Whether a packet with this DSCP is treated as the flow's proven one was.
 ///
 /// # Errors
@@ -211,14 +217,12 @@ fn turned(key: &FlowKey, leaves: FlowKey) -> FlowKey {
 }
 
 /// Whether a flow belongs to the sender of a packet. Outwards that is a veth,
-/// inwards a peer.
+/// inwards a peer, by the device where the kernel took its packets: another's may
+/// be closed to them.
 #[inline(always)]
 pub(super) fn is_senders(flow: &Flow, key: &FlowKey, entry: &Entry) -> bool {
-    if key.direction == direction::OUT {
-        flow.entry_ifindex == entry.ifindex
-    } else {
-        flow.peer_ip == entry.peer_ip
-    }
+    flow.entry_ifindex == entry.ifindex
+        && (key.direction == direction::OUT || flow.peer_ip == entry.peer_ip)
 }
 
 /// The entry hook leaves this packet to the kernel as the last answer of its

@@ -76,7 +76,9 @@ pub(super) fn is_open<S: Skb, T: Tables>(
         return false;
     }
     let found = tables.flow(&tunnel::key(config, outer.src_addr));
-    found.is_some_and(|tunnel| flow::fresh(&tunnel, config, now).is_ok())
+    found.is_some_and(|tunnel| {
+        tunnel.entry_ifindex == frame.ifindex() && flow::fresh(&tunnel, config, now).is_ok()
+    })
 }
 
 /// Lets `flannel.<VNI>` receive a tunnel packet as its VXLAN code would hand it
@@ -105,7 +107,10 @@ pub(super) fn confirm<S: Skb, T: Tables>(
     ticket: &Ticket,
     now: u64,
 ) {
+    // A mark that a rule has given to the outer packet would be missing behind the
+    // shortcut.
     if ticket.flags & ticket_flag::SHORTCUT != 0
+        || frame.mark() != 0
         || ticket.generation != config.generation
         || config.flags & flag::FAST_PATH == 0
     {
@@ -114,9 +119,10 @@ pub(super) fn confirm<S: Skb, T: Tables>(
     let key = tunnel::key(config, ticket.peer_ip);
     let found = tables.flow(&key);
     // Half a window before its end is early enough.
-    let lasts = found
-        .as_deref()
-        .is_some_and(|tunnel| flow::fresh(tunnel, config, now + config.window_ns / 2).is_ok());
+    let lasts = found.as_deref().is_some_and(|tunnel| {
+        tunnel.entry_ifindex == ticket.entry_ifindex
+            && flow::fresh(tunnel, config, now + config.window_ns / 2).is_ok()
+    });
     if lasts
         || !ticket::is_last(frame, tables, config, ticket, Of::Peer)
         // A rule of INPUT that judges tunnel packets one by one exempts all that

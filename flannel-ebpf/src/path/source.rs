@@ -7,9 +7,13 @@
 use network_types::ip::Ipv4Hdr;
 
 use super::direct::NO_TUNNEL;
+use super::segment::ipv4_at;
 use super::{Frame, Lookups, NOBODY, Skb, Tables, Verdict};
 use crate::abi::{Config, Outcome, flag};
 use crate::wire::{self, ETH_LEN, IPV4_LEN, UDP_LEN};
+
+/// VLAN tags that a pod's frame may have: one of a provider, and one of its own.
+const MOST_TAGS: u32 = 2;
 
 /// Checks a tunnel packet's outer source, and its inner source if that is
 /// known, against the leases. Returns the peer's id.
@@ -125,9 +129,9 @@ fn outer_source<S: Skb>(frame: &S, config: &Config) -> Option<[u8; 4]> {
     ours.then_some(ip.src_addr)
 }
 
-/// Whether a pod's packet is a tunnel packet to a tunnel end: to an address of
-/// this node, to one of its own subnet, or to a peer. Masqueraded, it would look
-/// like a packet of this node's own VTEP.
+/// Whether a pod's packet, whose IPv4 header `ip` stands at `l3`, is a tunnel packet
+/// to a tunnel end: to an address of this node, to one of its own subnet, or to a
+/// peer. Masqueraded, it would look like a packet of this node's own VTEP.
 ///
 /// First fragments hold the whole UDP header, so they are looked at too.
 #[inline(always)]
@@ -135,16 +139,42 @@ pub(super) fn aims_at_tunnel<T: Lookups, F: Frame>(
     tables: &T,
     config: &Config,
     frame: &mut F,
+    l3: usize,
     ip: &Ipv4Hdr,
 ) -> bool {
     if ip.proto != wire::UDP || wire::is_later_fragment(ip) || config.port == NO_TUNNEL {
         return false;
     }
-    let l4 = ETH_LEN + usize::from(ip.vihl & 0x0f) * 4;
+    let l4 = l3 + usize::from(ip.vihl & 0x0f) * 4;
     frame.linearize((l4 + wire::UDP_LEN) as u32);
     let to = ip.dst_addr;
     frame.load::<2>(l4 + 2) == Some(config.port)
         && (wire::within(to, config.subnet, config.subnet_mask)
             || tables.peer(to).is_some()
             || tables.is_local(to))
+}
+
+/// The same of a frame with VLAN tags: the kernel takes off as many of VLAN 0 as
+/// there are, and others where there are devices for them. With more of them than
+/// anybody needs it counts as one, too.
+#[inline(always)]
+pub(super) fn aims_behind_tags<T: Lookups, F: Frame>(
+    tables: &T,
+    config: &Config,
+    frame: &mut F,
+) -> bool {
+    // The first tag is in the packet's metadata.
+    let mut l3 = ETH_LEN;
+    for _ in 0..MOST_TAGS {
+        frame.linearize((l3 + IPV4_LEN) as u32);
+        match frame.load::<2>(l3 - 2) {
+            Some(wire::ETHERTYPE_IPV4) => {
+                let ip = ipv4_at(frame, l3);
+                return ip.is_some_and(|ip| aims_at_tunnel(tables, config, frame, l3, &ip));
+            }
+            Some(ethertype) if wire::is_tag(ethertype) => l3 += wire::TAG_LEN,
+            _ => return false,
+        }
+    }
+    true
 }

@@ -4,6 +4,7 @@ mod ends;
 mod guards;
 mod tickets;
 mod treatments;
+mod ways;
 mod wrong;
 
 use proptest::prelude::*;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flannel_tests::agent::Options;
 use flannel_tests::beside::{Way, beside, forged, pairs, prepared, wait_ping};
+use flannel_tests::forge::mac;
 use flannel_tests::forger::{Forger, fragments, link_mac, with_options, with_tag};
 use flannel_tests::load::{REQUESTS, assert_whole};
 use flannel_tests::pair::Pair;
@@ -16,10 +17,14 @@ use flannel_tests::wait;
 /// Time in which the agent takes note of an address or a device.
 const SETTLED: Duration = Duration::from_millis(500);
 
+fn refused(send: impl Fn(&mut Pair, &mut Forger) -> usize) {
+    refused_with(&Options::default(), send);
+}
+
 /// Ten packets: all of them arrive on the kernel path; on ours none, and each is
 /// counted by the node that saw it.
-fn refused(send: impl Fn(&mut Pair, &mut Forger) -> usize) {
-    pairs(&Options::default(), |pair, way| {
+fn refused_with(options: &Options, send: impl Fn(&mut Pair, &mut Forger) -> usize) {
+    pairs(options, |pair, way| {
         let mut forger = Forger::new(pair);
         let before = [&pair.left, &pair.right].map(|node| node.outcomes());
         let delivered = send(pair, &mut forger);
@@ -167,6 +172,41 @@ fn from_a_pod_through_a_service_on_the_tunnels_port() {
         ));
         Ipv4Addr::new(10, 96, 0, 9)
     });
+}
+
+/// `client` sends to the node of `server` what only another pod of its own node may
+/// send, in frames with VLAN tags: the kernel takes any number of those of VLAN 0 off.
+fn a_pod_sends_tagged(tags: usize) {
+    // Masqueraded, it looks like a packet of the node's own.
+    let options = Options { ip_masq: true, ..Options::default() };
+    refused_with(&options, |pair, forger| {
+        let gateway = link_mac(&pair.left.netns, "cni0");
+        let packet = &mut forger.packet;
+        packet.outer_mac = (link_mac(&pair.client.netns, "eth0"), gateway);
+        packet.outer = (pair.client.address, pair.right.address);
+        let vteps = [&pair.left, &pair.right].map(|node| mac(&node.vtep_mac()));
+        packet.inner_mac = (vteps[0], vteps[1]);
+        packet.inner.0 = pair.left.subnet().nth(77).expect("an address");
+        forger.watch(&pair.server.netns, pair.server.address);
+        forger.ten_frames(&pair.client.netns, "eth0", |frame| {
+            vec![(0..tags).fold(frame, |frame, _| with_tag(&frame, 0))]
+        })
+    });
+}
+
+#[test]
+fn from_a_pod_with_a_priority_tag() {
+    a_pod_sends_tagged(1);
+}
+
+#[test]
+fn from_a_pod_with_two_priority_tags() {
+    a_pod_sends_tagged(2);
+}
+
+#[test]
+fn from_a_pod_with_many_priority_tags() {
+    a_pod_sends_tagged(6);
 }
 
 /// The other side of the check: a peer that is refused is named.

@@ -62,5 +62,6 @@ mod two_agents;
 mod udp;
 mod underlay;
 mod way_back;
+mod way_in;
 mod wide_network;
 mod xdp;

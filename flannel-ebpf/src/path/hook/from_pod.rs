@@ -15,8 +15,13 @@ use crate::wire::{self, ECN_MASK, ENCAP_LEN, ETH_LEN};
 pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
     frame.set_ticket(0);
     let Some(config) = tables.config() else { return Verdict::Pass };
+    if frame.tagged() {
+        let forged = source::aims_behind_tags(tables, config, frame)
+            && source::refuse(tables, config, Outcome::ForgedByPod).is_some();
+        return if forged { Verdict::Drop } else { Verdict::Pass };
+    }
     let Some(ip) = plain_ipv4(frame) else { return Verdict::Pass };
-    if source::aims_at_tunnel(tables, config, frame, &ip)
+    if source::aims_at_tunnel(tables, config, frame, ETH_LEN, &ip)
         && let Some(verdict) = source::refuse(tables, config, Outcome::ForgedByPod)
     {
         return verdict;

@@ -181,9 +181,13 @@ fn of_flow<S: Skb, T: Tables>(
     let (sticky, settled) = found.as_deref().map_or((false, false), |flow| {
         (flow.sticky_ns > entry.now, flow::is_settled(flow, config, &key, entry.now))
     });
-    // Where a flow has aggregates, what goes through the device must not be overtaken.
+    // A flow is proven again by the whole way, or its tunnel's window would be added to
+    // its own. Where it has aggregates, what goes through the device must not be
+    // overtaken.
+    let over = found.as_deref().is_some_and(|flow| flow::is_over(flow, config, entry.now));
     let open = !aggregate
         && !sticky
+        && !over
         && peer != NOBODY
         && shortcut::is_open(frame, tables, config, outer, segment, reason, entry.now);
     // ECN bits that the device changes are more than a treatment.

@@ -33,8 +33,13 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
     let ticket = exit::ticket(frame, tables, config, direction::OUT, now);
     let kept = ticket.is_some_and(|ticket| exit::is_exempt(tables, config, ticket, segment));
     let found = ticket.and_then(|ticket| tables.flow(&ticket.key));
-    let known = found.as_deref().and_then(|flow| known_way(flow, config, tables, subnet, now));
     let mark = frame.mark();
+    let len = segment.wire_len(frame.gso_size());
+    let known = found.as_deref().filter(|flow| {
+        // Another mark may have another way, and more bytes than were proven none.
+        flow.treatment.mark == mark && len <= u32::from(flow.max_len)
+    });
+    let known = known.and_then(|flow| known_way(flow, config, tables, subnet, now));
     let way = known.or_else(|| encap::way(frame, tables, config, segment, subnet, mark));
     let Some(way) = way else {
         tables.count(Outcome::UnresolvedNextHop);
@@ -107,6 +112,7 @@ fn prove<S: Skb, T: Tables>(
         next_hop: way.next_hop,
         dst_mac: subnet.vtep_mac,
         src_mac: config.vtep_mac,
+        until: u64::MAX,
     };
     confirm(frame, tables, config, segment, ticket, found, treatment, in_memory(&exit), now, kept);
 }

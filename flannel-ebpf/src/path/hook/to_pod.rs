@@ -1,11 +1,11 @@
 //! TC egress of the host side of a pod's veth: what comes here, the kernel
 //! delivers to the pod. Only looks on.
 
-use crate::abi::{Config, Outcome, Ticket, action, direction, flag, state};
+use crate::abi::{Config, Outcome, Ticket, action, direction, flag, state, ticket_flag};
 use crate::path::direct::NO_OUTER_SOURCE;
 use crate::path::exit::{self, Exit};
 use crate::path::segment::{Segment, macs, plain_ipv4};
-use crate::path::{NOBODY, NextHop, Skb, Tables, Verdict, eager, flow, treatment};
+use crate::path::{NOBODY, NextHop, Skb, Tables, Verdict, eager, flow, treatment, tunnel};
 use crate::wire::{self, ETH_LEN};
 
 /// Looks at a packet that is delivered to a pod.
@@ -111,5 +111,16 @@ fn exit_to_pod<S: Skb, T: Tables>(
         next_hop: NextHop { family: 0, address: [0; 16] },
         dst_mac,
         src_mac,
+        until: proven_until(tables, config, ticket),
     })
+}
+
+/// How long the kernel's decision about a packet may be repeated. What came by the
+/// shortcut was let into the node by the decision about its peer's tunnel.
+#[inline(always)]
+fn proven_until<T: Tables>(tables: &T, config: &Config, ticket: &Ticket) -> u64 {
+    if ticket.flags & ticket_flag::SHORTCUT == 0 {
+        return u64::MAX;
+    }
+    tables.flow(&tunnel::key(config, ticket.peer_ip)).map_or(0, |tunnel| tunnel.time_ns)
 }

@@ -88,6 +88,7 @@ fn confirm<S: Skb, T: Tables>(
         next_hop: way.next_hop,
         dst_mac: [0; 6],
         src_mac: [0; 6],
+        until: u64::MAX,
     };
     let kept = exit::is_exempt(tables, config, ticket, segment);
     if exit::confirm(tables, config, frame.ticket(), ticket, found, &treatment, &exit, kept) {
