@@ -6,7 +6,7 @@ use flannel_ebpf::abi::program;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::facts::{FarNode, Pod, Protocol, TraceFacts, TracedDevice};
+use super::facts::{FarNode, Pod, Protocol, TraceFacts, TracedDevice, TracedRoute};
 use crate::check::facts::Known;
 use crate::firewall::packet_rules::fate::{Culprit, Fate};
 use crate::status::{FlowStatus, NotFast};
@@ -81,6 +81,10 @@ pub(super) fn outward(facts: &TraceFacts, from: &Pod) -> Vec<Hop> {
     hops.push(hook(facts, from.veth.as_ref(), program::FROM_POD));
     hops.push(rules("the node's rules", &facts.fates[0]));
     let Some(peer) = &facts.peer else { return hops };
+    if let Some(found) = goes_past(facts) {
+        hops.push(hop(Step::Route, HopState::Unknown, found));
+        return hops;
+    }
     hops.push(fast_path(facts));
     hops.extend(to_peer(facts, peer));
     hops.push(flow(&facts.flows[0]));
@@ -197,6 +201,20 @@ fn fast_path(facts: &TraceFacts) -> Hop {
 fn tunnelled(facts: &TraceFacts, peer: &FarNode) -> bool {
     let overlay = facts.overlay.as_ref().map(|overlay| overlay.name.as_str());
     peer.route.as_ref().is_some_and(|route| Some(route.device.as_str()) == overlay)
+}
+
+/// Where what a pod sends to a peer's goes, if neither the tunnel nor the peer's own
+/// address is on the way: a route of somebody else decides.
+pub(super) fn goes_past(facts: &TraceFacts) -> Option<String> {
+    let peer = facts.peer.as_ref().filter(|_| facts.source.is_some())?;
+    let route = peer.route.as_ref()?;
+    let same_link = peer.next_hop.as_ref().is_some_and(|next| next.device == route.device);
+    if tunnelled(facts, peer) || same_link || route.gateway == Some(peer.public_ip) {
+        return None;
+    }
+    let TracedRoute { device, .. } = route;
+    let (destination, public_ip) = (facts.question.destination, peer.public_ip);
+    Some(format!("{destination} by {device}: neither the tunnel nor the way to {public_ip}"))
 }
 
 /// Route, and what the overlay's device needs to know of the peer.

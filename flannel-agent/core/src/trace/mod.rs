@@ -91,6 +91,9 @@ fn judge(facts: &TraceFacts, hops: &[Hop]) -> (Carrier, Vec<String>) {
         };
         return (Carrier::Elsewhere, vec![why.to_owned()]);
     }
+    if let Some(past) = hops::goes_past(facts) {
+        return (Carrier::Elsewhere, vec![past]);
+    }
     let slow = of(HopState::Slow);
     match slow.is_empty() {
         true => (Carrier::Fast, Vec::new()),

@@ -170,6 +170,19 @@ fn pods_of_one_node_and_addresses_elsewhere() {
     let (outcomes, why) = with(|facts| facts.peer = None);
     assert_eq!(outcomes[0], Carrier::Elsewhere, "{why}");
     assert!(why.ends_with("no peer has that address"), "said once: {why}");
+    let by = |device: &str, gateway| Some(TracedRoute { device: device.into(), gateway });
+    for (route, outcome) in [
+        (by("wg0", None), Carrier::Elsewhere),
+        (by("flannel.7", Some([10, 244, 2, 0].into())), Carrier::Elsewhere),
+        (by("eth0", Some(PEER)), Carrier::Fast),
+        (by("eth1", Some(PEER)), Carrier::Fast),
+    ] {
+        let device = route.as_ref().unwrap().device.clone();
+        let (outcomes, why) = with(|facts| facts.peer.as_mut().unwrap().route = route);
+        assert_eq!(outcomes, [outcome, Carrier::Fast], "by {device}: {why}");
+        let named = why.contains(&format!("by {device}: neither the tunnel nor the way"));
+        assert_eq!(named, outcome == Carrier::Elsewhere, "{why}");
+    }
     let (outcomes, _) = with(|facts| facts.source = None);
     assert_eq!(outcomes, [], "neither end is here");
     let (outcomes, why) = with(|facts| {
