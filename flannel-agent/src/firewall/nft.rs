@@ -86,6 +86,7 @@ impl Nft {
             found = self.found(&beside).await?;
             names = beside;
         }
+        let woken = self.wake(&names).await?;
         let script = rules::script(rules, &found, &names, mine);
         if let Some(script) = &script {
             self.commit(script).await?;
@@ -97,7 +98,19 @@ impl Nft {
                 "firewall rules written"
             );
         }
-        Ok(legacy::ensure(rules, mine).await? || script.is_some())
+        Ok(legacy::ensure(rules, mine).await? || script.is_some() || woken)
+    }
+
+    /// Puts the table's chains on their hooks again, if somebody made it dormant: its
+    /// rules are listed as before then, and no packet meets them. Whether it was so.
+    async fn wake(&self, names: &Names) -> Result<bool, FirewallError> {
+        let table = &names.table;
+        if !PresentTables::read().is_dormant("ip", table) {
+            return Ok(false);
+        }
+        self.commit(&format!("add table ip {table}\n")).await?;
+        tracing::warn!(table, "firewall table made dormant by somebody; it works again");
+        Ok(true)
     }
 
     /// Whether the table beside flannel's is there. Asked once: nobody but us

@@ -33,6 +33,9 @@ const GETGEN: u16 = 16;
 
 const NFTA_GEN_ID: u16 = 1;
 const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_FLAGS: u16 = 2;
+/// NFT_TABLE_F_DORMANT.
+const DORMANT: u32 = 1;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
@@ -46,6 +49,17 @@ const NFTA_DEVICE_PREFIX: u16 = 2;
 const NETDEV_EGRESS: u32 = 1;
 /// The upper bits of an attribute's type are flags.
 const TYPE_MASK: u16 = 0x3fff;
+
+/// A table of nftables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Its family, as nft calls it.
+    pub family: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Its chains are on no hook: no packet meets its rules.
+    pub dormant: bool,
+}
 
 /// A base chain of nftables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,26 +93,31 @@ pub fn generation() -> Result<Option<u32>, KernelError> {
     known(answered).map(|there| number.filter(|_| there)).map_err(failed)
 }
 
-/// The base chains in the calling thread's network namespace.
+/// The base chains in the calling thread's network namespace, without those of dormant
+/// tables.
 ///
 /// # Errors
 /// The kernel does not answer.
 pub fn base_chains() -> Result<Vec<BaseChain>, KernelError> {
     let failed = |source| KernelError::new("NFT_MSG_GETCHAIN", "base chains", source);
-    dump(GETCHAIN, NEWCHAIN, base_chain).map_err(failed)
+    let mut chains = dump(GETCHAIN, NEWCHAIN, base_chain).map_err(failed)?;
+    if !chains.is_empty() {
+        let tables = tables()?;
+        let sleeps = |chain: &BaseChain| {
+            let its = |table: &&Table| table.family == chain.family && table.name == chain.table;
+            tables.iter().find(its).is_some_and(|table| table.dormant)
+        };
+        chains.retain(|chain| !sleeps(chain));
+    }
+    Ok(chains)
 }
 
-/// Families, as nft calls them, and names of the tables in the calling thread's
-/// network namespace.
+/// The tables in the calling thread's network namespace.
 ///
 /// # Errors
 /// The kernel does not answer.
-pub fn tables() -> Result<Vec<(&'static str, String)>, KernelError> {
+pub fn tables() -> Result<Vec<Table>, KernelError> {
     let failed = |source| KernelError::new("NFT_MSG_GETTABLE", "tables", source);
-    let table = |family, body: &[u8]| {
-        let (_, name) = attributes(body).find(|(kind, _)| *kind == NFTA_TABLE_NAME)?;
-        Some((self::family(family)?, text(name)))
-    };
     dump(GETTABLE, NEWTABLE, table).map_err(failed)
 }
 
@@ -140,6 +159,18 @@ fn family(number: u8) -> Option<&'static str> {
         10 => "ip6",
         _ => return None,
     })
+}
+
+fn table(family: u8, body: &[u8]) -> Option<Table> {
+    let (mut name, mut flags) = (None, 0);
+    for (attribute, value) in attributes(body) {
+        match attribute {
+            NFTA_TABLE_NAME => name = Some(text(value)),
+            NFTA_TABLE_FLAGS => flags = u32::from_be_bytes(value.try_into().ok()?),
+            _ => {}
+        }
+    }
+    Some(Table { family: self::family(family)?, name: name?, dormant: flags & DORMANT != 0 })
 }
 
 fn base_chain(family: u8, body: &[u8]) -> Option<BaseChain> {

@@ -134,6 +134,11 @@ fn rules_are_written_once_and_repaired() {
             assert_eq!(text.matches("flanneld masq").count(), 8, "{damage}: {text}");
             assert_eq!(text.matches("flanneld forward").count(), 2, "{damage}: {text}");
         }
+        run("nft add table ip flannel-ipv4 { flags dormant ; }");
+        assert!(nft.ensure(&rules()).await.unwrap());
+        let text = run("nft list table ip flannel-ipv4");
+        assert!(!text.contains("dormant") && text.contains("flanneld masq"), "{text}");
+        assert!(!nft.ensure(&rules()).await.unwrap());
 
         let other = Rules { subnet: "10.5.9.0/24".parse().unwrap(), ..rules() };
         nft.ensure(&other).await.unwrap();

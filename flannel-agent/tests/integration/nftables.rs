@@ -37,13 +37,13 @@ fn base_chains_with_their_devices() {
         for table in ["ip t", "inet t", "netdev t", "bridge t", "ip6 t"] {
             run(&format!("nft add table {table}"));
         }
-        let tables: Vec<_> = tables()
+        let named: Vec<_> = tables()
             .unwrap()
-            .into_iter()
-            .map(|(family, name)| format!("{family} {name}"))
+            .iter()
+            .map(|table| format!("{} {}", table.family, table.name))
             .collect();
-        assert_eq!(tables.len(), 5, "{tables:?}");
-        assert!(tables.contains(&"ip6 t".to_owned()), "{tables:?}");
+        assert_eq!(named.len(), 5, "{named:?}");
+        assert!(named.contains(&"ip6 t".to_owned()), "{named:?}");
         for line in [
             "ip t f { type filter hook forward priority 0 ; }",
             "ip t n { type nat hook postrouting priority 100 ; }",
@@ -56,6 +56,12 @@ fn base_chains_with_their_devices() {
         ] {
             run(&format!("nft add chain {line}"));
         }
+        // No packet meets the rules of a table that sleeps.
+        run("nft add table ip asleep { flags dormant ; }");
+        run("nft add chain ip asleep f { type filter hook forward priority 0 ; }");
+        let asleep: Vec<_> = tables().unwrap().into_iter().filter(|table| table.dormant).collect();
+        assert_eq!(asleep.len(), 1, "{asleep:?}");
+        assert_eq!(asleep[0].name, "asleep");
         let mut found = base_chains().unwrap();
         found.sort_by(|a, b| (a.family, &a.name).cmp(&(b.family, &b.name)));
         assert_eq!(
