@@ -8,6 +8,7 @@ mod opening;
 #[cfg(test)]
 mod protocol;
 mod serve;
+mod shutdown;
 mod single;
 mod start;
 
@@ -24,6 +25,7 @@ use ipnetwork::Ipv4Network;
 
 use self::answering::Answering;
 use self::opening::Opening;
+use self::shutdown::Shutdown;
 use crate::cli::{DatapathMode, Options};
 use crate::datapath;
 use crate::files::lock::{LockError, StateLock};
@@ -148,7 +150,7 @@ impl StartError {
 /// # Errors
 /// It could not start, or its lease is lost and it is to end then.
 pub async fn run(options: Options) -> Result<(), StartError> {
-    let mut shutdown = serve::Shutdown::install().map_err(StartError::Signal)?;
+    let mut shutdown = Shutdown::install().map_err(StartError::Signal)?;
     let mut state_lock = StateLock::take(&options.state_dir)?;
     let shared = Shared::default();
     shared.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned() });

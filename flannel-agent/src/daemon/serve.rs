@@ -17,7 +17,6 @@ use flannel_core::peer::Peer;
 use flannel_core::schedule::{Schedule, Wake};
 use flannel_core::status::{DatapathKind, What};
 use ipnetwork::Ipv4Network;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -54,28 +53,6 @@ const DEVICE: [Subject; 7] = [
     Subject::Mtu,
     Subject::UdpProxy,
 ];
-
-/// SIGTERM and SIGINT.
-pub(super) struct Shutdown {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Shutdown {
-    pub(super) fn install() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    pub(super) async fn requested(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
 
 pub(super) struct Loop<'a, S, K, F> {
     options: &'a Options,
