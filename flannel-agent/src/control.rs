@@ -1,7 +1,7 @@
 //! The control socket: one request line, one JSON answer.
 
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,17 +92,19 @@ pub fn is_served(state_dir: &Path) -> bool {
 pub fn serve(state_dir: &Path, shared: Shared, datapath: SharedDatapath) -> io::Result<()> {
     let path = path(state_dir);
     let mut listener = listen(&path)?;
+    let mut place = place_of(&path);
     let places = Arc::new(Semaphore::new(CLIENTS));
     tokio::spawn(async move {
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok(client) = Arc::clone(&places).acquire_owned().await else { return };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = tokio::time::sleep(LOOK) => {
-                    // Somebody has removed it, maybe with its directory.
-                    if !path.exists() && let Ok(anew) = listen(&path) {
+                    // Somebody has removed it, maybe with its directory, or put another
+                    // thing in its place.
+                    if place_of(&path) != place && let Ok(anew) = listen(&path) {
                         tracing::warn!(path = %path.display(), "control socket removed by somebody; it is made again");
-                        listener = anew;
+                        (listener, place) = (anew, place_of(&path));
                     }
                     continue;
                 }
@@ -118,7 +120,7 @@ pub fn serve(state_dir: &Path, shared: Shared, datapath: SharedDatapath) -> io::
             };
             let (shared, datapath) = (shared.clone(), Arc::clone(&datapath));
             tokio::spawn(async move {
-                let _place = place;
+                let _client = client;
                 let _ = tokio::time::timeout(PATIENCE, answer(stream, &shared, &datapath)).await;
             });
         }
@@ -126,10 +128,18 @@ pub fn serve(state_dir: &Path, shared: Shared, datapath: SharedDatapath) -> io::
     Ok(())
 }
 
+/// Device and inode of the socket at the path, if there is one.
+fn place_of(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    found.file_type().is_socket().then(|| (found.dev(), found.ino()))
+}
+
 fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
+    // A directory that is not empty stays.
+    let _ = std::fs::remove_dir(path);
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -214,14 +224,30 @@ mod tests {
             assert_eq!(refused.error, "unknown request; there are: status, peers, events");
             let mode = std::fs::metadata(super::path(&path)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
-            std::fs::remove_dir_all(&path).unwrap();
-            for _ in 0..100 {
-                std::thread::sleep(Duration::from_millis(50));
-                if ask(&path, Request::Peers).is_ok() {
-                    return;
-                }
+            let socket = super::path(&path);
+            let harm: [&dyn Fn(); 4] = [
+                &|| std::fs::remove_dir_all(&path).unwrap(),
+                &|| {
+                    std::fs::remove_file(&socket).unwrap();
+                    std::fs::write(&socket, "").unwrap();
+                },
+                &|| {
+                    std::fs::remove_file(&socket).unwrap();
+                    std::fs::create_dir(&socket).unwrap();
+                },
+                &|| {
+                    std::fs::remove_file(&socket).unwrap();
+                    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+                },
+            ];
+            for (number, harm) in harm.into_iter().enumerate() {
+                harm();
+                let again = || {
+                    std::thread::sleep(Duration::from_millis(50));
+                    ask(&path, Request::Peers).is_ok()
+                };
+                assert!((0..100).any(|_| again()), "{number}: it did not come back");
             }
-            panic!("the socket was removed and did not come back");
         })
         .await
         .unwrap();
