@@ -139,6 +139,7 @@ pub(crate) fn created(device: &Device) -> ObservedDevice {
             underlay: device.underlay,
             gbp: device.gbp,
             learning: device.learning,
+            ..ObservedVxlan::default()
         }),
         mac: device.mac,
         mtu: device.mtu,

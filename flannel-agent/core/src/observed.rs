@@ -30,8 +30,8 @@ pub struct ObservedDevice {
     pub checksum: Option<TunnelChecksum>,
 }
 
-/// VXLAN attributes that cannot be changed after creation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// VXLAN attributes that only creation sets, as far as we are concerned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedVxlan {
     /// VXLAN network identifier.
     pub vni: u32,
@@ -45,6 +45,12 @@ pub struct ObservedVxlan {
     pub gbp: bool,
     /// Learns FDB entries.
     pub learning: bool,
+    /// TTL of outer packets (0: the kernel's own choice).
+    pub ttl: u8,
+    /// What outer packets say of fragmentation is not the kernel's own choice.
+    pub df: bool,
+    /// Where frames for unknown MACs go.
+    pub remote: Option<Ipv4Addr>,
 }
 
 /// A route through our device, as read back.

@@ -139,6 +139,10 @@ fn misfit(want: &Device, have: &ObservedDevice) -> Option<String> {
     compare("underlay ifindex", vxlan.underlay.to_string(), want.underlay.to_string());
     compare("gbp", vxlan.gbp.to_string(), want.gbp.to_string());
     compare("learning", vxlan.learning.to_string(), want.learning.to_string());
+    compare("TTL", vxlan.ttl.to_string(), "0".to_owned());
+    compare("DF", vxlan.df.to_string(), "false".to_owned());
+    let remote = vxlan.remote.map_or_else(|| "unset".to_owned(), |remote| remote.to_string());
+    compare("remote address", remote, "unset".to_owned());
     if have.bridge_port {
         why.push("it is a port of a bridge".to_owned());
     }

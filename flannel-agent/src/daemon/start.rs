@@ -320,6 +320,7 @@ mod tests {
             underlay: 2,
             gbp: false,
             learning: false,
+            ..ObservedVxlan::default()
         };
         let device = ObservedDevice {
             ifindex: 3,

@@ -9,6 +9,7 @@ use flannel_core::observed::{ObservedDevice, ObservedVxlan};
 use rtnetlink::LinkVxlan;
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoPortKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    VxlanDf,
 };
 
 /// Ageing of learned FDB entries in seconds (the kernel's default, which
@@ -65,6 +66,16 @@ pub(super) fn mac(message: &LinkMessage) -> Option<MacAddr> {
     })
 }
 
+/// Whether this is the device that we want, made in this network namespace and moved
+/// to another.
+pub(super) fn is_moved(message: &LinkMessage, want: &Device) -> bool {
+    let made_elsewhere =
+        |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::LinkNetNsId(_));
+    message.attributes.iter().any(made_elsewhere)
+        && mac(message) == Some(want.mac)
+        && vxlan(message).is_some_and(|vxlan| (vxlan.vni, vxlan.port) == (want.vni, want.port))
+}
+
 pub(super) fn mtu(message: &LinkMessage) -> u32 {
     let mtu = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Mtu(mtu) => Some(*mtu),
@@ -96,8 +107,8 @@ pub(super) fn vxlan(message: &LinkMessage) -> Option<ObservedVxlan> {
     if kind(message) != Some(&InfoKind::Vxlan) {
         return None;
     }
-    let mut vxlan =
-        ObservedVxlan { vni: 0, port: 0, local: None, underlay: 0, gbp: false, learning: false };
+    let known = |ip: &Ipv4Addr| Some(*ip).filter(|ip| !ip.is_unspecified());
+    let mut vxlan = ObservedVxlan::default();
     let data = infos(message).filter_map(|info| match info {
         LinkInfo::Data(InfoData::Vxlan(data)) => Some(data),
         _ => None,
@@ -106,12 +117,13 @@ pub(super) fn vxlan(message: &LinkMessage) -> Option<ObservedVxlan> {
         match attribute {
             InfoVxlan::Id(vni) => vxlan.vni = *vni,
             InfoVxlan::Port(port) => vxlan.port = *port,
-            InfoVxlan::Local(local) => {
-                vxlan.local = Some(*local).filter(|ip| *ip != Ipv4Addr::UNSPECIFIED)
-            }
+            InfoVxlan::Local(local) => vxlan.local = known(local),
+            InfoVxlan::Group(remote) => vxlan.remote = known(remote),
             InfoVxlan::Link(underlay) => vxlan.underlay = *underlay,
             InfoVxlan::Gbp => vxlan.gbp = true,
             InfoVxlan::Learning(learning) => vxlan.learning = *learning,
+            InfoVxlan::Ttl(ttl) => vxlan.ttl = *ttl,
+            InfoVxlan::Df(df) => vxlan.df = *df != VxlanDf::Unset,
             _ => {}
         }
     }

@@ -8,6 +8,7 @@ use flannel_core::op::Op;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 
 use super::netlink::{RealKernel, all_links, new_link};
 use super::socket::{Request, explain};
@@ -22,7 +23,7 @@ impl RealKernel {
         };
         let mut made = self.one(&request);
         if made.as_ref().is_err_and(|refused| refused.errno() == libc::EEXIST)
-            && self.delete_renamed(want)?
+            && (self.delete_renamed(want)? || self.delete_moved(want)?)
         {
             made = self.one(&request);
         }
@@ -71,6 +72,32 @@ impl RealKernel {
         self.delete(name).map(|()| true)
     }
 
+    /// Deletes our device if somebody moved it to another network namespace: its VNI and
+    /// port stay taken where it was made.
+    fn delete_moved(&self, want: &Device) -> Result<bool, KernelError> {
+        let ask = RouteNetlinkMessage::GetNsId(NsidMessage::default());
+        for namespace in self.dump("RTM_GETNSID", "all", &ask, namespace)? {
+            let there = LinkAttribute::IfNetnsId(namespace);
+            let ask = RouteNetlinkMessage::GetLink(message::link(0, vec![there.clone()]));
+            // It may be one that we may not look into.
+            let links = self.dump("RTM_GETLINK", "all", &ask, new_link).unwrap_or_default();
+            let Some(link) = links.iter().find(|link| device::is_moved(link, want)) else {
+                continue;
+            };
+            tracing::warn!(
+                device = want.name,
+                "device moved to another network namespace by somebody; it is made again"
+            );
+            let message = message::link(link.header.index, vec![there]);
+            let request = Request { message: RouteNetlinkMessage::DelLink(message), flags: 0 };
+            let gone = self.one(&request);
+            return gone
+                .map(|()| true)
+                .map_err(|refused| explain("RTM_DELLINK", want.name.clone(), refused));
+        }
+        Ok(false)
+    }
+
     pub(super) fn delete(&self, name: &str) -> Result<(), KernelError> {
         let message = message::link(0, vec![LinkAttribute::IfName(name.to_owned())]);
         let request = Request { message: RouteNetlinkMessage::DelLink(message), flags: 0 };
@@ -100,8 +127,23 @@ impl RealKernel {
             None if errno == libc::EADDRINUSE => {
                 format!("another program has UDP port {port}; see `ss -ulnp`")
             }
-            None => format!("a link named {own} is there"),
+            None if all.iter().any(|link| device::name(link) == Some(own)) => {
+                format!("a link named {own} is there")
+            }
+            None => format!(
+                "a VXLAN device with VNI {vni} on UDP port {port}, made here, is in another \
+                 network namespace"
+            ),
         };
         Some(text.into())
     }
+}
+
+/// The number that a network namespace has in ours.
+fn namespace(message: RouteNetlinkMessage) -> Option<i32> {
+    let RouteNetlinkMessage::NewNsId(told) = message else { return None };
+    told.attributes.iter().find_map(|attribute| match attribute {
+        NsidAttribute::Id(id) => Some(*id),
+        _ => None,
+    })
 }

@@ -111,13 +111,37 @@ fn a_link_that_does_not_fit_is_made_again() {
             "ip link add flannel.1 type bridge",
             "ip link add flannel.1 type vxlan id 9 local 192.0.2.1 dev eth0 dstport 8472",
             "ip link add flannel.1 type vxlan id 1 dev eth0 dstport 8472 nolearning",
+            "ip link set flannel.1 type vxlan ttl 1",
+            "ip link set flannel.1 type vxlan df set",
+            "ip link set flannel.1 type vxlan remote 192.0.2.9",
         ] {
-            let _ = try_run("ip link del flannel.1");
+            if other.contains(" add ") {
+                let _ = try_run("ip link del flannel.1");
+            }
             run(other);
             let ops = reconcile(&kernel, &want).await;
             assert!(matches!(&ops[0], Op::DeleteDevice { .. }), "{other}: {ops:?}");
             settled(&kernel, &want).await;
         }
+    });
+}
+
+#[test]
+fn a_device_that_was_moved_to_another_namespace_is_made_again() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let want = desired(underlay(), [peer(1)]);
+        reconcile(&kernel, &want).await;
+        let other = Namespace::new();
+        // A device of its own, which looks like ours, is left alone.
+        let like_ours =
+            format!("ip link add flannel.1 address {OWN_MAC} type vxlan id 1 dstport 8472");
+        other.run(move || run(&like_ours));
+        run(&format!("ip link set flannel.1 netns {} name lent0", other.id()));
+        reconcile(&kernel, &want).await;
+        settled(&kernel, &want).await;
+        let left = other.sh("ip -o link show type vxlan");
+        assert!(left.contains("flannel.1") && !left.contains("lent0"), "{left}");
     });
 }
 

@@ -264,7 +264,7 @@ fn checksums_are_made_by_whom_they_are_wanted_from() {
 #[test]
 fn a_device_that_does_not_fit_is_made_again_with_the_reason() {
     type Change = fn(&mut ObservedDevice);
-    let changes: [(&str, Change); 7] = [
+    let changes: [(&str, Change); 10] = [
         ("it is no VXLAN device", |device| device.vxlan = None),
         ("VNI is 9, not 1", |device| device.vxlan.as_mut().unwrap().vni = 9),
         ("port is 4789, not 8472", |device| device.vxlan.as_mut().unwrap().port = 4789),
@@ -274,6 +274,11 @@ fn a_device_that_does_not_fit_is_made_again_with_the_reason() {
         ("underlay ifindex is 3, not 2", |device| device.vxlan.as_mut().unwrap().underlay = 3),
         ("gbp is true, not false", |device| device.vxlan.as_mut().unwrap().gbp = true),
         ("learning is true, not false", |device| device.vxlan.as_mut().unwrap().learning = true),
+        ("TTL is 1, not 0", |device| device.vxlan.as_mut().unwrap().ttl = 1),
+        ("DF is true, not false", |device| device.vxlan.as_mut().unwrap().df = true),
+        ("remote address is 192.0.2.9, not unset", |device| {
+            device.vxlan.as_mut().unwrap().remote = Some([192, 0, 2, 9].into());
+        }),
     ];
     let one = peer("10.5.1.0/24", 1, 2);
     for (reason, change) in changes {

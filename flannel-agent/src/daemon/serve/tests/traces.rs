@@ -31,6 +31,7 @@ async fn the_state_file_names_what_is_not_undone_yet() {
             underlay: 2,
             gbp: false,
             learning: false,
+            ..ObservedVxlan::default()
         }),
         mac: MacAddr([2, 0, 0, 0, 0, 1]),
         mtu: 1450,

@@ -1,7 +1,5 @@
 //! What happens to the device of the tunnel.
 
-use flannel_core::health::Subject;
-
 use super::{Act, Fault};
 
 pub(in super::super) const DEVICES: &[Fault] = &[
@@ -51,17 +49,13 @@ pub(in super::super) const DEVICES: &[Fault] = &[
         800,
     ),
     Fault::once("it does no ARP", "ip link set flannel.1 arp off", 600),
+    Fault::once("its packets have one hop", "ip link set flannel.1 type vxlan ttl 1", 600),
     Fault::once("it learns", "ip link set flannel.1 type vxlan learning", 600),
-    Fault::lasting(
+    Fault::once(
         "it is moved to another network namespace",
-        Act::Sh("ip link set flannel.1 netns $OTHER name lent0"),
-        2000,
-        Act::Sh("ip -n $OTHER link delete lent0"),
-    )
-    // While status is asked, too.
-    .loss(6000)
-    .restored(3000)
-    .told(Subject::Device),
+        "ip link set flannel.1 netns $OTHER name lent0",
+        800,
+    ),
     Fault::once(
         "its queueing is another",
         "tc qdisc replace dev flannel.1 root pfifo limit 100; tc qdisc delete dev flannel.1 root",
