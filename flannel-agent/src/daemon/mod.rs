@@ -151,7 +151,7 @@ impl StartError {
 /// It could not start, or its lease is lost and it is to end then.
 pub async fn run(options: Options) -> Result<(), StartError> {
     let mut shutdown = Shutdown::install().map_err(StartError::Signal)?;
-    let mut state_lock = StateLock::take(&options.state_dir)?;
+    let mut state_lock = StateLock::take_soon(&options.state_dir).await?;
     let shared = Shared::default();
     shared.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
     let datapath = SharedDatapath::default();

@@ -4,9 +4,15 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use tokio::time::Instant;
+
+/// How long an agent that was killed, or is ending, may take to be gone.
+const GONE: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// The lock; released when dropped, or when the process ends however.
 #[derive(Debug)]
@@ -63,6 +69,22 @@ impl StateLock {
         }
     }
 
+    /// Takes the lock, and waits a moment for an agent that was just killed.
+    ///
+    /// # Errors
+    /// As of [`StateLock::take`].
+    pub async fn take_soon(state_dir: &Path) -> Result<Self, LockError> {
+        let end = Instant::now() + GONE;
+        loop {
+            match Self::take(state_dir) {
+                Err(LockError::Taken(_)) if Instant::now() < end => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                taken => return taken,
+            }
+        }
+    }
+
     /// Takes the lock anew where somebody has removed or replaced its file: what is held
     /// then keeps nobody out. Two system calls where it is as it was.
     ///
@@ -94,6 +116,19 @@ mod tests {
         assert!(matches!(StateLock::take(folder.path()), Err(LockError::Taken(_))));
         drop(lock);
         StateLock::take(folder.path()).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_is_ending_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = StateLock::take(folder.path()).unwrap();
+        let taken = StateLock::take_soon(folder.path()).await;
+        assert!(matches!(taken, Err(LockError::Taken(_))), "{taken:?}");
+        tokio::spawn(async move {
+            tokio::time::sleep(GONE / 2).await;
+            drop(lock);
+        });
+        StateLock::take_soon(folder.path()).await.unwrap();
     }
 
     #[test]
