@@ -49,7 +49,11 @@ impl BpfError {
             push(&mut reason, &error.to_string());
             next = error.source();
         }
-        let hint = os_error.and_then(|errno| hint(errno, verifier_log.is_some()));
+        let hint = match os_error {
+            // Of a map that was opened with all rights.
+            Some(libc::EPERM) if MAP_WRITES.contains(&step) => Some(FROZEN.to_owned()),
+            errno => errno.and_then(|errno| hint(errno, verifier_log.is_some())),
+        };
         Self { step, object: object.into(), reason, hint, verifier_log, foreign: false }
     }
 
@@ -71,6 +75,12 @@ impl BpfError {
         self
     }
 }
+
+/// Steps that write into a map.
+const MAP_WRITES: [&str; 2] = ["write map", "remove from map"];
+/// Why a write may be forbidden though the map could be opened.
+const FROZEN: &str = "somebody froze the map, or a security module forbids it; stop the agent, run \
+                      `flannel-agent cleanup --keep-device`, and start it for new maps";
 
 fn push(reason: &mut String, text: &str) {
     // Wrapping errors often repeat the text of what they wrap.
@@ -119,6 +129,8 @@ mod tests {
         let text = error.to_string();
         assert!(text.starts_with("load program from_pod: Operation not permitted"), "{text}");
         assert!(text.contains("CAP_BPF"), "{text}");
+        let text = BpfError::new("write map", "fl_cfg", &source).to_string();
+        assert!(text.contains("froze") && !text.contains("CAP_BPF"), "{text}");
     }
 
     #[test]
