@@ -28,7 +28,9 @@ fn unwritten(smaps: &str) -> Vec<(usize, usize)> {
     for line in smaps.lines() {
         let mut fields = line.split_ascii_whitespace();
         match (fields.next(), fields.next()) {
-            (Some("Anonymous:"), Some(amount)) => {
+            // A page that was written is anonymous, or swapped out.
+            (Some("Anonymous:"), Some(amount)) if amount != "0" => candidate = None,
+            (Some("Swap:"), Some(amount)) => {
                 found.extend(candidate.take().filter(|_| amount == "0"));
             }
             (Some(range), Some("r-xp" | "r--p")) => {
@@ -61,23 +63,35 @@ mod tests {
 55d0c0000000-55d0c0001000 r--p 00000000 fe:00 1234 /usr/bin/flannel-agent
 Rss:                   4 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 55d0c0001000-55d0c0801000 r-xp 00001000 fe:00 1234 /usr/bin/flannel-agent (deleted)
 Anonymous:             0 kB
+Swap:                  0 kB
 VmFlags: rd ex mr mw me
 55d0c0801000-55d0c0901000 r--p 00801000 fe:00 1234 /usr/bin/flannel-agent
 Anonymous:           356 kB
-55d0c0901000-55d0c0902000 rw-p 00901000 fe:00 1234 /usr/bin/flannel-agent
+Swap:                  0 kB
+55d0c0901000-55d0c0902000 r--p 00901000 fe:00 1234 /usr/bin/flannel-agent
 Anonymous:             0 kB
+Swap:                  4 kB
+55d0c0902000-55d0c0903000 rw-p 00902000 fe:00 1234 /usr/bin/flannel-agent
+Anonymous:             0 kB
+Swap:                  0 kB
 55d0c1000000-55d0c1021000 rw-p 00000000 00:00 0 [heap]
 Anonymous:           130 kB
+Swap:                  0 kB
 7f0000000000-7f0000001000 rwxp 00000000 fe:00 99 /usr/lib/patched.so
 Anonymous:             0 kB
+Swap:                  0 kB
 7f0000002000-7f0000003000 r-xp 00000000 00:00 0
 Anonymous:             0 kB
+Swap:                  0 kB
 7f0000003000-7f0000004000 r--s 00000000 fe:00 98 /var/shared
 Anonymous:             0 kB
+Swap:                  0 kB
 7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0 [vdso]
 Anonymous:             0 kB
+Swap:                  0 kB
 ";
         let ours = [(0x55d0_c000_0000, 0x1000), (0x55d0_c000_1000, 0x80_0000)];
         assert_eq!(unwritten(smaps), ours);
