@@ -159,7 +159,8 @@ impl Inspect for Inspector {
 
     fn received(&mut self, ifindex: u32) -> Result<Option<u64>, KernelError> {
         let Some(link) = self.link(ifindex)? else { return Ok(None) };
-        let counters = raw::attribute(&link.body[IFINFO_LEN..], IFLA_STATS64);
+        let counters = behind(&link, IFINFO_LEN)
+            .and_then(|attributes| raw::attribute(attributes, IFLA_STATS64));
         // `struct rtnl_link_stats64` begins with rx_packets.
         let packets = counters.and_then(|counters| counters.get(..8)?.try_into().ok());
         Ok(packets.map(u64::from_ne_bytes))
