@@ -27,6 +27,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Settings and hooks of the programs.
     pub(super) fn serve_pods(&mut self) {
         self.keep_pins();
+        // Where none can be attached, none is to be attached at once.
+        self.hooks_left = false;
         // Without links there are no veths: all hooks of pods would go.
         if lock(&self.datapath).is_none() || self.links.all.is_empty() {
             return;

@@ -272,7 +272,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.look_at_next_hops(peers, wake.next_hops).await;
         }
         outcome.retry_at = self.absence.due();
-        let Some(desired) = self.desire(peers).map(Arc::new) else { return outcome };
+        let Some(desired) = self.desire(peers).map(Arc::new) else {
+            self.put_off(wake);
+            return outcome;
+        };
         // What has to be changed then is a repair.
         let settled = self.is_settled(&desired) && !std::mem::take(&mut self.opened);
         // Without the flag there is only an earlier run's route to remove.
@@ -296,6 +299,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         outcome.retry_at = earliest(self.retries.next_due(), self.unfinished.schedule());
         outcome.retry_at = earliest(outcome.retry_at, self.absence.due());
         outcome
+    }
+
+    /// Nothing can be desired now: what was asked for is due when something can, and the
+    /// programs go on.
+    fn put_off(&mut self, wake: Wake) {
+        self.seen.stale |= wake.look;
+        if wake.generation {
+            self.raise();
+        }
     }
 
     /// Makes what is there what is desired, as far as it is due; whether something

@@ -50,6 +50,32 @@ async fn pins_that_are_refused_are_told_also_without_a_device() {
     assert_eq!(bench.complaints(), [""; 0]);
 }
 
+#[tokio::test]
+async fn hooks_that_are_left_without_a_device_are_not_looked_for_at_once() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    bench.reconciler.hooks_left = true;
+    bench.reconciler.seen.device = None;
+    bench.reconciler.check_hooks();
+    assert!(!bench.reconciler.has_hooks_left());
+}
+
+#[tokio::test]
+async fn what_was_asked_for_while_nothing_could_be_desired_is_still_due() {
+    let mut bench = bench(true);
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    let generation = bench.datapath.state().generation;
+    bench.reconciler.kernel.state().links[0].mtu = 100;
+    bench.reconciler.kernel.state().devices.clear();
+    bench.pass(&[peer(2)], Wake { generation: true, ..Wake::ALL }).await;
+    assert_eq!(bench.complaints(), ["MTU"]);
+    assert_eq!(bench.datapath.state().generation, generation + 1);
+    bench.reconciler.kernel.state().links[0].mtu = 1500;
+    bench.pass(&[peer(2)], Wake { links: true, ..Wake::default() }).await;
+    assert_eq!(bench.complaints(), [""; 0]);
+    assert_eq!(bench.observed().routes.len(), 1, "somebody had deleted the device");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_generation_that_could_not_be_raised_is_raised_later() {
     let mut bench = bench(true);
