@@ -62,6 +62,13 @@ impl Own {
         };
     }
 
+    /// Events were lost, perhaps of what was asked for: a later one is news.
+    pub(super) fn forget(&self) {
+        let mut state = self.lock();
+        state.put.clear();
+        state.removed.clear();
+    }
+
     /// Whether an event is of a request of this socket.
     pub(super) fn asked(&self, port: u32) -> bool {
         port != 0 && self.lock().port == Some(port)

@@ -147,8 +147,9 @@ impl Stream {
         Ok(Heard { socket, memory })
     }
 
-    /// What is there now: by it changes are known.
+    /// What is there now: by it changes are known. Events before it may be lost.
     fn remember(&self) -> io::Result<Memory> {
+        self.scope.own().forget();
         let mut memory = Memory::default();
         let mut socket = RouteSocket::open()?;
         let now = Instant::now();
@@ -287,5 +288,27 @@ impl Burst {
         if let Some(event) = event.filter(|event| self.seen.insert(*event)) {
             self.events.push(event);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use flannel_core::mac::MacAddr;
+    use flannel_core::op::Op;
+
+    use super::*;
+    use crate::kernel::own::Own;
+
+    #[test]
+    fn an_echo_that_was_lost_is_not_waited_for() {
+        let own = Own::default();
+        let scope = Scope::default();
+        scope.set_own(own.clone());
+        let (mac, to) = (MacAddr([2; 6]), Ipv4Addr::new(192, 0, 2, 7));
+        own.expect(3, &[&Op::RemoveFdb(mac, to)]);
+        Stream { source: EventSource::Routing, bytes: 0, scope }.remember().unwrap();
+        assert!(!own.told(true, 3, Some(mac), to), "somebody else removes it");
     }
 }
