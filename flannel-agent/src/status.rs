@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use flannel_core::backend::BackendKind;
 use flannel_core::events::{self, Ring};
-use flannel_core::health::{About, Found, Health, HealthChange, Line, Subject};
+use flannel_core::health::{Found, Health, HealthChange, Line, Subject};
 use flannel_core::lease::Lease;
 use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
@@ -15,6 +15,7 @@ use flannel_core::status::{
     Counters, DatapathStatus, DeviceStatus, LeaseStatus, PacketRulesStatus, PeerPath, PeerState,
     PeerStatus, Status, StoreStatus, What,
 };
+use flannel_core::text;
 use ipnetwork::Ipv4Network;
 
 use crate::backend::udp::SharedProxy;
@@ -56,6 +57,8 @@ pub struct State {
     pub direct: Arc<BTreeSet<Ipv4Network>>,
     /// Those of them that the programs' tables have no place for.
     pub unmapped: Arc<BTreeSet<Ipv4Network>>,
+    /// Those of them of which something cannot be programmed, with the reason.
+    pub failed: BTreeMap<Ipv4Network, String>,
     /// Leases and keys that are left out, with the reason.
     pub ignored: Vec<String>,
     /// What the loop did, for `/metrics`.
@@ -69,6 +72,18 @@ impl State {
     /// without a lease peers may send elsewhere.
     pub fn is_ready(&self) -> bool {
         self.ready && !self.lease_lost && self.health.reason(Subject::SubnetFile).is_none()
+    }
+
+    /// Whether a peer can be reached. Nothing is programmed on a device that cannot be
+    /// made.
+    pub fn peer_state(&self, subnet: Ipv4Network) -> PeerState {
+        let device =
+            || self.health.reason(Subject::Device).filter(|_| !self.direct.contains(&subnet));
+        match self.failed.get(&subnet).map(String::as_str).or_else(device) {
+            Some(reason) => PeerState::Pending(text::shown(reason, text::REASON)),
+            None if self.unmapped.contains(&subnet) => PeerState::Unmapped,
+            None => PeerState::Ok,
+        }
     }
 
     /// All complaints as they are now.
@@ -191,11 +206,7 @@ pub fn peers(shared: &Shared, datapath: &SharedDatapath) -> Vec<PeerStatus> {
                 true => PeerPath::Direct,
                 false => PeerPath::Backend(backend),
             },
-            state: match state.health.reason(About::peer(peer.subnet)) {
-                Some(reason) => PeerState::Pending(reason.to_owned()),
-                None if state.unmapped.contains(&peer.subnet) => PeerState::Unmapped,
-                None => PeerState::Ok,
-            },
+            state: state.peer_state(peer.subnet),
             counters: match &through_proxy {
                 Some(all) => Counters::Udp(all.get(&peer.subnet).copied().unwrap_or_default()),
                 None => Counters::Programs(counters.get(&peer.subnet).copied().unwrap_or_default()),

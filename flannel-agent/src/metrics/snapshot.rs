@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use flannel_core::health::Subject;
 use flannel_core::repair::Repair;
-use flannel_core::status::DatapathKind;
+use flannel_core::status::{DatapathKind, PeerState};
 use flannel_ebpf::abi::{MAX_EXEMPTIONS, MAX_PEERS, MAX_VETHS, map};
 use ipnetwork::Ipv4Network;
 use prometheus_client::metrics::histogram::Histogram;
@@ -47,11 +47,7 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// What the loop has told; counters of packets come later.
     pub(super) fn of(state: &State) -> Self {
-        let pending = state.health.count(Subject::Peer) as u64;
         let count = |subject: &Subject| (subject.text(), state.health.count(*subject) as u64);
-        let all = state.peers.len() as u64;
-        let unmapped = state.unmapped.len() as u64;
-        let ok = all.saturating_sub(unmapped + pending);
         Self {
             ready: state.is_ready(),
             mode: state.datapath.mode,
@@ -61,7 +57,7 @@ impl Snapshot {
             forged_are_dropped: false,
             traffic: Vec::new(),
             by_peer: Vec::new(),
-            peers: [ok, pending, unmapped],
+            peers: peers(state),
             lease_expiration: state.lease.as_ref().and_then(|lease| lease.expires).map(date),
             store_up: state.store.connected,
             store_errors: state.record.store_errors,
@@ -74,6 +70,20 @@ impl Snapshot {
             process: Process::default(),
         }
     }
+}
+
+/// How many peers there are of each state.
+fn peers(state: &State) -> [u64; PEER_STATES.len()] {
+    let mut counts = [0; PEER_STATES.len()];
+    for subnet in state.peers.keys() {
+        let at = match state.peer_state(*subnet) {
+            PeerState::Ok => 0,
+            PeerState::Pending(_) => 1,
+            PeerState::Unmapped => 2,
+        };
+        counts[at] += 1;
+    }
+    counts
 }
 
 /// What the clock will show at this time, in whole seconds since 1970: the clock may be

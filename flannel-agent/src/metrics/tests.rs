@@ -65,8 +65,10 @@ fn busy(peers: u32, options: MetricsOptions) -> (Exporter, Shared, FakeDatapath)
         state.record.store_told(41);
         state.record.store_failed();
         state.record.hooks.insert("from_pod", 4);
-        let about = (Part::Subnet(subnet(0)), "no such device".to_owned());
-        state.report(Subject::Peer, Found::from_iter([about]));
+        let reason = "no such device".to_owned();
+        state.failed = [(subnet(0), reason.clone())].into();
+        let about = Part::Subnet(subnet(0));
+        state.report(Subject::Peer, Found::from_iter([(about, reason)]));
     }
     let shared_datapath = SharedDatapath::default();
     *lock(&shared_datapath) = Some(Box::new(datapath.clone()));

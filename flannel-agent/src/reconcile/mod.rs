@@ -406,6 +406,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if *state.direct != desired.direct {
             state.direct = Arc::new(desired.direct.clone());
         }
+        let failed = |peer: &Peer| Some((peer.subnet, self.retries.reason_of(peer)?.to_owned()));
+        state.failed = desired.peers.values().filter_map(failed).collect();
         state.backend = Some(self.identity.backend.kind());
         state.device = self.device().map(|name| DeviceStatus {
             name,

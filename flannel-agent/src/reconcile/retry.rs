@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flannel_core::health::{About, Found, Part, Subject};
 use flannel_core::op::Op;
+use flannel_core::peer::Peer;
 use flannel_core::schedule::Wake;
 use tokio::time::Instant;
 
@@ -95,6 +96,23 @@ impl Retries {
             let planned: BTreeSet<About> = plan.iter().map(about).collect();
             self.0.retain(|about, _| planned.contains(about));
         }
+    }
+
+    /// Why something of a peer cannot be programmed.
+    pub(super) fn reason_of(&self, peer: &Peer) -> Option<&str> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let of = |subject, part| About { subject, part };
+        [
+            About::peer(peer.subnet),
+            of(Subject::Neighbour, Part::Address(peer.subnet.network())),
+            of(Subject::FdbEntry, Part::Mac(peer.vtep_mac)),
+            of(Subject::MapEntry, Part::Subnet(peer.subnet)),
+        ]
+        .iter()
+        .find_map(|about| self.0.get(about))
+        .map(|failure| failure.reason.as_str())
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {

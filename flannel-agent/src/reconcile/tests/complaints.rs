@@ -121,3 +121,49 @@ async fn eager_is_no_matter_without_ethernet() {
     bench.pass(&[peer(2)], Wake { links: true, ..Wake::default() }).await;
     assert_eq!(bench.complaints(), [""; 0]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_is_pending_while_anything_of_it_cannot_be_programmed() {
+    let mut bench = bench(true);
+    let states = |bench: &Bench| {
+        let lines = status::peers(&bench.shared, &bench.reconciler.datapath);
+        lines.into_iter().map(|line| line.state).collect::<Vec<_>>()
+    };
+    let pending = |state: &PeerState| matches!(state, PeerState::Pending(_));
+    let peers = [peer(2), peer(3)];
+    bench.pass(&[], Wake::ALL).await;
+    for failing in [
+        Op::PutNeighbour(peer(2).subnet.network(), peer(2).vtep_mac),
+        Op::PutFdb(peer(2).vtep_mac, peer(2).public_ip),
+        Op::PutRoute(peer(2).subnet),
+    ] {
+        bench.reconciler.kernel.state().failing.push((failing, libc::ENOBUFS));
+        let outcome = bench.pass(&peers, RENEWED).await;
+        let found = states(&bench);
+        assert!(pending(&found[0]) && found[1] == PeerState::Ok, "{found:?}");
+        bench.reconciler.kernel.state().failing.clear();
+        tokio::time::sleep_until(outcome.retry_at.unwrap()).await;
+        bench.pass(&peers, RENEWED).await;
+        assert_eq!(states(&bench), [PeerState::Ok, PeerState::Ok]);
+        bench.pass(&[], RENEWED).await;
+    }
+    // There are more of them than complaints are kept.
+    let many: Vec<_> = (2..250).map(peer).collect();
+    for peer in &many {
+        let failing = (Op::PutRoute(peer.subnet), libc::ENETUNREACH);
+        bench.reconciler.kernel.state().failing.push(failing);
+    }
+    bench.pass(&many, RENEWED).await;
+    assert!(states(&bench).iter().all(pending));
+}
+
+#[tokio::test]
+async fn peers_are_pending_while_the_device_cannot_be_made() {
+    let mut bench = bench(true);
+    let device = bench.reconciler.desire(&[]).unwrap().device.unwrap();
+    let failing = (Op::CreateDevice(device), libc::EADDRINUSE);
+    bench.reconciler.kernel.state().failing.push(failing);
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    let lines = status::peers(&bench.shared, &bench.reconciler.datapath);
+    assert!(matches!(lines[0].state, PeerState::Pending(_)), "{}", lines[0].state);
+}
