@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
+use crate::files::make_directory;
 use crate::status::{self, Shared, SharedDatapath};
 
 /// Clients that are served at a time.
@@ -136,7 +137,7 @@ fn place_of(path: &Path) -> Option<(u64, u64)> {
 
 fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
+        make_directory(folder)?;
     }
     // A directory that is not empty stays.
     let _ = std::fs::remove_dir(path);

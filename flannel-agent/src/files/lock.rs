@@ -1,8 +1,8 @@
 //! One agent for each state directory.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +13,11 @@ use tokio::time::Instant;
 /// How long an agent that was killed, or is ending, may take to be gone.
 const GONE: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(10);
+
+use super::make_directory;
+
+/// Who may read a file may lock it.
+const MODE: u32 = 0o600;
 
 /// The lock; released when dropped, or when the process ends however.
 #[derive(Debug)]
@@ -55,13 +60,16 @@ impl StateLock {
     /// Another process holds it, or it cannot be made.
     pub fn take(state_dir: &Path) -> Result<Self, LockError> {
         let unusable = |source| LockError::Unusable { path: state_dir.to_owned(), source };
-        std::fs::create_dir_all(state_dir).map_err(unusable)?;
+        make_directory(state_dir).map_err(unusable)?;
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(MODE)
             .open(file(state_dir))
             .map_err(unusable)?;
+        // An earlier version made it for all to read.
+        file.set_permissions(Permissions::from_mode(MODE)).map_err(unusable)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(held) => Ok(Self { path: state_dir.to_owned(), held }),
             Err((_, Errno::EWOULDBLOCK)) => Err(LockError::Taken(state_dir.to_owned())),
@@ -129,6 +137,18 @@ mod tests {
             drop(lock);
         });
         StateLock::take_soon(folder.path()).await.unwrap();
+    }
+
+    #[test]
+    fn nobody_else_can_lock_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let state = folder.path().join("state");
+        drop(StateLock::take(&state).unwrap());
+        assert_eq!((mode(&state), mode(&file(&state))), (0o755, 0o600));
+        std::fs::set_permissions(file(&state), Permissions::from_mode(0o644)).unwrap();
+        let _lock = StateLock::take(&state).unwrap();
+        assert_eq!(mode(&file(&state)), 0o600);
     }
 
     #[test]

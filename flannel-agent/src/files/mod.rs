@@ -81,9 +81,9 @@ fn plain(error: io::Error) -> io::Error {
     if error.raw_os_error().is_some() { error } else { error.kind().into() }
 }
 
-/// Makes a directory and its parents; the mode of directories that are there
-/// already is left alone.
-fn make_directory(path: &Path) -> io::Result<()> {
+/// Makes a directory and its parents, with mode 0755 whatever the umask; the mode of
+/// directories that are there already is left alone.
+pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
