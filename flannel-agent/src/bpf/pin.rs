@@ -1,8 +1,9 @@
 //! The pin directory: what may be reused of an earlier run, and what not.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
@@ -128,7 +129,8 @@ impl PinDir {
 
     fn mount(&self) -> Result<(), BpfError> {
         if self.root.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS)) {
-            mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(
+            // The kernel's default lets everybody write.
+            mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700")).map_err(
                 |errno| {
                     BpfError::new("mount bpf file system at", BPFFS, &io::Error::from(errno))
                         .with_hint(
@@ -253,8 +255,12 @@ impl PinDir {
     }
 }
 
+/// Nobody else may read it, nor lock it.
 fn make(folder: &Path) -> Result<(), BpfError> {
-    fs::create_dir_all(folder)
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
         .map_err(|error| BpfError::new("create", folder.display().to_string(), &error))
 }
 

@@ -1,6 +1,7 @@
 //! What may be reused of an earlier run, and whose it is.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -86,6 +87,8 @@ fn one_agent_at_a_time() {
         let mut first = open(pins, AttachMode::Tcx);
         ensure(&mut first, &[veth("veth0")]);
         assert_eq!(first.unpinned(), None);
+        let mode = fs::metadata(pins).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode, 0o700, "who may read a directory may lock it");
         let second = open(pins, AttachMode::Tcx);
         let why = second.unpinned().unwrap();
         assert!(why.contains("another agent uses it") && why.contains("--pin-dir"), "{why}");
