@@ -9,11 +9,17 @@ pub mod table;
 pub mod update;
 pub mod v2;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnetwork::Ipv4Network;
 
 use self::attrs::LeaseAttrs;
+
+/// When what had so many seconds left at a time ends: at once, if there are none; `None`
+/// where that outlasts all clocks.
+pub fn end(asked: Instant, seconds_left: i64) -> Option<Instant> {
+    asked.checked_add(Duration::from_secs(u64::try_from(seconds_left).unwrap_or(0)))
+}
 
 /// A node's claim on a subnet.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,4 +35,17 @@ pub struct Lease {
     /// The store's revision of the last change of this key (etcd v3
     /// `mod_revision`, v2 `modifiedIndex`): what compare-and-swap compares.
     pub revision: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_may_outlast_all_clocks() {
+        let now = Instant::now();
+        assert_eq!(end(now, 60), Some(now + Duration::from_secs(60)));
+        assert_eq!(end(now, -1), Some(now));
+        assert_eq!(end(now, i64::MAX), None);
+    }
 }

@@ -1,13 +1,13 @@
 //! Leases as etcd's v2 API shows them.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ipnetwork::Ipv4Network;
 use serde::Deserialize;
 
-use super::Lease;
 use super::attrs::LeaseAttrs;
 use super::key::SubnetKey;
+use super::{Lease, end};
 
 /// A key as the API shows it.
 #[derive(Debug, Default, Deserialize)]
@@ -44,8 +44,7 @@ impl EtcdNode {
 
     /// When it ends; `None` for a reservation, and for what outlasts all clocks.
     pub fn expires(&self, now: Instant) -> Option<Instant> {
-        let left = u64::try_from(self.ttl?).unwrap_or(0);
-        now.checked_add(Duration::from_secs(left))
+        end(now, self.ttl?)
     }
 
     /// The last part of a subnet key; `subnets` is what those begin with.

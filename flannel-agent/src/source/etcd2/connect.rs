@@ -284,8 +284,8 @@ impl Endpoints {
     /// What `/version` says at the first endpoint that answers.
     pub(super) async fn version(&self) -> Option<String> {
         let answer = self.first_version().await?;
-        let body = timeout(CALL_TIMEOUT, answer.into_body().collect()).await.ok()?.ok()?;
-        Some(String::from_utf8_lossy(&body.to_bytes()).into_owned())
+        let answer = timeout(CALL_TIMEOUT, read(answer)).await.ok()?.ok()?.ok()?;
+        Some(String::from_utf8_lossy(&answer.body).into_owned())
     }
 
     /// What the clock of the first endpoint that answers says.

@@ -7,9 +7,9 @@ use etcd_client::{
     TxnOp, TxnOpResponse,
 };
 use flannel_core::config::NetworkConfig;
-use flannel_core::lease::Lease;
 use flannel_core::lease::attrs::LeaseAttrs;
 use flannel_core::lease::free::fits;
+use flannel_core::lease::{self, Lease};
 use ipnetwork::Ipv4Network;
 use rand::Rng as _;
 
@@ -164,7 +164,7 @@ impl Etcd3 {
             self.revoke_unused(etcd_lease).await;
         }
         self.settle(id).await;
-        let expires = grant.map(|(_, expires)| expires);
+        let expires = grant.and_then(|(_, end)| end);
         Ok(Some(Lease { subnet, attrs: attrs.clone(), expires, revision }))
     }
 
@@ -246,12 +246,13 @@ impl Etcd3 {
         Ok(Written::Refused { stands })
     }
 
-    /// Grants an etcd lease of this length; returns its id and its end.
+    /// Grants an etcd lease of this length; returns its id and its end, as
+    /// [`lease::end`] has it.
     pub(super) async fn grant(
         &self,
         key: &str,
         ttl: Duration,
-    ) -> Result<(i64, Instant), SourceError> {
+    ) -> Result<(i64, Option<Instant>), SourceError> {
         // With an id of our choice, a try whose answer got lost leaves no
         // etcd lease that we would not know of.
         let id = rand::rng().random_range(1..=i64::MAX);
@@ -269,8 +270,7 @@ impl Etcd3 {
             })
             .await
             .inspect_err(|_| self.remember(id))?;
-        let life = Duration::from_secs(granted.max(0).cast_unsigned());
-        Ok((id, asked + life))
+        Ok((id, lease::end(asked, granted)))
     }
 
     /// Revokes the etcd lease `id` unless a key carries it; 0 is none.

@@ -16,15 +16,15 @@ mod watch;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use etcd_client::{GetOptions, KeyValue};
 use flannel_core::config::NetworkConfig;
-use flannel_core::lease::Lease;
 use flannel_core::lease::attrs::LeaseAttrs;
 use flannel_core::lease::history::History;
 use flannel_core::lease::key::SubnetKey;
 use flannel_core::lease::update::LeaseUpdate;
+use flannel_core::lease::{self, Lease};
 use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -269,7 +269,7 @@ impl Etcd3 {
     async fn lease(&self, entry: Entry) -> Result<Lease, SourceError> {
         let ours = self.memory().own.as_ref().is_some_and(|(own, _)| *own == entry.subnet);
         let expires = match entry.etcd_lease {
-            id if ours && id != 0 => Some(self.expiry(id, &entry.key).await?),
+            id if ours && id != 0 => self.expiry(id, &entry.key).await?,
             _ => None,
         };
         Ok(Lease { expires, ..entry.lease() })
@@ -286,8 +286,8 @@ impl Etcd3 {
         Ok((leases, listing.revision))
     }
 
-    /// When the etcd lease `id` ends; now, if it is gone.
-    async fn expiry(&self, id: i64, key: &str) -> Result<Instant, SourceError> {
+    /// When the etcd lease `id` ends, as [`lease::end`] has it; now, if it is gone.
+    async fn expiry(&self, id: i64, key: &str) -> Result<Option<Instant>, SourceError> {
         let asked = Instant::now();
         let answer = self
             .endpoints()
@@ -295,8 +295,7 @@ impl Etcd3 {
                 client.lease_client().time_to_live(id, None).await
             })
             .await?;
-        let left = Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or(0));
-        Ok(asked + left)
+        Ok(lease::end(asked, answer.ttl()))
     }
 }
 
