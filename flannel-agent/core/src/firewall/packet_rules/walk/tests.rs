@@ -5,7 +5,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::firewall::packet_rules::exempt::tests::{overlay, resolved};
-use crate::firewall::packet_rules::matches::{Names, stage, state};
+use crate::firewall::packet_rules::matches::{Names, protocol, stage, state};
+use crate::firewall::packet_rules::ranges::{Addresses, Ports};
+use crate::firewall::packet_rules::ruleset::Base;
 
 /// A packet as FORWARD sees it, of those that may be on the fast path.
 #[derive(Clone, Debug)]
