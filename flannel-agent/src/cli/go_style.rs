@@ -244,7 +244,8 @@ struct Flag {
 }
 
 impl Flag {
-    /// `None` for words, and for what clap is to see as it is: `-h`, negative numbers, names that are not text.
+    /// `None` for words, and for what clap is to see as it is: `-h`, negative numbers,
+    /// names that are not text.
     fn read(token: &OsStr) -> Option<Self> {
         let bytes = token.as_bytes();
         let dashes = bytes.iter().take_while(|byte| **byte == b'-').count();
