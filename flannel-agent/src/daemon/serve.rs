@@ -1,5 +1,6 @@
 //! The loop: it owns the reconciler, and wakes it when something changed.
 
+mod files;
 mod leases;
 mod own;
 mod store;
@@ -21,16 +22,15 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use self::files::Files;
 use super::StartError;
 use super::keeper::Keeper;
 use super::opening::Opening;
 use crate::cli::{DatapathMode, Options};
 use crate::datapath::Demanded;
-use crate::files::kept::KeptFile;
 use crate::files::lock::StateLock;
-use crate::files::{WriteError, rules, state, subnet_env};
+use crate::firewall::Firewall;
 use crate::firewall::packet_rules::follow::RulesFollower;
-use crate::firewall::{Firewall, Mode};
 use crate::kernel::{Kernel, KernelEvent};
 use crate::memory;
 use crate::notify;
@@ -87,9 +87,7 @@ pub(super) struct Loop<'a, S, K, F> {
     /// Others were told that we are ready.
     announced: bool,
     state_lock: &'a mut StateLock,
-    state_file: KeptFile<state::NodeState>,
-    subnet_env: KeptFile<subnet_env::SubnetEnv>,
-    rules_file: KeptFile<rules::Wanted>,
+    files: Files,
     last_status: String,
 }
 
@@ -128,9 +126,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             guarded: false,
             announced: false,
             state_lock,
-            state_file: KeptFile::default(),
-            subnet_env: KeptFile::default(),
-            rules_file: KeptFile::default(),
+            files: Files::default(),
             last_status: String::new(),
         }
     }
@@ -210,7 +206,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             let (confirmations_at, oddities_at) =
                 (schedule.confirmations_at(), schedule.oddities_at());
             let hooks_at =
-                if self.reconciler.has_hooks_left() { Instant::now() } else { schedule.hooks_at() };
+                if self.reconciler.has_more_to_do() { Instant::now() } else { schedule.hooks_at() };
             let (maps_at, held_until) = (schedule.maps_at(), self.held_until);
             let overdue_at = pass_at.map(|due| due + OVERDUE);
             tokio::select! {
@@ -234,6 +230,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                     News::Firewall(rules) => self.take_guarded(rules)?,
                     News::PacketRules => self.check_hooks(),
                 },
+                () = self.files.ended() => self.write_files(),
                 () = sleep_until(confirmations_at) => self.raise(),
                 () = sleep_until(oddities_at) => self.tell_oddities(),
                 () = sleep_until(held_until) => self.release_held(),
@@ -361,62 +358,6 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             self.keeper.publish(attrs);
         }
         self.wake(Wake { look: true, ..Wake::default() });
-    }
-
-    fn write_files(&mut self) {
-        let rules = self.write_rules();
-        let lease = self.keeper.lease();
-        let identity = self.reconciler.identity();
-        let node = state::NodeState {
-            version: state::VERSION,
-            public_ip: lease.attrs.public_ip,
-            underlay: Some(self.reconciler.wish().text()),
-            subnet: lease.subnet,
-            vtep_mac: identity.vtep_mac,
-            device: self.reconciler.device(),
-            vni: identity.backend.facts().vxlan().map(|vxlan| vxlan.vni),
-            network: Some(identity.network),
-            attach: self.shared.lock().datapath.attach,
-            subnet_file: std::path::absolute(&self.options.subnet_file).ok(),
-            pin_dir: std::path::absolute(&self.options.programs.pin_dir).ok(),
-            traces: self.reconciler.traces(),
-        };
-        let folder = &self.options.state_dir;
-        let stored =
-            self.state_file.ensure(&state::path(folder), &node, || state::store(folder, &node));
-        self.reconciler.remembered();
-        let written = stored.and(rules).map_err(|error| error.to_string());
-        let locked = self.state_lock.renew().map_err(|error| error.to_string());
-        self.shared.report(Subject::StateFile, written.and(locked));
-        self.write_subnet_env();
-    }
-
-    fn write_subnet_env(&mut self) {
-        // The pods' MTU is known once the device is.
-        let Some(mtu) = self.reconciler.mtu() else { return };
-        let env = subnet_env::SubnetEnv {
-            network: self.reconciler.identity().network,
-            subnet: self.keeper.lease().subnet,
-            mtu,
-            ip_masq: self.options.rules.masquerade,
-        };
-        let path = &self.options.subnet_file;
-        let written = self.subnet_env.ensure(path, &env, || subnet_env::write(path, &env));
-        self.shared.report(Subject::SubnetFile, written);
-    }
-
-    /// For `keep-rules`, when we do not run.
-    fn write_rules(&mut self) -> Result<(), WriteError> {
-        let folder = &self.options.state_dir;
-        let firewall = self.options.firewall;
-        match self.reconciler.rules().filter(|_| firewall != Mode::None) {
-            Some(rules) => {
-                let wanted = rules::Wanted { firewall, rules };
-                let store = || rules::store(folder, &wanted);
-                self.rules_file.ensure(&rules::path(folder), &wanted, store)
-            }
-            None => rules::remove(folder),
-        }
     }
 
     fn tell_systemd(&mut self) {

@@ -1,44 +1,170 @@
-//! A file that is kept as we left it: somebody may delete or overwrite it.
+//! A file that is kept as we left it: somebody may delete or overwrite it. It is written
+//! beside its caller, who has other things to do while a disk does not answer.
 
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use super::WriteError;
 use super::stamp::Stamp;
 
+/// A disk that has not answered for so long is told of.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
 /// What was written, and how the file looked then.
 #[derive(Debug)]
-pub struct KeptFile<T>(Option<(T, Stamp)>);
+pub struct KeptFile<T> {
+    left: Option<(T, Stamp)>,
+    writing: Option<Writing<T>>,
+}
 
 impl<T> Default for KeptFile<T> {
     fn default() -> Self {
-        Self(None)
+        Self { left: None, writing: None }
     }
 }
 
-impl<T: Clone + PartialEq> KeptFile<T> {
+/// A write that has not ended.
+#[derive(Debug)]
+struct Writing<T> {
+    value: T,
+    /// How the file looked before it.
+    stamp: Option<Stamp>,
+    began: Instant,
+    ended: Receiver<Result<(), WriteError>>,
+}
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner<'a> {
+    /// Is notified when a write has ended.
+    pub ended: &'a Arc<Notify>,
+    /// So long the caller waits for it.
+    pub patience: Duration,
+}
+
+impl<T: Clone + PartialEq + Send + 'static> KeptFile<T> {
     /// Lets `write` write the file unless it is as we left it: one system call then.
-    /// `write` touches nothing that is right.
+    /// `write` touches nothing that is right. `None`: it has not ended yet. Within a tokio
+    /// runtime.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// It cannot be written, or the disk has not answered for [`PATIENCE`].
     pub fn ensure(
         &mut self,
         path: &Path,
         value: &T,
-        write: impl FnOnce() -> Result<(), WriteError>,
-    ) -> Result<(), WriteError> {
+        manner: Manner<'_>,
+        write: impl FnOnce(T) -> Result<(), WriteError> + Send + 'static,
+    ) -> Option<Result<(), WriteError>> {
+        if let Some(writing) = self.writing.take() {
+            match writing.ended.try_recv() {
+                Ok(result) => {
+                    let same = writing.value == *value;
+                    let ended = self.end(path, writing, result);
+                    if same || ended.is_err() {
+                        return Some(ended);
+                    }
+                }
+                Err(TryRecvError::Empty) => {
+                    let late = writing.began.elapsed() >= PATIENCE;
+                    self.writing = Some(writing);
+                    return late.then(|| Err(no_answer(path)));
+                }
+                // Its thread has panicked.
+                Err(TryRecvError::Disconnected) => {}
+            }
+        }
         let stamp = Stamp::of(path);
-        if let (Some((written, left)), Some(now)) = (&self.0, stamp)
+        if let (Some((written, left)), Some(now)) = (&self.left, stamp)
             && written == value
             && *left == now
         {
-            return Ok(());
+            return Some(Ok(()));
         }
-        self.0 = None;
-        write()?;
+        self.left = None;
+        let writing = begin(value, stamp, manner.ended, write);
+        match writing.ended.recv_timeout(manner.patience) {
+            Ok(result) => Some(self.end(path, writing, result)),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                self.writing = Some(writing);
+                None
+            }
+        }
+    }
+
+    fn end(
+        &mut self,
+        path: &Path,
+        writing: Writing<T>,
+        result: Result<(), WriteError>,
+    ) -> Result<(), WriteError> {
+        result?;
         // What was written just now is read once more: somebody may have been faster.
-        let right = stamp.filter(|stamp| Stamp::of(path) == Some(*stamp));
-        self.0 = right.map(|stamp| (value.clone(), stamp));
+        let right = writing.stamp.filter(|stamp| Stamp::of(path) == Some(*stamp));
+        self.left = right.map(|stamp| (writing.value, stamp));
         Ok(())
+    }
+}
+
+fn begin<T: Clone + Send + 'static>(
+    value: &T,
+    stamp: Option<Stamp>,
+    notify: &Arc<Notify>,
+    write: impl FnOnce(T) -> Result<(), WriteError> + Send + 'static,
+) -> Writing<T> {
+    let (sender, ended) = mpsc::channel();
+    let (written, notify) = (value.clone(), Arc::clone(notify));
+    tokio::task::spawn_blocking(move || {
+        let _ = sender.send(write(written));
+        notify.notify_one();
+    });
+    Writing { value: value.clone(), stamp, began: Instant::now(), ended }
+}
+
+fn no_answer(path: &Path) -> WriteError {
+    let text = format!("the disk has not answered for {} s", PATIENCE.as_secs());
+    let source = io::Error::new(io::ErrorKind::TimedOut, text);
+    WriteError { path: path.to_owned(), step: "waiting", source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT_ONCE: Duration = Duration::ZERO;
+
+    #[tokio::test]
+    async fn a_disk_that_does_not_answer_keeps_nobody_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let ended = Arc::new(Notify::new());
+        let manner = |patience| Manner { ended: &ended, patience };
+        let (answer, hung) = mpsc::channel::<()>();
+        let mut file = KeptFile::default();
+        let to = path.clone();
+        let write = move |value: &[u8; 1]| {
+            let _ = hung.recv();
+            super::super::write_atomically(&to, value)
+        };
+        let began = Instant::now();
+        assert!(file.ensure(&path, &b"1", manner(AT_ONCE), write).is_none());
+        let unwanted = |_: &[u8; 1]| panic!("one at a time");
+        assert!(file.ensure(&path, &b"2", manner(AT_ONCE), unwanted).is_none());
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(PATIENCE).await;
+        let error = file.ensure(&path, &b"2", manner(AT_ONCE), unwanted).unwrap().unwrap_err();
+        assert!(error.to_string().contains("not answered for 2 s"), "{error}");
+        answer.send(()).unwrap();
+        ended.notified().await;
+        let to = path.clone();
+        let write = move |value: &[u8; 1]| super::super::write_atomically(&to, value);
+        let written = file.ensure(&path, &b"2", manner(Duration::from_secs(60)), write);
+        assert!(written.unwrap().is_ok());
+        assert_eq!(std::fs::read(&path).unwrap(), b"2");
     }
 }

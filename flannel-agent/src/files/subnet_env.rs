@@ -52,9 +52,10 @@ mod tests {
     use proptest::prelude::*;
 
     use std::os::unix::fs::MetadataExt as _;
+    use std::sync::Arc;
 
     use super::*;
-    use crate::files::kept::KeptFile;
+    use crate::files::kept::{KeptFile, Manner, PATIENCE};
 
     fn net(text: &str) -> Ipv4Network {
         text.parse().unwrap()
@@ -100,12 +101,19 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), [GOLDEN.as_bytes(), b"A=\xff\n"].concat());
     }
 
-    #[test]
-    fn what_others_make_of_it_is_put_right_and_nothing_else_is_written() {
+    #[tokio::test]
+    async fn what_others_make_of_it_is_put_right_and_nothing_else_is_written() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("subnet.env");
         let mut kept = KeptFile::default();
-        let mut ensure = |env: &SubnetEnv| kept.ensure(&path, env, || write(&path, env));
+        let ended = Arc::default();
+        let manner = Manner { ended: &ended, patience: PATIENCE };
+        let rewrite = || {
+            let to = path.clone();
+            move |env| write(&to, &env)
+        };
+        let mut ensure =
+            |env: &SubnetEnv| kept.ensure(&path, env, manner, rewrite()).expect("an end");
         ensure(&env()).unwrap();
         let inode = || std::fs::metadata(&path).unwrap().ino();
         let before = inode();
@@ -125,13 +133,15 @@ mod tests {
         }
         // Somebody writes in the moment in which we have written.
         std::fs::remove_file(&path).unwrap();
-        let overtaken = kept.ensure(&path, &env(), || {
-            write(&path, &env())?;
-            std::fs::write(&path, "A=1\n").unwrap();
+        let to = path.clone();
+        let overtaken = kept.ensure(&path, &env(), manner, move |env| {
+            write(&to, &env)?;
+            std::fs::write(&to, "A=1\n").unwrap();
             Ok(())
         });
-        overtaken.unwrap();
-        let mut ensure = |env: &SubnetEnv| kept.ensure(&path, env, || write(&path, env));
+        overtaken.expect("an end").unwrap();
+        let mut ensure =
+            |env: &SubnetEnv| kept.ensure(&path, env, manner, rewrite()).expect("an end");
         ensure(&env()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{GOLDEN}A=1\n"));
         // Another MTU, with a line of somebody else.

@@ -94,8 +94,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             veths: &settled.veths,
             turn: TURN,
         });
-        // Settings that have to be remembered first are changed at the next look.
-        self.hooks_left = report.unfinished || settled.unfinished || self.conntrack.waits();
+        self.hooks_left = report.unfinished || settled.unfinished;
         let (unpinned, attachment) = (datapath.unpinned(), report.attachment);
         drop(guard);
         failures.extend(self.tell_hooks(report, unpinned));
@@ -246,9 +245,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         }
     }
 
-    /// Whether hooks were left for the next look: it should come at once.
-    pub fn has_hooks_left(&self) -> bool {
+    /// Whether the next look after the hooks should come at once.
+    pub fn has_more_to_do(&self) -> bool {
         self.hooks_left
+    }
+
+    /// Whether hooks or settings were left for a later look. Some settings wait until the
+    /// state file knows of them.
+    pub fn has_hooks_left(&self) -> bool {
+        self.hooks_left || self.conntrack.waits()
     }
 
     fn check_flow_table(&mut self) {

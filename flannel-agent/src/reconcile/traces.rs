@@ -25,6 +25,8 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// The state file has [`Reconciler::traces`], or cannot be written, and all goes on
     /// without.
     pub fn remembered(&mut self) {
+        // The settings that have waited for it are changed by the next look.
+        self.hooks_left |= self.conntrack.waits();
         self.conntrack.remembered();
     }
 

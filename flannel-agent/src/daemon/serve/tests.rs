@@ -24,6 +24,7 @@ use super::*;
 use crate::bpf::fake::FakeDatapath;
 use crate::daemon::settings;
 use crate::datapath::Opened;
+use crate::files::state;
 use crate::firewall::fake::FakeFirewall;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::sysctl::Sysctl;

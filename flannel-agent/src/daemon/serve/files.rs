@@ -1,0 +1,105 @@
+//! The files that the loop keeps: state, rules and `subnet.env`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flannel_core::health::Subject;
+use tokio::sync::Notify;
+
+use super::Loop;
+use crate::files::kept::{KeptFile, Manner, PATIENCE};
+use crate::files::{WriteError, rules, state, subnet_env};
+use crate::firewall::{Firewall, Mode};
+use crate::kernel::Kernel;
+use crate::source::LeaseSource;
+
+/// What was written. A disk may not answer for long, and the loop does not wait for it.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    state: KeptFile<state::NodeState>,
+    subnet_env: KeptFile<subnet_env::SubnetEnv>,
+    rules: KeptFile<rules::Wanted>,
+    ended: Arc<Notify>,
+}
+
+impl Files {
+    /// Waits until a file has been written. Cancel safe.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let ended = Arc::clone(&self.ended);
+        async move { ended.notified().await }
+    }
+}
+
+impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
+    /// Puts the files right. The start waits for them: who is told that we are ready reads
+    /// them.
+    pub(super) fn write_files(&mut self) {
+        let patience = if self.announced { Duration::ZERO } else { PATIENCE };
+        let rules = self.write_rules(patience);
+        let stored = self.write_state(patience);
+        if stored.is_some() {
+            self.reconciler.remembered();
+        }
+        if let Some(written) = stored.zip(rules).map(|(stored, rules)| stored.and(rules)) {
+            let locked = self.state_lock.renew().map_err(|error| error.to_string());
+            let written = written.map_err(|error| error.to_string());
+            self.shared.report(Subject::StateFile, written.and(locked));
+        }
+        self.write_subnet_env(patience);
+    }
+
+    fn write_state(&mut self, patience: Duration) -> Option<Result<(), WriteError>> {
+        let lease = self.keeper.lease();
+        let identity = self.reconciler.identity();
+        let node = state::NodeState {
+            version: state::VERSION,
+            public_ip: lease.attrs.public_ip,
+            underlay: Some(self.reconciler.wish().text()),
+            subnet: lease.subnet,
+            vtep_mac: identity.vtep_mac,
+            device: self.reconciler.device(),
+            vni: identity.backend.facts().vxlan().map(|vxlan| vxlan.vni),
+            network: Some(identity.network),
+            attach: self.shared.lock().datapath.attach,
+            subnet_file: std::path::absolute(&self.options.subnet_file).ok(),
+            pin_dir: std::path::absolute(&self.options.programs.pin_dir).ok(),
+            traces: self.reconciler.traces(),
+        };
+        let folder = self.options.state_dir.clone();
+        let path = state::path(&folder);
+        let manner = Manner { ended: &self.files.ended, patience };
+        self.files.state.ensure(&path, &node, manner, move |node| state::store(&folder, &node))
+    }
+
+    /// For `keep-rules`, when we do not run.
+    fn write_rules(&mut self, patience: Duration) -> Option<Result<(), WriteError>> {
+        let folder = self.options.state_dir.clone();
+        let firewall = self.options.firewall;
+        let Some(rules) = self.reconciler.rules().filter(|_| firewall != Mode::None) else {
+            return Some(rules::remove(&folder));
+        };
+        let wanted = rules::Wanted { firewall, rules };
+        let path = rules::path(&folder);
+        let manner = Manner { ended: &self.files.ended, patience };
+        let store = move |wanted| rules::store(&folder, &wanted);
+        self.files.rules.ensure(&path, &wanted, manner, store)
+    }
+
+    fn write_subnet_env(&mut self, patience: Duration) {
+        // The pods' MTU is known once the device is.
+        let Some(mtu) = self.reconciler.mtu() else { return };
+        let env = subnet_env::SubnetEnv {
+            network: self.reconciler.identity().network,
+            subnet: self.keeper.lease().subnet,
+            mtu,
+            ip_masq: self.options.rules.masquerade,
+        };
+        let path = self.options.subnet_file.clone();
+        let manner = Manner { ended: &self.files.ended, patience };
+        let to = path.clone();
+        let write = move |env| subnet_env::write(&to, &env);
+        if let Some(written) = self.files.subnet_env.ensure(&path, &env, manner, write) {
+            self.shared.report(Subject::SubnetFile, written);
+        }
+    }
+}
