@@ -28,19 +28,33 @@ pub struct Choice<'a> {
 ///
 /// A veth is one if its other end is in another network namespace
 /// (`bpf_redirect_peer` works only then), and if it is not part of the
-/// underlay: neither the underlay device or a port of it, nor a device with an
-/// address of its own or a route to other places, which is a network card of
+/// underlay: neither the underlay device, what that stands on (a VLAN's card), or a port
+/// of these, nor a device with an address of its own or a route to other places, which is a network card of
 /// this node that happens to be a veth (a node in a container).
 pub fn pod_veths<'a>(links: &'a [Link], choice: Choice<'_>) -> Vec<&'a Link> {
-    links.iter().filter(|link| leads_to_pod(link, choice)).collect()
+    let stack = stack(links, choice.underlay);
+    let under = |ifindex: u32| stack.contains(&ifindex);
+    let apart = |link: &&Link| !under(link.ifindex) && !link.master.is_some_and(under);
+    links.iter().filter(apart).filter(|link| leads_to_pod(link, choice)).collect()
+}
+
+/// A device and what it stands on in this network namespace.
+fn stack(links: &[Link], device: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut next = Some(device);
+    while let Some(ifindex) = next.filter(|ifindex| !found.contains(ifindex)) {
+        found.push(ifindex);
+        let link = links.iter().find(|link| link.ifindex == ifindex);
+        let local = link.filter(|link| link.lower_netns.is_none());
+        next = local.and_then(|link| link.lower);
+    }
+    found
 }
 
 fn leads_to_pod(link: &Link, choice: Choice<'_>) -> bool {
     link.kind == "veth"
         && link.lower_netns.is_some()
         && link.up
-        && link.ifindex != choice.underlay
-        && link.master != Some(choice.underlay)
         && !choice.uplinks.contains(&link.ifindex)
         && link.addresses.iter().all(|address| !address.global || is_gateway(address, choice))
         && choice.names.is_none_or(|names| names.is_match(&link.name))
@@ -90,6 +104,34 @@ mod tests {
             deprecated: false,
             global: true,
         }
+    }
+
+    #[test]
+    fn what_the_underlay_stands_on_is_no_pods() {
+        let vlan = Link {
+            ifindex: 2,
+            name: "bond0.10".to_owned(),
+            kind: "vlan".to_owned(),
+            lower: Some(3),
+            ..Link::default()
+        };
+        let bond = Link { ifindex: 3, kind: "bond".to_owned(), ..Link::default() };
+        let port = Link { master: Some(3), ..veth("eth1") };
+        let pod = Link { ifindex: 8, ..veth("veth0") };
+        let choice = Choice {
+            underlay: 2,
+            overlay: None,
+            network: "10.0.0.0/8".parse().unwrap(),
+            subnet: "10.5.1.0/24".parse().unwrap(),
+            uplinks: &BTreeSet::new(),
+            names: None,
+        };
+        let names = |links: &[Link]| -> Vec<String> {
+            pod_veths(links, choice).into_iter().map(|link| link.name.clone()).collect()
+        };
+        assert_eq!(names(&[vlan.clone(), bond, port, pod.clone()]), ["veth0"]);
+        let card = Link { ifindex: 3, ..veth("eth1") };
+        assert_eq!(names(&[vlan, card, pod]), ["veth0"]);
     }
 
     /// Names of the pods' veths if this is the only link.
