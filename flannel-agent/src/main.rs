@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(run(cli, klog));
-    // Files are written by then; the system's resolver may take a minute.
+    // A file that is being written gets this time; the system's resolver may take a minute.
     runtime.shutdown_timeout(END);
     code
 }

@@ -29,8 +29,8 @@ pub struct Choice<'a> {
 /// A veth is one if its other end is in another network namespace
 /// (`bpf_redirect_peer` works only then), and if it is not part of the
 /// underlay: neither the underlay device, what that stands on (a VLAN's card), or a port
-/// of these, nor a device with an address of its own or a route to other places, which is a network card of
-/// this node that happens to be a veth (a node in a container).
+/// of these, nor a device with an address of its own or a route to other places, which
+/// is a network card of this node that happens to be a veth (a node in a container).
 pub fn pod_veths<'a>(links: &'a [Link], choice: Choice<'_>) -> Vec<&'a Link> {
     let stack = stack(links, choice.underlay);
     let under = |ifindex: u32| stack.contains(&ifindex);
