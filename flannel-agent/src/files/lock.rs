@@ -10,11 +10,11 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::time::Instant;
 
+use super::make_directory;
+
 /// How long an agent that was killed, or is ending, may take to be gone.
 const GONE: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(10);
-
-use super::make_directory;
 
 /// Who may read a file may lock it.
 const MODE: u32 = 0o600;
