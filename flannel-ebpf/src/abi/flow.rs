@@ -178,7 +178,10 @@ pub struct Flow {
     /// [`closing`].
     pub closing: u8,
     /// Always zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 3],
+    /// The lowest 32 bits of the time in ns at which the last packet came that the kernel
+    /// carries; 0: none is known.
+    pub entered: u32,
 }
 
 /// How packets are handed to one host-side veth.

@@ -98,7 +98,10 @@ pub(super) fn admit<S: Skb, T: Tables>(
             return Err(Outcome::RefusedSender);
         }
     }
-    if !ticket::is_last(frame, tables, config, ticket, Of::Flow) {
+    // A flow that is known tells of later packets on all CPUs, tickets of this one's.
+    if found.is_some_and(|flow| flow::has_later(flow, ticket.time_ns))
+        || !ticket::is_last(frame, tables, config, ticket, Of::Flow)
+    {
         return Err(Outcome::RefusedOrder);
     }
     Ok(())

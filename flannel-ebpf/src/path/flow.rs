@@ -164,6 +164,27 @@ pub(super) fn is_settled(flow: &Flow, config: &Config, key: &FlowKey, now: u64) 
     now + window(config, key.proto) >= flow.time_ns.wrapping_add(SETTLED_NS)
 }
 
+/// Notes that the kernel carries a packet of a known flow: none that came before it, by
+/// whatever CPU, may confirm the flow. `ours`: the flow belongs to the sender, and the
+/// packet can prove it, so that it has not removed it.
+#[inline(always)]
+pub(super) fn note_entered<T: Tables>(
+    tables: &T,
+    found: Option<&T::FlowRef<'_>>,
+    ours: bool,
+    now: u64,
+) {
+    if let Some(flow) = found.filter(|_| ours) {
+        tables.edit_flow(flow, |flow| flow.entered = now as u32);
+    }
+}
+
+/// Whether a later packet of a known flow is under way than one that came at this time.
+#[inline(always)]
+pub(super) fn has_later(flow: &Flow, now: u64) -> bool {
+    flow.entered != 0 && flow.entered != now as u32
+}
+
 /// Whether the kernel carries a packet for this reason as it does the other
 /// packets of its flow.
 #[inline(always)]

@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) exemptions: Vec<Exemption>,
     pub(crate) strangers: RefCell<HashMap<[u8; 4], Stranger>>,
     tickets: Vec<Cell<Ticket>>,
+    /// The CPU, of two, that runs the programs.
+    pub(crate) cpu: Cell<u32>,
     /// Tickets as they were when somebody looked.
     copies: Vec<OnceCell<Ticket>>,
     copied: Cell<usize>,
@@ -89,6 +91,7 @@ impl Node {
             exemptions: Vec::new(),
             strangers: RefCell::default(),
             tickets: (0..2 * SLOTS).map(|_| Cell::default()).collect(),
+            cpu: Cell::new(0),
             copies: vec![OnceCell::new(); 256],
             copied: Cell::new(0),
             epoch: Cell::new(0),
@@ -265,17 +268,18 @@ impl Tables for Node {
         self.flows.borrow_mut().remove(key);
     }
     fn take_ticket(&self, numbers: TicketNumbers, fill: impl FnOnce(&mut Ticket)) -> u16 {
-        let mut counter = self.tickets[0].get();
+        let region = numbers.region(self.cpu.get());
+        let mut counter = self.tickets[region as usize].get();
         counter.sequence += 1;
         if numbers.slot(counter.sequence) == 0 {
             counter.sequence += 1;
         }
-        self.tickets[0].set(counter);
+        self.tickets[region as usize].set(counter);
         let mut ticket = Ticket::default();
         fill(&mut ticket);
         ticket.sequence = counter.sequence;
-        self.tickets[numbers.slot(counter.sequence) as usize].set(ticket);
-        numbers.number(0, counter.sequence)
+        self.tickets[(region | numbers.slot(counter.sequence)) as usize].set(ticket);
+        numbers.number(region, counter.sequence)
     }
     fn raise_epoch(&self) {
         self.epoch.set(self.epoch.get() + 1);

@@ -195,6 +195,8 @@ fn of_flow<S: Skb, T: Tables>(
         && !wire::decap_changes_ecn(outer.tos, segment.tos);
     let flags =
         if proof { ticket_flag::FLOW } else { 0 } | if open { ticket_flag::SHORTCUT } else { 0 };
+    let ours = found.as_deref().is_some_and(|flow| flow::is_senders(flow, &key, entry));
+    flow::note_entered(tables, found.as_ref(), ours && proof, entry.now);
     ticket::take(frame, tables, config, segment, &key, entry, flags);
     if open { shortcut::receive(frame, tables, config) } else { Verdict::Pass }
 }
