@@ -179,8 +179,7 @@ pub struct Flow {
     pub closing: u8,
     /// Always zero.
     pub reserved: [u8; 3],
-    /// The lowest 32 bits of the time in ns at which the last packet came that the kernel
-    /// carries; 0: none is known.
+    /// Number of the ticket of the last packet that the kernel carries; 0: none is known.
     pub entered: u32,
 }
 

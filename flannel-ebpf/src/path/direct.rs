@@ -110,8 +110,8 @@ fn repeat<S: Skb, T: Tables>(
     let flags =
         if flow::can_prove(config, &segment, settled, reason) { ticket_flag::FLOW } else { 0 };
     if flags != 0 || segment.is_syn() {
-        flow::note_entered(tables, found.as_ref(), ours && flags != 0, entry.now);
         ticket::take(frame, tables, config, &segment, &key, &entry, flags);
+        flow::note_entered(tables, found.as_ref(), ours && flags != 0, frame.ticket());
     }
     Err(reason)
 }

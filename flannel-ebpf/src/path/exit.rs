@@ -99,7 +99,7 @@ pub(super) fn admit<S: Skb, T: Tables>(
         }
     }
     // A flow that is known tells of later packets on all CPUs, tickets of this one's.
-    if found.is_some_and(|flow| flow::has_later(flow, ticket.time_ns))
+    if found.is_some_and(|flow| flow::has_later(flow, frame.ticket()))
         || !ticket::is_last(frame, tables, config, ticket, Of::Flow)
     {
         return Err(Outcome::RefusedOrder);

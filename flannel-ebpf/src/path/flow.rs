@@ -172,17 +172,17 @@ pub(super) fn note_entered<T: Tables>(
     tables: &T,
     found: Option<&T::FlowRef<'_>>,
     ours: bool,
-    now: u64,
+    ticket: u16,
 ) {
     if let Some(flow) = found.filter(|_| ours) {
-        tables.edit_flow(flow, |flow| flow.entered = now as u32);
+        tables.edit_flow(flow, |flow| flow.entered = ticket.into());
     }
 }
 
-/// Whether a later packet of a known flow is under way than one that came at this time.
+/// Whether a later packet of a known flow is under way than that of this ticket.
 #[inline(always)]
-pub(super) fn has_later(flow: &Flow, now: u64) -> bool {
-    flow.entered != 0 && flow.entered != now as u32
+pub(super) fn has_later(flow: &Flow, ticket: u16) -> bool {
+    flow.entered != 0 && flow.entered != u32::from(ticket)
 }
 
 /// Whether the kernel carries a packet for this reason as it does the other

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::helpers::{
@@ -26,8 +26,10 @@ use flannel_ebpf::path::{Counters, Lookups, NextHop, Tables, Traffic, Trip, Way}
 static CFG: Array<Config, 1> = Array::new();
 #[btf_map(name = "fl_subnets4")]
 static SUBNETS: LpmTrie<[u8; 4], Subnet, { MAX_PEERS as usize }> = LpmTrie::new();
+/// Its entries are allocated as they come: the kernel tells how many there are then.
 #[btf_map(name = "fl_peers4")]
-static PEERS: HashMap<[u8; 4], Peer, { MAX_PEERS as usize }> = HashMap::new();
+static PEERS: HashMap<[u8; 4], Peer, { MAX_PEERS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 #[btf_map(name = "fl_flows4")]
 static FLOWS: LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = LruHashMap::new();
 /// Where a flow is made before it is put into the table.

@@ -86,8 +86,8 @@ fn repeat<S: Skb, T: Tables>(
     let settled =
         found.as_deref().is_some_and(|flow| flow::is_settled(flow, config, &key, entry.now));
     if flow::can_prove(config, &segment, settled, reason) {
-        flow::note_entered(tables, found.as_ref(), ours, entry.now);
         ticket::take(frame, tables, config, &segment, &key, &entry, ticket_flag::FLOW);
+        flow::note_entered(tables, found.as_ref(), ours, frame.ticket());
     }
     Err(reason)
 }

@@ -196,8 +196,8 @@ fn of_flow<S: Skb, T: Tables>(
     let flags =
         if proof { ticket_flag::FLOW } else { 0 } | if open { ticket_flag::SHORTCUT } else { 0 };
     let ours = found.as_deref().is_some_and(|flow| flow::is_senders(flow, &key, entry));
-    flow::note_entered(tables, found.as_ref(), ours && proof, entry.now);
     ticket::take(frame, tables, config, segment, &key, entry, flags);
+    flow::note_entered(tables, found.as_ref(), ours && proof, frame.ticket());
     if open { shortcut::receive(frame, tables, config) } else { Verdict::Pass }
 }
 
