@@ -2,6 +2,7 @@
 
 mod attach;
 mod attendance;
+mod census;
 mod error;
 pub mod fake;
 pub mod features;

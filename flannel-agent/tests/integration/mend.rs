@@ -19,6 +19,8 @@ use crate::place::{isolated, open, peer};
 const SECOND: usize = 1;
 /// Looks within which a small map is gone through, too.
 const ROUND: usize = 5;
+/// Rounds within which a large one is, where nobody misses an entry.
+const CALM: usize = 16;
 
 /// A verb of bpftool, a map, and the entry.
 type Change = (&'static str, &'static str, &'static str);
@@ -125,16 +127,53 @@ fn settings_that_somebody_changed_are_put_right() {
     });
 }
 
+fn numbered(number: u32) -> Peer {
+    Peer {
+        subnet: Ipv4Network::new(Ipv4Addr::from(0x0a06_0000 + number * 16), 28).unwrap(),
+        vtep_mac: MacAddr([2, 0, 0, 1, (number >> 8) as u8, number as u8]),
+        public_ip: Ipv4Addr::from(0xc633_0000 + number),
+    }
+}
+
+/// Where the number of entries is right, a large map is read slowly, but it is read: a
+/// value that was changed, or one entry for another.
+#[test]
+fn large_maps_are_put_right_too() {
+    isolated(|pins| {
+        let mut agent = open(pins, AttachMode::Tcx);
+        let many: Vec<Peer> = (0..2000).map(numbered).collect();
+        agent.put_peers(&many).unwrap();
+        let steps = many.len().div_ceil(MAP_STEP);
+        let (soon, slowly) = (ROUND * (steps + 1), CALM * (steps + 1));
+        assert_eq!(mended(&mut agent, slowly), 0);
+        let of = |number: u32| {
+            let octets = many[number as usize].public_ip.octets();
+            format!("key {} {} {} {}", octets[0], octets[1], octets[2], octets[3])
+        };
+        let stranger = ("update", "key 192 0 2 230 value 5 0 0 0".to_owned());
+        let changed = |number| ("update", format!("{} value 255 255 0 0", of(number)));
+        let cases: [(&[(&str, String)], usize); 5] = [
+            (&[("delete", of(1234))], steps),
+            (std::slice::from_ref(&stranger), soon),
+            (&[changed(0)], slowly),
+            (&[changed(1999)], slowly),
+            (&[("delete", of(77)), stranger.clone()], slowly),
+        ];
+        for (changes, within) in cases {
+            for (verb, entry) in changes {
+                bpftool(pins, verb, "fl_peers4", entry);
+            }
+            assert_eq!(mended(&mut agent, within), changes.len() as u64, "{changes:?}");
+            assert_eq!(mended(&mut agent, slowly), 0, "{changes:?}");
+        }
+    });
+}
+
 /// Peers come and go while the maps are read a part at a time.
 #[test]
 fn what_is_written_between_two_looks_is_not_wrong() {
     isolated(|pins| {
         let mut agent = open(pins, AttachMode::Tcx);
-        let numbered = |number: u32| Peer {
-            subnet: Ipv4Network::new(Ipv4Addr::from(0x0a06_0000 + number * 16), 28).unwrap(),
-            vtep_mac: MacAddr([2, 0, 0, 1, (number >> 8) as u8, number as u8]),
-            public_ip: Ipv4Addr::from(0xc633_0000 + number),
-        };
         let many: Vec<Peer> = (0..2000).map(numbered).collect();
         agent.put_peers(&many).unwrap();
         for number in 0..40_u32 {
