@@ -181,6 +181,7 @@ fn running(status: &Status) -> Agent {
             .health
             .iter()
             .map(|line| format!("{}: {}", line.what, line.reason))
+            .chain(status.ignored.iter().map(|lease| format!("left out: {lease}")))
             .collect(),
     }
 }
@@ -206,5 +207,20 @@ impl KnownPeer {
             vtep: told.vtep_mac.is_some() || reaches == Reaches::Process,
             vtep_mac: told.vtep_mac,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_is_left_out_is_a_complaint() {
+        let why = "lease 10.9.1.0-24 is not used";
+        let status = Status { ignored: vec![why.to_owned()], ..Status::default() };
+        let Agent::Running { complaints, .. } = running(&status) else {
+            panic!("it runs");
+        };
+        assert_eq!(complaints, [format!("left out: {why}")]);
     }
 }
