@@ -8,7 +8,6 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::num::NonZero;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use aya::maps::{Map, MapData, MapInfo};
@@ -18,6 +17,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_obj::programs::XdpAttachType;
 use flannel_ebpf::abi::{self, program};
 
+use super::aside::ask_another;
 use super::interrupted::unless_interrupted;
 use super::pin::PinDir;
 use super::pinned::{entries, remove};
@@ -245,27 +245,6 @@ impl Of<'_> {
             path.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(PREFIX))
         };
         entries(folder).iter().filter(|path| is_program(path)).try_for_each(|path| remove(path))
-    }
-}
-
-/// Lets a process of its own load and pin the programs; whether it says that it did. It
-/// can do without the kernel's types ([`untyped`]), and an agent keeps none of its memory.
-fn ask_another(options: &ProgramOptions, card: bool) -> bool {
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .arg("load-programs")
-        .arg(format!("--pin-dir={}", options.pin_dir.display()))
-        .arg(format!("--flow-table-size={}", options.flow_table_size))
-        .args(card.then_some("--card"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    match command.status() {
-        Ok(status) => status.success(),
-        Err(error) => {
-            tracing::debug!(%error, "program loader failed; the agent loads the programs itself");
-            false
-        }
     }
 }
 
