@@ -81,14 +81,16 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         state.note_all(told.events());
     }
 
-    /// Ends all confirmations, unless that was done just now: gives when it is due.
+    /// Ends all confirmations, unless that was done just now: gives when it is due, or due
+    /// again because it failed.
     pub fn raise_soon(&mut self) -> Option<Instant> {
         let free = self.raised.map(|raised| raised + GENERATION);
         match free.filter(|free| *free > Instant::now()) {
             Some(free) => Some(free),
             None => {
                 self.raise();
-                None
+                let again = self.unfinished.schedule();
+                again.filter(|_| self.unfinished.wake.generation)
             }
         }
     }

@@ -278,12 +278,15 @@ impl Watch {
         }
     }
 
-    /// Ends all confirmations.
-    fn raise(&self) {
+    /// Ends all confirmations; whether that worked, or there are none.
+    fn raise(&self) -> bool {
         let mut teller = self.teller.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(raised) = teller.as_mut().map(|teller| teller.raise_generation()) {
-            self.shared.report(Subject::Generation, raised);
-        }
+        let Some(raised) = teller.as_mut().map(|teller| teller.raise_generation()) else {
+            return true;
+        };
+        let worked = raised.is_ok();
+        self.shared.report(Subject::Generation, raised);
+        worked
     }
 
     /// Judges, and tells the programs. What is as before costs a comparison.
@@ -359,8 +362,8 @@ impl State {
     fn look_at_new(&mut self, devices: &BTreeSet<u32>, turn: Option<Duration>) -> bool {
         let began = Instant::now();
         let new = devices.iter().copied().filter(|found| !self.seen.devices.contains_key(found));
-        let (veths, others): (Vec<u32>, Vec<u32>) =
-            new.partition(|ifindex| self.scene.veths.iter().any(|veth| veth.ifindex == *ifindex));
+        let known: BTreeSet<u32> = self.scene.veths.iter().map(|veth| veth.ifindex).collect();
+        let (veths, others): (Vec<u32>, Vec<u32>) = new.partition(|new| known.contains(new));
         self.look_at(&others.into_iter().collect());
         let mut left = veths.chunks(AT_ONCE);
         for some in &mut left {

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Watch;
+use crate::backoff::Backoff;
 use crate::kernel::{EventSource, KernelEvent};
 
 /// The same holds for looks at devices: a script adds many filters, and many pods start
@@ -20,6 +21,8 @@ const AT_ONCE: usize = 32;
 const NEW_PODS: Duration = Duration::from_secs(2);
 /// How often everything is looked at while no events come.
 const DEAF: Duration = Duration::from_secs(1);
+/// Confirmations that cannot be ended are tried to be at least this often.
+const RAISE_LIMIT: Duration = Duration::from_secs(10);
 /// Events for the loop that wait in the channel.
 const QUEUE: usize = 64;
 
@@ -38,6 +41,7 @@ pub fn start(
         every,
         pending: Pending::default(),
         raise: Throttle::new(GENERATION),
+        raise_again: Backoff::new(GENERATION, RAISE_LIMIT),
         traffic: Throttle::new(DEVICES),
         changed: BTreeSet::new(),
         pods: Throttle::new(DEVICES),
@@ -58,6 +62,8 @@ struct Task {
     /// For the loop, which may be busy.
     pending: Pending,
     raise: Throttle,
+    /// It failed.
+    raise_again: Backoff,
     traffic: Throttle,
     /// Devices whose traffic control has changed.
     changed: BTreeSet<u32>,
@@ -188,7 +194,10 @@ impl Task {
 
     fn do_what_is_due(&mut self, now: Instant) {
         if self.raise.is_due(now) {
-            self.watch.raise();
+            match self.watch.raise() {
+                true => self.raise_again.reset(),
+                false => self.raise.ask(now + self.raise_again.fail()),
+            }
         }
         if self.traffic.is_due(now) {
             self.watch.look(&std::mem::take(&mut self.changed));

@@ -60,3 +60,27 @@ async fn confirmations_end_with_the_first_of_a_row_of_leases_and_once_after_it()
     assert_eq!(bench.reconciler.raise_soon(), None);
     assert_eq!(bench.datapath.state().generation, before + 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn confirmations_that_could_not_be_ended_are_ended_soon() {
+    let mut bench = bench(true);
+    bench.pass(&[], Wake::ALL).await;
+    let later = || tokio::time::advance(Duration::from_millis(60));
+    later().await;
+    bench.datapath.state().generation_fails = true;
+    let before = bench.datapath.state().generation;
+    let failed = bench.reconciler.revise(&[change(peer(2))]).await.unwrap();
+    let mut again = failed.raise_at.expect("it is tried again without an event");
+    assert_eq!(bench.complaints(), ["generation"]);
+    for _ in 0..3 {
+        tokio::time::sleep_until(again).await;
+        let next = bench.reconciler.raise_soon().expect("it failed again");
+        assert!(next > again && next < again + Duration::from_secs(31));
+        again = next;
+    }
+    bench.datapath.state().generation_fails = false;
+    tokio::time::sleep_until(again).await;
+    assert_eq!(bench.reconciler.raise_soon(), None);
+    assert_eq!(bench.datapath.state().generation, before + 1);
+    assert_eq!(bench.complaints(), [""; 0]);
+}
