@@ -13,7 +13,7 @@ use crate::circles::circles;
 use crate::workspace::root;
 
 /// Longest file in lines.
-const MAX_LINES: usize = 600;
+const MAX_LINES: usize = 500;
 
 /// Where `unsafe` may stand: the programs, the calls that aya has no safe form
 /// of, the layouts' `Pod`, and memory that is given back.
