@@ -12,8 +12,11 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::Ipv4Network;
 
+use crate::kernel::unix_sockets::{self, Named};
+
 /// Names that this process holds, as abstract sockets: they belong to the network
-/// namespace, as devices do, and go with the process.
+/// namespace, as devices do, and go with the process. Anybody may hold such a name, so it
+/// counts only if root or our own user does.
 #[derive(Debug)]
 pub(super) struct Single(#[expect(dead_code, reason = "held, not used")] Vec<UnixDatagram>);
 
@@ -39,13 +42,22 @@ impl fmt::Display for Thing {
 }
 
 impl Thing {
-    /// The name of the socket that stands for it. Names of abstract sockets are short,
-    /// and paths are not: of a long one its end counts.
-    fn name(&self) -> String {
-        let text = format!("flannel-ebpf: {self}");
+    /// The name of the socket that stands for it, or another one. Names of abstract
+    /// sockets are short, and paths are not: of a long one its end counts.
+    fn name(&self, other: Option<u32>) -> String {
+        let text = match other {
+            None => format!("flannel-ebpf: {self}"),
+            Some(number) => format!("flannel-ebpf: {self}{OTHER}{number}"),
+        };
         let end = text.len().saturating_sub(NAME);
         let cut = (end..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text[cut..].to_owned()
+    }
+
+    /// Whether this is one of its names.
+    fn has_name(&self, name: &str) -> bool {
+        let number = name.rsplit_once(OTHER).and_then(|(_, number)| number.parse().ok());
+        name == self.name(None) || number.is_some_and(|number| name == self.name(Some(number)))
     }
 
     fn hint(&self) -> &'static str {
@@ -59,6 +71,9 @@ impl Thing {
         }
     }
 }
+
+/// What stands between a thing and the number of another name.
+const OTHER: &str = " #";
 
 /// Bytes of an abstract socket's name (`sun_path` without its first byte).
 const NAME: usize = 107;
@@ -107,13 +122,43 @@ fn real(path: &Path) -> PathBuf {
     }
 }
 
+/// Holds a name of `what`. Anybody may take a name, and only what an agent holds counts:
+/// where another user has it, it is another that only we can know.
 fn hold(what: Thing) -> Result<UnixDatagram, SingleError> {
-    let bound =
-        SocketAddr::from_abstract_name(what.name()).and_then(|name| UnixDatagram::bind_addr(&name));
-    bound.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => SingleError::Taken(what),
-        _ => SingleError::Unknown { what, source },
-    })
+    let (socket, told) = match bind(&what.name(None)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            // Where the kernel does not tell whose it is, it is an agent's.
+            let Ok(told) = unix_sockets::abstract_names() else {
+                return Err(SingleError::Taken(what));
+            };
+            if told.iter().any(|named| is_agents(named, &what)) {
+                return Err(SingleError::Taken(what));
+            }
+            tracing::warn!(%what, "another user holds the name by which agents know each other; another name is used");
+            (bind(&what.name(Some(rand::random()))), unix_sockets::abstract_names())
+        }
+        bound => (bound, unix_sockets::abstract_names()),
+    };
+    let failed = |source| SingleError::Unknown { what: what.clone(), source };
+    let socket = socket.map_err(failed)?;
+    let own = rustix::fs::fstat(&socket).map_err(|error| failed(error.into()))?.st_ino as u32;
+    let told = told.inspect_err(|error| tracing::debug!(%error, "unix sockets not listed"));
+    let other = |named: &Named| named.inode != own && is_agents(named, &what);
+    match told.is_ok_and(|told| told.iter().any(other)) {
+        true => Err(SingleError::Taken(what)),
+        false => Ok(socket),
+    }
+}
+
+fn bind(name: &str) -> io::Result<UnixDatagram> {
+    UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name)?)
+}
+
+/// Whether a socket is an agent's that has this: a name of it, of root or our own user.
+fn is_agents(named: &Named, what: &Thing) -> bool {
+    let agents = |uid| uid == 0 || uid == nix::unistd::geteuid().as_raw();
+    named.uid.is_none_or(agents)
+        && std::str::from_utf8(&named.name).is_ok_and(|name| what.has_name(name))
 }
 
 #[cfg(test)]
@@ -161,5 +206,52 @@ mod tests {
         let _first = take(243, &long("a")).unwrap();
         assert!(take(244, &long("a")).is_err());
         take(244, &long("b")).unwrap();
+    }
+
+    /// Holds the name of a network as another user.
+    fn squatted(network: Ipv4Network) -> UnixDatagram {
+        // A thread has a user of its own for what it makes.
+        std::thread::spawn(move || {
+            nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+            bind(&Thing::Network(network).name(None)).unwrap()
+        })
+        .join()
+        .unwrap()
+    }
+
+    #[test]
+    fn another_user_who_holds_a_name_keeps_no_agent_out_and_lets_no_second_in() {
+        let network: Ipv4Network = "10.239.0.0/16".parse().unwrap();
+        let take = || Single::take(network, None, None);
+        let others = squatted(network);
+        let first = take().unwrap();
+        assert!(matches!(take(), Err(SingleError::Taken(_))));
+        drop(others);
+        assert!(matches!(take(), Err(SingleError::Taken(_))), "its first name is free");
+        drop(first);
+        drop(take().unwrap());
+        let _others = squatted(network);
+        take().unwrap();
+    }
+
+    #[test]
+    fn an_earlier_version_of_the_agent_counts() {
+        let thing = Thing::Network("10.238.0.0/16".parse().unwrap());
+        let _runs = bind("flannel-ebpf: the network 10.238.0.0/16").unwrap();
+        assert!(matches!(hold(thing), Err(SingleError::Taken(_))));
+    }
+
+    #[test]
+    fn other_names_of_a_thing_are_known() {
+        let short = Thing::Device("flannel.1".to_owned());
+        let long = Thing::Pins(PathBuf::from(format!("/{}", "é".repeat(90))));
+        for thing in [&short, &long] {
+            for number in [None, Some(0), Some(u32::MAX)] {
+                assert!(thing.has_name(&thing.name(number)), "{thing} {number:?}");
+                assert!(thing.name(number).len() <= NAME);
+            }
+        }
+        assert!(!short.has_name("flannel-ebpf: the device flannel.12"));
+        assert!(!short.has_name("flannel-ebpf: the device flannel.1 #x"));
     }
 }

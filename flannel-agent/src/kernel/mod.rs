@@ -19,6 +19,7 @@ mod raw;
 mod socket;
 pub mod sysctl;
 mod underlay;
+pub mod unix_sockets;
 mod vxlan;
 
 use std::borrow::Cow;
