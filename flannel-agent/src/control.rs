@@ -106,7 +106,7 @@ fn serve_looking(
     let mut listener = listen(&path)?;
     let mut place = place_of(&path);
     let places = Arc::new(Semaphore::new(CLIENTS));
-    tokio::spawn(async move {
+    shared.clone().spawn("serves the control socket", async move {
         loop {
             let Ok(client) = Arc::clone(&places).acquire_owned().await else { return };
             let accepted = tokio::select! {

@@ -43,16 +43,21 @@ pub fn open(
     }
     match try_open(options, card, underlay) {
         Ok(loaded) => Ok(Opened::Ebpf(Box::new(loaded))),
-        Err(reason) if mode == DatapathMode::Ebpf => Err(Demanded(reason)),
-        Err(reason) => {
-            tracing::warn!(
-                reason,
-                "eBPF data path unavailable; the kernel path carries everything"
-            );
-            let _told = retire(&options.pin_dir);
-            Ok(Opened::Kernel(Some(reason)))
-        }
+        Err(reason) => refused(mode, &options.pin_dir, reason),
     }
+}
+
+/// What there is instead of eBPF, which cannot be had.
+///
+/// # Errors
+/// `mode` is `ebpf`.
+pub fn refused(mode: DatapathMode, pin_dir: &Path, reason: String) -> Result<Opened, Demanded> {
+    if mode == DatapathMode::Ebpf {
+        return Err(Demanded(reason));
+    }
+    tracing::warn!(reason, "eBPF data path unavailable; the kernel path carries everything");
+    let _told = retire(pin_dir);
+    Ok(Opened::Kernel(Some(reason)))
 }
 
 /// The kernel's data path for a backend that has no programs.

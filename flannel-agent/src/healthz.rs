@@ -91,7 +91,8 @@ pub async fn serve(
     })?;
     tracing::info!(host, port, "health server started");
     let served = Served { shared, exporter: Arc::new(exporter) };
-    Ok(Some(Healthz(tokio::spawn(accept(listener, served)).abort_handle())))
+    let task = served.shared.clone().spawn("answers at /healthz", accept(listener, served));
+    Ok(Some(Healthz(task.abort_handle())))
 }
 
 #[derive(Clone)]

@@ -24,4 +24,5 @@ pub mod record;
 pub mod responder;
 pub mod source;
 pub mod status;
+pub mod task;
 pub mod watch;

@@ -38,7 +38,8 @@ impl Drop for Responder {
 /// Answers from now on to nodes of `network`, on UDP and TCP `port` of the address that
 /// `shared` says is ours.
 pub fn start(port: u16, network: Ipv4Network, shared: Shared) -> Responder {
-    Responder(tokio::spawn(follow(port, network, shared)).abort_handle())
+    let work = follow(port, network, shared.clone());
+    Responder(shared.spawn("answers other nodes", work).abort_handle())
 }
 
 /// Serves the address as long as it is ours.

@@ -17,10 +17,13 @@ use flannel_core::status::{
 };
 use flannel_core::text;
 use ipnetwork::Ipv4Network;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::backend::udp::SharedProxy;
 use crate::bpf::Datapath;
 use crate::record::Record;
+use crate::task::{TaskEnded, Watched};
 
 /// The loaded data path, if there is one: shared with the control socket, which
 /// reads its counters.
@@ -33,6 +36,8 @@ pub struct State {
     pub ready: bool,
     /// Our lease was deleted, ran out or was taken, and is not ours again yet.
     pub lease_lost: bool,
+    /// A task that was to last has ended, and the agent is about to.
+    pub ended: Option<TaskEnded>,
     /// Present complaints.
     pub health: Health,
     /// The data path.
@@ -71,7 +76,10 @@ impl State {
     /// Whether pods have a network: without subnet.env none can be made, and
     /// without a lease peers may send elsewhere.
     pub fn is_ready(&self) -> bool {
-        self.ready && !self.lease_lost && self.health.reason(Subject::SubnetFile).is_none()
+        self.ready
+            && !self.lease_lost
+            && self.ended.is_none()
+            && self.health.reason(Subject::SubnetFile).is_none()
     }
 
     /// Whether a peer can be reached. Nothing is programmed on a device that cannot be
@@ -133,12 +141,44 @@ impl State {
 
 /// [`State`], shared.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<Mutex<State>>);
+pub struct Shared {
+    state: Arc<Mutex<State>>,
+    /// A task has ended.
+    ended: Arc<Notify>,
+}
 
 impl Shared {
     /// The state; a short lock.
     pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a task that lasts: the daemon ends if it does. `task` completes "what ...".
+    pub fn spawn(
+        &self,
+        task: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        tokio::spawn(self.watched(task).work(work))
+    }
+
+    /// For the owner of a task or thread that lasts.
+    pub fn watched(&self, task: &'static str) -> Watched<impl FnOnce(TaskEnded) + Send + use<>> {
+        let shared = self.clone();
+        Watched::new(task, move |ended| {
+            shared.lock().ended.get_or_insert(ended);
+            shared.ended.notify_one();
+        })
+    }
+
+    /// Waits until such a task has ended. Cancel safe.
+    pub async fn task_has_ended(&self) -> TaskEnded {
+        loop {
+            if let Some(ended) = self.lock().ended {
+                return ended;
+            }
+            self.ended.notified().await;
+        }
     }
 
     /// Notes an event.
@@ -213,4 +253,44 @@ pub fn peers(shared: &Shared, datapath: &SharedDatapath) -> Vec<PeerStatus> {
             },
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready() -> Shared {
+        let shared = Shared::default();
+        shared.lock().ready = true;
+        shared
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_by_itself_is_told_and_one_that_is_aborted_is_not() {
+        let shared = ready();
+        let aborted = shared.spawn("is aborted", std::future::pending());
+        tokio::task::yield_now().await;
+        aborted.abort();
+        assert!(aborted.await.unwrap_err().is_cancelled());
+        assert!(shared.lock().is_ready());
+        for (task, panicked) in [("returns", false), ("panics", true)] {
+            let shared = ready();
+            let ended = shared.spawn(task, async move { assert!(!panicked, "as it is to") }).await;
+            assert_eq!(ended.is_err(), panicked);
+            assert_eq!(shared.task_has_ended().await, TaskEnded { task, panicked });
+            assert!(!shared.lock().is_ready(), "{task}");
+        }
+    }
+
+    #[test]
+    fn a_thread_that_panics_is_told() {
+        let shared = ready();
+        let watched = shared.watched("works");
+        let thread = std::thread::spawn(move || {
+            let _watched = watched;
+            panic!("as it is to");
+        });
+        assert!(thread.join().is_err());
+        assert_eq!(shared.lock().ended, Some(TaskEnded { task: "works", panicked: true }));
+    }
 }

@@ -8,6 +8,8 @@ use std::thread;
 use tokio::runtime::{Builder, EnterGuard, Handle};
 use tokio::sync::oneshot;
 
+use crate::status::Shared;
+
 /// A runtime on a thread of its own, until it is dropped.
 pub(super) struct Answering {
     runtime: Handle,
@@ -17,11 +19,13 @@ pub(super) struct Answering {
 impl Answering {
     /// # Errors
     /// No thread, or no runtime, can be had.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(shared: &Shared) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
+        let watched = shared.watched("answers others");
         let (stop, stopped) = oneshot::channel::<()>();
         thread::Builder::new().name("answering".to_owned()).spawn(move || {
+            let _watched = watched;
             // An error says that the sender was dropped, which is the sign.
             let _ = runtime.block_on(stopped);
             runtime.shutdown_background();
@@ -52,7 +56,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_runs_there_goes_on_while_we_are_busy_and_ends_with_it() {
-        let answering = Answering::start().unwrap();
+        let answering = Answering::start(&Shared::default()).unwrap();
         let here = thread::current().id();
         assert_ne!(answering.run(async { thread::current().id() }).await, here);
         let (tell, told) = std::sync::mpsc::channel();

@@ -32,7 +32,7 @@ impl ConfigFollower {
         shared: Shared,
     ) -> Self {
         let every = every.min(EVERY);
-        Self(tokio::spawn(async move {
+        Self(shared.clone().spawn("reads the network config", async move {
             loop {
                 tokio::time::sleep(every.mul_f64(0.9 + rand::random::<f64>() / 5.0)).await;
                 if let Some(found) = judge(source.config().await, &in_force) {

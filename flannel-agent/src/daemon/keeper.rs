@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::source::{LeaseSource, SourceError};
+use crate::task;
 
 /// A failed renewal is tried again after at most this, and a lost lease after
 /// just that.
@@ -32,7 +33,7 @@ pub enum Renewal {
     /// The lease is good until its new end.
     Renewed,
     /// Tried again later.
-    Failed(SourceError),
+    Failed(String),
     /// Another node holds the subnet: it is claimed again once it is free.
     Lost(SourceError),
 }
@@ -195,14 +196,13 @@ impl<S: LeaseSource> Keeper<S> {
             if let Some(running) = &mut self.running {
                 let result = running.await;
                 self.running = None;
-                match result {
+                match task::joined(result).await {
                     Ok(result) => {
                         if let Some(kept) = self.finish(result) {
                             return kept;
                         }
                     }
-                    // The task panicked or the runtime is going: try again.
-                    Err(_) => self.due = Some(Instant::now() + self.backoff.fail()),
+                    Err(panicked) => return self.failed(&panicked),
                 }
             }
             match self.due {
@@ -239,11 +239,13 @@ impl<S: LeaseSource> Keeper<S> {
                 }
                 Renewal::Lost(error)
             }
-            Err(error) => {
-                self.due = Some(Instant::now() + self.backoff.fail());
-                Renewal::Failed(error)
-            }
+            Err(error) => self.failed(&error),
         })
+    }
+
+    fn failed(&mut self, error: &dyn std::error::Error) -> Renewal {
+        self.due = Some(Instant::now() + self.backoff.fail());
+        Renewal::Failed(error.to_string())
     }
 
     fn schedule(&mut self) {
@@ -319,6 +321,16 @@ mod tests {
         }
         let (kept, _) = next(&mut keeper).await;
         assert!(matches!(kept, Renewal::Renewed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_panics_has_failed_and_is_tried_again() {
+        let (source, mut keeper) = keeper(HOUR).await;
+        source.panic_at(Call::Renew);
+        let (kept, _) = next(&mut keeper).await;
+        assert!(matches!(&kept, Renewal::Failed(why) if why.contains("panicked")), "{kept:?}");
+        let (kept, after) = next(&mut keeper).await;
+        assert!(matches!(kept, Renewal::Renewed) && after <= RETRY_LIMIT, "{kept:?} {after:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,6 +30,7 @@ use crate::cli::{DatapathMode, Options};
 use crate::datapath;
 use crate::files::lock::{LockError, StateLock};
 use crate::files::state::{self, ThisRun, Traces};
+use crate::files::{leftovers, rules};
 use crate::firewall::FirewallError;
 use crate::firewall::chosen::Later;
 use crate::healthz::HealthzError;
@@ -41,6 +42,7 @@ use crate::reconcile::{Identity, LoopOptions, Reconciler};
 use crate::responder;
 use crate::source::SourceError;
 use crate::status::{Shared, SharedDatapath, lock};
+use crate::task::TaskEnded;
 use crate::{control, healthz, memory, notify};
 
 /// Why the daemon did not start, or ended by itself.
@@ -126,6 +128,9 @@ pub enum StartError {
         /// What became of it.
         why: String,
     },
+    /// A task that was to last has ended.
+    #[error(transparent)]
+    Task(#[from] TaskEnded),
     /// Nobody could be answered.
     #[error("start the thread that answers others: {0}")]
     Thread(std::io::Error),
@@ -152,10 +157,14 @@ impl StartError {
 pub async fn run(options: Options) -> Result<(), StartError> {
     let mut shutdown = Shutdown::install().map_err(StartError::Signal)?;
     let mut state_lock = StateLock::take_soon(&options.state_dir).await?;
+    let state_dir = &options.state_dir;
+    for path in [state::path(state_dir), rules::path(state_dir), options.subnet_file.clone()] {
+        leftovers::remove(&path);
+    }
     let shared = Shared::default();
     shared.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
     let datapath = SharedDatapath::default();
-    let answering = Answering::start().map_err(StartError::Thread)?;
+    let answering = Answering::start(&shared).map_err(StartError::Thread)?;
     {
         let _there = answering.enter();
         control::serve(&options.state_dir, shared.clone(), SharedDatapath::clone(&datapath))
@@ -176,6 +185,7 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     let told = Told { shared: &shared, datapath: &datapath, answering: &answering };
     tokio::select! {
         served = start_and_serve(&options, told, &mut state_lock) => served,
+        ended = shared.task_has_ended() => Err(ended.into()),
         () = shutdown.requested() => {
             notify::stopping();
             shared.note(What::Stopping);

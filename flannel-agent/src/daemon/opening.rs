@@ -1,6 +1,7 @@
 //! The data path, which opens beside the start: the verifier takes its time. Leases,
 //! device and rules are taken care of meanwhile.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use flannel_core::backend::Reaches;
@@ -11,13 +12,14 @@ use tokio::task::JoinHandle;
 
 use super::start;
 use crate::bpf::{FastPath, XdpMode};
-use crate::cli::Options;
+use crate::cli::{DatapathMode, Options};
 use crate::datapath::{self, Demanded, Opened};
 use crate::firewall::packet_rules::follow::RulesFollower;
 use crate::kernel::netlink::RealKernel;
 use crate::kernel::{Kernel as _, KernelError};
 use crate::reconcile::packet_rules;
 use crate::status::{Shared, SharedDatapath, lock};
+use crate::task;
 
 /// A start waits so long for programs that need no verifier: those of the run before.
 const PINNED: Duration = Duration::from_millis(15);
@@ -26,6 +28,8 @@ const PINNED: Duration = Duration::from_millis(15);
 pub(super) struct Opening {
     task: JoinHandle<Result<Opened, Demanded>>,
     config: NetworkConfig,
+    mode: DatapathMode,
+    pin_dir: PathBuf,
     /// How often rules that judge each packet are read; `None` where nobody asks.
     rules_every: Option<Duration>,
     shared: Shared,
@@ -61,6 +65,8 @@ impl Opening {
         Ok(Self {
             task,
             config: config.clone(),
+            mode,
+            pin_dir: options.programs.pin_dir.clone(),
             rules_every: respected.then_some(options.resync_interval),
             shared: shared.clone(),
             datapath: SharedDatapath::clone(datapath),
@@ -75,7 +81,15 @@ impl Opening {
         shared: Shared,
         datapath: SharedDatapath,
     ) -> Self {
-        Self { task, config, rules_every: None, shared, datapath }
+        Self {
+            task,
+            config,
+            mode: DatapathMode::Auto,
+            pin_dir: PathBuf::from("/nonexistent"),
+            rules_every: None,
+            shared,
+            datapath,
+        }
     }
 
     /// Waits a moment, in which programs of the run before are open.
@@ -89,9 +103,10 @@ impl Opening {
     /// # Errors
     /// `--datapath=ebpf` was asked for, and cannot be had.
     pub(super) async fn opened(&mut self) -> Result<Option<RulesFollower>, Demanded> {
-        let opened = (&mut self.task).await;
-        let opened =
-            opened.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()))?;
+        let opened = task::joined((&mut self.task).await).await;
+        let opened = opened.unwrap_or_else(|panicked| {
+            datapath::refused(self.mode, &self.pin_dir, format!("opening it: {panicked}"))
+        })?;
         Ok(self.take(opened))
     }
 

@@ -37,12 +37,15 @@ use crate::notify;
 use crate::reconcile::{Guarded, News, Reconciler};
 use crate::source::{LeaseSource, is_here};
 use crate::status::Shared;
+use crate::task::TaskEnded;
 use crate::watch;
 
 /// Updates that are taken in before anything else gets its turn.
 const UPDATES: usize = 256;
 /// So long a pass that is due gives way to leases and events: they may never end.
 const OVERDUE: Duration = Duration::from_millis(50);
+/// What the task does that tells of the store.
+const FOLLOWS_LEASES: &str = "follows the leases";
 /// Without these there is no device that pods can use, and no start.
 const DEVICE: [Subject; 7] = [
     Subject::Device,
@@ -144,7 +147,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         // Files before the first pass: a lease that is in the store is ours
         // after a crash, too.
         self.write_files();
-        self.first_snapshot(&mut updates).await;
+        self.first_snapshot(&mut updates).await?;
         self.opening = opening;
         self.open_soon().await?;
         self.pass().await;
@@ -217,18 +220,23 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                 kept = self.keeper.next() => self.take_kept(&kept),
                 () = sleep_until(overdue_at) => self.pass().await,
                 () = due(leases_at) => self.revise().await,
-                1.. = updates.recv_many(&mut batch, UPDATES) => {
-                    batch.drain(..).for_each(|update| self.take_update(update));
-                }
-                Some(event) = events.recv() => self.take_event(event).await,
+                count = updates.recv_many(&mut batch, UPDATES) => match count {
+                    0 => return Err(TaskEnded::of(FOLLOWS_LEASES).into()),
+                    _ => batch.drain(..).for_each(|update| self.take_update(update)),
+                },
+                event = events.recv() => match event {
+                    None => return Err(TaskEnded::of("follows the kernel's events").into()),
+                    Some(event) => self.take_event(event).await,
+                },
                 () = sleep_until(pass_at) => self.pass().await,
                 opened = opened(&mut self.opening) => {
                     self.take_opened(opened)?;
                     self.pass().await;
                 }
-                told = self.reconciler.told() => match told {
+                told = self.reconciler.told() => match told? {
                     News::Firewall(rules) => self.take_guarded(rules)?,
                     News::PacketRules => self.check_hooks(),
+                    News::UdpProxy => self.wake(Wake { look: true, ..Wake::default() }),
                 },
                 () = self.files.ended() => self.write_files(),
                 () = sleep_until(confirmations_at) => self.raise(),

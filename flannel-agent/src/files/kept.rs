@@ -4,13 +4,14 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::WriteError;
 use super::stamp::Stamp;
+use crate::task::Panicked;
 
 /// A disk that has not answered for so long is told of.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -75,8 +76,14 @@ impl<T: Clone + PartialEq + Send + 'static> KeptFile<T> {
                     self.writing = Some(writing);
                     return late.then(|| Err(no_answer(path)));
                 }
-                // Its thread has panicked.
-                Err(TryRecvError::Disconnected) => {}
+                Err(TryRecvError::Disconnected) => {
+                    let source = io::Error::other(Panicked);
+                    return Some(Err(WriteError {
+                        path: path.to_owned(),
+                        step: "writing",
+                        source,
+                    }));
+                }
             }
         }
         let stamp = Stamp::of(path);
@@ -118,12 +125,27 @@ fn begin<T: Clone + Send + 'static>(
     write: impl FnOnce(T) -> Result<(), WriteError> + Send + 'static,
 ) -> Writing<T> {
     let (sender, ended) = mpsc::channel();
-    let (written, notify) = (value.clone(), Arc::clone(notify));
+    let written = value.clone();
+    let teller = Teller { sender, _end: End(Arc::clone(notify)) };
     tokio::task::spawn_blocking(move || {
-        let _ = sender.send(write(written));
-        notify.notify_one();
+        let teller = teller;
+        let _ = teller.sender.send(write(written));
     });
     Writing { value: value.clone(), stamp, began: Instant::now(), ended }
+}
+
+/// Tells of a write's end, and then that there is something to hear, after a panic too.
+struct Teller {
+    sender: Sender<Result<(), WriteError>>,
+    _end: End,
+}
+
+struct End(Arc<Notify>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 fn no_answer(path: &Path) -> WriteError {
@@ -137,6 +159,23 @@ mod tests {
     use super::*;
 
     const AT_ONCE: Duration = Duration::ZERO;
+
+    #[tokio::test]
+    async fn a_write_that_panics_is_told_and_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let ended = Arc::new(Notify::new());
+        let manner = Manner { ended: &ended, patience: AT_ONCE };
+        let mut file = KeptFile::default();
+        assert!(file.ensure(&path, &1, manner, |_| panic!("as it is to")).is_none());
+        ended.notified().await;
+        let unwanted = |_| panic!("its end is to be told first");
+        let error = file.ensure(&path, &1, manner, unwanted).unwrap().unwrap_err();
+        assert!(error.to_string().contains("writing: it panicked"), "{error}");
+        assert!(file.ensure(&path, &1, manner, |_| Ok(())).is_none());
+        ended.notified().await;
+        assert!(file.ensure(&path, &1, manner, |_| Ok(())).unwrap().is_ok());
+    }
 
     #[tokio::test]
     async fn a_disk_that_does_not_answer_keeps_nobody_waiting() {

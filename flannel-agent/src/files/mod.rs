@@ -1,6 +1,7 @@
 //! Files that outlive the agent or that others read.
 
 pub mod kept;
+pub mod leftovers;
 pub mod lock;
 pub mod rules;
 pub mod stamp;
@@ -11,6 +12,8 @@ use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
 
 /// A file could not be written. The one that was there before is as it was,
 /// unless [`WriteError::step`] is the last: then it is replaced, but the
@@ -47,9 +50,7 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), WriteError> 
         }
     };
     make_directory(directory).map_err(failed("making its directory"))?;
-    let mut file = tempfile::Builder::new()
-        .prefix(".flannel-")
-        .tempfile_in(directory)
+    let mut file = temporary(path, directory)
         .map_err(|error| failed("making a temporary file in its directory")(plain(error)))?;
     // Not by the library's own `Write`: its errors name the temporary file.
     file.as_file_mut().write_all(contents).map_err(failed("writing"))?;
@@ -65,6 +66,11 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), WriteError> 
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(failed("syncing its directory"))
+}
+
+/// What becomes `path` when all is written.
+fn temporary(path: &Path, directory: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(&leftovers::prefix(path)).tempfile_in(directory)
 }
 
 fn has(path: &Path, contents: &[u8]) -> bool {

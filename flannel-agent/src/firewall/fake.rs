@@ -15,6 +15,8 @@ pub struct State {
     pub written: usize,
     /// Why every call fails, if it does.
     pub failing: Option<String>,
+    /// The next call panics.
+    pub panics: bool,
 }
 
 /// A firewall in memory.
@@ -31,6 +33,7 @@ impl FakeFirewall {
 
     fn set(&self, rules: &Rules) -> Result<bool, FirewallError> {
         let mut state = self.state();
+        assert!(!std::mem::take(&mut state.panics), "told to panic");
         if let Some(reason) = &state.failing {
             return Err(FirewallError { call: "fake".to_owned(), reason: reason.clone() });
         }

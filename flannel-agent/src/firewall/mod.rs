@@ -15,6 +15,8 @@ use std::future::Future;
 use flannel_core::firewall::Rules;
 use serde::{Deserialize, Serialize};
 
+use crate::task::Panicked;
+
 pub use self::options::RuleOptions;
 
 /// `--firewall`.
@@ -61,4 +63,10 @@ pub struct FirewallError {
     pub call: String,
     /// What it said.
     pub reason: String,
+}
+
+impl From<Panicked> for FirewallError {
+    fn from(panicked: Panicked) -> Self {
+        Self { call: "keep the firewall's rules".to_owned(), reason: panicked.to_string() }
+    }
 }

@@ -2,6 +2,7 @@
 
 mod bound;
 mod journal;
+mod panics;
 
 use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub fn start(format: Format, from_flags: Option<&str>) {
     let bound = Arc::new(Bound::default());
     let (output, lost) = output(format);
     registry().with(filter).with(bound::Limit(Arc::clone(&bound))).with(output).init();
+    panics::log();
     for complaint in wrong.into_iter().chain(lost) {
         tracing::warn!(reason = %complaint, "log setting ignored");
     }

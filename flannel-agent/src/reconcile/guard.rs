@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::Reconciler;
 use crate::firewall::{Description, Firewall, FirewallError};
 use crate::kernel::Kernel;
+use crate::task;
 
 /// What became of the rules.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub enum Guarded {
     /// They are what they should be, and whether they had to be written; or they cannot
     /// be made so at the moment.
     Done(Description, Rules, Result<bool, FirewallError>),
+    /// The look has failed.
+    Failed(FirewallError),
     /// No firewall can be used as it was asked for.
     Unusable(FirewallError),
 }
@@ -76,18 +79,14 @@ impl<F: Firewall> Guard<F> {
 
     /// Waits until a look has ended. Cancel safe.
     pub(super) async fn ended(&mut self) -> Guarded {
-        loop {
-            let Some(running) = &mut self.running else { return std::future::pending().await };
-            let ended = running.await;
-            self.running = None;
-            if let Some(rules) = self.next.take() {
-                self.ask(rules);
-            }
-            // It has panicked, or the runtime is going.
-            if let Ok(guarded) = ended {
-                return guarded;
-            }
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        let ended = running.await;
+        self.running = None;
+        if let Some(rules) = self.next.take() {
+            self.ask(rules);
         }
+        let ended = task::joined(ended).await;
+        ended.unwrap_or_else(|panicked| Guarded::Failed(panicked.into()))
     }
 }
 
@@ -148,7 +147,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// Takes in how that look ended; when the next is due if it failed.
     pub fn take_guarded(&mut self, guarded: Guarded) -> Option<Instant> {
         let ensured = match guarded {
-            Guarded::Unusable(error) => Err(error),
+            Guarded::Unusable(error) | Guarded::Failed(error) => Err(error),
             Guarded::Done(Description { name, reason }, rules, ensured) => {
                 let told = format!("{name}: {reason}");
                 let mut state = self.shared.lock();

@@ -60,6 +60,7 @@ use crate::firewall::{Firewall, RuleOptions};
 use crate::kernel::Kernel;
 use crate::kernel::sysctl::Sysctl;
 use crate::status::{Shared, SharedDatapath};
+use crate::task::TaskEnded;
 use crate::watch::Watch;
 use flannel_core::status::DeviceStatus;
 
@@ -114,6 +115,8 @@ pub enum News {
     /// Something else is known of rules that judge each packet:
     /// [`Reconciler::check_hooks`].
     PacketRules,
+    /// A worker of the udp backend's proxy has ended: a pass looks at it.
+    UdpProxy,
 }
 
 /// What the last pass wanted.
@@ -379,10 +382,14 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     }
 
     /// Waits for news of what is done beside the passes. Cancel safe.
-    pub async fn told(&mut self) -> News {
+    ///
+    /// # Errors
+    /// The task that reads the node's rules has ended.
+    pub async fn told(&mut self) -> Result<News, TaskEnded> {
         tokio::select! {
-            guarded = self.guard.ended() => News::Firewall(guarded),
-            () = self.packet_rules.changed() => News::PacketRules,
+            guarded = self.guard.ended() => Ok(News::Firewall(guarded)),
+            changed = self.packet_rules.changed() => changed.map(|()| News::PacketRules),
+            () = self.udp.ended() => Ok(News::UdpProxy),
         }
     }
 

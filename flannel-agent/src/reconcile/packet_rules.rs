@@ -19,6 +19,7 @@ use crate::bpf::FastPath;
 use crate::firewall::Firewall;
 use crate::firewall::packet_rules::follow::{Reading, RulesFollower};
 use crate::kernel::Kernel;
+use crate::task::TaskEnded;
 use flannel_core::status::PacketRulesMode;
 use flannel_core::status::PacketRulesStatus;
 
@@ -58,7 +59,7 @@ impl PacketRules {
     }
 
     /// Waits until something else is known of the rules. Cancel safe.
-    pub(super) async fn changed(&mut self) {
+    pub(super) async fn changed(&mut self) -> Result<(), TaskEnded> {
         match &mut self.follower {
             Some(follower) => follower.changed().await,
             None => std::future::pending().await,

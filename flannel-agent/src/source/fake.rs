@@ -53,6 +53,10 @@ struct State {
     writes: Vec<Write>,
     looks: u32,
     watchers: Vec<mpsc::UnboundedSender<LeaseUpdate>>,
+    /// Panics at the next of these.
+    panics: Option<Call>,
+    /// Following the leases ends at once.
+    deaf: bool,
 }
 
 impl FakeSource {
@@ -66,6 +70,8 @@ impl FakeSource {
             writes: Vec::new(),
             looks: 0,
             watchers: Vec::new(),
+            panics: None,
+            deaf: false,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -104,6 +110,18 @@ impl FakeSource {
         self.state().failures.insert(call, times);
     }
 
+    /// Makes the next call of this kind panic.
+    pub fn panic_at(&self, call: Call) {
+        self.state().panics = Some(call);
+    }
+
+    /// Ends all that follow the leases or will, as a panic there does.
+    pub fn end_watches(&self) {
+        let mut state = self.state();
+        state.watchers.clear();
+        state.deaf = true;
+    }
+
     /// What was written through [`LeaseSource`], the oldest first.
     pub fn writes(&self) -> Vec<Write> {
         self.state().writes.clone()
@@ -126,6 +144,10 @@ impl FakeSource {
     /// The state, unless `call` is to fail.
     fn enter(&self, call: Call) -> Result<MutexGuard<'_, State>, SourceError> {
         let mut state = self.state();
+        if state.panics == Some(call) {
+            state.panics = None;
+            panic!("told to, at {call:?}");
+        }
         if let Some(left) = state.failures.get_mut(&call).filter(|left| **left > 0) {
             *left -= 1;
             return Err(SourceError::Call {
@@ -246,6 +268,9 @@ impl LeaseSource for FakeSource {
         let (updates, mut queue) = mpsc::unbounded_channel();
         let (sender, receiver) = mpsc::channel(16);
         let mut state = self.state();
+        if state.deaf {
+            return receiver;
+        }
         // The receiving end is at hand, so this cannot fail.
         let _ = updates.send(state.snapshot());
         state.watchers.push(updates);

@@ -195,19 +195,19 @@ fn a_follower_hears_of_rules() {
     in_netns(async {
         let devices = node().await;
         let mut follower = RulesFollower::start(overlay(), Duration::from_secs(60));
-        follower.changed().await;
+        follower.changed().await.unwrap();
         run("nft add table ip t");
         run("nft add chain ip t f { type filter hook forward priority 0 ; }");
         run("nft add rule ip t f udp dport 5300 limit rate over 100/second drop");
         follower.notice();
         let limit = Duration::from_secs(5);
-        tokio::time::timeout(limit, follower.changed()).await.expect("another reading");
+        tokio::time::timeout(limit, follower.changed()).await.expect("another reading").unwrap();
         let found = follower.reading().findings.unwrap();
         assert_eq!(words(&found, &devices), ["UDP to port 5300"]);
         // Old tables, without a notice.
         run("iptables-legacy -A FORWARD -p tcp -m quota --quota 9 -j ACCEPT");
         follower.glance();
-        tokio::time::timeout(limit, follower.changed()).await.expect("another reading");
+        tokio::time::timeout(limit, follower.changed()).await.expect("another reading").unwrap();
         let found = follower.reading().findings.unwrap();
         assert_eq!(words(&found, &devices), ["TCP", "UDP to port 5300"]);
     });

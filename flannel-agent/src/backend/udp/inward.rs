@@ -11,6 +11,7 @@ use super::coalesce::{self, MOST};
 use super::counters::Outcome;
 use super::outward::refuse;
 use super::packet::{self, Header, IcmpError};
+use super::receiver::Receiver;
 use super::routes::{PeerRoutes, Sender};
 use super::segment::Vnet;
 use super::shared::{SharedByWorkers, View};
@@ -21,7 +22,7 @@ use crate::bpf::VerifySource;
 /// Takes datagrams from a socket and gives the packets to the kernel.
 pub(super) struct Inward {
     queue: Arc<Queue>,
-    socket: Arc<Socket>,
+    receiver: Receiver,
     shared: Arc<SharedByWorkers>,
     view: View,
     buffer: Vec<u8>,
@@ -38,7 +39,7 @@ impl Inward {
     ) -> Self {
         Self {
             queue,
-            socket,
+            receiver: Receiver::new(socket),
             view: View::of(&shared),
             shared,
             buffer: vec![0; BATCH * TRAIN],
@@ -47,24 +48,14 @@ impl Inward {
         }
     }
 
-    /// Works until the proxy stops or the device is gone.
+    /// Works until the proxy stops, the device is gone, or nothing can be received.
     pub(super) fn run(mut self) -> io::Result<()> {
         loop {
-            match self.socket.receive(&mut self.buffer, &mut self.metas) {
-                Ok(count) => {
-                    self.view.refresh(&self.shared);
-                    self.check(count);
-                    self.deliver()?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !self.shared.wait_for(&*self.socket)? {
-                        return Ok(());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // An ICMP error about a datagram that we sent, say.
-                Err(error) => tracing::debug!(%error, "datagrams not received"),
-            }
+            let Self { receiver, buffer, metas, shared, .. } = &mut self;
+            let Some(count) = receiver.receive(buffer, metas, shared)? else { return Ok(()) };
+            self.view.refresh(&self.shared);
+            self.check(count);
+            self.deliver()?;
         }
     }
 
@@ -150,7 +141,7 @@ fn write_singly<'a>(
 }
 
 /// The device was deleted (EBADFD), as opposed to being down (EIO).
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBADFD)
 }
 

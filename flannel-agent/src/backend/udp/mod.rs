@@ -8,6 +8,7 @@ mod outbox;
 mod outward;
 mod packet;
 pub mod proxy;
+mod receiver;
 pub mod routes;
 mod segment;
 mod shared;

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use ipnetwork::Ipv4Network;
+use tokio::sync::Notify;
 
-use super::inward::Inward;
+use super::inward::{Inward, is_gone};
 use super::outward::Outward;
 use super::routes::PeerRoutes;
 pub use super::shared::ProxySettings;
 use super::shared::SharedByWorkers;
 use super::socket::{IcmpSocket, Socket};
 use super::tun::Queue;
+use crate::task::Watched;
 
 /// Most queues: more workers than this only wait for each other.
 const QUEUES: usize = 8;
@@ -48,11 +50,12 @@ pub fn default_queues() -> usize {
 
 impl Proxy {
     /// Binds the sockets, opens the device (which is made if need be, without
-    /// address and down), starts the workers. There are no peers yet.
+    /// address and down), starts the workers. There are no peers yet. `ended` is notified
+    /// when a worker has ended.
     ///
     /// # Errors
     /// The port is taken, or the device cannot be had.
-    pub fn start(settings: ProxySettings) -> Result<Self, ProxyError> {
+    pub fn start(settings: ProxySettings, ended: Arc<Notify>) -> Result<Self, ProxyError> {
         let queues = settings.queues.max(1);
         // The port first: if flanneld still runs, the device is its.
         let sockets = (0..queues)
@@ -84,7 +87,7 @@ impl Proxy {
         };
         let other =
             |source| ProxyError { call: "start", object: "workers".to_owned(), source, hint: None };
-        let shared = Arc::new(SharedByWorkers::new(settings, icmp).map_err(other)?);
+        let shared = Arc::new(SharedByWorkers::new(settings, icmp, ended).map_err(other)?);
         let mut proxy = Self { shared, workers: Vec::new(), icmp_refused };
         for (index, (queue, socket)) in opened.into_iter().zip(sockets).enumerate() {
             proxy.work(index, Arc::new(queue), socket).map_err(other)?;
@@ -96,15 +99,22 @@ impl Proxy {
         let shared = || Arc::clone(&self.shared);
         let outward = Outward::new(Arc::clone(&queue), Arc::clone(&socket), shared());
         let inward = Inward::new(queue, socket, shared());
-        let said = |name: &'static str, result: io::Result<()>| {
-            if let Err(error) = result {
-                tracing::debug!(%error, worker = name, "udp proxy worker ended");
-            }
-        };
         let spawn = |name, work: Box<dyn FnOnce() -> io::Result<()> + Send>| {
-            thread::Builder::new()
-                .name(format!("udp-{name}-{index}"))
-                .spawn(move || said(name, work()))
+            let shared = shared();
+            let fallen = shared.clone();
+            let watched = Watched::new("carries packets", move |ended| {
+                fallen.worker_ended(Some(ended.to_string()));
+            });
+            thread::Builder::new().name(format!("udp-{name}-{index}")).spawn(move || {
+                let _watched = watched;
+                let ended = work();
+                if let Err(error) = &ended {
+                    tracing::debug!(%error, worker = name, "udp proxy worker ended");
+                }
+                let error = ended.err();
+                let failure = error.filter(|error| !is_gone(error));
+                shared.worker_ended(failure.map(|error| format!("packets not carried: {error}")));
+            })
         };
         self.workers.push(spawn("out", Box::new(|| outward.run()))?);
         self.workers.push(spawn("in", Box::new(|| inward.run()))?);
@@ -119,6 +129,11 @@ impl Proxy {
     /// All workers run. They end when the device is deleted.
     pub fn is_alive(&self) -> bool {
         self.workers.iter().all(|worker| !worker.is_finished())
+    }
+
+    /// Why a worker has ended that was to go on: the proxy is to be started anew.
+    pub fn failure(&self) -> Option<&str> {
+        self.shared.failure()
     }
 
     /// Why senders get no ICMP errors, if so.
@@ -150,7 +165,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.stop();
         for worker in self.workers.drain(..) {
-            // It has no result, and its panic (there is none) is its own.
+            // It has no result, and its panic was told.
             let _ = worker.join();
         }
     }

@@ -4,11 +4,13 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
+use tokio::sync::Notify;
 
 use super::counters::ProxyCounters;
 use super::routes::PeerRoutes;
@@ -44,10 +46,18 @@ pub(super) struct SharedByWorkers {
     version: AtomicU64,
     stop: OwnedFd,
     stopping: AtomicBool,
+    /// Why a worker has ended that was to go on.
+    failure: OnceLock<String>,
+    /// Is notified when a worker has ended.
+    ended: Arc<Notify>,
 }
 
 impl SharedByWorkers {
-    pub(super) fn new(settings: ProxySettings, icmp: Option<IcmpSocket>) -> io::Result<Self> {
+    pub(super) fn new(
+        settings: ProxySettings,
+        icmp: Option<IcmpSocket>,
+        ended: Arc<Notify>,
+    ) -> io::Result<Self> {
         Ok(Self {
             settings,
             counters: ProxyCounters::default(),
@@ -56,7 +66,23 @@ impl SharedByWorkers {
             version: AtomicU64::new(0),
             stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             stopping: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            ended,
         })
+    }
+
+    /// A worker has ended; `failure`: why, if it was to go on.
+    pub(super) fn worker_ended(&self, failure: Option<String>) {
+        if let Some(failure) = failure {
+            // The first counts.
+            let _ = self.failure.set(failure);
+        }
+        self.ended.notify_one();
+    }
+
+    /// Why a worker has ended that was to go on.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
     }
 
     pub(super) fn routes(&self) -> Arc<PeerRoutes> {
@@ -78,9 +104,18 @@ impl SharedByWorkers {
     /// Waits until there is something to read; `false` if the proxy stops.
     pub(super) fn wait_for(&self, source: impl AsFd) -> io::Result<bool> {
         let stop = PollFd::new(&self.stop, PollFlags::IN);
-        let mut wanted = [PollFd::new(&source, PollFlags::IN), stop];
+        self.wait(&mut [PollFd::new(&source, PollFlags::IN), stop], None)
+    }
+
+    /// Waits for so long; `false` if the proxy stops.
+    pub(super) fn rest(&self, pause: Duration) -> io::Result<bool> {
+        let pause = Timespec::try_from(pause).map_err(io::Error::other)?;
+        self.wait(&mut [PollFd::new(&self.stop, PollFlags::IN)], Some(&pause))
+    }
+
+    fn wait(&self, wanted: &mut [PollFd<'_>], limit: Option<&Timespec>) -> io::Result<bool> {
         loop {
-            match poll(&mut wanted, None) {
+            match poll(wanted, limit) {
                 Ok(_) => return Ok(!self.stopping.load(Ordering::Acquire)),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -111,5 +146,24 @@ impl View {
 
     pub(super) fn routes(&self) -> &PeerRoutes {
         &self.routes
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// What the workers of a proxy on this machine would share.
+    pub(in crate::backend::udp) fn shared() -> SharedByWorkers {
+        let settings = ProxySettings {
+            device: "flannel0".to_owned(),
+            local: Ipv4Addr::LOCALHOST,
+            port: 8285,
+            network: "10.2.0.0/16".parse().unwrap(),
+            subnet: "10.2.5.0/24".parse().unwrap(),
+            verify_source: VerifySource::Drop,
+            queues: 1,
+        };
+        SharedByWorkers::new(settings, None, Arc::default()).unwrap()
     }
 }

@@ -65,6 +65,16 @@ impl Socket {
         Ok(Self { socket, state, port, plain: AtomicBool::new(false) })
     }
 
+    /// One that nothing can be received from.
+    #[cfg(test)]
+    pub(super) fn broken() -> Self {
+        let socket = Self::bind(Ipv4Addr::LOCALHOST, 0).unwrap();
+        let none = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let mut fd = OwnedFd::from(socket.socket);
+        rustix::io::dup2(&none, &mut fd).unwrap();
+        Self { socket: UdpSocket::from(fd), ..socket }
+    }
+
     /// Most datagrams of a train that leaves at once.
     pub(super) fn most(&self) -> usize {
         if self.plain.load(Ordering::Relaxed) { 1 } else { self.state.max_gso_segments().min(64) }

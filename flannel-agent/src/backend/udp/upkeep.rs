@@ -3,17 +3,23 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use flannel_core::observed::{Observed, ObservedRoute};
 use flannel_core::op::Op;
 use flannel_core::subnet::within;
 use ipnetwork::Ipv4Network;
+use tokio::sync::Notify;
 
 use super::proxy::{Proxy, ProxySettings};
 use crate::kernel::Kernel;
 use flannel_core::status::UdpCounters;
 
 pub use flannel_core::backend::udp::DEVICE;
+
+/// A proxy that has run for so long is well.
+const LASTING: Duration = Duration::from_secs(5);
+
 /// The running proxy, shared with who reads its counters.
 #[derive(Clone, Debug, Default)]
 pub struct SharedProxy(Arc<Mutex<Option<Proxy>>>);
@@ -49,6 +55,10 @@ pub struct WantedProxy {
 pub struct UdpBackend {
     proxy: SharedProxy,
     ifindex: Option<u32>,
+    /// Is notified when a worker of the proxy has ended.
+    ended: Arc<Notify>,
+    /// Why an earlier proxy failed, and when: it is told until one lasts.
+    failed: Option<(String, Instant)>,
 }
 
 impl UdpBackend {
@@ -65,6 +75,11 @@ impl UdpBackend {
     /// Whether the workers run. They end when their device is deleted.
     pub fn is_alive(&self) -> bool {
         self.proxy.with(|proxy| proxy.as_ref().is_some_and(Proxy::is_alive))
+    }
+
+    /// Waits until a worker of the proxy has ended. Cancel safe.
+    pub async fn ended(&self) {
+        self.ended.notified().await;
     }
 
     /// From now on these are the peers: public addresses by subnet.
@@ -97,6 +112,12 @@ impl UdpBackend {
                 proxy.is_alive() && *proxy.settings() == wanted.settings && !lost(&observed)
             })
         });
+        let failure = self
+            .proxy
+            .with(|proxy| proxy.as_ref().and_then(|proxy| proxy.failure().map(str::to_owned)));
+        if let Some(failure) = failure {
+            self.failed = Some((failure, Instant::now()));
+        }
         if !fits {
             self.start(wanted, peers)?;
             observed = kernel.observe(device).await.map_err(|error| error.to_string())?;
@@ -115,6 +136,10 @@ impl UdpBackend {
         if !failures.is_empty() {
             return Err(failures.join("; "));
         }
+        self.failed.take_if(|(_, since)| since.elapsed() >= LASTING);
+        if let Some((failure, _)) = &self.failed {
+            return Err(format!("{failure}; the proxy was started anew"));
+        }
         Ok(self
             .proxy
             .with(|proxy| proxy.as_ref().and_then(|proxy| proxy.icmp_refused().map(str::to_owned))))
@@ -128,8 +153,8 @@ impl UdpBackend {
         self.proxy.with(|proxy| {
             // The old one first: it has the port.
             *proxy = None;
-            let started =
-                Proxy::start(wanted.settings.clone()).map_err(|error| error.to_string())?;
+            let started = Proxy::start(wanted.settings.clone(), Arc::clone(&self.ended))
+                .map_err(|error| error.to_string())?;
             started.set_peers(peers);
             tracing::info!(
                 device = wanted.settings.device,

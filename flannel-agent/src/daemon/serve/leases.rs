@@ -6,21 +6,26 @@ use flannel_core::schedule::Wake;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Loop;
+use super::{FOLLOWS_LEASES, Loop, StartError};
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::source::LeaseSource;
+use crate::task::TaskEnded;
 
 impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
     /// The first look needs the peers: without them it would remove theirs.
-    pub(super) async fn first_snapshot(&mut self, updates: &mut mpsc::Receiver<LeaseUpdate>) {
+    pub(super) async fn first_snapshot(
+        &mut self,
+        updates: &mut mpsc::Receiver<LeaseUpdate>,
+    ) -> Result<(), StartError> {
         while let Some(update) = updates.recv().await {
             let known = matches!(update, LeaseUpdate::Snapshot { .. });
             self.take_update(update);
             if known {
-                return;
+                return Ok(());
             }
         }
+        Err(TaskEnded::of(FOLLOWS_LEASES).into())
     }
 
     pub(super) fn tell_oddities(&mut self) {

@@ -102,9 +102,7 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
                     self.peers_may_have_changed();
                 }
             }
-            Renewal::Failed(error) => {
-                self.shared.report(Subject::Renewal, Found::not_well(error.to_string()));
-            }
+            Renewal::Failed(why) => self.shared.report(Subject::Renewal, Found::not_well(why)),
             Renewal::Lost(error) => self.say_lost(&error.to_string()),
         }
     }

@@ -33,6 +33,7 @@ use crate::source::Claim;
 use crate::source::fake::{Call, FakeSource, Write};
 use crate::status::{SharedDatapath, lock};
 
+mod ended;
 mod leases;
 mod opening;
 mod others;

@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::read::Reader;
 use crate::backoff::Backoff;
+use crate::task::TaskEnded;
 
 /// Rules are read at most this often.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -95,10 +96,12 @@ impl RulesFollower {
     }
 
     /// Waits until something else is known.
-    pub async fn changed(&mut self) {
-        if self.readings.changed().await.is_err() {
-            std::future::pending().await
-        }
+    ///
+    /// # Errors
+    /// The task has ended.
+    pub async fn changed(&mut self) -> Result<(), TaskEnded> {
+        let changed = self.readings.changed().await;
+        changed.map_err(|_| TaskEnded::of("reads the node's rules"))
     }
 }
 

@@ -78,16 +78,27 @@ pub fn subscribe_with_buffer(
     let (sender, receiver) = mpsc::channel(QUEUE);
     let routing = Stream { source: EventSource::Routing, bytes, scope: scope.clone() };
     let heard = routing.open().map_err(failed)?;
-    tokio::spawn(routing.follow(heard, sender.clone()));
-    for source in [EventSource::Netfilter, EventSource::Ipsec] {
+    let optional = |source| {
         let stream = Stream { source, bytes, scope: scope.clone() };
-        match stream.open() {
-            Ok(heard) => {
-                tokio::spawn(stream.follow(heard, sender.clone()));
+        let sender = sender.clone();
+        let heard = match stream.open() {
+            Ok(heard) => Some(heard),
+            Err(error) => {
+                tracing::info!(?source, %error, "kernel events unavailable");
+                None
             }
-            Err(error) => tracing::info!(?source, %error, "kernel events unavailable"),
+        };
+        async move {
+            if let Some(heard) = heard {
+                stream.follow(heard, sender).await;
+            }
         }
-    }
+    };
+    let (netfilter, ipsec) = (optional(EventSource::Netfilter), optional(EventSource::Ipsec));
+    // One task: a panic in any ends all, and so the receiver.
+    tokio::spawn(async move {
+        tokio::join!(routing.follow(heard, sender), netfilter, ipsec);
+    });
     Ok(receiver)
 }
 

@@ -57,7 +57,7 @@ impl Bench {
 
     /// Lets a reading come and be answered.
     async fn settle(&mut self) {
-        self.reconciler.packet_rules.changed().await;
+        self.reconciler.packet_rules.changed().await.unwrap();
         self.reconciler.check_hooks();
     }
 }

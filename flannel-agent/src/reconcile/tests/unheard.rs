@@ -53,6 +53,18 @@ async fn an_underlay_that_is_away_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_look_at_the_rules_that_panics_has_failed_and_is_tried_again() {
+    let mut bench = bench(true);
+    let rules = Wake { firewall: true, ..Wake::default() };
+    bench.reconciler.guard.firewall().state().panics = true;
+    let outcome = bench.pass(&[], rules).await;
+    assert_eq!(bench.complaints(), ["firewall"]);
+    tokio::time::sleep_until(outcome.retry_at.expect("nobody else tells")).await;
+    bench.pass(&[], Wake::default()).await;
+    assert_eq!(bench.complaints(), [""; 0]);
+}
+
+#[tokio::test]
 async fn rules_that_somebody_flushed_are_a_repair() {
     let mut bench = bench(true);
     let rules = Wake { firewall: true, ..Wake::default() };

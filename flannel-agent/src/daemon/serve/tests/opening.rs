@@ -18,6 +18,19 @@ async fn device_and_files_wait_for_no_verifier_but_readiness_does() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_data_path_whose_opening_panics_is_the_kernels() {
+    let (tell, opens) = oneshot::channel();
+    let bench = Bench::start_before(opens).await;
+    // The fake opening expects a word.
+    drop(tell);
+    bench.settle().await;
+    let state = bench.shared.lock();
+    assert!(state.ready);
+    assert_eq!(state.datapath.mode, Some(DatapathKind::Kernel));
+    assert!(state.datapath.reason.as_ref().unwrap().contains("opening it: it panicked"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn programs_that_are_demanded_and_refused_end_the_start() {
     let (tell, opens) = oneshot::channel();
     let bench = Bench::start_before(opens).await;

@@ -79,7 +79,7 @@ async fn the_first_look_is_at_once_and_nothing_is_known_before() {
     let mut follower = RulesFollower::of(fake.clone(), SLOW);
     assert_eq!(follower.reading(), Reading::default());
     let began = Instant::now();
-    follower.changed().await;
+    follower.changed().await.unwrap();
     assert_eq!(began.elapsed(), 20 * MILLISECOND);
     assert_eq!(follower.reading().findings.as_deref(), Some(&Findings::default()));
 }
@@ -97,7 +97,7 @@ async fn a_burst_is_one_look_at_once_and_a_last_one() {
         tokio::time::sleep(MILLISECOND).await;
     }
     fake.with(|state| state.answer = Some(notrack()));
-    follower.changed().await;
+    follower.changed().await.unwrap();
     assert!(began.elapsed() >= PAUSE && began.elapsed() < PAUSE + 10 * MILLISECOND);
     assert_eq!(fake.looks(), before + 2);
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -140,7 +140,7 @@ async fn what_was_known_stays_when_a_look_fails() {
     let (fake, mut follower) = started(Duration::ZERO).await;
     fake.with(|state| state.fails = Some("no nft".to_owned()));
     follower.notice();
-    follower.changed().await;
+    follower.changed().await.unwrap();
     let reading = follower.reading();
     assert_eq!(reading.failed.as_deref(), Some("no nft"));
     assert_eq!(reading.findings.as_deref(), Some(&Findings::default()));
@@ -149,7 +149,7 @@ async fn what_was_known_stays_when_a_look_fails() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!((3..=8).contains(&(fake.looks() - before)), "{}", fake.looks() - before);
     fake.with(|state| state.fails = None);
-    follower.changed().await;
+    follower.changed().await.unwrap();
     assert_eq!(follower.reading().failed, None);
 }
 
@@ -159,7 +159,7 @@ async fn a_look_that_hangs_has_failed() {
     fake.with(|state| state.takes = Duration::from_secs(3600));
     let mut follower = RulesFollower::of(fake.clone(), SLOW);
     let began = Instant::now();
-    follower.changed().await;
+    follower.changed().await.unwrap();
     assert_eq!(began.elapsed(), LIMIT);
     let reading = follower.reading();
     assert!(reading.failed.unwrap().contains("not read within 60 s"));
