@@ -97,8 +97,10 @@ impl Succession {
             }
         }
         self.looked = true;
-        // One that stood there for long, such as a virtual address, may come again.
-        self.since.retain(|ip, since| card.has(*ip) || is_old(*since, now));
+        // One that stood there for long, such as a virtual address, may come again. The
+        // node's own is none of these.
+        let is_virtual = |ip, since| ip != current.address && is_old(since, now);
+        self.since.retain(|ip, since| card.has(*ip) || is_virtual(*ip, *since));
     }
 
     /// Whether an address can be a node's own, and came when the other one went.

@@ -53,6 +53,17 @@ fn a_new_address_in_the_place_of_the_old_one_is_taken_soon() {
             &[(0, &[OWN]), (1, &[NEW]), (301, &[NEW]), (5000, &[NEW, OWN]), (5001, &[NEW, OWN])];
         assert_eq!(moves(wish, steps), [own, own, new, own, own]);
     }
+    // The node's own of before is as new as any other, however long it stood there.
+    let steps: &[(u64, &[&str])] = &[
+        (0, &[OWN]),
+        (20_000, &[NEW]),
+        (20_300, &[NEW]),
+        (60_000, &[OWN]),
+        (60_300, &[OWN]),
+        (99_000, &[NEW]),
+        (99_300, &[NEW]),
+    ];
+    assert_eq!(moves(&Wish::default(), steps), [own, own, new, new, own, own, new]);
     // An address that a flag names is waited for.
     let address = Wish { iface: vec!["10.0.2.15".to_owned()], ..Wish::default() };
     assert_eq!(moves(&address, &[(0, &[OWN]), (1, &[NEW]), (900, &[NEW])]), [own; 3]);
