@@ -165,8 +165,8 @@ fn response(code: StatusCode, kind: &'static str, text: String) -> Response<Full
 /// The answer to a target, for any method.
 ///
 /// A node that is ready stays ready with complaints, as its pods have a
-/// network; the complaints follow the first line, one a line. Only subnet.env
-/// must be written: without it no pod can be made.
+/// network; the complaints follow the first line, one a line. Only what
+/// [`State::is_ready`] names must be well.
 fn answer(target: &str, state: &State) -> (StatusCode, String) {
     match target {
         "/healthz" => (StatusCode::OK, "flanneld is running".to_owned()),
@@ -244,6 +244,13 @@ mod tests {
         let (code, text) = answer("/readyz", &state);
         assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
         assert!(text.starts_with("flanneld is not ready yet\nfirewall: "), "{text}");
+        for subject in [Subject::Device, Subject::UdpProxy] {
+            let mut state = State { ready: true, ..State::default() };
+            state.report(subject, Found::not_well("EADDRINUSE"));
+            let (code, text) = answer("/readyz", &state);
+            assert_eq!((code, state.is_ready()), (StatusCode::SERVICE_UNAVAILABLE, false));
+            assert!(text.ends_with(&format!("{subject}: EADDRINUSE")), "{text}");
+        }
         let waiting = "waiting for the network config: connection refused";
         let mut state = State::default();
         state.store.detail = Some(waiting.to_owned());

@@ -25,6 +25,9 @@ use crate::bpf::Datapath;
 use crate::record::Record;
 use crate::task::{TaskEnded, Watched};
 
+/// While one of these is not well, pods have no network.
+const NO_NETWORK: [Subject; 3] = [Subject::Device, Subject::SubnetFile, Subject::UdpProxy];
+
 /// The loaded data path, if there is one: shared with the control socket, which
 /// reads its counters.
 pub type SharedDatapath = Arc<Mutex<Option<Box<dyn Datapath>>>>;
@@ -73,13 +76,13 @@ pub struct State {
 }
 
 impl State {
-    /// Whether pods have a network: without subnet.env none can be made, and
-    /// without a lease peers may send elsewhere.
+    /// Whether pods have a network: without subnet.env none can be made, without a
+    /// lease peers may send elsewhere, and without the overlay's device nobody is reached.
     pub fn is_ready(&self) -> bool {
         self.ready
             && !self.lease_lost
             && self.ended.is_none()
-            && self.health.reason(Subject::SubnetFile).is_none()
+            && self.health.first_of(&NO_NETWORK).is_none()
     }
 
     /// Whether a peer can be reached. Nothing is programmed on a device that cannot be

@@ -230,7 +230,8 @@ fn judge(
     Ok(format!("as before after {} ms, {lost} datagrams lost", took.as_millis()))
 }
 
-/// Waits until status names a subject, and `/readyz` does not hide it.
+/// Waits until status names a subject, and `/readyz` does not hide it. Without the device
+/// the node is not ready.
 fn tells(cluster: &Cluster, subject: Subject) -> Result<(), String> {
     let mut said = String::new();
     let told = soon(TOLD, || {
@@ -238,7 +239,10 @@ fn tells(cluster: &Cluster, subject: Subject) -> Result<(), String> {
         let named = health.iter().any(|line| line.subject == subject);
         said = format!("{health:?}");
         let ready = cluster.pair.left.get(HEALTH, "/readyz");
-        named && ready.is_some_and(|(_, text)| text.contains(subject.text()))
+        let whole = subject != Subject::Device;
+        named
+            && ready
+                .is_some_and(|(code, text)| text.contains(subject.text()) && (whole || code == 503))
     });
     if told { Ok(()) } else { Err(format!("status does not name {subject}: {said}")) }
 }

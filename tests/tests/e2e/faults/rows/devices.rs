@@ -1,6 +1,7 @@
 //! What happens to the device of the tunnel.
 
 use super::{Act, Fault};
+use flannel_core::health::Subject;
 
 pub(in super::super) const DEVICES: &[Fault] = &[
     Fault::once("the device is deleted", "ip link delete flannel.1", 600),
@@ -35,6 +36,20 @@ pub(in super::super) const DEVICES: &[Fault] = &[
         Act::Nothing,
     )
     .loss(1000),
+    Fault::lasting(
+        "another device has its VNI",
+        Act::Try(|cluster| {
+            cluster.unseen(
+                "ip link delete flannel.1; ip link add odd1 type vxlan id 1 dstport 8472 \
+                 local $OWN_IP dev eth0",
+            )
+        }),
+        1500,
+        Act::Sh("ip link delete odd1"),
+    )
+    .loss(4000)
+    .restored(2500)
+    .told(Subject::Device),
     Fault::once(
         "it is renamed",
         // It may be removed before it is up.
