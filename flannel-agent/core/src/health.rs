@@ -82,7 +82,7 @@ subjects! {
     Firewall = "firewall",
     /// The flow table.
     FlowTable = "flow table",
-    /// `net.ipv4.ip_forward`.
+    /// `net.ipv4.ip_forward`, and `forwarding` of single devices.
     Forwarding = "forwarding",
     /// The end of all confirmations.
     Generation = "generation",

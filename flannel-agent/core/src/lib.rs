@@ -13,6 +13,7 @@ pub mod envelope;
 pub mod events;
 pub mod firewall;
 pub mod flows;
+pub mod forwarding;
 mod go_json;
 pub mod health;
 pub mod lease;

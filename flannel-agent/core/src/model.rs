@@ -63,6 +63,7 @@ pub fn apply(observed: &mut Observed, op: &Op) {
         | Op::SetChecksum(_)
         | Op::SetUp
         | Op::AddAddress(_)
+        | Op::PutLocal(_)
         | Op::RemoveAddress(_)
         | Op::CreateDevice(_) => apply_to_device(observed, op),
     }
@@ -118,9 +119,16 @@ fn apply_to_device(observed: &mut Observed, op: &Op) {
         }
         Op::SetMtu(mtu) => device.mtu = *mtu,
         Op::SetChecksum(by) => device.checksum = Some(*by),
-        Op::SetUp => device.up = true,
+        // The kernel puts the routes of all addresses, then.
+        Op::SetUp => {
+            device.up = true;
+            device.unrouted.clear();
+        }
         Op::AddAddress(address) => {
             device.addresses.insert(Ipv4Network::from(*address));
+        }
+        Op::PutLocal(address) => {
+            device.unrouted.remove(address);
         }
         Op::RemoveAddress(address) => {
             device.addresses.remove(address);
@@ -146,6 +154,7 @@ pub(crate) fn created(device: &Device) -> ObservedDevice {
         up: false,
         bridge_port: false,
         addresses: BTreeSet::new(),
+        unrouted: BTreeSet::new(),
         checksum: Some(TunnelChecksum::Device),
     }
 }

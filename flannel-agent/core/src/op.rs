@@ -33,6 +33,8 @@ pub enum Op {
     SetUp,
     /// Add `<address>/32`.
     AddAddress(Ipv4Addr),
+    /// Route: `local <address>` in the local table, as the kernel makes it with an address.
+    PutLocal(Ipv4Addr),
     /// Remove an address of the overlay network that is not ours (any more).
     RemoveAddress(Ipv4Network),
     /// Neighbour entry: `subnet.0 lladdr <mac> PERMANENT`, replacing.

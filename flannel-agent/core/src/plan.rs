@@ -110,6 +110,10 @@ fn device_ops(
     if !kept.is_some_and(|have| have.addresses.contains(&own)) {
         ops.push(Op::AddAddress(want.address));
     }
+    let unrouted = |have: &ObservedDevice| have.up && have.unrouted.contains(&want.address);
+    if kept.is_some_and(unrouted) {
+        ops.push(Op::PutLocal(want.address));
+    }
     if !kept.is_some_and(|have| have.up) {
         ops.push(Op::SetUp);
     }

@@ -69,7 +69,7 @@ impl Repair {
             | Op::SetMtu(_)
             | Op::SetChecksum(_)
             | Op::SetUp => Self::Device,
-            Op::AddAddress(_) | Op::RemoveAddress(_) => Self::Address,
+            Op::AddAddress(_) | Op::PutLocal(_) | Op::RemoveAddress(_) => Self::Address,
             Op::PutRoute(_) | Op::PutLinkRoute(_) | Op::RemoveRoute(_) => Self::Route,
             Op::PutNeighbour(..) | Op::RemoveNeighbour(..) => Self::Neighbour,
             Op::PutFdb(..) | Op::RemoveFdb(..) => Self::Fdb,

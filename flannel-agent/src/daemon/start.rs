@@ -330,6 +330,7 @@ mod tests {
             up: true,
             bridge_port: false,
             addresses: Default::default(),
+            unrouted: Default::default(),
             checksum: None,
         };
         Observed { device: Some(device), ..Observed::default() }

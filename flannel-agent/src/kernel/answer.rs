@@ -12,6 +12,8 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
 };
 
+use super::message::LOCAL_TABLE;
+
 /// NUD_PERMANENT.
 const PERMANENT: u16 = 0x80;
 
@@ -98,6 +100,20 @@ fn mac_and_ip(attributes: &[NeighbourAttribute]) -> (Option<MacAddr>, Option<Ipv
 pub(super) fn route(ifindex: u32, message: &RouteNetlinkMessage) -> Option<ObservedRoute> {
     let RouteNetlinkMessage::NewRoute(message) = message else { return None };
     route_through(ifindex, message)
+}
+
+/// An address that the local table takes for the node's, by way of this device.
+pub(super) fn local(ifindex: u32, message: &RouteNetlinkMessage) -> Option<Ipv4Addr> {
+    let RouteNetlinkMessage::NewRoute(route) = message else { return None };
+    let whole = route.header.kind == RouteType::Local
+        && route.header.destination_prefix_length == 32
+        && table(route) == LOCAL_TABLE
+        && output(route) == Some(ifindex);
+    whole.then_some(())?;
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
+        _ => None,
+    })
 }
 
 /// A unicast route of the main table, if it leads out of this device.

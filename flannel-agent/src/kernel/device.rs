@@ -48,6 +48,7 @@ pub(super) fn observed(message: &LinkMessage) -> ObservedDevice {
         bridge_port: infos(message)
             .any(|info| matches!(info, LinkInfo::PortKind(InfoPortKind::Bridge))),
         addresses: Default::default(),
+        unrouted: Default::default(),
         checksum: None,
     }
 }

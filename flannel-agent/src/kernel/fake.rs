@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::envelope::{IpsecPolicy, PodEnd, Stacked, TrafficControl};
+use flannel_core::forwarding::SwitchedOff;
 use flannel_core::link::{Link, RouteTo};
 use flannel_core::model;
 use flannel_core::observed::{DirectRoute, Observed};
@@ -32,6 +33,8 @@ pub struct State {
     pub routes: HashMap<Ipv4Addr, RouteTo>,
     /// Of which candidates [`Kernel::uplinks`] gives these.
     pub uplinks: BTreeSet<u32>,
+    /// What [`Kernel::switched_off`] gives.
+    pub switched_off: SwitchedOff,
     /// What [`Kernel::blackholes`] gives.
     pub blackholes: Vec<Blackhole>,
     /// Every operation that was carried out, in order.
@@ -154,6 +157,10 @@ impl Kernel for FakeKernel {
         Ok(self.reading("uplinks")?.uplinks.intersection(candidates).copied().collect())
     }
 
+    async fn switched_off(&self) -> Result<SwitchedOff, KernelError> {
+        Ok(self.reading("switched_off")?.switched_off.clone())
+    }
+
     async fn blackholes(&self) -> Result<Vec<Blackhole>, KernelError> {
         Ok(self.state().blackholes.clone())
     }
@@ -230,6 +237,7 @@ mod tests {
             up: true,
             bridge_port: false,
             addresses: Default::default(),
+            unrouted: Default::default(),
             checksum: None,
         };
         let observed = Observed { device: Some(device), ..Observed::default() };

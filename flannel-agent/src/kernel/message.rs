@@ -13,7 +13,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
+use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::socket::Request;
@@ -23,6 +23,9 @@ use super::{PROTOCOL, offload};
 /// Between OpenR's number and BGP's no protocol has one (`rtnetlink.h`, `rt_protos` of
 /// iproute2): see [`spread`].
 const SPREAD: std::ops::Range<u8> = 100..186;
+
+/// RT_TABLE_LOCAL.
+pub(super) const LOCAL_TABLE: u32 = 255;
 
 const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 
@@ -44,6 +47,7 @@ pub(super) fn request(ifindex: u32, op: &Op, crowd: bool) -> Option<Request> {
             (RouteNetlinkMessage::SetLink(message), 0)
         }
         Op::AddAddress(ip) => (RouteNetlinkMessage::NewAddress(address(ifindex, *ip, 32)), PUT),
+        Op::PutLocal(ip) => (RouteNetlinkMessage::NewRoute(local(ifindex, *ip)), PUT),
         Op::RemoveAddress(net) => {
             (RouteNetlinkMessage::DelAddress(address(ifindex, net.ip(), net.prefix())), 0)
         }
@@ -103,6 +107,19 @@ fn address(ifindex: u32, ip: Ipv4Addr, prefix: u8) -> AddressMessage {
     message.attributes =
         vec![AddressAttribute::Address(ip.into()), AddressAttribute::Local(ip.into())];
     message
+}
+
+/// As the kernel makes it with an address (`fib_add_ifaddr`).
+fn local(ifindex: u32, ip: Ipv4Addr) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(ip, 32)
+        .output_interface(ifindex)
+        .pref_source(ip)
+        .protocol(RouteProtocol::Kernel)
+        .scope(RouteScope::Host)
+        .kind(RouteType::Local)
+        .table_id(LOCAL_TABLE)
+        .build()
 }
 
 fn neighbour(ifindex: u32, ip: Ipv4Addr, mac: MacAddr) -> NeighbourMessage {
@@ -191,7 +208,9 @@ pub(super) fn call(op: &Op) -> &'static str {
         Op::RemoveAddress(_) => "RTM_DELADDR",
         Op::PutNeighbour(..) | Op::PutFdb(..) => "RTM_NEWNEIGH",
         Op::RemoveNeighbour(..) | Op::RemoveFdb(..) => "RTM_DELNEIGH",
-        Op::PutRoute(_) | Op::PutLinkRoute(_) | Op::PutDirect(_) => "RTM_NEWROUTE",
+        Op::PutRoute(_) | Op::PutLinkRoute(_) | Op::PutDirect(_) | Op::PutLocal(_) => {
+            "RTM_NEWROUTE"
+        }
         Op::RemoveRoute(_) | Op::RemoveDirect(_) => "RTM_DELROUTE",
         Op::PutMaps(_) | Op::RemoveMaps(_) => "map operation",
     }
@@ -210,6 +229,7 @@ pub(super) fn object(device: &str, op: &Op) -> String {
         Op::SetChecksum(by) => format!("{device} checksums by {by}"),
         Op::SetUp => format!("{device} up"),
         Op::AddAddress(ip) => format!("{ip}/32 dev {device}"),
+        Op::PutLocal(ip) => format!("local {ip} dev {device}"),
         Op::RemoveAddress(net) => format!("{net} dev {device}"),
         Op::PutNeighbour(ip, mac) | Op::RemoveNeighbour(ip, mac) => {
             format!("{ip} lladdr {mac} dev {device}")

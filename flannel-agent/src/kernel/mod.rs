@@ -10,6 +10,7 @@ pub mod fake;
 mod inspect;
 mod links;
 mod message;
+mod netconf;
 pub mod netlink;
 pub mod nftables;
 mod offload;
@@ -27,6 +28,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::Ipv4Addr;
 
+use flannel_core::forwarding::SwitchedOff;
 use flannel_core::link::{Link, RouteTo};
 use flannel_core::observed::{DirectRoute, Observed, ObservedRoute};
 use flannel_core::op::Op;
@@ -84,6 +86,8 @@ pub enum KernelEvent {
     Rule,
     /// An IPsec policy came or went.
     IpsecPolicy,
+    /// A device forwards, or checks the way back, otherwise than before.
+    Switch,
     /// Something changed by which the kernel may decide otherwise about packets
     /// than it did: a way, a MAC, a port, a switch.
     Decision,
@@ -154,6 +158,9 @@ pub trait Kernel: Send + Sync + 'static {
         candidates: &BTreeSet<u32>,
         network: Ipv4Network,
     ) -> impl Future<Output = Result<BTreeSet<u32>, KernelError>> + Send;
+
+    /// The switches of forwarding that are off.
+    fn switched_off(&self) -> impl Future<Output = Result<SwitchedOff, KernelError>> + Send;
 
     /// All IPv4 blackhole routes of the main table.
     fn blackholes(&self) -> impl Future<Output = Result<Vec<Blackhole>, KernelError>> + Send;

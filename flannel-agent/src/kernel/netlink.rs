@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flannel_core::checksum::TunnelChecksum;
+use flannel_core::forwarding::SwitchedOff;
 use flannel_core::link::{Link, RouteTo};
 use flannel_core::mac::MacAddr;
 use flannel_core::observed::{DirectRoute, Observed, ObservedVxlan};
@@ -23,7 +24,9 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::inspect::Inspector;
 use super::socket::{BATCH, Refused, Request, RouteSocket, explain};
 use super::sysctl::Sysctl;
-use super::{Inspect, Kernel, KernelError, Own, answer, device, links, message, offload, outputs};
+use super::{
+    Inspect, Kernel, KernelError, Own, answer, device, links, message, netconf, offload, outputs,
+};
 use flannel_core::blackhole::Blackhole;
 
 /// So many routes to peers are made exactly as flannel makes them; see
@@ -223,13 +226,20 @@ impl Kernel for RealKernel {
         };
         let addresses = self.dump("RTM_GETADDR", name, &addresses_of(ifindex), address)?;
         found.addresses = addresses.into_iter().collect();
+        let local = |message| answer::local(ifindex, &message);
+        let ask = routes_by(ifindex, message::LOCAL_TABLE as u8);
+        let local: BTreeSet<_> =
+            self.dump("RTM_GETROUTE", name, &ask, local)?.into_iter().collect();
+        let own = found.addresses.iter().map(|address| address.ip());
+        found.unrouted = own.filter(|ip| !local.contains(ip)).collect();
         found.checksum = offload::checksum(ifindex)
             .map_err(|refused| explain(offload::GET, name.to_owned(), refused))
             .inspect_err(|error| tracing::debug!(%error, "who makes checksums"))
             .ok();
         let mut observed = Observed { device: Some(found), ..Observed::default() };
         let route = |message| answer::route(ifindex, &message);
-        let routes = self.dump("RTM_GETROUTE", name, &main_routes(Some(ifindex)), route)?;
+        let ask = routes_by(ifindex, RouteHeader::RT_TABLE_MAIN);
+        let routes = self.dump("RTM_GETROUTE", name, &ask, route)?;
         observed.routes = routes.into_iter().collect();
         self.routes.store(observed.routes.len(), Ordering::Relaxed);
         if observed.device.as_ref().is_none_or(|device| device.vxlan.is_none()) {
@@ -332,7 +342,8 @@ impl Kernel for RealKernel {
     async fn default_routes(&self) -> Result<Vec<RouteTo>, KernelError> {
         // Of the main table there may be very many.
         let default = |message| answer::is_default(&message).then_some(message);
-        let routes = self.dump("RTM_GETROUTE", "default", &main_routes(None), default)?;
+        let routes =
+            self.dump("RTM_GETROUTE", "default", &routes_of(RouteHeader::RT_TABLE_MAIN), default)?;
         Ok(answer::default_routes(&routes))
     }
 
@@ -370,6 +381,14 @@ impl Kernel for RealKernel {
             .filter(|(destination, _)| !within(network, *destination))
             .flat_map(|(_, outputs)| outputs);
         Ok(outputs.filter(|ifindex| candidates.contains(ifindex)).collect())
+    }
+
+    async fn switched_off(&self) -> Result<SwitchedOff, KernelError> {
+        let all = self.socket().dump_raw(netconf::RTM_GETNETCONF, &netconf::question());
+        let all = all.map_err(|refused| explain("RTM_GETNETCONF", "all".to_owned(), refused))?;
+        let mut off = SwitchedOff::default();
+        all.iter().for_each(|device| netconf::take(&device.body, &mut off));
+        Ok(off)
     }
 
     async fn blackholes(&self) -> Result<Vec<Blackhole>, KernelError> {
@@ -411,11 +430,20 @@ fn entries(family: AddressFamily, ifindex: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetNeighbour(ask)
 }
 
-fn main_routes(ifindex: Option<u32>) -> RouteNetlinkMessage {
+fn table_question(table: u8) -> RouteMessage {
     let mut ask = RouteMessage::default();
     ask.header.address_family = AddressFamily::Inet;
-    ask.header.table = RouteHeader::RT_TABLE_MAIN;
-    ask.attributes.extend(ifindex.map(RouteAttribute::Oif));
+    ask.header.table = table;
+    ask
+}
+
+fn routes_of(table: u8) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetRoute(table_question(table))
+}
+
+fn routes_by(ifindex: u32, table: u8) -> RouteNetlinkMessage {
+    let mut ask = table_question(table);
+    ask.attributes.push(RouteAttribute::Oif(ifindex));
     RouteNetlinkMessage::GetRoute(ask)
 }
 

@@ -207,6 +207,7 @@ fn is_device(op: &Op) -> bool {
             | Op::SetChecksum(_)
             | Op::SetUp
             | Op::AddAddress(_)
+            | Op::PutLocal(_)
             | Op::RemoveAddress(_)
     )
 }

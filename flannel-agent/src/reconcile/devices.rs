@@ -28,29 +28,24 @@ pub(super) struct Links {
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// The roles of the links as last seen.
     pub(super) fn scene(&self, overlay: Option<u32>) -> Scene {
-        Scene::of(
-            &self.links.all,
-            Choice {
-                underlay: self.identity.underlay.ifindex,
-                overlay,
-                network: self.identity.network,
-                subnet: self.identity.subnet,
-                uplinks: &self.links.uplinks,
-                names: self.settings.programs.attach_iface.as_ref(),
-            },
-        )
+        Scene::of(&self.links.all, self.choice(overlay))
     }
 
-    /// Interface indexes of the pods' veths.
-    pub(super) fn pods(&self) -> Vec<u32> {
-        let choice = Choice {
+    /// What the roles hang on, with the overlay's device of this index.
+    pub(super) fn choice(&self, overlay: Option<u32>) -> Choice<'_> {
+        Choice {
             underlay: self.identity.underlay.ifindex,
-            overlay: self.seen.device,
+            overlay,
             network: self.identity.network,
             subnet: self.identity.subnet,
             uplinks: &self.links.uplinks,
             names: self.settings.programs.attach_iface.as_ref(),
-        };
+        }
+    }
+
+    /// Interface indexes of the pods' veths.
+    pub(super) fn pods(&self) -> Vec<u32> {
+        let choice = self.choice(self.seen.device);
         pods::pod_veths(&self.links.all, choice).into_iter().map(|link| link.ifindex).collect()
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use flannel_core::backend::Reaches;
 use flannel_core::firewall::Rules;
-use flannel_core::health::Subject;
+use flannel_core::forwarding::{Unforwarded, unforwarded};
+use flannel_core::health::{Found, Part, Subject};
+use flannel_core::link::Link;
 use flannel_core::repair::Repair;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -96,7 +98,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub(super) fn ask_for_rules(&mut self) {
         self.unfinished.wake.firewall = false;
         let Some(rules) = self.rules() else { return };
-        self.check_forwarding();
         self.guard.ask(rules);
     }
 
@@ -120,28 +121,26 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.identity.backend.facts().reaches() != Reaches::Nobody || self.settings.rules.masquerade
     }
 
-    /// Says whether the kernel forwards: by a file, of which no event tells in time.
-    pub(super) fn check_forwarding(&self) {
+    /// Says whether the kernel forwards what comes in by the devices of the overlay.
+    pub(super) async fn check_forwarding(&self) {
         if !self.keeps_any() {
             return;
         }
-        let device = self.device().filter(|_| self.mtu().is_some());
-        let found = self.sysctl.ip_forward().and_then(|on| match device {
-            Some(device) if on => Ok((self.sysctl.forwards_from(&device)?, Some(device))),
-            _ => Ok((on, None)),
-        });
-        let forwarding = match found {
-            Ok((true, _)) => None,
-            Ok((false, None)) => Some(
-                "net.ipv4.ip_forward is 0: packets between pods and peers are not forwarded"
-                    .to_owned(),
-            ),
-            Ok((false, Some(device))) => Some(format!(
-                "net.ipv4.conf.{device}.forwarding is 0: packets from peers are not forwarded"
-            )),
-            Err(error) => Some(error.to_string()),
+        let device = self.device();
+        let named = |link: &&Link| Some(&link.name) == device.as_ref();
+        let overlay = self.links.all.iter().find(named).map(|link| link.ifindex);
+        let found = match self.kernel.switched_off().await {
+            Ok(off) => {
+                let found = unforwarded(&self.links.all, self.choice(overlay), &off);
+                let part = |switch: Unforwarded| {
+                    let part = switch.device.as_ref().map(|(name, _)| Part::Name(name.clone()));
+                    (part.unwrap_or_default(), switch.to_string())
+                };
+                found.into_iter().map(part).collect()
+            }
+            Err(error) => Found::not_well(error.to_string()),
         };
-        self.shared.report(Subject::Forwarding, forwarding);
+        self.shared.report(Subject::Forwarding, found);
     }
 
     /// Takes in how that look ended; when the next is due if it failed.

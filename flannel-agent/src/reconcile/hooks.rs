@@ -220,7 +220,6 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     /// program is detached, or a map's entry changed.
     pub fn check_hooks(&mut self) -> Wake {
         if self.mtu().is_some() {
-            self.check_forwarding();
             self.serve_pods();
             self.attend();
             self.check_flow_table();

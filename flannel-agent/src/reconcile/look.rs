@@ -32,6 +32,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         if let Ok(links) = links {
             self.links.all = links;
             self.look_for_uplinks().await;
+            self.check_forwarding().await;
         }
     }
 

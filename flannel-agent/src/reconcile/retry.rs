@@ -48,7 +48,7 @@ fn about(op: &Op) -> About {
         Op::SetMac(_) => Subject::DeviceMac.into(),
         Op::SetMtu(_) => Subject::DeviceMtu.into(),
         Op::SetChecksum(_) => Subject::DeviceChecksum.into(),
-        Op::AddAddress(_) | Op::RemoveAddress(_) => Subject::DeviceAddress.into(),
+        Op::AddAddress(_) | Op::PutLocal(_) | Op::RemoveAddress(_) => Subject::DeviceAddress.into(),
         Op::PutMaps(peer) => of(Subject::MapEntry, Part::Subnet(peer.subnet)),
         Op::RemoveMaps(subnet) => of(Subject::MapEntry, Part::Subnet(*subnet)),
         Op::PutLinkRoute(_) => Subject::DeviceRoute.into(),

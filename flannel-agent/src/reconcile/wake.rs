@@ -39,6 +39,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             KernelEvent::Neighbour { ifindex } => {
                 Wake { look: overlay == Some(ifindex), ..Wake::default() }
             }
+            KernelEvent::Switch => Wake { links: true, ..Wake::default() },
             KernelEvent::Ruleset => {
                 self.packet_rules.notice();
                 Wake { firewall: true, ..Wake::default() }

@@ -170,7 +170,8 @@ impl Task {
             KernelEvent::Address { .. }
             | KernelEvent::Route { .. }
             | KernelEvent::RouteLost { .. }
-            | KernelEvent::Neighbour { .. } => self.pending.push(event),
+            | KernelEvent::Neighbour { .. }
+            | KernelEvent::Switch => self.pending.push(event),
         }
     }
 

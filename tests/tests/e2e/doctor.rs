@@ -69,7 +69,7 @@ fn check_finds_planted_faults_with_and_without_the_daemon() {
     assert!(!report.daemon);
     for (id, state, words) in [
         (Id::Agent, Condition::Degraded, "no daemon runs"),
-        (Id::Forwarding, Condition::Broken, "net.ipv4.ip_forward is off"),
+        (Id::Forwarding, Condition::Broken, "net.ipv4.ip_forward is 0"),
         (Id::ForwardRules, Condition::Broken, "ip mine through handle"),
         (Id::TunnelRules, Condition::Broken, "ip mine inwards handle"),
         (Id::Devices, Condition::Broken, "flannel.1 is down"),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use ipnetwork::Ipv4Network;
 
 use crate::firewall::packet_rules::fate::Fate;
+use crate::forwarding::Unforwarded;
 use crate::mac::MacAddr;
 use crate::probe::Answer;
 
@@ -43,8 +44,8 @@ pub struct NodeFacts {
     pub bpffs: Bpffs,
     /// Other people's programs and filters on devices that have ours.
     pub foreign: Known<Vec<Foreign>>,
-    /// `net.ipv4.ip_forward`.
-    pub forwarding: Known<bool>,
+    /// The switches of forwarding that have to be on and are not.
+    pub forwarding: Known<Vec<Unforwarded>>,
     /// Reverse path filters by device.
     pub rp_filters: Vec<RpFilter>,
     /// What becomes of packets by the node's rules.

@@ -63,7 +63,7 @@ ids! {
     Bpffs = "bpffs", "without pins the fast path ends with the daemon";
     /// Other people's programs and filters on our hooks.
     ForeignPrograms = "foreign-programs", "they see packets before or instead of ours";
-    /// `net.ipv4.ip_forward`.
+    /// `net.ipv4.ip_forward`, and `forwarding` of single devices.
     Forwarding = "forwarding", "without it the kernel drops what is not for the node itself";
     /// `rp_filter`.
     RpFilter = "rp-filter", "a strict filter drops packets whose way back is another";

@@ -3,12 +3,13 @@
 use super::facts::{FirewallService, NodeFacts, Packets, RpFilter, Ruled};
 use super::finding::{Condition, Finding, Id};
 use crate::firewall::packet_rules::fate::{Culprit, Fate, UFW_CHAIN};
+use crate::forwarding::{Unforwarded, escaped};
 
 /// `rp_filter` that asks for the same way back.
 const STRICT: u32 = 1;
 
 pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
-    let mut findings = vec![forwarding(facts)];
+    let mut findings = forwarding(facts);
     findings.extend(rp_filters(&facts.rp_filters));
     match &facts.rules {
         Ok(ruled) => findings.extend(all_ruled(ruled)),
@@ -21,18 +22,21 @@ pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
     findings
 }
 
-fn forwarding(facts: &NodeFacts) -> Finding {
+fn forwarding(facts: &NodeFacts) -> Vec<Finding> {
     let id = Id::Forwarding;
-    match &facts.forwarding {
-        Ok(true) => Finding::well(id, "net.ipv4.ip_forward is on"),
-        Ok(false) => Finding::ill(
-            id,
-            Condition::Broken,
-            "net.ipv4.ip_forward is off",
-            "sysctl -w net.ipv4.ip_forward=1, and in /etc/sysctl.d for the next boot",
-        ),
-        Err(reason) => Finding::unknown(id, reason.to_string()),
-    }
+    let off = match &facts.forwarding {
+        Ok(off) if off.is_empty() => {
+            return vec![Finding::well(id, "the kernel forwards for pods and peers")];
+        }
+        Ok(off) => off,
+        Err(reason) => return vec![Finding::unknown(id, reason.to_string())],
+    };
+    let ill = |off: &Unforwarded| {
+        let sysctl = off.sysctl();
+        let remedy = format!("sysctl -w {sysctl}=1, and in /etc/sysctl.d for the next boot");
+        Finding::ill(id, Condition::Broken, off.to_string(), remedy)
+    };
+    off.iter().map(ill).collect()
 }
 
 fn rp_filters(filters: &[RpFilter]) -> Vec<Finding> {
@@ -49,7 +53,8 @@ fn rp_filters(filters: &[RpFilter]) -> Vec<Finding> {
                     "{device} filters strictly, but the way back to {peer}{others} is another device"
                 );
                 let remedy = format!(
-                    "sysctl -w net.ipv4.conf.{device}.rp_filter=2 (loose), or mend the route"
+                    "sysctl -w net.ipv4.conf.{}.rp_filter=2 (loose), or mend the route",
+                    escaped(device)
                 );
                 findings.push(Finding::ill(id, Condition::Broken, found, remedy));
             }

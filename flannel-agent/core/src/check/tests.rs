@@ -6,6 +6,7 @@ use super::facts::*;
 use super::*;
 use crate::firewall::packet_rules::fate::{Culprit, Fate};
 use crate::firewall::packet_rules::ruleset::Family;
+use crate::forwarding::{Origin, Unforwarded};
 use crate::mac::MacAddr;
 use crate::probe::Answer;
 
@@ -27,7 +28,7 @@ fn well() -> NodeFacts {
         }),
         bpffs: Bpffs { path: "/sys/fs/bpf/flannel".into(), mounted: Ok(true) },
         foreign: Ok(vec![]),
-        forwarding: Ok(true),
+        forwarding: Ok(vec![]),
         rp_filters: vec![RpFilter { device: "eth0".into(), value: Ok(1), otherwise: vec![] }],
         rules: Ok([Packets::ToPeers, Packets::FromPeers, Packets::TunnelIn, Packets::TunnelOut]
             .map(passes)
@@ -50,6 +51,7 @@ fn well() -> NodeFacts {
     }
 }
 
+const OFF: Unforwarded = Unforwarded { device: None };
 const CAME: Answer = Answer::Came { micros: 300 };
 
 /// A peer whose full echoes became this on underlay and overlay.
@@ -140,7 +142,7 @@ fn the_worst_finding_is_the_verdict_and_unknown_is_not_well() {
         fault(&mut facts);
         report(&facts).verdict
     };
-    assert_eq!(verdict(|facts| facts.forwarding = Ok(false)), Condition::Broken);
+    assert_eq!(verdict(|facts| facts.forwarding = Ok(vec![OFF])), Condition::Broken);
     assert_eq!(verdict(|facts| facts.bpffs.mounted = Ok(false)), Condition::Degraded);
     let unknown = |facts: &mut NodeFacts| facts.forwarding = Err(Unknown::because("EPERM"));
     assert_eq!(verdict(unknown), Condition::Degraded);
@@ -210,7 +212,15 @@ fn the_platform() {
 
 #[test]
 fn forwarding_and_filters() {
-    found(Id::Forwarding, Condition::Broken, "is off", |facts| facts.forwarding = Ok(false));
+    found(Id::Forwarding, Condition::Broken, "ip_forward is 0", |facts| {
+        facts.forwarding = Ok(vec![OFF])
+    });
+    let bridge = with(Id::Forwarding, |facts| {
+        let device = Some(("br.7".to_owned(), Origin::Pods));
+        facts.forwarding = Ok(vec![Unforwarded { device }]);
+    });
+    let remedy = bridge[0].remedy.as_deref().unwrap_or_default();
+    assert!(remedy.starts_with("sysctl -w net.ipv4.conf.br/7.forwarding=1"), "{bridge:?}");
     found(Id::RpFilter, Condition::Broken, "eth0 filters strictly", |facts| {
         facts.rp_filters[0].otherwise = vec!["192.0.2.7".parse().unwrap()];
     });

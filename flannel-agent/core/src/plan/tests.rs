@@ -306,6 +306,16 @@ fn an_old_address_of_the_overlay_goes_after_the_new_one_is_there() {
 }
 
 #[test]
+fn a_lost_route_to_the_own_address_is_put_back() {
+    let mut observed = converged(&desired(&[]), false);
+    observed.device.as_mut().unwrap().unrouted = [device().address].into();
+    assert_eq!(diff(&desired(&[]), &observed), [Op::PutLocal(device().address)]);
+    // The kernel puts it with the device up.
+    observed.device.as_mut().unwrap().up = false;
+    assert_eq!(diff(&desired(&[]), &observed), [Op::SetUp]);
+}
+
+#[test]
 fn two_peers_with_one_mac_settle() {
     let both = desired(&[peer("10.5.1.0/24", 1, 2), peer("10.5.2.0/24", 1, 3)]);
     let observed = converged(&both, true);

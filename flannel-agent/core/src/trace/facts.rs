@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::check::facts::Known;
 use crate::firewall::packet_rules::fate::Fate;
+use crate::forwarding::Unforwarded;
 use crate::mac::MacAddr;
 use crate::status::FlowStatus;
 
@@ -46,6 +47,8 @@ pub struct TraceFacts {
     pub overlay: Option<TracedDevice>,
     /// The underlay's device.
     pub underlay: Option<TracedDevice>,
+    /// The switches of forwarding that have to be on and are not.
+    pub unforwarded: Known<Vec<Unforwarded>>,
     /// What becomes of the packet by the node's rules, and of its answer.
     pub fates: [Known<Fate>; 2],
     /// The same of the tunnel's packets: out and in.

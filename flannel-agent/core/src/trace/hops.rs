@@ -22,6 +22,8 @@ pub enum Step {
     Veth,
     /// A program of ours.
     Hook,
+    /// Whether the kernel forwards it.
+    Forwarding,
     /// The node's rules.
     Rules,
     /// What keeps it off the fast path.
@@ -79,6 +81,7 @@ fn passes(step: Step, found: impl Into<String>) -> Hop {
 pub(super) fn outward(facts: &TraceFacts, from: &Pod) -> Vec<Hop> {
     let mut hops = vec![veth(facts, from)];
     hops.push(hook(facts, from.veth.as_ref(), program::FROM_POD));
+    hops.extend(forwarding(facts, from.device.as_deref()));
     hops.push(rules("the node's rules", &facts.fates[0]));
     let Some(peer) = &facts.peer else { return hops };
     if let Some(found) = goes_past(facts) {
@@ -102,6 +105,9 @@ pub(super) fn inward(facts: &TraceFacts, to: &Pod) -> Vec<Hop> {
         }
         hops.push(map(facts, peer));
         hops.push(fast_path(facts));
+        let tunnel = facts.overlay.as_ref().filter(|_| tunnelled(facts, peer));
+        let input = tunnel.or(facts.underlay.as_ref()).map(|device| device.name.as_str());
+        hops.extend(forwarding(facts, input));
     }
     hops.extend(to_pod(facts, to));
     hops.push(hook(facts, to.veth.as_ref(), program::TO_POD));
@@ -114,6 +120,7 @@ pub(super) fn inward(facts: &TraceFacts, to: &Pod) -> Vec<Hop> {
 pub(super) fn local(facts: &TraceFacts, from: &Pod, to: &Pod) -> Vec<Hop> {
     let mut hops = vec![veth(facts, from)];
     if from.device != to.device {
+        hops.extend(forwarding(facts, from.device.as_deref()));
         hops.push(rules("the node's rules", &facts.fates[0]));
     }
     hops.extend(to_pod(facts, to));
@@ -167,6 +174,17 @@ fn hook(facts: &TraceFacts, device: Option<&TracedDevice>, program: &str) -> Hop
         _ => String::new(),
     };
     hop(Step::Hook, HopState::Slow, format!("{program} is not on {name}{why}"))
+}
+
+/// Says whether the kernel forwards what comes in by this device, if it does not.
+fn forwarding(facts: &TraceFacts, input: Option<&str>) -> Option<Hop> {
+    match &facts.unforwarded {
+        Err(reason) => Some(hop(Step::Forwarding, HopState::Unknown, reason.to_string())),
+        Ok(off) => {
+            let off = off.iter().find(|off| off.holds_up(input))?;
+            Some(hop(Step::Forwarding, HopState::Lost, off.to_string()))
+        }
+    }
 }
 
 fn rules(whose: &str, fate: &Known<Fate>) -> Hop {

@@ -5,6 +5,7 @@ use super::*;
 use crate::check::facts::Unknown;
 use crate::firewall::packet_rules::fate::{Culprit, Fate};
 use crate::firewall::packet_rules::ruleset::Family;
+use crate::forwarding::{Origin, Unforwarded};
 use crate::mac::MacAddr;
 use crate::status::{FlowDirection, FlowPath, FlowProto, FlowStatus, NotFast};
 
@@ -64,6 +65,7 @@ fn well() -> TraceFacts {
         }),
         overlay: Some(device("flannel.1", 1450, &["to_overlay", "from_overlay"])),
         underlay: Some(device("eth0", 1500, &["from_underlay"])),
+        unforwarded: Ok(vec![]),
         fates: [Ok(Fate::Passes), Ok(Fate::Passes)],
         tunnel: [Ok(Fate::Passes), Ok(Fate::Passes)],
         kept: [Ok(vec![]), Ok(vec![])],
@@ -192,4 +194,19 @@ fn pods_of_one_node_and_addresses_elsewhere() {
     assert_eq!((outcomes[0], why.contains("veth7 is down")), (Carrier::Lost, true));
     let (outcomes, _) = with(|facts| facts.kept[0] = Err(Unknown::because("no daemon")));
     assert_eq!(outcomes[0], Carrier::Fast, "as far as is known");
+}
+
+#[test]
+fn a_device_that_forwards_nothing_loses_what_comes_in_by_it() {
+    let off = |device: Option<(&str, Origin)>| {
+        let device = device.map(|(name, origin)| (name.to_owned(), origin));
+        with(|facts| facts.unforwarded = Ok(vec![Unforwarded { device }]))
+    };
+    use Carrier::{Fast, Lost};
+    let (outcomes, why) = off(Some(("cni0", Origin::Pods)));
+    assert_eq!(outcomes, [Lost, Fast]);
+    assert!(why.starts_with("net.ipv4.conf.cni0.forwarding is 0"), "{why}");
+    assert_eq!(off(Some(("flannel.1", Origin::Tunnel))).0, [Fast, Lost]);
+    assert_eq!(off(Some(("eth0", Origin::Underlay))).0, [Fast, Fast], "it comes by the tunnel");
+    assert_eq!(off(None).0, [Lost, Lost]);
 }

@@ -242,6 +242,7 @@ mod tests {
             up: false,
             bridge_port: false,
             addresses: Default::default(),
+            unrouted: Default::default(),
             checksum: None,
         };
         Observed { device: Some(device), ..Observed::default() }

@@ -43,7 +43,10 @@ pub(super) async fn facts(args: &CheckArgs) -> NodeFacts {
         capabilities: daemon.capabilities(),
         bpffs: Bpffs { mounted: features::is_on_bpffs(&pin_dir), path: pin_dir },
         foreign: with(kernel, known, |kernel, node| hooks::foreign(kernel, node, &daemon)),
-        forwarding: Sysctl::default().ip_forward().map_err(Unknown::because),
+        forwarding: match (kernel, known) {
+            (Ok(kernel), Ok(node)) => node.unforwarded(kernel, &daemon).await,
+            (Err(reason), _) | (_, Err(reason)) => Err(reason.clone()),
+        },
         rp_filters: match (kernel, known) {
             (Ok(kernel), Ok(node)) => rp_filters(kernel, node, &peers).await,
             _ => Vec::new(),

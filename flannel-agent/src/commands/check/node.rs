@@ -1,8 +1,14 @@
 //! The node's devices.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
 use flannel_core::check::facts::{Known, TunnelDevice, Unknown};
+use flannel_core::forwarding::{self, Unforwarded};
 use flannel_core::link::Link;
 use flannel_core::observed::ObservedVxlan;
+use flannel_core::pods::Choice;
+use ipnetwork::Ipv4Network;
 
 use crate::commands::known::Daemon;
 use crate::kernel::Kernel as _;
@@ -39,6 +45,29 @@ impl DeviceRoles {
             link.kind == "bridge" && link.addresses.iter().any(|own| ours(own.network.ip()))
         });
         Ok(Self { links, vxlans, underlay, overlay, bridge })
+    }
+
+    /// The switches of forwarding that have to be on and are not.
+    pub(in crate::commands) async fn unforwarded(
+        &self,
+        kernel: &RealKernel,
+        daemon: &Daemon,
+    ) -> Known<Vec<Unforwarded>> {
+        let off = kernel.switched_off().await.map_err(Unknown::because)?;
+        // Nobody's, where none is known.
+        let nobodys = Ipv4Network::from(Ipv4Addr::UNSPECIFIED);
+        let known = daemon.network.as_ref();
+        let subnet = known.map_or(nobodys, |known| known.subnet);
+        let index = |link: &Option<Link>| link.as_ref().map(|link| link.ifindex);
+        let choice = Choice {
+            underlay: index(&self.underlay).unwrap_or(0),
+            overlay: index(&self.overlay),
+            network: known.and_then(|known| known.network).unwrap_or(subnet),
+            subnet,
+            uplinks: &BTreeSet::new(),
+            names: None,
+        };
+        Ok(forwarding::unforwarded(&self.links, choice, &off))
     }
 
     /// UDP port of our tunnel, if there is one.

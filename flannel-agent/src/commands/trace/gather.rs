@@ -71,6 +71,7 @@ pub(super) async fn facts(args: &TraceArgs) -> Known<(TraceFacts, PathBuf)> {
     };
     let forward = [NetfilterHook::Prerouting, NetfilterHook::Forward, NetfilterHook::Postrouting];
     let fates = packets.map(|packets| fate(&forward, &packets));
+    let unforwarded = node.unforwarded(&kernel, &daemon).await;
     let facts = TraceFacts {
         question: Question {
             source: args.source,
@@ -79,6 +80,7 @@ pub(super) async fn facts(args: &TraceArgs) -> Known<(TraceFacts, PathBuf)> {
         },
         datapath: daemon.datapath(),
         kept,
+        unforwarded,
         fates,
         tunnel: [tunnel_out, tunnel_in],
         flows: flows_of(&pin_dir, args),

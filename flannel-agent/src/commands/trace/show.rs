@@ -104,6 +104,7 @@ fn step(step: Step) -> &'static str {
     match step {
         Step::Veth => "veth",
         Step::Hook => "hook",
+        Step::Forwarding => "forwarding",
         Step::Rules => "rules",
         Step::FastPath => "fast path",
         Step::Route => "route",

@@ -16,6 +16,7 @@ use super::scope::Scope;
 use crate::kernel::KernelEvent;
 use crate::kernel::answer;
 use crate::kernel::links::{self, IFINFO_LEN};
+use crate::kernel::netconf::{self, RTM_NEWNETCONF};
 use crate::kernel::raw::{self, HEADER_LEN};
 
 const RTM_NEWLINK: u16 = 16;
@@ -33,7 +34,6 @@ const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
-const RTM_NEWNETCONF: u16 = 80;
 const RTM_NEWCHAIN: u16 = 100;
 const RTM_DELCHAIN: u16 = 101;
 const RTM_NEWNEXTHOP: u16 = 104;
@@ -48,11 +48,10 @@ const IFADDR_LEN: usize = 8;
 const RTMSG_LEN: usize = 12;
 /// Length of `struct ndmsg`.
 const NDMSG_LEN: usize = 12;
-/// Length of `struct netconfmsg`, aligned.
-const NETCONF_LEN: usize = 4;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
-/// RT_TABLE_LOCAL: follows from addresses, which have their own events.
+/// RT_TABLE_LOCAL: follows from addresses, which have their own events. But somebody may
+/// delete what has followed.
 const RT_TABLE_LOCAL: u8 = 255;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -71,11 +70,6 @@ const FORWARDING: u8 = 3;
 /// Attributes of a bridge port by which frames go another way: hairpin,
 /// isolated, learning, locked and the like; neither timers nor counters.
 const PORT: [u16; 14] = [4, 5, 8, 9, 10, 11, 27, 29, 30, 31, 32, 33, 34, 37];
-const NETCONFA_IFINDEX: u16 = 1;
-const NETCONFA_FORWARDING: u16 = 2;
-const NETCONFA_RP_FILTER: u16 = 3;
-/// NETCONFA_IFINDEX_DEFAULT: what devices to come begin with.
-const DEFAULT: u32 = -2_i32 as u32;
 /// A filter of a block that devices share (TCM_IFINDEX_MAGIC_BLOCK).
 const SHARED_BLOCK: u32 = u32::MAX;
 
@@ -134,6 +128,12 @@ impl Memory {
                     scope.passes(index) || address(body).is_none_or(|ip| scope.reaches(ip));
                 [Some(KernelEvent::Address { ifindex: index }), decision(matters)]
             }
+            RTM_DELROUTE if is_local(body) => {
+                let output = body.get(RTMSG_LEN..).and_then(|all| raw::attribute(all, RTA_OIF));
+                let output = output.and_then(|value| raw::number(value, 0));
+                let ifindex = output.filter(|ifindex| self.is_vxlan(*ifindex));
+                [ifindex.map(|ifindex| KernelEvent::Route { ifindex }), None]
+            }
             RTM_DELROUTE => {
                 let [event, decision] = route(body, false, scope).unwrap_or(none);
                 [self.lost(event, body).or(event), decision]
@@ -152,7 +152,9 @@ impl Memory {
             }
             RTM_NEWRULE | RTM_DELRULE => [Some(KernelEvent::Rule), decision(true)],
             RTM_NEWNEXTHOP | RTM_DELNEXTHOP => [None, decision(true)],
-            RTM_NEWNETCONF => [None, decision(forwards_otherwise(body))],
+            RTM_NEWNETCONF if netconf::forwards_otherwise(body) => {
+                [Some(KernelEvent::Switch), decision(true)]
+            }
             RTM_NEWQDISC | RTM_DELQDISC | RTM_NEWTFILTER | RTM_DELTFILTER | RTM_NEWCHAIN
             | RTM_DELCHAIN => {
                 let ifindex = if index == SHARED_BLOCK { 0 } else { index };
@@ -302,11 +304,15 @@ fn address(body: &[u8]) -> Option<Ipv4Network> {
     Some(Ipv4Network::from(Ipv4Addr::from(octets)))
 }
 
+fn is_local(route: &[u8]) -> bool {
+    route.get(4) == Some(&RT_TABLE_LOCAL)
+}
+
 /// Byte 1 of `struct rtmsg` is the length of the destination's prefix, byte 4
 /// the table (252 when it does not fit). One that replaces another does not tell
 /// where that led: within the overlay network it may have been a peer's.
 fn route(body: &[u8], replaces: bool, scope: &Scope) -> Option<[Option<KernelEvent>; 2]> {
-    if *body.get(4)? == RT_TABLE_LOCAL {
+    if is_local(body) {
         return None;
     }
     let attributes = body.get(RTMSG_LEN..)?;
@@ -318,17 +324,6 @@ fn route(body: &[u8], replaces: bool, scope: &Scope) -> Option<[Option<KernelEve
     let output = output.filter(|_| !(replaces && scope.holds(destination)));
     let event = KernelEvent::Route { ifindex: output.unwrap_or(0) };
     Some([Some(event), scope.reaches(destination).then_some(KernelEvent::Decision)])
-}
-
-/// Whether a device forwards, or checks the way back, otherwise than before. A
-/// new device tells of all its settings at once.
-fn forwards_otherwise(body: &[u8]) -> bool {
-    let attributes = body.get(NETCONF_LEN..).unwrap_or_default();
-    let has = |kind| raw::attribute(attributes, kind).is_some();
-    let ifindex = raw::attribute(attributes, NETCONFA_IFINDEX)
-        .and_then(|value| raw::number(value, 0))
-        .unwrap_or(0);
-    ifindex != DEFAULT && !(has(NETCONFA_FORWARDING) && has(NETCONFA_RP_FILTER))
 }
 
 /// Where something was last seen.

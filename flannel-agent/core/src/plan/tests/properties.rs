@@ -83,13 +83,18 @@ prop_compose! {
         mtu in prop_oneof![Just(1450_u32), Just(1200)],
         up in any::<bool>(),
         addresses in btree_set(some_network(), 0..3),
+        own in of(any::<bool>()),
         checksum in of(prop_oneof![Just(TunnelChecksum::Device), Just(TunnelChecksum::Kernel)]),
     ) -> ObservedDevice {
         let mut made = created(&Device { underlay, ..device() });
         if !vxlan {
             made.vxlan = None;
         }
-        ObservedDevice { mac, mtu, up, addresses, checksum, ..made }
+        let mut addresses = addresses;
+        addresses.extend(own.map(|_| Ipv4Network::from(device().address)));
+        let unrouted = own.filter(|unrouted| *unrouted).map(|_| device().address);
+        let unrouted = unrouted.into_iter().collect();
+        ObservedDevice { mac, mtu, up, addresses, unrouted, checksum, ..made }
     }
 }
 

@@ -38,6 +38,7 @@ async fn the_state_file_names_what_is_not_undone_yet() {
         up: true,
         bridge_port: false,
         addresses: Default::default(),
+        unrouted: Default::default(),
         checksum: Some(TunnelChecksum::Kernel),
     };
     let observed = Observed { device: Some(device), ..Observed::default() };

@@ -3,6 +3,7 @@
 use flannel_core::observed::ObservedRoute;
 
 use super::*;
+use crate::kernel::netconf::{NETCONFA_FORWARDING, NETCONFA_IFINDEX, NETCONFA_RP_FILTER};
 
 const RTA_GATEWAY: u16 = 5;
 
@@ -207,7 +208,8 @@ fn switches_decide_when_they_are_turned_and_not_when_a_device_comes() {
     let mut bench = Bench::new();
     let all = [NETCONFA_FORWARDING, NETCONFA_RP_FILTER, 4, 5, 6];
     assert!(!bench.decides(RTM_NEWNETCONF, &netconf(7, &all)));
-    assert!(bench.decides(RTM_NEWNETCONF, &netconf(7, &[NETCONFA_FORWARDING])));
+    let turned = bench.take(RTM_NEWNETCONF, &netconf(7, &[NETCONFA_FORWARDING]));
+    assert_eq!(turned, [KernelEvent::Switch, KernelEvent::Decision]);
     assert!(bench.decides(RTM_NEWNETCONF, &netconf(-1, &[NETCONFA_RP_FILTER])));
     assert!(!bench.decides(RTM_NEWNETCONF, &netconf(-2, &[NETCONFA_FORWARDING])));
 }

@@ -4,6 +4,7 @@ use super::Fault;
 
 pub(in super::super) const ROUTES: &[Fault] = &[
     Fault::once("the peer's route is deleted", "ip route delete $PEER", 600),
+    Fault::once("the device's address is not local", "ip route delete table local $OWN_NET", 0),
     Fault::once("all routes of the device are deleted", "ip route flush dev flannel.1", 600),
     Fault::once("another device has the route", "ip route replace $PEER dev eth0", 600),
     Fault::once(

@@ -28,6 +28,24 @@ pub(in super::super) const SYSCTLS: &[Fault] = &[
     .loss(6000)
     .told(Subject::Forwarding),
     Fault::lasting(
+        "nothing is forwarded from the pods' bridge",
+        Act::Sh("echo 0 > /proc/sys/net/ipv4/conf/cni0/forwarding"),
+        2000,
+        Act::Do(|cluster| {
+            nothing_passes(cluster);
+            cluster.shell("echo 1 > /proc/sys/net/ipv4/conf/cni0/forwarding").expect("a setting");
+        }),
+    )
+    .loss(6000)
+    .told(Subject::Forwarding),
+    Fault::lasting(
+        "nothing is forwarded from the card",
+        Act::Sh("echo 0 > /proc/sys/net/ipv4/conf/eth0/forwarding"),
+        1000,
+        Act::Sh("echo 1 > /proc/sys/net/ipv4/conf/eth0/forwarding"),
+    )
+    .told(Subject::Forwarding),
+    Fault::lasting(
         "the way back is looked at strictly",
         Act::Sh("for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 > $file; done"),
         1500,
