@@ -63,10 +63,19 @@ fn fdinfo(map: BorrowedFd<'_>) -> io::Result<File> {
 
 /// Bytes that the map takes.
 fn memory(fdinfo: &File) -> io::Result<u64> {
+    number(fdinfo, "memlock:")
+}
+
+/// Whether somebody has forbidden all writes into the map, for ever (BPF_MAP_FREEZE).
+pub(super) fn is_frozen(map: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(number(&fdinfo(map)?, "frozen:")? != 0)
+}
+
+fn number(fdinfo: &File, name: &str) -> io::Result<u64> {
     let mut bytes = [0; LENGTH];
     let length = fdinfo.read_at(&mut bytes, 0)?;
     let text = String::from_utf8_lossy(&bytes[..length]);
-    let told = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    let told = text.lines().find_map(|line| line.strip_prefix(name));
     told.and_then(|bytes| bytes.trim().parse().ok()).ok_or(io::ErrorKind::InvalidData.into())
 }
 

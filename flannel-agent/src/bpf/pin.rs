@@ -3,17 +3,18 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use aya::maps::MapInfo;
+use aya::maps::{MapData, MapInfo};
 use flannel_ebpf::abi::{self, ABI_VERSION};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::owner::{self, Owner, Ownership};
 use super::pinned::{LinkPin, entries, links_in, remove, remove_version};
-use super::{BpfError, flow_table, grace, sys};
+use super::{BpfError, census, flow_table, grace, sys};
 
 /// Where the kernel's convention has the bpf file system.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -165,9 +166,13 @@ impl PinDir {
                 same = false;
                 continue;
             }
-            let found = MapInfo::from_pin(&path);
+            let found = MapData::from_pin(&path).and_then(|map| Ok((map.info()?, map)));
             let unfit = match &found {
-                Ok(info) => {
+                // Nothing could be written into it, for as long as it is there.
+                Ok((_, map)) if census::is_frozen(map.fd().as_fd()).unwrap_or(false) => {
+                    Some("it is frozen".to_owned())
+                }
+                Ok((info, _)) => {
                     let entries = match name {
                         abi::map::FLOWS4 => flow_table::entries(flows)?,
                         _ => wanted.max_entries(),

@@ -333,6 +333,26 @@ fn the_flow_table_has_head_room_and_is_kept() {
 
 /// The first edition unlinks what it finds in other versions' directories.
 #[test]
+fn a_frozen_map_is_made_anew() {
+    isolated(|pins| {
+        let map = pins.join(format!("v{ABI_VERSION}/fl_peers4"));
+        let id = || MapInfo::from_pin(&map).unwrap().id();
+        let mut first = open(pins, AttachMode::Tcx);
+        first.put_peers(&[peer(7)]).unwrap();
+        let before = id();
+        let frozen =
+            Command::new("bpftool").args(["map", "freeze", "pinned"]).arg(&map).status().unwrap();
+        assert!(frozen.success());
+        let error = first.put_peers(&[peer(8)]).unwrap_err().to_string();
+        assert!(error.contains("fl_peers4"), "{error}");
+        drop(first);
+        let mut next = open(pins, AttachMode::Tcx);
+        assert_ne!(id(), before);
+        next.put_peers(&[peer(8)]).unwrap();
+    });
+}
+
+#[test]
 fn a_version_holds_nothing_that_cannot_be_unlinked() {
     isolated(|pins| {
         let mut datapath = open(pins, AttachMode::Tcx);
