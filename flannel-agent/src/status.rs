@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::backend::udp::SharedProxy;
-use crate::bpf::Datapath;
+use crate::bpf::{Datapath, OTHERS};
 use crate::record::Record;
 use crate::task::{TaskEnded, Watched};
 
@@ -252,7 +252,10 @@ pub fn peers(shared: &Shared, datapath: &SharedDatapath) -> Vec<PeerStatus> {
             state: state.peer_state(peer.subnet),
             counters: match &through_proxy {
                 Some(all) => Counters::Udp(all.get(&peer.subnet).copied().unwrap_or_default()),
-                None => Counters::Programs(counters.get(&peer.subnet).copied().unwrap_or_default()),
+                None => match counters.get(&peer.subnet) {
+                    None if counters.contains_key(&OTHERS) => Counters::Shared {},
+                    own => Counters::Programs(own.copied().unwrap_or_default()),
+                },
             },
         })
         .collect()

@@ -204,6 +204,8 @@ pub struct Outer {
     pub vni: u32,
     /// IPv4 identification.
     pub id: u16,
+    /// TTL.
+    pub ttl: u8,
     /// TOS byte of the inner packet.
     pub inner_tos: u8,
     /// Length of the inner IP packet in bytes.
@@ -229,7 +231,7 @@ pub fn encap_headers(outer: &Outer) -> [u8; ENCAP_LEN] {
         tot_len: (udp_len + IPV4_LEN as u16).to_be_bytes(),
         id: outer.id.to_be_bytes(),
         frags: [0, 0],
-        ttl: OUTER_TTL,
+        ttl: outer.ttl,
         proto: UDP,
         check: [0, 0],
         src_addr: outer.source,

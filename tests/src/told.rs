@@ -184,7 +184,7 @@ impl Node {
 pub fn programs(peer: &PeerStatus) -> Option<PeerCounters> {
     match peer.counters {
         Counters::Programs(counters) => Some(counters),
-        Counters::Udp(_) => None,
+        Counters::Udp(_) | Counters::Shared {} => None,
     }
 }
 

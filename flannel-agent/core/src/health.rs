@@ -130,6 +130,8 @@ subjects! {
     Pins = "pins",
     /// The renewal of our lease.
     Renewal = "renewal of the lease",
+    /// MTUs and hop limits of routes.
+    RouteLimits = "route limits",
     /// Routing rules.
     RoutingRules = "ip rules",
     /// The sign of life for the programs.

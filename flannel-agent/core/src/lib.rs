@@ -17,6 +17,7 @@ pub mod forwarding;
 mod go_json;
 pub mod health;
 pub mod lease;
+pub mod limits;
 pub mod link;
 pub mod mac;
 pub mod model;

@@ -1,16 +1,19 @@
 //! A data path in memory, for tests of what drives one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::envelope::{Inlet, Keep, PodVeth, Tcx};
+use flannel_core::limits::{Destination, TunnelEnd};
 use flannel_core::peer::Peer;
 use flannel_core::status::PeerCounters;
 use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 
 use super::{
-    BpfError, Datapath, DatapathConfig, HookChanges, Meter, Places, Stranger, Teller, XdpReport,
+    Bounded, BpfError, Datapath, DatapathConfig, HookChanges, Meter, Places, Stranger, Teller,
+    Which, XdpReport,
 };
 
 /// State of a [`FakeDatapath`], open to tests.
@@ -28,6 +31,8 @@ pub struct State {
     pub peers: BTreeMap<Ipv4Network, Peer>,
     /// Peers that are reached without a tunnel.
     pub direct: BTreeSet<Ipv4Network>,
+    /// How large packets to peers may be.
+    pub bounds: BTreeMap<Ipv4Network, u16>,
     /// What the fast path never carries.
     pub exemptions: Vec<Exemption>,
     /// Overlay device of the last [`Datapath::ensure_hooks`].
@@ -240,6 +245,31 @@ impl Teller for FakeDatapath {
             state.generation += 1;
         }
         Ok(())
+    }
+
+    fn bound_peers(
+        &mut self,
+        which: Which,
+        mut bound: Option<&mut dyn FnMut(Destination, TunnelEnd) -> Option<u16>>,
+    ) -> Result<Option<Bounded>, BpfError> {
+        let mut state = self.writing()?;
+        let end = TunnelEnd { source: Ipv4Addr::UNSPECIFIED, port: 0, vrf: 0 };
+        let before = state.bounds.clone();
+        let peers: Vec<Peer> = state.peers.values().copied().collect();
+        for Peer { subnet, public_ip, .. } in peers {
+            if which == Which::New && state.bounds.contains_key(&subnet) {
+                continue;
+            }
+            let direct = state.direct.contains(&subnet);
+            let to = Destination { subnet, public_ip, direct };
+            match bound.as_mut().and_then(|bound| bound(to, end)) {
+                Some(largest) => state.bounds.insert(subnet, largest),
+                None => state.bounds.remove(&subnet),
+            };
+        }
+        let changed = state.bounds != before;
+        state.generation += u32::from(changed);
+        Ok(changed.then(Bounded::default))
     }
 
     fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError> {

@@ -2,15 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use flannel_core::envelope::{Inlet, Keep, PodVeth};
 use flannel_core::peer::Peer;
 use flannel_core::status::Attachment;
-use flannel_ebpf::abi::{
-    self, ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, Outcome, flag, program,
-};
+use flannel_ebpf::abi::{self, Config, Exemption, MAX_EXEMPTIONS, Outcome, flag, program};
 use ipnetwork::Ipv4Network;
 
 use super::attach::{Attacher, Form};
@@ -23,19 +22,19 @@ use super::owner::Ownership;
 use super::pin::PinDir;
 use super::programs::{Programs, possible_cpus};
 use super::round::Round;
-use super::settings::ConfigMap;
+use super::settings::{ConfigMap, contents, nanoseconds};
 use super::sys::TcxHook;
-use super::teller::{Ours, RealTeller};
+use super::teller::{Ours, RealTeller, tunnel_end};
 use super::xdp::{Site, XdpHalf};
 use super::{
-    BpfError, Datapath, DatapathConfig, Device, FastPath, HookChanges, Meter, Places,
-    ProgramOptions, Stranger, Teller, VerifySource, filter, object,
+    BpfError, Datapath, DatapathConfig, Device, HookChanges, Meter, Places, ProgramOptions,
+    Stranger, Teller, filter, object,
 };
 
 /// The programs, their maps and their hooks.
 pub struct Loaded {
     programs: Programs,
-    maps: Maps,
+    maps: Arc<Mutex<Maps>>,
     /// [`Config::tickets`] of the map that was made.
     tickets: abi::TicketNumbers,
     settings: ConfigMap,
@@ -94,9 +93,9 @@ impl Loaded {
         let ours = Ours { programs: ids.values().copied().collect(), links };
         programs.object().map(start_program_log);
         let pinnable = Pinnable::of(&programs)?;
-        let maps = Maps::take(&mut programs)?;
+        let maps = Arc::new(Mutex::new(Maps::take(&mut programs)?));
         let settings = ConfigMap::take(&mut programs)?;
-        let teller = RealTeller::take(&mut programs, settings.clone(), ours)?;
+        let teller = RealTeller::take(&mut programs, settings.clone(), Arc::clone(&maps), ours)?;
         let sign_of_life = SignOfLife::take(&mut programs)?;
         Ok(Self {
             programs,
@@ -120,6 +119,10 @@ impl Loaded {
             glance: Glance::default(),
             round: Round::default(),
         })
+    }
+
+    fn maps(&self) -> MutexGuard<'_, Maps> {
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it had to be attached.
@@ -273,60 +276,20 @@ fn start_program_log(ebpf: &mut Ebpf) {
     }
 }
 
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn contents(config: &DatapathConfig) -> Config {
-    let mut flags = 0;
-    let mut set = |wanted: bool, bit: u32| {
-        if wanted {
-            flags |= bit;
-        }
-    };
-    set(config.fast_path != FastPath::Off, flag::FAST_PATH);
-    set(config.fast_path == FastPath::Eager, flag::EAGER);
-    set(config.tcp, flag::TCP);
-    set(config.verify_source == VerifySource::Drop, flag::VERIFY_DROP);
-    set(config.verify_source == VerifySource::Count, flag::VERIFY_COUNT);
-    set(config.direct_mtu.is_some(), flag::DIRECT);
-    set(config.gbp, flag::GBP);
-    Config {
-        abi_version: ABI_VERSION,
-        generation: 0,
-        window_ns: nanoseconds(config.window),
-        udp_window_ns: nanoseconds(config.udp_window),
-        flags,
-        vni: config.vni,
-        underlay_ifindex: config.underlay,
-        overlay_ifindex: config.overlay,
-        local_ip: config.local.octets(),
-        network: config.network.network().octets(),
-        netmask: config.network.mask().octets(),
-        subnet: config.subnet.network().octets(),
-        subnet_mask: config.subnet.mask().octets(),
-        port: config.port.to_be_bytes(),
-        mtu: config.mtu,
-        vtep_mac: config.vtep_mac.0,
-        sport_min: config.source_ports.0,
-        sport_max: config.source_ports.1,
-        direct_mtu: config.direct_mtu.unwrap_or(0),
-        exemptions: 0,
-        underlay_vrf: config.underlay_vrf.unwrap_or(0),
-        tickets: abi::TicketNumbers::default(),
-        reserved: [0; 2],
-    }
-}
-
 impl Datapath for Loaded {
     fn configure(&mut self, config: &DatapathConfig) -> Result<(), BpfError> {
         let tickets = self.tickets;
+        let before = self.settings.get()?;
         self.settings.replace(|old| {
             let new = contents(config);
             // What an earlier run set holds until the hooks have been looked at.
             let flags = new.flags | old.flags & (flag::XDP | Keep::MASK);
             Config { flags, tickets, exemptions: old.exemptions, ..new }
-        })
+        })?;
+        if tunnel_end(&before) != tunnel_end(&self.settings.get()?) {
+            self.maps().ask_again();
+        }
+        Ok(())
     }
 
     fn exempt(&mut self, exemptions: &[Exemption]) -> Result<(), BpfError> {
@@ -338,7 +301,7 @@ impl Datapath for Loaded {
         // The entries before their number: what was confirmed between the two is void
         // with the next generation.
         let used = self.settings.get()?.exemptions;
-        if self.maps.set_exemptions(used, exemptions)? {
+        if self.maps().set_exemptions(used, exemptions)? {
             self.settings.replace(|old| Config { exemptions: count, ..old })?;
             self.settings.raise_generation()?;
         }
@@ -358,13 +321,13 @@ impl Datapath for Loaded {
     }
 
     fn peers(&mut self) -> Result<BTreeMap<Ipv4Network, Peer>, BpfError> {
-        self.maps.mend_all()?;
-        Ok(self.maps.peers())
+        self.maps().mend_all()?;
+        Ok(self.maps().peers())
     }
 
     fn mend(&mut self) -> Result<u64, BpfError> {
         let others = u64::from(self.settings.mend()?) + u64::from(self.sign_of_life.mend()?);
-        let mended = self.maps.mend()? + others;
+        let mended = self.maps().mend()? + others;
         if mended > 0 {
             self.settings.raise_generation()?;
         }
@@ -372,15 +335,15 @@ impl Datapath for Loaded {
     }
 
     fn put_peers(&mut self, peers: &[Peer]) -> Result<(), BpfError> {
-        self.maps.put_peers(peers)
+        self.maps().put_peers(peers)
     }
 
     fn remove_peers(&mut self, subnets: &[Ipv4Network]) -> Result<(), BpfError> {
-        self.maps.remove_peers(subnets)
+        self.maps().remove_peers(subnets)
     }
 
     fn set_direct(&mut self, subnets: &BTreeSet<Ipv4Network>) -> Result<(), BpfError> {
-        self.maps.set_direct(subnets)
+        self.maps().set_direct(subnets)
     }
 
     /// Links went with their pins: the hooks are attached anew.
@@ -448,23 +411,23 @@ impl Datapath for Loaded {
     }
 
     fn seen_from_underlay(&self) -> Result<u64, BpfError> {
-        self.maps.outcome(Outcome::SeenFromUnderlay)
+        self.maps().outcome(Outcome::SeenFromUnderlay)
     }
 
     fn flows_entered(&self) -> Result<u64, BpfError> {
-        self.maps.outcome(Outcome::FlowNew)
+        self.maps().outcome(Outcome::FlowNew)
     }
 
     fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {
-        self.maps.outcomes()
+        self.maps().outcomes()
     }
 
     fn meter(&self) -> Box<dyn Meter> {
-        Box::new(self.maps.meter())
+        Box::new(self.maps().meter())
     }
 
     fn strangers(&self, within: std::time::Duration) -> Result<Vec<Stranger>, BpfError> {
-        self.maps.strangers(monotonic_ns()?.saturating_sub(nanoseconds(within)))
+        self.maps().strangers(monotonic_ns()?.saturating_sub(nanoseconds(within)))
     }
 
     fn unpinned(&self) -> Option<String> {

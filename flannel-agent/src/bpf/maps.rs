@@ -1,5 +1,6 @@
 //! The maps of loaded programs, as the agent reads and writes them.
 
+mod bounds;
 mod mend;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,10 +14,10 @@ use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
 use flannel_ebpf::abi::{
     self, Exemption, MAX_EXEMPTIONS, MAX_PEER_STATS, MAX_PEERS, Outcome, PeerStats, Subnet,
-    subnet_flag,
 };
 use ipnetwork::Ipv4Network;
 
+pub use self::bounds::{Bounded, Which};
 use super::meter::{PeerStatsMap, RealMeter};
 use super::pin::PinDir;
 use super::programs::Programs;
@@ -41,6 +42,7 @@ pub(super) struct Maps {
     /// What was written into `peers`: ids by address.
     addresses: BTreeMap<[u8; 4], u32>,
     rounds: mend::Rounds,
+    bounds: bounds::Bounds,
     /// Subnets that are reached without a tunnel.
     direct: BTreeSet<Ipv4Network>,
     /// Ids that no peer has.
@@ -67,6 +69,7 @@ impl Maps {
             known: BTreeMap::new(),
             addresses: BTreeMap::new(),
             rounds: mend::Rounds::default(),
+            bounds: bounds::Bounds::default(),
             direct: BTreeSet::new(),
             free_ids: BTreeSet::new(),
             next_id: 0,
@@ -74,6 +77,7 @@ impl Maps {
         maps.known = maps.read_subnets()?;
         maps.addresses =
             maps.known.values().map(|subnet| (subnet.public_ip, subnet.peer_id)).collect();
+        maps.bounds = bounds::Bounds::of(&maps.known);
         let used: BTreeSet<u32> = maps.known.values().map(|subnet| subnet.peer_id).collect();
         maps.next_id = used.last().map_or(0, |last| last + 1);
         maps.free_ids = (0..maps.next_id).filter(|id| !used.contains(id)).collect();
@@ -112,6 +116,10 @@ impl Maps {
                 Some(subnet) => subnet.peer_id,
                 None => self.allocate_id()?,
             };
+            let before = self.known.get(&peer.subnet).map(|subnet| subnet.public_ip);
+            if before != Some(peer.public_ip.octets()) {
+                self.bounds.moved(peer.subnet);
+            }
             subnets.push((
                 peer.subnet,
                 Subnet {
@@ -140,11 +148,12 @@ impl Maps {
     }
 
     fn flags(&self, subnet: &Ipv4Network) -> u16 {
-        if self.direct.contains(subnet) { subnet_flag::DIRECT } else { 0 }
+        Subnet::flags(self.direct.contains(subnet), self.bounds.largest(subnet))
     }
 
     pub(super) fn set_direct(&mut self, subnets: &BTreeSet<Ipv4Network>) -> Result<(), BpfError> {
         if self.direct != *subnets {
+            self.direct.symmetric_difference(subnets).for_each(|moved| self.bounds.moved(*moved));
             self.direct.clone_from(subnets);
         }
         let changed: Vec<(Ipv4Network, Subnet)> = self
@@ -201,6 +210,7 @@ impl Maps {
         for network in networks {
             ignore_missing(self.subnets.remove(&lpm_key(network)))
                 .map_err(|error| BpfError::new("remove from map", abi::map::SUBNETS4, &error))?;
+            self.bounds.gone(network);
             if let Some(subnet) = self.known.remove(network) {
                 addresses.push(subnet.public_ip);
                 self.free_ids.insert(subnet.peer_id);

@@ -2,6 +2,7 @@
 //! thousands of peers takes milliseconds.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use aya::maps::{MapData, PerCpuArray};
@@ -11,10 +12,17 @@ use ipnetwork::Ipv4Network;
 
 use super::BpfError;
 
+/// Stands for all peers that have no counters of their own.
+pub const OTHERS: Ipv4Network = match Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0) {
+    Some(network) => network,
+    None => panic!("0 is a length"),
+};
+
 /// What reads counters. The real one is `RealMeter`, the one for tests
 /// `fake::FakeDatapath`.
 pub trait Meter: Send {
-    /// Counters of each peer that was in the maps when this was made.
+    /// Counters of each peer that was in the maps when this was made. Those that share one
+    /// are together under [`OTHERS`].
     ///
     /// # Errors
     /// The map cannot be read.
@@ -36,6 +44,10 @@ impl Meter for RealMeter {
         let mut counters = BTreeMap::new();
         for (network, id) in &self.peers {
             let slot = (*id).min(MAX_PEER_STATS - 1);
+            let network = if slot < MAX_PEER_STATS - 1 { *network } else { OTHERS };
+            if counters.contains_key(&network) {
+                continue;
+            }
             let values = self
                 .stats
                 .get(&slot, 0)
@@ -51,7 +63,7 @@ impl Meter for RealMeter {
                 sum.rx_kernel_packets += cpu.rx_kernel_packets;
                 sum.rx_kernel_bytes += cpu.rx_kernel_bytes;
             }
-            counters.insert(*network, sum);
+            counters.insert(network, sum);
         }
         Ok(counters)
     }

@@ -47,7 +47,8 @@ pub use self::error::BpfError;
 pub use self::flows::PinnedFlows;
 pub use self::interrupted::unless_interrupted;
 pub use self::loader::cleanup;
-pub use self::meter::Meter;
+pub use self::maps::{Bounded, Which};
+pub use self::meter::{Meter, OTHERS};
 pub use self::object::{OBJECT_ENV, bytes as object};
 pub use self::options::{
     AttachMode, FastPath, FastPathOptions, GracePeriodMode, PIN_DIR, ProgramOptions, VerifySource,
@@ -96,6 +97,8 @@ pub struct DatapathConfig {
     pub vtep_mac: flannel_core::mac::MacAddr,
     /// `net.ipv4.ip_local_port_range`.
     pub source_ports: (u16, u16),
+    /// TTL of outer headers (`net.ipv4.ip_default_ttl`).
+    pub ttl: u8,
 }
 
 /// What has become of the underlay's XDP program.

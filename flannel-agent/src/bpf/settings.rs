@@ -1,13 +1,15 @@
 //! The programs' settings: the one element of their map.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aya::maps::{Array, MapData};
-use flannel_ebpf::abi::{self, Config};
+use flannel_ebpf::abi::{self, ABI_VERSION, Config, flag};
+use flannel_ebpf::wire;
 
-use super::BpfError;
 use super::maps::typed;
 use super::programs::Programs;
+use super::{BpfError, DatapathConfig, FastPath, VerifySource};
 
 /// The map of settings. Whoever changes it keeps the others out between reading and
 /// writing. All of them are of this process.
@@ -97,5 +99,52 @@ impl Settings {
             self.write(config)?;
         }
         Ok(())
+    }
+}
+
+pub(super) fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What the map says of these settings.
+pub(super) fn contents(config: &DatapathConfig) -> Config {
+    let mut flags = 0;
+    let mut set = |wanted: bool, bit: u32| {
+        if wanted {
+            flags |= bit;
+        }
+    };
+    set(config.fast_path != FastPath::Off, flag::FAST_PATH);
+    set(config.fast_path == FastPath::Eager, flag::EAGER);
+    set(config.tcp, flag::TCP);
+    set(config.verify_source == VerifySource::Drop, flag::VERIFY_DROP);
+    set(config.verify_source == VerifySource::Count, flag::VERIFY_COUNT);
+    set(config.direct_mtu.is_some(), flag::DIRECT);
+    set(config.gbp, flag::GBP);
+    Config {
+        abi_version: ABI_VERSION,
+        generation: 0,
+        window_ns: nanoseconds(config.window),
+        udp_window_ns: nanoseconds(config.udp_window),
+        flags,
+        vni: config.vni,
+        underlay_ifindex: config.underlay,
+        overlay_ifindex: config.overlay,
+        local_ip: config.local.octets(),
+        network: config.network.network().octets(),
+        netmask: config.network.mask().octets(),
+        subnet: config.subnet.network().octets(),
+        subnet_mask: config.subnet.mask().octets(),
+        port: config.port.to_be_bytes(),
+        mtu: config.mtu,
+        vtep_mac: config.vtep_mac.0,
+        sport_min: config.source_ports.0,
+        sport_max: config.source_ports.1,
+        direct_mtu: config.direct_mtu.unwrap_or(0),
+        exemptions: 0,
+        underlay_vrf: config.underlay_vrf.unwrap_or(0),
+        tickets: abi::TicketNumbers::default(),
+        reserved: 0,
+        ttl_above_64: config.ttl.wrapping_sub(wire::OUTER_TTL),
     }
 }

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData};
 use flannel_core::envelope::{Keep, PodVeth, Tcx, TcxProgram};
+use flannel_core::limits::{Destination, TunnelEnd};
 use flannel_ebpf::abi::{self, Config, Veth, flag};
 
 use super::BpfError;
-use super::maps::{descriptor, ignore_missing, typed};
+use super::maps::{Bounded, Maps, Which, descriptor, ignore_missing, typed};
 use super::programs::Programs;
 use super::settings::ConfigMap;
 use super::sys::{Attached, TcxHook, program_name, tcx_programs};
@@ -42,11 +43,32 @@ pub trait Teller: Send {
     /// The map cannot be written.
     fn set_keep(&mut self, keep: Keep) -> Result<(), BpfError>;
 
+    /// Says how large packets to peers may be, which `bound` gives of each of them; `None`
+    /// where no route has an MTU of its own. Ends every confirmation if something
+    /// changed, and gives what there is now.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    fn bound_peers(
+        &mut self,
+        which: Which,
+        bound: Option<&mut dyn FnMut(Destination, TunnelEnd) -> Option<u16>>,
+    ) -> Result<Option<Bounded>, BpfError>;
+
     /// The tcx programs of a device; none where the kernel has no tcx.
     ///
     /// # Errors
     /// The kernel does not tell.
     fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError>;
+}
+
+/// By what the kernel finds the way of tunnel packets, besides the peer's address.
+pub(super) fn tunnel_end(config: &Config) -> TunnelEnd {
+    TunnelEnd {
+        source: config.local_ip.into(),
+        port: u16::from_be_bytes(config.port),
+        vrf: config.underlay_vrf,
+    }
 }
 
 /// Whether a program of this name is an agent's.
@@ -58,6 +80,7 @@ fn is_agents(name: &str) -> bool {
 #[derive(Clone)]
 pub(super) struct RealTeller {
     settings: ConfigMap,
+    maps: Arc<Mutex<Maps>>,
     veths: Arc<Mutex<HashMap<MapData, u32, Veth>>>,
     /// The same map, to be read at once: each change of a device asks for all entries.
     veths_fd: Arc<OwnedFd>,
@@ -83,11 +106,12 @@ impl RealTeller {
     pub(super) fn take(
         programs: &mut Programs,
         settings: ConfigMap,
+        maps: Arc<Mutex<Maps>>,
         ours: Ours,
     ) -> Result<Self, BpfError> {
         let veths_fd = Arc::new(descriptor(programs, abi::map::VETHS)?);
         let veths = Arc::new(Mutex::new(typed(programs, abi::map::VETHS)?));
-        Ok(Self { settings, veths, veths_fd, ours: Arc::new(ours) })
+        Ok(Self { settings, maps, veths, veths_fd, ours: Arc::new(ours) })
     }
 
     fn veths(&self) -> MutexGuard<'_, HashMap<MapData, u32, Veth>> {
@@ -151,6 +175,24 @@ impl Teller for RealTeller {
             let cleared = if keep.inward { flag::XDP } else { 0 };
             Config { flags: flags & !cleared, ..old }
         })
+    }
+
+    fn bound_peers(
+        &mut self,
+        which: Which,
+        bound: Option<&mut dyn FnMut(Destination, TunnelEnd) -> Option<u16>>,
+    ) -> Result<Option<Bounded>, BpfError> {
+        let end = tunnel_end(&self.settings.get()?);
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = match bound {
+            Some(bound) => maps.bound(which, Some(&mut |to| bound(to, end)))?,
+            None => maps.bound(which, None)?,
+        };
+        drop(maps);
+        if now.is_some() {
+            self.raise_generation()?;
+        }
+        Ok(now)
     }
 
     fn tcx(&self, ifindex: u32) -> Result<Tcx, BpfError> {

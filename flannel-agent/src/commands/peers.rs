@@ -25,7 +25,9 @@ fn table(peers: &[PeerStatus]) -> String {
     let mut table = Table::new();
     let counted: &[&str] = match peers.first().map(|peer| &peer.counters) {
         Some(Counters::Udp(_)) => &["TX", "RX"],
-        Some(Counters::Programs(_)) | None => &["TX FAST", "TX KERNEL", "RX FAST", "RX KERNEL"],
+        Some(Counters::Programs(_) | Counters::Shared {}) | None => {
+            &["TX FAST", "TX KERNEL", "RX FAST", "RX KERNEL"]
+        }
     };
     let who = ["SUBNET", "PUBLIC IP", "VTEP MAC", "PATH"];
     let columns = who.iter().chain(counted).copied().chain(["STATE"]);
@@ -37,22 +39,24 @@ fn table(peers: &[PeerStatus]) -> String {
             peer.vtep_mac.map_or("-".to_owned(), |mac| mac.to_string()),
             peer.path.to_string(),
         ];
-        let counted = packets(&peer.counters).into_iter().map(|packets| packets.to_string());
+        let counted = packets(&peer.counters).into_iter();
+        let counted = counted.map(|packets| packets.map_or("-".to_owned(), |all| all.to_string()));
         table.add_row(who.into_iter().chain(counted).chain([peer.state.to_string()]));
     }
     table.trim_fmt()
 }
 
 /// In the order of the columns.
-fn packets(counters: &Counters) -> Vec<u64> {
+fn packets(counters: &Counters) -> Vec<Option<u64>> {
     match counters {
         Counters::Programs(all) => vec![
-            all.tx_fast_packets,
-            all.tx_kernel_packets,
-            all.rx_fast_packets,
-            all.rx_kernel_packets,
+            Some(all.tx_fast_packets),
+            Some(all.tx_kernel_packets),
+            Some(all.rx_fast_packets),
+            Some(all.rx_kernel_packets),
         ],
-        Counters::Udp(all) => vec![all.tx_udp_packets, all.rx_udp_packets],
+        Counters::Udp(all) => vec![Some(all.tx_udp_packets), Some(all.rx_udp_packets)],
+        Counters::Shared {} => vec![None; 4],
     }
 }
 
@@ -82,6 +86,9 @@ mod tests {
         let counters = PeerCounters { tx_fast_packets: 5, ..PeerCounters::default() };
         let vxlan = table(&[peer(BackendKind::Vxlan, Counters::Programs(counters))]);
         assert!(vxlan.contains("TX FAST"), "{vxlan}");
+        let shared = table(&[peer(BackendKind::Vxlan, Counters::Shared {})]);
+        assert!(shared.contains("TX FAST"), "{shared}");
+        assert_eq!(shared.lines().last().unwrap().matches(" - ").count(), 5, "{shared}");
         assert!(table(&[]).contains("SUBNET"));
     }
 }

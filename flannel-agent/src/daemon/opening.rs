@@ -30,8 +30,9 @@ pub(super) struct Opening {
     config: NetworkConfig,
     mode: DatapathMode,
     pin_dir: PathBuf,
-    /// How often rules that judge each packet are read; `None` where nobody asks.
-    rules_every: Option<Duration>,
+    /// Within which rules that judge each packet have to count, and how often they are read
+    /// in any case; `None` where nobody asks.
+    rules_every: Option<(Duration, Duration)>,
     shared: Shared,
     datapath: SharedDatapath,
 }
@@ -67,7 +68,7 @@ impl Opening {
             config: config.clone(),
             mode,
             pin_dir: options.programs.pin_dir.clone(),
-            rules_every: respected.then_some(options.resync_interval),
+            rules_every: respected.then_some((asked.window, options.resync_interval)),
             shared: shared.clone(),
             datapath: SharedDatapath::clone(datapath),
         })
@@ -128,8 +129,8 @@ impl Opening {
             state.datapath.reason.clone_from(&reason);
             state.note(What::Datapath { mode, reason });
         }
-        let every = self.rules_every.filter(|_| mode == DatapathKind::Ebpf)?;
+        let (window, every) = self.rules_every.filter(|_| mode == DatapathKind::Ebpf)?;
         let overlay = packet_rules::overlay(self.config.network, &self.config.backend);
-        Some(RulesFollower::start(overlay, every))
+        Some(RulesFollower::start(overlay, window, every))
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::envelope::{IpsecPolicy, PodEnd, Stacked, TrafficControl};
 use flannel_core::forwarding::SwitchedOff;
+use flannel_core::limits::{Asked, LimitedRoute, Limits};
 use flannel_core::link::{Link, RouteTo};
 use flannel_core::model;
 use flannel_core::observed::{DirectRoute, Observed};
@@ -25,6 +26,12 @@ pub struct State {
     pub direct: BTreeSet<DirectRoute>,
     /// Direct routes that somebody else made.
     pub unmarked: BTreeSet<DirectRoute>,
+    /// What [`Inspect::limited_routes`] gives.
+    pub limited: Vec<LimitedRoute>,
+    /// What [`Inspect::limits_of`] gives.
+    pub limits: BTreeMap<Ipv4Addr, Limits>,
+    /// What it was asked.
+    pub asked: Vec<Asked>,
     /// What [`Kernel::links`] gives.
     pub links: Vec<Link>,
     /// What [`Kernel::default_routes`] gives.
@@ -51,6 +58,8 @@ pub struct State {
     pub traffic_fails: bool,
     /// Ends of veths with an XDP program.
     pub xdp_in_pods: BTreeSet<PodEnd>,
+    /// Devices on which an XDP program runs.
+    pub xdp: BTreeSet<u32>,
     /// What [`Inspect::ipsec_policies`] gives.
     pub ipsec: Vec<IpsecPolicy>,
     /// What [`Inspect::rules_look_at_marks`] gives.
@@ -199,12 +208,26 @@ impl Inspect for FakeKernel {
         Ok(Some(self.state().xdp_in_pods.contains(&end)))
     }
 
+    fn xdp_on(&mut self, ifindex: u32) -> Result<Option<bool>, KernelError> {
+        Ok(Some(self.state().xdp.contains(&ifindex)))
+    }
+
     fn rules_look_at_marks(&mut self) -> Result<bool, KernelError> {
         Ok(self.state().mark_rules)
     }
 
     fn ipsec_policies(&mut self) -> Result<Vec<IpsecPolicy>, KernelError> {
         Ok(self.state().ipsec.clone())
+    }
+
+    fn limited_routes(&mut self) -> Result<Vec<LimitedRoute>, KernelError> {
+        Ok(self.state().limited.clone())
+    }
+
+    fn limits_of(&mut self, asked: &Asked) -> Result<Limits, KernelError> {
+        let mut state = self.state();
+        state.asked.push(*asked);
+        Ok(state.limits.get(&asked.destination).copied().unwrap_or_default())
     }
 
     fn received(&mut self, ifindex: u32) -> Result<Option<u64>, KernelError> {

@@ -8,6 +8,7 @@ mod device;
 pub mod events;
 pub mod fake;
 mod inspect;
+mod limits;
 mod links;
 mod message;
 mod netconf;
@@ -91,6 +92,8 @@ pub enum KernelEvent {
     /// Something changed by which the kernel may decide otherwise about packets
     /// than it did: a way, a MAC, a port, a switch.
     Decision,
+    /// The same, by a route with an MTU or a hop limit of its own.
+    LimitedRoute,
     /// An nftables rule set changed (NFNLGRP_NFTABLES).
     Ruleset,
     /// Events were lost (ENOBUFS): look at everything again.

@@ -187,14 +187,24 @@ impl RouteSocket {
     /// One request as it stands on the wire, and all that is answered: for
     /// messages that must not get lost because the library cannot parse them.
     pub(super) fn get_raw(&mut self, kind: u16, body: &[u8]) -> Result<Vec<Raw>, Refused> {
-        self.exchange(kind, NLM_F_ACK, body).map(|(found, _)| found)
+        self.exchange(kind, NLM_F_ACK, body, &Some).map(|(found, _)| found)
     }
 
     /// A dump, likewise; repeated when the kernel's table changed under it.
     pub(super) fn dump_raw(&mut self, kind: u16, body: &[u8]) -> Result<Vec<Raw>, Refused> {
+        self.pick_raw(kind, body, Some)
+    }
+
+    /// What `pick` takes of such a dump, of which one message is held at a time.
+    pub(super) fn pick_raw<T>(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        pick: impl Fn(Raw) -> Option<T>,
+    ) -> Result<Vec<T>, Refused> {
         let mut attempt = 1;
         loop {
-            let (found, interrupted) = self.exchange(kind, NLM_F_DUMP, body)?;
+            let (found, interrupted) = self.exchange(kind, NLM_F_DUMP, body, &pick)?;
             if !interrupted || attempt == DUMP_ATTEMPTS {
                 return Ok(found);
             }
@@ -202,12 +212,13 @@ impl RouteSocket {
         }
     }
 
-    fn exchange(
+    fn exchange<T>(
         &mut self,
         kind: u16,
         flags: u16,
         body: &[u8],
-    ) -> Result<(Vec<Raw>, bool), Refused> {
+        pick: &impl Fn(Raw) -> Option<T>,
+    ) -> Result<(Vec<T>, bool), Refused> {
         self.sequence = self.sequence.wrapping_add(1);
         let first = self.sequence;
         self.socket.send(&raw::request(kind, NLM_F_REQUEST | flags, first, body), 0)?;
@@ -219,7 +230,7 @@ impl RouteSocket {
                 match raw::answer(message, first) {
                     Some(Answer::Message(message, dump_interrupted)) => {
                         interrupted |= dump_interrupted;
-                        found.push(message);
+                        found.extend(pick(message));
                     }
                     Some(Answer::End(0)) => return Ok((found, interrupted)),
                     Some(Answer::End(errno)) => {

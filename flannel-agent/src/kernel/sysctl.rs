@@ -80,6 +80,7 @@ impl Default for Sysctl {
 const LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
 const HELPER: &str = "net/netfilter/nf_conntrack_helper";
 const LOOSE: &str = "net/netfilter/nf_conntrack_tcp_loose";
+const DEFAULT_TTL: &str = "net/ipv4/ip_default_ttl";
 const PORT_RANGE: &str = "net/ipv4/ip_local_port_range";
 
 impl Sysctl {
@@ -152,6 +153,16 @@ impl Sysctl {
             (Some(Ok(low)), Some(Ok(high)), None) if low <= high => Ok((low, high)),
             _ => Err(self.malformed(PORT_RANGE, &text, "two ports in order")),
         }
+    }
+
+    /// `net.ipv4.ip_default_ttl`: that of packets of the node's own.
+    ///
+    /// # Errors
+    /// When it cannot be read or is none.
+    pub fn default_ttl(&self) -> Result<u8, KernelError> {
+        let text = self.read(DEFAULT_TTL)?;
+        let ttl = text.parse().ok().filter(|ttl| *ttl != 0);
+        ttl.ok_or_else(|| self.malformed(DEFAULT_TTL, &text, "a TTL"))
     }
 
     /// How conntrack treats TCP packets out of window.
@@ -262,6 +273,16 @@ mod tests {
         }
         let sysctl = Sysctl::at(dir.path());
         (dir, sysctl)
+    }
+
+    #[test]
+    fn a_ttl_is_a_byte_that_is_not_zero() {
+        let (_dir, sysctl) = tree(&[(DEFAULT_TTL, "255\n")]);
+        assert_eq!(sysctl.default_ttl().unwrap(), 255);
+        for bad in ["", "0", "256", "64 64"] {
+            let (_dir, sysctl) = tree(&[(DEFAULT_TTL, bad)]);
+            assert!(sysctl.default_ttl().unwrap_err().to_string().contains("ip_default_ttl"));
+        }
     }
 
     #[test]

@@ -135,6 +135,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             .and_then(|()| datapath.put_peers(&put))
             .and_then(|()| if full { Ok(()) } else { datapath.remove_peers(&remove) })
             .map_err(|error| error.to_string());
+        drop(guard);
+        if !put.is_empty() {
+            self.watch.look_at_new_peers();
+        }
         group.iter().map(|_| written.clone()).collect()
     }
 }

@@ -50,9 +50,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let underlay = &self.identity.underlay;
         let scene = self.scene(overlay);
         let source_ports = self.sysctl.local_port_range();
-        self.shared.report(Subject::SourcePorts, source_ports.as_ref());
-        let Ok(source_ports) = source_ports else { return };
-        let wanted = self.datapath_config(source_ports);
+        let ttl = self.sysctl.default_ttl();
+        self.shared.report(Subject::SourcePorts, source_ports.as_ref().and(ttl.as_ref()));
+        let (Ok(source_ports), Ok(ttl)) = (source_ports, ttl) else { return };
+        let wanted = self.datapath_config(source_ports, ttl);
         let mut config = DatapathConfig {
             fast_path,
             tcp,
@@ -111,7 +112,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     }
 
     /// What the programs have to know that is no finding of a look.
-    fn datapath_config(&self, source_ports: (u16, u16)) -> DatapathConfig {
+    fn datapath_config(&self, source_ports: (u16, u16), ttl: u8) -> DatapathConfig {
         let (vxlan, underlay) = (self.identity.backend.facts().vxlan(), &self.identity.underlay);
         let direct = self.identity.backend.facts().reaches().directly();
         let window = self.settings.fast_path.window;
@@ -134,6 +135,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             direct_mtu: direct.then(|| u16::try_from(underlay.mtu).unwrap_or(u16::MAX)),
             vtep_mac: self.identity.vtep_mac,
             source_ports,
+            ttl,
         }
     }
 

@@ -97,6 +97,7 @@ fn sysctl_files() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (key, value) in [
         ("net/ipv4/ip_local_port_range", "32768\t60999\n"),
+        ("net/ipv4/ip_default_ttl", "64\n"),
         ("net/netfilter/nf_conntrack_tcp_be_liberal", "0\n"),
     ] {
         let path = dir.path().join(key);

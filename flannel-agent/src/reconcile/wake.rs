@@ -50,6 +50,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             }
             KernelEvent::Tc { .. }
             | KernelEvent::Decision
+            | KernelEvent::LimitedRoute
             | KernelEvent::IpsecPolicy
             | KernelEvent::Deaf(_)
             | KernelEvent::Hears(_) => Wake::default(),

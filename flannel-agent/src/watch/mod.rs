@@ -5,6 +5,7 @@
 //! without waiting for a pass, or for the hooks.
 
 mod arrivals;
+mod limits;
 mod said;
 mod task;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use flannel_core::envelope::{Inlet, PodVeth};
 use flannel_core::firewall::packet_rules::outer::OuterRule;
 use flannel_core::firewall::packet_rules::ranges::Addresses;
 use flannel_core::health::Subject;
+use flannel_core::limits::LimitedRoutes;
 use flannel_core::schedule::HOOKS_REST;
 use ipnetwork::Ipv4Network;
 use tokio::time::Instant;
@@ -58,6 +60,8 @@ struct State {
     arrivals: Arrivals,
     /// Routing rules were read.
     rules_known: bool,
+    /// Routes with limits of their own, once they were read.
+    limited: Option<LimitedRoutes>,
     /// All IPsec policies on what the node sends.
     policies: Vec<IpsecPolicy>,
     /// The tunnel's port; 0: there is no tunnel.
@@ -100,6 +104,7 @@ impl Watch {
             judgement: Judgement::default(),
             arrivals: Arrivals::default(),
             rules_known: false,
+            limited: None,
             policies: Vec::new(),
             port: 0,
             wanted: false,
@@ -184,6 +189,7 @@ impl Watch {
         if !state.rules_known {
             self.read_rules(&mut state);
         }
+        self.settle_routes(&mut state);
         self.choose_policies(&mut state);
         state.look_for_arrivals(datapath);
         self.judge_and_tell(&mut state);
@@ -332,6 +338,7 @@ impl State {
     fn take(&mut self, scene: Scene) {
         let devices = scene.devices();
         self.seen.devices.retain(|ifindex, _| devices.contains(ifindex));
+        self.seen.xdp_above.retain(|ifindex, _| devices.contains(ifindex));
         let end = |scene: &Scene, ifindex: u32| {
             let veth = scene.veths.iter().find(|veth| veth.ifindex == ifindex);
             veth.and_then(|veth| veth.end)
@@ -417,6 +424,10 @@ impl State {
             if let Some(facts) = self.seen.devices.get_mut(ifindex) {
                 facts.tcx = teller.tcx(*ifindex).map_err(|error| error.to_string());
             }
+        }
+        for ifindex in self.scene.bridges().intersection(devices) {
+            let runs = self.inspector.xdp_on(*ifindex).map(Option::unwrap_or_default);
+            self.seen.xdp_above.insert(*ifindex, runs.map_err(|error| error.to_string()));
         }
     }
 

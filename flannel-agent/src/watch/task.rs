@@ -15,6 +15,8 @@ use crate::kernel::{EventSource, KernelEvent};
 /// The same holds for looks at devices: a script adds many filters, and many pods start
 /// together.
 const DEVICES: Duration = Duration::from_millis(20);
+/// Of the time at most a part of this many is taken by looks at routes.
+const ROUTES_SHARE: u32 = 10;
 /// Devices that are looked at before events get their turn.
 const AT_ONCE: usize = 32;
 /// A pod that was just made has no address yet.
@@ -42,6 +44,7 @@ pub fn start(
         pending: Pending::default(),
         raise: Throttle::new(GENERATION),
         raise_again: Backoff::new(GENERATION, RAISE_LIMIT),
+        routes: Throttle::new(GENERATION),
         traffic: Throttle::new(DEVICES),
         changed: BTreeSet::new(),
         pods: Throttle::new(DEVICES),
@@ -64,6 +67,8 @@ struct Task {
     raise: Throttle,
     /// It failed.
     raise_again: Backoff,
+    /// For routes with limits of their own.
+    routes: Throttle,
     traffic: Throttle,
     /// Devices whose traffic control has changed.
     changed: BTreeSet<u32>,
@@ -122,7 +127,12 @@ impl Task {
 
     fn take(&mut self, event: KernelEvent, now: Instant) {
         match event {
-            KernelEvent::Decision => self.raise.ask(now),
+            KernelEvent::Decision | KernelEvent::LimitedRoute => {
+                self.raise.ask(now);
+                if event == KernelEvent::LimitedRoute || self.watch.has_limited_routes() {
+                    self.routes.ask(now);
+                }
+            }
             KernelEvent::Ruleset => {
                 self.raise.ask(now);
                 self.pending.push(event);
@@ -200,6 +210,11 @@ impl Task {
                 false => self.raise.ask(now + self.raise_again.fail()),
             }
         }
+        if self.routes.is_due(now) {
+            self.watch.look_at_routes();
+            // All peers may be asked for: a storm of changes must not take all time.
+            self.routes.rest(now, now.elapsed() * ROUTES_SHARE);
+        }
         if self.traffic.is_due(now) {
             self.watch.look(&std::mem::take(&mut self.changed));
         }
@@ -219,6 +234,7 @@ impl Task {
             self.devices = self.watch.devices();
             self.namespaces = self.watch.namespaces(true);
             self.watch.look_at_rules();
+            self.watch.look_at_routes();
         }
     }
 
@@ -232,7 +248,8 @@ impl Task {
     }
 
     fn next_due(&self) -> Instant {
-        let dues = [self.raise.due, self.traffic.due, self.pods.due, self.new_pods];
+        let dues =
+            [self.raise.due, self.routes.due, self.traffic.due, self.pods.due, self.new_pods];
         dues.into_iter().flatten().chain([self.everything]).min().unwrap_or(self.everything)
     }
 }
@@ -252,6 +269,11 @@ impl Throttle {
     fn ask(&mut self, now: Instant) {
         let free = self.last.map_or(now, |last| now.max(last + self.pause));
         self.due.get_or_insert(free);
+    }
+
+    /// Keeps it from being done again for a while.
+    fn rest(&mut self, began: Instant, pause: Duration) {
+        self.last = Some(began + pause.saturating_sub(self.pause));
     }
 
     /// Whether it is to be done now; the caller does it then.

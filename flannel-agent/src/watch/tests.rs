@@ -1,5 +1,7 @@
 //! A watch over fakes, in paused time: what it tells the programs, and when.
 
+mod limits;
+
 use std::collections::BTreeMap;
 
 use flannel_core::envelope::KeptWay;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use flannel_agent::bpf::{
-    AttachMode, Datapath as _, DatapathConfig, Device, FastPath, Places, VerifySource,
+    AttachMode, Datapath as _, DatapathConfig, Device, FastPath, OTHERS, Places, VerifySource,
 };
 use flannel_agent::metrics::{Exporter, MetricsOptions};
 use flannel_agent::status::{Shared, SharedDatapath, lock};
@@ -16,7 +16,7 @@ use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
 use flannel_core::schedule::HOOKS_REST;
 use flannel_ebpf::abi::{
-    ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, MAX_PEERS, MAX_VETHS, flag,
+    ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, MAX_PEER_STATS, MAX_PEERS, MAX_VETHS, flag,
 };
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
@@ -43,6 +43,7 @@ fn settings() -> DatapathConfig {
         direct_mtu: None,
         vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
         source_ports: (32_768, 60_999),
+        ttl: 64,
     }
 }
 
@@ -355,6 +356,10 @@ fn a_full_table_takes_a_peers_new_address_and_a_new_peer_for_an_old_one() {
         };
         let many: Vec<Peer> = (0..MAX_PEERS).map(numbered).collect();
         datapath.put_peers(&many).unwrap();
+        // Those that share a counter are counted once.
+        let counters = datapath.meter().peer_counters().unwrap();
+        assert_eq!(counters.len(), MAX_PEER_STATS as usize);
+        assert!(counters.contains_key(&OTHERS) && counters.contains_key(&many[0].subnet));
         let moved = Peer { public_ip: Ipv4Addr::new(192, 0, 2, 9), ..many[7] };
         datapath.remove_peers(&[many[8].subnet]).unwrap();
         datapath.put_peers(&[moved, numbered(MAX_PEERS)]).unwrap();

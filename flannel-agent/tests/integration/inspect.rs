@@ -13,10 +13,16 @@ use flannel_agent::kernel::{Inspect, Kernel};
 use flannel_core::envelope::CLSACT_PRIORITY;
 use flannel_core::envelope::Scene;
 use flannel_core::envelope::{Filter, PodEnd, Stacked, TrafficControl};
+use flannel_core::limits::{Asked, LimitedRoute, LimitedRoutes, Limits, TunnelEnd};
 use flannel_core::pods::Choice;
 
 fn inspector() -> Box<dyn Inspect> {
     RealKernel::open().unwrap().inspector()
+}
+
+/// Whether XDP runs on a device of the calling thread's namespace.
+fn xdp_runs_on(device: &str) -> Option<bool> {
+    inspector().xdp_on(ifindex(device)).unwrap()
 }
 
 /// A veth between two devices of this namespace.
@@ -196,6 +202,10 @@ fn an_xdp_program_in_a_pod_is_seen_from_here() {
             program.take_link(id).unwrap()
         });
         assert_eq!(inspector.xdp_in_pod(end).unwrap(), Some(true));
+        let inside = pod.run(|| xdp_runs_on("eth0"));
+        assert_eq!(inside, Some(true));
+        assert_eq!(inspector.xdp_on(ifindex("veth0")).unwrap(), Some(false));
+        assert_eq!(inspector.xdp_on(4711).unwrap(), None);
         pod.run(move || drop(link));
         // The kernel frees a link some time after its last reference.
         let gone = (0..100).any(|_| {
@@ -267,5 +277,43 @@ fn pods_on_a_device_without_a_veth_are_found_by_their_address() {
             found.extend(inspector.stacked(netns, network).unwrap());
         }
         assert_eq!(found, macvlan);
+    });
+}
+
+#[test]
+fn limits_of_routes_are_read_from_all_tables() {
+    in_netns(async {
+        let mut inspector = inspector();
+        pair("eth0", "peer0");
+        run("ip address add 192.0.2.1/24 dev eth0");
+        let read =
+            |inspector: &mut dyn Inspect| LimitedRoutes::of(inspector.limited_routes().unwrap());
+        assert!(read(inspector.as_mut()).is_empty());
+        run("ip route add 192.0.2.12/32 dev eth0 mtu 1300");
+        run("ip route add default via 192.0.2.9 dev eth0 hoplimit 9 table 77");
+        let route = |to: &str, main, mtu, hop_limit| LimitedRoute {
+            destination: to.parse().unwrap(),
+            main,
+            limits: Limits { mtu, hop_limit },
+        };
+        let narrow = route("192.0.2.12/32", true, Some(1300), false);
+        let expected = [narrow, route("0.0.0.0/0", false, None, true)];
+        assert_eq!(read(inspector.as_mut()), LimitedRoutes::of(expected));
+        let ask = |inspector: &mut dyn Inspect, to: [u8; 4], port| {
+            let end = TunnelEnd { source: [192, 0, 2, 1].into(), port, vrf: 0 };
+            let asked = Asked { destination: to.into(), tunnel: Some(end) };
+            inspector.limits_of(&asked)
+        };
+        let inspector = inspector.as_mut();
+        assert_eq!(ask(inspector, [192, 0, 2, 12], 8472).unwrap(), narrow.limits);
+        assert_eq!(ask(inspector, [192, 0, 2, 13], 8472).unwrap(), Limits::default());
+        assert!(ask(inspector, [198, 51, 100, 1], 8472).is_err(), "no route leads there");
+        // Rules that look at all that tunnel packets are.
+        run("ip rule add from 192.0.2.1 ipproto udp dport 8472 lookup 77 pref 9");
+        let marked = Limits { mtu: None, hop_limit: true };
+        assert_eq!(ask(inspector, [192, 0, 2, 12], 8472).unwrap(), marked);
+        assert_eq!(ask(inspector, [192, 0, 2, 12], 4789).unwrap(), narrow.limits);
+        let forwarded = Asked { destination: [192, 0, 2, 12].into(), tunnel: None };
+        assert_eq!(inspector.limits_of(&forwarded).unwrap(), narrow.limits);
     });
 }

@@ -1,6 +1,7 @@
 //! The agent's parts against the real kernel and a real etcd; one program, because
 //! each program links the whole agent.
 
+mod bounds;
 mod datapath;
 mod decisions;
 mod etcd;

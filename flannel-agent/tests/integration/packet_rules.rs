@@ -14,6 +14,9 @@ use flannel_core::firewall::packet_rules::walk::{Findings, Overlay};
 const RULES: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/core/src/firewall/packet_rules/testdata/nft.rules");
 
+/// As `--fast-path-window`.
+const WINDOW: Duration = Duration::from_secs(1);
+
 fn overlay() -> Overlay {
     Overlay { network: "10.5.0.0/16".parse().unwrap(), port: Some(8472) }
 }
@@ -46,7 +49,11 @@ fn words(found: &Findings, devices: &Devices) -> Vec<String> {
 }
 
 async fn read() -> Findings {
-    Reader::new(overlay()).look(true).await.unwrap().expect("the first look tells everything")
+    Reader::new(overlay(), WINDOW)
+        .look(true)
+        .await
+        .unwrap()
+        .expect("the first look tells everything")
 }
 
 fn restore(program: &str, rules: &str) {
@@ -58,7 +65,7 @@ fn restore(program: &str, rules: &str) {
 #[test]
 fn a_node_without_rules_has_none_that_matter() {
     in_netns(async {
-        let mut reader = Reader::new(overlay());
+        let mut reader = Reader::new(overlay(), WINDOW);
         assert_eq!(reader.look(true).await.unwrap(), Some(Findings::default()));
         assert_eq!(reader.look(true).await.unwrap(), None, "nothing changed");
     });
@@ -142,20 +149,23 @@ fn reading_makes_no_tables() {
 }
 
 #[test]
-fn changes_of_old_tables_are_seen_by_a_thorough_look() {
+fn changes_of_old_tables_are_seen_by_a_thorough_look_within_the_window() {
     in_netns(async {
         let devices = node().await;
-        let mut reader = Reader::new(overlay());
+        let mut reader = Reader::new(overlay(), WINDOW);
         reader.look(true).await.unwrap();
-        assert!(!reader.sees_other_tables());
+        assert!(!reader.has_to_look());
         run("iptables-legacy -A FORWARD -p udp -m quota --quota 9 -j ACCEPT");
-        assert!(reader.sees_other_tables());
+        assert!(reader.has_to_look());
         let found = reader.look(false).await.unwrap().expect("there is a new table");
         assert_eq!(words(&found, &devices), ["UDP"]);
         run("iptables-legacy -F FORWARD");
-        assert!(!reader.sees_other_tables());
+        assert!(!reader.has_to_look());
         assert_eq!(reader.look(false).await.unwrap(), None, "nothing tells");
+        tokio::time::sleep(WINDOW / 2).await;
+        assert!(reader.has_to_look());
         assert_eq!(reader.look(true).await.unwrap(), Some(Findings::default()));
+        assert!(!reader.has_to_look());
     });
 }
 
@@ -194,7 +204,7 @@ fn a_large_rule_set_of_services_costs_little() {
 fn a_follower_hears_of_rules() {
     in_netns(async {
         let devices = node().await;
-        let mut follower = RulesFollower::start(overlay(), Duration::from_secs(60));
+        let mut follower = RulesFollower::start(overlay(), WINDOW, Duration::from_secs(60));
         follower.changed().await.unwrap();
         run("nft add table ip t");
         run("nft add chain ip t f { type filter hook forward priority 0 ; }");

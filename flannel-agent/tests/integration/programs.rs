@@ -89,7 +89,8 @@ impl Programs {
             exemptions: 0,
             underlay_vrf: 0,
             tickets: TICKETS,
-            reserved: [0; 2],
+            reserved: 0,
+            ttl_above_64: 0,
         };
         let mut cfg: Array<_, Config> = self.map(map::CFG);
         cfg.set(0, config, 0).unwrap();
@@ -202,6 +203,7 @@ fn tunnel(outer_source: [u8; 4], ip: &[u8]) -> Vec<u8> {
         port: PORT,
         vni: 1,
         id: 1,
+        ttl: wire::OUTER_TTL,
         inner_tos: 0,
         inner_len: ip.len() as u16,
         vtep_dst: VTEP,

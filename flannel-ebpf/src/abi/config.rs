@@ -55,7 +55,9 @@ pub struct Config {
     /// How tickets are numbered; all zero: there are none yet.
     pub tickets: TicketNumbers,
     /// Always zero, which the verifier does not know.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
+    /// TTL of outer headers (`net.ipv4.ip_default_ttl`) less 64, modulo 256.
+    pub ttl_above_64: u8,
 }
 
 impl Config {
@@ -63,7 +65,7 @@ impl Config {
     /// through once for each outcome that it knows.
     #[inline(always)]
     pub fn unsure(&self, holds: bool) -> bool {
-        u8::from(holds) ^ self.reserved[0] != 0
+        u8::from(holds) ^ self.reserved != 0
     }
 }
 

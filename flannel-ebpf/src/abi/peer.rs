@@ -9,6 +9,8 @@ pub type SubnetKey = [u8; 4];
 pub mod subnet_flag {
     /// Routed over the underlay as it is (host-gw, DirectRouting).
     pub const DIRECT: u16 = 1;
+    /// Bits above that: how large packets on the way may be.
+    pub const LARGEST: u32 = 1;
 }
 
 /// One overlay subnet: where it is reached.
@@ -19,12 +21,36 @@ pub mod subnet_flag {
 pub struct Subnet {
     /// MAC of the peer's VTEP, the inner destination MAC; zero if it has none.
     pub vtep_mac: [u8; 6],
-    /// Bits of [`subnet_flag`].
+    /// Bits of [`subnet_flag`]; above [`subnet_flag::LARGEST`] one more than
+    /// [`Subnet::largest`], 0 if that is not bounded.
     pub flags: u16,
     /// The peer's underlay address (`PublicIP`), the outer destination.
     pub public_ip: [u8; 4],
     /// Index into [`map::PEER_STATS`](super::map::PEER_STATS), and the link to [`map::PEERS4`](super::map::PEERS4).
     pub peer_id: u32,
+}
+
+impl Subnet {
+    /// Largest bound that fits.
+    pub const MOST: u16 = u16::MAX >> subnet_flag::LARGEST;
+
+    /// Largest IP packet that the routes on the way to this peer take by an MTU of their
+    /// own, in bytes; 0 if all packets are the kernel's to send. `bpf_fib_lookup` tells of
+    /// no MTU that is not locked.
+    #[inline(always)]
+    pub const fn largest(&self) -> u16 {
+        (self.flags >> subnet_flag::LARGEST).wrapping_sub(1)
+    }
+
+    /// [`Subnet::flags`] of a peer with this bound, if it has one.
+    pub const fn flags(direct: bool, largest: Option<u16>) -> u16 {
+        let direct = if direct { subnet_flag::DIRECT } else { 0 };
+        match largest {
+            None => direct,
+            Some(most) if most >= Self::MOST => direct | Self::MOST << subnet_flag::LARGEST,
+            Some(largest) => direct | (largest + 1) << subnet_flag::LARGEST,
+        }
+    }
 }
 
 /// One peer, by its underlay address.
@@ -76,4 +102,28 @@ pub struct Stranger {
     pub inner_source: [u8; 4],
     /// Id of the peer that holds it ([`Subnet::peer_id`]).
     pub peer_id: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_stands_beside_the_flags() {
+        let largest = |direct, largest| {
+            let subnet = Subnet { flags: Subnet::flags(direct, largest), ..Subnet::default() };
+            assert_eq!(subnet.flags & subnet_flag::DIRECT != 0, direct);
+            subnet.largest()
+        };
+        for direct in [false, true] {
+            assert_eq!(largest(direct, None), u16::MAX);
+            for bound in [0, 1, 1300, 9000, Subnet::MOST - 1] {
+                assert_eq!(largest(direct, Some(bound)), bound);
+            }
+            // What cannot be told apart is the smaller one.
+            for bound in [Subnet::MOST, 40_000, u16::MAX] {
+                assert_eq!(largest(direct, Some(bound)), Subnet::MOST - 1);
+            }
+        }
+    }
 }

@@ -69,6 +69,7 @@ pub(super) fn wrap<S: Skb, T: Tables>(
         port: config.port,
         vni: config.vni,
         id: tables.random() as u16,
+        ttl: wire::OUTER_TTL.wrapping_add(config.ttl_above_64),
         inner_tos: segment.tos,
         inner_len: segment.total_len,
         vtep_dst: to.mac,
@@ -97,13 +98,16 @@ pub(super) fn way<S: Skb, T: Tables>(
     }
     let sport = wire::source_port(frame.hash(), config.sport_min, config.sport_max);
     let len = segment.wire_len(frame.gso_size()) as u16;
-    tables.way(&Trip {
+    let len = len.saturating_add(ENCAP_LEN as u16);
+    let way = tables.way(&Trip {
         source: config.local_ip,
         destination: subnet.public_ip,
         proto: wire::UDP,
         sport: sport.to_be_bytes(),
         dport: config.port,
-        len: len.saturating_add(ENCAP_LEN as u16),
+        len,
         vrf: config.underlay_vrf,
-    })
+    })?;
+    let mtu = way.mtu.min(subnet.largest());
+    (len <= mtu).then_some(Way { mtu, ..way })
 }

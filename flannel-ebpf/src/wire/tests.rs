@@ -9,14 +9,14 @@ fn outer() -> impl Strategy<Value = Outer> {
     (
         any::<([u8; 4], [u8; 4], u16, [u8; 2])>(),
         0u32..1 << 24,
-        any::<(u16, u8, [u8; 6], [u8; 6])>(),
+        any::<(u16, u8, u8, [u8; 6], [u8; 6])>(),
         20u16..60_000,
     )
         .prop_map(
             |(
                 (source, destination, source_port, port),
                 vni,
-                (id, inner_tos, vtep_dst, vtep_src),
+                (id, ttl, inner_tos, vtep_dst, vtep_src),
                 inner_len,
             )| Outer {
                 source,
@@ -25,6 +25,7 @@ fn outer() -> impl Strategy<Value = Outer> {
                 port,
                 vni,
                 id,
+                ttl,
                 inner_tos,
                 inner_len,
                 vtep_dst,
@@ -44,7 +45,7 @@ proptest! {
         let Some(etherparse::NetHeaders::Ipv4(ip, _)) = parsed.net else { panic!("not IPv4") };
         prop_assert_eq!(ip.header_checksum, ip.calc_header_checksum());
         prop_assert_eq!((ip.source, ip.destination), (outer.source, outer.destination));
-        prop_assert_eq!((ip.time_to_live, ip.protocol), (OUTER_TTL, IpNumber::UDP));
+        prop_assert_eq!((ip.time_to_live, ip.protocol), (outer.ttl, IpNumber::UDP));
         prop_assert_eq!((ip.dont_fragment, ip.more_fragments), (false, false));
         prop_assert_eq!(ip.identification, outer.id);
         prop_assert_eq!(u8::from(ip.dscp), 0);

@@ -49,6 +49,7 @@ mod prometheus;
 mod readers;
 mod repair;
 mod restart;
+mod route_limits;
 mod scale_start;
 mod services;
 mod shaping;

@@ -14,9 +14,9 @@ use flannel_tests::pair::Pair;
 /// The window, and half a second for the processes to be scheduled.
 const LIMIT: Duration = Duration::from_millis(1500);
 
-fn options(fast_path: &str) -> Options {
+fn options(fast_path: &str, window: &'static str) -> Options {
     let extra = vec![format!("--fast-path={fast_path}")];
-    Options { window: Some("1s"), extra, ..Options::default() }
+    Options { window: Some(window), extra, ..Options::default() }
 }
 
 /// When the last of many connections was made, counted from `start`.
@@ -37,7 +37,17 @@ fn last_connection(pair: &Pair, start: Instant, until: Duration) -> Duration {
 /// Flows that run, and new connections all the time, until a rule of `right`
 /// forbids them.
 fn stops(fast_path: &str, before: impl Fn(&Pair), forbid: impl Fn(&Pair)) {
-    pairs(&options(fast_path), |pair, way| {
+    stops_within(("1s", LIMIT), fast_path, before, forbid);
+}
+
+/// The same, with this window, and within this time.
+fn stops_within(
+    (window, ours): (&'static str, Duration),
+    fast_path: &str,
+    before: impl Fn(&Pair),
+    forbid: impl Fn(&Pair),
+) {
+    pairs(&options(fast_path, window), |pair, way| {
         before(pair);
         let target = pair.server.target();
         let start = Instant::now();
@@ -52,7 +62,7 @@ fn stops(fast_path: &str, before: impl Fn(&Pair), forbid: impl Fn(&Pair)) {
             (start.elapsed(), connecting.join().expect("the connecting thread"))
         });
         let (tcp, udp) = (tcp.finish().last_ms, udp.finish().last_ms);
-        let limit = if way == Way::Kernel { Duration::from_millis(500) } else { LIMIT };
+        let limit = if way == Way::Kernel { Duration::from_millis(500) } else { ours };
         for (name, last) in [
             ("TCP", Duration::from_millis(tcp)),
             ("UDP", Duration::from_millis(udp)),
@@ -93,6 +103,24 @@ fn a_legacy_rule_about_the_tunnel_stops_confirmed_flows() {
 #[test]
 fn a_legacy_rule_about_the_tunnel_stops_eager_connections() {
     stops("eager", |_| (), tunnelled);
+}
+
+/// The node has a table of legacy iptables already, so that no new one tells.
+fn old_table(pair: &Pair) {
+    pair.left.netns.sh("iptables-legacy -A FORWARD -d 203.0.113.1 -j DROP");
+    thread::sleep(Duration::from_secs(2));
+}
+
+fn sent(pair: &Pair) {
+    pair.left.netns.sh("iptables-legacy -I OUTPUT -p udp --dport 8472 -j DROP");
+}
+
+#[test]
+fn a_legacy_rule_about_what_enters_the_tunnel_stops_all_flows() {
+    let within = ("2s", Duration::from_millis(2500));
+    for fast_path in ["confirmed", "eager"] {
+        stops_within(within, fast_path, old_table, sent);
+    }
 }
 
 /// A set of addresses that a rule has dropped from the start.

@@ -71,7 +71,7 @@ fn reaches(from: &Pod, to: Ipv4Addr) {
 fn by_proxy(node: &Node, of: &Node) -> UdpCounters {
     match node.peer(of).counters {
         Counters::Udp(counters) => counters,
-        other @ Counters::Programs(_) => panic!("{other:?}"),
+        other @ (Counters::Programs(_) | Counters::Shared {}) => panic!("{other:?}"),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use aya::EbpfLoader;
 use aya::programs::Xdp;
 use aya::programs::xdp::{XdpLink, XdpMode};
+use flannel_core::envelope::Obstacle;
 use flannel_core::health::Subject;
 use flannel_core::status::{DatapathKind, XdpPlace, XdpStatus};
 use flannel_ebpf::abi::{ABI_VERSION, Outcome, program};
@@ -236,14 +237,14 @@ fn auto_takes_no_veth() {
     assert_eq!(pair.left.outcomes().get(Outcome::FastXdp), 0);
 }
 
-/// Somebody else's XDP program on a node's underlay, until it is dropped.
+/// Somebody else's XDP program on a node's device, until it is dropped.
 struct Foreign {
     _link: XdpLink,
 }
 
 impl Foreign {
     /// Passes everything: our own program, with maps of its own, empty.
-    fn on(node: &Node) -> Self {
+    fn on(node: &Node, device: &str, mode: XdpMode) -> Self {
         let object = flannel_agent::bpf::object().expect("the object");
         let mut ebpf = EbpfLoader::new().load(&object).expect("maps");
         let program: &mut Xdp = ebpf
@@ -253,7 +254,7 @@ impl Foreign {
             .expect("an XDP program");
         program.load().expect("the verifier's consent");
         let link = node.netns.inside(|| {
-            let id = program.attach("eth0", XdpMode::Driver).expect("a free hook");
+            let id = program.attach(device, mode).expect("a free hook");
             program.take_link(id).expect("the link")
         });
         Self { _link: link }
@@ -264,7 +265,7 @@ impl Foreign {
 fn somebody_elses_program_is_left_alone_and_reported() {
     let mut pair = Pair::agents(&Options::ebpf());
     pair.left.stop_agent();
-    let foreign = Foreign::on(&pair.left);
+    let foreign = Foreign::on(&pair.left, "eth0", XdpMode::Driver);
     let id = |node: &Node| {
         let program = node.netns.link("eth0").xdp.and_then(|xdp| xdp.prog);
         program.expect("a program").id
@@ -318,4 +319,28 @@ fn a_driver_without_it_is_reported_and_tc_does_the_work() {
     is_off(&node, "driver of br1 has no native XDP");
     assert!(complaint(&node).is_some());
     assert_eq!(node.status().datapath.mode, Some(DatapathKind::Ebpf));
+}
+
+/// Packets of this outcome while the pods speak.
+fn carried(pair: &Pair, node: &Node, outcome: Outcome) -> u64 {
+    let before = node.outcomes();
+    assert_whole(&pair.traffic(SPACED, "--seconds 1"));
+    node.outcomes().since(&before).get(outcome)
+}
+
+#[test]
+fn a_program_on_a_bridge_gets_what_its_ports_send() {
+    let pair = Pair::agents(&Options::ebpf());
+    pair.fast_both_ways();
+    let (node, outcome) = (&pair.left, Outcome::FastEncap);
+    let foreign = Foreign::on(node, "cni0", XdpMode::Skb);
+    // No event tells of all programs.
+    wait::holds("the program is seen", 3 * SECOND, || {
+        let veths = node.status().datapath.envelope.veths;
+        let mut reasons = veths.into_iter().flat_map(|veth| veth.why);
+        reasons.any(|why| why.device == "cni0" && why.what == Obstacle::Xdp)
+    });
+    assert_eq!(carried(&pair, node, outcome), 0, "past the program");
+    drop(foreign);
+    wait::holds("packets go around again", 5 * SECOND, || carried(&pair, node, outcome) > 100);
 }

@@ -21,6 +21,9 @@ pub struct Seen {
     /// Whether an XDP program runs on the pod's side, or why that cannot be
     /// told; by the veth's interface index.
     pub xdp: BTreeMap<u32, Result<bool, String>>,
+    /// Whether an XDP program runs on what pods' veths are ports of, or stand below, or
+    /// why that cannot be told; by interface index.
+    pub xdp_above: BTreeMap<u32, Result<bool, String>>,
     /// A routing rule looks at firewall marks.
     pub mark_rules: bool,
     /// Chains of nftables' netdev family.
@@ -137,6 +140,7 @@ impl Look<'_> {
     fn veth(self, veth: &Veth) -> VethReport {
         let above = self.scene.above(veth);
         let mut outward = self.behind_ours(veth.ifindex);
+        outward.extend(above.iter().filter_map(|device| self.xdp_above(*device)));
         outward.extend(above.iter().flat_map(|device| self.ingress(*device)));
         let bridged: Vec<Reason> = above.iter().flat_map(|device| self.egress(*device)).collect();
         let mut own = self.egress(veth.ifindex);
@@ -160,12 +164,13 @@ impl Look<'_> {
         }
     }
 
+    fn xdp_above(self, ifindex: u32) -> Option<Reason> {
+        let what = xdp(self.seen.xdp_above.get(&ifindex), Obstacle::Xdp)?;
+        Some(Reason { device: self.scene.name(ifindex), what })
+    }
+
     fn in_pod(self, veth: &Veth) -> Option<Reason> {
-        let what = match self.seen.xdp.get(&veth.ifindex) {
-            None | Some(Ok(false)) => return None,
-            Some(Ok(true)) => Obstacle::XdpInPod,
-            Some(Err(error)) => Obstacle::Unreadable { error: error.clone() },
-        };
+        let what = xdp(self.seen.xdp.get(&veth.ifindex), Obstacle::XdpInPod)?;
         Some(Reason { device: veth.name.clone(), what })
     }
 
@@ -316,6 +321,15 @@ impl Look<'_> {
                 what: Obstacle::Chain { side, chain: chain.chain.clone() },
             })
             .collect()
+    }
+}
+
+/// What an XDP program is, if there is one or may be.
+fn xdp(found: Option<&Result<bool, String>>, program: Obstacle) -> Option<Obstacle> {
+    match found {
+        None | Some(Ok(false)) => None,
+        Some(Ok(true)) => Some(program),
+        Some(Err(error)) => Some(Obstacle::Unreadable { error: error.clone() }),
     }
 }
 

@@ -52,6 +52,8 @@ pub enum Obstacle {
     },
     /// An XDP program on the pod's side of the veth.
     XdpInPod,
+    /// An XDP program on a pods' bridge.
+    Xdp,
     /// What stands there cannot be read.
     Unreadable {
         /// Why not.
@@ -131,6 +133,7 @@ impl fmt::Display for Obstacle {
                 write!(f, "tcx program {id}{whose} on {side}")
             }
             Self::Chain { side, chain } => write!(f, "nftables chain {chain} on {side}"),
+            Self::Xdp => f.write_str("XDP program"),
             Self::XdpInPod => f.write_str("XDP program on the pod's side"),
             Self::Unreadable { error } => write!(f, "cannot be looked at: {error}"),
             Self::TooManyVeths { limit } => write!(f, "the programs know {limit} veths at most"),

@@ -85,12 +85,16 @@ impl Scene {
         }
     }
 
+    /// Pods' bridges, and what stands on them.
+    pub fn bridges(&self) -> BTreeSet<u32> {
+        self.stacks.values().flatten().copied().collect()
+    }
+
     /// All devices that have a role.
     pub fn devices(&self) -> BTreeSet<u32> {
         let veths = self.veths.iter().map(|veth| veth.ifindex);
         let inlets = self.inlets.iter().map(|inlet| inlet.ifindex);
-        let stacks = self.stacks.values().flatten().chain(&self.overlay).copied();
-        veths.chain(inlets).chain(stacks).collect()
+        veths.chain(inlets).chain(self.bridges()).chain(self.overlay.iter().copied()).collect()
     }
 
     /// What a packet passes between a veth and routing, beside the veth.

@@ -416,3 +416,14 @@ fn a_report_survives_its_json() {
     assert_eq!(why, ["veth0: root qdisc tbf", "veth1: tcx program 9 on ingress"]);
     assert_eq!(serde_json::from_value::<EnvelopeReport>(json).unwrap(), report);
 }
+
+#[test]
+fn xdp_on_a_bridge_gets_what_its_ports_send() {
+    let on = |runs: Result<bool, &str>| {
+        let runs = runs.map_err(str::to_owned);
+        judged(|seen| drop(seen.xdp_above.insert(CNI0, runs)))
+    };
+    assert_eq!(on(Ok(false)), (FREE, FREE, Keep::default()));
+    assert_eq!(on(Ok(true)), (KEPT_OUT, FREE, Keep::default()));
+    assert_eq!(on(Err("EPERM")), (KEPT_OUT, FREE, Keep::default()));
+}

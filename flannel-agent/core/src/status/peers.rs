@@ -109,6 +109,8 @@ pub enum Counters {
     Programs(PeerCounters),
     /// Of the udp backend's proxy.
     Udp(UdpCounters),
+    /// It is counted together with other peers: there are more than counters.
+    Shared {},
 }
 
 /// Packets and bytes of one peer, by who carried them.

@@ -75,6 +75,7 @@ fn peers_are_told_by_path_and_by_what_counts_them() {
             PeerState::Pending("no route".to_owned()),
             Counters::Programs(PeerCounters { rx_fast_bytes: 9, ..PeerCounters::default() }),
         ),
+        peer(PeerPath::Direct, PeerState::Ok, Counters::Shared {}),
     ];
     let value = serde_json::to_value(&peers).unwrap();
     assert_eq!(
@@ -88,6 +89,7 @@ fn peers_are_told_by_path_and_by_what_counts_them() {
     assert_eq!(value[0]["path"], "direct");
     assert_eq!((&value[2]["path"], &value[2]["state"]), (&json!("vxlan"), &json!("no route")));
     assert_eq!(value[2]["rx_fast_bytes"], 9);
+    assert_eq!(value[3].as_object().map(|told| told.len()), Some(5), "no counters");
     assert_eq!(serde_json::from_value::<Vec<PeerStatus>>(value).unwrap(), peers);
 }
 

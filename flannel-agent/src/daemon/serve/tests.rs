@@ -96,6 +96,7 @@ fn link(ifindex: u32, name: &str, kind: &str, addresses: &[Ipv4Addr]) -> Link {
 fn sysctls(root: PathBuf) -> Sysctl {
     for (key, value) in [
         ("net/ipv4/ip_local_port_range", "32768\t60999\n"),
+        ("net/ipv4/ip_default_ttl", "64\n"),
         ("net/netfilter/nf_conntrack_tcp_be_liberal", "0\n"),
     ] {
         let path = root.join(key);

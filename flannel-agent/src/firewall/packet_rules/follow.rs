@@ -46,7 +46,7 @@ pub trait Source: Send + 'static {
 
 impl Source for Reader {
     fn hints(&self) -> bool {
-        self.sees_other_tables()
+        self.has_to_look()
     }
 
     async fn look(&mut self, thoroughly: bool) -> Result<Option<Findings>, String> {
@@ -64,10 +64,10 @@ pub struct RulesFollower {
 }
 
 impl RulesFollower {
-    /// Follows the rules of the calling thread's network namespace. Must be called
-    /// within a tokio runtime.
-    pub fn start(overlay: Overlay, slow: Duration) -> Self {
-        Self::of(Reader::new(overlay), slow)
+    /// Follows the rules of the calling thread's network namespace; decisions are repeated
+    /// for `window` at most. Must be called within a tokio runtime.
+    pub fn start(overlay: Overlay, window: Duration, slow: Duration) -> Self {
+        Self::of(Reader::new(overlay, window), slow)
     }
 
     /// Follows what a source says; looks at it at least once in `slow`.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flannel_core::firewall::packet_rules::iptables;
 use flannel_core::firewall::packet_rules::matches::Names;
@@ -29,19 +29,33 @@ pub struct Reader {
     nft: Option<(u32, Findings)>,
     /// The old tables, as last seen.
     legacy: Vec<String>,
+    /// When they were read last.
+    read: Option<Instant>,
+    /// They are read so often: nothing ever tells that their rules changed.
+    every: Duration,
     /// What was found in them.
     in_legacy: Findings,
 }
 
 impl Reader {
-    /// Reads for this overlay.
-    pub fn new(overlay: Overlay) -> Self {
-        Self { overlay, nft: None, legacy: Vec::new(), in_legacy: Findings::default() }
+    /// Reads for this overlay. Decisions are repeated for `window` at most.
+    pub fn new(overlay: Overlay, window: Duration) -> Self {
+        Self {
+            overlay,
+            nft: None,
+            legacy: Vec::new(),
+            read: None,
+            // A look, and what follows, takes its time.
+            every: window / 2,
+            in_legacy: Findings::default(),
+        }
     }
 
-    /// Whether the old tables are others than at the last look.
-    pub fn sees_other_tables(&self) -> bool {
-        legacy::tables() != self.legacy
+    /// Whether the old tables are others than at the last look, or have to be read again.
+    pub fn has_to_look(&self) -> bool {
+        let due =
+            !self.legacy.is_empty() && self.read.is_none_or(|read| read.elapsed() >= self.every);
+        due || legacy::tables() != self.legacy
     }
 
     /// What matters of the node's rules; `None` if nothing tells that they changed.
@@ -60,6 +74,7 @@ impl Reader {
         let tables = legacy::tables();
         let anew = tables != self.legacy || (thoroughly && !tables.is_empty()) || first;
         if anew {
+            self.read = Some(Instant::now());
             let found = of_legacy(&tables, self.overlay).await;
             // Not as if they had been read.
             self.legacy = if found.is_ok() { tables } else { Vec::new() };

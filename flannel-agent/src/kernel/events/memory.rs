@@ -15,6 +15,7 @@ use rtnetlink::packet_route::route::RouteMessage;
 use super::scope::Scope;
 use crate::kernel::KernelEvent;
 use crate::kernel::answer;
+use crate::kernel::limits;
 use crate::kernel::links::{self, IFINFO_LEN};
 use crate::kernel::netconf::{self, RTM_NEWNETCONF};
 use crate::kernel::raw::{self, HEADER_LEN};
@@ -323,7 +324,11 @@ fn route(body: &[u8], replaces: bool, scope: &Scope) -> Option<[Option<KernelEve
     let output = raw::attribute(attributes, RTA_OIF).and_then(|value| raw::number(value, 0));
     let output = output.filter(|_| !(replaces && scope.holds(destination)));
     let event = KernelEvent::Route { ifindex: output.unwrap_or(0) };
-    Some([Some(event), scope.reaches(destination).then_some(KernelEvent::Decision)])
+    let decision = match limits::limited(body) {
+        Some(_) => KernelEvent::LimitedRoute,
+        None => KernelEvent::Decision,
+    };
+    Some([Some(event), scope.reaches(destination).then_some(decision)])
 }
 
 /// Where something was last seen.

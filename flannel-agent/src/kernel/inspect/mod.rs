@@ -8,10 +8,12 @@ mod tc;
 use std::collections::{BTreeMap, BTreeSet};
 
 use flannel_core::envelope::{IpsecPolicy, PodEnd, Stacked, TrafficControl};
+use flannel_core::limits::{Asked, LimitedRoute, Limits};
 use ipnetwork::Ipv4Network;
 use rtnetlink::sys::protocols::NETLINK_XFRM;
 
 use super::KernelError;
+use super::limits;
 use super::links::{IFINFO_LEN, RTM_GETLINK, ifinfo};
 use super::raw::{self, Raw};
 use super::socket::{Refused, RouteSocket, explain};
@@ -41,6 +43,12 @@ pub trait Inspect: Send {
     /// Netlink's.
     fn xdp_in_pod(&mut self, end: PodEnd) -> Result<Option<bool>, KernelError>;
 
+    /// Whether an XDP program runs on a device; `None` if it has gone.
+    ///
+    /// # Errors
+    /// Netlink's.
+    fn xdp_on(&mut self, ifindex: u32) -> Result<Option<bool>, KernelError>;
+
     /// Whether an IPv4 routing rule looks at firewall marks.
     ///
     /// # Errors
@@ -52,6 +60,18 @@ pub trait Inspect: Send {
     /// # Errors
     /// Netlink's.
     fn ipsec_policies(&mut self) -> Result<Vec<IpsecPolicy>, KernelError>;
+
+    /// Routes with an MTU or a hop limit of their own, of all tables.
+    ///
+    /// # Errors
+    /// Netlink's.
+    fn limited_routes(&mut self) -> Result<Vec<LimitedRoute>, KernelError>;
+
+    /// What the route of a packet says.
+    ///
+    /// # Errors
+    /// Netlink's; or there is none.
+    fn limits_of(&mut self, asked: &Asked) -> Result<Limits, KernelError>;
 
     /// Packets that a device has received; `None` if it has gone.
     ///
@@ -146,6 +166,10 @@ impl Inspect for Inspector {
         self.read_xdp(end)
     }
 
+    fn xdp_on(&mut self, ifindex: u32) -> Result<Option<bool>, KernelError> {
+        Ok(self.link(ifindex)?.map(|link| pods::has_xdp(&link)))
+    }
+
     fn rules_look_at_marks(&mut self) -> Result<bool, KernelError> {
         let mut ask = [0; RULE_LEN];
         ask[0] = libc::AF_INET as u8;
@@ -155,6 +179,19 @@ impl Inspect for Inspector {
 
     fn ipsec_policies(&mut self) -> Result<Vec<IpsecPolicy>, KernelError> {
         self.read_ipsec_policies()
+    }
+
+    fn limited_routes(&mut self) -> Result<Vec<LimitedRoute>, KernelError> {
+        let pick = |route: Raw| limits::limited(&route.body);
+        let found = self.socket()?.pick_raw(limits::RTM_GETROUTE, &limits::all(), pick);
+        found.map_err(|refused| explain("RTM_GETROUTE", "all".to_owned(), refused))
+    }
+
+    fn limits_of(&mut self, asked: &Asked) -> Result<Limits, KernelError> {
+        let object = || asked.destination.to_string();
+        let found = self.socket()?.get_raw(limits::RTM_GETROUTE, &limits::question(asked));
+        let found = found.map_err(|refused| explain("RTM_GETROUTE", object(), refused))?;
+        Ok(found.first().map(|route| limits::of(&route.body)).unwrap_or_default())
     }
 
     fn received(&mut self, ifindex: u32) -> Result<Option<u64>, KernelError> {

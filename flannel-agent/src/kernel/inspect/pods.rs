@@ -93,7 +93,7 @@ impl Inspector {
     }
 }
 
-fn has_xdp(link: &Raw) -> bool {
+pub(super) fn has_xdp(link: &Raw) -> bool {
     let attached = behind(link, IFINFO_LEN)
         .and_then(|attributes| raw::attribute(attributes, IFLA_XDP))
         .and_then(|xdp| raw::attribute(xdp, IFLA_XDP_ATTACHED));

@@ -6,7 +6,7 @@ use super::super::fake::*;
 use super::super::hook::{from_pod, from_underlay, to_pod, to_underlay};
 use super::super::{NextHop, Traffic, Verdict};
 
-use crate::abi::{Outcome, flag, subnet_flag};
+use crate::abi::{Outcome, Subnet, flag, subnet_flag};
 use crate::wire::{self, ETH_LEN};
 
 const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
@@ -157,7 +157,15 @@ fn sizes_are_those_of_the_ways_devices() {
     a.path_mtu.set(9000);
     a.config.generation += 1;
     kernel(leave(&a, packet.clone()));
-    fast(leave(&a, packet));
+    fast(leave(&a, packet.clone()));
+    // The route has an MTU of its own.
+    for subnet in a.subnets.values_mut() {
+        subnet.flags = Subnet::flags(true, Some(1600));
+    }
+    a.config.generation += 1;
+    kernel(leave(&a, packet.clone()));
+    kernel(leave(&a, packet.clone()));
+    fast(leave(&a, Packet { gso_size: 1400, ..packet }));
 }
 
 #[test]

@@ -80,7 +80,8 @@ impl Node {
                 exemptions: 0,
                 underlay_vrf: 0,
                 tickets: TicketNumbers { slots_log2: 4, index_log2: 5 },
-                reserved: [0; 2],
+                reserved: 0,
+                ttl_above_64: 0,
             },
             // So that tests may let minutes pass.
             attendance: Attendance { time_ns: HOUR, ..Attendance::default() },

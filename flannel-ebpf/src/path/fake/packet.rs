@@ -167,6 +167,7 @@ impl Packet {
             port: PORT.to_be_bytes(),
             vni: 1,
             id: 7,
+            ttl: wire::OUTER_TTL,
             inner_tos: ip[1],
             inner_len: ip.len() as u16,
             vtep_dst: vtep(to),

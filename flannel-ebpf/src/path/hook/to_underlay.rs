@@ -82,7 +82,7 @@ fn confirm<S: Skb, T: Tables>(
     let exit = Exit {
         ifindex: way.ifindex,
         action: action::ROUTE,
-        max_len: way.mtu,
+        max_len: way.mtu.min(subnet.largest()),
         peer_id: subnet.peer_id,
         peer_ip: subnet.public_ip,
         next_hop: way.next_hop,

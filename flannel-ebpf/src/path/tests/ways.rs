@@ -1,7 +1,7 @@
 //! What the kernel decided about one way of a packet is not repeated on another.
 
 use super::confirmed;
-use crate::abi::{Outcome, flag};
+use crate::abi::{Outcome, Subnet, flag};
 use crate::path::Verdict;
 use crate::path::fake::*;
 use crate::path::hook::{from_overlay, from_pod, from_underlay};
@@ -89,6 +89,47 @@ fn a_known_way_is_not_that_of_what_is_larger_or_marked() {
     assert!(matches!(sent(&sender(0), b"x", 5), Way::Shortcut(_)));
     assert!(matches!(sent(&sender(flag::MARKED_ROUTES), b"x", 0), Way::Shortcut(_)));
     assert!(matches!(sent(&sender(flag::MARKED_ROUTES), b"x", 5), Way::Kernel(_)));
+}
+
+#[test]
+fn what_a_route_says_of_sizes_is_kept() {
+    let mut a = Node::new(1);
+    let bound = |node: &mut Node, largest| {
+        for subnet in node.subnets.values_mut() {
+            subnet.flags = Subnet::flags(false, largest);
+        }
+        node.config.generation += 1;
+    };
+    let [small, fits, large] = [1, 1300 - 50 - 28, 1300 - 50 - 28 + 1].map(|len| vec![0; len]);
+    let sent = |node: &Node, payload: &[u8]| send(node, Packet::udp(1, 2, payload), 1, 2);
+    bound(&mut a, Some(1300));
+    assert!(matches!(sent(&a, &large), Way::Kernel(_)));
+    assert_eq!(a.counted(Outcome::UnresolvedNextHop), 1, "nor by the shortcut");
+    assert!(matches!(sent(&a, &small), Way::Shortcut(_)));
+    fast(sent(&a, &fits));
+    assert!(matches!(sent(&a, &large), Way::Kernel(_)));
+    assert_eq!(a.counted(Outcome::KernelTooBig), 1);
+    // Nothing fits: the kernel sends all of it.
+    bound(&mut a, Some(0));
+    assert!(matches!(sent(&a, &small), Way::Kernel(_)));
+    assert!(matches!(sent(&a, &small), Way::Kernel(_)));
+    bound(&mut a, None);
+    assert!(matches!(sent(&a, &large), Way::Shortcut(_)));
+    fast(sent(&a, &large));
+}
+
+#[test]
+fn the_nodes_ttl_is_that_of_outer_headers() {
+    let mut a = Node::new(1);
+    for (above, ttl) in [(0, 64), (191, 255), (1_u8.wrapping_sub(64), 1)] {
+        a.config.ttl_above_64 = above;
+        let Way::Shortcut(packet) = send(&a, Packet::udp(1, 2, b"x"), 1, 2) else {
+            panic!("not by the shortcut");
+        };
+        assert_eq!(packet.bytes[ETH_LEN + 8], ttl);
+        assert_eq!(fast(send(&a, Packet::udp(1, 2, b"x"), 1, 2)).0.bytes[ETH_LEN + 8], ttl);
+        a.config.generation += 1;
+    }
 }
 
 /// What becomes of a pod's frame of UDP to an address and port, with one tag in the

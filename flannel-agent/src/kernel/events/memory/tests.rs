@@ -295,3 +295,23 @@ fn messages_that_are_cut_off_do_no_harm() {
         }
     }
 }
+
+#[test]
+fn a_route_with_limits_of_its_own_says_so() {
+    let mut bench = Bench::new();
+    let route = |to: [u8; 4], mtu: u32| {
+        let mut header = vec![0; RTMSG_LEN];
+        (header[1], header[4], header[7]) = (32, 254, 1);
+        let mut metrics = Vec::new();
+        raw::put(&mut metrics, 2, &mtu.to_ne_bytes());
+        with(header, &[(RTA_DST, &to), (RTA_OIF, &2_u32.to_ne_bytes()), (8, &metrics)])
+    };
+    for kind in [RTM_NEWROUTE, RTM_DELROUTE] {
+        let mut events = |to, mtu| bench.take(kind, &route(to, mtu));
+        let event = KernelEvent::Route { ifindex: 2 };
+        assert_eq!(events([192, 0, 2, 12], 1300), [event, KernelEvent::LimitedRoute]);
+        assert_eq!(events([10, 5, 7, 1], 1300), [event, KernelEvent::LimitedRoute]);
+        assert_eq!(events([192, 0, 2, 12], 0), [event, KernelEvent::Decision]);
+        assert_eq!(events([192, 0, 2, 13], 1300), [event], "nobody's way");
+    }
+}
