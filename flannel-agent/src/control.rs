@@ -18,9 +18,8 @@ use crate::status::{self, Shared, SharedDatapath};
 const CLIENTS: usize = 16;
 /// A client that says nothing for this long is sent away.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a socket that somebody removed may be away. Each look wakes a thread that
-/// rests.
-const LOOK: Duration = Duration::from_secs(5);
+/// How long a socket that somebody removed may be away.
+const LOOK: Duration = Duration::from_secs(1);
 /// Longest request.
 const REQUEST: usize = 64;
 
@@ -92,16 +91,6 @@ pub fn is_served(state_dir: &Path) -> bool {
 /// The socket cannot be made. (One that an earlier run left is replaced: the
 /// caller holds the lock of the state directory.)
 pub fn serve(state_dir: &Path, shared: Shared, datapath: SharedDatapath) -> io::Result<()> {
-    serve_looking(state_dir, shared, datapath, LOOK)
-}
-
-/// The same; each `look` the socket is made again where somebody has removed it.
-fn serve_looking(
-    state_dir: &Path,
-    shared: Shared,
-    datapath: SharedDatapath,
-    look: Duration,
-) -> io::Result<()> {
     let path = path(state_dir);
     let mut listener = listen(&path)?;
     let mut place = place_of(&path);
@@ -111,7 +100,7 @@ fn serve_looking(
             let Ok(client) = Arc::clone(&places).acquire_owned().await else { return };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = tokio::time::sleep(look) => {
+                () = tokio::time::sleep(LOOK) => {
                     // Somebody has removed it, maybe with its directory, or put another
                     // thing in its place.
                     if place_of(&path) != place && let Ok(anew) = listen(&path) {
@@ -219,8 +208,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let shared = Shared::default();
         shared.report(Subject::Store, Found::not_well("connection refused"));
-        let look = Duration::from_millis(100);
-        serve_looking(folder.path(), shared, SharedDatapath::default(), look).unwrap();
+        serve(folder.path(), shared, SharedDatapath::default()).unwrap();
         let path = folder.path().to_owned();
         tokio::task::spawn_blocking(move || {
             let status: Status =
