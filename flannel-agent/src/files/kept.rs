@@ -167,12 +167,25 @@ mod tests {
         let ended = Arc::new(Notify::new());
         let manner = Manner { ended: &ended, patience: AT_ONCE };
         let mut file = KeptFile::default();
-        assert!(file.ensure(&path, &1, manner, |_| panic!("as it is to")).is_none());
+        // None ends before its caller has gone on.
+        let (answer, hung) = mpsc::channel::<()>();
+        let fall = move |_| {
+            let _ = hung.recv();
+            panic!("as it is to")
+        };
+        assert!(file.ensure(&path, &1, manner, fall).is_none());
+        drop(answer);
         ended.notified().await;
         let unwanted = |_| panic!("its end is to be told first");
         let error = file.ensure(&path, &1, manner, unwanted).unwrap().unwrap_err();
         assert!(error.to_string().contains("writing: it panicked"), "{error}");
-        assert!(file.ensure(&path, &1, manner, |_| Ok(())).is_none());
+        let (answer, hung) = mpsc::channel::<()>();
+        let write = move |_| {
+            let _ = hung.recv();
+            Ok(())
+        };
+        assert!(file.ensure(&path, &1, manner, write).is_none());
+        drop(answer);
         ended.notified().await;
         assert!(file.ensure(&path, &1, manner, |_| Ok(())).unwrap().is_ok());
     }
