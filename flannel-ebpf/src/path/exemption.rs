@@ -98,7 +98,14 @@ fn is_matched(exemption: &Exemption, addresses: u64, sport: u16, dport: u16) -> 
         && dport <= exemption.dport_max
 }
 
+/// Two addresses in one word: the second in its lower half.
 #[inline(always)]
-fn pair(source: [u8; 4], destination: [u8; 4]) -> u64 {
+pub(super) fn pair(source: [u8; 4], destination: [u8; 4]) -> u64 {
     u64::from(u32::from_ne_bytes(source)) << 32 | u64::from(u32::from_ne_bytes(destination))
+}
+
+/// Both addresses of [`pair`].
+#[inline(always)]
+pub(super) fn unpaired(addresses: u64) -> ([u8; 4], [u8; 4]) {
+    (((addresses >> 32) as u32).to_ne_bytes(), (addresses as u32).to_ne_bytes())
 }

@@ -18,7 +18,7 @@ mod flow;
 pub mod hook;
 mod segment;
 mod shortcut;
-mod source;
+pub mod source;
 #[cfg(test)]
 mod tests;
 pub mod ticket;
@@ -28,6 +28,7 @@ mod tunnel;
 use core::ops::Deref;
 
 use self::exemption::Asked;
+use self::source::{Judged, Sender};
 use crate::abi::{
     Attendance, Config, Flow, FlowKey, Handover, Outcome, Subnet, Ticket, TicketNumbers, Veth,
 };
@@ -192,6 +193,8 @@ pub trait Tables: Lookups + Counters {
     /// Remembers that packets of a peer's subnet come from this address, which
     /// is not its PublicIP.
     fn note_stranger(&self, outer: [u8; 4], inner: [u8; 4], peer_id: u32, now: u64);
+    /// What is said of a sender ([`Sender::judged`]).
+    fn judge(&self, sender: Sender) -> Judged;
 }
 
 /// A packet whose route is looked up.

@@ -7,6 +7,7 @@
 use network_types::ip::Ipv4Hdr;
 
 use super::direct::NO_TUNNEL;
+use super::exemption::{pair, unpaired};
 use super::segment::ipv4_at;
 use super::{Frame, Lookups, NOBODY, Skb, Tables, Verdict};
 use crate::abi::{Config, Outcome, flag};
@@ -15,37 +16,85 @@ use crate::wire::{self, ETH_LEN, IPV4_LEN, UDP_LEN};
 /// VLAN tags that a pod's frame may have: one of a provider, and one of its own.
 const MOST_TAGS: u32 = 2;
 
-/// Checks a tunnel packet's outer source, and its inner source if that is
-/// known, against the leases. Returns the peer's id.
-///
-/// An inner source that is in no lease is legitimate: a node may route for
-/// others, and the overlay network may be as wide as 10.0.0.0/8.
-///
-/// # Errors
-/// What was forged.
-#[inline(always)]
-pub(super) fn verify<T: Tables>(
-    tables: &T,
-    config: &Config,
-    outer: [u8; 4],
-    inner: Option<[u8; 4]>,
-    now: u64,
-) -> Result<u32, Outcome> {
-    let Some(inner) = inner else { return known(tables, outer) };
-    if let Some(subnet) = tables.subnet(inner) {
-        if subnet.public_ip == outer {
-            return Ok(subnet.peer_id);
+/// The sender of a tunnel packet, in words: a function of the programs is called with
+/// them. The verifier goes through such a function once, not once per call.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender {
+    /// Outer source in the upper half, inner one in the lower.
+    pub addresses: u64,
+    /// Whether the inner source is known.
+    pub is_whole: u64,
+    /// Monotonic time in ns.
+    pub now: u64,
+}
+
+impl Sender {
+    /// One that nothing is known of: no peer has this address.
+    const NOBODY: Self = Self { addresses: 0, is_whole: 0, now: 0 };
+
+    #[inline(always)]
+    pub(super) fn new(outer: [u8; 4], inner: Option<[u8; 4]>, now: u64) -> Self {
+        let addresses = pair(outer, inner.unwrap_or_default());
+        Self { addresses, is_whole: inner.is_some().into(), now }
+    }
+
+    /// What `--verify-source` says of it.
+    #[inline(always)]
+    pub fn judged<T: Tables>(self, tables: &T) -> Judged {
+        let Some(config) = tables.config() else { return Judged(NOBODY.into()) };
+        match self.verify(tables, config) {
+            Ok(peer) => Judged(peer.into()),
+            Err(forged) if refuse(tables, config, forged).is_some() => Judged::REFUSED,
+            Err(_) => Judged(NOBODY.into()),
         }
-        known(tables, outer).inspect_err(|_| {
-            tables.note_stranger(outer, inner, subnet.peer_id, now);
-        })?;
-        return Err(Outcome::ForgedInnerSource);
     }
-    let peer = known(tables, outer)?;
-    if wire::within(inner, config.subnet, config.subnet_mask) {
-        return Err(Outcome::ForgedInnerSource);
+
+    /// Checks outer source, and inner source if that is known, against the leases. Returns
+    /// the peer's id.
+    ///
+    /// An inner source that is in no lease is legitimate: a node may route for
+    /// others, and the overlay network may be as wide as 10.0.0.0/8.
+    ///
+    /// # Errors
+    /// What was forged.
+    #[inline(always)]
+    fn verify<T: Tables>(self, tables: &T, config: &Config) -> Result<u32, Outcome> {
+        let (outer, inner) = unpaired(self.addresses);
+        if self.is_whole == 0 {
+            return known(tables, outer);
+        }
+        if let Some(subnet) = tables.subnet(inner) {
+            if subnet.public_ip == outer {
+                return Ok(subnet.peer_id);
+            }
+            known(tables, outer).inspect_err(|_| {
+                tables.note_stranger(outer, inner, subnet.peer_id, self.now);
+            })?;
+            return Err(Outcome::ForgedInnerSource);
+        }
+        let peer = known(tables, outer)?;
+        if wire::within(inner, config.subnet, config.subnet_mask) {
+            return Err(Outcome::ForgedInnerSource);
+        }
+        Ok(peer)
     }
-    Ok(peer)
+}
+
+/// What is said of a sender, in one word.
+#[derive(Clone, Copy, Debug)]
+pub struct Judged(pub u64);
+
+impl Judged {
+    const REFUSED: Self = Self(1 << 32);
+
+    /// The peer's id; [`NOBODY`] if it is forged, and passes nevertheless.
+    ///
+    /// # Errors
+    /// The packet is dropped; it is counted.
+    #[inline(always)]
+    pub(super) fn peer(self) -> Result<u32, Verdict> {
+        if self.0 == Self::REFUSED.0 { Err(Verdict::Drop) } else { Ok(self.0 as u32) }
+    }
 }
 
 #[inline(always)]
@@ -98,18 +147,16 @@ pub(super) fn verify_late<S: Skb, T: Tables>(
         return Ok(NOBODY);
     }
     tables.count(Outcome::SeenLate);
-    let verified = match outer_source(frame, config) {
-        Some(outer) => verify(tables, config, outer, inner, now),
+    let sender = match outer_source(frame, config) {
+        Some(outer) => Sender::new(outer, inner, now),
         // IP options in front of it: only `from_underlay` reads those.
-        None => Err(Outcome::ForgedOuterSource),
+        None => Sender::NOBODY,
     };
-    match verified {
-        Ok(peer) => {
-            tables.count(Outcome::CheckedLate);
-            Ok(peer)
-        }
-        Err(forged) => refuse(tables, config, forged).map_or(Ok(NOBODY), Err),
+    let peer = tables.judge(sender).peer()?;
+    if peer != NOBODY {
+        tables.count(Outcome::CheckedLate);
     }
+    Ok(peer)
 }
 
 /// Source address of the outer header, if that is one of our tunnel.

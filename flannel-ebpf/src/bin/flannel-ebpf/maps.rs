@@ -19,6 +19,7 @@ use flannel_ebpf::abi::{
     Ticket, TicketNumbers, Veth,
 };
 use flannel_ebpf::path::exemption::Asked;
+use flannel_ebpf::path::source::{Judged, Sender};
 use flannel_ebpf::path::ticket::{self, Among, Of};
 use flannel_ebpf::path::{Counters, Lookups, NextHop, Tables, Traffic, Trip, Way};
 
@@ -380,6 +381,11 @@ impl Tables for Maps {
         let first = Stranger { time_ns: now, packets: 1, inner_source: inner, peer_id };
         let _ = STRANGERS.insert(&outer, &first, u64::from(BPF_ANY));
     }
+
+    #[inline(always)]
+    fn judge(&self, Sender { addresses, is_whole, now }: Sender) -> Judged {
+        Judged(fl_judge(addresses, is_whole, now))
+    }
 }
 
 /// A search in a function of its own, which the verifier goes through once: as a part
@@ -413,4 +419,11 @@ extern "C" fn fl_is_last(index: u64, sequence: u64, among: u64) -> u64 {
 extern "C" fn fl_are_of_same(index: u64, later: u64, of_peer: u64) -> u64 {
     let of = if of_peer == 0 { Of::Flow } else { Of::Peer };
     ticket::are_of_same(&Maps::without_context(), index as u32, later as u32, of).into()
+}
+
+/// As `fl_is_exempt`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn fl_judge(addresses: u64, is_whole: u64, now: u64) -> u64 {
+    Sender { addresses, is_whole, now }.judged(&Maps::without_context()).0
 }

@@ -10,6 +10,7 @@ use crate::abi::{
     Veth, flag,
 };
 use crate::path::exemption::Asked;
+use crate::path::source::{Judged, Sender};
 use crate::path::ticket::{self, Among, Of};
 use crate::path::{Counters, Lookups, NextHop, Tables, Traffic, Trip, Way as Route};
 
@@ -290,5 +291,8 @@ impl Tables for Node {
         let known = strangers.entry(outer).or_default();
         let packets = known.packets + 1;
         *known = Stranger { time_ns: now, packets, inner_source: inner, peer_id };
+    }
+    fn judge(&self, sender: Sender) -> Judged {
+        sender.judged(self)
     }
 }

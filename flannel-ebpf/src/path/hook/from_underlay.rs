@@ -6,11 +6,12 @@ use network_types::ip::Ipv4Hdr;
 use crate::abi::{Config, FlowKey, Outcome, direction, flag, ticket_flag};
 use crate::path::hook::from_wire;
 use crate::path::segment::{Segment, plain_ipv4};
+use crate::path::source::{self, Sender};
 use crate::path::ticket::{self, Entry};
 use crate::path::tunnel::{self, Inside, L4};
 use crate::path::{
     Frame, NOBODY, Skb, Tables, Traffic, Verdict, decap, direct, eager, entry, flow, shortcut,
-    source, to_kernel,
+    to_kernel,
 };
 use crate::wire::{self, ETH_LEN, UDP_LEN, VXLAN_LEN};
 
@@ -81,7 +82,7 @@ fn receive<S: Skb, T: Tables>(
         hash: 0,
     };
     if inside == Inside::Other {
-        return match verify(tables, config, outer, None, &entry) {
+        return match verify(tables, outer, None, &entry) {
             Ok(peer) => left(frame, tables, Outcome::KernelNotIpv4, peer, l4),
             Err(verdict) => verdict,
         };
@@ -89,7 +90,7 @@ fn receive<S: Skb, T: Tables>(
     let Some(inner) = tunnel::inner(frame, l4) else { return short(tables, config, outer) };
     match tunnel::candidate(frame, config, outer, &inner, l4) {
         Ok(segment) => of_flow(frame, tables, config, outer, &segment, &entry),
-        Err(reason) => match verify(tables, config, outer, Some(inner.src_addr), &entry) {
+        Err(reason) => match verify(tables, outer, Some(inner.src_addr), &entry) {
             Ok(peer) => {
                 ticket::take_checked(frame, tables, config, &inner, &entry, 0);
                 left(frame, tables, reason, peer, l4)
@@ -115,13 +116,11 @@ fn short<T: Tables>(tables: &T, config: &Config, outer: &Ipv4Hdr) -> Verdict {
 #[inline(always)]
 fn verify<T: Tables>(
     tables: &T,
-    config: &Config,
     outer: &Ipv4Hdr,
     inner: Option<[u8; 4]>,
     entry: &Entry,
 ) -> Result<u32, Verdict> {
-    source::verify(tables, config, outer.src_addr, inner, entry.now)
-        .or_else(|forged| source::refuse(tables, config, forged).map_or(Ok(NOBODY), Err))
+    tables.judge(Sender::new(outer.src_addr, inner, entry.now)).peer()
 }
 
 /// Counts a packet that the kernel's device takes.
@@ -159,7 +158,7 @@ fn of_flow<S: Skb, T: Tables>(
     });
     let peer = match checked {
         Some(flow) => flow.peer_id,
-        None => match verify(tables, config, outer, Some(segment.tuple.saddr), entry) {
+        None => match verify(tables, outer, Some(segment.tuple.saddr), entry) {
             Ok(peer) => peer,
             Err(verdict) => return verdict,
         },
