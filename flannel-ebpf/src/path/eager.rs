@@ -83,12 +83,11 @@ fn copy<T: Tables>(tables: &T, pair: &FlowKey, key: &FlowKey) {
 /// Keeps a pair with the kernel: a packet of a connection was translated to this
 /// tuple.
 #[inline(always)]
-pub(super) fn bar<T: Tables>(tables: &T, config: &Config, segment: &Segment, dir: u8, now: u64) {
-    if config.flags & flag::EAGER == 0 || segment.proto != wire::TCP {
+pub(super) fn bar<T: Tables>(tables: &T, config: &Config, key: &FlowKey, now: u64) {
+    if config.flags & flag::EAGER == 0 || key.proto != wire::TCP {
         return;
     }
-    let key = segment.key(dir);
-    let pair = to_service(&key);
+    let pair = to_service(key);
     let found = tables.flow(&pair);
     let lasts = found
         .as_deref()
@@ -98,18 +97,16 @@ pub(super) fn bar<T: Tables>(tables: &T, config: &Config, segment: &Segment, dir
     }
 }
 
-/// The pair that a packet at an exit hook may confirm; `key` is that of its
+/// The pair that a packet with these flags may confirm at an exit hook; `key` is that of its
 /// flow.
 #[inline(always)]
-pub(super) fn pair(config: &Config, segment: &Segment, key: &FlowKey) -> Option<FlowKey> {
-    if config.flags & flag::EAGER == 0 {
-        None
-    } else if segment.is_syn() {
-        Some(to_service(key))
-    } else if segment.is_syn_ack() {
-        Some(from_service(key))
-    } else {
-        None
+pub(super) fn pair(config: &Config, tcp_flags: u8, key: &FlowKey) -> Option<FlowKey> {
+    const SYN_ACK: u8 = wire::TCP_SYN | wire::TCP_ACK;
+    match tcp_flags & wire::TCP_HANDSHAKE {
+        _ if config.flags & flag::EAGER == 0 => None,
+        wire::TCP_SYN => Some(to_service(key)),
+        SYN_ACK => Some(from_service(key)),
+        _ => None,
     }
 }
 

@@ -207,10 +207,9 @@ pub(super) fn is_ordinary(reason: Outcome) -> bool {
 /// answer does: conntrack has both then, and what it still misses of the
 /// handshake comes from the other side.
 #[inline(always)]
-pub(super) fn may_confirm(segment: &Segment) -> bool {
-    segment.proto != wire::TCP
-        || (segment.tcp_flags & (wire::TCP_FIN | wire::TCP_RST) == 0
-            && segment.tcp_flags & wire::TCP_ACK != 0)
+pub(super) fn may_confirm(proto: u8, tcp_flags: u8) -> bool {
+    proto != wire::TCP
+        || (tcp_flags & (wire::TCP_FIN | wire::TCP_RST) == 0 && tcp_flags & wire::TCP_ACK != 0)
 }
 
 /// How long a confirmation lasts, in ns.

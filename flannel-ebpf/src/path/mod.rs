@@ -16,6 +16,7 @@ mod exit;
 pub mod fake;
 mod flow;
 pub mod hook;
+pub mod proof;
 mod segment;
 mod shortcut;
 pub mod source;
@@ -28,6 +29,7 @@ mod tunnel;
 use core::ops::Deref;
 
 use self::exemption::Asked;
+use self::proof::{Proof, Witness};
 use self::source::{Judged, Sender};
 use crate::abi::{
     Attendance, Config, Flow, FlowKey, Handover, Outcome, Subnet, Ticket, TicketNumbers, Veth,
@@ -195,6 +197,15 @@ pub trait Tables: Lookups + Counters {
     fn note_stranger(&self, outer: [u8; 4], inner: [u8; 4], peer_id: u32, now: u64);
     /// What is said of a sender ([`Sender::judged`]).
     fn judge(&self, sender: Sender) -> Judged;
+    /// Changes the proof that [`Tables::confirm`] is about. (It is too large for the stack
+    /// of a program.)
+    fn edit_proof(&self, edit: impl FnOnce(&mut Proof));
+    /// Confirms the flow that a packet proves ([`Witness::confirm`]).
+    fn confirm(&self, witness: Witness, now: u64) -> bool;
+    /// Confirms the pair that a packet proves ([`Witness::confirm_pair`]).
+    fn confirm_pair(&self, witness: Witness);
+    /// Keeps a pair with the kernel ([`Witness::bar`]).
+    fn bar(&self, witness: Witness, now: u64);
 }
 
 /// A packet whose route is looked up.
@@ -228,7 +239,7 @@ pub struct Way {
 }
 
 /// A neighbour on the underlay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextHop {
     /// Address family: 2 (IPv4) or 10 (IPv6).
     pub family: u8,

@@ -129,12 +129,6 @@ impl Segment {
         self.tcp_flags & wire::TCP_HANDSHAKE == wire::TCP_SYN
     }
 
-    /// Whether it answers a SYN.
-    #[inline(always)]
-    pub(super) fn is_syn_ack(&self) -> bool {
-        self.tcp_flags & wire::TCP_HANDSHAKE == wire::TCP_SYN | wire::TCP_ACK
-    }
-
     /// Length in bytes of the largest IP packet that this becomes on a wire:
     /// itself, or one segment of it.
     #[inline(always)]

@@ -124,7 +124,7 @@ pub(super) fn confirm<S: Skb, T: Tables>(
             && flow::fresh(tunnel, config, now + config.window_ns / 2).is_ok()
     });
     if lasts
-        || !ticket::is_last(frame, tables, config, ticket, Of::Peer)
+        || !ticket::is_last(frame.ticket(), tables, config, ticket, Of::Peer)
         // A rule of INPUT that judges tunnel packets one by one exempts all that
         // comes in.
         || exemption::covers(tables, config, &ticket.key, &ticket.key.tuple)

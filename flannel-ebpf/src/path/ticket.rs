@@ -130,15 +130,15 @@ pub enum Of {
 /// Whether no later packet of the same flow, or of the same peer, is known to be
 /// under way on the kernel's path: what is confirmed now would overtake it.
 #[inline(always)]
-pub(super) fn is_last<S: Skb, T: Lookups>(
-    frame: &S,
+pub(super) fn is_last<T: Lookups>(
+    number: u16,
     tables: &T,
     config: &Config,
     ticket: &Ticket,
     of: Of,
 ) -> bool {
     let numbers = config.tickets;
-    tables.is_last(numbers.index(frame.ticket()), ticket.sequence, Among::new(numbers, of))
+    tables.is_last(numbers.index(number), ticket.sequence, Among::new(numbers, of))
 }
 
 /// Which tickets are searched: the slots of a region, less one, and in the highest bit

@@ -19,6 +19,7 @@ use flannel_ebpf::abi::{
     Ticket, TicketNumbers, Veth,
 };
 use flannel_ebpf::path::exemption::Asked;
+use flannel_ebpf::path::proof::{Proof, Witness};
 use flannel_ebpf::path::source::{Judged, Sender};
 use flannel_ebpf::path::ticket::{self, Among, Of};
 use flannel_ebpf::path::{Counters, Lookups, NextHop, Tables, Traffic, Trip, Way};
@@ -36,6 +37,9 @@ static FLOWS: LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = LruHashMap::ne
 /// Where a flow is made before it is put into the table.
 #[btf_map(name = "fl_scratch")]
 static SCRATCH: PerCpuArray<Flow, 1> = PerCpuArray::new();
+/// What `fl_confirm` is about.
+#[btf_map(name = "fl_proof")]
+static PROOF: PerCpuArray<Proof, 1> = PerCpuArray::new();
 /// The agent makes it as large as the machine's CPUs need.
 #[btf_map(name = "fl_tickets")]
 static TICKETS: Array<Ticket, 1024> = Array::new();
@@ -176,7 +180,7 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn is_exempt(&self, Asked { addresses, rest }: Asked) -> bool {
-        fl_is_exempt(addresses, rest) != 0
+        fl_is_exempt(addresses, rest) & 1 != 0
     }
 
     #[inline(always)]
@@ -186,7 +190,7 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn is_last(&self, index: u32, sequence: u32, among: Among) -> bool {
-        fl_is_last(index.into(), sequence.into(), among.0.into()) != 0
+        fl_is_last(index.into(), sequence.into(), among.0.into()) & 1 != 0
     }
 
     #[inline(always)]
@@ -386,6 +390,29 @@ impl Tables for Maps {
     fn judge(&self, Sender { addresses, is_whole, now }: Sender) -> Judged {
         Judged(fl_judge(addresses, is_whole, now))
     }
+
+    #[inline(always)]
+    fn edit_proof(&self, edit: impl FnOnce(&mut Proof)) {
+        if let Some(proof) = PROOF.get_ptr_mut(0) {
+            // SAFETY: this CPU's own element, and no other program runs meanwhile.
+            edit(unsafe { &mut *proof });
+        }
+    }
+
+    #[inline(always)]
+    fn confirm(&self, Witness(witness): Witness, now: u64) -> bool {
+        fl_confirm(witness, now) != 0
+    }
+
+    #[inline(always)]
+    fn confirm_pair(&self, Witness(witness): Witness) {
+        fl_confirm_pair(witness);
+    }
+
+    #[inline(always)]
+    fn bar(&self, Witness(witness): Witness, now: u64) {
+        fl_bar(witness, now);
+    }
 }
 
 /// A search in a function of its own, which the verifier goes through once: as a part
@@ -426,4 +453,32 @@ extern "C" fn fl_are_of_same(index: u64, later: u64, of_peer: u64) -> u64 {
 #[unsafe(no_mangle)]
 extern "C" fn fl_judge(addresses: u64, is_whole: u64, now: u64) -> u64 {
     Sender { addresses, is_whole, now }.judged(&Maps::without_context()).0
+}
+
+/// As `fl_is_exempt`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn fl_confirm(witness: u64, now: u64) -> u64 {
+    let Some(proof) = PROOF.get(0) else { return 0 };
+    Witness(witness).confirm(&Maps::without_context(), proof, now).into()
+}
+
+/// As `fl_is_exempt`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn fl_confirm_pair(witness: u64) -> u64 {
+    if let Some(proof) = PROOF.get(0) {
+        Witness(witness).confirm_pair(&Maps::without_context(), proof);
+    }
+    0
+}
+
+/// As `fl_is_exempt`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn fl_bar(witness: u64, now: u64) -> u64 {
+    if let Some(proof) = PROOF.get(0) {
+        Witness(witness).bar(&Maps::without_context(), proof, now);
+    }
+    0
 }

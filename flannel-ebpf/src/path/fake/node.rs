@@ -10,6 +10,7 @@ use crate::abi::{
     Veth, flag,
 };
 use crate::path::exemption::Asked;
+use crate::path::proof::{Proof, Witness};
 use crate::path::source::{Judged, Sender};
 use crate::path::ticket::{self, Among, Of};
 use crate::path::{Counters, Lookups, NextHop, Tables, Traffic, Trip, Way as Route};
@@ -27,6 +28,7 @@ pub(crate) struct Node {
     pub(crate) exemptions: Vec<Exemption>,
     pub(crate) strangers: RefCell<HashMap<[u8; 4], Stranger>>,
     tickets: Vec<Cell<Ticket>>,
+    proof: RefCell<Proof>,
     /// The CPU, of two, that runs the programs.
     pub(crate) cpu: Cell<u32>,
     /// Tickets as they were when somebody looked.
@@ -92,6 +94,7 @@ impl Node {
             veths: HashMap::from([(VETH, Veth { action: 2, mtu: 1450, ..Veth::default() })]),
             exemptions: Vec::new(),
             strangers: RefCell::default(),
+            proof: RefCell::default(),
             tickets: (0..2 * SLOTS).map(|_| Cell::default()).collect(),
             cpu: Cell::new(0),
             copies: vec![OnceCell::new(); 256],
@@ -294,5 +297,17 @@ impl Tables for Node {
     }
     fn judge(&self, sender: Sender) -> Judged {
         sender.judged(self)
+    }
+    fn edit_proof(&self, edit: impl FnOnce(&mut Proof)) {
+        edit(&mut self.proof.borrow_mut());
+    }
+    fn confirm(&self, witness: Witness, now: u64) -> bool {
+        witness.confirm(self, &self.proof.borrow(), now)
+    }
+    fn confirm_pair(&self, witness: Witness) {
+        witness.confirm_pair(self, &self.proof.borrow());
+    }
+    fn bar(&self, witness: Witness, now: u64) {
+        witness.bar(self, &self.proof.borrow(), now);
     }
 }

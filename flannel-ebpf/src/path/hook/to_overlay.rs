@@ -1,10 +1,11 @@
 //! TC egress of `flannel.<VNI>`: what comes here, the kernel has routed to a peer.
 //! Confirms its flow, and carries it past the kernel's device.
 
-use crate::abi::{Config, Flow, Outcome, Subnet, Ticket, Treatment, action, direction, flag};
-use crate::path::exit::{self, Exit};
+use crate::abi::{Config, Flow, Outcome, Subnet, Ticket, action, direction, flag};
+use crate::path::exit;
+use crate::path::proof::{Exit, Witness};
 use crate::path::segment::{Segment, in_memory, macs, plain_ipv4};
-use crate::path::{NextHop, Skb, Tables, Traffic, Verdict, Way, eager, encap, flow, shortcut};
+use crate::path::{NextHop, Skb, Tables, Traffic, Verdict, Way, encap, flow, shortcut};
 use crate::wire::{ENCAP_LEN, ETH_LEN};
 
 /// Decides about a packet that the kernel sends into the tunnel.
@@ -31,7 +32,6 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
     }
     exit::begin(tables, segment, direction::OUT);
     let ticket = exit::ticket(frame, tables, config, direction::OUT, now);
-    let kept = ticket.is_some_and(|ticket| exit::is_exempt(tables, config, ticket, segment));
     let found = ticket.and_then(|ticket| tables.flow(&ticket.key));
     let mark = frame.mark();
     let len = segment.wire_len(frame.gso_size());
@@ -46,7 +46,7 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
         return Verdict::Pass;
     };
     if let Some(ticket) = ticket {
-        prove(frame, tables, config, segment, ticket, found, subnet, &way, mark, now, kept);
+        prove(frame, tables, config, segment, ticket, subnet, &way, mark, now);
     }
     shortcut::out(frame, tables, config, segment, subnet, &way, mark)
 }
@@ -82,68 +82,30 @@ fn prove<S: Skb, T: Tables>(
     config: &Config,
     segment: &Segment,
     ticket: &Ticket,
-    found: Option<T::FlowRef<'_>>,
     subnet: &Subnet,
     way: &Way,
     mark: u32,
     now: u64,
-    kept: bool,
 ) {
     let Some(treatment) = exit::treatment(frame, tables, ticket, segment, mark) else { return };
-    let treatment = in_memory(&treatment);
-    if treatment.translated != 0 {
-        eager::bar(tables, config, segment, direction::OUT, now);
+    let translated = treatment.translated != 0;
+    tables.edit_proof(|proof| proof.treatment = treatment);
+    tables.edit_proof(|proof| {
+        proof.exit = Exit {
+            ifindex: way.ifindex,
+            action: action::ENCAP,
+            max_len: config.mtu.min(way.mtu.saturating_sub(ENCAP_LEN as u16)),
+            peer_id: subnet.peer_id,
+            peer_ip: subnet.public_ip,
+            next_hop: way.next_hop,
+            dst_mac: subnet.vtep_mac,
+            src_mac: config.vtep_mac,
+            until: u64::MAX,
+        };
+    });
+    let witness = Witness::new(frame, tables, config, ticket, segment);
+    if translated {
+        tables.bar(witness, now);
     }
-    if let Some(found) = &found
-        && flow::end(tables, &ticket.key, found)
-    {
-        return;
-    }
-    if exit::is_kept_out(tables, config, ticket) {
-        tables.count(Outcome::RefusedKept);
-        return;
-    }
-    let exit = Exit {
-        ifindex: way.ifindex,
-        action: action::ENCAP,
-        max_len: config.mtu.min(way.mtu.saturating_sub(ENCAP_LEN as u16)),
-        peer_id: subnet.peer_id,
-        peer_ip: subnet.public_ip,
-        next_hop: way.next_hop,
-        dst_mac: subnet.vtep_mac,
-        src_mac: config.vtep_mac,
-        until: u64::MAX,
-    };
-    confirm(frame, tables, config, segment, ticket, found, treatment, in_memory(&exit), now, kept);
-}
-
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "as `prove`")]
-fn confirm<S: Skb, T: Tables>(
-    frame: &S,
-    tables: &T,
-    config: &Config,
-    segment: &Segment,
-    ticket: &Ticket,
-    found: Option<T::FlowRef<'_>>,
-    treatment: &Treatment,
-    exit: &Exit,
-    now: u64,
-    kept: bool,
-) {
-    if let Err(against) = exit::admit(frame, tables, config, ticket, found.as_deref(), now) {
-        tables.count(against);
-        return;
-    }
-    if flow::may_confirm(segment)
-        && exit::confirm(tables, config, frame.ticket(), ticket, found, treatment, exit, kept)
-    {
-        tables.count(Outcome::ConfirmedOut);
-    }
-    if treatment.translated == 0
-        && !kept
-        && let Some(pair) = eager::pair(config, segment, &ticket.key)
-    {
-        exit::confirm_pair(tables, config, ticket, &pair, treatment, exit);
-    }
+    witness.testify(tables, true, now);
 }

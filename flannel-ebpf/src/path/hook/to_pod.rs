@@ -1,11 +1,12 @@
 //! TC egress of the host side of a pod's veth: what comes here, the kernel
 //! delivers to the pod. Only looks on.
 
-use crate::abi::{Config, Outcome, Ticket, action, direction, flag, state, ticket_flag};
+use crate::abi::{Config, Ticket, action, direction, flag, ticket_flag};
 use crate::path::direct::NO_OUTER_SOURCE;
-use crate::path::exit::{self, Exit};
+use crate::path::exit;
+use crate::path::proof::{Exit, Witness};
 use crate::path::segment::{Segment, macs, plain_ipv4};
-use crate::path::{NOBODY, NextHop, Skb, Tables, Verdict, eager, flow, treatment, tunnel};
+use crate::path::{NOBODY, NextHop, Skb, Tables, Verdict, treatment, tunnel};
 use crate::wire::{self, ETH_LEN};
 
 /// Looks at a packet that is delivered to a pod.
@@ -38,49 +39,26 @@ fn prove<S: Skb, T: Tables>(
     let mark = frame.mark();
     let treatment = treatment::of_aggregate(ticket, segment, mark, frame.priority())
         .or_else(|| exit::treatment(frame, tables, ticket, segment, mark));
-    let Some(mut treatment) = treatment else { return };
-    if treatment.translated != 0 {
-        eager::bar(tables, config, segment, direction::IN, now);
-    }
-    let key = ticket.key;
-    let found = tables.flow(&key);
-    if let Some(found) = &found {
-        if flow::end(tables, &key, found) {
-            return;
+    let Some(treatment) = treatment else { return };
+    let translated = treatment.translated != 0;
+    tables.edit_proof(|proof| proof.treatment = treatment);
+    let exit = exit_to_pod(frame, tables, config, ticket).unwrap_or(Exit {
+        ifindex: frame.ifindex(),
+        action: action::KERNEL,
+        ..Exit::default()
+    });
+    tables.edit_proof(|proof| {
+        if exit.action == action::PEER {
+            // A mark does not leave the node's namespace.
+            proof.treatment.mark = 0;
         }
-        if found.state == state::CONFIRMED
-            && found.out_ifindex != frame.ifindex()
-            && flow::stands(found, config, now).is_ok()
-        {
-            // The bridge floods, or the pod moved: one veth is not the answer.
-            tables.remove_flow(&key);
-            return;
-        }
+        proof.exit = exit;
+    });
+    let witness = Witness::new(frame, tables, config, ticket, segment);
+    if translated {
+        tables.bar(witness, now);
     }
-    let Some(exit) = exit_to_pod(frame, tables, config, ticket) else {
-        tables.count(Outcome::RefusedKept);
-        return;
-    };
-    if exit.action == action::PEER {
-        // A mark does not leave the node's namespace.
-        treatment.mark = 0;
-    }
-    if let Err(against) = exit::admit(frame, tables, config, ticket, found.as_deref(), now) {
-        tables.count(against);
-        return;
-    }
-    let kept = exit::is_exempt(tables, config, ticket, segment);
-    if flow::may_confirm(segment)
-        && exit::confirm(tables, config, frame.ticket(), ticket, found, &treatment, &exit, kept)
-    {
-        tables.count(Outcome::ConfirmedIn);
-    }
-    if treatment.translated == 0
-        && !kept
-        && let Some(pair) = eager::pair(config, segment, &key)
-    {
-        exit::confirm_pair(tables, config, ticket, &pair, &treatment, &exit);
-    }
+    witness.testify(tables, true, now);
 }
 
 /// How packets get into this pod, if nothing has to see them on the way.

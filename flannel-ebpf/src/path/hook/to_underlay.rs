@@ -1,10 +1,11 @@
 //! TC egress of the underlay device, where peers are reached without a tunnel:
 //! what the kernel sends to a direct peer. Only looks on.
 
-use crate::abi::{CARRIED, Config, Outcome, Subnet, action, direction, flag, subnet_flag};
-use crate::path::exit::{self, Exit};
+use crate::abi::{CARRIED, Config, Subnet, action, direction, flag, subnet_flag};
+use crate::path::exit;
+use crate::path::proof::{Exit, Witness};
 use crate::path::segment::{Segment, plain_ipv4};
-use crate::path::{Skb, Tables, Traffic, Trip, Verdict, flow};
+use crate::path::{Skb, Tables, Traffic, Trip, Verdict};
 use crate::wire::{self, ETH_LEN};
 
 /// Looks at a packet that leaves the node.
@@ -49,23 +50,11 @@ fn confirm<S: Skb, T: Tables>(
     let Some(treatment) = exit::treatment(frame, tables, ticket, segment, frame.mark()) else {
         return;
     };
-    let found = tables.flow(&ticket.key);
-    if found.as_deref().is_some_and(|flow| flow::end(tables, &ticket.key, flow))
-        || !flow::may_confirm(segment)
-    {
-        return;
-    }
-    let veth = tables.veth(ticket.entry_ifindex);
-    let marked = treatment.mark != 0 && config.flags & flag::MARKED_ROUTES != 0;
-    if veth.is_none_or(|veth| veth.keep_out != 0) || marked {
-        tables.count(Outcome::RefusedKept);
-        return;
-    }
-    if let Err(against) = exit::admit(frame, tables, config, ticket, found.as_deref(), now) {
-        tables.count(against);
-        return;
-    }
-    let way = tables.way(&Trip {
+    tables.edit_proof(|proof| {
+        proof.treatment = treatment;
+        proof.exit.action = action::KERNEL;
+    });
+    let trip = Trip {
         source: segment.tuple.saddr,
         destination: segment.tuple.daddr,
         proto: segment.proto,
@@ -73,25 +62,23 @@ fn confirm<S: Skb, T: Tables>(
         dport: segment.tuple.dport,
         len: segment.wire_len(frame.gso_size()) as u16,
         vrf: 0,
-    });
+    };
     // A route that only its incoming interface decides about is not found so.
-    let Some(way) = way.filter(|way| way.ifindex == frame.ifindex()) else {
-        tables.count(Outcome::UnresolvedNextHop);
-        return;
-    };
-    let exit = Exit {
-        ifindex: way.ifindex,
-        action: action::ROUTE,
-        max_len: way.mtu.min(subnet.largest()),
-        peer_id: subnet.peer_id,
-        peer_ip: subnet.public_ip,
-        next_hop: way.next_hop,
-        dst_mac: [0; 6],
-        src_mac: [0; 6],
-        until: u64::MAX,
-    };
-    let kept = exit::is_exempt(tables, config, ticket, segment);
-    if exit::confirm(tables, config, frame.ticket(), ticket, found, &treatment, &exit, kept) {
-        tables.count(Outcome::ConfirmedOut);
+    let way = tables.way(&trip).filter(|way| way.ifindex == frame.ifindex());
+    if let Some(way) = way {
+        tables.edit_proof(|proof| {
+            proof.exit = Exit {
+                ifindex: way.ifindex,
+                action: action::ROUTE,
+                max_len: way.mtu.min(subnet.largest()),
+                peer_id: subnet.peer_id,
+                peer_ip: subnet.public_ip,
+                next_hop: way.next_hop,
+                dst_mac: [0; 6],
+                src_mac: [0; 6],
+                until: u64::MAX,
+            };
+        });
     }
+    Witness::new(frame, tables, config, ticket, segment).testify(tables, false, now);
 }
