@@ -34,27 +34,59 @@ pub(super) fn holds(config: &Config, segment: &Segment, flow: &Flow) -> bool {
     flow.eager != 0 && (config.flags & flag::EAGER != 0 || !segment.is_syn())
 }
 
-/// Opens the connection of a SYN if its pair is confirmed in both directions;
-/// otherwise makes sure that nothing of an earlier one of this sender is left.
-#[inline(always)]
-pub(super) fn open<T: Tables>(tables: &T, config: &Config, key: &FlowKey, entry: &Entry) {
-    let back = flow::reverse(key);
-    if let Some(flow) = tables.flow(key)
-        && flow::stands(&flow, config, entry.now).is_ok()
-        && !flow::is_senders(&flow, key, entry)
-    {
-        return;
+/// A SYN whose connection may be opened, in words: a function of the programs is called
+/// with them.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// The bytes of its flow's key.
+    pub key: [u64; 2],
+    /// Interface of the hook in the upper half, outer source in the lower.
+    pub sender: u64,
+    /// Monotonic time in ns.
+    pub now: u64,
+}
+
+impl Opening {
+    #[inline(always)]
+    pub(super) fn new(key: &FlowKey, entry: &Entry) -> Self {
+        let peer_ip = u32::from_ne_bytes(entry.peer_ip);
+        Self {
+            key: zerocopy::transmute!(*key),
+            sender: u64::from(entry.ifindex) << 32 | u64::from(peer_ip),
+            now: entry.now,
+        }
     }
-    let pair = to_service(key);
-    if is_open(tables, config, &pair, entry) && is_open(tables, config, &from_service(&back), entry)
-    {
-        copy(tables, &from_service(&back), &back);
-        copy(tables, &pair, key);
-        tables.count(Outcome::OpenedEager);
-        return;
+
+    /// Opens the connection if its pair is confirmed in both directions; otherwise makes
+    /// sure that nothing of an earlier one of this sender is left.
+    #[inline(always)]
+    pub fn open<T: Tables>(self, tables: &T) {
+        let Some(config) = tables.config() else { return };
+        let key: &FlowKey = &zerocopy::transmute!(self.key);
+        let entry = Entry {
+            ifindex: (self.sender >> 32) as u32,
+            now: self.now,
+            peer_ip: (self.sender as u32).to_ne_bytes(),
+            mac: [0; 6],
+            hash: 0,
+        };
+        let back = flow::reverse(key);
+        if let Some(flow) = tables.flow(key)
+            && flow::stands(&flow, config, entry.now).is_ok()
+            && !flow::is_senders(&flow, key, &entry)
+        {
+            return;
+        }
+        let (pair, pair_back) = (to_service(key), from_service(&back));
+        if is_open(tables, config, &pair, &entry) && is_open(tables, config, &pair_back, &entry) {
+            copy(tables, &pair_back, &back);
+            copy(tables, &pair, key);
+            tables.count(Outcome::OpenedEager);
+            return;
+        }
+        tables.remove_flow(&back);
+        tables.remove_flow(key);
     }
-    tables.remove_flow(&back);
-    tables.remove_flow(key);
 }
 
 /// Whether the kernel has delivered this half of a pair lately; the half in the

@@ -43,7 +43,7 @@ pub(super) fn admit<T: Tables>(
         return Ok(());
     }
     if segment.tcp_flags & (wire::TCP_SYN | wire::TCP_RST) != 0 {
-        // `eager::open` has done so.
+        // `Opening::open` has done so.
         if found.is_some() && ours && !opens(config, segment) {
             tables.remove_flow(key);
         }
@@ -64,7 +64,7 @@ pub(super) fn admit<T: Tables>(
     Ok(())
 }
 
-/// Whether this is a SYN that `eager::open` should see.
+/// Whether this is a SYN that `Opening::open` should see.
 #[inline(always)]
 pub(super) fn opens(config: &Config, segment: &Segment) -> bool {
     config.flags & flag::EAGER != 0 && segment.is_syn()

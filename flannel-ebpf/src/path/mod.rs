@@ -7,7 +7,7 @@
 
 mod decap;
 mod direct;
-mod eager;
+pub mod eager;
 mod encap;
 mod entry;
 pub mod exemption;
@@ -28,6 +28,7 @@ mod tunnel;
 
 use core::ops::Deref;
 
+use self::eager::Opening;
 use self::exemption::Asked;
 use self::proof::{Proof, Witness};
 use self::source::{Judged, Sender};
@@ -204,6 +205,8 @@ pub trait Tables: Lookups + Counters {
     fn confirm(&self, witness: Witness, now: u64) -> bool;
     /// Confirms the pair that a packet proves ([`Witness::confirm_pair`]).
     fn confirm_pair(&self, witness: Witness);
+    /// Opens the connection of a SYN ([`Opening::open`]).
+    fn open(&self, opening: Opening);
     /// Keeps a pair with the kernel ([`Witness::bar`]).
     fn bar(&self, witness: Witness, now: u64);
 }

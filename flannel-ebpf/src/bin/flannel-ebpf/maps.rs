@@ -1,5 +1,7 @@
 //! The maps, and the kernel's tables.
 
+mod functions;
+
 use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::ops::Deref;
@@ -18,10 +20,11 @@ use flannel_ebpf::abi::{
     MAX_PEERS, MAX_STRANGERS, MAX_VETHS, OUTCOMES, Outcome, Peer, PeerStats, Stranger, Subnet,
     Ticket, TicketNumbers, Veth,
 };
+use flannel_ebpf::path::eager::Opening;
 use flannel_ebpf::path::exemption::Asked;
 use flannel_ebpf::path::proof::{Proof, Witness};
 use flannel_ebpf::path::source::{Judged, Sender};
-use flannel_ebpf::path::ticket::{self, Among, Of};
+use flannel_ebpf::path::ticket::{Among, Of};
 use flannel_ebpf::path::{Counters, Lookups, NextHop, Tables, Traffic, Trip, Way};
 
 #[btf_map(name = "fl_cfg")]
@@ -180,22 +183,22 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn is_exempt(&self, Asked { addresses, rest }: Asked) -> bool {
-        fl_is_exempt(addresses, rest) & 1 != 0
+        functions::fl_is_exempt(addresses, rest) & 1 != 0
     }
 
     #[inline(always)]
     fn is_exempt_by(&self, Asked { addresses, rest }: Asked, index: u32) -> bool {
-        fl_is_exempt_by(addresses, rest, index.into()) != 0
+        functions::fl_is_exempt_by(addresses, rest, index.into()) != 0
     }
 
     #[inline(always)]
     fn is_last(&self, index: u32, sequence: u32, among: Among) -> bool {
-        fl_is_last(index.into(), sequence.into(), among.0.into()) & 1 != 0
+        functions::fl_is_last(index.into(), sequence.into(), among.0.into()) & 1 != 0
     }
 
     #[inline(always)]
     fn are_of_same(&self, index: u32, later: u32, of: Of) -> bool {
-        fl_are_of_same(index.into(), later.into(), (of == Of::Peer).into()) != 0
+        functions::fl_are_of_same(index.into(), later.into(), (of == Of::Peer).into()) != 0
     }
 
     #[inline(always)]
@@ -388,7 +391,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn judge(&self, Sender { addresses, is_whole, now }: Sender) -> Judged {
-        Judged(fl_judge(addresses, is_whole, now))
+        Judged(functions::fl_judge(addresses, is_whole, now))
     }
 
     #[inline(always)]
@@ -401,84 +404,21 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn confirm(&self, Witness(witness): Witness, now: u64) -> bool {
-        fl_confirm(witness, now) != 0
+        functions::fl_confirm(witness, now) != 0
     }
 
     #[inline(always)]
     fn confirm_pair(&self, Witness(witness): Witness) {
-        fl_confirm_pair(witness);
+        functions::fl_confirm_pair(witness);
+    }
+
+    #[inline(always)]
+    fn open(&self, Opening { key: [first, second], sender, now }: Opening) {
+        functions::fl_open(first, second, sender, now);
     }
 
     #[inline(always)]
     fn bar(&self, Witness(witness): Witness, now: u64) {
-        fl_bar(witness, now);
+        functions::fl_bar(witness, now);
     }
-}
-
-/// A search in a function of its own, which the verifier goes through once: as a part
-/// of its callers it costs a kernel of 6.1 more than a million steps. So is each step of
-/// it, which a loop would have the verifier go through once for each number.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn fl_is_exempt(addresses: u64, rest: u64) -> u64 {
-    Asked { addresses, rest }.is_covered(&Maps::without_context()).into()
-}
-
-/// A step of `fl_is_exempt`.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn fl_is_exempt_by(addresses: u64, rest: u64, index: u64) -> u64 {
-    let asked = Asked { addresses, rest };
-    EXEMPTIONS.get(index as u32).is_some_and(|exemption| asked.is_covered_by(exemption)).into()
-}
-
-/// As `fl_is_exempt`.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn fl_is_last(index: u64, sequence: u64, among: u64) -> u64 {
-    let (tables, among) = (Maps::without_context(), Among(among as u32));
-    ticket::none_is_later(&tables, index as u32, sequence as u32, among).into()
-}
-
-/// A step of `fl_is_last`.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn fl_are_of_same(index: u64, later: u64, of_peer: u64) -> u64 {
-    let of = if of_peer == 0 { Of::Flow } else { Of::Peer };
-    ticket::are_of_same(&Maps::without_context(), index as u32, later as u32, of).into()
-}
-
-/// As `fl_is_exempt`.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn fl_judge(addresses: u64, is_whole: u64, now: u64) -> u64 {
-    Sender { addresses, is_whole, now }.judged(&Maps::without_context()).0
-}
-
-/// As `fl_is_exempt`.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn fl_confirm(witness: u64, now: u64) -> u64 {
-    let Some(proof) = PROOF.get(0) else { return 0 };
-    Witness(witness).confirm(&Maps::without_context(), proof, now).into()
-}
-
-/// As `fl_is_exempt`.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn fl_confirm_pair(witness: u64) -> u64 {
-    if let Some(proof) = PROOF.get(0) {
-        Witness(witness).confirm_pair(&Maps::without_context(), proof);
-    }
-    0
-}
-
-/// As `fl_is_exempt`.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn fl_bar(witness: u64, now: u64) -> u64 {
-    if let Some(proof) = PROOF.get(0) {
-        Witness(witness).bar(&Maps::without_context(), proof, now);
-    }
-    0
 }

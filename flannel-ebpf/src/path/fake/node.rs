@@ -9,6 +9,7 @@ use crate::abi::{
     Attendance, Config, Exemption, Flow, FlowKey, Outcome, Stranger, Subnet, Ticket, TicketNumbers,
     Veth, flag,
 };
+use crate::path::eager::Opening;
 use crate::path::exemption::Asked;
 use crate::path::proof::{Proof, Witness};
 use crate::path::source::{Judged, Sender};
@@ -306,6 +307,9 @@ impl Tables for Node {
     }
     fn confirm_pair(&self, witness: Witness) {
         witness.confirm_pair(self, &self.proof.borrow());
+    }
+    fn open(&self, opening: Opening) {
+        opening.open(self);
     }
     fn bar(&self, witness: Witness, now: u64) {
         witness.bar(self, &self.proof.borrow(), now);

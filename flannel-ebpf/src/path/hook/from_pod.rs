@@ -5,6 +5,7 @@ use network_types::ip::Ipv4Hdr;
 use crate::abi::{
     Config, Flow, Outcome, Treatment, action, direction, flag, subnet_flag, ticket_flag,
 };
+use crate::path::eager::Opening;
 use crate::path::segment::{Segment, macs, plain_ipv4};
 use crate::path::ticket::{self, Entry};
 use crate::path::{Skb, Tables, Verdict, direct, eager, encap, entry, flow, source, to_kernel};
@@ -51,7 +52,7 @@ fn repeat<S: Skb, T: Tables>(
     let mut entry = enter(frame, tables)?;
     let beyond = !wire::within(ip.dst_addr, config.network, config.netmask);
     if !beyond && flow::opens(config, &segment) {
-        eager::open(tables, config, &key, &entry);
+        tables.open(Opening::new(&key, &entry));
     }
     let found = tables.flow(&key);
     let ours = found.as_deref().is_some_and(|flow| flow::is_senders(flow, &key, &entry));

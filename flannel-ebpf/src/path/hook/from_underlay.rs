@@ -4,6 +4,7 @@
 use network_types::ip::Ipv4Hdr;
 
 use crate::abi::{Config, FlowKey, Outcome, direction, flag, ticket_flag};
+use crate::path::eager::Opening;
 use crate::path::hook::from_wire;
 use crate::path::segment::{Segment, plain_ipv4};
 use crate::path::source::{self, Sender};
@@ -164,7 +165,7 @@ fn of_flow<S: Skb, T: Tables>(
         },
     };
     if peer != NOBODY && flow::opens(config, segment) {
-        eager::open(tables, config, &key, entry);
+        tables.open(Opening::new(&key, entry));
         found = tables.flow(&key);
     }
     let reason = match repeat(frame, tables, config, outer, segment, &key, entry, found.as_ref()) {
