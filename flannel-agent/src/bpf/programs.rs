@@ -328,7 +328,7 @@ fn verify(ebpf: &mut Ebpf, with_xdp: bool) -> Result<(), BpfError> {
 /// `flannel-ebpf/prebuilt/COMPLEXITY`.
 fn turn(name: &str) -> usize {
     const SLOW: [&str; 4] =
-        [program::FROM_UNDERLAY, program::TO_OVERLAY, program::TO_POD, program::FROM_POD];
+        [program::FROM_UNDERLAY, program::TO_OVERLAY, program::FROM_POD, program::TO_POD];
     SLOW.iter().position(|slow| *slow == name).unwrap_or(SLOW.len())
 }
 
