@@ -128,13 +128,18 @@ fn strip(agent: &Path, out: &Path, product: &Product) -> Result<PathBuf> {
 fn tarball(stage: &Path, out: &Path, product: &Product) -> Result<PathBuf> {
     let file = out.join(format!("{}.tar.gz", product.name()));
     let plain = file.with_extension("");
-    pack_tar(stage, &plain, product)?;
+    // Of the directories only our own: tar would give the node's `/` and `/usr/bin` the mode
+    // and time of these.
+    let mut names = tree::files(stage)?;
+    names.retain(|name| !tree::OWN.iter().any(|own| Path::new(name).starts_with(own)));
+    names.extend(tree::OWN.map(str::to_owned));
+    pack_tar(stage, &plain, product, &names)?;
     run_command(Command::new("gzip").args(["--no-name", "--force"]).arg(&plain))?;
     Ok(file)
 }
 
-/// Packs what is below a directory, the same bytes each time.
-fn pack_tar(directory: &Path, file: &Path, product: &Product) -> Result<()> {
+/// Packs these of a directory, with all below them, the same bytes each time.
+fn pack_tar(directory: &Path, file: &Path, product: &Product, names: &[String]) -> Result<()> {
     run_command(
         Command::new("tar")
             .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--format=gnu"])
@@ -143,7 +148,8 @@ fn pack_tar(directory: &Path, file: &Path, product: &Product) -> Result<()> {
             .arg(file)
             .arg("--directory")
             .arg(directory)
-            .args(["--create", "."]),
+            .arg("--create")
+            .args(names),
     )
 }
 

@@ -114,6 +114,25 @@ fn the_package_has_what_a_node_needs() {
     the_pages_links_lead_somewhere(&dir.path().join("usr/share/doc/flannel-ebpf"));
 }
 
+/// tar gives directories that are there the mode and time of the archive's.
+#[test]
+fn the_tarball_leaves_the_nodes_directories_alone() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let bin = root.path().join("usr/bin");
+    fs::create_dir_all(&bin).expect("directories of the node");
+    // As Fedora has them.
+    for dir in [root.path(), &bin] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o555)).expect("a mode");
+    }
+    run(Command::new("tar").arg("-xzf").arg(the_one(".tar.gz")).arg("-C").arg(root.path()));
+    for dir in [root.path(), &bin] {
+        let mode = fs::metadata(dir).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o555, "{}", dir.display());
+    }
+    let doc = root.path().join("usr/share/doc/flannel-ebpf/docs");
+    assert_eq!(fs::metadata(doc).expect("ours").permissions().mode() & 0o777, 0o755);
+}
+
 fn the_pages_links_lead_somewhere(doc: &Path) {
     let pages = run(Command::new("find").arg(doc).args(["-name", "*.md"]));
     assert!(pages.lines().count() > 20, "{pages}");
@@ -155,6 +174,11 @@ fn the_rpm_says_what_is_needed() {
     }
     assert!(listed.contains("/usr/bin/flanneld"), "the alias");
     assert_eq!(query("--configfiles"), "/etc/sysconfig/flanneld\n");
+    let documents = query("--docfiles");
+    for path in ["/usr/share/man/man8/flannel-agent.8.gz", "/usr/share/doc/flannel-ebpf/README.md"]
+    {
+        assert!(documents.lines().any(|line| line == path), "{path} is not in {documents}");
+    }
     let requires = query("--requires");
     assert!(requires.contains("libc.so.6(GLIBC_2."), "{requires}");
     assert!(query("--conflicts").contains("flannel"), "two daemons of one name");

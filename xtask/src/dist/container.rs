@@ -29,7 +29,7 @@ pub(super) fn lay(stage: &Path, out: &Path, product: &Product) -> Result<PathBuf
         let bytes = fs::read(&from)?;
         tree::put(&dir.join(name), &bytes, executable)?;
     }
-    pack_tar(&debian::container()?, &dir.join("root.tar"), product)?;
+    pack_tar(&debian::container()?, &dir.join("root.tar"), product, &[".".to_owned()])?;
     tree::set_times(&dir, product)?;
     Ok(dir)
 }

@@ -11,6 +11,9 @@ use super::needs::Needs;
 use super::{Product, tree};
 use crate::workspace::root;
 
+/// What `rpm --excludedocs` leaves out.
+const DOCUMENTS: [&str; 2] = ["usr/share/doc/", "usr/share/man/"];
+
 /// Packs what is below `stage`.
 ///
 /// # Errors
@@ -72,9 +75,12 @@ fn files(builder: &mut PackageBuilder, stage: &Path) -> Result<()> {
         if tree::CONFFILES.contains(&name.as_str()) {
             options = options.config().noreplace();
         }
+        if DOCUMENTS.iter().any(|folder| name.starts_with(folder)) {
+            options = options.doc();
+        }
         builder.with_file(&from, options).with_context(|| format!("pack {}", from.display()))?;
     }
-    for directory in [tree::DOC, "usr/libexec/flannel"] {
+    for directory in tree::own_directories(stage)? {
         builder.with_dir_entry(FileOptions::dir(format!("/{directory}")).permissions(0o755))?;
     }
     Ok(())

@@ -12,6 +12,8 @@ use crate::workspace::{output, root, run as run_command};
 
 /// Where documents go.
 pub(super) const DOC: &str = "usr/share/doc/flannel-ebpf";
+/// Directories of ours alone.
+pub(super) const OWN: [&str; 2] = [DOC, "usr/libexec/flannel"];
 /// Files that a user may change.
 pub(super) const CONFFILES: &[&str] = &["etc/sysconfig/flanneld"];
 
@@ -107,6 +109,15 @@ pub(super) fn files(folder: &Path) -> Result<Vec<String>> {
     let found = output(command.current_dir(folder).args([".", "!", "-type", "d"]))?;
     let names = found.lines().filter_map(|line| line.strip_prefix("./"));
     let mut names: Vec<_> = names.map(str::to_owned).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// [`OWN`] and all directories below, sorted.
+pub(super) fn own_directories(stage: &Path) -> Result<Vec<String>> {
+    let mut command = Command::new("find");
+    let found = output(command.current_dir(stage).args(OWN).args(["-type", "d"]))?;
+    let mut names: Vec<_> = found.lines().map(str::to_owned).collect();
     names.sort();
     Ok(names)
 }

@@ -31,6 +31,10 @@ chmod 755 "$work/root/run/systemctl"
 mount --bind "$work/root/run/systemctl" "$work/root/usr/bin/systemctl"
 cp "$1" "$work/root$package"
 export DEBIAN_FRONTEND=noninteractive
+# `set -e` takes no notice of what follows a `!`.
+fails() {
+    if "$@"; then echo "$*: it should fail" >&2; exit 1; fi
+}
 # All but the package managers' own notes, and man's index.
 list() {
     (cd "$work/upper" && find . \( -path ./var/lib/dpkg -o -path ./var/lib/rpm -o -path ./var/cache \
@@ -61,12 +65,12 @@ grep -q '# mine' "$work/root/etc/sysconfig/flanneld"
 leave_a_device
 chroot "$work/root" dpkg -r flannel-ebpf
 did remove
-! ip link show flannel.1
+fails ip link show flannel.1
 mkdir -p "$work/root/var/lib/flannel-ebpf"; touch "$work/root/var/lib/flannel-ebpf/left"
 chroot "$work/root" dpkg --purge flannel-ebpf
 did purge
 ! test -e "$work/root/etc/sysconfig" || test -e /etc/sysconfig
-! test -e "$work/root/var/lib/flannel-ebpf"
+fails test -e "$work/root/var/lib/flannel-ebpf"
 "#;
 
 /// rpm enters the copy for scripts only. What it needs are Fedora's packages.
@@ -79,10 +83,11 @@ find "$work/upper" -path '*flannel*' ! -user root -print > "$lists/owners"
 leave_a_device
 $rpm --erase flannel-ebpf
 did remove
-! ip link show flannel.1
-! test -e "$work/root/var/lib/flannel-ebpf"
-! test -e "$work/root/usr/libexec/flannel"
-! $rpm --query flannel-ebpf
+fails ip link show flannel.1
+fails test -e "$work/root/var/lib/flannel-ebpf"
+fails test -e "$work/root/usr/libexec/flannel"
+fails test -e "$work/root/usr/share/doc/flannel-ebpf"
+fails $rpm --query flannel-ebpf
 "#;
 
 /// What a script did to the copy.
