@@ -147,3 +147,28 @@ fn replace(machine: &Debian, pair: &mut Pair, install: &str, version: &str) {
     assert_eq!(machine.sh("dpkg-query -W -f '${Version}' flannel-ebpf"), version);
     assert_eq!(machine.sh(&format!("systemctl is-enabled {UNIT}")).trim(), "enabled");
 }
+
+/// As when an interface comes long after the boot. More starts in a row than systemd allows
+/// by itself.
+#[test]
+fn a_start_that_fails_is_tried_until_it_works() {
+    let lab = Lab::new();
+    let mut node = lab.node(1);
+    let machine = boot(&mut node);
+    machine.sh(&format!("dpkg -i {}", present()));
+    let restart = format!("systemctl restart {UNIT}");
+    machine.write("/etc/sysconfig/flanneld", "FLANNEL_OPTIONS=--no-such-flag\n");
+    assert!(!machine.try_sh(&restart));
+    assert_eq!(machine.property(UNIT, "ActiveState"), "failed", "a wrong flag is not tried again");
+
+    machine.write("/etc/sysconfig/flanneld", "FLANNELD_IFACE=late0\n");
+    for _ in 0..8 {
+        assert!(!machine.try_sh(&restart), "there is no such interface");
+    }
+    assert_eq!(machine.property(UNIT, "Result"), "exit-code");
+    machine.sh(
+        "ip link add late0 type veth peer name late1 && ip address add 198.51.100.1/24 dev late0 \
+         && ip link set late1 up && ip link set late0 up",
+    );
+    wait_active(&machine);
+}
