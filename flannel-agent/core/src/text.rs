@@ -30,6 +30,11 @@ pub fn shown(text: &str, most: usize) -> String {
     shown
 }
 
+/// So many of what `one` names: `1 peer`, `2 peers`.
+pub fn count(number: usize, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Whether a terminal or a reader of lines does something else with it than to
 /// show it.
 fn acts(letter: char) -> bool {
@@ -41,6 +46,11 @@ fn acts(letter: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|number| count(number, "peer")), ["0 peers", "1 peer", "2 peers"]);
+    }
 
     #[test]
     fn usual_text_stays() {

@@ -175,6 +175,7 @@ fn told<T: DeserializeOwned>(state_dir: &Path, request: Request) -> Known<Option
 fn running(status: &Status) -> Agent {
     let mode = status.datapath.mode.map_or("not chosen yet", DatapathKind::text);
     Agent::Running {
+        leased: status.lease.is_some(),
         datapath: mode.to_owned(),
         reason: status.datapath.reason.clone(),
         complaints: status
@@ -218,9 +219,10 @@ mod tests {
     fn a_lease_that_is_left_out_is_a_complaint() {
         let why = "lease 10.9.1.0-24 is not used";
         let status = Status { ignored: vec![why.to_owned()], ..Status::default() };
-        let Agent::Running { complaints, .. } = running(&status) else {
+        let Agent::Running { leased, complaints, .. } = running(&status) else {
             panic!("it runs");
         };
+        assert!(!leased, "this status has no lease");
         assert_eq!(complaints, [format!("left out: {why}")]);
     }
 }

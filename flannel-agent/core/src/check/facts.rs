@@ -167,6 +167,8 @@ pub struct Certificate {
 pub enum Agent {
     /// It answers.
     Running {
+        /// It has had its lease since it began.
+        leased: bool,
         /// `ebpf`, `kernel`, `udp proxy`.
         datapath: String,
         /// Why it is not eBPF, if it was wanted.

@@ -9,10 +9,10 @@ pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
     findings
 }
 
-/// What is to be said of a daemon that has ended, or of none since the machine started.
-fn left_behind(facts: &NodeFacts) -> (Condition, String) {
+/// How it is while a daemon does not work: it has ended, or waits for its lease.
+fn left_behind(facts: &NodeFacts, daemon: &str) -> (Condition, String) {
     let own = facts.network.as_ref().and_then(|network| network.device.as_ref());
-    let told = |what: String| format!("no daemon runs{what}");
+    let told = |what: String| format!("{daemon}{what}");
     match (own, facts.own_device()) {
         (Some(own), None) if facts.devices.is_ok() => {
             (Condition::Broken, told(format!(", and {own} is not there")))
@@ -20,7 +20,7 @@ fn left_behind(facts: &NodeFacts) -> (Condition, String) {
         (_, Some(own)) if own.kind == "tun" => {
             (Condition::Broken, told("; the udp backend forwards nothing meanwhile".to_owned()))
         }
-        _ => (Condition::Degraded, told("; what it set up goes on forwarding".to_owned())),
+        _ => (Condition::Degraded, told("; what was set up goes on forwarding".to_owned())),
     }
 }
 
@@ -35,8 +35,9 @@ fn agent(facts: &NodeFacts) -> Finding {
             "start it: systemctl start flannel-agent",
         ),
         Ok(Agent::Dead { remembered: true }) => {
-            let (condition, found) = left_behind(facts);
-            let remedy = "start it: systemctl start flannel-agent; its log says why it ended";
+            let (condition, found) = left_behind(facts, "no daemon runs");
+            let remedy = "start it: systemctl start flannel-agent; why it ended says \
+                          journalctl -u flannel-agent";
             Finding::ill(id, condition, found, remedy)
         }
         Ok(Agent::Running { .. }) if facts.network.is_none() => Finding::ill(
@@ -46,6 +47,15 @@ fn agent(facts: &NodeFacts) -> Finding {
             "flannel-agent status says what it waits for",
         )
         .since("without a lease pods get no network"),
+        Ok(Agent::Running { leased: false, .. }) => {
+            let (condition, found) = left_behind(facts, "it runs, but has no lease yet");
+            let why = match condition {
+                Condition::Broken => "without a lease pods get no network",
+                _ => "until it has one, changes of other nodes are not followed",
+            };
+            Finding::ill(id, condition, found, "flannel-agent status says what it waits for")
+                .since(why)
+        }
         Ok(Agent::Running { complaints, .. }) if !complaints.is_empty() => Finding::ill(
             id,
             Condition::Degraded,

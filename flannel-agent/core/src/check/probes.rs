@@ -3,6 +3,7 @@
 use super::facts::{NodeFacts, PeerProbe, Sizes};
 use super::finding::{Condition, Finding, Id};
 use crate::probe::Answer;
+use crate::text;
 
 /// Peers that are named; of more only the number is told.
 const NAMED: usize = 3;
@@ -88,7 +89,8 @@ fn mtu(probes: &[PeerProbe]) -> Vec<Finding> {
         findings.push(Finding::unknown(id, found));
     }
     if findings.is_empty() {
-        let found = format!("full packets reach all of the {} peers that were tried", probes.len());
+        let tried = text::count(probes.len(), "peer");
+        let found = format!("full packets reach {tried}, which is all that were tried");
         findings.push(Finding::well(id, found));
     }
     findings
@@ -115,6 +117,9 @@ fn checksum(probes: &[PeerProbe]) -> Finding {
     }
     match tried().filter(|(_, tcp)| tcp.offloaded.came()).count() {
         0 => Finding::unknown(id, "no peer answers TCP: filtered, or away"),
-        count => Finding::well(id, format!("TCP with the card's checksum reaches {count} peers")),
+        reached => {
+            let reached = text::count(reached, "peer");
+            Finding::well(id, format!("TCP with the card's checksum reaches {reached}"))
+        }
     }
 }

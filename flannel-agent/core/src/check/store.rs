@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 use super::facts::{Held, NodeFacts, StoreFault};
 use super::finding::{Condition, Finding, Id};
+use crate::text;
 
 /// An answer that takes longer is slow, in milliseconds.
 const SLOW: u64 = 1000;
@@ -50,7 +51,11 @@ fn store(facts: &NodeFacts) -> Finding {
         ),
         Ok(store) => Finding::well(
             id,
-            format!("it answers after {} ms, {} leases", store.millis, store.leases.len()),
+            format!(
+                "it answers after {} ms, {}",
+                store.millis,
+                text::count(store.leases.len(), "lease")
+            ),
         ),
     }
 }
@@ -83,7 +88,8 @@ fn duplicates(facts: &NodeFacts) -> Vec<Finding> {
     found.extend(by(leases, "VTEP MAC", |lease| lease.vtep_mac));
     found.extend(overlaps(leases));
     if found.is_empty() {
-        return vec![Finding::well(id, format!("none among {} leases", leases.len()))];
+        let among = text::count(leases.len(), "lease");
+        return vec![Finding::well(id, format!("none among {among}"))];
     }
     let remedy = "find the node that should not have it: a cloned machine, or a lease that a node \
                   left behind; give it its own, or delete the lease";
@@ -127,6 +133,13 @@ fn overlaps(leases: &[Held]) -> Vec<String> {
     found
 }
 
+fn days(seconds: i64) -> String {
+    match usize::try_from(seconds / DAY) {
+        Ok(0) | Err(_) => "less than a day".to_owned(),
+        Ok(days) => text::count(days, "day"),
+    }
+}
+
 fn certificates(facts: &NodeFacts) -> Vec<Finding> {
     let id = Id::Certificates;
     if facts.certificates.is_empty() {
@@ -144,10 +157,10 @@ fn certificates(facts: &NodeFacts) -> Vec<Finding> {
                     Finding::ill(id, Condition::Broken, format!("{path} has ended"), remedy)
                 }
                 Ok(left) if left < NEAR => {
-                    let found = format!("{path} ends in {} days", left / DAY);
+                    let found = format!("{path} ends in {}", days(left));
                     Finding::ill(id, Condition::Degraded, found, remedy)
                 }
-                Ok(left) => Finding::well(id, format!("{path} lasts {} days", left / DAY)),
+                Ok(left) => Finding::well(id, format!("{path} lasts {}", days(left))),
             }
         })
         .collect()

@@ -18,7 +18,12 @@ fn well() -> NodeFacts {
     let passes = |what| Ruled { what, fate: Fate::Passes };
     let subnet = "10.244.1.0/24".parse().unwrap();
     NodeFacts {
-        agent: Ok(Agent::Running { datapath: "ebpf".into(), reason: None, complaints: vec![] }),
+        agent: Ok(Agent::Running {
+            leased: true,
+            datapath: "ebpf".into(),
+            reason: None,
+            complaints: vec![],
+        }),
         features: features.map(|feature| (feature, Ok(true))).into(),
         capabilities: Ok(Capabilities {
             whose: Whose::Daemons,
@@ -164,6 +169,7 @@ fn the_daemon() {
     });
     let running = |reason: Option<&str>, complaints: &[&str]| {
         agent(Agent::Running {
+            leased: true,
             datapath: "kernel".into(),
             reason: reason.map(Into::into),
             complaints: complaints.iter().map(ToString::to_string).collect(),
@@ -178,6 +184,17 @@ fn the_daemon() {
     found(Id::Agent, Condition::Broken, "no lease", |facts| {
         running(None, &[])(facts);
         facts.network = None;
+    });
+    let waits = agent(Agent::Running {
+        leased: false,
+        datapath: "not chosen yet".into(),
+        reason: None,
+        complaints: vec![],
+    });
+    found(Id::Agent, Condition::Degraded, "no lease yet; what was set up goes on", waits.clone());
+    found(Id::Agent, Condition::Broken, "no lease yet, and flannel.1 is not there", |facts| {
+        waits(facts);
+        facts.devices = Ok(vec![]);
     });
     found(Id::Agent, Condition::Unknown, "refused", |facts| {
         facts.agent = Err(Unknown::because("refused"));
@@ -422,6 +439,8 @@ fn certificates_near_their_end() {
     let id = Id::Certificates;
     found(id, Condition::Broken, "etcd.pem has ended", left(Ok(-1)));
     found(id, Condition::Degraded, "etcd.pem ends in 3 days", left(Ok(3 * 86_400 + 7)));
+    found(id, Condition::Degraded, "ends in 1 day", left(Ok(86_400)));
+    found(id, Condition::Degraded, "ends in less than a day", left(Ok(86_399)));
     found(id, Condition::Well, "etcd.pem lasts 300 days", left(Ok(300 * 86_400)));
     found(id, Condition::Unknown, "none in it", left(Err(Unknown::because("none in it"))));
 }
