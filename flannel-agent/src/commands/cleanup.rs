@@ -9,6 +9,7 @@ use flannel_core::blackhole;
 use flannel_core::checksum::TunnelChecksum;
 use flannel_core::op::Op;
 use flannel_core::subnet::within;
+use flannel_core::text;
 use ipnetwork::Ipv4Network;
 
 use super::{complain, print};
@@ -104,7 +105,10 @@ fn detach_programs(args: &CleanupArgs, state: Option<&NodeState>, steps: &mut St
             Ok(removed) if removed.is_empty() => {}
             // Somebody else has it now.
             Err(error) if error.foreign && former.contains(dir) => {}
-            Ok(removed) => steps.did(format!("detached the programs ({} pins)", removed.len())),
+            Ok(removed) => {
+                let pins = text::count(removed.len(), "pin");
+                steps.did(format!("detached the programs ({pins})"));
+            }
             Err(error) => steps.failed(error),
         }
     }

@@ -41,7 +41,10 @@ fn man(command: Command) -> Man {
 fn page(man: &Man) -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
     man.render(&mut page)?;
-    Ok(page)
+    let text = String::from_utf8(page).map_err(io::Error::other)?;
+    // clap's word for what follows the flags says nothing.
+    let title = if text.contains("Exit code:") { "\"EXIT STATUS\"" } else { "NOTES" };
+    Ok(text.replace(".SH EXTRA\n", &format!(".SH {title}\n")).into_bytes())
 }
 
 fn write_all(dir: &Path) -> io::Result<()> {
@@ -72,6 +75,8 @@ mod tests {
             assert!(main.contains(word), "{word} is not in {main}");
         }
         assert!(main.starts_with(".ie"), "{}", &main[..60]);
+        assert!(main.contains("\n.SH NOTES\n"), "{main}");
+        assert!(read("flannel-agent-check.8").contains("\n.SH \"EXIT STATUS\"\nExit code: 0"));
         assert!(read("flannel-agent-cleanup.8").contains("keep\\-device"));
         for sub in command().get_subcommands() {
             let name = format!("flannel-agent-{}.8", sub.get_name());

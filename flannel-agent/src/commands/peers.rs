@@ -1,7 +1,6 @@
 //! `flannel-agent peers`.
 
-use comfy_table::Table;
-use comfy_table::presets;
+use comfy_table::{CellAlignment, Table, presets};
 use flannel_core::status::{Counters, PeerStatus};
 
 use super::{NOT_RUNNING, ask, could_not_ask, print, show};
@@ -32,6 +31,9 @@ fn table(peers: &[PeerStatus]) -> String {
     let who = ["SUBNET", "PUBLIC IP", "VTEP MAC", "PATH"];
     let columns = who.iter().chain(counted).copied().chain(["STATE"]);
     table.load_style(presets::NOTHING).set_header(columns);
+    for column in table.column_iter_mut().skip(who.len()).take(counted.len()) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
     for peer in peers {
         let who = [
             peer.subnet.to_string(),
@@ -86,6 +88,11 @@ mod tests {
         let counters = PeerCounters { tx_fast_packets: 5, ..PeerCounters::default() };
         let vxlan = table(&[peer(BackendKind::Vxlan, Counters::Programs(counters))]);
         assert!(vxlan.contains("TX FAST"), "{vxlan}");
+        let ends = |word: &str| {
+            let line = vxlan.lines().find(|line| line.contains(word)).unwrap();
+            line.find(word).unwrap() + word.len()
+        };
+        assert_eq!(ends("TX FAST"), ends(" 5"), "numbers end below their titles: {vxlan}");
         let shared = table(&[peer(BackendKind::Vxlan, Counters::Shared {})]);
         assert!(shared.contains("TX FAST"), "{shared}");
         assert_eq!(shared.lines().last().unwrap().matches(" - ").count(), 5, "{shared}");

@@ -32,7 +32,7 @@ pub(super) fn hint(cause: &str) -> &'static str {
         ),
         (
             &["authentication failed", "user name is empty", "invalid auth token"],
-            "see --etcd-username, --etcd-password and --etcd-password-file",
+            "see --etcd-username, --etcd-password-file and --etcd-password",
         ),
         (
             &["Insufficient credentials"],

@@ -106,7 +106,7 @@ fn events_tell_what_the_agent_did_and_why() {
     let added = What::PeerAdded { subnet: other.subnet(), public_ip: other.address };
     assert!(whats.contains(&added), "{whats:#?}");
     let text = run(node.agent_command("events").args(["--since", "1h"]));
-    assert!(text.contains("device put right, "), "{text}");
+    assert!(text.contains("device put right"), "{text}");
     assert!(text.contains(&format!("peer {} at ", other.subnet())), "{text}");
 }
 

@@ -215,10 +215,14 @@ impl fmt::Display for What {
                 write!(f, "peer {subnet} at {public_ip}: its lease went")
             }
             Self::PeersChanged { added, changed, removed } => {
-                write!(f, "{added} more peers by their leases, {changed} changed, {removed} went")
+                write!(
+                    f,
+                    "more peers by their leases: {added} came, {changed} changed, {removed} went"
+                )
             }
             Self::Repaired { what, times } => {
-                write!(f, "{} put right, {times} times: somebody else changed it", what.name())
+                let often = if *times == 1 { String::new() } else { format!(" {times} times") };
+                write!(f, "{} put right{often}: somebody else changed it", what.name())
             }
             Self::HooksAttached { hooks, more, restored } => {
                 write!(f, "attached {}", list(hooks, *more))?;

@@ -3,6 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::health::Subject;
+use crate::repair::Repair;
 
 fn status() -> Status {
     Status { version: "0.1.0".to_owned(), pid: 7, ..Status::default() }
@@ -114,4 +115,11 @@ fn a_packet_is_told_with_names_and_read_back() {
     value["outcomes"] = json!(["fast_magic"]);
     let error = serde_json::from_value::<PacketEvent>(value).unwrap_err();
     assert!(error.to_string().contains("no outcome is called \"fast_magic\""), "{error}");
+}
+
+#[test]
+fn one_repair_is_no_plural() {
+    let told = |times| What::Repaired { what: Repair::Firewall, times }.to_string();
+    assert_eq!(told(1), "firewall put right: somebody else changed it");
+    assert_eq!(told(2), "firewall put right 2 times: somebody else changed it");
 }

@@ -47,15 +47,7 @@ fn render(matrix: &Matrix, colours: bool) -> String {
         [("reached", Colour::Green), ("partly", Colour::Yellow), ("unreached", Colour::Red)];
     let mut lines: Vec<String> =
         table.lines().map(|line| terminal::painted(line.trim_end(), &words, colours)).collect();
-    lines.push(format!(
-        "{} of {} peers reached, {} partly, {} not; {} of {} known were tried",
-        matrix.count(Reach::Reached),
-        matrix.peers.len(),
-        matrix.count(Reach::Partly),
-        matrix.count(Reach::Unreached),
-        matrix.peers.len(),
-        matrix.known
-    ));
+    lines.push(summary(matrix));
     if matrix.responders == 0 && !matrix.peers.is_empty() {
         lines.push(
             "no responder answered: only ICMP tells which peers are reached; start their \
@@ -67,6 +59,22 @@ fn render(matrix: &Matrix, colours: bool) -> String {
         lines.push("no daemon answered: the peers are those of the store".to_owned());
     }
     lines.join("\n")
+}
+
+fn summary(matrix: &Matrix) -> String {
+    if matrix.known == 0 {
+        return "no peer is known: no other node has a lease, or this one waits for its own"
+            .to_owned();
+    }
+    format!(
+        "{} of {} peers reached, {} partly, {} not; {} of {} known were tried",
+        matrix.count(Reach::Reached),
+        matrix.peers.len(),
+        matrix.count(Reach::Partly),
+        matrix.count(Reach::Unreached),
+        matrix.peers.len(),
+        matrix.known
+    )
 }
 
 fn word(state: Reach) -> &'static str {
