@@ -23,11 +23,34 @@ pub enum Origin {
     Pods,
     /// What comes out of the tunnel.
     Tunnel,
-    /// What comes by the underlay: from outside, and from peers without a tunnel.
-    Underlay,
+    /// What comes by the underlay.
+    Underlay(Inbound),
 }
 
-/// A switch that is off, and has to be on.
+/// What comes to pods by the underlay, without the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inbound {
+    /// Packets of peers that are reached without a tunnel.
+    Peers,
+    /// Answers from outside, to what our rules have masqueraded.
+    Answers,
+    /// Nothing that we know of: published ports, and answers to what others have
+    /// masqueraded. A node without these is well.
+    Others,
+}
+
+impl Inbound {
+    /// What comes to a node that has such peers, and such rules.
+    pub const fn of(direct: bool, masquerade: bool) -> Self {
+        match (direct, masquerade) {
+            (true, _) => Self::Peers,
+            (false, true) => Self::Answers,
+            (false, false) => Self::Others,
+        }
+    }
+}
+
+/// A switch that is off, of a device that packets may come in by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unforwarded {
     /// Whose; `None`: that of all devices.
@@ -42,9 +65,12 @@ impl Unforwarded {
             Some((device, _)) => format!("net.ipv4.conf.{}.forwarding", escaped(device)),
         }
     }
-}
 
-impl Unforwarded {
+    /// Whether it has to be on, for all that we know.
+    pub fn is_needed(&self) -> bool {
+        !matches!(self.device, Some((_, Origin::Underlay(Inbound::Others))))
+    }
+
     /// Whether what comes in by this device is not forwarded for that.
     pub fn holds_up(&self, input: Option<&str>) -> bool {
         self.device.as_ref().is_none_or(|(device, _)| Some(device.as_str()) == input)
@@ -57,7 +83,13 @@ impl fmt::Display for Unforwarded {
             None => "packets between pods and peers",
             Some((_, Origin::Pods)) => "packets from pods",
             Some((_, Origin::Tunnel)) => "packets from peers",
-            Some((_, Origin::Underlay)) => "packets to pods that come without a tunnel",
+            Some((_, Origin::Underlay(Inbound::Peers))) => {
+                "packets to pods that come without a tunnel"
+            }
+            Some((_, Origin::Underlay(Inbound::Answers))) => "answers from outside to pods",
+            Some((_, Origin::Underlay(Inbound::Others))) => {
+                "packets from outside to pods, such as those to published ports,"
+            }
         };
         write!(f, "{} is 0: {what} are not forwarded", self.sysctl())
     }
@@ -68,12 +100,17 @@ pub fn escaped(device: &str) -> String {
     device.replace('.', "/")
 }
 
-/// The switches that have to be on and are not.
-pub fn unforwarded(links: &[Link], choice: Choice<'_>, off: &SwitchedOff) -> Vec<Unforwarded> {
+/// The switches that are off, of those that [may have](Unforwarded::is_needed) to be on.
+pub fn unforwarded(
+    links: &[Link],
+    choice: Choice<'_>,
+    inbound: Inbound,
+    off: &SwitchedOff,
+) -> Vec<Unforwarded> {
     let pods = inputs_of_pods(links, choice);
     let origin = |link: &Link| match link.ifindex {
         ifindex if Some(ifindex) == choice.overlay => Some(Origin::Tunnel),
-        ifindex if ifindex == choice.underlay => Some(Origin::Underlay),
+        ifindex if ifindex == choice.underlay => Some(Origin::Underlay(inbound)),
         ifindex => pods.contains(&ifindex).then_some(Origin::Pods),
     };
     let found: Vec<Unforwarded> = links
@@ -82,7 +119,7 @@ pub fn unforwarded(links: &[Link], choice: Choice<'_>, off: &SwitchedOff) -> Vec
         .filter_map(|link| Some(Unforwarded { device: Some((link.name.clone(), origin(link)?)) }))
         .collect();
     // Who turns everything off, and single devices on, has a device for pods among them.
-    if off.everywhere && (!found.is_empty() || pods.is_empty()) {
+    if off.everywhere && (found.iter().any(Unforwarded::is_needed) || pods.is_empty()) {
         return vec![Unforwarded { device: None }];
     }
     found
@@ -125,6 +162,10 @@ mod tests {
     }
 
     fn told(everywhere: bool, devices: &[u32]) -> Vec<String> {
+        found(Inbound::Peers, everywhere, devices).iter().map(ToString::to_string).collect()
+    }
+
+    fn found(inbound: Inbound, everywhere: bool, devices: &[u32]) -> Vec<Unforwarded> {
         let pod = Link { lower_netns: Some(1), ..link(5, "veth7", "veth", None) };
         let links = [
             link(1, "eth0", "", Some("192.0.2.1/24")),
@@ -143,7 +184,7 @@ mod tests {
             names: None,
         };
         let off = SwitchedOff { everywhere, devices: devices.iter().copied().collect() };
-        unforwarded(&links, choice, &off).iter().map(ToString::to_string).collect()
+        unforwarded(&links, choice, inbound, &off)
     }
 
     #[test]
@@ -160,6 +201,23 @@ mod tests {
                 "net.ipv4.conf.veth7.forwarding is 0: packets from pods are not forwarded",
             ]
         );
+    }
+
+    #[test]
+    fn the_underlay_has_to_forward_where_something_comes_by_it() {
+        for (direct, masquerade, needed) in
+            [(true, true, true), (true, false, true), (false, true, true), (false, false, false)]
+        {
+            let inbound = Inbound::of(direct, masquerade);
+            let off = found(inbound, false, &[1]);
+            assert_eq!(off.len(), 1, "{inbound:?}");
+            assert_eq!(off[0].is_needed(), needed, "{off:?}");
+            assert!(off[0].holds_up(Some("eth0")), "{off:?}");
+        }
+        let spared = found(Inbound::Others, true, &[1, 6]);
+        assert!(!spared.iter().any(Unforwarded::is_needed), "pods' devices are on: {spared:?}");
+        let all = found(Inbound::Others, true, &[1, 2, 3, 4, 5, 6]);
+        assert_eq!(all, [Unforwarded { device: None }]);
     }
 
     #[test]

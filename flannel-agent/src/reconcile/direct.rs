@@ -30,6 +30,11 @@ impl NextHops {
 }
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {
+    /// Whether peers are reached without a tunnel, by the last pass.
+    pub(super) fn has_direct(&self) -> bool {
+        self.wanted.desired.as_ref().is_some_and(|desired| !desired.direct.is_empty())
+    }
+
     /// Asks for the next hops that are not known, or for `all`. Where the kernel
     /// does not answer, what was known stays.
     pub(super) async fn look_at_next_hops(&mut self, peers: &[Peer], all: bool) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flannel_core::backend::Reaches;
 use flannel_core::firewall::Rules;
-use flannel_core::forwarding::{Unforwarded, unforwarded};
+use flannel_core::forwarding::{Inbound, Unforwarded, unforwarded};
 use flannel_core::health::{Found, Part, Subject};
 use flannel_core::link::Link;
 use flannel_core::repair::Repair;
@@ -131,12 +131,13 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let overlay = self.links.all.iter().find(named).map(|link| link.ifindex);
         let found = match self.kernel.switched_off().await {
             Ok(off) => {
-                let found = unforwarded(&self.links.all, self.choice(overlay), &off);
+                let inbound = Inbound::of(self.has_direct(), self.settings.rules.masquerade);
+                let found = unforwarded(&self.links.all, self.choice(overlay), inbound, &off);
                 let part = |switch: Unforwarded| {
                     let part = switch.device.as_ref().map(|(name, _)| Part::Name(name.clone()));
                     (part.unwrap_or_default(), switch.to_string())
                 };
-                found.into_iter().map(part).collect()
+                found.into_iter().filter(Unforwarded::is_needed).map(part).collect()
             }
             Err(error) => Found::not_well(error.to_string()),
         };

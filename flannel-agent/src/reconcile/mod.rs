@@ -291,7 +291,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.settle_traces();
         self.retries.report(&self.shared);
         self.serve_udp(&desired, look).await;
+        let had_direct = self.has_direct();
         self.wanted.desired = Some(Arc::clone(&desired));
+        if self.has_direct() != had_direct {
+            self.check_forwarding().await;
+        }
         self.tell_peers(&desired);
         self.serve_pods();
         self.attend();

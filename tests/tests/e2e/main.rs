@@ -28,6 +28,7 @@ mod firewall;
 mod flags;
 mod forged;
 mod forged_ways;
+mod forwarding;
 mod harness;
 mod identity;
 mod integrity;

@@ -25,9 +25,6 @@ pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
 fn forwarding(facts: &NodeFacts) -> Vec<Finding> {
     let id = Id::Forwarding;
     let off = match &facts.forwarding {
-        Ok(off) if off.is_empty() => {
-            return vec![Finding::well(id, "the kernel forwards for pods and peers")];
-        }
         Ok(off) => off,
         Err(reason) => return vec![Finding::unknown(id, reason.to_string())],
     };
@@ -36,7 +33,14 @@ fn forwarding(facts: &NodeFacts) -> Vec<Finding> {
         let remedy = format!("sysctl -w {sysctl}=1, and in /etc/sysctl.d for the next boot");
         Finding::ill(id, Condition::Broken, off.to_string(), remedy)
     };
-    off.iter().map(ill).collect()
+    let needed: Vec<Finding> = off.iter().filter(|off| off.is_needed()).map(ill).collect();
+    if !needed.is_empty() {
+        return needed;
+    }
+    // Who publishes no ports is well.
+    let spared = off.iter().map(|off| format!("; {off}"));
+    let said = format!("the kernel forwards for pods and peers{}", spared.collect::<String>());
+    vec![Finding::well(id, said)]
 }
 
 fn rp_filters(filters: &[RpFilter]) -> Vec<Finding> {

@@ -5,7 +5,7 @@ use super::*;
 use crate::check::facts::Unknown;
 use crate::firewall::packet_rules::fate::{Culprit, Fate};
 use crate::firewall::packet_rules::ruleset::Family;
-use crate::forwarding::{Origin, Unforwarded};
+use crate::forwarding::{Inbound, Origin, Unforwarded};
 use crate::mac::MacAddr;
 use crate::status::{FlowDirection, FlowPath, FlowProto, FlowStatus, NotFast};
 
@@ -207,6 +207,10 @@ fn a_device_that_forwards_nothing_loses_what_comes_in_by_it() {
     assert_eq!(outcomes, [Lost, Fast]);
     assert!(why.starts_with("net.ipv4.conf.cni0.forwarding is 0"), "{why}");
     assert_eq!(off(Some(("flannel.1", Origin::Tunnel))).0, [Fast, Lost]);
-    assert_eq!(off(Some(("eth0", Origin::Underlay))).0, [Fast, Fast], "it comes by the tunnel");
+    assert_eq!(
+        off(Some(("eth0", Origin::Underlay(Inbound::Others)))).0,
+        [Fast, Fast],
+        "it comes by the tunnel"
+    );
     assert_eq!(off(None).0, [Lost, Lost]);
 }

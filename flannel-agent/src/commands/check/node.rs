@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use flannel_core::check::facts::{Known, TunnelDevice, Unknown};
-use flannel_core::forwarding::{self, Unforwarded};
+use flannel_core::forwarding::{self, Inbound, Unforwarded};
 use flannel_core::link::Link;
 use flannel_core::observed::ObservedVxlan;
 use flannel_core::pods::Choice;
@@ -47,7 +47,7 @@ impl DeviceRoles {
         Ok(Self { links, vxlans, underlay, overlay, bridge })
     }
 
-    /// The switches of forwarding that have to be on and are not.
+    /// The switches of forwarding that are off and may have to be on.
     pub(in crate::commands) async fn unforwarded(
         &self,
         kernel: &RealKernel,
@@ -67,7 +67,12 @@ impl DeviceRoles {
             uplinks: &BTreeSet::new(),
             names: None,
         };
-        Ok(forwarding::unforwarded(&self.links, choice, &off))
+        let masquerade = daemon.flags.as_ref().is_some_and(|flags| flags.rules.masquerade);
+        // Where nobody tells of peers, a node without a tunnel has none but these.
+        let direct = daemon.peers.iter().any(|peer| peer.direct)
+            || (daemon.pid.is_none() && known.is_some_and(|known| known.device.is_none()));
+        let inbound = Inbound::of(direct, masquerade);
+        Ok(forwarding::unforwarded(&self.links, choice, inbound, &off))
     }
 
     /// UDP port of our tunnel, if there is one.
