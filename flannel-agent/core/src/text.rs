@@ -1,6 +1,6 @@
-//! Text of others on one line of a log, a status or a message to systemd.
+//! Text of others on one line of a log, a status or a message to systemd, and counts.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 /// Most characters of one reason that are shown.
 pub const REASON: usize = 1_000;

@@ -247,7 +247,7 @@ impl Steps {
         match (self.done, self.failed) {
             (0, 0) => print("nothing of ours was there"),
             (_, 0) => {}
-            (_, failed) => complain(&format!("{failed} steps failed; run it again")),
+            (_, failed) => complain(&format!("{} failed; run it again", counted(failed, "step"))),
         }
         u8::from(self.failed > 0)
     }

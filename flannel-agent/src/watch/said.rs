@@ -5,6 +5,7 @@ use std::fmt::Display;
 use flannel_core::envelope::Inward;
 use flannel_core::envelope::{EnvelopeReport, Outward};
 use flannel_core::status::What;
+use flannel_core::text::counted;
 
 use super::State;
 
@@ -86,8 +87,8 @@ pub(super) fn complaint(state: &State) -> Option<String> {
         let inlets: Vec<&str> =
             state.scene.inlets.iter().map(|inlet| inlet.name.as_str()).collect();
         format!(
-            "it carries nothing that comes in: {missed} packets came through the tunnel's device, \
-             and none by {}",
+            "it carries nothing that comes in: {} came through the tunnel's device, and none by {}",
+            counted(missed, "packet"),
             inlets.join(", ")
         )
     })

@@ -1,5 +1,6 @@
 //! The store, its leases, its clock, and the certificates for it.
 
+use crate::text::counted;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 

@@ -6,7 +6,7 @@ use super::facts::*;
 use super::*;
 use crate::firewall::packet_rules::fate::{Culprit, Fate};
 use crate::firewall::packet_rules::ruleset::Family;
-use crate::forwarding::{Origin, Unforwarded};
+use crate::forwarding::{Inbound, Origin, Unforwarded};
 use crate::mac::MacAddr;
 use crate::probe::Answer;
 
@@ -238,6 +238,16 @@ fn forwarding_and_filters() {
     });
     let remedy = bridge[0].remedy.as_deref().unwrap_or_default();
     assert!(remedy.starts_with("sysctl -w net.ipv4.conf.br/7.forwarding=1"), "{bridge:?}");
+    let card = |inbound| {
+        move |facts: &mut NodeFacts| {
+            let device = Some(("eth0".to_owned(), Origin::Underlay(inbound)));
+            facts.forwarding = Ok(vec![Unforwarded { device }]);
+        }
+    };
+    found(Id::Forwarding, Condition::Broken, "answers from outside", card(Inbound::Answers));
+    let spared = with(Id::Forwarding, card(Inbound::Others));
+    assert_eq!(spared[0].state, Condition::Well, "{spared:?}");
+    assert!(spared[0].found.contains("published ports"), "{spared:?}");
     found(Id::RpFilter, Condition::Broken, "eth0 filters strictly", |facts| {
         facts.rp_filters[0].otherwise = vec!["192.0.2.7".parse().unwrap()];
     });
@@ -371,6 +381,12 @@ fn full_packets() {
     let away = PeerProbe { underlay: silent, ..shut };
     found(Id::Mtu, Condition::Unknown, "no answer from 192.0.2.7", probes(vec![away]));
     found(Id::Mtu, Condition::Well, "no peer", probes(vec![]));
+    let came = |count: u8| (0..count).map(|host| probe(host, CAME, CAME)).collect();
+    let reached = |all: &str| format!("full packets reach {all} tried");
+    found(Id::Mtu, Condition::Well, &reached("the peer that was"), probes(came(1)));
+    found(Id::Mtu, Condition::Well, &reached("all of the 2 peers that were"), probes(came(2)));
+    let checksum = &with(Id::TunnelChecksum, probes(came(1)))[0].found;
+    assert!(checksum.ends_with("reaches 1 peer"), "{checksum}");
     found(Id::Mtu, Condition::Unknown, "EPERM", |facts| {
         facts.probes = Err(Unknown::because("EPERM"))
     });

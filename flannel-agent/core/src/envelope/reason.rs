@@ -1,5 +1,6 @@
 //! Why packets are left to the kernel.
 
+use crate::text::counted;
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -136,7 +137,9 @@ impl fmt::Display for Obstacle {
             Self::Xdp => f.write_str("XDP program"),
             Self::XdpInPod => f.write_str("XDP program on the pod's side"),
             Self::Unreadable { error } => write!(f, "cannot be looked at: {error}"),
-            Self::TooManyVeths { limit } => write!(f, "the programs know {limit} veths at most"),
+            Self::TooManyVeths { limit } => {
+                write!(f, "the programs know {} at most", counted(*limit, "veth"))
+            }
             Self::OuterRule { chain, rule, does } => {
                 write!(f, "rule about tunnel packets ({does}) in {chain}: {rule}")
             }
@@ -148,7 +151,9 @@ impl fmt::Display for Obstacle {
                 f.write_str("the kernel makes its checksums (--tunnel-checksum=kernel)")
             }
             Self::TooManyPeers { left_out } => {
-                write!(f, "{left_out} peers do not fit into the programs' tables")
+                let verb = if *left_out == 1 { "does" } else { "do" };
+                let peers = counted(*left_out, "peer");
+                write!(f, "{peers} {verb} not fit into the programs' tables")
             }
         }
     }

@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use flannel_core::redact::redact;
 use flannel_core::status::{SysdumpPart, SysdumpReport};
+use flannel_core::text::counted;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
@@ -84,9 +85,10 @@ fn report(file: &Path, parts: &[Part]) -> SysdumpReport {
 fn text(report: &SysdumpReport) -> String {
     let there = report.parts.iter().filter(|part| part.bytes > 0).count();
     let mut text = format!(
-        "{}: {there} files. Passwords, tokens and keys are taken out; look it through before you \
+        "{}: {}. Passwords, tokens and keys are taken out; look it through before you \
          give it away",
-        report.file
+        report.file,
+        counted(there, "file")
     );
     for part in &report.parts {
         if let Some(error) = &part.error {

@@ -3,6 +3,7 @@
 use flannel_core::health::{Found, Subject};
 use flannel_core::lease::update::LeaseUpdate;
 use flannel_core::text;
+use flannel_core::text::counted;
 use tokio::time::Instant;
 
 use super::Loop;
@@ -55,10 +56,11 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
         match broken {
             Some(reason) if held > 0 => {
                 let why = format!(
-                    "etcd has other data than before ({reason}): {held} peers that it lost, or \
-                     has older words of, stay until their nodes write their leases again, or \
-                     24 hours; if the data were replaced on purpose, restart the agent to drop \
-                     those peers now"
+                    "etcd has other data than before ({reason}): {} that it lost, or has \
+                     older words of, will stay until their nodes write their leases again, or 24 \
+                     hours; if the data were replaced on purpose, restart the agent to drop those \
+                     peers now",
+                    counted(held, "peer")
                 );
                 self.shared.report(Subject::StoreHistory, Found::not_well(why));
                 self.held_until = Some(Instant::now() + LEASE_TTL);

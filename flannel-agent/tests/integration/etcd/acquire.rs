@@ -148,7 +148,10 @@ async fn share(api: EtcdApi, nodes: u8) {
     assert_eq!(subnets, expected);
     keys.assert_no_orphans().await;
     let error = source.acquire(&config, &claim(99)).await.unwrap_err();
-    assert!(error.to_string().starts_with(&format!("out of subnets: {nodes} leases")), "{error}");
+    assert!(
+        error.to_string().starts_with(&format!("out of subnets: with {nodes} leases")),
+        "{error}"
+    );
     keys.assert_no_orphans().await;
 }
 
