@@ -61,6 +61,7 @@ pub fn apply(observed: &mut Observed, op: &Op) {
         Op::SetMac(_)
         | Op::SetMtu(_)
         | Op::SetChecksum(_)
+        | Op::EndProtoDown
         | Op::SetUp
         | Op::AddAddress(_)
         | Op::PutLocal(_)
@@ -119,6 +120,7 @@ fn apply_to_device(observed: &mut Observed, op: &Op) {
         }
         Op::SetMtu(mtu) => device.mtu = *mtu,
         Op::SetChecksum(by) => device.checksum = Some(*by),
+        Op::EndProtoDown => device.proto_down = false,
         // The kernel puts the routes of all addresses, then.
         Op::SetUp => {
             device.up = true;
@@ -152,6 +154,7 @@ pub(crate) fn created(device: &Device) -> ObservedDevice {
         mac: device.mac,
         mtu: device.mtu,
         up: false,
+        proto_down: false,
         bridge_port: false,
         addresses: BTreeSet::new(),
         unrouted: BTreeSet::new(),

@@ -22,6 +22,8 @@ pub struct ObservedDevice {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// A protocol holds it down (`protodown`): it carries nothing, though it is up.
+    pub proto_down: bool,
     /// It is a port of a bridge, which takes what comes out of the tunnel.
     pub bridge_port: bool,
     /// IPv4 addresses on it, host bits kept.

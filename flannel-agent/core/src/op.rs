@@ -29,6 +29,8 @@ pub enum Op {
     /// Switch its `tx-checksum-ip-generic`: on, so that whoever sends the outer packet
     /// makes the checksums, or off.
     SetChecksum(TunnelChecksum),
+    /// Let it carry packets although a protocol held it down: `protodown off`.
+    EndProtoDown,
     /// Set it up.
     SetUp,
     /// Add `<address>/32`.

@@ -114,6 +114,9 @@ fn device_ops(
     if kept.is_some_and(unrouted) {
         ops.push(Op::PutLocal(want.address));
     }
+    if kept.is_some_and(|have| have.proto_down) {
+        ops.push(Op::EndProtoDown);
+    }
     if !kept.is_some_and(|have| have.up) {
         ops.push(Op::SetUp);
     }

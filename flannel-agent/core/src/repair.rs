@@ -29,11 +29,15 @@ pub enum Repair {
     Hook,
     /// Firewall rules.
     Firewall,
+    /// subnet.env.
+    SubnetFile,
+    /// The state file, or that with the firewall's rules.
+    StateFile,
 }
 
 impl Repair {
     /// All.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Device,
         Self::Address,
         Self::Route,
@@ -43,6 +47,8 @@ impl Repair {
         Self::Map,
         Self::Hook,
         Self::Firewall,
+        Self::SubnetFile,
+        Self::StateFile,
     ];
 
     /// As metrics and events name it.
@@ -57,6 +63,8 @@ impl Repair {
             Self::Map => "map",
             Self::Hook => "hook",
             Self::Firewall => "firewall",
+            Self::SubnetFile => "subnet_file",
+            Self::StateFile => "state_file",
         }
     }
 
@@ -68,6 +76,7 @@ impl Repair {
             | Op::SetMac(_)
             | Op::SetMtu(_)
             | Op::SetChecksum(_)
+            | Op::EndProtoDown
             | Op::SetUp => Self::Device,
             Op::AddAddress(_) | Op::PutLocal(_) | Op::RemoveAddress(_) => Self::Address,
             Op::PutRoute(_) | Op::PutLinkRoute(_) | Op::RemoveRoute(_) => Self::Route,

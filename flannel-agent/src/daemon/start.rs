@@ -328,6 +328,7 @@ mod tests {
             mac: MacAddr([2; 6]),
             mtu: 1450,
             up: true,
+            proto_down: false,
             bridge_port: false,
             addresses: Default::default(),
             unrouted: Default::default(),

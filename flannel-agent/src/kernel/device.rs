@@ -45,6 +45,10 @@ pub(super) fn observed(message: &LinkMessage) -> ObservedDevice {
         mac: mac(message).unwrap_or_default(),
         mtu: mtu(message),
         up: message.header.flags.contains(LinkFlags::Up),
+        proto_down: message
+            .attributes
+            .iter()
+            .any(|attribute| matches!(attribute, LinkAttribute::ProtoDown(1..))),
         bridge_port: infos(message)
             .any(|info| matches!(info, LinkInfo::PortKind(InfoPortKind::Bridge))),
         addresses: Default::default(),

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::envelope::{IpsecPolicy, PodEnd, Stacked, TrafficControl};
 use flannel_core::forwarding::SwitchedOff;
 use flannel_core::limits::{Asked, LimitedRoute, Limits};
-use flannel_core::link::{Link, RouteTo};
+use flannel_core::link::{Link, LinkAddress, RouteTo};
 use flannel_core::model;
 use flannel_core::observed::{DirectRoute, Observed};
 use flannel_core::op::Op;
@@ -74,6 +75,46 @@ pub struct State {
 
 /// Interface index that a created device gets.
 const IFINDEX: u32 = 3;
+
+/// A link that is up, with these addresses.
+pub fn link(ifindex: u32, name: &str, kind: &str, addresses: &[Ipv4Network]) -> Link {
+    let permanent = |network: &Ipv4Network| LinkAddress {
+        network: *network,
+        permanent: true,
+        deprecated: false,
+        global: true,
+    };
+    Link {
+        ifindex,
+        name: name.to_owned(),
+        mtu: 1500,
+        up: true,
+        carrier: true,
+        ethernet: true,
+        kind: kind.to_owned(),
+        lower_netns: (kind == "veth").then_some(0),
+        qdisc: "noqueue".to_owned(),
+        addresses: addresses.iter().map(permanent).collect(),
+        ..Link::default()
+    }
+}
+
+/// Writes the files that the agent reads below `/proc/sys`.
+///
+/// # Errors
+/// They cannot be written.
+pub fn write_sysctls(root: &Path) -> io::Result<()> {
+    for (key, value) in [
+        ("net/ipv4/ip_local_port_range", "32768\t60999\n"),
+        ("net/ipv4/ip_default_ttl", "64\n"),
+        ("net/netfilter/nf_conntrack_tcp_be_liberal", "0\n"),
+    ] {
+        let path = root.join(key);
+        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        std::fs::write(path, value)?;
+    }
+    Ok(())
+}
 
 /// A kernel whose tables follow [`model::apply`]. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -155,7 +196,10 @@ impl Kernel for FakeKernel {
     }
 
     async fn route_to(&self, destination: Ipv4Addr) -> Result<Option<RouteTo>, KernelError> {
-        Ok(self.reading("route_to")?.routes.get(&destination).copied())
+        let state = self.reading("route_to")?;
+        let own = state.links.iter().any(|link| link.has(destination));
+        let local = own.then_some(RouteTo { ifindex: 1, source: None, gateway: None });
+        Ok(state.routes.get(&destination).copied().or(local))
     }
 
     async fn uplinks(
@@ -258,6 +302,7 @@ mod tests {
             mac: MacAddr([2; 6]),
             mtu: 1450,
             up: true,
+            proto_down: false,
             bridge_port: false,
             addresses: Default::default(),
             unrouted: Default::default(),

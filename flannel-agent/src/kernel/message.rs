@@ -40,6 +40,9 @@ pub(super) fn request(ifindex: u32, op: &Op, crowd: bool) -> Option<Request> {
         Op::SetMtu(mtu) => {
             (RouteNetlinkMessage::SetLink(link(ifindex, vec![LinkAttribute::Mtu(*mtu)])), 0)
         }
+        Op::EndProtoDown => {
+            (RouteNetlinkMessage::SetLink(link(ifindex, vec![LinkAttribute::ProtoDown(0)])), 0)
+        }
         Op::SetUp => {
             let mut message = link(ifindex, vec![]);
             message.header.flags = LinkFlags::Up;
@@ -202,7 +205,7 @@ pub(super) fn call(op: &Op) -> &'static str {
     match op {
         Op::DeleteDevice { .. } => "RTM_DELLINK",
         Op::CreateDevice(_) => "RTM_NEWLINK",
-        Op::SetMac(_) | Op::SetMtu(_) | Op::SetUp => "RTM_SETLINK",
+        Op::SetMac(_) | Op::SetMtu(_) | Op::EndProtoDown | Op::SetUp => "RTM_SETLINK",
         Op::SetChecksum(_) => offload::SET,
         Op::AddAddress(_) => "RTM_NEWADDR",
         Op::RemoveAddress(_) => "RTM_DELADDR",
@@ -227,6 +230,7 @@ pub(super) fn object(device: &str, op: &Op) -> String {
         Op::SetMac(mac) => format!("{device} address {mac}"),
         Op::SetMtu(mtu) => format!("{device} mtu {mtu}"),
         Op::SetChecksum(by) => format!("{device} checksums by {by}"),
+        Op::EndProtoDown => format!("{device} protodown off"),
         Op::SetUp => format!("{device} up"),
         Op::AddAddress(ip) => format!("{ip}/32 dev {device}"),
         Op::PutLocal(ip) => format!("local {ip} dev {device}"),

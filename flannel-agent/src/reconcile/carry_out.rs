@@ -209,6 +209,7 @@ fn is_device(op: &Op) -> bool {
             | Op::SetMac(_)
             | Op::SetMtu(_)
             | Op::SetChecksum(_)
+            | Op::EndProtoDown
             | Op::SetUp
             | Op::AddAddress(_)
             | Op::PutLocal(_)

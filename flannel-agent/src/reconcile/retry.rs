@@ -44,7 +44,9 @@ const SUBJECTS: [Subject; 10] = [
 fn about(op: &Op) -> About {
     let of = |subject, part| About { subject, part };
     match op {
-        Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::SetUp => Subject::Device.into(),
+        Op::DeleteDevice { .. } | Op::CreateDevice(_) | Op::EndProtoDown | Op::SetUp => {
+            Subject::Device.into()
+        }
         Op::SetMac(_) => Subject::DeviceMac.into(),
         Op::SetMtu(_) => Subject::DeviceMtu.into(),
         Op::SetChecksum(_) => Subject::DeviceChecksum.into(),

@@ -1,7 +1,7 @@
 //! The underlay while the agent runs: what was chosen stays as long as it can.
 
 use flannel_core::health::{Found, Subject};
-use flannel_core::link::Link;
+use flannel_core::link::{Link, RouteTo};
 use flannel_core::underlay;
 use flannel_core::underlay::successor::{Heir, PATIENCE, Succession};
 use flannel_core::underlay::{Away, Underlay, UnderlayError, UnderlayRoutes, Wish};
@@ -10,6 +10,9 @@ use tokio::time::Instant;
 use super::Reconciler;
 use crate::firewall::Firewall;
 use crate::kernel::{self, Kernel};
+
+/// Interface index of `lo` (LOOPBACK_IFINDEX), by which the node reaches itself.
+const LOOPBACK: u32 = 1;
 
 /// An underlay that cannot be used for a while.
 #[derive(Debug, Default)]
@@ -78,8 +81,15 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.absence.follow(&self.identity.underlay, &self.links.all, wish, routes, now);
         // An interface that is down for a moment comes back: what is programmed
         // stays.
-        self.shared.report(Subject::Underlay, chosen.as_ref());
-        let Ok(chosen) = chosen else { return false };
+        let chosen = match chosen {
+            Ok(chosen) => chosen,
+            Err(error) => {
+                self.shared.report(Subject::Underlay, Found::not_well(error.to_string()));
+                return false;
+            }
+        };
+        let unrouted = self.unrouted(&chosen).await;
+        self.shared.report(Subject::Underlay, unrouted);
         self.shared.report(Subject::HostGw, self.unfit(&chosen));
         let (links, network) = (&self.links.all, self.identity.network);
         let pods = self.settings.underlay.pods.as_ref();
@@ -100,6 +110,27 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.absence.succession.moved(before.address);
         }
         true
+    }
+
+    /// Why the kernel does not take in what is for the underlay's address, if it does not.
+    async fn unrouted(&self, chosen: &Underlay) -> Option<String> {
+        let find = |ifindex| self.links.all.iter().find(move |link| link.ifindex == ifindex);
+        let link = find(chosen.ifindex).filter(|link| link.has(chosen.address))?;
+        // The table of a VRF is asked only for packets of its own.
+        if link.master.and_then(find).is_some_and(|master| master.kind == "vrf") {
+            return None;
+        }
+        match self.kernel.route_to(chosen.address).await {
+            Ok(Some(RouteTo { ifindex: LOOPBACK, .. })) => None,
+            Ok(_) => Some(format!(
+                "the local table does not take {address} for the node's own: packets for it are \
+                 not taken in; `ip route replace table local local {address} dev {device} proto \
+                 kernel scope host src {address}` puts its route back",
+                address = chosen.address,
+                device = link.name,
+            )),
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     /// Why a backend that needs an address of our own cannot have this underlay.

@@ -316,6 +316,16 @@ fn a_lost_route_to_the_own_address_is_put_back() {
 }
 
 #[test]
+fn a_device_that_is_held_down_is_let_go() {
+    let mut observed = converged(&desired(&[]), false);
+    observed.device.as_mut().unwrap().proto_down = true;
+    let ops = diff(&desired(&[]), &observed);
+    assert_eq!(ops, [Op::EndProtoDown]);
+    settle(&mut observed, &ops);
+    assert_eq!(diff(&desired(&[]), &observed), []);
+}
+
+#[test]
 fn two_peers_with_one_mac_settle() {
     let both = desired(&[peer("10.5.1.0/24", 1, 2), peer("10.5.2.0/24", 1, 3)]);
     let observed = converged(&both, true);

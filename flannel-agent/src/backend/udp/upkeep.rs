@@ -240,6 +240,7 @@ mod tests {
             mac: MacAddr::default(),
             mtu: 1500,
             up: false,
+            proto_down: false,
             bridge_port: false,
             addresses: Default::default(),
             unrouted: Default::default(),

@@ -42,7 +42,6 @@ const RTM_DELNEXTHOP: u16 = 105;
 
 /// Where a message names the socket that asked for the change.
 const PORT_AT: usize = 12;
-/// Length of `struct ifinfomsg`.
 /// Length of `struct ifaddrmsg`.
 const IFADDR_LEN: usize = 8;
 /// Length of `struct rtmsg`.
@@ -52,8 +51,10 @@ const NDMSG_LEN: usize = 12;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 /// RT_TABLE_LOCAL: follows from addresses, which have their own events. But somebody may
-/// delete what has followed.
+/// delete or replace what has followed.
 const RT_TABLE_LOCAL: u8 = 255;
+/// RTN_LOCAL.
+const RTN_LOCAL: u8 = 2;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const NDA_DST: u16 = 1;
@@ -129,20 +130,15 @@ impl Memory {
                     scope.passes(index) || address(body).is_none_or(|ip| scope.reaches(ip));
                 [Some(KernelEvent::Address { ifindex: index }), decision(matters)]
             }
-            RTM_DELROUTE if is_local(body) => {
-                let output = body.get(RTMSG_LEN..).and_then(|all| raw::attribute(all, RTA_OIF));
-                let output = output.and_then(|value| raw::number(value, 0));
-                let ifindex = output.filter(|ifindex| self.is_vxlan(*ifindex));
-                [ifindex.map(|ifindex| KernelEvent::Route { ifindex }), None]
+            RTM_NEWROUTE | RTM_DELROUTE if is_local(body) => {
+                let replaces = kind == RTM_NEWROUTE && replaces(message);
+                [self.local_route(kind == RTM_DELROUTE, replaces, body, scope), None]
             }
             RTM_DELROUTE => {
                 let [event, decision] = route(body, false, scope).unwrap_or(none);
                 [self.lost(event, body).or(event), decision]
             }
-            RTM_NEWROUTE => {
-                let replaces = raw::short(message, 6).unwrap_or(0) & NLM_F_REPLACE != 0;
-                route(body, replaces, scope).unwrap_or(none)
-            }
+            RTM_NEWROUTE => route(body, replaces(message), scope).unwrap_or(none),
             RTM_NEWNEIGH | RTM_DELNEIGH if self.is_vxlan(index) => {
                 let own = is_own_entry(scope, kind == RTM_DELNEIGH, index, body);
                 [(!own).then_some(KernelEvent::Neighbour { ifindex: index }), None]
@@ -171,6 +167,27 @@ impl Memory {
         let message = self.is_vxlan(ifindex).then(|| RouteMessage::parse(body).ok())??;
         let route = answer::route_through(ifindex, &message)?;
         Some(KernelEvent::RouteLost { ifindex, route })
+    }
+
+    /// What a change of the local table is: of our own address, or of any other of the
+    /// node.
+    fn local_route(
+        &self,
+        gone: bool,
+        replaces: bool,
+        body: &[u8],
+        scope: &Scope,
+    ) -> Option<KernelEvent> {
+        let (destination, output) = way(body)?;
+        if gone && output.is_some_and(|ifindex| self.is_vxlan(ifindex)) {
+            return output.map(|ifindex| KernelEvent::Route { ifindex });
+        }
+        // The kernel itself replaces none.
+        if replaces && scope.holds(destination) {
+            return Some(KernelEvent::Route { ifindex: 0 });
+        }
+        let matters = replaces || body.get(7) == Some(&RTN_LOCAL);
+        matters.then_some(KernelEvent::Address { ifindex: output.unwrap_or(0) })
     }
 
     fn is_vxlan(&self, ifindex: u32) -> bool {
@@ -309,19 +326,26 @@ fn is_local(route: &[u8]) -> bool {
     route.get(4) == Some(&RT_TABLE_LOCAL)
 }
 
-/// Byte 1 of `struct rtmsg` is the length of the destination's prefix, byte 4
-/// the table (252 when it does not fit). One that replaces another does not tell
-/// where that led: within the overlay network it may have been a peer's.
-fn route(body: &[u8], replaces: bool, scope: &Scope) -> Option<[Option<KernelEvent>; 2]> {
-    if is_local(body) {
-        return None;
-    }
+fn replaces(message: &[u8]) -> bool {
+    raw::short(message, 6).unwrap_or(0) & NLM_F_REPLACE != 0
+}
+
+/// Destination and output interface of a route. Byte 1 of `struct rtmsg` is the length of
+/// the destination's prefix, byte 4 the table (252 when it does not fit).
+fn way(body: &[u8]) -> Option<(Ipv4Network, Option<u32>)> {
     let attributes = body.get(RTMSG_LEN..)?;
     let destination: Option<[u8; 4]> =
         raw::attribute(attributes, RTA_DST).and_then(|octets| octets.try_into().ok());
     let address = destination.map_or(Ipv4Addr::UNSPECIFIED, Ipv4Addr::from);
     let destination = Ipv4Network::new(address, *body.get(1)?).ok()?;
     let output = raw::attribute(attributes, RTA_OIF).and_then(|value| raw::number(value, 0));
+    Some((destination, output))
+}
+
+/// One that replaces another does not tell where that led: within the overlay network it
+/// may have been a peer's.
+fn route(body: &[u8], replaces: bool, scope: &Scope) -> Option<[Option<KernelEvent>; 2]> {
+    let (destination, output) = way(body)?;
     let output = output.filter(|_| !(replaces && scope.holds(destination)));
     let event = KernelEvent::Route { ifindex: output.unwrap_or(0) };
     let decision = match limits::limited(body) {

@@ -36,6 +36,7 @@ async fn the_state_file_names_what_is_not_undone_yet() {
         mac: MacAddr([2, 0, 0, 0, 0, 1]),
         mtu: 1450,
         up: true,
+        proto_down: false,
         bridge_port: false,
         addresses: Default::default(),
         unrouted: Default::default(),

@@ -180,6 +180,29 @@ fn a_route_that_takes_anothers_place_says_nothing_of_where_that_led() {
     assert_eq!(replaced(RTM_DELROUTE, [10, 5, 7, 0]), at(9));
 }
 
+#[test]
+fn the_local_table_changes_by_people_too() {
+    let mut bench = Bench::new();
+    let mut told = |kind, flags, destination, of| {
+        let mut body = route(destination, 32, RT_TABLE_LOCAL);
+        body[7] = of;
+        let message = raw::request(kind, flags, 0, &body);
+        bench.memory.take(&message, &bench.scope, bench.now)
+    };
+    const BLACKHOLE: u8 = 6;
+    const BROADCAST: u8 = 3;
+    let (ours, underlay) = ([10, 5, 7, 0], [192, 0, 2, 11]);
+    let look = [Some(KernelEvent::Route { ifindex: 0 }), None];
+    let address = [Some(KernelEvent::Address { ifindex: 9 }), None];
+    for of in [RTN_LOCAL, BLACKHOLE] {
+        assert_eq!(told(RTM_NEWROUTE, NLM_F_REPLACE, ours, of), look);
+        assert_eq!(told(RTM_NEWROUTE, NLM_F_REPLACE, underlay, of), address);
+    }
+    assert_eq!(told(RTM_NEWROUTE, 0, underlay, RTN_LOCAL), address, "it is back");
+    assert_eq!(told(RTM_DELROUTE, 0, underlay, RTN_LOCAL), address);
+    assert_eq!(told(RTM_NEWROUTE, 0, underlay, BROADCAST), [None, None]);
+}
+
 fn new_address(ifindex: u32, address: [u8; 4]) -> Vec<u8> {
     let mut header = vec![0; IFADDR_LEN];
     header[0] = libc::AF_INET as u8;

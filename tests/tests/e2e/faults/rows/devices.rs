@@ -6,6 +6,7 @@ use flannel_core::health::Subject;
 pub(in super::super) const DEVICES: &[Fault] = &[
     Fault::once("the device is deleted", "ip link delete flannel.1", 600),
     Fault::once("the device is set down", "ip link set flannel.1 down", 600),
+    Fault::once("a protocol holds it down", "ip link set flannel.1 protodown on", 600),
     Fault::once("its MTU is another", "ip link set flannel.1 mtu 1300", 0),
     Fault::once("its MAC is another", "ip link set flannel.1 address 02:00:5e:00:53:01", 600),
     Fault::once("its address is removed", "ip address flush dev flannel.1", 300),
@@ -64,6 +65,18 @@ pub(in super::super) const DEVICES: &[Fault] = &[
         800,
     ),
     Fault::once("it does no ARP", "ip link set flannel.1 arp off", 600),
+    // Nothing that peers send is a multicast frame.
+    Fault::lasting(
+        "it has other flags",
+        Act::Sh(
+            "ip link set flannel.1 multicast off allmulticast on promisc on txqueuelen 1 group 7",
+        ),
+        500,
+        Act::Sh(
+            "ip link set flannel.1 multicast on allmulticast off promisc off txqueuelen 1000 \
+             group 0",
+        ),
+    ),
     Fault::once("its packets have one hop", "ip link set flannel.1 type vxlan ttl 1", 600),
     Fault::once("it learns", "ip link set flannel.1 type vxlan learning", 600),
     Fault::once(

@@ -1,10 +1,20 @@
 //! What happens to routes, neighbours and the FDB.
 
-use super::Fault;
+use super::{Act, Fault};
 
 pub(in super::super) const ROUTES: &[Fault] = &[
     Fault::once("the peer's route is deleted", "ip route delete $PEER", 600),
     Fault::once("the device's address is not local", "ip route delete table local $OWN_NET", 0),
+    Fault::once(
+        "the device's address is another device's",
+        "ip route replace table local local $OWN_NET dev eth0",
+        0,
+    ),
+    Fault::once(
+        "the device's address is a black hole",
+        "ip route replace table local blackhole $OWN_NET",
+        0,
+    ),
     Fault::once("all routes of the device are deleted", "ip route flush dev flannel.1", 600),
     Fault::once("another device has the route", "ip route replace $PEER dev eth0", 600),
     Fault::once(
@@ -91,6 +101,13 @@ pub(in super::super) const ROUTES: &[Fault] = &[
         "the FDB has a stranger",
         "bridge fdb append 02:00:5e:00:53:08 dev flannel.1 dst 192.0.2.98 self permanent",
         0,
+    ),
+    // No peer's packets go there, and it is left alone.
+    Fault::lasting(
+        "the FDB has a stranger for all other MACs",
+        Act::Sh("bridge fdb append 00:00:00:00:00:00 dev flannel.1 dst 192.0.2.98 self permanent"),
+        1000,
+        Act::Sh("bridge fdb delete 00:00:00:00:00:00 dev flannel.1 dst 192.0.2.98 self"),
     ),
     Fault::once("the FDB is empty", "bridge fdb flush dev flannel.1 self", 600),
 ];

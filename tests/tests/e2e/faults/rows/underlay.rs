@@ -28,6 +28,19 @@ pub(in super::super) const UNDERLAY: &[Fault] = &[
     .loss(3000)
     .restored(2000)
     .told(Subject::Underlay),
+    // Tunnel packets of new flows are not taken in, and neither is what etcd says.
+    Fault::lasting(
+        "the card's address is not local",
+        Act::Sh("ip route delete table local local $OWN_IP dev eth0"),
+        1500,
+        Act::Sh(
+            "ip route replace table local local $OWN_IP dev eth0 proto kernel scope host \
+             src $OWN_IP",
+        ),
+    )
+    .loss(3000)
+    .restored(2000)
+    .told(Subject::Underlay),
     Fault::lasting(
         "the card has another address, and the old one again",
         Act::Do(|cluster| readdress(cluster, "192.0.2.11", "192.0.2.61")),
