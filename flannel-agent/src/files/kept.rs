@@ -21,11 +21,13 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 pub struct KeptFile<T> {
     left: Option<(T, Stamp)>,
     writing: Option<Writing<T>>,
+    /// How often it was put right.
+    repaired: u64,
 }
 
 impl<T> Default for KeptFile<T> {
     fn default() -> Self {
-        Self { left: None, writing: None }
+        Self { left: None, writing: None, repaired: 0 }
     }
 }
 
@@ -35,6 +37,8 @@ struct Writing<T> {
     value: T,
     /// How the file looked before it.
     stamp: Option<Stamp>,
+    /// We had left the file with this value.
+    left: bool,
     began: Instant,
     ended: Receiver<Result<(), WriteError>>,
 }
@@ -93,8 +97,8 @@ impl<T: Clone + PartialEq + Send + 'static> KeptFile<T> {
         {
             return Some(Ok(()));
         }
-        self.left = None;
-        let writing = begin(value, stamp, manner.ended, write);
+        let left = self.left.take().is_some_and(|(written, _)| written == *value);
+        let writing = begin(value, (stamp, left), manner.ended, write);
         match writing.ended.recv_timeout(manner.patience) {
             Ok(result) => Some(self.end(path, writing, result)),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
@@ -104,6 +108,11 @@ impl<T: Clone + PartialEq + Send + 'static> KeptFile<T> {
         }
     }
 
+    /// How often it was put right since the last call: somebody had changed or removed it.
+    pub fn take_repaired(&mut self) -> u64 {
+        std::mem::take(&mut self.repaired)
+    }
+
     fn end(
         &mut self,
         path: &Path,
@@ -111,8 +120,11 @@ impl<T: Clone + PartialEq + Send + 'static> KeptFile<T> {
         result: Result<(), WriteError>,
     ) -> Result<(), WriteError> {
         result?;
+        let now = Stamp::of(path);
+        // What is right is not written, and keeps its stamp.
+        self.repaired += u64::from(writing.left && now != writing.stamp);
         // What was written just now is read once more: somebody may have been faster.
-        let right = writing.stamp.filter(|stamp| Stamp::of(path) == Some(*stamp));
+        let right = writing.stamp.filter(|stamp| now == Some(*stamp));
         self.left = right.map(|stamp| (writing.value, stamp));
         Ok(())
     }
@@ -120,7 +132,7 @@ impl<T: Clone + PartialEq + Send + 'static> KeptFile<T> {
 
 fn begin<T: Clone + Send + 'static>(
     value: &T,
-    stamp: Option<Stamp>,
+    (stamp, left): (Option<Stamp>, bool),
     notify: &Arc<Notify>,
     write: impl FnOnce(T) -> Result<(), WriteError> + Send + 'static,
 ) -> Writing<T> {
@@ -131,7 +143,7 @@ fn begin<T: Clone + Send + 'static>(
         let teller = teller;
         let _ = teller.sender.send(write(written));
     });
-    Writing { value: value.clone(), stamp, began: Instant::now(), ended }
+    Writing { value: value.clone(), stamp, left, began: Instant::now(), ended }
 }
 
 /// Tells of a write's end, and then that there is something to hear, after a panic too.

@@ -129,8 +129,11 @@ mod tests {
             std::fs::write(path.with_file_name("other"), "FLANNEL_MTU=1\n").unwrap();
             harm();
             ensure(&env()).unwrap();
+            // Once more, to know how it looks now.
+            ensure(&env()).unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), GOLDEN);
         }
+        assert_eq!(kept.take_repaired(), damage.len() as u64);
         // Somebody writes in the moment in which we have written.
         std::fs::remove_file(&path).unwrap();
         let to = path.clone();
@@ -146,6 +149,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{GOLDEN}A=1\n"));
         // Another MTU, with a line of somebody else.
         std::fs::write(&path, format!("{GOLDEN}A=1\n")).unwrap();
+        ensure(&env()).unwrap();
         ensure(&SubnetEnv { mtu: 1300, ..env() }).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("FLANNEL_MTU=1300") && text.ends_with("A=1\n"), "{text}");

@@ -87,6 +87,7 @@ fn events_tell_what_the_agent_did_and_why() {
     node.wait_routes(&[&other]);
     node.netns.ip("link del flannel.1");
     node.netns.sh("nft flush ruleset");
+    std::fs::remove_file(node.subnet_file()).expect("subnet.env");
     node.wait_routes(&[&other]);
     let repaired = |events: &[Event], kind: Repair| {
         let is_it = |what: &What| matches!(what, What::Repaired { what, .. } if *what == kind);
@@ -94,8 +95,9 @@ fn events_tell_what_the_agent_did_and_why() {
     };
     let events = wait::until("the repairs", Duration::from_secs(5), || {
         let (_, events) = told::<Vec<Event>>(&mut node.agent_command("events"));
-        let all = [Repair::Route, Repair::Firewall].map(|kind| repaired(&events, kind));
-        (all == [true; 2]).then_some(events)
+        let all = [Repair::Route, Repair::Firewall, Repair::SubnetFile];
+        let all = all.map(|kind| repaired(&events, kind));
+        (all == [true; 3]).then_some(events)
     });
     let whats: Vec<What> = events.0.into_iter().map(|event| event.what).collect();
     assert!(matches!(whats[0], What::Started { .. }), "{whats:#?}");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::health::Subject;
+use flannel_core::repair::Repair;
 use tokio::sync::Notify;
 
 use super::Loop;
@@ -46,6 +47,20 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
             self.shared.report(Subject::StateFile, written.and(locked));
         }
         self.write_subnet_env(patience);
+        self.tell_repaired();
+    }
+
+    /// What was put right is told as soon as it is known.
+    fn tell_repaired(&mut self) {
+        let Files { state, subnet_env, rules, .. } = &mut self.files;
+        let (left, env) =
+            (state.take_repaired() + rules.take_repaired(), subnet_env.take_repaired());
+        if left + env > 0 {
+            let mut state = self.shared.lock();
+            state.record.repaired(Repair::StateFile, left);
+            state.record.repaired(Repair::SubnetFile, env);
+            state.tell_repairs();
+        }
     }
 
     fn write_state(&mut self, patience: Duration) -> Option<Result<(), WriteError>> {
