@@ -12,8 +12,8 @@ use flannel_core::lease::Lease;
 use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
 use flannel_core::status::{
-    Counters, DatapathStatus, DeviceStatus, LeaseStatus, PacketRulesStatus, PeerPath, PeerState,
-    PeerStatus, Status, StoreStatus, What,
+    Counters, DatapathStatus, DeviceStatus, LeaseStatus, NarrowPeer, PacketRulesStatus, PeerPath,
+    PeerState, PeerStatus, Status, StoreStatus, What,
 };
 use flannel_core::text;
 use ipnetwork::Ipv4Network;
@@ -202,7 +202,9 @@ pub fn lock(datapath: &SharedDatapath) -> MutexGuard<'_, Option<Box<dyn Datapath
 
 /// Builds the answer to `status`.
 pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
-    let outcomes = lock(datapath).as_ref().map(|datapath| datapath.outcomes()).transpose();
+    let told = lock(datapath).as_ref().map(|datapath| (datapath.outcomes(), datapath.bounds()));
+    let (outcomes, bounds) = told.unzip();
+    let outcomes = outcomes.transpose();
     let mut state = shared.lock();
     state.report(Subject::Counters, outcomes.as_ref());
     let outcomes = outcomes.ok().flatten().unwrap_or_default();
@@ -224,6 +226,11 @@ pub fn status(shared: &Shared, datapath: &SharedDatapath) -> Status {
         device: state.device.clone(),
         store: state.store.clone(),
         peers: state.peers.len(),
+        narrow_peers: bounds
+            .into_iter()
+            .flatten()
+            .map(|(subnet, largest)| NarrowPeer { subnet, largest })
+            .collect(),
         outcomes: outcomes.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         health: state.complaints(),
         ignored: state.ignored.clone(),

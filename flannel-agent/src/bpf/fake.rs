@@ -135,6 +135,10 @@ impl Datapath for FakeDatapath {
         Ok(self.state().peers.clone())
     }
 
+    fn bounds(&self) -> BTreeMap<Ipv4Network, u16> {
+        self.state().bounds.clone()
+    }
+
     fn mend(&mut self) -> Result<u64, BpfError> {
         Ok(std::mem::take(&mut self.writing()?.mended))
     }

@@ -426,6 +426,10 @@ impl Datapath for Loaded {
         Box::new(self.maps().meter())
     }
 
+    fn bounds(&self) -> BTreeMap<Ipv4Network, u16> {
+        self.maps().bounds()
+    }
+
     fn strangers(&self, within: std::time::Duration) -> Result<Vec<Stranger>, BpfError> {
         self.maps().strangers(monotonic_ns()?.saturating_sub(nanoseconds(within)))
     }

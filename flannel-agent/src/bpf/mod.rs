@@ -188,6 +188,10 @@ pub trait Datapath: Send + 'static {
     /// tunnel.
     fn set_direct(&mut self, subnets: &BTreeSet<Ipv4Network>) -> Result<(), BpfError>;
 
+    /// The peers that a route's own MTU or hop limit bounds, and how large packets of the
+    /// fast path to them may be: as [`Teller::bound_peers`] told the programs.
+    fn bounds(&self) -> BTreeMap<Ipv4Network, u16>;
+
     /// Makes these what the fast path never carries; ends all confirmations if
     /// others were so before.
     fn exempt(&mut self, exemptions: &[Exemption]) -> Result<(), BpfError>;

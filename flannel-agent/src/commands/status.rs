@@ -10,8 +10,9 @@ use comfy_table::Table;
 use comfy_table::presets;
 use flannel_core::checksum::TunnelChecksum;
 use flannel_core::status::{
-    DatapathKind, DatapathStatus, DeviceStatus, LeaseStatus, Status, XdpStatus,
+    DatapathKind, DatapathStatus, DeviceStatus, LeaseStatus, NarrowPeer, Status, XdpStatus,
 };
+use flannel_core::text::counted;
 use nix::net::if_::if_nametoindex;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -21,6 +22,9 @@ use crate::backend::udp;
 use crate::cli::ReaderArgs;
 use crate::control::Request;
 use crate::files::state::{self, Loaded, NodeState};
+
+/// Peers by narrow routes that are listed at most.
+const NARROW: usize = 20;
 
 /// What `status --json` prints where no agent runs.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -82,6 +86,7 @@ fn table(status: &Status) -> String {
         text.push_str(&packet_rules::list(rules));
     }
     section(&mut text, "left to the kernel", &kept::lines(&status.datapath.envelope));
+    section(&mut text, "peers by narrow routes", &narrow(&status.narrow_peers));
     let not_well = status
         .health
         .iter()
@@ -89,6 +94,22 @@ fn table(status: &Status) -> String {
     section(&mut text, "not well", &not_well.collect::<Vec<_>>());
     section(&mut text, "left out", &status.ignored);
     text
+}
+
+/// A line for each of the first peers to which not all packets are fast.
+fn narrow(peers: &[NarrowPeer]) -> Vec<String> {
+    let line = |peer: &NarrowPeer| match peer.largest {
+        0 => format!("{}: the kernel sends all", peer.subnet),
+        largest => {
+            format!("{}: packets of more than {largest} bytes are the kernel's", peer.subnet)
+        }
+    };
+    let mut lines: Vec<String> = peers.iter().take(NARROW).map(line).collect();
+    let more = peers.len().saturating_sub(NARROW);
+    if more > 0 {
+        lines.push(format!("{}; status --json has them all", counted(more, "more peer")));
+    }
+    lines
 }
 
 /// Adds lines below a title, if there are any.
@@ -245,6 +266,22 @@ mod tests {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(!text.contains("fast_decap"), "zero counts are left out");
+    }
+
+    #[test]
+    fn peers_by_narrow_routes_are_listed_as_far_as_they_are_few() {
+        let peer = |number: u8, largest| NarrowPeer {
+            subnet: format!("10.5.{number}.0/24").parse().unwrap(),
+            largest,
+        };
+        let text = |narrow_peers| table(&Status { narrow_peers, ..Status::default() });
+        let some = text(vec![peer(7, 1300), peer(8, 0)]);
+        let lines = "peers by narrow routes\n  10.5.7.0/24: packets of more than 1300 bytes are the \
+                     kernel's\n  10.5.8.0/24: the kernel sends all";
+        assert!(some.ends_with(lines), "{some}");
+        let many = text((0..=20).map(|number| peer(number, 1300)).collect());
+        assert!(many.ends_with("\n  1 more peer; status --json has them all"), "{many}");
+        assert!(!text(vec![]).contains("narrow"));
     }
 
     #[test]

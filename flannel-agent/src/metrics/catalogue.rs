@@ -71,6 +71,9 @@ metrics! {
     PEERS Gauge "flannel_peers" ["state"]
         "Peers: ok; pending, while something of theirs cannot be programmed; unmapped, if only \
          the kernel path reaches them.";
+    NARROW_PEERS Gauge "flannel_narrow_peers" []
+        "Peers to which the kernel sends large packets, or all, because a route there has an MTU \
+         or a hop limit of its own. Absent on the kernel path.";
     PEER_PACKETS Counter "flannel_peer_packets" ["peer", "path", "direction"]
         "Packets by the peer's subnet; with --metrics-peers only. The shortcut's are in kernel.";
     PEER_BYTES Counter "flannel_peer_bytes" ["peer", "path", "direction"]

@@ -122,6 +122,7 @@ impl Snapshot {
         to.counters(&metric::CONFIRMED, confirmed)?;
         let states = PEER_STATES.iter().zip(self.peers);
         to.gauges(&metric::PEERS, states.map(|(state, count)| (vec![("state", *state)], count)))?;
+        to.gauge(&metric::NARROW_PEERS, self.narrow_peers)?;
         self.by_peer(to)
     }
 

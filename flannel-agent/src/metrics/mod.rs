@@ -84,9 +84,10 @@ impl Exporter {
             return peers.iter().map(|(peer, all)| (*peer, totals::of_udp_peer(all))).collect();
         }
         // The peers are counted without the lock: that takes some milliseconds.
-        let read = lock(&self.datapath)
-            .as_ref()
-            .map(|datapath| datapath.outcomes().map(|outcomes| (outcomes, datapath.meter())));
+        let read = lock(&self.datapath).as_ref().map(|datapath| {
+            snapshot.narrow_peers = Some(datapath.bounds().len() as u64);
+            datapath.outcomes().map(|outcomes| (outcomes, datapath.meter()))
+        });
         let read = read
             .map(|read| read.and_then(|(outcomes, meter)| Ok((outcomes, meter.peer_counters()?))));
         match read {

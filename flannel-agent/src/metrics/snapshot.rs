@@ -32,6 +32,8 @@ pub(super) struct Snapshot {
     /// By peer, if that is wanted.
     pub(super) by_peer: Vec<(Ipv4Network, Vec<Traffic>)>,
     pub(super) peers: [u64; PEER_STATES.len()],
+    /// Of programs.
+    pub(super) narrow_peers: Option<u64>,
     pub(super) lease_expiration: Option<f64>,
     pub(super) store_up: bool,
     pub(super) store_errors: u64,
@@ -58,6 +60,7 @@ impl Snapshot {
             traffic: Vec::new(),
             by_peer: Vec::new(),
             peers: peers(state),
+            narrow_peers: None,
             lease_expiration: state.lease.as_ref().and_then(|lease| lease.expires).map(date),
             store_up: state.store.connected,
             store_errors: state.record.store_errors,

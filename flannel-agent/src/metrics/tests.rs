@@ -39,6 +39,7 @@ fn busy(peers: u32, options: MetricsOptions) -> (Exporter, Shared, FakeDatapath)
             rx_kernel_packets: 9,
             ..PeerCounters::default()
         };
+        state.bounds = [(subnet(0), 0), (subnet(1), 1300)].into();
         state.peer_counters = (0..peers).map(|index| (subnet(index), counters)).collect();
     }
     {
@@ -133,6 +134,7 @@ fn values_are_the_agents() {
         "flannel_confirmed_flows_total{kind=\"out\"} 7",
         "flannel_peers{state=\"ok\"} 2",
         "flannel_peers{state=\"pending\"} 1",
+        "flannel_narrow_peers 2",
         "flannel_store_up 1",
         "flannel_store_errors_total 1",
         "flannel_store_revision 41",

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
+use flannel_core::status::NarrowPeer;
 use flannel_ebpf::abi::Outcome;
 use flannel_tests::agent::Options;
 use flannel_tests::beside::{Way, beside, pairs, prepared};
@@ -52,6 +53,11 @@ fn longest(found: &[(u16, u8)]) -> u16 {
     found.iter().map(|(length, _)| *length).max().unwrap_or(0)
 }
 
+/// What status tells of narrow routes.
+fn told(pair: &Pair) -> Vec<NarrowPeer> {
+    pair.left.status().narrow_peers
+}
+
 /// Small packets are carried fast beside a narrow route.
 fn is_fast(pair: &Pair, way: Way, outcome: Outcome) {
     let before = pair.left.outcomes();
@@ -70,6 +76,9 @@ fn the_mtu_of_a_route_holds_from_its_change_on() {
         assert_eq!(narrow(&|| ()), 1350 + 28 + 50);
         assert!(narrow(&|| drop(ip(&format!("route change {peer}/32 dev eth0 mtu 1300")))) <= 1300);
         is_fast(pair, way, Outcome::FastEncap);
+        let bounded = NarrowPeer { subnet: pair.right.subnet(), largest: 1300 };
+        let bounded = if way == Way::Kernel { vec![] } else { vec![bounded] };
+        assert_eq!(told(pair), bounded);
         assert!(narrow(&|| drop(ip(&format!("route change {peer}/32 dev eth0 mtu 900")))) <= 900);
         // Paths to pods that the kernel has learnt meanwhile are no longer true.
         let wide = || {
@@ -78,6 +87,7 @@ fn the_mtu_of_a_route_holds_from_its_change_on() {
         wide();
         ip("route flush cache");
         is_fast(pair, way, Outcome::FastEncap);
+        assert_eq!(told(pair), []);
     });
 }
 

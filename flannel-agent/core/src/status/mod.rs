@@ -64,12 +64,27 @@ pub struct Status {
     pub store: StoreStatus,
     /// Number of peers.
     pub peers: usize,
+    /// Peers to which the fast path does not send all that fits the device, as a route
+    /// there has an MTU or a hop limit of its own.
+    #[serde(default)]
+    pub narrow_peers: Vec<NarrowPeer>,
     /// Packets by outcome.
     pub outcomes: BTreeMap<String, u64>,
     /// Present complaints.
     pub health: Vec<Line>,
     /// Leases and keys that are left out, with the reason.
     pub ignored: Vec<String>,
+}
+
+/// A peer that a route's own MTU or hop limit bounds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NarrowPeer {
+    /// The peer's subnet.
+    #[schemars(with = "String")]
+    pub subnet: Ipv4Network,
+    /// Bytes of the largest IP packet that the fast path sends there by the underlay, the
+    /// tunnel's headers too; 0: the kernel sends all.
+    pub largest: u16,
 }
 
 /// Our lease.

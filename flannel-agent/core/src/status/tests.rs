@@ -25,7 +25,7 @@ fn the_json_stays_as_its_readers_know_it() {
             },
             "packet_rules": null, "lease": null, "device": null,
             "store": {"connected": false, "detail": null, "api": null},
-            "peers": 0, "outcomes": {}, "health": [], "ignored": [],
+            "peers": 0, "narrow_peers": [], "outcomes": {}, "health": [], "ignored": [],
         })
     );
     assert_eq!(serde_json::from_value::<Status>(value).unwrap(), status());

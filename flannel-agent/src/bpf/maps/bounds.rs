@@ -42,9 +42,7 @@ pub(super) struct Bounds {
 impl Bounds {
     /// What an earlier run left.
     pub(super) fn of(known: &BTreeMap<Ipv4Network, Subnet>) -> Self {
-        let bound = |subnet: &Subnet| Some(subnet.largest()).filter(|bound| *bound != u16::MAX);
-        let largest: BTreeMap<Ipv4Network, u16> =
-            known.iter().filter_map(|(network, subnet)| Some((*network, bound(subnet)?))).collect();
+        let largest = told(known);
         Self { limited: !largest.is_empty(), largest, new: BTreeSet::new() }
     }
 
@@ -68,6 +66,11 @@ impl Bounds {
 }
 
 impl Maps {
+    /// What the programs know of peers that have a bound.
+    pub(in super::super) fn bounds(&self) -> BTreeMap<Ipv4Network, u16> {
+        told(&self.known)
+    }
+
     /// The way to all peers is asked for otherwise than before.
     pub(in super::super) fn ask_again(&mut self) {
         if self.bounds.limited {
@@ -118,6 +121,12 @@ impl Maps {
         let now = Bounded { narrow: narrow.len(), left: left.len() };
         Ok((!changed.is_empty()).then_some(now))
     }
+}
+
+/// The bounds that stand in the map.
+fn told(known: &BTreeMap<Ipv4Network, Subnet>) -> BTreeMap<Ipv4Network, u16> {
+    let bound = |subnet: &Subnet| Some(subnet.largest()).filter(|bound| *bound != u16::MAX);
+    known.iter().filter_map(|(network, subnet)| Some((*network, bound(subnet)?))).collect()
 }
 
 fn destination(network: Ipv4Network, subnet: &Subnet) -> Destination {
