@@ -27,6 +27,21 @@ pub struct EventsArgs {
     pub since: Option<Duration>,
 }
 
+/// Which end and port flows or packets are of.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct EndsArgs {
+    /// Only what is of this pod, or of pods in this network
+    #[arg(long, value_name = "IP|CIDR")]
+    pub pod: Option<Ipv4Network>,
+    /// Only what is of this peer: its subnet, or an address of it; monitor takes its
+    /// PublicIP, too
+    #[arg(long, value_name = "IP|CIDR")]
+    pub peer: Option<Ipv4Network>,
+    /// Only what is from or to this port
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+}
+
 /// The flags of `flows`.
 #[derive(Args, Clone, Debug)]
 pub struct FlowsArgs {
@@ -37,15 +52,9 @@ pub struct FlowsArgs {
     /// an object a line
     #[arg(long)]
     pub follow: bool,
-    /// Only flows of this pod, or of pods in this network
-    #[arg(long, value_name = "IP|CIDR")]
-    pub pod: Option<Ipv4Network>,
-    /// Only flows of this peer: its subnet, or an address of it
-    #[arg(long, value_name = "IP|CIDR")]
-    pub peer: Option<Ipv4Network>,
-    /// Only flows from or to this port
-    #[arg(long, value_name = "PORT")]
-    pub port: Option<u16>,
+    /// Which flows are told
+    #[command(flatten)]
+    pub ends: EndsArgs,
     /// Only flows of this protocol
     #[arg(long, value_enum, value_name = "PROTO")]
     pub proto: Option<FlowProto>,
@@ -57,7 +66,8 @@ pub struct FlowsArgs {
 impl FlowsArgs {
     /// Which flows are wanted.
     pub fn filter(&self) -> FlowFilter {
-        FlowFilter { pod: self.pod, peer: self.peer, port: self.port, proto: self.proto }
+        let EndsArgs { pod, peer, port } = self.ends;
+        FlowFilter { pod, peer, port, proto: self.proto }
     }
 }
 
@@ -67,15 +77,9 @@ pub struct MonitorArgs {
     /// How it prints, and which agent is asked
     #[command(flatten)]
     pub reader: ReaderArgs,
-    /// Only packets of this pod, or of pods in this network
-    #[arg(long, value_name = "IP|CIDR")]
-    pub pod: Option<Ipv4Network>,
-    /// Only packets of this peer: its subnet, its PublicIP, or an address of it
-    #[arg(long, value_name = "IP|CIDR")]
-    pub peer: Option<Ipv4Network>,
-    /// Only packets from or to this port
-    #[arg(long, value_name = "PORT")]
-    pub port: Option<u16>,
+    /// Which packets are told
+    #[command(flatten)]
+    pub ends: EndsArgs,
     /// Only packets of this protocol
     #[arg(long, value_enum, value_name = "PROTO")]
     pub proto: Option<TracedProtocol>,

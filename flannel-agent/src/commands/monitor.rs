@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use flannel_core::monitor::{describe, net};
 use flannel_core::status::PacketEvent;
+use flannel_core::text::counted;
 use flannel_ebpf::abi::Config;
 use flannel_ebpf::monitor::{Filter, Rate, Settings, flag};
 use nix::net::if_::if_indextoname;
@@ -76,8 +77,9 @@ async fn follow(args: &MonitorArgs) -> Result<(), BpfError> {
     while teller.tell(&mut monitor)? {}
     if teller.not_told > 0 {
         complain(&format!(
-            "{} packets more were not told (--rate {} on each CPU)",
-            teller.not_told, args.rate
+            "not told: {} (--rate {} on each CPU)",
+            counted(teller.not_told, "more packet"),
+            args.rate
         ));
     }
     Ok(())
@@ -86,13 +88,14 @@ async fn follow(args: &MonitorArgs) -> Result<(), BpfError> {
 /// What the programs are asked for.
 fn settings(args: &MonitorArgs) -> Result<Settings, BpfError> {
     let Config { port, .. } = monitor::config(&args.pins.dir)?;
-    let peer = args.peer.map(net).unwrap_or_default();
-    let behind = args.peer.and_then(|peer| lookup::subnet_behind(&args.pins.dir, peer).ok()?);
+    let peer = args.ends.peer.map(net).unwrap_or_default();
+    let behind =
+        args.ends.peer.and_then(|peer| lookup::subnet_behind(&args.pins.dir, peer).ok()?);
     Ok(Settings {
         filter: Filter {
-            pod: args.pod.map(net).unwrap_or_default(),
+            pod: args.ends.pod.map(net).unwrap_or_default(),
             peer: [peer, behind.map_or(peer, net)],
-            port: args.port.unwrap_or(0).to_be_bytes(),
+            port: args.ends.port.unwrap_or(0).to_be_bytes(),
             proto: args.proto.map_or(0, |proto| proto.number()),
             reserved: 0,
         },

@@ -18,7 +18,7 @@ use flannel_core::checksum::TunnelChecksum;
 use flannel_core::config::VxlanConfig;
 use flannel_core::desired::roster::PeerChange;
 use flannel_core::health::About;
-use flannel_core::link::{Link, LinkAddress, RouteTo};
+use flannel_core::link::{Link, RouteTo};
 use flannel_core::observed::Observed;
 use flannel_core::op::Op;
 use flannel_core::status::{DatapathKind, PeerState};
@@ -28,7 +28,7 @@ use crate::bpf::FastPath;
 use crate::bpf::fake::FakeDatapath;
 use crate::firewall::fake::FakeFirewall;
 use crate::kernel::KernelEvent;
-use crate::kernel::fake::FakeKernel;
+use crate::kernel::fake::{self, FakeKernel};
 use crate::status::lock;
 use flannel_core::blackhole::Blackhole;
 
@@ -50,30 +50,10 @@ fn peer(third: u8) -> Peer {
 }
 
 fn link(ifindex: u32, name: &str, kind: &str, address: Option<&str>) -> Link {
+    let network: Option<Ipv4Network> = address.map(|address| address.parse().unwrap());
     Link {
-        ifindex,
-        name: name.to_owned(),
         mac: Some(MacAddr([2, 0, 0, 0, 9, ifindex as u8])),
-        mtu: 1500,
-        up: true,
-        carrier: true,
-        ethernet: true,
-        loopback: false,
-        kind: kind.to_owned(),
-        master: None,
-        lower: None,
-        lower_netns: (kind == "veth").then_some(0),
-        bridge: None,
-        qdisc: "noqueue".to_owned(),
-        addresses: address
-            .map(|address| LinkAddress {
-                network: address.parse().unwrap(),
-                permanent: true,
-                deprecated: false,
-                global: true,
-            })
-            .into_iter()
-            .collect(),
+        ..fake::link(ifindex, name, kind, network.as_slice())
     }
 }
 
@@ -95,15 +75,7 @@ fn vxlan(direct_routing: bool) -> Backend {
 /// Files as below `/proc/sys`.
 fn sysctl_files() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for (key, value) in [
-        ("net/ipv4/ip_local_port_range", "32768\t60999\n"),
-        ("net/ipv4/ip_default_ttl", "64\n"),
-        ("net/netfilter/nf_conntrack_tcp_be_liberal", "0\n"),
-    ] {
-        let path = dir.path().join(key);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, value).unwrap();
-    }
+    fake::write_sysctls(dir.path()).unwrap();
     dir
 }
 

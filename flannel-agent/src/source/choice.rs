@@ -109,7 +109,7 @@ mod tests {
     fn a_lease_that_takes_all_is_named() {
         let text = told("", &["10.5.7.0/24", "10.5.0.0/16", "10.5.128.0/17"]);
         let odd = "; 2 of them are larger than SubnetLen says (10.5.0.0-16, 10.5.128.0-17); widen";
-        assert!(text.starts_with("out of subnets: 3 leases ") && text.contains(odd), "{text}");
+        assert!(text.starts_with("out of subnets: with 3 leases ") && text.contains(odd), "{text}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::view::{Api, View};
+use super::acquisition::acquire;
 use super::choice::{ACQUIRE_ROUNDS, pause};
 use super::etcd2::Etcd2;
 use super::etcd3::Etcd3;
@@ -79,7 +80,7 @@ impl Merged {
         *self.mirror() = known.cloned();
         let avoid: Vec<Ipv4Network> =
             others.iter().map(|lease| lease.subnet).chain(unreadable).collect();
-        let lease = self.v3.acquire_avoiding(config, &wanted, &avoid).await?;
+        let lease = acquire(&self.v3, config, &wanted, &avoid).await?;
         match self.write_mirror(&lease).await {
             Ok(()) => Ok(Some(lease)),
             Err(SourceError::LeaseLost { .. }) => {

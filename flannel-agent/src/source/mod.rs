@@ -3,6 +3,7 @@
 //! [`LeaseSource`] holds the verbs, no policy; [`store::Store`] is the real one,
 //! over `etcd3` and `etcd2`; `fake` keeps its leases in memory.
 
+mod acquisition;
 pub mod certificates;
 mod choice;
 mod claim;
@@ -36,6 +37,7 @@ use std::time::Duration;
 use flannel_core::config::{ConfigError, NetworkConfig};
 use flannel_core::lease::Lease;
 use flannel_core::lease::update::LeaseUpdate;
+use flannel_core::text::counted;
 use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -122,8 +124,9 @@ pub enum SourceError {
     },
     /// All subnets of the network are taken.
     #[error(
-        "out of subnets: {leases} leases leave none free between {min} and {max} \
+        "out of subnets: with {} there is none free between {min} and {max} \
          (SubnetMin, SubnetMax){}; widen the range in {key}, or delete leases of nodes that are gone",
+        counted(*.leases, "lease"),
         choice::why_none(*.min > *.max, .widest)
     )]
     OutOfSubnets {

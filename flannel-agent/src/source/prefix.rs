@@ -2,6 +2,42 @@
 
 use std::fmt;
 
+use flannel_core::lease::key::SubnetKey;
+use ipnetwork::Ipv4Network;
+
+/// The keys below a prefix.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    /// Those below this prefix, however it is written.
+    pub(super) fn below(prefix: &str) -> Self {
+        Self { prefix: clean(prefix) }
+    }
+
+    /// The prefix itself, without a slash at its end.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// That of the network config.
+    pub(super) fn config(&self) -> String {
+        format!("{}/config", self.prefix)
+    }
+
+    /// The prefix of all subnet keys.
+    pub(super) fn subnets(&self) -> String {
+        format!("{}/subnets/", self.prefix)
+    }
+
+    /// That of a subnet.
+    pub(super) fn of(&self, subnet: Ipv4Network) -> String {
+        format!("{}{}", self.subnets(), SubnetKey::new(subnet))
+    }
+}
+
 /// A prefix as Go's `path.Clean` leaves it; empty instead of `/` and `.`.
 pub(super) fn clean(prefix: &str) -> String {
     let rooted = prefix.starts_with('/');

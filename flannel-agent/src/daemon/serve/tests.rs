@@ -9,7 +9,7 @@ use flannel_core::envelope::Inward;
 use flannel_core::envelope::TrafficControl;
 use flannel_core::health::{About, Subject};
 use flannel_core::lease::attrs::LeaseAttrs;
-use flannel_core::link::{Link, LinkAddress, RouteTo};
+use flannel_core::link::{Link, RouteTo};
 use flannel_core::mac::MacAddr;
 use flannel_core::op::Op;
 use flannel_core::state::Traces;
@@ -26,7 +26,7 @@ use crate::daemon::settings;
 use crate::datapath::Opened;
 use crate::files::state;
 use crate::firewall::fake::FakeFirewall;
-use crate::kernel::fake::FakeKernel;
+use crate::kernel::fake::{self, FakeKernel};
 use crate::kernel::sysctl::Sysctl;
 use crate::reconcile::{Identity, conntrack};
 use crate::source::Claim;
@@ -68,41 +68,13 @@ fn lease(number: u8) -> Lease {
 }
 
 fn link(ifindex: u32, name: &str, kind: &str, addresses: &[Ipv4Addr]) -> Link {
-    let with_prefix = |address: &Ipv4Addr| LinkAddress {
-        network: Ipv4Network::new(*address, 24).unwrap(),
-        permanent: true,
-        deprecated: false,
-        global: true,
-    };
-    Link {
-        ifindex,
-        name: name.to_owned(),
-        mac: None,
-        mtu: 1500,
-        up: true,
-        carrier: true,
-        ethernet: true,
-        loopback: false,
-        kind: kind.to_owned(),
-        master: None,
-        lower: None,
-        lower_netns: (kind == "veth").then_some(0),
-        bridge: None,
-        qdisc: "noqueue".to_owned(),
-        addresses: addresses.iter().map(with_prefix).collect(),
-    }
+    let network = |address: &Ipv4Addr| Ipv4Network::new(*address, 24).unwrap();
+    let networks: Vec<Ipv4Network> = addresses.iter().map(network).collect();
+    fake::link(ifindex, name, kind, &networks)
 }
 
 fn sysctls(root: PathBuf) -> Sysctl {
-    for (key, value) in [
-        ("net/ipv4/ip_local_port_range", "32768\t60999\n"),
-        ("net/ipv4/ip_default_ttl", "64\n"),
-        ("net/netfilter/nf_conntrack_tcp_be_liberal", "0\n"),
-    ] {
-        let path = root.join(key);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, value).unwrap();
-    }
+    fake::write_sysctls(&root).unwrap();
     Sysctl::at(root)
 }
 

@@ -1,69 +1,61 @@
 //! Writes: acquiring and renewing. Each compares first.
 
-use flannel_core::config::NetworkConfig;
 use flannel_core::lease::Lease;
-use flannel_core::lease::free::fits;
+use flannel_core::lease::attrs::LeaseAttrs;
 use hyper::Method;
+use ipnetwork::Ipv4Network;
 
 use super::connect::field;
 use super::failure::Refusal;
-use super::{Etcd2, EtcdNode, Listing, Stands, decode, unexpected};
-use crate::source::choice::{ACQUIRE_ROUNDS, Choice, RENEW_ROUNDS, choose, pause};
+use super::{Etcd2, EtcdNode, Stands, decode, unexpected};
+use crate::source::SourceError;
+use crate::source::acquisition::Subnets;
+use crate::source::choice::{RENEW_ROUNDS, pause};
 use crate::source::claim::{is_taken, question};
-use crate::source::{Claim, SourceError};
+use crate::source::prefix::Keys;
+
+impl Subnets for Etcd2 {
+    type Entry = Lease;
+
+    fn below(&self) -> &Keys {
+        self.keys()
+    }
+
+    async fn listed(&self) -> Result<(Vec<Lease>, Vec<Ipv4Network>), SourceError> {
+        let listing = self.listing().await?;
+        Ok((listing.entries, listing.unreadable))
+    }
+
+    fn lease(entry: &Lease) -> Lease {
+        entry.clone()
+    }
+
+    fn place(entry: &Lease) -> (Ipv4Network, i64) {
+        (entry.subnet, entry.revision)
+    }
+
+    async fn remove(&self, entry: &Lease) -> Result<bool, SourceError> {
+        self.delete(&self.keys().of(entry.subnet), entry.revision).await
+    }
+
+    async fn put(
+        &self,
+        subnet: Ipv4Network,
+        attrs: &LeaseAttrs,
+        stands: Option<&Lease>,
+    ) -> Result<Option<Lease>, SourceError> {
+        let key =
+            |own: &Lease| Stands::Key { revision: own.revision, reserved: own.expires.is_none() };
+        self.write(subnet, attrs, stands.map_or(Stands::Nothing, key)).await
+    }
+}
 
 impl Etcd2 {
-    pub(super) async fn acquire_subnet(
-        &self,
-        config: &NetworkConfig,
-        claim: &Claim,
-    ) -> Result<Lease, SourceError> {
-        for round in 0..ACQUIRE_ROUNDS {
-            pause(round).await;
-            let listing = self.listing().await?;
-            if let Some(lease) = self.try_acquire(config, claim, listing).await? {
-                return Ok(lease);
-            }
-        }
-        Err(SourceError::Contended { call: "acquire", key: self.subnets(), rounds: ACQUIRE_ROUNDS })
-    }
-
-    /// One try; `None` if another node was faster.
-    async fn try_acquire(
-        &self,
-        config: &NetworkConfig,
-        claim: &Claim,
-        listing: Listing,
-    ) -> Result<Option<Lease>, SourceError> {
-        let (ours, others) = claim.split(listing.entries, Clone::clone)?;
-        let (fitting, unfit): (Vec<_>, Vec<_>) =
-            ours.into_iter().partition(|entry| fits(config, entry.subnet));
-        for entry in unfit {
-            let key = self.key(entry.subnet);
-            tracing::info!(key, "own lease removed: the network config does not allow it");
-            if !self.delete(&key, entry.revision).await? {
-                return Ok(None);
-            }
-        }
-        let own: Vec<_> = fitting.iter().map(|entry| (entry.subnet, entry.revision)).collect();
-        let taken: Vec<_> =
-            others.iter().map(|entry| entry.subnet).chain(listing.unreadable).collect();
-        let (subnet, stands) = match choose(config, claim, &own, &taken, || self.config_key())? {
-            Choice::Own(at) => {
-                let own = &fitting[at];
-                let reserved = own.expires.is_none();
-                (own.subnet, Stands::Key { revision: own.revision, reserved })
-            }
-            Choice::Free(subnet) => (subnet, Stands::Nothing),
-        };
-        self.write(subnet, &claim.attrs, stands).await
-    }
-
     /// Renews, or claims the subnet of `lease`, whatever its revision is, if
     /// nobody else holds it.
     pub(in crate::source) async fn renew_lease(&self, lease: &Lease) -> Result<Lease, SourceError> {
         let subnet = lease.subnet;
-        let key = self.key(subnet);
+        let key = self.keys().of(subnet);
         for round in 0..RENEW_ROUNDS {
             pause(round).await;
             let node = self.get(&key).await?;
@@ -86,7 +78,7 @@ impl Etcd2 {
         lease: &Lease,
         by: &str,
     ) -> Result<Option<Lease>, SourceError> {
-        let key = self.key(lease.subnet);
+        let key = self.keys().of(lease.subnet);
         let Some(node) = self.get(&key).await? else { return Ok(None) };
         let same = |stands: &Lease| stands.attrs.unasked() == lease.attrs.unasked();
         let Some(stands) = self.entry(&node).filter(same) else { return Ok(None) };

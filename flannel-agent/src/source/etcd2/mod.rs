@@ -27,10 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::connect::{Answered, Endpoints, Request, field};
 use self::failure::Refusal;
+use super::acquisition::acquire;
 use super::claim::{Written, value};
 use super::follow::follow;
 use super::options::EtcdOptions;
-use super::prefix::clean;
+use super::prefix::Keys;
 use super::warned::Warned;
 use super::{Claim, Instead, LEASE_TTL, LeaseSource, SourceError};
 
@@ -42,7 +43,7 @@ pub struct Etcd2 {
 
 struct Inner {
     endpoints: Endpoints,
-    prefix: String,
+    keys: Keys,
     warned: Mutex<Warned>,
     history: Arc<Mutex<History>>,
     /// Our lease as last written.
@@ -77,11 +78,11 @@ impl Etcd2 {
     pub async fn connect(options: EtcdOptions) -> Result<Self, SourceError> {
         let endpoints = Endpoints::new(&options).await?;
         // The API knows no other keys.
-        let prefix = clean(&format!("/{}", options.prefix));
+        let keys = Keys::below(&format!("/{}", options.prefix));
         Ok(Self {
             inner: Arc::new(Inner {
                 endpoints,
-                prefix,
+                keys,
                 warned: Mutex::default(),
                 history: Arc::default(),
                 written: Mutex::default(),
@@ -114,17 +115,8 @@ impl Etcd2 {
         self.inner.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn config_key(&self) -> String {
-        format!("{}/config", self.inner.prefix)
-    }
-
-    /// The prefix of all subnet keys.
-    fn subnets(&self) -> String {
-        format!("{}/subnets/", self.inner.prefix)
-    }
-
-    fn key(&self, subnet: Ipv4Network) -> String {
-        format!("{}{}", self.subnets(), SubnetKey::new(subnet))
+    fn keys(&self) -> &Keys {
+        &self.inner.keys
     }
 
     async fn get(&self, key: &str) -> Result<Option<EtcdNode>, SourceError> {
@@ -167,7 +159,7 @@ impl Etcd2 {
 
     /// Configs one level below where ours should be.
     async fn networks(&self) -> Result<Instead, SourceError> {
-        let prefix = &self.inner.prefix;
+        let prefix = self.keys().prefix();
         let (node, _) = self.read_key("list", prefix, "recursive=true").await?;
         let mut keys = Vec::new();
         let mut nodes: Vec<EtcdNode> = node.into_iter().collect();
@@ -192,7 +184,7 @@ impl Etcd2 {
         for node in &nodes {
             match self.entry(node) {
                 Some(entry) => listing.entries.push(entry),
-                None => listing.unreadable.extend(node.claims(&self.subnets())),
+                None => listing.unreadable.extend(node.claims(&self.keys().subnets())),
             }
         }
         Ok(listing)
@@ -200,7 +192,7 @@ impl Etcd2 {
 
     /// All subnet keys as they are, and the index.
     async fn nodes(&self) -> Result<(Vec<EtcdNode>, i64), SourceError> {
-        let subnets = self.subnets();
+        let subnets = self.keys().subnets();
         let key = subnets.trim_end_matches('/');
         let (node, revision) = self.read_key("list", key, "recursive=true&quorum=true").await?;
         Ok((node.map(|node| node.nodes).unwrap_or_default(), revision))
@@ -219,12 +211,12 @@ impl Etcd2 {
     }
 
     fn decode(&self, node: &EtcdNode) -> Result<Lease, String> {
-        node.lease(&self.subnets(), Instant::now())
+        node.lease(&self.keys().subnets(), Instant::now())
     }
 
     /// The subnet that a key of ours names.
     fn subnet_of(&self, node: &EtcdNode) -> Option<Ipv4Network> {
-        let subnets = self.subnets();
+        let subnets = self.keys().subnets();
         let name = node.name(&subnets).filter(|name| !name.contains('&'))?;
         Some(name.parse::<SubnetKey>().ok()?.subnet())
     }
@@ -237,7 +229,7 @@ impl Etcd2 {
         attrs: &LeaseAttrs,
         stands: Stands,
     ) -> Result<Option<Lease>, SourceError> {
-        let key = self.key(subnet);
+        let key = self.keys().of(subnet);
         let value = value(subnet, attrs)?;
         let (query, reserved) = match stands {
             Stands::Nothing => ("prevExist=false".to_owned(), false),
@@ -310,7 +302,7 @@ fn unexpected(call: &'static str, key: &str, refusal: Refusal) -> SourceError {
 
 impl LeaseSource for Etcd2 {
     async fn config(&self) -> Result<NetworkConfig, SourceError> {
-        let key = self.config_key();
+        let key = self.keys().config();
         let text = self.config_text(&key).await?;
         self.endpoints().identity().settle();
         NetworkConfig::parse(&text).map_err(|error| SourceError::Config { key, error })
@@ -322,7 +314,7 @@ impl LeaseSource for Etcd2 {
     }
 
     async fn acquire(&self, config: &NetworkConfig, claim: &Claim) -> Result<Lease, SourceError> {
-        self.acquire_subnet(config, claim).await
+        acquire(self, config, claim, &[]).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Lease, SourceError> {
@@ -334,7 +326,7 @@ impl LeaseSource for Etcd2 {
     }
 
     async fn is_unanswered(&self, asked: &Lease) -> Result<bool, SourceError> {
-        let node = self.get(&self.key(asked.subnet)).await?;
+        let node = self.get(&self.keys().of(asked.subnet)).await?;
         let stands = node.and_then(|node| self.entry(&node));
         Ok(stands.is_none_or(|lease| lease.attrs == asked.attrs))
     }

@@ -79,7 +79,7 @@ impl Etcd2 {
     async fn poll(&self, after: i64) -> Result<Polled, End> {
         let endpoint = self.endpoints().current();
         let failed = |what: String| End::Failed { reason: format!("{endpoint}: watch: {what}") };
-        let subnets = self.subnets();
+        let subnets = self.keys().subnets();
         let request = Request {
             call: "watch",
             method: Method::GET,
@@ -120,7 +120,9 @@ impl Etcd2 {
         };
         match change.action.as_str() {
             // A directory with all of them, which etcd tells of as one.
-            "delete" | "expire" if self.subnets().starts_with(&format!("{}/", change.node.key)) => {
+            "delete" | "expire"
+                if self.keys().subnets().starts_with(&format!("{}/", change.node.key)) =>
+            {
                 Some(LeaseUpdate::Snapshot { leases: Vec::new(), revision: change.node.revision() })
             }
             "delete" | "expire" | "compareAndDelete" => removed(),

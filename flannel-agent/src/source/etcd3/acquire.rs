@@ -6,18 +6,18 @@ use etcd_client::{
     Compare, CompareOp, GetOptions, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, Txn,
     TxnOp, TxnOpResponse,
 };
-use flannel_core::config::NetworkConfig;
 use flannel_core::lease::attrs::LeaseAttrs;
-use flannel_core::lease::free::fits;
 use flannel_core::lease::{self, Lease};
 use ipnetwork::Ipv4Network;
 use rand::Rng as _;
 
 use super::failure::{is_lease_exists, is_no_lease};
-use super::{Entry, Etcd3, Listing};
-use crate::source::choice::{ACQUIRE_ROUNDS, Choice, RENEW_ROUNDS, choose, pause};
+use super::{Entry, Etcd3};
+use crate::source::acquisition::Subnets;
+use crate::source::choice::{RENEW_ROUNDS, pause};
 use crate::source::claim::{is_taken, value};
-use crate::source::{Claim, LEASE_TTL, SourceError};
+use crate::source::prefix::Keys;
+use crate::source::{LEASE_TTL, SourceError};
 
 /// Most etcd leases that are remembered for a later revocation.
 const UNSETTLED: usize = 64;
@@ -39,63 +39,44 @@ impl<'a> From<&'a Entry> for Stands<'a> {
     }
 }
 
-impl Etcd3 {
-    /// Acquires, but none of the subnets in `avoid` unless it is ours already.
-    pub(in crate::source) async fn acquire_avoiding(
-        &self,
-        config: &NetworkConfig,
-        claim: &Claim,
-        avoid: &[Ipv4Network],
-    ) -> Result<Lease, SourceError> {
-        for round in 0..ACQUIRE_ROUNDS {
-            pause(round).await;
-            let listing = self.listing().await?;
-            if let Some(lease) = self.try_acquire(config, claim, avoid, listing).await? {
-                return Ok(lease);
-            }
-        }
-        Err(SourceError::Contended { call: "acquire", key: self.subnets(), rounds: ACQUIRE_ROUNDS })
+impl Subnets for Etcd3 {
+    type Entry = Entry;
+
+    fn below(&self) -> &Keys {
+        self.keys()
     }
 
-    /// One try; `None` if another node was faster.
-    async fn try_acquire(
+    async fn listed(&self) -> Result<(Vec<Entry>, Vec<Ipv4Network>), SourceError> {
+        let listing = self.listing().await?;
+        Ok((listing.entries, listing.unreadable))
+    }
+
+    fn lease(entry: &Entry) -> Lease {
+        entry.lease()
+    }
+
+    fn place(entry: &Entry) -> (Ipv4Network, i64) {
+        (entry.subnet, entry.revision)
+    }
+
+    async fn remove(&self, entry: &Entry) -> Result<bool, SourceError> {
+        self.delete(entry).await
+    }
+
+    async fn put(
         &self,
-        config: &NetworkConfig,
-        claim: &Claim,
-        avoid: &[Ipv4Network],
-        listing: Listing,
+        subnet: Ipv4Network,
+        attrs: &LeaseAttrs,
+        stands: Option<&Entry>,
     ) -> Result<Option<Lease>, SourceError> {
-        let (ours, others) = claim.split(listing.entries, Entry::lease)?;
-        let (fitting, unfit): (Vec<_>, Vec<_>) =
-            ours.into_iter().partition(|entry| fits(config, entry.subnet));
-        for entry in unfit {
-            tracing::info!(
-                key = entry.key,
-                "own lease removed: the network config does not allow it"
-            );
-            if !self.delete(&entry).await? {
-                return Ok(None);
-            }
-        }
-        let own: Vec<_> = fitting.iter().map(|entry| (entry.subnet, entry.revision)).collect();
-        let taken: Vec<_> = others
-            .iter()
-            .map(|entry| entry.subnet)
-            .chain(listing.unreadable)
-            .chain(avoid.iter().copied())
-            .collect();
-        match choose(config, claim, &own, &taken, || self.config_key())? {
-            Choice::Own(at) => {
-                let own = &fitting[at];
-                self.write(own.subnet, &claim.attrs, own.into()).await
-            }
-            Choice::Free(subnet) => self.write(subnet, &claim.attrs, Stands::Nothing).await,
-        }
+        self.write(subnet, attrs, stands.map_or(Stands::Nothing, Stands::from)).await
     }
+}
 
+impl Etcd3 {
     pub(super) async fn renew_lease(&self, lease: &Lease) -> Result<Lease, SourceError> {
         let subnet = lease.subnet;
-        let key = self.key(subnet);
+        let key = self.keys().of(subnet);
         for round in 0..RENEW_ROUNDS {
             pause(round).await;
             let options = GetOptions::new().with_prefix();
@@ -140,7 +121,7 @@ impl Etcd3 {
         attrs: &LeaseAttrs,
         stands: Stands<'_>,
     ) -> Result<Option<Lease>, SourceError> {
-        let key = self.key(subnet);
+        let key = self.keys().of(subnet);
         let key = key.as_str();
         let value = value(subnet, attrs)?;
         // A reservation has no etcd lease, and is not given one.
@@ -200,7 +181,7 @@ impl Etcd3 {
 
     /// Gives up a lease of ours, unless somebody wrote it since.
     pub(in crate::source) async fn release(&self, lease: &Lease) -> Result<(), SourceError> {
-        let key = self.key(lease.subnet);
+        let key = self.keys().of(lease.subnet);
         let (kvs, _) = self.get(&key, None).await?;
         let entry = kvs.first().and_then(|kv| self.entry(kv));
         if let Some(entry) = entry.filter(|entry| entry.revision == lease.revision) {

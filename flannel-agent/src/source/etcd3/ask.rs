@@ -13,7 +13,7 @@ impl Etcd3 {
     /// What stands for this subnet, in the plain form or the dual-stack one.
     pub(super) async fn at(&self, subnet: Ipv4Network) -> Result<Option<Entry>, SourceError> {
         let options = GetOptions::new().with_prefix();
-        let (kvs, _) = self.get(&self.key(subnet), Some(options)).await?;
+        let (kvs, _) = self.get(&self.keys().of(subnet), Some(options)).await?;
         Ok(kvs.iter().filter_map(|kv| self.entry(kv)).find(|entry| entry.subnet == subnet))
     }
 

@@ -13,7 +13,7 @@ use crate::source::holdings::Item;
 impl Etcd3 {
     /// All values below the prefix, by the rest of their keys.
     pub(in crate::source) async fn values(&self) -> Result<BTreeMap<String, String>, SourceError> {
-        let prefix = format!("{}/", self.inner.prefix);
+        let prefix = format!("{}/", self.keys().prefix());
         let (kvs, _) = self.get(&prefix, Some(GetOptions::new().with_prefix())).await?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let named = |kv: &etcd_client::KeyValue| {
@@ -26,7 +26,7 @@ impl Etcd3 {
     /// Writes `item` with an etcd lease of what it has left; `false` if the key
     /// is there already.
     pub(in crate::source) async fn create(&self, item: &Item) -> Result<bool, SourceError> {
-        let key = format!("{}/{}", self.inner.prefix, item.key);
+        let key = format!("{}/{}", self.keys().prefix(), item.key);
         let key = key.as_str();
         let id = match item.seconds_left {
             Some(left) => self.grant(key, Duration::from_secs(left)).await?.0,

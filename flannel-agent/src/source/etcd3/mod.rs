@@ -31,11 +31,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::aliases::{Aliases, newest};
 use self::connect::Endpoints;
+use super::acquisition::acquire;
 use super::claim::Written;
 use super::follow::follow;
 use super::hint::hint;
 use super::options::EtcdOptions;
-use super::prefix::{clean, other_spelling};
+use super::prefix::{Keys, other_spelling};
 use super::warned::Warned;
 use super::{Claim, Instead, LeaseSource, SourceError};
 
@@ -53,7 +54,7 @@ pub struct Etcd3 {
 
 struct Inner {
     endpoints: Endpoints,
-    prefix: String,
+    keys: Keys,
     memory: Mutex<Memory>,
     history: Arc<Mutex<History>>,
 }
@@ -72,7 +73,7 @@ struct Memory {
 
 /// A subnet key that could be read.
 #[derive(Clone, Debug)]
-struct Entry {
+pub(super) struct Entry {
     /// The whole key.
     key: String,
     subnet: Ipv4Network,
@@ -125,7 +126,7 @@ impl Etcd3 {
     fn with(endpoints: Endpoints, options: &EtcdOptions) -> Self {
         let inner = Inner {
             endpoints,
-            prefix: clean(&options.prefix),
+            keys: Keys::below(&options.prefix),
             memory: Mutex::default(),
             history: Arc::default(),
         };
@@ -145,17 +146,8 @@ impl Etcd3 {
         self.inner.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn config_key(&self) -> String {
-        format!("{}/config", self.inner.prefix)
-    }
-
-    /// The prefix of all subnet keys.
-    fn subnets(&self) -> String {
-        format!("{}/subnets/", self.inner.prefix)
-    }
-
-    fn key(&self, subnet: Ipv4Network) -> String {
-        format!("{}{}", self.subnets(), SubnetKey::new(subnet))
+    fn keys(&self) -> &Keys {
+        &self.inner.keys
     }
 
     async fn get(
@@ -190,14 +182,14 @@ impl Etcd3 {
         if self.has(&other).await {
             return Instead::Key(other);
         }
-        if self.has(&self.inner.prefix).await {
-            return Instead::Prefix(self.inner.prefix.clone());
+        if self.has(self.keys().prefix()).await {
+            return Instead::Prefix(self.keys().prefix().to_owned());
         }
-        let below = format!("{}/", self.inner.prefix);
+        let below = format!("{}/", self.keys().prefix());
         let options = GetOptions::new().with_prefix().with_keys_only().with_limit(KEYS);
         let Ok((kvs, _)) = self.get(&below, Some(options)).await else { return Instead::Nothing };
         let keys = kvs.iter().map(|kv| String::from_utf8_lossy(kv.key()).into_owned());
-        Instead::networks(&self.inner.prefix, keys)
+        Instead::networks(self.keys().prefix(), keys)
     }
 
     /// A proxy may lead elsewhere within one connection.
@@ -217,7 +209,7 @@ impl Etcd3 {
 
     async fn listing(&self) -> Result<Listing, SourceError> {
         let options = GetOptions::new().with_prefix();
-        let (kvs, revision) = self.get(&self.subnets(), Some(options)).await?;
+        let (kvs, revision) = self.get(&self.keys().subnets(), Some(options)).await?;
         let mut listing =
             Listing { entries: Vec::with_capacity(kvs.len()), unreadable: Vec::new(), revision };
         for kv in &kvs {
@@ -242,7 +234,8 @@ impl Etcd3 {
 
     fn decode(&self, kv: &KeyValue) -> Result<Entry, String> {
         let key = kv.key_str().map_err(|_| "the key is no UTF-8".to_owned())?;
-        let name = key.strip_prefix(&self.subnets()).ok_or("the key is not below the prefix")?;
+        let name =
+            key.strip_prefix(&self.keys().subnets()).ok_or("the key is not below the prefix")?;
         let of = name.parse::<SubnetKey>().map_err(|error| error.to_string())?;
         let subnet = of.subnet();
         // As Go, which takes bytes that are no UTF-8 for U+FFFD.
@@ -255,13 +248,13 @@ impl Etcd3 {
 
     /// The subnet that a whole key names.
     fn subnet_of(&self, kv: &KeyValue) -> Option<Ipv4Network> {
-        let name = kv.key_str().ok()?.strip_prefix(&self.subnets())?;
+        let name = kv.key_str().ok()?.strip_prefix(&self.keys().subnets())?;
         Some(name.parse::<SubnetKey>().ok()?.subnet())
     }
 
     /// The subnet that a key claims, be its IPv6 part as it may.
     fn claimed_by(&self, kv: &KeyValue) -> Option<Ipv4Network> {
-        let name = kv.key_str().ok()?.strip_prefix(&self.subnets())?;
+        let name = kv.key_str().ok()?.strip_prefix(&self.keys().subnets())?;
         Some(name.split('&').next()?.parse::<SubnetKey>().ok()?.subnet())
     }
 
@@ -301,7 +294,7 @@ impl Etcd3 {
 
 impl LeaseSource for Etcd3 {
     async fn config(&self) -> Result<NetworkConfig, SourceError> {
-        let key = self.config_key();
+        let key = self.keys().config();
         let (kvs, _) = self.get(&key, None).await?;
         let Some(kv) = kvs.first() else {
             let (endpoints, instead) = (self.endpoints().names(), self.instead(&key).await);
@@ -318,7 +311,7 @@ impl LeaseSource for Etcd3 {
     }
 
     async fn acquire(&self, config: &NetworkConfig, claim: &Claim) -> Result<Lease, SourceError> {
-        self.acquire_avoiding(config, claim, &[]).await
+        acquire(self, config, claim, &[]).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Lease, SourceError> {

@@ -41,7 +41,7 @@ impl Followed for Etcd3 {
             .with_start_revision(revision + 1)
             .with_progress_notify();
         let mut watcher = connection.client.watch_client().max_decoding_message_size(LIST_LIMIT);
-        let opening = watcher.watch(self.subnets(), Some(options));
+        let opening = watcher.watch(self.keys().subnets(), Some(options));
         let mut stream = match timeout(CALL_TIMEOUT, opening).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return broken(&error),
@@ -111,7 +111,7 @@ impl Etcd3 {
         kv: &KeyValue,
         subnet: Ipv4Network,
     ) -> Result<LeaseUpdate, SourceError> {
-        let name = kv.key_str().ok().and_then(|key| key.strip_prefix(&self.subnets()));
+        let name = kv.key_str().ok().and_then(|key| key.strip_prefix(&self.keys().subnets()));
         let has_others = self.memory().aliases.forget(subnet, name.unwrap_or_default());
         if has_others {
             let left = self.listing().await?.entries.into_iter();
