@@ -291,6 +291,23 @@ fn somebody_elses_program_is_left_alone_and_reported() {
     assert_eq!(complaint(&pair.left), None);
 }
 
+/// The kernel copies packets for a generic program that takes fragments, without what
+/// stood in front of them: the source check sees no sender.
+#[test]
+fn a_generic_program_on_the_tunnels_device_blinds_the_source_check() {
+    for (check, answered) in [("drop", false), ("count", true)] {
+        let extra = vec![format!("--verify-source={check}")];
+        let pair = Pair::agents(&Options { extra, ..Options::ebpf() });
+        let _foreign = Foreign::on(&pair.right, "flannel.1", XdpMode::Skb);
+        let since = counted(&pair.right, || {
+            // The kernel carries what is no TCP or UDP.
+            let (came, text) = pair.client.netns.ping(pair.server.address, "-c 5 -i 0.1 -W 1");
+            assert_eq!(came, answered, "{check}: {text}");
+        });
+        assert!(since.get(Outcome::ForgedOuterSource) >= 5, "{check}: {since:?}");
+    }
+}
+
 #[test]
 fn generic_is_refused_with_the_reason() {
     let pair = Pair::agents(&with("generic"));
