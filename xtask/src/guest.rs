@@ -15,7 +15,7 @@ use crate::programs::{E2E, Programs};
 
 const AGENT: &str = "flannel-agent";
 
-/// The kernels that `cargo xtask test` boots at its end, one after another.
+/// The kernels that `cargo xtask test` boots at its end, side by side.
 pub(crate) const RELEASES: &[&str] = &["6.1", "6.12"];
 
 /// What a run may take, in seconds; a guest that hangs is ended then.
@@ -24,24 +24,6 @@ const LIMIT: u32 = 1800;
 /// How much longer than on bare metal everything may take, for the tests'
 /// `FLANNEL_TEST_PATIENCE`.
 const PATIENCE: u32 = 8;
-
-/// How the emulated processors run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Processors {
-    /// Each on a thread of its own. While one patches the kernel, another may run stale
-    /// code: then the kernel crashes by an int3 that it put there itself ("Oops: int3",
-    /// seen with qemu 7.2).
-    Together,
-    /// They take turns on one thread: a third slower, and never stale.
-    TakeTurns,
-}
-
-impl Processors {
-    /// How they run best under this kernel: 6.12 with tcx crashed more often than not.
-    pub(crate) fn of(release: &str) -> Self {
-        if release == "6.12" { Self::TakeTurns } else { Self::Together }
-    }
-}
 
 /// What the kernel says, in its directory.
 const CONSOLE: &str = "console.log";
@@ -161,13 +143,9 @@ pub(crate) fn chosen(release: &str, asked_for: bool, filter: &[&str]) -> Vec<Str
 ///
 /// # Errors
 /// Something cannot be built or fetched.
-pub(crate) fn cases(
-    (release, processors): (&str, Processors),
-    programs: &Programs,
-    names: &[String],
-) -> Result<Command> {
+pub(crate) fn cases(release: &str, programs: &Programs, names: &[String]) -> Result<Command> {
     let line = format!("{E2E} --test-threads=1 --exact {}", names.join(" "));
-    boot((release, processors), programs, &line)
+    boot(release, programs, &line)
 }
 
 /// A command that boots the kernel and runs one program of the lab.
@@ -175,14 +153,10 @@ pub(crate) fn cases(
 /// # Errors
 /// Something cannot be built or fetched.
 pub(crate) fn program(release: &str, programs: &Programs, name: &str) -> Result<Command> {
-    boot((release, Processors::of(release)), programs, name)
+    boot(release, programs, name)
 }
 
-fn boot(
-    (release, processors): (&str, Processors),
-    programs: &Programs,
-    line: &str,
-) -> Result<Command> {
+fn boot(release: &str, programs: &Programs, line: &str) -> Result<Command> {
     let kernel = package::get(release)?;
     // The agent that `FLANNEL_AGENT` names, as the cases have it.
     let agent = match std::env::var_os("FLANNEL_AGENT") {
@@ -194,7 +168,7 @@ fn boot(
         files.push((name, programs.path(name)?.to_path_buf()));
     }
     let image = image::build(&kernel, &files, line)?;
-    Ok(machine(processors, &kernel.image, &image, &kernel.dir.join(CONSOLE)))
+    Ok(machine(&kernel.image, &image, &kernel.dir.join(CONSOLE)))
 }
 
 /// The last lines, at most `count`, that this kernel said when it ran last.
@@ -206,15 +180,13 @@ pub(crate) fn last_lines(release: &str, count: usize) -> Vec<String> {
 }
 
 /// The machine: what the kernel says goes to a file, what the init and the
-/// tests say to standard output.
-fn machine(processors: Processors, kernel: &Path, initramfs: &Path, console: &Path) -> Command {
-    let accelerator = match processors {
-        Processors::Together => "tcg,thread=multi",
-        Processors::TakeTurns => "tcg,thread=single",
-    };
+/// tests say to standard output. Its processors take turns on one thread. On two, one may
+/// run stale code while the other patches the kernel, which crashes then by an int3 that
+/// it put there itself ("Oops: int3", seen with qemu 7.2).
+fn machine(kernel: &Path, initramfs: &Path, console: &Path) -> Command {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=10", &LIMIT.to_string(), "qemu-system-x86_64"]);
-    command.args(["-accel", accelerator, "-cpu", "max", "-smp", "2", "-m", "2560"]);
+    command.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "2560"]);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
     command.arg("-serial").arg(format!("file:{}", console.display()));
     command.args(["-serial", "stdio"]);

@@ -4,6 +4,7 @@
 //! before anything else (in particular before `protoc` is there).
 
 mod advisories;
+mod beside;
 mod build_ebpf;
 mod circles;
 mod complexity;

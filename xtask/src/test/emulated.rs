@@ -1,5 +1,5 @@
-//! Cases under other kernels, one machine at a time: with half of the processors it
-//! would lose packets.
+//! Cases under other kernels, a machine for each. A machine computes on one thread, so as
+//! many run side by side as there are processors: with fewer they would lose packets.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use anyhow::Result;
 use super::libtest::Seen;
 use super::outcome::Outcome;
 use super::watch::watch;
-use crate::guest::{self, Processors};
 use crate::programs::Programs;
+use crate::{beside, guest};
 
 /// A machine that ended early has crashed; one that hung is not waited for again.
 const CRASHED: Duration = Duration::from_secs(900);
@@ -18,12 +18,31 @@ const CRASHED: Duration = Duration::from_secs(900);
 /// So many of the kernel's last lines are shown of a machine that did not come to its end.
 const LAST_LINES: usize = 60;
 
+/// Runs the cases of these kernels, as [`one`] does. The lines of each begin with its name.
+///
+/// # Errors
+/// A machine cannot be made.
+pub(crate) fn run(
+    (releases, asked_for): (&[&str], bool),
+    programs: &Programs,
+    filter: Option<&str>,
+) -> Result<Outcome> {
+    // apt works for one at a time.
+    releases.iter().try_for_each(|release| guest::prepare(release))?;
+    let mut all = Outcome::default();
+    let run = |release: &&str| one((release, asked_for), programs, filter);
+    for outcome in beside::each(beside::processors(), releases, run) {
+        all.add(outcome?);
+    }
+    Ok(all)
+}
+
 /// Runs the cases of a kernel whose name contains `filter`, if there is one: all of them
 /// if it was asked for. What fails is tried again, in another machine.
 ///
 /// # Errors
 /// The machine cannot be made.
-pub(crate) fn run(
+fn one(
     (release, asked_for): (&str, bool),
     programs: &Programs,
     filter: Option<&str>,
@@ -35,20 +54,18 @@ pub(crate) fn run(
     let name = format!("cases under Linux {release}");
     println!("\n== {name}");
     let began = Instant::now();
-    let boot = |processors: Processors, cases: &[String]| {
-        boot(release, &mut guest::cases((release, processors), programs, cases)?)
-    };
-    let (mut seen, mut whole) = boot(Processors::of(release), &cases)?;
+    let boot = |cases: &[String]| boot(release, &mut guest::cases(release, programs, cases)?);
+    let (mut seen, mut whole) = boot(&cases)?;
     let crashed = !whole && began.elapsed() < CRASHED;
     if crashed {
         println!("\n== {name}: the machine crashed, once more");
-        (seen, whole) = boot(Processors::TakeTurns, &cases)?;
+        (seen, whole) = boot(&cases)?;
     }
     let mut outcome = Outcome::default();
     if !seen.failed.is_empty() {
         println!("\n== {name}: what failed, once more");
         let failed = std::mem::take(&mut seen.failed);
-        let (again, _) = boot(Processors::of(release), &failed)?;
+        let (again, _) = boot(&failed)?;
         // A machine that hangs names nobody: then all have failed again.
         let passed = |name: &String| again.whole() && !again.failed.contains(name);
         (outcome.unsteady, seen.failed) = failed.into_iter().partition(passed);
@@ -73,13 +90,14 @@ pub(crate) fn run(
 fn boot(release: &str, command: &mut Command) -> Result<(Seen, bool)> {
     let (mut seen, mut done) = (Seen::default(), false);
     let ok = watch(command, |line| {
+        println!("{release}: {line}");
         seen.line(line);
         done |= line.trim().starts_with(guest::DONE);
     })?;
     let whole = ok && done && seen.whole();
     if !whole {
         let lines = guest::last_lines(release, LAST_LINES);
-        lines.iter().for_each(|line| println!("kernel: {line}"));
+        lines.iter().for_each(|line| println!("{release}: kernel: {line}"));
     }
     Ok((seen, whole))
 }

@@ -80,9 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.unit && !args.faults {
         let asked_for: Vec<_> = args.kernel.iter().map(String::as_str).collect();
         let releases = if asked_for.is_empty() { guest::RELEASES } else { &asked_for };
-        for release in releases {
-            all.add(emulated::run((release, !asked_for.is_empty()), &programs, filter)?);
-        }
+        all.add(emulated::run((releases, !asked_for.is_empty()), &programs, filter)?);
     }
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
     println!();

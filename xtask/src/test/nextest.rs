@@ -3,13 +3,13 @@
 
 use std::io::BufReader;
 use std::path::Path;
-use std::thread;
 
 use anyhow::{Context, Result};
 use quick_junit::Report;
 
 use super::outcome::Outcome;
 use super::report;
+use crate::beside;
 use crate::workspace::{cargo, set_runner, target_dir};
 
 /// Its exit status when tests failed. Any other one but 0 means that it did not get to
@@ -65,5 +65,5 @@ pub(crate) fn run(
 /// them run side by side than there are processors. Two for each left half of the
 /// processors' time unused, and none was steadier.
 fn threads() -> String {
-    (3 * thread::available_parallelism().map_or(1, usize::from)).to_string()
+    (3 * beside::processors()).to_string()
 }
