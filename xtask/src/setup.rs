@@ -3,8 +3,9 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::toolchain;
 use crate::workspace::{as_root, cargo, is_root, output, run as run_command, which};
@@ -150,6 +151,9 @@ impl Subcommand {
         }
         eprintln!("setup: building cargo-{name} {version}");
         let mut command = cargo();
+        // Built in half of the time: it waits for others while it runs.
+        command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0");
+        command.env("CARGO_PROFILE_RELEASE_LTO", "false");
         command.args(["install", &format!("cargo-{name}"), "--version", version, "--locked"]);
         run_command(command.args(*features))
     }
@@ -158,13 +162,33 @@ impl Subcommand {
 pub(crate) fn run(args: &Args) -> Result<()> {
     packages(TOOLS.iter(), args.check)?;
     components(args.check)?;
+    if args.ebpf {
+        toolchain_packages(args.check)?;
+    }
+    if args.check {
+        return build(args);
+    }
+    // The one fetches and unpacks, the other compiles.
+    thread::scope(|scope| {
+        let systems = scope.spawn(unpack);
+        build(args)?;
+        systems.join().map_err(|_| anyhow!("other kernels and systems were not unpacked"))?
+    })
+}
+
+/// The kernels and the systems that cases boot.
+fn unpack() -> Result<()> {
+    guest::RELEASES.iter().try_for_each(|release| guest::prepare(release))?;
+    debian::prepare()
+}
+
+/// What is compiled.
+fn build(args: &Args) -> Result<()> {
     nextest(args.check)?;
     if !args.check {
-        guest::RELEASES.iter().try_for_each(|release| guest::prepare(release))?;
-        debian::prepare()?;
         first_edition::prepare()?;
     }
-    if args.ebpf { ebpf(args.check) } else { Ok(()) }
+    if args.ebpf { linker(args.check) } else { Ok(()) }
 }
 
 /// What test, demo and bench need.
@@ -208,9 +232,17 @@ pub(crate) fn arm64(triple: &str) -> Result<()> {
 
 /// What `build-ebpf` needs.
 pub(crate) fn ebpf(check: bool) -> Result<()> {
+    toolchain_packages(check)?;
+    linker(check)
+}
+
+fn toolchain_packages(check: bool) -> Result<()> {
     let own_nightly = toolchain::rustup_nightly().is_ok();
     let toolchain = if own_nightly { &[] } else { TOOLCHAIN };
-    packages(toolchain.iter().chain(LINKER), check)?;
+    packages(toolchain.iter().chain(LINKER), check)
+}
+
+fn linker(check: bool) -> Result<()> {
     let installed = output(Command::new("bpf-linker").arg("--version")).unwrap_or_default();
     if installed.ends_with(BPF_LINKER) {
         return Ok(());
