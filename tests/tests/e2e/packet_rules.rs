@@ -28,7 +28,7 @@ const SETTLED: Duration = Duration::from_millis(800);
 fn noticed(node: &Node, way: Way) {
     thread::sleep(SETTLED);
     if way == Way::Ebpf {
-        wait::holds("the rules are known", Duration::from_secs(3), || {
+        wait::holds("the rules are known", Duration::from_secs(10), || {
             node.status().packet_rules.is_some_and(|known| !known.rules.is_empty())
         });
         // What was confirmed before.
