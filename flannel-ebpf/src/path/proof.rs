@@ -44,7 +44,7 @@ pub struct Exit {
 /// The packet of a proof, in one word. Functions of the programs are called with it: the
 /// verifier goes through such a function once, not once per way to it.
 ///
-/// From below: the number of its ticket, TCP flags, protocol, [`Self::KEPT`], [`Self::LAST`].
+/// From below: the number of its ticket, TCP flags, protocol, `KEPT`, `LAST`.
 #[derive(Clone, Copy, Debug)]
 pub struct Witness(pub u64);
 
