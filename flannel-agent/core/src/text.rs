@@ -30,9 +30,10 @@ pub fn shown(text: &str, most: usize) -> String {
     shown
 }
 
-/// So many of what `one` names: `1 peer`, `2 peers`.
-pub fn count(number: usize, one: &str) -> String {
-    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+/// How many there are of what `one` names: `1 peer`, `2 peers`.
+pub fn counted<N: Display + PartialEq + From<u8>>(number: N, one: &str) -> String {
+    let plural = if number == N::from(1) { "" } else { "s" };
+    format!("{number} {one}{plural}")
 }
 
 /// Whether a terminal or a reader of lines does something else with it than to
@@ -49,7 +50,10 @@ mod tests {
 
     #[test]
     fn one_is_no_plural() {
-        assert_eq!([0, 1, 2].map(|number| count(number, "peer")), ["0 peers", "1 peer", "2 peers"]);
+        assert_eq!(
+            [0, 1, 2].map(|number: u64| counted(number, "peer")),
+            ["0 peers", "1 peer", "2 peers"]
+        );
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn detach_programs(args: &CleanupArgs, state: Option<&NodeState>, steps: &mut St
             // Somebody else has it now.
             Err(error) if error.foreign && former.contains(dir) => {}
             Ok(removed) => {
-                let pins = text::count(removed.len(), "pin");
+                let pins = text::counted(removed.len(), "pin");
                 steps.did(format!("detached the programs ({pins})"));
             }
             Err(error) => steps.failed(error),
@@ -247,7 +247,9 @@ impl Steps {
         match (self.done, self.failed) {
             (0, 0) => print("nothing of ours was there"),
             (_, 0) => {}
-            (_, failed) => complain(&format!("{} failed; run it again", counted(failed, "step"))),
+            (_, failed) => {
+                complain(&format!("{} failed; run it again", text::counted(failed, "step")))
+            }
         }
         u8::from(self.failed > 0)
     }

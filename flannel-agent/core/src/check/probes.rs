@@ -89,7 +89,7 @@ fn mtu(probes: &[PeerProbe]) -> Vec<Finding> {
         findings.push(Finding::unknown(id, found));
     }
     if findings.is_empty() {
-        let tried = text::count(probes.len(), "peer");
+        let tried = text::counted(probes.len(), "peer");
         let found = format!("full packets reach {tried}, which is all that were tried");
         findings.push(Finding::well(id, found));
     }
@@ -118,7 +118,7 @@ fn checksum(probes: &[PeerProbe]) -> Finding {
     match tried().filter(|(_, tcp)| tcp.offloaded.came()).count() {
         0 => Finding::unknown(id, "no peer answers TCP: filtered, or away"),
         reached => {
-            let reached = text::count(reached, "peer");
+            let reached = text::counted(reached, "peer");
             Finding::well(id, format!("TCP with the card's checksum reaches {reached}"))
         }
     }

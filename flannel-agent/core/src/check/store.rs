@@ -1,6 +1,5 @@
 //! The store, its leases, its clock, and the certificates for it.
 
-use crate::text::counted;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
@@ -55,7 +54,7 @@ fn store(facts: &NodeFacts) -> Finding {
             format!(
                 "it answers after {} ms, {}",
                 store.millis,
-                text::count(store.leases.len(), "lease")
+                text::counted(store.leases.len(), "lease")
             ),
         ),
     }
@@ -89,7 +88,7 @@ fn duplicates(facts: &NodeFacts) -> Vec<Finding> {
     found.extend(by(leases, "VTEP MAC", |lease| lease.vtep_mac));
     found.extend(overlaps(leases));
     if found.is_empty() {
-        let among = text::count(leases.len(), "lease");
+        let among = text::counted(leases.len(), "lease");
         return vec![Finding::well(id, format!("none among {among}"))];
     }
     let remedy = "find the node that should not have it: a cloned machine, or a lease that a node \
@@ -137,7 +136,7 @@ fn overlaps(leases: &[Held]) -> Vec<String> {
 fn days(seconds: i64) -> String {
     match usize::try_from(seconds / DAY) {
         Ok(0) | Err(_) => "less than a day".to_owned(),
-        Ok(days) => text::count(days, "day"),
+        Ok(days) => text::counted(days, "day"),
     }
 }
 

@@ -12,7 +12,6 @@ use super::DatapathKind;
 use crate::envelope::KeptWay;
 use crate::health::Subject;
 use crate::repair::Repair;
-use crate::text::counted;
 
 /// One thing that the agent did or noticed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -3,7 +3,6 @@
 use comfy_table::{Table, presets};
 use flannel_core::connectivity::{Matrix, Reach, WayKind};
 use flannel_core::probe::Answer;
-use flannel_core::text::counted;
 
 use crate::commands::terminal::{self, Colour};
 
