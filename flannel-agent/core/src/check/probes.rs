@@ -89,8 +89,11 @@ fn mtu(probes: &[PeerProbe]) -> Vec<Finding> {
         findings.push(Finding::unknown(id, found));
     }
     if findings.is_empty() {
-        let tried = text::counted(probes.len(), "peer");
-        let found = format!("full packets reach {tried}, which is all that were tried");
+        let all = match probes.len() {
+            1 => "the peer that was".to_owned(),
+            count => format!("all of the {count} peers that were"),
+        };
+        let found = format!("full packets reach {all} tried");
         findings.push(Finding::well(id, found));
     }
     findings
