@@ -54,7 +54,7 @@ pub use self::options::{
     AttachMode, FastPath, FastPathOptions, GracePeriodMode, PIN_DIR, ProgramOptions, VerifySource,
     XdpMode,
 };
-pub use self::programs::load_aside;
+pub use self::programs::{are_pinned, load_aside};
 pub use self::teller::Teller;
 
 /// Settings of the programs that the agent decides.

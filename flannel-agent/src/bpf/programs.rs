@@ -239,13 +239,21 @@ impl Of<'_> {
 
     /// Removes the pins of all objects' programs.
     fn discard(&self) -> Result<(), BpfError> {
-        let folder = self.pins.map(PREFIX);
-        let folder = folder.parent().unwrap_or_else(|| Path::new("/"));
-        let is_program = |path: &PathBuf| {
-            path.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(PREFIX))
-        };
-        entries(folder).iter().filter(|path| is_program(path)).try_for_each(|path| remove(path))
+        pinned(self.pins).iter().try_for_each(|path| remove(path))
     }
+}
+
+/// The pins of all objects' programs.
+fn pinned(pins: &PinDir) -> Vec<PathBuf> {
+    let is_program = |path: &PathBuf| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(PREFIX))
+    };
+    entries(pins.version()).into_iter().filter(is_program).collect()
+}
+
+/// Whether an earlier run has left programs: they may be there at once.
+pub fn are_pinned(pin_dir: &Path) -> bool {
+    !pinned(&PinDir::new(pin_dir)).is_empty()
 }
 
 /// Loads the programs and pins them, for the agent that holds the pin directory.

@@ -11,7 +11,7 @@ use flannel_core::underlay::Underlay;
 use tokio::task::JoinHandle;
 
 use super::start;
-use crate::bpf::{FastPath, XdpMode};
+use crate::bpf::{self, FastPath, XdpMode};
 use crate::cli::{DatapathMode, Options};
 use crate::datapath::{self, Demanded, Opened};
 use crate::firewall::packet_rules::follow::RulesFollower;
@@ -27,6 +27,8 @@ const PINNED: Duration = Duration::from_millis(15);
 /// A data path that is being opened, and what is done once it is.
 pub(super) struct Opening {
     task: JoinHandle<Result<Opened, Demanded>>,
+    /// Programs of the run before may be there at once.
+    pinned: bool,
     config: NetworkConfig,
     mode: DatapathMode,
     pin_dir: PathBuf,
@@ -55,6 +57,7 @@ impl Opening {
             XdpMode::Generic | XdpMode::Off => false,
         };
         let (mode, programs) = (options.datapath, options.programs.clone());
+        let pinned = bpf::are_pinned(&programs.pin_dir);
         let (backend, underlay) = (config.backend.clone(), underlay.clone());
         let task = tokio::task::spawn_blocking(move || match backend.facts().has_programs() {
             true => datapath::open(mode, &programs, card, &underlay),
@@ -65,6 +68,7 @@ impl Opening {
             asked.packet_rules == PacketRulesMode::Respect && asked.mode != FastPath::Off;
         Ok(Self {
             task,
+            pinned,
             config: config.clone(),
             mode,
             pin_dir: options.programs.pin_dir.clone(),
@@ -84,6 +88,7 @@ impl Opening {
     ) -> Self {
         Self {
             task,
+            pinned: false,
             config,
             mode: DatapathMode::Auto,
             pin_dir: PathBuf::from("/nonexistent"),
@@ -93,8 +98,11 @@ impl Opening {
         }
     }
 
-    /// Waits a moment, in which programs of the run before are open.
+    /// Waits a moment, in which programs of the run before are open. A first start has none.
     pub(super) async fn soon(&mut self) -> Option<Result<Option<RulesFollower>, Demanded>> {
+        if !self.pinned {
+            return None;
+        }
         tokio::time::timeout(PINNED, self.opened()).await.ok()
     }
 
