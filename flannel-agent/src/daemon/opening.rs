@@ -21,14 +21,14 @@ use crate::reconcile::packet_rules;
 use crate::status::{Shared, SharedDatapath, lock};
 use crate::task;
 
-/// A start waits so long for programs that need no verifier: those of the run before.
+/// A start waits so long for a data path that needs no verifier.
 const PINNED: Duration = Duration::from_millis(15);
 
 /// A data path that is being opened, and what is done once it is.
 pub(super) struct Opening {
     task: JoinHandle<Result<Opened, Demanded>>,
-    /// Programs of the run before may be there at once.
-    pinned: bool,
+    /// No verifier may be needed: there are programs of the run before, or none are wanted.
+    quick: bool,
     config: NetworkConfig,
     mode: DatapathMode,
     pin_dir: PathBuf,
@@ -57,7 +57,8 @@ impl Opening {
             XdpMode::Generic | XdpMode::Off => false,
         };
         let (mode, programs) = (options.datapath, options.programs.clone());
-        let pinned = bpf::are_pinned(&programs.pin_dir);
+        let wanted = mode != DatapathMode::Kernel && config.backend.facts().has_programs();
+        let quick = !wanted || bpf::are_pinned(&programs.pin_dir);
         let (backend, underlay) = (config.backend.clone(), underlay.clone());
         let task = tokio::task::spawn_blocking(move || match backend.facts().has_programs() {
             true => datapath::open(mode, &programs, card, &underlay),
@@ -68,7 +69,7 @@ impl Opening {
             asked.packet_rules == PacketRulesMode::Respect && asked.mode != FastPath::Off;
         Ok(Self {
             task,
-            pinned,
+            quick,
             config: config.clone(),
             mode,
             pin_dir: options.programs.pin_dir.clone(),
@@ -88,7 +89,7 @@ impl Opening {
     ) -> Self {
         Self {
             task,
-            pinned: false,
+            quick: false,
             config,
             mode: DatapathMode::Auto,
             pin_dir: PathBuf::from("/nonexistent"),
@@ -98,9 +99,10 @@ impl Opening {
         }
     }
 
-    /// Waits a moment, in which programs of the run before are open. A first start has none.
+    /// Waits a moment, in which programs of the run before are open. On a first start it
+    /// would be for nothing.
     pub(super) async fn soon(&mut self) -> Option<Result<Option<RulesFollower>, Demanded>> {
-        if !self.pinned {
+        if !self.quick {
             return None;
         }
         tokio::time::timeout(PINNED, self.opened()).await.ok()
