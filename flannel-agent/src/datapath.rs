@@ -8,7 +8,7 @@ use flannel_core::backend::BackendKind;
 use flannel_core::underlay::Underlay;
 
 use crate::bpf::loader::Loaded;
-use crate::bpf::{self, BpfError, Datapath, ProgramOptions};
+use crate::bpf::{self, BpfError, Datapath, Needs, ProgramOptions};
 use crate::cli::DatapathMode;
 use crate::memory;
 
@@ -26,22 +26,22 @@ pub enum Opened {
 pub struct Demanded(pub String);
 
 /// Opens the data path that `mode` asks for. On the kernel path no program of
-/// an earlier run stays attached: nobody would keep its maps true. `card`: the underlay
-/// may take the XDP program.
+/// an earlier run stays attached: nobody would keep its maps true. `needs`: what the
+/// node begins with.
 ///
 /// # Errors
 /// `mode` is `ebpf` and something refuses.
 pub fn open(
     mode: DatapathMode,
     options: &ProgramOptions,
-    card: bool,
+    needs: Needs,
     underlay: &Underlay,
 ) -> Result<Opened, Demanded> {
     if mode == DatapathMode::Kernel {
         let _told = retire(&options.pin_dir);
         return Ok(Opened::Kernel(None));
     }
-    match try_open(options, card, underlay) {
+    match try_open(options, needs, underlay) {
         Ok(loaded) => Ok(Opened::Ebpf(Box::new(loaded))),
         Err(reason) => refused(mode, &options.pin_dir, reason),
     }
@@ -77,7 +77,7 @@ pub fn without(
     Ok(Opened::Kernel(Some(reason).filter(|_| mode != DatapathMode::Kernel)))
 }
 
-fn try_open(options: &ProgramOptions, card: bool, underlay: &Underlay) -> Result<Loaded, String> {
+fn try_open(options: &ProgramOptions, needs: Needs, underlay: &Underlay) -> Result<Loaded, String> {
     if let Some(reason) = underlay.ebpf_refusal() {
         return Err(reason);
     }
@@ -91,8 +91,8 @@ fn try_open(options: &ProgramOptions, card: bool, underlay: &Underlay) -> Result
     if let Some(reason) = memory::refusal(size).map_err(|error| error.to_string())? {
         return Err(reason);
     }
-    Loaded::open(options, card).map_err(|error| {
-        log_verifier(&error);
+    Loaded::open(options, needs).map_err(|error| {
+        error.log_verifier();
         match error.verifier_log.as_deref().map(last_lines) {
             Some(log) => format!("{error}; verifier: {log}"),
             None => error.to_string(),
@@ -119,15 +119,6 @@ fn missing_capability() -> Option<&'static str> {
 fn last_lines(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(4)..].join(" | ")
-}
-
-fn log_verifier(error: &BpfError) {
-    if let Some(log) = &error.verifier_log {
-        tracing::warn!(
-            program = error.object,
-            "program refused; the end of the verifier's log:\n{log}"
-        );
-    }
 }
 
 /// Detaches what earlier runs pinned in these directories. What could not be detached

@@ -1,79 +1,198 @@
 //! The process that loads and pins the programs for an agent.
 
-use std::io;
-use std::process::{Command, Stdio};
+use std::io::{self, Read as _, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::ProgramOptions;
+use super::{Needs, ProgramOptions};
 
 /// The verifier takes a second; on an emulated machine, a minute.
 const LOADING: Duration = Duration::from_secs(180);
 
-/// Lets a process of its own load and pin the programs; whether it says that it did. It
-/// can do without the kernel's types ([`super::untyped`]), and an agent keeps none of its memory.
-pub(super) fn ask_another(options: &ProgramOptions, card: bool) -> bool {
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .arg("load-programs")
-        .arg(format!("--pin-dir={}", options.pin_dir.display()))
-        .arg(format!("--flow-table-size={}", options.flow_table_size))
-        .args(card.then_some("--card"));
-    ran(command, LOADING).unwrap_or_else(|error| {
-        tracing::debug!(%error, "program loader failed; the agent loads the programs itself");
-        false
-    })
+/// After this time the agent has done what is urgent at a start.
+const URGENT: Duration = Duration::from_millis(500);
+
+/// A process of its own that loads and pins programs: first those that a node needs to
+/// begin, then, when it is told to, the others. It can do without the kernel's types
+/// ([`super::untyped`]), and an agent keeps none of its memory. One that is given up is
+/// ended.
+pub(super) struct Loading {
+    child: Option<Child>,
+    /// Until it is told to go on.
+    orders: Option<ChildStdin>,
+    /// It ends with the program.
+    answers: ChildStdout,
+    began: Instant,
+    limit: Duration,
 }
 
-/// Whether a program says that it worked. One that does not end by `limit` is ended.
-fn ran(mut command: Command, limit: Duration) -> io::Result<bool> {
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let began = Instant::now();
-    // The pipe ends with the program.
-    let pipe = child.stdout.take();
-    let mut ends: Vec<PollFd<'_>> =
-        pipe.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)).collect();
-    loop {
-        let left =
-            Timespec::try_from(limit.saturating_sub(began.elapsed())).map_err(io::Error::other)?;
-        match poll(&mut ends, Some(&left)) {
-            Ok(0) => break,
-            Ok(_) => return Ok(child.wait()?.success()),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+/// What such a process tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Nothing yet.
+    Nothing,
+    /// The first programs are pinned.
+    First,
+    /// It has ended; whether all went well.
+    Ended(bool),
+}
+
+impl Loading {
+    /// Begins to load programs, and waits until the first ones are pinned. `None` if they
+    /// could not be.
+    pub(super) fn begin(options: &ProgramOptions, needs: Needs) -> Option<Self> {
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg("load-programs")
+            .arg(format!("--pin-dir={}", options.pin_dir.display()))
+            .arg(format!("--flow-table-size={}", options.flow_table_size))
+            .args(needs.tunnel.then_some("--tunnel"))
+            .args(needs.direct.then_some("--direct"))
+            .args(needs.pods.then_some("--pods"))
+            .args(needs.card.then_some("--card"));
+        let first = Self::of(command, LOADING).and_then(|mut loading| {
+            // aya asks what the kernel can do when it is used first: meanwhile.
+            let _asked = aya::features();
+            Ok((loading.next(LOADING)? == Told::First).then_some(loading))
+        });
+        first.unwrap_or_else(|error| {
+            tracing::debug!(%error, "program loader failed; the agent loads the programs itself");
+            None
+        })
+    }
+
+    fn of(mut command: Command, limit: Duration) -> io::Result<Self> {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let orders = child.stdin.take();
+        let answers = child.stdout.take().ok_or_else(|| io::Error::other("it has no output"))?;
+        Ok(Self { child: Some(child), orders, answers, began: Instant::now(), limit })
+    }
+
+    /// Lets it load the other programs: they are wanted `now`, or nothing else is urgent any
+    /// more.
+    pub(super) fn go_on(&mut self, now: bool) -> &mut Self {
+        if (now || self.began.elapsed() > URGENT)
+            && let Some(mut orders) = self.orders.take()
+            && let Err(error) = orders.write_all(b"\n")
+        {
+            // What has become of it is asked for next.
+            tracing::debug!(%error, "program loader gone");
+        }
+        self
+    }
+
+    /// What it tells next, `within` this time.
+    ///
+    /// # Errors
+    /// It cannot be asked, or takes longer than it may.
+    pub(super) fn next(&mut self, within: Duration) -> io::Result<Told> {
+        let began = Instant::now();
+        loop {
+            let left = self.limit.saturating_sub(self.began.elapsed());
+            let wait = within.saturating_sub(began.elapsed()).min(left);
+            let timeout = Timespec::try_from(wait).map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(&self.answers, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) if left > wait => return Ok(Told::Nothing),
+                Ok(0) => {
+                    let error = format!("it has not ended within {} s", self.limit.as_secs());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, error));
+                }
+                Ok(_) => return self.read(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
-    child.kill()?;
-    // It may be in the kernel, and not end at once.
-    thread::Builder::new().name("reaper".to_owned()).spawn(move || child.wait())?;
-    let error = format!("it has not ended within {} s", limit.as_secs());
-    Err(io::Error::new(io::ErrorKind::TimedOut, error))
+
+    fn read(&mut self) -> io::Result<Told> {
+        match self.answers.read(&mut [0])? {
+            0 => {
+                let child = self.child.take();
+                let status = child.map(|mut child| child.wait()).transpose()?;
+                Ok(Told::Ended(status.is_some_and(|status| status.success())))
+            }
+            _ => Ok(Told::First),
+        }
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let reap = move || {
+            let _ = child.kill();
+            child.wait()
+        };
+        // It may be in the kernel, and not end at once.
+        if let Err(error) = thread::Builder::new().name("reaper".to_owned()).spawn(reap) {
+            tracing::debug!(%error, "program loader not ended");
+        }
+    }
+}
+
+/// Tells the agent that the first programs are pinned, and waits until it wants the others.
+///
+/// # Errors
+/// The agent has ended.
+pub(super) fn tell_first() -> io::Result<()> {
+    let mut answers = io::stdout();
+    answers.write_all(b"\n")?;
+    answers.flush()?;
+    io::stdin().read_exact(&mut [0])
+}
+
+/// Whether an agent still waits for what this process loads: another one may be started by
+/// now, and must not find programs of two loads.
+pub(super) fn is_awaited() -> bool {
+    let answers = io::stdout();
+    let mut ends = [PollFd::new(&answers, PollFlags::empty())];
+    let asked = poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    asked.is_ok() && !ends[0].revents().contains(PollFlags::ERR)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn shell(script: &str) -> Command {
+    fn shell(script: &str, limit: Duration) -> Loading {
         let mut command = Command::new("sh");
         command.arg("-c").arg(script);
-        command
+        Loading::of(command, limit).unwrap()
     }
 
     #[test]
-    fn a_process_that_hangs_is_ended_and_one_that_ends_is_waited_for() {
-        assert!(ran(shell("exit 0"), LOADING).unwrap());
-        assert!(!ran(shell("exit 1"), LOADING).unwrap());
+    fn a_process_tells_of_its_first_programs_and_of_its_end() {
+        assert_eq!(shell("exit 0", LOADING).next(LOADING).unwrap(), Told::Ended(true));
+        assert_eq!(shell("exit 1", LOADING).next(LOADING).unwrap(), Told::Ended(false));
+        let mut both = shell("echo; read order; exit 1", LOADING);
+        assert_eq!(both.next(LOADING).unwrap(), Told::First);
+        both.go_on(false);
+        assert_eq!(both.next(Duration::from_millis(20)).unwrap(), Told::Nothing);
+        both.go_on(true);
+        assert_eq!(both.next(LOADING).unwrap(), Told::Ended(false));
+        let mut left = shell("echo; read order && exit 0; exit 1", LOADING);
+        assert_eq!(left.next(LOADING).unwrap(), Told::First);
+        thread::sleep(URGENT);
+        left.go_on(false);
+        assert_eq!(left.next(LOADING).unwrap(), Told::Ended(true));
+    }
+
+    #[test]
+    fn a_process_that_hangs_is_ended() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let began = Instant::now();
         let script = format!("echo $$ > {}; exec sleep 600", file.display());
-        let error = ran(shell(&script), Duration::from_secs(1)).unwrap_err();
+        let mut hangs = shell(&script, Duration::from_secs(1));
+        assert_eq!(hangs.next(Duration::from_millis(1)).unwrap(), Told::Nothing);
+        let error = hangs.next(LOADING).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(hangs);
         assert!(began.elapsed() < Duration::from_secs(60));
         let pid = std::fs::read_to_string(file).unwrap();
         let is_there = || std::path::Path::new("/proc").join(pid.trim()).exists();

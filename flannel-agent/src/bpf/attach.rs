@@ -47,18 +47,22 @@ pub(super) struct Attacher {
 }
 
 impl Attacher {
-    /// `ids`: of the programs that are to be attached. `filters_remain`: an earlier run
-    /// attached clsact filters.
+    /// `filters_remain`: an earlier run attached clsact filters.
     pub(super) fn new(
         (mode, grace): (AttachMode, GracePeriodMode),
         pins: Option<PinDir>,
-        ids: BTreeMap<&'static str, u32>,
         filters_remain: bool,
     ) -> Self {
+        let ids = BTreeMap::new();
         let (ours, unpinned) = (BTreeMap::new(), BTreeMap::new());
         let glance = Glance::default();
         let (filters, grace) = (filter::Running::default(), GracePeriods::new(grace));
         Self { mode, form: None, pins, ids, ours, unpinned, filters_remain, filters, grace, glance }
+    }
+
+    /// These are the programs that are to be attached.
+    pub(super) fn know(&mut self, ids: BTreeMap<&'static str, u32>) {
+        self.ids = ids;
     }
 
     /// Nothing is attached for a while.

@@ -3,7 +3,7 @@
 use std::io;
 
 /// A bpf(2) or attach call that failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{step} {object}: {reason}{}", hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
 pub struct BpfError {
     /// What was tried.
@@ -66,6 +66,14 @@ impl BpfError {
             hint: None,
             verifier_log: None,
             foreign: false,
+        }
+    }
+
+    /// Logs what the verifier said, if it refused a program.
+    pub fn log_verifier(&self) {
+        if let Some(log) = &self.verifier_log {
+            let program = &self.object;
+            tracing::warn!(program, "program refused; the end of the verifier's log:\n{log}");
         }
     }
 

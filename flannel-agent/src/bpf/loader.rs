@@ -24,12 +24,15 @@ use super::programs::{Programs, possible_cpus};
 use super::round::Round;
 use super::settings::{ConfigMap, contents, nanoseconds};
 use super::sys::TcxHook;
-use super::teller::{Ours, RealTeller, tunnel_end};
+use super::teller::{RealTeller, tunnel_end};
 use super::xdp::{Site, XdpHalf};
 use super::{
-    BpfError, Datapath, DatapathConfig, Device, HookChanges, Meter, Places, ProgramOptions,
+    BpfError, Datapath, DatapathConfig, Device, HookChanges, Meter, Needs, Places, ProgramOptions,
     Stranger, Teller, filter, object,
 };
+
+/// What has failed, where that is no hook.
+const PROGRAMS: &str = "programs";
 
 /// The programs, their maps and their hooks.
 pub struct Loaded {
@@ -59,12 +62,12 @@ pub struct Loaded {
 impl Loaded {
     /// Loads the programs, with the maps that an earlier run pinned if they
     /// fit. Attaches nothing. Where the pin directory cannot be used, goes on
-    /// without pins, and says so. `card`: the underlay may take the XDP program,
-    /// which is loaded with the others.
+    /// without pins, and says so. Programs that the node does not need at
+    /// once may come later.
     ///
     /// # Errors
     /// A map cannot be created, or the verifier refuses a program.
-    pub fn open(options: &ProgramOptions, card: bool) -> Result<Self, BpfError> {
+    pub fn open(options: &ProgramOptions, needs: Needs) -> Result<Self, BpfError> {
         let bytes = object::bytes()?;
         let dir = PinDir::new(&options.pin_dir);
         let claim = dir.create();
@@ -84,20 +87,18 @@ impl Loaded {
         let same = pins.as_ref().is_ok_and(|(_, same)| *same);
         let pins = pins.map(|(dir, _)| dir);
         let tickets = abi::TicketNumbers::of(possible_cpus()?);
-        let mut programs = Programs::open(&bytes, options, card, pins.as_ref().ok(), same)?;
-        let ids = programs.ids()?;
+        let mut programs = Programs::open(&bytes, options, needs, pins.as_ref().ok(), same)?;
         let links = match (&claim, &pins) {
             (Some(_), Ok(dir)) => dir.links_of_all_versions(),
             _ => BTreeSet::new(),
         };
-        let ours = Ours { programs: ids.values().copied().collect(), links };
         programs.object().map(start_program_log);
         let pinnable = Pinnable::of(&programs)?;
         let maps = Arc::new(Mutex::new(Maps::take(&mut programs)?));
         let settings = ConfigMap::take(&mut programs)?;
-        let teller = RealTeller::take(&mut programs, settings.clone(), Arc::clone(&maps), ours)?;
+        let teller = RealTeller::take(&mut programs, settings.clone(), Arc::clone(&maps), links)?;
         let sign_of_life = SignOfLife::take(&mut programs)?;
-        Ok(Self {
+        let mut loaded = Self {
             programs,
             maps,
             tickets,
@@ -107,7 +108,6 @@ impl Loaded {
             attacher: Attacher::new(
                 (options.attach, options.grace_periods),
                 pins.clone().ok(),
-                ids,
                 filters_remain,
             ),
             xdp: XdpHalf::new(options.xdp, pins.clone().ok()),
@@ -118,18 +118,48 @@ impl Loaded {
             pinnable,
             glance: Glance::default(),
             round: Round::default(),
-        })
+        };
+        loaded.know_programs()?;
+        Ok(loaded)
+    }
+
+    /// Tells of the programs that there are now.
+    fn know_programs(&mut self) -> Result<(), BpfError> {
+        let ids = self.programs.ids()?;
+        self.teller.know(ids.values().copied());
+        self.attacher.know(ids);
+        self.round.end();
+        Ok(())
+    }
+
+    /// Takes in programs that were loaded after the first ones, and waits for them so long.
+    fn take_later(&mut self, within: Duration, report: &mut HookChanges) {
+        let taken = self.programs.take_later(self.pins.as_ref().ok(), within);
+        match taken.and_then(|taken| if taken { self.know_programs() } else { Ok(()) }) {
+            Err(error) if report.failed.is_empty() => {
+                report.failed.push((PROGRAMS.to_owned(), error));
+            }
+            Ok(()) | Err(_) => {}
+        }
     }
 
     fn maps(&self) -> MutexGuard<'_, Maps> {
         self.maps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it had to be attached.
-    fn ensure(&mut self, hook: &Hook, report: &mut HookChanges) -> bool {
+    /// Whether it had to be attached, or its program has yet to come.
+    fn ensure(&mut self, hook: &Hook, turn: Duration, report: &mut HookChanges) -> bool {
         if self.round.has(hook) {
             *report.running.entry(hook.program).or_default() += 1;
             return false;
+        }
+        if !self.programs.has(hook.program) {
+            self.take_later(turn, report);
+        }
+        if !self.programs.has(hook.program) {
+            // What cannot be loaded keeps nobody waiting.
+            report.unfinished = report.failed.is_empty();
+            return true;
         }
         let held = self.attacher.holds(hook);
         let ensured = self
@@ -240,8 +270,11 @@ impl Loaded {
                 }
                 let began = Instant::now();
                 let failed = report.failed.len();
-                if self.ensure(hook, report) {
+                if self.ensure(hook, turn, report) {
                     spent += began.elapsed();
+                }
+                if report.unfinished {
+                    return;
                 }
                 // No other hook is of use without the tunnel's device.
                 if hook.program == program::TO_OVERLAY
@@ -387,6 +420,7 @@ impl Datapath for Loaded {
     fn ensure_hooks(&mut self, places: Places<'_>) -> HookChanges {
         let mut report = HookChanges::default();
         self.round.turn(Instant::now());
+        self.take_later(Duration::ZERO, &mut report);
         self.ensure_places(places, &mut report);
         self.attacher.rest();
         // Whatever failed: nobody keeps the maps of other versions true.

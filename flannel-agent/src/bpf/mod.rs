@@ -51,8 +51,8 @@ pub use self::maps::{Bounded, Which};
 pub use self::meter::{Meter, OTHERS};
 pub use self::object::{OBJECT_ENV, bytes as object};
 pub use self::options::{
-    AttachMode, FastPath, FastPathOptions, GracePeriodMode, PIN_DIR, ProgramOptions, VerifySource,
-    XdpMode,
+    AttachMode, FastPath, FastPathOptions, GracePeriodMode, Needs, PIN_DIR, ProgramOptions,
+    VerifySource, XdpMode,
 };
 pub use self::programs::{are_pinned, load_aside};
 pub use self::teller::Teller;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use flannel_core::status::PacketRulesMode;
-use flannel_ebpf::abi;
+use flannel_ebpf::abi::{self, program};
 use regex::Regex;
 use serde::Serialize;
 
@@ -57,6 +57,41 @@ pub struct ProgramOptions {
     /// Directory in bpffs to pin maps and links in
     #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
     pub pin_dir: PathBuf,
+}
+
+/// What a node begins with, by which it is known which programs it needs at once.
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Peers are reached by a tunnel
+    #[arg(long)]
+    pub tunnel: bool,
+    /// Peers are reached without a tunnel
+    #[arg(long)]
+    pub direct: bool,
+    /// Nothing begins without the programs of pods
+    #[arg(long)]
+    pub pods: bool,
+    /// The underlay may take the XDP program
+    #[arg(long)]
+    pub card: bool,
+}
+
+impl Needs {
+    /// All that a node may ever need. `card`: the XDP program, too.
+    pub const fn all(card: bool) -> Self {
+        Self { tunnel: true, direct: true, pods: true, card }
+    }
+
+    /// Whether a program has to be there at once.
+    pub fn has(self, program: &str) -> bool {
+        match program {
+            program::FROM_UNDERLAY => true,
+            program::TO_OVERLAY | program::FROM_OVERLAY => self.tunnel,
+            program::TO_UNDERLAY => self.direct,
+            program::FROM_WIRE => self.card,
+            _ => self.pods,
+        }
+    }
 }
 
 /// `--fast-path`.

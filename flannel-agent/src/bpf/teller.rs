@@ -88,17 +88,22 @@ pub(super) struct RealTeller {
 }
 
 /// What is this agent's on a hook.
-pub(super) struct Ours {
+#[derive(Default)]
+struct Ours {
     /// Ids of our programs.
-    pub(super) programs: BTreeSet<u32>,
+    programs: Mutex<BTreeSet<u32>>,
     /// Ids of the links that an earlier run has pinned. Until each gets our program, it
     /// holds that of a run before, which is nobody else's.
-    pub(super) links: BTreeSet<u32>,
+    links: BTreeSet<u32>,
 }
 
 impl Ours {
+    fn programs(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn has(&self, found: Attached) -> bool {
-        self.programs.contains(&found.program) || self.links.contains(&found.link)
+        self.programs().contains(&found.program) || self.links.contains(&found.link)
     }
 }
 
@@ -107,11 +112,17 @@ impl RealTeller {
         programs: &mut Programs,
         settings: ConfigMap,
         maps: Arc<Mutex<Maps>>,
-        ours: Ours,
+        links: BTreeSet<u32>,
     ) -> Result<Self, BpfError> {
         let veths_fd = Arc::new(descriptor(programs, abi::map::VETHS)?);
         let veths = Arc::new(Mutex::new(typed(programs, abi::map::VETHS)?));
-        Ok(Self { settings, maps, veths, veths_fd, ours: Arc::new(ours) })
+        let ours = Arc::new(Ours { links, ..Ours::default() });
+        Ok(Self { settings, maps, veths, veths_fd, ours })
+    }
+
+    /// These programs are ours, too.
+    pub(super) fn know(&self, ids: impl IntoIterator<Item = u32>) {
+        self.ours.programs().extend(ids);
     }
 
     fn veths(&self) -> MutexGuard<'_, HashMap<MapData, u32, Veth>> {

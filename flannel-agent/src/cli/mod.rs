@@ -36,7 +36,7 @@ pub use self::lease::{LeaseOptions, OnLostLease};
 pub use self::migrate::{MigrateArgs, MigrateFrom, MigrateTo};
 pub use self::readers::{EventsArgs, FlowsArgs, MonitorArgs, SysdumpArgs};
 pub use self::variables::without_a_flag;
-use crate::bpf::{FastPathOptions, PIN_DIR, ProgramOptions};
+use crate::bpf::{FastPathOptions, Needs, PIN_DIR, ProgramOptions};
 use crate::firewall::RuleOptions;
 use crate::healthz::HealthzOptions;
 use crate::metrics::MetricsOptions;
@@ -113,9 +113,9 @@ pub enum Command {
         /// As the daemon's flag
         #[arg(long)]
         flow_table_size: u32,
-        /// The XDP program too
-        #[arg(long)]
-        card: bool,
+        /// What the node needs at once
+        #[command(flatten)]
+        needs: Needs,
     },
     /// Print a script that lets a shell complete flags and commands
     Completions {

@@ -4,14 +4,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flannel_core::backend::Reaches;
+use flannel_core::backend::{Backend, Reaches};
 use flannel_core::config::NetworkConfig;
 use flannel_core::status::{DatapathKind, PacketRulesMode, What};
 use flannel_core::underlay::Underlay;
 use tokio::task::JoinHandle;
 
 use super::start;
-use crate::bpf::{self, FastPath, XdpMode};
+use crate::bpf::{self, FastPath, Needs, XdpMode};
 use crate::cli::{DatapathMode, Options};
 use crate::datapath::{self, Demanded, Opened};
 use crate::firewall::packet_rules::follow::RulesFollower;
@@ -60,8 +60,9 @@ impl Opening {
         let wanted = mode != DatapathMode::Kernel && config.backend.facts().has_programs();
         let quick = !wanted || bpf::are_pinned(&programs.pin_dir);
         let (backend, underlay) = (config.backend.clone(), underlay.clone());
+        let needs = needs(mode, &backend, card);
         let task = tokio::task::spawn_blocking(move || match backend.facts().has_programs() {
-            true => datapath::open(mode, &programs, card, &underlay),
+            true => datapath::open(mode, &programs, needs, &underlay),
             false => datapath::without(mode, &programs, backend.kind()),
         });
         let asked = &options.fast_path;
@@ -142,5 +143,17 @@ impl Opening {
         let (window, every) = self.rules_every.filter(|_| mode == DatapathKind::Ebpf)?;
         let overlay = packet_rules::overlay(self.config.network, &self.config.backend);
         Some(RulesFollower::start(overlay, window, every))
+    }
+}
+
+/// The programs that have to be there when the agent is ready. Pods' programs are loaded
+/// after it where there are no pods; but who demands eBPF wants to know at once.
+fn needs(mode: DatapathMode, backend: &Backend, card: bool) -> Needs {
+    let reaches = backend.facts().reaches();
+    match mode {
+        DatapathMode::Ebpf => Needs::all(card),
+        DatapathMode::Auto | DatapathMode::Kernel => {
+            Needs { tunnel: reaches.by_vteps(), direct: reaches.directly(), pods: false, card }
+        }
     }
 }

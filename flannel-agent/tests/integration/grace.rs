@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use flannel_agent::bpf::loader::Loaded;
-use flannel_agent::bpf::{AttachMode, Datapath as _, GracePeriodMode, ProgramOptions, cleanup};
+use flannel_agent::bpf::{
+    AttachMode, Datapath as _, GracePeriodMode, Needs, ProgramOptions, cleanup,
+};
 use flannel_ebpf::abi::ABI_VERSION;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -50,7 +52,7 @@ fn many_programs_are_attached_in_a_fraction_of_the_time() {
         let veths: Vec<_> = names.iter().map(|name| veth(name)).collect();
         let took = |grace_periods| {
             let options = ProgramOptions { grace_periods, ..options(pins, AttachMode::Tcx) };
-            let mut datapath = Loaded::open(&options, false).unwrap();
+            let mut datapath = Loaded::open(&options, Needs::default()).unwrap();
             ensure(&mut datapath, &[]);
             let began = Instant::now();
             assert_eq!(ensure(&mut datapath, &veths).len(), 2 * veths.len());

@@ -4,7 +4,8 @@ use std::process::Command;
 
 use flannel_ebpf::abi::ABI_VERSION;
 
-/// In a mount namespace of its own, where reading the kernel's types never ends.
+/// In a mount namespace of its own, where reading the kernel's types never ends. `$4` runs
+/// the loader, `$load`.
 const SCRIPT: &str = r#"
     set -e
     mkfifo "$1/types"
@@ -12,21 +13,38 @@ const SCRIPT: &str = r#"
     mkdir "$1/bpf"
     mount -t bpf bpf "$1/bpf"
     mkdir -p "$1/bpf/flannel/v$2"
-    timeout 60 "$3" load-programs "--pin-dir=$1/bpf/flannel" --flow-table-size=1024
+    load="timeout 60 $3 load-programs --tunnel --pin-dir=$1/bpf/flannel --flow-table-size=1024"
+    eval "$4"
     ls "$1/bpf/flannel/v$2"
 "#;
 
-#[test]
-fn programs_are_loaded_without_the_kernels_types() {
+/// What is pinned after these lines of a shell.
+fn pinned_by(lines: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new("unshare")
-        .args(["--mount", "sh", "-c", SCRIPT, "sh"])
+        .args(["--mount", "bash", "-c", SCRIPT, "bash"])
         .arg(dir.path())
         .arg(ABI_VERSION.to_string())
         .arg(env!("CARGO_BIN_EXE_flannel-agent"))
+        .arg(lines)
         .output()
         .unwrap();
     let pins = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{:?}: {pins}{:?}", output.status, output.stderr);
+    pins.into_owned()
+}
+
+#[test]
+fn programs_are_loaded_without_the_kernels_types() {
+    let pins = pinned_by("echo | $load");
     assert!(pins.contains("-to_overlay") && pins.contains("-from_pod"), "{pins}");
+}
+
+#[test]
+fn an_agent_that_has_ended_gets_no_programs() {
+    for ended in ["! $load < /dev/null", "{ sleep 1; echo; } | $load | head -c 1"] {
+        let pins = pinned_by(ended);
+        assert!(pins.contains("-to_overlay"), "{ended}: {pins}");
+        assert!(!pins.contains("_pod"), "{ended}: {pins}");
+    }
 }

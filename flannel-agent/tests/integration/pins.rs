@@ -12,7 +12,7 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    self, AttachMode, Datapath as _, ProgramOptions, flow_table, unless_interrupted,
+    self, AttachMode, Datapath as _, Needs, ProgramOptions, flow_table, unless_interrupted,
 };
 use flannel_ebpf::abi::ABI_VERSION;
 
@@ -326,7 +326,7 @@ fn the_flow_table_has_head_room_and_is_kept() {
         drop(open(pins, AttachMode::Tcx));
         assert_eq!(table().id(), first.id(), "it fits");
         let larger = ProgramOptions { flow_table_size: 4608, ..options(pins, AttachMode::Tcx) };
-        drop(Loaded::open(&larger, false).unwrap());
+        drop(Loaded::open(&larger, Needs::default()).unwrap());
         assert_eq!(table().max_entries(), flow_table::entries(4608).unwrap());
     });
 }

@@ -16,7 +16,7 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    self, AttachMode, Datapath as _, Places, ProgramOptions, XdpMode, unless_interrupted,
+    self, AttachMode, Datapath as _, Needs, Places, ProgramOptions, XdpMode, unless_interrupted,
 };
 use flannel_agent::kernel::netlink::RealKernel;
 use flannel_agent::kernel::{Kernel as _, events};
@@ -66,7 +66,7 @@ impl Node {
         }
         run("ip link set veth1 master cni0");
         let options = ProgramOptions { xdp: XdpMode::Off, ..options(&pins.0, attach) };
-        let datapath = Mutex::new(Loaded::open(&options, false).unwrap());
+        let datapath = Mutex::new(Loaded::open(&options, Needs::default()).unwrap());
         let (kernel, shared) = (RealKernel::open().unwrap(), Shared::default());
         let network = "10.5.0.0/16".parse().unwrap();
         let window = Duration::from_secs(5);

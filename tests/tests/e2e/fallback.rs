@@ -4,12 +4,16 @@
 use std::fs;
 use std::time::Duration;
 
+use aya::programs::TcAttachType;
 use flannel_core::status::DatapathKind;
 use flannel_tests::agent::Options;
+use flannel_tests::hooks;
 use flannel_tests::lab::Lab;
 use flannel_tests::load::{REQUESTS, SPACED};
 use flannel_tests::pair::Pair;
 use flannel_tests::told::words;
+use flannel_tests::wait;
+use object::{File, Object as _, ObjectSection as _, ObjectSymbol as _};
 
 const PREBUILT: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../flannel-ebpf/prebuilt/flannel-ebpf.bpf.o");
@@ -26,17 +30,28 @@ fn falls_back(options: &Options, word: &str) {
         assert!(reason.contains(&word.to_lowercase()), "{word:?} is not in {reason:?}");
         assert!(node.agent_log().to_lowercase().contains(&word.to_lowercase()), "in the log");
     }
+    carries(&pair);
+    cannot_be_demanded(options, word);
+}
+
+/// Pods reach each other by whatever path.
+#[track_caller]
+fn carries(pair: &Pair) {
     let text = pair.client.ping(pair.server.address, "-c 2 -i 0.1 -W 2");
     assert!(text.contains("ttl=62"), "{text}");
     assert_eq!(pair.traffic(SPACED, "--seconds 0.5").lost, 0);
     pair.check_integrity(10);
+}
 
+/// `--datapath=ebpf` ends with an error that contains `word`.
+#[track_caller]
+fn cannot_be_demanded(options: &Options, word: &str) {
     let lab = Lab::new();
     let etcd = lab.etcd();
     let mut strict = lab.node(3);
     strict.launch(&etcd, &Options { datapath: Some("ebpf"), ..options.clone() });
     let mut ended = None;
-    flannel_tests::wait::holds("the end of --datapath=ebpf", Duration::from_secs(15), || {
+    wait::holds("the end of --datapath=ebpf", Duration::from_secs(15), || {
         ended = strict.agent_ended();
         ended.is_some()
     });
@@ -76,11 +91,8 @@ fn the_units_capabilities_are_enough() {
 fn a_program_that_the_verifier_refuses() {
     let lab = Lab::new();
     let options = object(&lab, |bytes| {
-        // The first instruction of every program becomes a load through an
-        // unchecked pointer: r1 = *(u64 *)(r1 + 0x7000).
-        let (offset, length) = section(bytes, b"classifier");
-        assert!(length > 8);
-        bytes[offset..offset + 8].copy_from_slice(&[0x79, 0x11, 0, 0x70, 0, 0, 0, 0]);
+        let first = code(&File::parse(&bytes[..]).expect("an object"));
+        spoil(bytes, first);
     });
     falls_back(&options, "the verifier refused the program");
     // Its own words are in the log.
@@ -88,6 +100,51 @@ fn a_program_that_the_verifier_refuses() {
     let mut node = lab.node(1);
     node.start(&etcd, &options);
     assert!(node.agent_log().contains("invalid bpf_context access"), "{}", node.agent_log());
+}
+
+/// A node without pods loads their programs when it is ready.
+#[test]
+fn a_program_of_pods_that_the_verifier_refuses() {
+    let lab = Lab::new();
+    let options = object(&lab, |bytes| {
+        let to_pod = program_in(bytes, "to_pod");
+        spoil(bytes, to_pod);
+    });
+    let word = "the verifier refused the program";
+    let pair = Pair::agents(&options);
+    for node in [&pair.left, &pair.right] {
+        wait::holds("a complaint about to_pod", Duration::from_secs(20), || {
+            let reason = node.status().datapath.reason.unwrap_or_default();
+            reason.contains("to_pod") && reason.to_lowercase().contains(word)
+        });
+        assert_eq!(node.status().datapath.mode, Some(DatapathKind::Kernel));
+        assert!(node.agent_log().contains("invalid bpf_context access"), "{}", node.agent_log());
+    }
+    carries(&pair);
+    cannot_be_demanded(&options, word);
+}
+
+#[test]
+fn an_agent_whose_loader_is_killed_loads_the_programs_itself() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let mut node = lab.node(1);
+    node.start(&etcd, &Options::default());
+    let agent = node.agent_pid();
+    let loader = node.netns.sh(&format!("pgrep -P {agent} -f load-programs"));
+    let ids = || hooks::at(&node.netns, "eth0", TcAttachType::Ingress);
+    let before = ids();
+    node.netns.sh(&format!("kill -9 {loader}"));
+    wait::holds("programs of another load", Duration::from_secs(20), || {
+        let now = ids();
+        now.len() == before.len() && now != before
+    });
+    let status = node.status();
+    assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
+    assert_eq!(status.health, [], "{status:?}");
+    let pins = hooks::pins(node.pin_dir());
+    let loaded = pins.iter().filter(|pin| pin.display().to_string().contains("/prog-")).count();
+    assert_eq!(loaded, flannel_ebpf::abi::program::ALL.len(), "{pins:?}");
 }
 
 #[test]
@@ -138,24 +195,26 @@ fn asked_for_the_kernel_path() {
     let pair = Pair::agents(&Options::kernel());
     let status = pair.left.status();
     assert_eq!(status.datapath.mode, Some(DatapathKind::Kernel), "{status:?}");
-    assert!(flannel_tests::hooks::on(&pair.left.netns, "eth0").is_empty());
-    assert!(flannel_tests::hooks::pins(pair.left.pin_dir()).is_empty());
+    assert!(hooks::on(&pair.left.netns, "eth0").is_empty());
+    assert!(hooks::pins(pair.left.pin_dir()).is_empty());
 }
 
-/// Offset and length of an ELF section (64-bit, little-endian).
-fn section(elf: &[u8], name: &[u8]) -> (usize, usize) {
-    let number = |offset: usize, length: usize| {
-        let mut bytes = [0; 8];
-        bytes[..length].copy_from_slice(&elf[offset..offset + length]);
-        usize::try_from(u64::from_le_bytes(bytes)).expect("a small number")
-    };
-    let (headers, size, count) = (number(0x28, 8), number(0x3a, 2), number(0x3c, 2));
-    let header = |index: usize| headers + index * size;
-    let names = number(header(number(0x3e, 2)) + 0x18, 8);
-    let found = (0..count).map(header).find(|header| {
-        let start = names + number(*header, 4);
-        elf[start..].starts_with(name) && elf[start + name.len()] == 0
-    });
-    let header = found.unwrap_or_else(|| panic!("no section {}", String::from_utf8_lossy(name)));
-    (number(header + 0x18, 8), number(header + 0x20, 8))
+/// Makes a program's first instruction a load through an unchecked pointer:
+/// r1 = *(u64 *)(r1 + 0x7000).
+fn spoil(object: &mut [u8], offset: u64) {
+    let offset = usize::try_from(offset).expect("an offset in the file");
+    object[offset..offset + 8].copy_from_slice(&[0x79, 0x11, 0, 0x70, 0, 0, 0, 0]);
+}
+
+/// Where the code of the TC programs begins in the file.
+fn code(file: &File<'_>) -> u64 {
+    let section = file.section_by_name("classifier").expect("TC programs");
+    section.file_range().expect("code").0
+}
+
+/// Where a program begins in the file.
+fn program_in(object: &[u8], name: &str) -> u64 {
+    let file = File::parse(object).expect("an object");
+    let symbol = file.symbol_by_name(name).expect("a program of this name");
+    code(&file) + symbol.address()
 }

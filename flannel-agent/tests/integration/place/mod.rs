@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use flannel_agent::bpf;
 use flannel_agent::bpf::loader::Loaded;
 use flannel_agent::bpf::{
-    AttachMode, Datapath as _, Device, GracePeriodMode, Places, ProgramOptions, VerifySource,
-    XdpMode,
+    AttachMode, Datapath as _, Device, GracePeriodMode, Needs, Places, ProgramOptions,
+    VerifySource, XdpMode,
 };
 use flannel_core::envelope::{Inward, PodVeth, VethEntry};
 use flannel_core::mac::MacAddr;
@@ -67,7 +67,7 @@ pub(crate) fn ip(arguments: &str) {
 }
 
 pub(crate) fn open(pins: &Path, attach: AttachMode) -> Loaded {
-    Loaded::open(&options(pins, attach), false).unwrap()
+    Loaded::open(&options(pins, attach), Needs::default()).unwrap()
 }
 
 /// With a small flow table.

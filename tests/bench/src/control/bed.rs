@@ -59,7 +59,7 @@ impl Bed {
 
 /// The agent's options here: what flannel is usually started with.
 pub(super) fn options() -> Options {
-    Options { ip_masq: true, ..Options::ebpf() }
+    Options { ip_masq: true, ..Options::default() }
 }
 
 /// An agent that was started, without anything between us and it.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flannel_tests::agent::Options;
+use flannel_tests::hooks;
 use flannel_tests::node::Node;
 
 use super::Plan;
@@ -24,7 +25,9 @@ pub(super) fn start(plan: &Plan, rows: &mut Rows) {
         let agent = Agent::exec(&node, &bed.etcd);
         rows.add("first start to READY", "ms", Some(50.0), 1e3 * agent.ready());
         assert_eq!(programmed(&node), [1; 4], "routes, neighbours, FDB and map entries");
-        std::thread::sleep(SETTLED / 10);
+        let hooks = ["flannel.1", "eth0"].map(|name| hooks::on(&node.netns, name).len());
+        assert_eq!(hooks, [2, 1], "programs at flannel.1 and eth0");
+        std::thread::sleep(SETTLED);
         agent.stop();
         let agent = Agent::exec(&node, &bed.etcd);
         rows.add("restart to READY", "ms", Some(30.0), 1e3 * agent.ready());
@@ -36,6 +39,12 @@ pub(super) fn start(plan: &Plan, rows: &mut Rows) {
         let agent = Agent::exec_with(&node, &bed.etcd, &unit);
         let title = "restart to READY with the unit's capabilities";
         rows.add(title, "ms", Some(30.0), 1e3 * agent.ready());
+        agent.stop();
+        bed.store.forget(node.subnet());
+        let node = bed.node();
+        let strict = Options { datapath: Some("ebpf"), ..options() };
+        let agent = Agent::exec_with(&node, &bed.etcd, &strict);
+        rows.add("first start to READY with all programs", "ms", None, 1e3 * agent.ready());
         agent.stop();
         bed.store.forget(node.subnet());
     }
