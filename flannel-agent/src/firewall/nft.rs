@@ -119,7 +119,8 @@ impl Nft {
         if let Some(known) = self.beside.get() {
             return Ok(*known);
         }
-        let there = self.list(&["table", "ip", &beside.table]).await?.is_some();
+        let may_be = PresentTables::read().may_have("ip", &beside.table);
+        let there = may_be && self.list(&["table", "ip", &beside.table]).await?.is_some();
         Ok(*self.beside.get_or_init(|| there))
     }
 

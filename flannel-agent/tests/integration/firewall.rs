@@ -2,8 +2,10 @@
 
 mod takeover;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -167,6 +169,24 @@ fn a_missing_program_names_its_package() {
     in_netns(async {
         let error = Nft::with_program("no-such-nft").ensure(&rules()).await.unwrap_err();
         assert!(error.to_string().contains("install the package nftables"), "{error}");
+    });
+}
+
+/// The kernel itself says what there is to list: a start waits for each run.
+#[test]
+fn a_first_start_runs_the_program_once() {
+    in_netns(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, calls) = (dir.path().join("nft"), dir.path().join("calls"));
+        let script = format!("#!/bin/sh\necho \"$*\" >> {}\nexec nft \"$@\"\n", calls.display());
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let nft = Nft::with_program(program.display().to_string());
+        assert!(nft.ensure(&rules()).await.unwrap());
+        assert_eq!(fs::read_to_string(&calls).unwrap(), "-f -\n");
+        assert!(ruleset().contains("flannel-ipv4"));
+        assert!(!nft.ensure(&rules()).await.unwrap());
+        assert_eq!(fs::read_to_string(&calls).unwrap().lines().count(), 2, "and a list");
     });
 }
 
