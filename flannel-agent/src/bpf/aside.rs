@@ -13,7 +13,7 @@ use super::{Needs, ProgramOptions};
 /// The verifier takes a second; on an emulated machine, a minute.
 const LOADING: Duration = Duration::from_secs(180);
 
-/// After this time the agent has done what is urgent at a start.
+/// So long after the first programs the agent has done what is urgent at a start.
 const URGENT: Duration = Duration::from_millis(500);
 
 /// A process of its own that loads and pins programs: first those that a node needs to
@@ -28,6 +28,8 @@ pub(super) struct Loading {
     answers: ChildStdout,
     began: Instant,
     limit: Duration,
+    /// When it told of the first programs.
+    told: Option<Instant>,
 }
 
 /// What such a process tells.
@@ -70,13 +72,14 @@ impl Loading {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let orders = child.stdin.take();
         let answers = child.stdout.take().ok_or_else(|| io::Error::other("it has no output"))?;
-        Ok(Self { child: Some(child), orders, answers, began: Instant::now(), limit })
+        Ok(Self { child: Some(child), orders, answers, began: Instant::now(), limit, told: None })
     }
 
     /// Lets it load the other programs: they are wanted `now`, or nothing else is urgent any
     /// more.
     pub(super) fn go_on(&mut self, now: bool) -> &mut Self {
-        if (now || self.began.elapsed() > URGENT)
+        let urgent = self.told.is_some_and(|told| told.elapsed() <= URGENT);
+        if (now || !urgent)
             && let Some(mut orders) = self.orders.take()
             && let Err(error) = orders.write_all(b"\n")
         {
@@ -116,7 +119,10 @@ impl Loading {
                 let status = child.map(|mut child| child.wait()).transpose()?;
                 Ok(Told::Ended(status.is_some_and(|status| status.success())))
             }
-            _ => Ok(Told::First),
+            _ => {
+                self.told = Some(Instant::now());
+                Ok(Told::First)
+            }
         }
     }
 }
@@ -177,7 +183,7 @@ mod tests {
         assert_eq!(both.next(LOADING).unwrap(), Told::Ended(false));
         let mut left = shell("echo; read order && exit 0; exit 1", LOADING);
         assert_eq!(left.next(LOADING).unwrap(), Told::First);
-        thread::sleep(URGENT);
+        thread::sleep(URGENT * 2);
         left.go_on(false);
         assert_eq!(left.next(LOADING).unwrap(), Told::Ended(true));
     }
