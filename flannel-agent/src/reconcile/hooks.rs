@@ -42,7 +42,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         let tcp = self.conntrack.tcp_allowed(&self.sysctl, &self.shared);
         let fast_path = self.fast_path();
         let carries_tcp = tcp && fast_path != FastPath::Off;
-        self.conntrack.keep_idle_connections(&self.sysctl, &self.shared, carries_tcp);
+        // What waits for the state file is written into it at once.
+        let will_carry = fast_path != FastPath::Off && self.conntrack.waits();
+        let kept = carries_tcp || will_carry;
+        self.conntrack.keep_idle_connections(&self.sysctl, &self.shared, kept);
         let window = self.settings.fast_path.window;
         let window = conntrack::window(&self.sysctl, window);
         let udp_window = conntrack::udp_window(&self.sysctl, &self.shared, window);

@@ -60,16 +60,25 @@ async fn sysctls_are_remembered_before_they_are_set() {
     let mut bench = bench(true);
     bench.reconciler.conntrack = Conntrack::default();
     let liberal = bench.sysctls.path().join("net/netfilter/nf_conntrack_tcp_be_liberal");
+    let timeout = |name: &str| {
+        bench.sysctls.path().join(format!("net/netfilter/nf_conntrack_tcp_timeout_{name}"))
+    };
+    let unacknowledged = timeout("unacknowledged");
+    std::fs::write(timeout("established"), "432000\n").unwrap();
+    std::fs::write(&unacknowledged, "300\n").unwrap();
+    std::fs::write(timeout("max_retrans"), "300\n").unwrap();
     let tcp = |bench: &Bench| bench.datapath.state().config.as_ref().unwrap().tcp;
     bench.reconciler.pass(&[peer(2)], Wake::ALL).await;
     bench.reconciler.check_hooks();
     assert_eq!(std::fs::read_to_string(&liberal).unwrap(), "0\n");
     assert_eq!(bench.reconciler.traces().sysctls[LIBERAL], "0");
+    assert_eq!(bench.reconciler.traces().sysctls.len(), 3, "all that TCP needs, in one write");
     assert!(!tcp(&bench) && bench.reconciler.has_hooks_left(), "it is looked at once more");
     bench.reconciler.remembered();
     bench.reconciler.check_hooks();
     assert_eq!(std::fs::read_to_string(&liberal).unwrap(), "1");
     assert!(tcp(&bench) && !bench.reconciler.has_hooks_left());
+    assert_eq!(std::fs::read_to_string(&unacknowledged).unwrap(), "432000");
     assert_eq!(bench.complaints(), [""; 0]);
 }
 
