@@ -3,13 +3,14 @@
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::files::make_directory;
 use crate::status::{self, Shared, SharedDatapath};
@@ -85,28 +86,87 @@ pub fn is_served(state_dir: &Path) -> bool {
     std::os::unix::net::UnixStream::connect(path(state_dir)).is_ok()
 }
 
+/// The socket as we made it. Somebody may remove it, maybe with its directory, or put
+/// another thing in its place.
+#[derive(Debug)]
+pub struct ControlSocket {
+    path: PathBuf,
+    /// Device and inode.
+    place: Mutex<Option<(u64, u64)>>,
+    /// Somebody else looks after it.
+    looked_after: AtomicBool,
+    lost: Notify,
+}
+
+impl ControlSocket {
+    fn listen(path: PathBuf) -> io::Result<(Self, UnixListener)> {
+        let listener = listen(&path)?;
+        let place = Mutex::new(place_of(&path));
+        let (looked_after, lost) = (AtomicBool::new(false), Notify::new());
+        Ok((Self { path, place, looked_after, lost }, listener))
+    }
+
+    /// Looks whether it is there; one that is not is made again. Who serves it looks by
+    /// itself until the first call, and not any more then. One system call.
+    pub fn look(&self) {
+        self.looked_after.store(true, Ordering::Relaxed);
+        if self.is_lost() {
+            self.lost.notify_one();
+        }
+    }
+
+    /// Returns when it is lost.
+    async fn lost(&self) {
+        loop {
+            tokio::select! {
+                () = self.lost.notified() => {}
+                () = tokio::time::sleep(LOOK), if !self.looked_after.load(Ordering::Relaxed) => {}
+            }
+            if self.is_lost() {
+                return;
+            }
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        place_of(&self.path) != *self.place()
+    }
+
+    /// Makes it again, if that is possible now.
+    fn renew(&self) -> Option<UnixListener> {
+        let path = &self.path;
+        let listener = listen(path).ok()?;
+        tracing::warn!(path = %path.display(), "control socket removed by somebody; it is made again");
+        *self.place() = place_of(path);
+        Some(listener)
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<(u64, u64)>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Listens on the socket, for root alone, and serves it in the background.
 ///
 /// # Errors
 /// The socket cannot be made. (One that an earlier run left is replaced: the
 /// caller holds the lock of the state directory.)
-pub fn serve(state_dir: &Path, shared: Shared, datapath: SharedDatapath) -> io::Result<()> {
-    let path = path(state_dir);
-    let mut listener = listen(&path)?;
-    let mut place = place_of(&path);
+pub fn serve(
+    state_dir: &Path,
+    shared: Shared,
+    datapath: SharedDatapath,
+) -> io::Result<Arc<ControlSocket>> {
+    let (socket, mut listener) = ControlSocket::listen(path(state_dir))?;
+    let socket = Arc::new(socket);
+    let served = Arc::clone(&socket);
     let places = Arc::new(Semaphore::new(CLIENTS));
     shared.clone().spawn("serves the control socket", async move {
         loop {
             let Ok(client) = Arc::clone(&places).acquire_owned().await else { return };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = tokio::time::sleep(LOOK) => {
-                    // Somebody has removed it, maybe with its directory, or put another
-                    // thing in its place.
-                    if place_of(&path) != place && let Ok(anew) = listen(&path) {
-                        tracing::warn!(path = %path.display(), "control socket removed by somebody; it is made again");
-                        (listener, place) = (anew, place_of(&path));
-                    }
+                () = served.lost() => {
+                    listener = served.renew().unwrap_or(listener);
                     continue;
                 }
             };
@@ -126,7 +186,7 @@ pub fn serve(state_dir: &Path, shared: Shared, datapath: SharedDatapath) -> io::
             });
         }
     });
-    Ok(())
+    Ok(socket)
 }
 
 /// Device and inode of the socket at the path, if there is one.

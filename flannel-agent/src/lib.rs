@@ -25,4 +25,5 @@ pub mod responder;
 pub mod source;
 pub mod status;
 pub mod task;
+pub mod timer;
 pub mod watch;

@@ -27,6 +27,7 @@ use self::answering::Answering;
 use self::opening::Opening;
 use self::shutdown::Shutdown;
 use crate::cli::{DatapathMode, Options};
+use crate::control::ControlSocket;
 use crate::datapath;
 use crate::files::lock::{LockError, StateLock};
 use crate::files::state::{self, ThisRun, Traces};
@@ -165,14 +166,14 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     shared.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
     let datapath = SharedDatapath::default();
     let answering = Answering::start(&shared).map_err(StartError::Thread)?;
-    {
+    let socket = {
         let _there = answering.enter();
         control::serve(&options.state_dir, shared.clone(), SharedDatapath::clone(&datapath))
             .map_err(|source| StartError::Control {
                 path: control::path(&options.state_dir),
                 source,
-            })?;
-    }
+            })?
+    };
     let exporter = Exporter::new(
         shared.clone(),
         SharedDatapath::clone(&datapath),
@@ -182,7 +183,8 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     let (health, state) = (options.healthz.clone(), shared.clone());
     let health = async move { healthz::serve(&health, state, exporter).await };
     let _healthz = answering.run(health).await?;
-    let told = Told { shared: &shared, datapath: &datapath, answering: &answering };
+    let told =
+        Told { shared: &shared, datapath: &datapath, answering: &answering, socket: &socket };
     tokio::select! {
         served = start_and_serve(&options, told, &mut state_lock) => served,
         ended = shared.task_has_ended() => Err(ended.into()),
@@ -206,6 +208,7 @@ struct Told<'a> {
     shared: &'a Shared,
     datapath: &'a SharedDatapath,
     answering: &'a Answering,
+    socket: &'a Arc<ControlSocket>,
 }
 
 async fn start_and_serve(
@@ -213,7 +216,7 @@ async fn start_and_serve(
     told: Told<'_>,
     state_lock: &mut StateLock,
 ) -> Result<(), StartError> {
-    let Told { shared, datapath, answering } = told;
+    let Told { shared, datapath, answering, socket } = told;
     let source = start::connect(options).await?;
     let config = start::wait_for_config(&*source, shared).await;
     // What has read the flags is not needed while all leases are listed.
@@ -264,6 +267,7 @@ async fn start_and_serve(
     // Nor is what has listed them while the first pass puts them into the kernel.
     memory::give_back();
     serve::Loop::new(options, state_lock, source, lease, reconciler, shared.clone())
+        .looking_after(Arc::clone(socket))
         .run(events, Some(opening))
         .await
 }

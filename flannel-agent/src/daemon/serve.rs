@@ -27,6 +27,7 @@ use super::StartError;
 use super::keeper::Keeper;
 use super::opening::Opening;
 use crate::cli::{DatapathMode, Options};
+use crate::control::ControlSocket;
 use crate::datapath::Demanded;
 use crate::files::lock::StateLock;
 use crate::firewall::Firewall;
@@ -38,6 +39,7 @@ use crate::reconcile::{Guarded, News, Reconciler};
 use crate::source::{LeaseSource, is_here};
 use crate::status::Shared;
 use crate::task::TaskEnded;
+use crate::timer::Timer;
 use crate::watch;
 
 /// Updates that are taken in before anything else gets its turn.
@@ -91,6 +93,10 @@ pub(super) struct Loop<'a, S, K, F> {
     announced: bool,
     state_lock: &'a mut StateLock,
     files: Files,
+    /// For looks after the hooks.
+    timer: Timer,
+    /// Made again when somebody takes it away.
+    socket: Option<Arc<ControlSocket>>,
     last_status: String,
 }
 
@@ -130,8 +136,18 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
             announced: false,
             state_lock,
             files: Files::default(),
+            timer: Timer::default(),
+            socket: None,
             last_status: String::new(),
         }
+    }
+
+    /// Looks after the control socket, too, and by the kernel's timer: one wake does for
+    /// all that nobody tells of.
+    pub(super) fn looking_after(mut self, socket: Arc<ControlSocket>) -> Self {
+        self.socket = Some(socket);
+        self.timer = Timer::open();
+        self
     }
 
     pub(super) async fn run(
@@ -244,7 +260,7 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
                 () = sleep_until(held_until) => self.release_held(),
                 _ = slow.tick() => self.wake(Wake::ALL),
                 () = sleep_until(maps_at) => self.mend_maps(),
-                () = tokio::time::sleep_until(hooks_at) => self.check_hooks(),
+                () = self.timer.until(hooks_at) => self.check_hooks(),
             }
         }
     }
@@ -290,13 +306,14 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         self.wake(self.reconciler.wake_for(event));
     }
 
-    /// What nobody tells of: hooks, map entries, files, and room for them on a disk
-    /// that was full.
+    /// What nobody tells of: hooks, map entries, the control socket, files, and room for
+    /// them on a disk that was full.
     fn check_hooks(&mut self) {
         let wake = self.reconciler.check_hooks();
         self.shared.lock().tell_repairs();
         self.wake(wake);
         self.write_files();
+        self.socket.iter().for_each(|socket| socket.look());
         self.schedule.hooks_checked(self.peers.len(), Instant::now());
     }
 

@@ -1,6 +1,6 @@
 //! One agent for each state directory.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,9 @@ const MODE: u32 = 0o600;
 #[derive(Debug)]
 pub struct StateLock {
     path: PathBuf,
-    held: Flock<File>,
+    _held: Flock<File>,
+    /// Device and inode of what is held: no other file has them meanwhile.
+    place: (u64, u64),
 }
 
 /// The state directory is not ours.
@@ -70,8 +72,9 @@ impl StateLock {
             .map_err(unusable)?;
         // An earlier version made it for all to read.
         file.set_permissions(Permissions::from_mode(MODE)).map_err(unusable)?;
+        let place = place(&file.metadata().map_err(unusable)?);
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => Ok(Self { path: state_dir.to_owned(), held }),
+            Ok(held) => Ok(Self { path: state_dir.to_owned(), _held: held, place }),
             Err((_, Errno::EWOULDBLOCK)) => Err(LockError::Taken(state_dir.to_owned())),
             Err((_, errno)) => Err(unusable(errno.into())),
         }
@@ -94,19 +97,21 @@ impl StateLock {
     }
 
     /// Takes the lock anew where somebody has removed or replaced its file: what is held
-    /// then keeps nobody out. Two system calls where it is as it was.
+    /// then keeps nobody out. One system call where it is as it was.
     ///
     /// # Errors
     /// As of [`StateLock::take`]; what was held before stays held.
     pub fn renew(&mut self) -> Result<(), LockError> {
-        let there =
-            std::fs::metadata(file(&self.path)).ok().map(|found| (found.dev(), found.ino()));
-        let held = self.held.metadata().ok().map(|held| (held.dev(), held.ino()));
-        if there.is_none() || there != held {
+        let there = std::fs::metadata(file(&self.path)).ok().map(|found| place(&found));
+        if there != Some(self.place) {
             *self = Self::take(&self.path)?;
         }
         Ok(())
     }
+}
+
+fn place(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }
 
 fn file(state_dir: &Path) -> PathBuf {

@@ -2,6 +2,9 @@
 //! policy is DROP. nft neither sees nor changes that chain, and a packet has to
 //! pass both.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
 use flannel_core::firewall::names::Mine;
 use flannel_core::firewall::{Rules, rules};
 use ipnetwork::Ipv4Network;
@@ -14,6 +17,9 @@ const TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 
 const LIST: [&str; 4] = ["-w", "5", "-S", "FORWARD"];
 
+/// More than the names of all tables take; a longer list is read in the other way.
+const LENGTH: usize = 128;
+
 /// Whether this network namespace has any of the old tables.
 pub(super) fn has_tables() -> bool {
     std::fs::read_to_string(TABLES).is_ok_and(|tables| !tables.trim().is_empty())
@@ -21,8 +27,38 @@ pub(super) fn has_tables() -> bool {
 
 /// The old tables of this network namespace.
 pub(super) fn tables() -> Vec<String> {
-    let tables = std::fs::read_to_string(TABLES).unwrap_or_default();
+    lines(&std::fs::read_to_string(TABLES).unwrap_or_default())
+}
+
+fn lines(tables: &str) -> Vec<String> {
     tables.lines().map(str::to_owned).collect()
+}
+
+/// The names of the old tables in a file that stays open: to read it again is one system
+/// call, and much less than to open it.
+#[derive(Debug, Default)]
+pub(super) struct Tables(Option<File>);
+
+impl Tables {
+    /// The old tables of the network namespace in which this was called first.
+    pub(super) fn names(&mut self) -> Vec<String> {
+        let mut bytes = [0; LENGTH];
+        if let Some(names) = self.0.as_ref().and_then(|open| again(open, &mut bytes)) {
+            return lines(names);
+        }
+        // The module was not loaded, or has gone.
+        self.0 = File::open(TABLES).ok();
+        match self.0.as_ref().map(|open| again(open, &mut bytes)) {
+            Some(Some(names)) => lines(names),
+            Some(None) => tables(),
+            None => Vec::new(),
+        }
+    }
+}
+
+fn again<'a>(open: &File, bytes: &'a mut [u8; LENGTH]) -> Option<&'a str> {
+    let length = open.read_at(bytes, 0).ok().filter(|length| *length < LENGTH)?;
+    str::from_utf8(&bytes[..length]).ok()
 }
 
 /// Adds or removes our rules so that a policy of DROP does not stop the overlay. Whether

@@ -35,7 +35,7 @@ pub struct Reading {
 /// Where rules come from: [`Reader`], or a test's.
 pub trait Source: Send + 'static {
     /// Whether something has changed that no event tells of. Cheap.
-    fn hints(&self) -> bool;
+    fn hints(&mut self) -> bool;
 
     /// What matters of the rules; `None` if nothing changed.
     fn look(
@@ -45,7 +45,7 @@ pub trait Source: Send + 'static {
 }
 
 impl Source for Reader {
-    fn hints(&self) -> bool {
+    fn hints(&mut self) -> bool {
         self.has_to_look()
     }
 

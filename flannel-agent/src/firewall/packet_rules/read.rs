@@ -29,6 +29,7 @@ pub struct Reader {
     nft: Option<(u32, Findings)>,
     /// The old tables, as last seen.
     legacy: Vec<String>,
+    tables: legacy::Tables,
     /// When they were read last.
     read: Option<Instant>,
     /// They are read so often: nothing ever tells that their rules changed.
@@ -44,6 +45,7 @@ impl Reader {
             overlay,
             nft: None,
             legacy: Vec::new(),
+            tables: legacy::Tables::default(),
             read: None,
             // A look, and what follows, takes its time.
             every: window / 2,
@@ -52,10 +54,10 @@ impl Reader {
     }
 
     /// Whether the old tables are others than at the last look, or have to be read again.
-    pub fn has_to_look(&self) -> bool {
+    pub fn has_to_look(&mut self) -> bool {
         let due =
             !self.legacy.is_empty() && self.read.is_none_or(|read| read.elapsed() >= self.every);
-        due || legacy::tables() != self.legacy
+        due || self.tables.names() != self.legacy
     }
 
     /// What matters of the node's rules; `None` if nothing tells that they changed.
@@ -71,7 +73,7 @@ impl Reader {
         if changed {
             self.nft = Some((number, of_nftables(self.overlay).await?));
         }
-        let tables = legacy::tables();
+        let tables = self.tables.names();
         let anew = tables != self.legacy || (thoroughly && !tables.is_empty()) || first;
         if anew {
             self.read = Some(Instant::now());

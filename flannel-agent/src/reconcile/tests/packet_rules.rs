@@ -24,7 +24,7 @@ impl Given {
 }
 
 impl Source for Given {
-    fn hints(&self) -> bool {
+    fn hints(&mut self) -> bool {
         false
     }
 

@@ -29,7 +29,7 @@ impl Fake {
 }
 
 impl Source for Fake {
-    fn hints(&self) -> bool {
+    fn hints(&mut self) -> bool {
         self.with(|state| state.hint)
     }
 
