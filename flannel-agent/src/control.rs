@@ -313,4 +313,26 @@ mod tests {
         .await
         .unwrap();
     }
+
+    #[tokio::test]
+    async fn who_wakes_up_anyway_looks_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = serve(folder.path(), Shared::default(), SharedDatapath::default()).unwrap();
+        let path = path(folder.path());
+        let soon = async |limit: Duration| {
+            let back = async {
+                while !path.exists() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(limit, back).await.is_ok()
+        };
+        socket.look();
+        // The last look of its own is over.
+        tokio::time::sleep(LOOK + LOOK / 2).await;
+        std::fs::remove_file(&path).unwrap();
+        assert!(!soon(LOOK + LOOK / 2).await, "nobody looks");
+        socket.look();
+        assert!(soon(10 * LOOK).await && is_served(folder.path()));
+    }
 }

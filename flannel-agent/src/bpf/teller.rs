@@ -2,6 +2,7 @@
 //! with them: attaching many hooks takes seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,11 +15,16 @@ use super::BpfError;
 use super::maps::{Bounded, Maps, Which, descriptor, ignore_missing, typed};
 use super::programs::Programs;
 use super::settings::ConfigMap;
-use super::sys::{Attached, TcxHook, program_name, tcx_programs};
+use super::sys::{self, Attached, TcxHook, program_name, tcx_programs};
 use super::walk;
 
 /// Entries that one call reads.
 const BATCH: usize = 1024;
+/// So few veths are looked up one by one. To read their map as a whole is to go through all
+/// of its 4,096 buckets, however few entries there are.
+const FEW: usize = 64;
+/// Entries that somebody added are looked for each so many times, as in the maps of peers.
+const ADDED_EVERY: u32 = 5;
 
 /// The verbs that need no lock of the data path. The real one is
 /// `RealTeller`, the one for tests `fake::FakeDatapath`.
@@ -81,10 +87,37 @@ fn is_agents(name: &str) -> bool {
 pub(super) struct RealTeller {
     settings: ConfigMap,
     maps: Arc<Mutex<Maps>>,
-    veths: Arc<Mutex<HashMap<MapData, u32, Veth>>>,
-    /// The same map, to be read at once: each change of a device asks for all entries.
-    veths_fd: Arc<OwnedFd>,
+    veths: Arc<Mutex<Veths>>,
     ours: Arc<Ours>,
+}
+
+/// The map of veths.
+struct Veths {
+    map: HashMap<MapData, u32, Veth>,
+    /// The same map, to be read at once.
+    descriptor: OwnedFd,
+    /// What it was told, if that worked.
+    told: Option<BTreeMap<u32, Veth>>,
+    looks: u32,
+}
+
+impl Veths {
+    fn of(map: HashMap<MapData, u32, Veth>, descriptor: OwnedFd) -> Self {
+        Self { map, descriptor, told: None, looks: 0 }
+    }
+
+    /// What the map has: of what it was told and is to be told now, or of everything.
+    fn read(&mut self, wanted: &BTreeMap<u32, Veth>) -> io::Result<BTreeMap<u32, Veth>> {
+        let map = self.descriptor.as_fd();
+        self.looks = (self.looks + 1) % ADDED_EVERY;
+        let few = |told: &BTreeMap<u32, Veth>| told.len() + wanted.len() <= FEW;
+        let Some(told) = self.told.take().filter(|told| self.looks != 0 && few(told)) else {
+            return Ok(walk::all(map, BATCH)?.into_iter().collect());
+        };
+        let keys: BTreeSet<u32> = told.into_keys().chain(wanted.keys().copied()).collect();
+        let entry = |key| Ok(sys::lookup_element(map, &key)?.map(|veth| (key, veth)));
+        keys.into_iter().map(entry).filter_map(Result::transpose).collect()
+    }
 }
 
 /// What is this agent's on a hook.
@@ -114,10 +147,10 @@ impl RealTeller {
         maps: Arc<Mutex<Maps>>,
         links: BTreeSet<u32>,
     ) -> Result<Self, BpfError> {
-        let veths_fd = Arc::new(descriptor(programs, abi::map::VETHS)?);
-        let veths = Arc::new(Mutex::new(typed(programs, abi::map::VETHS)?));
+        let whole = descriptor(programs, abi::map::VETHS)?;
+        let veths = Veths::of(typed(programs, abi::map::VETHS)?, whole);
         let ours = Arc::new(Ours { links, ..Ours::default() });
-        Ok(Self { settings, maps, veths, veths_fd, ours })
+        Ok(Self { settings, maps, veths: Arc::new(Mutex::new(veths)), ours })
     }
 
     /// These programs are ours, too.
@@ -125,7 +158,7 @@ impl RealTeller {
         self.ours.programs().extend(ids);
     }
 
-    fn veths(&self) -> MutexGuard<'_, HashMap<MapData, u32, Veth>> {
+    fn veths(&self) -> MutexGuard<'_, Veths> {
         self.veths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -156,26 +189,26 @@ impl Teller for RealTeller {
 
     fn set_veths(&mut self, veths: &[PodVeth]) -> Result<(), BpfError> {
         let failed = |step| move |error| BpfError::new(step, abi::map::VETHS, &error);
-        let mut map = self.veths();
-        let known: BTreeMap<u32, Veth> = walk::all(self.veths_fd.as_fd(), BATCH)
-            .map_err(|error| BpfError::new("read map", abi::map::VETHS, &error))?
-            .into_iter()
-            .collect();
         let wanted: BTreeMap<u32, Veth> =
             veths.iter().filter_map(|veth| Some((veth.ifindex, veth.value()?))).collect();
+        let mut veths = self.veths();
+        let known = veths
+            .read(&wanted)
+            .map_err(|error| BpfError::new("read map", abi::map::VETHS, &error))?;
         // Those that have gone make room first.
         for ifindex in known.keys().filter(|ifindex| !wanted.contains_key(ifindex)) {
-            ignore_missing(map.remove(ifindex)).map_err(failed("remove from map"))?;
+            ignore_missing(veths.map.remove(ifindex)).map_err(failed("remove from map"))?;
         }
         let mut changed = false;
-        for (ifindex, value) in wanted {
-            let before = known.get(&ifindex);
-            if before != Some(&value) {
-                map.insert(ifindex, value, 0).map_err(failed("write map"))?;
+        for (ifindex, value) in &wanted {
+            let before = known.get(ifindex);
+            if before != Some(value) {
+                veths.map.insert(ifindex, value, 0).map_err(failed("write map"))?;
                 changed |= before.is_some();
             }
         }
-        drop(map);
+        veths.told = Some(wanted);
+        drop(veths);
         if changed { self.raise_generation() } else { Ok(()) }
     }
 

@@ -16,7 +16,8 @@ use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
 use flannel_core::schedule::HOOKS_REST;
 use flannel_ebpf::abi::{
-    ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, MAX_PEER_STATS, MAX_PEERS, MAX_VETHS, flag,
+    ABI_VERSION, Config, Exemption, MAX_EXEMPTIONS, MAX_PEER_STATS, MAX_PEERS, MAX_VETHS, Veth,
+    flag,
 };
 use ipnetwork::Ipv4Network;
 use nix::net::if_::if_nametoindex;
@@ -314,6 +315,48 @@ fn settings_and_ways_of_the_kernel_do_not_undo_each_other() {
     });
 }
 
+fn known_veths(pins: &Path) -> aya::maps::HashMap<aya::maps::MapData, u32, Veth> {
+    let map = aya::maps::MapData::from_pin(pins.join(format!("v{ABI_VERSION}/fl_veths")));
+    aya::maps::Map::HashMap(map.unwrap()).try_into().unwrap()
+}
+
+#[test]
+fn veths_that_somebody_deleted_changed_or_added_are_put_right() {
+    isolated(|pins| {
+        let datapath = open(pins, AttachMode::Auto);
+        let mut teller = datapath.teller();
+        let entry = Some(VethEntry { inward: Inward::Peer, keep_out: false });
+        let veths = |names: &[u32]| -> Vec<PodVeth> {
+            let veth = |ifindex: &u32| PodVeth {
+                ifindex: *ifindex,
+                name: format!("veth{ifindex}"),
+                mtu: 1450,
+                entry,
+            };
+            names.iter().map(veth).collect()
+        };
+        let now =
+            || -> BTreeMap<u32, Veth> { known_veths(pins).iter().map(Result::unwrap).collect() };
+        teller.set_veths(&veths(&[1, 2, 3])).unwrap();
+        let right = now();
+        assert_eq!(right.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+        for _ in 0..6 {
+            let mut map = known_veths(pins);
+            map.remove(&1).unwrap();
+            map.insert(2, Veth { mtu: 9000, ..right[&2] }, 0).unwrap();
+            teller.set_veths(&veths(&[1, 2, 3])).unwrap();
+            assert_eq!(now(), right, "at once");
+        }
+        known_veths(pins).insert(9, right[&1], 0).unwrap();
+        (0..5).for_each(|_| teller.set_veths(&veths(&[1, 2, 3])).unwrap());
+        assert_eq!(now(), right, "soon");
+        for some in [&[3, 4][..], &[5], &[]] {
+            teller.set_veths(&veths(some)).unwrap();
+            assert_eq!(now().into_keys().collect::<Vec<_>>(), some, "at once");
+        }
+    });
+}
+
 #[test]
 fn more_veths_than_the_table_holds_make_no_failure() {
     isolated(|pins| {
@@ -331,10 +374,7 @@ fn more_veths_than_the_table_holds_make_no_failure() {
                 .collect()
         };
         let known = || {
-            let map = aya::maps::MapData::from_pin(pins.join(format!("v{ABI_VERSION}/fl_veths")));
-            let map: aya::maps::HashMap<_, u32, flannel_ebpf::abi::Veth> =
-                aya::maps::Map::HashMap(map.unwrap()).try_into().unwrap();
-            let keys: BTreeSet<u32> = map.keys().map(Result::unwrap).collect();
+            let keys: BTreeSet<u32> = known_veths(pins).keys().map(Result::unwrap).collect();
             keys
         };
         teller.set_veths(&veths(1000)).unwrap();

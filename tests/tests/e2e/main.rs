@@ -49,6 +49,7 @@ mod program_log;
 mod prometheus;
 mod readers;
 mod repair;
+mod rest;
 mod restart;
 mod route_limits;
 mod scale_start;
