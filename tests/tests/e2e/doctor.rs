@@ -97,6 +97,31 @@ fn check_finds_planted_faults_with_and_without_the_daemon() {
 }
 
 #[test]
+fn check_calls_the_loss_of_everything_broken() {
+    let pair = Pair::agents(&Options::ebpf());
+    let found = |id: Id, words: &str| {
+        let (code, report) = check(&pair, &pair.left);
+        assert_eq!((code, report.verdict), (Some(20), Condition::Broken), "{report:#?}");
+        let mut broken = report.findings.iter().filter(|it| it.state == Condition::Broken);
+        let is_it = |it: &Finding| it.id == id && it.found.contains(words);
+        assert!(broken.any(is_it), "{id:?}: {words}\n{report:#?}");
+    };
+    let right = &pair.right.netns;
+    right.nft(
+        "table ip mine { chain inwards { type filter hook input priority 5; \
+         udp dport 8472 drop; }\n}",
+    );
+    found(Id::Mtu, "through the overlay: no peer is reached");
+    right.sh("nft delete table ip mine");
+    let here = &pair.left.netns;
+    here.ip("link set eth0 down");
+    found(Id::Underlay, "eth0 is down");
+    here.ip("link set eth0 up");
+    pair.lab.underlay().ip("link set p1 down");
+    found(Id::Underlay, "eth0 has no carrier");
+}
+
+#[test]
 fn connectivity_tells_who_answers_and_by_what() {
     let port = Options { extra: vec!["--connectivity-port=7946".into()], ..Options::ebpf() };
     let mut pair = Pair::over("eth0", [&port, &port], |_, _, _| ());

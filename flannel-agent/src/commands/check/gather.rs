@@ -56,6 +56,7 @@ pub(super) async fn facts(args: &CheckArgs) -> NodeFacts {
             Ok(node) => rules::ruled(node, &daemon).await,
             Err(reason) => Err(reason.clone()),
         },
+        underlay: known.map(DeviceRoles::underlay).map_err(Clone::clone),
         devices: known.map(DeviceRoles::tunnels).map_err(Clone::clone),
         port_holders: port.map_or(Ok(Vec::new()), port::holders),
         ipsec: kernel.map_err(Clone::clone).and_then(|kernel| ipsec(kernel, port, &peers)),
