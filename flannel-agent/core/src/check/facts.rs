@@ -68,6 +68,8 @@ pub struct NodeFacts {
     pub probes: Known<Vec<PeerProbe>>,
     /// What the store answers.
     pub store: Result<StoreAnswer, StoreFault>,
+    /// Whose settings tell where the store is, if not the daemon's.
+    pub store_settings: Option<String>,
     /// Seconds that the store's clock is ahead of ours.
     pub clock: Known<i64>,
     /// Certificates for the store.

@@ -56,6 +56,7 @@ fn well() -> NodeFacts {
         ipsec: Ok(vec![]),
         probes: Ok(vec![probe(7, CAME, CAME)]),
         store: Ok(StoreAnswer { millis: 2, leases: vec![held(1), held(2)] }),
+        store_settings: None,
         clock: Ok(0),
         certificates: vec![],
     }
@@ -377,6 +378,9 @@ fn store_and_clock() {
     found(Id::Store, Condition::Unknown, "give the --etcd flags (refused)", |facts| {
         facts.store = Err(StoreFault::NotNamed(Unknown::because("refused")));
     });
+    found(Id::Store, Condition::Well, "2 leases; asked with the settings of x.service", |facts| {
+        facts.store_settings = Some("x.service".into());
+    });
     let absent = || StoreFault::Config(Unknown::because("no key /net/config"));
     found(Id::Store, Condition::Degraded, "no key", |facts| facts.store = Err(absent()));
     let told = super::store::findings(&NodeFacts { store: Err(absent()), ..well() });
@@ -386,8 +390,8 @@ fn store_and_clock() {
     });
     let slow = |facts: &mut NodeFacts| facts.store.as_mut().unwrap().millis = 4000;
     found(Id::Store, Condition::Degraded, "after 4000 ms", slow);
-    found(Id::Clock, Condition::Degraded, "90 s behind ours", |facts| facts.clock = Ok(-90));
-    found(Id::Clock, Condition::Degraded, "90 s ahead of ours", |facts| facts.clock = Ok(90));
+    found(Id::Clock, Condition::Degraded, "1 min 30 s behind ours", |facts| facts.clock = Ok(-90));
+    found(Id::Clock, Condition::Degraded, "1 min 30 s ahead of ours", |facts| facts.clock = Ok(90));
     found(Id::Clock, Condition::Unknown, "no date", |facts| {
         facts.clock = Err(Unknown::because("no date"));
     });

@@ -38,6 +38,7 @@ pub(super) async fn facts(args: &CheckArgs) -> NodeFacts {
         fault => fault,
     });
     let peers = daemon.peers_or(store.as_ref().map_or(&[], |store| &store.leases));
+    let store_settings = daemon.etcd_settings().map(str::to_owned);
     NodeFacts {
         features: features::features(),
         capabilities: daemon.capabilities(),
@@ -65,6 +66,7 @@ pub(super) async fn facts(args: &CheckArgs) -> NodeFacts {
             Err(reason) => Err(reason.clone()),
         },
         store,
+        store_settings,
         clock,
         certificates,
         subnet_file: subnet_file(args, &daemon),
