@@ -19,7 +19,7 @@ use crate::control::Request;
 use crate::files::state;
 
 /// How long one part may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Most bytes of one part that are kept: of its end.
 const LENGTH: usize = 8 << 20;
@@ -79,7 +79,7 @@ pub(super) async fn all(args: &SysdumpArgs) -> Vec<Part> {
         Part::of("events.json", told(args, Request::Events(0))),
         Part::of("flows.json", known_flows(&daemon.pin_dir(&args.pins.dir))),
         Part::of("metrics.txt", metrics(args, &daemon)),
-        Part::of("network-config.txt", store::text(&args.etcd, &daemon).await),
+        Part::of("network-config.txt", store::text(&args.etcd, &daemon, PATIENCE).await),
         Part::of("os-release.txt", file("/etc/os-release".as_ref())),
         Part::of("state.json", file(&state::path(&args.reader.state.dir))),
         Part::of("subnet.env", file(&daemon.subnet_file(&args.subnet_file.path))),

@@ -1,21 +1,25 @@
 //! Network config and leases, as they stand in etcd and as they are understood.
 
 use std::fmt::Write as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::Lease;
 use flannel_core::text::{counted, lasting};
 use tokio::time::timeout;
 
-use super::collect::PATIENCE;
 use crate::commands::known::Daemon;
 use crate::source::options::EtcdOptions;
 use crate::source::store::Store;
 use crate::source::{LeaseSource as _, SourceError};
 
 /// All of it as text, asked as the daemon does, or its unit, or by these flags.
-pub(super) async fn text(own: &EtcdOptions, daemon: &Daemon) -> Result<String, String> {
+/// That may take so long.
+pub(super) async fn text(
+    own: &EtcdOptions,
+    daemon: &Daemon,
+    patience: Duration,
+) -> Result<String, String> {
     let (etcd, api) = daemon.etcd(own);
     let read = async {
         let store = Store::connect(etcd, api).await?;
@@ -23,9 +27,9 @@ pub(super) async fn text(own: &EtcdOptions, daemon: &Daemon) -> Result<String, S
         let leases = store.list().await;
         Ok::<_, SourceError>(report(daemon.etcd_settings(), &config, leases, Instant::now()))
     };
-    match timeout(PATIENCE, read).await {
+    match timeout(patience, read).await {
         Ok(read) => read.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {}", lasting(PATIENCE))),
+        Err(_) => Err(format!("no answer within {}", lasting(patience))),
     }
 }
 
@@ -73,8 +77,6 @@ fn line(lease: &Lease, now: Instant) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use flannel_core::lease::attrs::LeaseAttrs;
 
     use super::*;
