@@ -82,7 +82,46 @@ for mk_name in $(set | sed -n 's/^\(DOCKER_OPT_[A-Za-z0-9_]*\)=.*/\1/p'); do
 done
 [ $mk_combined = no ] || mk_text="$mk_text$mk_key=\"$mk_all\"
 "
-printf '%s' "$mk_text" >"$mk_target" || exit 1
+
+# Whole or not at all: on a full disk what was there stays. What is no plain file (a link,
+# a pipe), or is in a directory that only it can be written in, is written as it is.
+put() {
+	case $mk_target in
+	*/*) mk_folder=${mk_target%/*}/ ;;
+	*) mk_folder=./ ;;
+	esac
+	if [ -h "$mk_target" ] || [ ! -w "$mk_folder" ] ||
+		{ [ -e "$mk_target" ] && [ ! -f "$mk_target" ]; }; then
+		printf '%s' "$mk_text" >"$mk_target"
+		return
+	fi
+	mk_new=$mk_folder.${mk_target##*/}.$$
+	rm -f "$mk_new"
+	# Nobody else's file or link.
+	(set -C && : >"$mk_new") || return
+	# With its mode and owner.
+	if { [ ! -e "$mk_target" ] || cp -p "$mk_target" "$mk_new"; } &&
+		printf '%s' "$mk_text" >"$mk_new" && whole "$mk_new"; then
+		# A file that is a mount of its own cannot be replaced.
+		mv -f "$mk_new" "$mk_target" 2>/dev/null && return
+		printf '%s' "$mk_text" >"$mk_target"
+	else
+		false
+	fi
+	mk_status=$?
+	rm -f "$mk_new"
+	return $mk_status
+}
+
+# Not every shell's printf says that the disk is full.
+whole() {
+	[ "$(cat "$1")" = "$(printf '%s' "$mk_text")" ] || {
+		echo "$0: $mk_target: not written: is the disk full?" >&2
+		return 1
+	}
+}
+
+put || exit 1
 
 # A route to the subnet by way of another machine would win over docker's
 # bridge, or make dockerd refuse to start.

@@ -9,7 +9,7 @@ use clap::Args;
 use flannel_core::health::Subject;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use crate::flag;
-use crate::metrics::{self, Exporter};
+use crate::metrics::{Exporter, Format};
 use crate::status::{Shared, State};
 
 /// Connections at a time: a probe is short, and nobody may take all files.
@@ -127,7 +127,7 @@ async fn converse(stream: TcpStream, served: Served) {
         async move {
             let target = request.uri().path();
             Ok::<_, Infallible>(match target {
-                "/metrics" => scrape(served.exporter).await,
+                "/metrics" => scrape(served.exporter, wanted(request.headers())).await,
                 _ => {
                     let (code, text) = answer(target, &served.shared.lock());
                     response(code, PLAIN, text)
@@ -144,10 +144,16 @@ async fn converse(stream: TcpStream, served: Served) {
     }
 }
 
+/// The format of a scrape that the client asks for.
+fn wanted(headers: &HeaderMap) -> Format {
+    let all = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    Format::wanted(&all.collect::<Vec<_>>().join(","))
+}
+
 /// Reads maps and `/proc`, and may wait for the data path: on a thread for that.
-async fn scrape(exporter: Arc<Exporter>) -> Response<Full<Bytes>> {
-    match tokio::task::spawn_blocking(move || exporter.scrape()).await {
-        Ok(text) => response(StatusCode::OK, metrics::CONTENT_TYPE, text),
+async fn scrape(exporter: Arc<Exporter>, format: Format) -> Response<Full<Bytes>> {
+    match tokio::task::spawn_blocking(move || exporter.scrape(format)).await {
+        Ok(text) => response(StatusCode::OK, format.content_type(), text),
         Err(error) => {
             tracing::warn!(%error, "scrape failed");
             response(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "scrape failed\n".to_owned())
@@ -300,6 +306,10 @@ mod tests {
             "{text}"
         );
         let text = ask(port, "GET /metrics HTTP/1.0\r\n\r\n").await;
+        assert!(text.contains(" 200 OK\r\n") && !text.contains("# EOF"), "{text}");
+        assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
+        let accept = "Accept: application/openmetrics-text\r\nAccept: text/plain;q=0.5";
+        let text = ask(port, &format!("GET /metrics HTTP/1.0\r\n{accept}\r\n\r\n")).await;
         assert!(text.contains(" 200 OK\r\n") && text.ends_with("# EOF\n"), "{text}");
         assert!(
             text.contains("content-type: application/openmetrics-text; version=1.0.0"),

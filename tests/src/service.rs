@@ -84,7 +84,7 @@ impl Node {
     }
 
     /// A command line of a unit on the node.
-    pub(crate) fn service_command(
+    pub fn service_command(
         &self,
         line: &str,
         environment: &BTreeMap<String, String>,

@@ -49,18 +49,20 @@ pub struct NetworkConfig {
 }
 
 impl NetworkConfig {
+    /// Its keys, with what they are.
+    pub fn described(&self) -> [(&'static str, String); 5] {
+        [
+            ("Network", self.network.to_string()),
+            ("SubnetLen", self.subnet_len.to_string()),
+            ("SubnetMin", self.subnet_min.to_string()),
+            ("SubnetMax", self.subnet_max.to_string()),
+            ("Backend", self.backend.describe()),
+        ]
+    }
+
     /// What it has other than `before`, key by key.
     pub fn differences(&self, before: &Self) -> Vec<String> {
-        let said = |config: &Self| {
-            [
-                ("Network", config.network.to_string()),
-                ("SubnetLen", config.subnet_len.to_string()),
-                ("SubnetMin", config.subnet_min.to_string()),
-                ("SubnetMax", config.subnet_max.to_string()),
-                ("Backend", config.backend.describe()),
-            ]
-        };
-        let both = said(self).into_iter().zip(said(before));
+        let both = self.described().into_iter().zip(before.described());
         both.filter(|(now, before)| now != before)
             .map(|((key, now), (_, before))| format!("{key} {now} for {before}"))
             .collect()

@@ -39,3 +39,4 @@ pub mod subnet_env;
 pub mod text;
 pub mod trace;
 pub mod underlay;
+pub mod unit;

@@ -28,8 +28,8 @@ pub struct ObservedDevice {
     pub bridge_port: bool,
     /// IPv4 addresses on it, host bits kept.
     pub addresses: BTreeSet<Ipv4Network>,
-    /// Those of them that have no route in the local table: what is for them is not the
-    /// node's, as it seems to the kernel.
+    /// Those of them that have no route in the local table, or one behind another: what is
+    /// for them is not the node's, as it seems to the kernel.
     pub unrouted: BTreeSet<Ipv4Addr>,
     /// Who makes the checksums of what it sends; `None` if the kernel does not tell.
     pub checksum: Option<TunnelChecksum>,

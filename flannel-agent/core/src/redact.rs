@@ -14,7 +14,7 @@ const SHORTEST: usize = 4;
 /// quoted.
 static NAMED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r#"(?i)((?:password|passwd|passphrase|secret|token|api[-_]?key|credential)s?["']?(?:\s*[=:]\s*|\s+is\s+))("[^"]*"|'[^']*'|[^\s,;"'&\\]+)"#,
+        r#"(?i)((?:password|passwd|passphrase|secret|token|api[-_]?key|credential|\bpsk)s?["']?(?:\s*[=:]\s*|\s+is\s+))("[^"]*"|'[^']*'|[^\s,;"'&\\]+)"#,
     )
 });
 
@@ -69,6 +69,7 @@ mod tests {
             ("\t--etcd-password 'hunter 22'", "\t--etcd-password <removed>"),
             (r#"["--etcd-password", "hunter 22"]"#, r#"["--etcd-password", <removed>]"#),
             (r#"{"password": "hunter 22","a":1}"#, r#"{"password": <removed>,"a":1}"#),
+            (r#"{"Type":"wireguard","PSK":"hunter22"}"#, r#"{"Type":"wireguard","PSK":<removed>}"#),
             ("http://root:hunter22@192.0.2.1:2379/v3", "http://<removed>@192.0.2.1:2379/v3"),
             ("https://a/b?token=hunter22&x=1", "https://a/b?token=<removed>&x=1"),
             ("Authorization: Bearer hunter22", "Authorization: Bearer <removed>"),

@@ -51,7 +51,24 @@ impl Repair {
         Self::StateFile,
     ];
 
-    /// As metrics and events name it.
+    /// What it is, for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Address => "device address",
+            Self::Route => "route",
+            Self::Neighbour => "neighbour",
+            Self::Fdb => "FDB entry",
+            Self::DirectRoute => "direct route",
+            Self::Map => "map entry",
+            Self::Hook => "hook",
+            Self::Firewall => "firewall rules",
+            Self::SubnetFile => "subnet file",
+            Self::StateFile => "state file",
+        }
+    }
+
+    /// As metrics and JSON name it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Device => "device",

@@ -1,6 +1,7 @@
-//! Text of others on one line of a log, a status or a message to systemd, and counts.
+//! Text of others on one line of a log, a status or a message to systemd, counts and times.
 
 use std::fmt::{Display, Write as _};
+use std::time::Duration;
 
 /// Most characters of one reason that are shown.
 pub const REASON: usize = 1_000;
@@ -36,6 +37,25 @@ pub fn counted<N: Display + PartialEq + From<u8>>(number: N, one: &str) -> Strin
     format!("{number} {one}{plural}")
 }
 
+/// How long it is, in the one or two largest units that tell it: `2 h`, `1 min 30 s`,
+/// `250 ms`.
+pub fn lasting(time: Duration) -> String {
+    const UNITS: [(u128, &str); 5] =
+        [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"), (1, "ms")];
+    let millis = time.as_millis();
+    let largest = UNITS.iter().position(|(unit, _)| millis >= *unit).unwrap_or(UNITS.len() - 1);
+    let (unit, name) = UNITS[largest];
+    let (whole, rest) = (millis / unit, millis % unit);
+    let second = UNITS.get(largest + 1).map(|(unit, name)| (rest / unit, name));
+    match second {
+        // Nobody reads a second and some milliseconds.
+        Some((more, smaller)) if more > 0 && *smaller != "ms" => {
+            format!("{whole} {name} {more} {smaller}")
+        }
+        _ => format!("{whole} {name}"),
+    }
+}
+
 /// Whether a terminal or a reader of lines does something else with it than to
 /// show it.
 fn acts(letter: char) -> bool {
@@ -54,6 +74,17 @@ mod tests {
             [0, 1, 2].map(|number: u64| counted(number, "peer")),
             ["0 peers", "1 peer", "2 peers"]
         );
+    }
+
+    #[test]
+    fn times_have_the_units_that_tell_them() {
+        let told = |millis| lasting(Duration::from_millis(millis));
+        assert_eq!(told(7_200_000), "2 h");
+        assert_eq!(told(90_000), "1 min 30 s");
+        assert_eq!(told(86_399_000), "23 h 59 min");
+        assert_eq!(told(26 * 3_600_000), "1 d 2 h");
+        assert_eq!(told(24 * 3_600_000 + 59_000), "1 d");
+        assert_eq!([0, 250, 1_250, 10_000].map(told), ["0 ms", "250 ms", "1 s", "10 s"]);
     }
 
     #[test]

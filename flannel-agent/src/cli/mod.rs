@@ -21,7 +21,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+};
 use clap_complete::Shell;
 use flannel_core::checksum::TunnelChecksum;
 use flannel_core::underlay::Wish;
@@ -203,6 +205,20 @@ pub struct Options {
     pub without_effect: WithoutEffect,
 }
 
+impl Command {
+    /// How etcd is reached, with those that ask it.
+    fn etcd(&mut self) -> Option<&mut EtcdOptions> {
+        match self {
+            Self::Check(args) => Some(&mut args.etcd),
+            Self::Connectivity(args) => Some(&mut args.etcd),
+            Self::Trace(args) => Some(&mut args.etcd),
+            Self::Sysdump(args) => Some(&mut args.etcd),
+            Self::Migrate(args) => Some(&mut args.etcd),
+            _ => None,
+        }
+    }
+}
+
 /// `--datapath`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -251,7 +267,7 @@ pub fn parse(
     let line = go_style::normalise(&command, argv, &env).map_err(|text| usage(&command, &text))?;
     let mut cli = command
         .try_get_matches_from(&line.argv)
-        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .and_then(|matches| read(&matches))
         .map_err(|error| Exit::from_clap(&error, &line.from_env))?;
     if cli.daemon.version {
         let text = format!("v{}\n", env!("CARGO_PKG_VERSION"));
@@ -265,6 +281,16 @@ pub fn parse(
     cli.warnings = line.warnings;
     cli.warnings.extend(cli.daemon.etcd.warnings());
     Ok((cli, Klog::read(line.logging, env)))
+}
+
+fn read(matches: &ArgMatches) -> Result<Cli, clap::Error> {
+    let mut cli = Cli::from_arg_matches(matches)?;
+    if let (Some(command), Some((_, matches))) = (&mut cli.command, matches.subcommand())
+        && let Some(etcd) = command.etcd()
+    {
+        etcd.note_given(matches);
+    }
+    Ok(cli)
 }
 
 /// With the usage that `--help` has in errors, too. clap's own there names each flag that

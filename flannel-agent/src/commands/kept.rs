@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(
             lines(&report),
             [
-                "what comes from peers (KEEP_IN): eth0: u32 filter on ingress, priority 5",
+                "what comes from peers: eth0: u32 filter on ingress, priority 5",
                 "veth2: nothing, but what comes for the pod goes through the veth's egress \
                  (veth2: root qdisc tbf)",
                 "veth3: all of it (veth2: root qdisc tbf)",

@@ -14,7 +14,8 @@ use flannel_core::status::{DatapathKind, PeerStatus, Status};
 use ipnetwork::Ipv4Network;
 use serde::de::DeserializeOwned;
 
-use super::{ask, settings};
+use super::settings::{self, UnitSettings};
+use super::{ask, complain};
 use crate::cli::Options;
 use crate::control::Request;
 use crate::files::state::{self, NodeState};
@@ -35,6 +36,8 @@ pub(super) struct Daemon {
     pub(super) left: Option<NodeState>,
     /// Its flags.
     pub(super) flags: Option<Options>,
+    /// What its unit says, where none runs.
+    pub(super) unit: Option<UnitSettings>,
     /// What it leaves to the kernel, and why.
     pub(super) report: Option<EnvelopeReport>,
 }
@@ -70,6 +73,7 @@ impl Daemon {
             agent,
             pid,
             flags: pid.and_then(settings::of),
+            unit: if pid.is_none() { settings::of_unit() } else { None },
             network: network(status.as_ref(), left.as_ref()),
             public_ip: leased
                 .map(|lease| lease.public_ip)
@@ -80,12 +84,18 @@ impl Daemon {
         }
     }
 
-    /// How etcd is asked: as the daemon does, or by these flags where none runs.
+    /// How etcd is asked: by these flags as far as they were given, else as the daemon does,
+    /// or as its unit says where none runs.
     pub(super) fn etcd(&self, own: &EtcdOptions) -> (EtcdOptions, EtcdApi) {
-        match &self.flags {
-            Some(flags) => (flags.etcd.clone(), flags.etcd_api),
+        match self.flags.as_ref().or(self.unit.as_ref().map(|unit| &unit.flags)) {
+            Some(flags) => (own.over(&flags.etcd), flags.etcd_api),
             None => (own.clone(), EtcdApi::Auto),
         }
+    }
+
+    /// Where the settings are from by which etcd is asked, if not from the daemon.
+    pub(super) fn etcd_settings(&self) -> Option<&str> {
+        self.unit.as_ref().map(|unit| unit.from.as_str())
     }
 
     /// Where its pins are, as far as it wrote that down.
@@ -141,9 +151,13 @@ impl Daemon {
     }
 }
 
-/// The peers by the store.
+/// The peers by the store, of which nobody else tells. Says on stderr whose settings count.
 pub(super) async fn leases(daemon: &Daemon, etcd: &EtcdOptions) -> Known<Vec<KnownPeer>> {
-    let store = Store::connect(etcd.clone(), EtcdApi::Auto).await.map_err(Unknown::because)?;
+    if let Some(from) = daemon.etcd_settings() {
+        complain(&format!("no daemon runs: etcd is asked with the settings of {from}"));
+    }
+    let (etcd, api) = daemon.etcd(etcd);
+    let store = Store::connect(etcd, api).await.map_err(Unknown::because)?;
     let listed = async {
         store.config().await?;
         store.list().await

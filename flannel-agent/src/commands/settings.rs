@@ -1,11 +1,22 @@
-//! The flags that a running daemon was started with.
+//! The flags that a daemon was started with, or would be.
+
+mod unit;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::Path;
 
 use crate::cli::{self, Options};
+
+/// Flags that a unit or its environment file gives the daemon.
+pub(super) struct UnitSettings {
+    /// The flags.
+    pub(super) flags: Options,
+    /// Where they are from, for people.
+    pub(super) from: String,
+}
 
 /// The daemon's flags, from its command line and environment; `None` if they cannot be
 /// read, or it is no daemon of ours.
@@ -13,6 +24,12 @@ pub(super) fn of(pid: i32) -> Option<Options> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     parse(&line, &environment)
+}
+
+/// The flags that the node's unit would start a daemon with; `None` if nothing says how,
+/// or it would refuse them.
+pub(super) fn of_unit() -> Option<UnitSettings> {
+    unit::settings(Path::new("/"))
 }
 
 fn parse(line: &[u8], environment: &[u8]) -> Option<Options> {
@@ -29,8 +46,12 @@ fn parse(line: &[u8], environment: &[u8]) -> Option<Options> {
             Some((text(&pair[..at]), text(&pair[at + 1..])))
         })
         .collect();
-    let variable = |name: &str| environment.get(&OsString::from(name)).cloned();
-    let (cli, _) = cli::parse(words(line), variable).ok()?;
+    read(words(line), |name| environment.get(&OsString::from(name)).cloned())
+}
+
+/// The daemon's flags of a command line and an environment.
+fn read(words: Vec<OsString>, variable: impl Fn(&str) -> Option<OsString>) -> Option<Options> {
+    let (cli, _) = cli::parse(words, variable).ok()?;
     cli.command.is_none().then_some(cli.daemon)
 }
 

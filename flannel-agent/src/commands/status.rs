@@ -12,7 +12,7 @@ use flannel_core::checksum::TunnelChecksum;
 use flannel_core::status::{
     DatapathKind, DatapathStatus, DeviceStatus, LeaseStatus, NarrowPeer, Status, XdpStatus,
 };
-use flannel_core::text::counted;
+use flannel_core::text::{counted, lasting};
 use nix::net::if_::if_nametoindex;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -87,10 +87,10 @@ fn table(status: &Status) -> String {
     }
     section(&mut text, "left to the kernel", &kept::lines(&status.datapath.envelope));
     section(&mut text, "peers by narrow routes", &narrow(&status.narrow_peers));
-    let not_well = status
-        .health
-        .iter()
-        .map(|line| format!("{}: {} (for {} s)", line.what, line.reason, line.since_seconds));
+    let not_well = status.health.iter().map(|line| {
+        let since = lasting(Duration::from_secs(line.since_seconds));
+        format!("{}: {} (for {since})", line.what, line.reason)
+    });
     section(&mut text, "not well", &not_well.collect::<Vec<_>>());
     section(&mut text, "left out", &status.ignored);
     text
@@ -162,9 +162,7 @@ fn rows(status: &Status) -> String {
 
 fn lease(lease: &LeaseStatus) -> String {
     let left = match lease.expires_in_seconds {
-        Some(seconds) => {
-            format!("{} left", humantime::format_duration(Duration::from_secs(seconds)))
-        }
+        Some(seconds) => format!("{} left", lasting(Duration::from_secs(seconds))),
         None => "reserved".to_owned(),
     };
     format!("{} at {}, {left}", lease.subnet, lease.public_ip)
@@ -256,10 +254,10 @@ mod tests {
         let text = table(&busy());
         for part in [
             "kernel (CAP_BPF is missing)",
-            "10.5.1.0/24 at 192.0.2.1, 23h 53m 20s left\n",
+            "10.5.1.0/24 at 192.0.2.1, 23 h 53 min left\n",
             "flannel.1, MAC 72:35:2e:f2:e7:c9, MTU 1450",
             "fast_encap",
-            "left to the kernel\n  packets with a firewall mark (MARKED_ROUTES): an ip rule looks at",
+            "left to the kernel\n  packets with a firewall mark: an ip rule looks at",
             "store: connection refused (for 3 s)",
             "lease 10.9.1.0-24 is not used",
         ] {

@@ -116,6 +116,16 @@ pub(super) fn local(ifindex: u32, message: &RouteNetlinkMessage) -> Option<Ipv4A
     })
 }
 
+/// A route of the local table to this one address, whatever it does.
+pub(super) fn is_local_to(ip: Ipv4Addr, message: &RouteNetlinkMessage) -> bool {
+    let RouteNetlinkMessage::NewRoute(route) = message else { return false };
+    let wanted = RouteAttribute::Destination(RouteAddress::Inet(ip));
+    route.header.destination_prefix_length == 32
+        && route.header.tos == 0
+        && table(route) == LOCAL_TABLE
+        && route.attributes.contains(&wanted)
+}
+
 /// A unicast route of the main table, if it leads out of this device.
 pub(super) fn route_through(ifindex: u32, message: &RouteMessage) -> Option<ObservedRoute> {
     if message.header.kind != RouteType::Unicast

@@ -29,6 +29,16 @@ pub(super) const LOCAL_TABLE: u32 = 255;
 
 const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 
+/// The requests that put a local route first again where another one goes before it. The
+/// kernel does not move a route: ours goes, and comes again in the place of the first.
+pub(super) fn local_first(ifindex: u32, ip: Ipv4Addr) -> [Request; 2] {
+    let local = || local(ifindex, ip);
+    [
+        Request { message: RouteNetlinkMessage::DelRoute(local()), flags: 0 },
+        Request { message: RouteNetlinkMessage::NewRoute(local()), flags: PUT },
+    ]
+}
+
 /// The request for an operation on the device with this index; `None` for
 /// those that need more than one request. `crowd`: there are many routes.
 pub(super) fn request(ifindex: u32, op: &Op, crowd: bool) -> Option<Request> {

@@ -10,6 +10,7 @@ pub mod fake;
 mod inspect;
 mod limits;
 mod links;
+mod local;
 mod message;
 mod netconf;
 pub mod netlink;

@@ -70,7 +70,7 @@ impl RealKernel {
 
     /// A poisoned lock only means that an earlier call panicked; answers that
     /// it left unread are told apart by their sequence numbers.
-    fn socket(&self) -> MutexGuard<'_, RouteSocket> {
+    pub(super) fn socket(&self) -> MutexGuard<'_, RouteSocket> {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -187,7 +187,7 @@ impl RealKernel {
         ops.iter()
             .zip(results)
             .map(|(op, result)| {
-                let Err(refused) = result else { return Ok(()) };
+                let Err(refused) = self.second_try(ifindex, op, result) else { return Ok(()) };
                 self.own.refused(ifindex, op);
                 if is_gone(op, &refused) { Ok(()) } else { Err(self.failed(device, op, refused)) }
             })
@@ -226,12 +226,7 @@ impl Kernel for RealKernel {
         };
         let addresses = self.dump("RTM_GETADDR", name, &addresses_of(ifindex), address)?;
         found.addresses = addresses.into_iter().collect();
-        let local = |message| answer::local(ifindex, &message);
-        let ask = routes_by(ifindex, message::LOCAL_TABLE as u8);
-        let local: BTreeSet<_> =
-            self.dump("RTM_GETROUTE", name, &ask, local)?.into_iter().collect();
-        let own = found.addresses.iter().map(|address| address.ip());
-        found.unrouted = own.filter(|ip| !local.contains(ip)).collect();
+        found.unrouted = self.unrouted(name, ifindex, &found.addresses)?;
         found.checksum = offload::checksum(ifindex)
             .map_err(|refused| explain(offload::GET, name.to_owned(), refused))
             .inspect_err(|error| tracing::debug!(%error, "who makes checksums"))
@@ -348,11 +343,8 @@ impl Kernel for RealKernel {
     }
 
     async fn route_to(&self, destination: Ipv4Addr) -> Result<Option<RouteTo>, KernelError> {
-        let mut ask = RouteMessage::default();
-        ask.header.address_family = AddressFamily::Inet;
-        ask.header.destination_prefix_length = 32;
-        ask.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(destination))];
-        let answer = self.socket().get(RouteNetlinkMessage::GetRoute(ask));
+        let ask = RouteNetlinkMessage::GetRoute(address_question(destination));
+        let answer = self.socket().get(ask);
         match answer {
             Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(answer::hop(&route)),
             Ok(_) => Ok(None),
@@ -437,11 +429,20 @@ fn table_question(table: u8) -> RouteMessage {
     ask
 }
 
-fn routes_of(table: u8) -> RouteNetlinkMessage {
+pub(super) fn routes_of(table: u8) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetRoute(table_question(table))
 }
 
-fn routes_by(ifindex: u32, table: u8) -> RouteNetlinkMessage {
+/// The question for the way to an address.
+pub(super) fn address_question(ip: Ipv4Addr) -> RouteMessage {
+    let mut ask = RouteMessage::default();
+    ask.header.address_family = AddressFamily::Inet;
+    ask.header.destination_prefix_length = 32;
+    ask.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(ip))];
+    ask
+}
+
+pub(super) fn routes_by(ifindex: u32, table: u8) -> RouteNetlinkMessage {
     let mut ask = table_question(table);
     ask.attributes.push(RouteAttribute::Oif(ifindex));
     RouteNetlinkMessage::GetRoute(ask)

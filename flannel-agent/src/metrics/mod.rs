@@ -3,6 +3,7 @@
 
 pub mod catalogue;
 mod encode;
+mod format;
 mod process;
 #[cfg(test)]
 mod reference;
@@ -16,15 +17,13 @@ use clap::{ArgAction, Args};
 use flannel_core::health::{Found, Subject};
 use ipnetwork::Ipv4Network;
 
+pub use self::format::Format;
 use self::process::Process;
 use self::snapshot::Snapshot;
 use self::totals::{Totals, Traffic};
 use crate::bpf::VerifySource;
 use crate::flag;
 use crate::status::{Shared, SharedDatapath, lock};
-
-/// Media type of the answer.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What is told besides the default.
 #[derive(Args, Clone, Copy, Debug, Default)]
@@ -58,7 +57,7 @@ impl Exporter {
 
     /// The text of a scrape. It may wait for the data path while many hooks are
     /// being attached, so it is for a thread that may block.
-    pub fn scrape(&self) -> String {
+    pub fn scrape(&self, format: Format) -> String {
         // One scrape after the other: sums take what was counted since the last.
         let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
         let mut snapshot = Snapshot::of(&self.shared.lock());
@@ -72,7 +71,7 @@ impl Exporter {
         snapshot.traffic = totals.take(peers, shortcut.map(<[u64; 2]>::from));
         drop(totals);
         snapshot.process = Process::read();
-        encode::text(snapshot)
+        format.of(encode::text(snapshot))
     }
 
     /// Outcomes, and the counters of each peer.

@@ -11,7 +11,8 @@ const INTRODUCTION: &str = "\
 # Metrics
 
 `/metrics` is served beside `/healthz` and `/readyz`, with `--healthz-port`. The format
-is OpenMetrics text, which Prometheus reads:
+is Prometheus's text, version 0.0.4. Who asks for OpenMetrics by `Accept`, as Prometheus
+does, gets OpenMetrics 1.0.0. `Content-Type` says which. Samples are the same in both:
 
 ```yaml
 scrape_configs:

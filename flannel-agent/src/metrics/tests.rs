@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -85,7 +87,7 @@ fn says(text: &str, line: &str) {
 #[test]
 fn every_metric_is_told_and_no_other() {
     let (exporter, ..) = busy(3, MetricsOptions { peers: true });
-    let text = exporter.scrape();
+    let text = exporter.scrape(Format::OpenMetrics);
     let told: Vec<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let listed: BTreeSet<&str> = ALL.iter().map(|metric| metric.family).collect();
@@ -95,6 +97,27 @@ fn every_metric_is_told_and_no_other() {
         labels_are_as_listed(&text, metric);
     }
     assert!(text.ends_with("# EOF\n"));
+}
+
+#[test]
+fn promtool_has_nothing_to_say() {
+    let (exporter, ..) = busy(3, MetricsOptions { peers: true });
+    let (plain, open) = (exporter.scrape(Format::Prometheus), exporter.scrape(Format::OpenMetrics));
+    let samples = |text: &str| -> BTreeSet<String> {
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        samples.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+    };
+    assert_eq!(samples(&plain), samples(&open), "names are the same");
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped());
+    promtool.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.spawn().expect("promtool, of the package prometheus");
+    promtool.stdin.take().unwrap().write_all(plain.as_bytes()).unwrap();
+    let said = promtool.wait_with_output().unwrap();
+    let text = [said.stdout, said.stderr].concat();
+    assert!(said.status.success() && text.is_empty(), "{}", String::from_utf8_lossy(&text));
+    says(&plain, "# TYPE flannel_packets_total counter");
+    assert!(plain.contains("# HELP flannel_packets_total Packets of the overlay"), "{plain}");
 }
 
 #[track_caller]
@@ -117,7 +140,7 @@ fn labels_are_as_listed(text: &str, metric: &Metric) {
 #[test]
 fn values_are_the_agents() {
     let (exporter, shared, datapath) = busy(3, MetricsOptions::default());
-    let text = exporter.scrape();
+    let text = exporter.scrape(Format::OpenMetrics);
     for line in [
         "flannel_ready 1",
         "flannel_datapath_mode{mode=\"ebpf\"} 1",
@@ -159,7 +182,7 @@ fn values_are_the_agents() {
     state.datapath.mode = Some(DatapathKind::Kernel);
     state.datapath.reason = Some("EPERM".to_owned());
     drop(state);
-    let text = exporter.scrape();
+    let text = exporter.scrape(Format::OpenMetrics);
     says(&text, "flannel_packets_total{path=\"fast\",direction=\"out\"} 9");
     says(&text, "flannel_datapath_fallback 1");
     assert!(!text.contains("flannel_bpf_map_pressure{"), "{text}");
@@ -169,7 +192,7 @@ fn values_are_the_agents() {
 fn forged_packets_are_dropped_only_if_they_are() {
     let (mut exporter, ..) = busy(1, MetricsOptions::default());
     exporter.verify_source = VerifySource::Count;
-    let text = exporter.scrape();
+    let text = exporter.scrape(Format::OpenMetrics);
     assert!(!text.contains("dropped_packets_total{reason=\"forged"), "{text}");
     says(&text, "flannel_dropped_packets_total{reason=\"drop_broken\"} 7");
 }
@@ -179,11 +202,15 @@ fn forged_packets_are_dropped_only_if_they_are() {
 #[test]
 fn five_thousand_peers_are_told_quickly() {
     let (exporter, ..) = busy(5000, MetricsOptions::default());
-    let lines = exporter.scrape().lines().count();
+    let lines = exporter.scrape(Format::OpenMetrics).lines().count();
     let best = (0..10)
         .map(|_| {
             let began = Instant::now();
-            assert_eq!(exporter.scrape().lines().count(), lines, "what is told does not grow");
+            assert_eq!(
+                exporter.scrape(Format::OpenMetrics).lines().count(),
+                lines,
+                "what is told does not grow"
+            );
             began.elapsed()
         })
         .min()

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use flannel_core::text;
+
 /// Entries made over time, compared with the table's size.
 #[derive(Clone, Debug)]
 pub(super) struct Turnover {
@@ -40,10 +42,10 @@ impl Turnover {
         }
         self.pressed.then(|| {
             format!(
-                "{} new entries within {:?}, room for {}: confirmed flows are evicted and proven \
+                "{} new entries within {}, room for {}: confirmed flows are evicted and proven \
                  anew; raise --flow-table-size",
                 self.last.unwrap_or(0),
-                self.window,
+                text::lasting(self.window),
                 self.size
             )
         })
@@ -84,7 +86,7 @@ mod tests {
         turnover.look(start, 0);
         assert_eq!(turnover.look(start + 5 * SECOND, 1000), None);
         let complaint = turnover.look(start + 15 * SECOND, 3002).unwrap();
-        assert!(complaint.starts_with("1001 new entries within 5s, room for 1000"), "{complaint}");
+        assert!(complaint.starts_with("1001 new entries within 5 s, room for 1000"), "{complaint}");
         assert!(turnover.look(start + 20 * SECOND, 3602).is_some(), "600 in a window");
         assert_eq!(turnover.look(start + 25 * SECOND, 4102), None);
         assert_eq!(turnover.per_window(), Some(500));

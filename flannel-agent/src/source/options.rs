@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{ArgAction, Args};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, Id};
 use serde::Serialize;
 
 use super::SourceError;
@@ -70,9 +71,50 @@ pub struct EtcdOptions {
     /// File whose first line is the password for etcd; it is read again for each login
     #[arg(long = "etcd-password-file", value_name = "FILE", conflicts_with = "password")]
     pub password_file: Option<PathBuf>,
+    /// Ids of those that were given, not left at the default.
+    #[arg(skip)]
+    pub given: Vec<String>,
 }
 
 impl EtcdOptions {
+    /// Notes which of them were given on a command line, or in its environment.
+    pub fn note_given(&mut self, matches: &ArgMatches) {
+        let given = |id: &&Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+        let own = Self::augment_args(Command::new("etcd"));
+        let ids = own.get_arguments().map(Arg::get_id);
+        self.given = ids.filter(given).map(ToString::to_string).collect();
+    }
+
+    /// These flags where they were given, else those of `base`.
+    pub fn over(&self, base: &Self) -> Self {
+        let given = |id: &str| self.given.iter().any(|given| given == id);
+        let mut all = base.clone();
+        if given("endpoints") {
+            all.endpoints.clone_from(&self.endpoints);
+        }
+        if given("prefix") {
+            all.prefix.clone_from(&self.prefix);
+        }
+        for (id, file, own) in [
+            ("ca_file", &mut all.ca_file, &self.ca_file),
+            ("cert_file", &mut all.cert_file, &self.cert_file),
+            ("key_file", &mut all.key_file, &self.key_file),
+        ] {
+            if given(id) {
+                file.clone_from(own);
+            }
+        }
+        if given("username") {
+            all.username.clone_from(&self.username);
+        }
+        // Two ways to say the same.
+        if given("password") || given("password_file") {
+            all.password.clone_from(&self.password);
+            all.password_file.clone_from(&self.password_file);
+        }
+        all
+    }
+
     /// Whether a flag tells where etcd is.
     pub fn is_named(&self) -> bool {
         !self.endpoints.iter().map(String::as_str).eq(ENDPOINTS.split(','))

@@ -81,6 +81,23 @@ impl Store {
         self.inner.chosen.get().map(|chosen| chosen.why.clone())
     }
 
+    /// The network config as it stands in etcd, also if it cannot be used. Where both APIs
+    /// may be asked, it is v3's, if that has one.
+    ///
+    /// # Errors
+    /// etcd does not answer, or has none.
+    pub async fn config_text(&self) -> Result<String, SourceError> {
+        let Inner { v3, v2, chosen } = &*self.inner;
+        match chosen.get().map(|chosen| &chosen.source) {
+            Some(Source::V3(v3)) => v3.config_text().await,
+            Some(Source::V2(v2)) => v2.config_text().await,
+            Some(Source::Both(_)) | None => match v3.config_text().await {
+                Ok(text) => Ok(text),
+                Err(no_v3) => v2.config_text().await.map_err(|_| no_v3),
+            },
+        }
+    }
+
     /// Seconds that etcd's clock is ahead of ours, as far as whole seconds tell; `None`
     /// if it does not say.
     pub async fn clock_ahead(&self) -> Option<i64> {

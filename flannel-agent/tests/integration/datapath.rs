@@ -9,7 +9,7 @@ use std::time::Duration;
 use flannel_agent::bpf::{
     AttachMode, Datapath as _, DatapathConfig, Device, FastPath, OTHERS, Places, VerifySource,
 };
-use flannel_agent::metrics::{Exporter, MetricsOptions};
+use flannel_agent::metrics::{Exporter, Format, MetricsOptions};
 use flannel_agent::status::{Shared, SharedDatapath, lock};
 use flannel_core::envelope::{Inlet, Inward, Keep, PodVeth, VethEntry};
 use flannel_core::mac::MacAddr;
@@ -241,7 +241,7 @@ fn a_scrape_of_5000_peers_is_quick() {
         let exporter = Exporter::new(Shared::default(), shared, options, checks);
         let times = (0..10).map(|_| {
             let began = std::time::Instant::now();
-            let text = exporter.scrape();
+            let text = exporter.scrape(Format::OpenMetrics);
             assert!(text.contains("flannel_packets_total{path=\"fast\",direction=\"in\"} 0"));
             began.elapsed()
         });

@@ -178,3 +178,37 @@ fn five_thousand_ways_are_asked_for_fast() {
         println!("5000 ways: {asked:?}");
     });
 }
+
+#[test]
+fn our_address_is_first_in_the_local_table() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let want = desired(underlay(), []);
+        reconcile(&kernel, &want).await;
+        settled(&kernel, &want).await;
+        let first = || {
+            let routes = run("ip route show table local 10.5.0.0/32");
+            let mut all = routes.lines().filter(|route| !route.contains("tos"));
+            all.next().unwrap_or_default().trim().to_owned()
+        };
+        let ours = "local 10.5.0.0 dev flannel.1 proto kernel scope host src 10.5.0.0";
+        assert_eq!(first(), ours);
+        // What comes behind ours, or for other packets, does no harm.
+        run("ip route append table local prohibit 10.5.0.0");
+        run("ip route add table local blackhole 10.5.0.0 tos 0x10");
+        settled(&kernel, &want).await;
+        for route in ["local 10.5.0.0 dev eth0", "blackhole 10.5.0.0", "unreachable 10.5.0.0"] {
+            run(&format!("ip route prepend table local {route}"));
+            assert_ne!(first(), ours);
+            let put = [Op::PutLocal(Ipv4Addr::new(10, 5, 0, 0))];
+            assert_eq!(reconcile(&kernel, &want).await, put, "{route}");
+            assert_eq!(first(), ours, "{route}");
+            settled(&kernel, &want).await;
+        }
+        // Rules answer first, and are no reason to write the table again.
+        run("ip rule add pref 0 to 10.5.0.0 blackhole");
+        run("ip rule add pref 1 lookup local");
+        run("ip rule del pref 0 lookup local");
+        settled(&kernel, &want).await;
+    });
+}

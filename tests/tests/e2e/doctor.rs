@@ -1,5 +1,6 @@
 //! The commands that examine a node, on real nodes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flannel_core::check::{CheckReport, Condition, Finding, Id};
@@ -7,9 +8,11 @@ use flannel_core::connectivity::{Matrix, Reach, WayKind};
 use flannel_core::probe::Answer;
 use flannel_core::trace::{self, Carrier, Direction, Hop, HopState, Step};
 use flannel_tests::agent::Options;
+use flannel_tests::lab::Lab;
 use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::process::output;
+use flannel_tests::root::packaged;
 use flannel_tests::told::told;
 use flannel_tests::wait;
 
@@ -94,6 +97,65 @@ fn check_finds_planted_faults_with_and_without_the_daemon() {
     let table = String::from_utf8_lossy(&table.stdout);
     assert!(table.contains("do: sysctl -w net.ipv4.ip_forward=1"), "{table}");
     assert!(table.contains("no daemon answered") && !table.contains('\x1b'), "{table}");
+}
+
+#[test]
+fn without_a_daemon_the_units_settings_count() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    let mut node = lab.node(1);
+    let root = node.install();
+    let unit = packaged("flannel-agent.service");
+    root.write("/usr/lib/systemd/system/flannel-agent.service", &unit);
+    let endpoint = etcd.endpoint();
+    let settings = format!("# where it is\nFLANNELD_ETCD_ENDPOINTS=\"{endpoint}\" \n");
+    root.write("/etc/sysconfig/flanneld", &settings);
+    node.launch_service(&unit);
+    node.wait_ready(Duration::from_secs(20));
+    node.kill_agent();
+    let store = |flags: &str| {
+        let line = format!("/usr/bin/flannel-agent check --json {flags}");
+        let (_, report) =
+            told::<CheckReport>(&mut node.service_command(&line, &BTreeMap::new(), &[]));
+        assert!(!report.daemon, "{report:#?}");
+        report.findings.into_iter().find(|found| found.id == Id::Store).expect("the store")
+    };
+    let from = "settings of flannel-agent.service with /etc/sysconfig/flanneld";
+    let found = store("");
+    assert_eq!(found.state, Condition::Well, "{found:#?}");
+    assert!(found.found.contains("1 lease") && found.found.ends_with(from), "{found:#?}");
+    let found = store("--etcd-prefix=/other");
+    assert_eq!(found.state, Condition::Degraded, "{found:#?}");
+    assert!(found.found.contains("/other/config"), "flags go first: {found:#?}");
+    let line = "/usr/bin/flannel-agent connectivity";
+    let output = output(&mut node.service_command(line, &BTreeMap::new(), &[]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains(from), "{output:?}");
+}
+
+#[test]
+fn check_calls_the_loss_of_everything_broken() {
+    let pair = Pair::agents(&Options::ebpf());
+    let found = |id: Id, words: &str| {
+        let (code, report) = check(&pair, &pair.left);
+        assert_eq!((code, report.verdict), (Some(20), Condition::Broken), "{report:#?}");
+        let mut broken = report.findings.iter().filter(|it| it.state == Condition::Broken);
+        let is_it = |it: &Finding| it.id == id && it.found.contains(words);
+        assert!(broken.any(is_it), "{id:?}: {words}\n{report:#?}");
+    };
+    let right = &pair.right.netns;
+    right.nft(
+        "table ip mine { chain inwards { type filter hook input priority 5; \
+         udp dport 8472 drop; }\n}",
+    );
+    found(Id::Mtu, "through the overlay: no peer is reached");
+    right.sh("nft delete table ip mine");
+    let here = &pair.left.netns;
+    here.ip("link set eth0 down");
+    found(Id::Underlay, "eth0 is down");
+    here.ip("link set eth0 up");
+    pair.lab.underlay().ip("link set p1 down");
+    found(Id::Underlay, "eth0 has no carrier");
 }
 
 #[test]

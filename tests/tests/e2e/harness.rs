@@ -1,8 +1,9 @@
 //! The harness itself, on plain Linux nodes: what the other cases rely on.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use flannel_tests::lab::{Lab, OUTSIDE};
 use flannel_tests::load::{
@@ -10,6 +11,8 @@ use flannel_tests::load::{
 };
 use flannel_tests::netns;
 use flannel_tests::packet::Wire;
+use flannel_tests::process::run;
+use flannel_tests::wait;
 use std::time::Duration;
 
 #[test]
@@ -99,4 +102,55 @@ fn a_killed_runs_processes_are_ended() {
     netns::sweep(false);
     assert!(!group.exists(), "{} is left", group.display());
     assert!(!left.wait().expect("its end").success(), "it was ended");
+}
+
+/// Stands for cargo and for xtask: what would be long has a child, and both are noted.
+const BUSY: &str = r#"#!/bin/sh
+case "$*" in
+*clippy* | *build-ebpf*) ;;
+*) exit 0 ;;
+esac
+sleep 60 &
+echo $$ $! >> "$(dirname "$0")/pids"
+wait
+"#;
+
+/// Whether a process runs; one that has ended and was not waited for does not.
+fn runs(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+#[test]
+fn a_signal_to_ci_ends_all_that_it_started() {
+    const CI: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.ci/run");
+    for signal in ["TERM", "INT", "HUP"] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |path: &str| dir.path().join(path);
+        for (path, text) in [
+            (".ci/run", fs::read_to_string(CI).expect("the script")),
+            ("bin/cargo", BUSY.to_owned()),
+            ("target/debug/xtask", BUSY.to_owned()),
+        ] {
+            fs::create_dir_all(at(path).parent().expect("a folder")).expect("make it");
+            fs::write(at(path), text).expect("write it");
+            fs::set_permissions(at(path), fs::Permissions::from_mode(0o755)).expect("its mode");
+        }
+        let path = format!("{}:{}", at("bin").display(), std::env::var("PATH").expect("PATH"));
+        let mut ci = Command::new(at(".ci/run"));
+        let mut ci = ci.env("PATH", path).stdout(Stdio::null()).spawn().expect("start it");
+        let pids = |file: &str| -> Vec<String> {
+            let text = fs::read_to_string(at(file)).unwrap_or_default();
+            text.split_whitespace().map(str::to_owned).collect()
+        };
+        let all = || [pids("bin/pids"), pids("target/debug/pids")].concat();
+        wait::holds("both begin", Duration::from_secs(20), || all().len() == 4);
+        assert!(all().iter().all(|pid| runs(pid)), "{:?}", all());
+        run(Command::new("kill").args(["-s", signal, &ci.id().to_string()]));
+        let status = ci.wait().expect("its end");
+        assert!(!status.success(), "{signal}: {status}");
+        wait::holds("the end of all", Duration::from_secs(5), || {
+            !all().iter().any(|pid| runs(pid))
+        });
+    }
 }

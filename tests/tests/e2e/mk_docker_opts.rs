@@ -176,6 +176,62 @@ fn a_file_that_cannot_be_written_fails() {
     }
 }
 
+/// A file system of four pages, in a mount namespace. Says the exit code and what is there.
+const FULL: &str = r#"dir=$1 script=$2
+shift 2
+mount -t tmpfs -o size=16k tmpfs "$dir"
+said() { "$@" "$script" -f "$dir/../subnet.env" -d "$dir/docker" -c 2>/dev/null; echo "$?"; }
+echo before > "$dir/docker"
+chmod 640 "$dir/docker"
+dd if=/dev/zero of="$dir/fill" bs=4k 2>/dev/null
+said "$@"
+cat "$dir/docker"
+ls -A "$dir"
+rm "$dir/docker"
+dd if=/dev/zero of="$dir/fill" bs=4k 2>/dev/null
+said "$@"
+ls -A "$dir"
+rm "$dir/fill"
+echo before > "$dir/docker"
+chmod 640 "$dir/docker"
+said "$@"
+cat "$dir/docker"
+stat -c %a "$dir/docker"
+ls -A "$dir"
+"#;
+
+#[test]
+fn a_full_disk_leaves_what_was_there() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    fs::write(dir.path().join("subnet.env"), ENV).expect("write subnet.env");
+    let full = dir.path().join("full");
+    fs::create_dir(&full).expect("a directory");
+    for shell in SHELLS {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", FULL, "full", path(&full), SCRIPT]).args(shell);
+        let output = output(&mut command);
+        let expected = format!("1\nbefore\ndocker\nfill\n1\nfill\n0\n{ALL}640\ndocker\n");
+        assert_eq!(text(&output.stdout), expected, "{shell:?}: {}", said(&output));
+    }
+}
+
+#[test]
+fn what_is_no_plain_file_is_written_as_it_is() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (from, to) = (dir.path().join("subnet.env"), dir.path().join("docker"));
+    let link = dir.path().join("link");
+    fs::write(&from, ENV).expect("write subnet.env");
+    fs::write(&to, "before").expect("write the target");
+    std::os::unix::fs::symlink(&to, &link).expect("a link");
+    for shell in SHELLS {
+        let run = |to: &str| output(&mut script(shell, &["-c", "-f", path(&from), "-d", to]));
+        assert_eq!(text(&run("/dev/stdout").stdout), ALL, "{shell:?}");
+        assert!(run(path(&link)).status.success(), "{shell:?}");
+        assert!(link.is_symlink(), "{shell:?}");
+        assert_eq!(fs::read_to_string(&to).expect("what was written"), ALL, "{shell:?}");
+    }
+}
+
 #[test]
 fn a_route_by_another_machine_is_a_conflict() {
     let lab = Lab::new();

@@ -174,7 +174,11 @@ fn a_sysdump_has_what_a_report_needs_and_no_secret() {
     for (name, text) in [
         ("status.json", node.subnet().to_string()),
         ("events.json", "lease_acquired".to_owned()),
-        ("network-config.txt", "10.244.0.0".to_owned()),
+        (
+            "network-config.txt",
+            etcd.ctl(&["get", "--print-value-only", "/coreos.com/network/config"]),
+        ),
+        ("network-config.txt", "Network    10.244.0.0/16".to_owned()),
         ("links.txt", "flannel.1".to_owned()),
         ("links.txt", "password=<removed>".to_owned()),
         ("links.txt", "http://<removed>@192.0.2.1/".to_owned()),

@@ -54,6 +54,8 @@ pub struct NodeFacts {
     pub firewall_services: Vec<FirewallService>,
     /// What our network is; `None` if neither daemon nor state file tells.
     pub network: Option<Network>,
+    /// The device by which peers are reached.
+    pub underlay: Known<Underlay>,
     /// All VXLAN and TUN devices with names or ports like ours.
     pub devices: Known<Vec<TunnelDevice>>,
     /// Processes with a UDP socket on the tunnel's port.
@@ -66,6 +68,8 @@ pub struct NodeFacts {
     pub probes: Known<Vec<PeerProbe>>,
     /// What the store answers.
     pub store: Result<StoreAnswer, StoreFault>,
+    /// Whose settings tell where the store is, if not the daemon's.
+    pub store_settings: Option<String>,
     /// Seconds that the store's clock is ahead of ours.
     pub clock: Known<i64>,
     /// Certificates for the store.
@@ -332,6 +336,22 @@ pub struct Network {
     pub device: Option<String>,
     /// MTU that the device should have, if the daemon told.
     pub mtu: Option<u32>,
+}
+
+/// The device by which peers are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Underlay {
+    /// It is there.
+    There {
+        /// Its name.
+        device: String,
+        /// Up.
+        up: bool,
+        /// It has a carrier.
+        carrier: bool,
+    },
+    /// No device carries our tunnel or has the node's address.
+    Unfound,
 }
 
 /// A tunnel device.

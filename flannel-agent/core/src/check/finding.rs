@@ -16,7 +16,7 @@ pub enum Condition {
     Well,
     /// It could not be looked at.
     Unknown,
-    /// Packets pass, but slower, or something will fail later.
+    /// Packets pass, but slower or not to every peer, or something will fail later.
     Degraded,
     /// Packets are lost, or pods get no network.
     Broken,
@@ -63,6 +63,8 @@ ids! {
     Bpffs = "bpffs", "without pins the fast path ends with the daemon";
     /// Other people's programs and filters on our hooks.
     ForeignPrograms = "foreign-programs", "they see packets before or instead of ours";
+    /// The device by which peers are reached.
+    Underlay = "underlay", "all packets to and from peers go by it";
     /// `net.ipv4.ip_forward`, and `forwarding` of single devices.
     Forwarding = "forwarding", "without it the kernel drops what is not for the node itself";
     /// `rp_filter`.

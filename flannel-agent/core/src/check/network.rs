@@ -1,10 +1,10 @@
 //! Devices, the tunnel's port, subnet.env, IPsec.
 
-use super::facts::{Network, NodeFacts, TunnelDevice};
+use super::facts::{Network, NodeFacts, TunnelDevice, Underlay};
 use super::finding::{Condition, Finding, Id};
 
 pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
-    let mut findings = vec![subnet_file(facts), ipsec(facts)];
+    let mut findings = vec![underlay(facts), subnet_file(facts), ipsec(facts)];
     match (&facts.devices, &facts.network) {
         (Err(reason), _) => {
             let ids = [Id::Devices, Id::VxlanPort];
@@ -20,6 +20,28 @@ pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Without it no peer is reached.
+fn underlay(facts: &NodeFacts) -> Finding {
+    let id = Id::Underlay;
+    let broken = |found, remedy| Finding::ill(id, Condition::Broken, found, remedy);
+    match &facts.underlay {
+        Err(reason) => Finding::unknown(id, reason.to_string()),
+        // What the udp backend sends may be translated on the way.
+        Ok(Underlay::Unfound) if facts.own_device().is_some() => {
+            Finding::well(id, "the node's address is on none of its devices")
+        }
+        Ok(Underlay::Unfound) => Finding::unknown(id, "no device has the node's address"),
+        Ok(Underlay::There { device, up: false, .. }) => {
+            broken(format!("{device} is down"), format!("ip link set {device} up"))
+        }
+        Ok(Underlay::There { device, carrier: false, .. }) => broken(
+            format!("{device} has no carrier"),
+            "look at its cable, its other end, or the port of the switch".to_owned(),
+        ),
+        Ok(Underlay::There { device, .. }) => Finding::well(id, format!("{device} is up")),
+    }
 }
 
 /// Whether flannel or we may have made a device of this name.

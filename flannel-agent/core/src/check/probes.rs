@@ -67,27 +67,7 @@ fn mtu(probes: &[PeerProbe]) -> Vec<Finding> {
         let remedy = "compare the MTU of both devices, and what their underlays allow";
         findings.push(Finding::ill(id, Condition::Broken, found, remedy));
     }
-    let shut = of(&|probe| {
-        probe.underlay.small.came() && probe.overlay.as_ref().is_some_and(|way| !way.small.came())
-    });
-    if !shut.is_empty() {
-        let who = named(shut.iter().copied());
-        let found = format!("answers come from {who} on the underlay, but not through the overlay");
-        let remedy =
-            "run check there, too; does anything on the way stop UDP to the tunnel's port?";
-        findings.push(
-            Finding::ill(id, Condition::Degraded, found, remedy)
-                .since("tunnel packets are lost on the way, or no flannel is there any more"),
-        );
-    }
-    let silent = of(&|probe| {
-        let overlay = probe.overlay.as_ref().is_some_and(|way| way.small.came());
-        !probe.underlay.small.came() && !overlay
-    });
-    if !silent.is_empty() {
-        let found = format!("no answer from {}: away, or ICMP is filtered", named(silent));
-        findings.push(Finding::unknown(id, found));
-    }
+    findings.extend(unreached(probes));
     if findings.is_empty() {
         let all = match probes.len() {
             1 => "the peer that was".to_owned(),
@@ -95,6 +75,67 @@ fn mtu(probes: &[PeerProbe]) -> Vec<Finding> {
         };
         let found = format!("full packets reach {all} tried");
         findings.push(Finding::well(id, found));
+    }
+    findings
+}
+
+impl PeerProbe {
+    /// Whether something came through the tunnel.
+    fn is_open(&self) -> bool {
+        let tcp = self.tcp.as_ref();
+        self.overlay.as_ref().is_some_and(|way| way.small.came())
+            || tcp.is_some_and(|tcp| tcp.plain.came() || tcp.offloaded.came())
+    }
+
+    /// Whether pods there are reached.
+    fn is_reached(&self) -> bool {
+        self.is_open() || (self.overlay.is_none() && self.underlay.small.came())
+    }
+
+    /// Why nothing could be sent, if so.
+    fn unsent(&self) -> Option<&str> {
+        match &self.underlay.small {
+            Answer::NotSent { reason } => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+/// Peers whose pods are not reached. If those are all, everything is lost.
+fn unreached(probes: &[PeerProbe]) -> Vec<Finding> {
+    let id = Id::Mtu;
+    let all = !probes.iter().any(PeerProbe::is_reached);
+    let (state, none) = match all {
+        true => (Condition::Broken, ": no peer is reached"),
+        false => (Condition::Degraded, ""),
+    };
+    let lost = || probes.iter().filter(|probe| !probe.is_reached());
+    let mut findings = Vec::new();
+    if let Some(reason) = lost().find_map(PeerProbe::unsent) {
+        let who = named(lost().filter(|probe| probe.unsent().is_some()));
+        let found = format!("nothing can be sent to {who} ({reason}){none}");
+        findings.push(
+            Finding::ill(id, state, found, "look at the underlay's device and its routes")
+                .since("what cannot be sent is lost"),
+        );
+    }
+    let mut shut = lost().filter(|probe| probe.underlay.small.came()).peekable();
+    if shut.peek().is_some() {
+        let who = named(shut);
+        let found =
+            format!("answers come from {who} on the underlay, but not through the overlay{none}");
+        let remedy =
+            "run check there, too; does anything on the way stop UDP to the tunnel's port?";
+        findings.push(
+            Finding::ill(id, state, found, remedy)
+                .since("tunnel packets are lost on the way, or no flannel is there any more"),
+        );
+    }
+    let silent = |probe: &&PeerProbe| !probe.underlay.small.came() && probe.unsent().is_none();
+    let mut silent = lost().filter(silent).peekable();
+    if silent.peek().is_some() {
+        let found = format!("no answer from {}: away, or ICMP is filtered", named(silent));
+        findings.push(Finding::unknown(id, found));
     }
     findings
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::time::Duration;
 
 use super::facts::{Held, NodeFacts, StoreFault};
 use super::finding::{Condition, Finding, Id};
@@ -25,11 +26,22 @@ pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
 }
 
 fn store(facts: &NodeFacts) -> Finding {
+    let finding = answer(facts);
+    match &facts.store_settings {
+        Some(whose) => {
+            let found = format!("{}; asked with the settings of {whose}", finding.found);
+            Finding { found, ..finding }
+        }
+        None => finding,
+    }
+}
+
+fn answer(facts: &NodeFacts) -> Finding {
     let id = Id::Store;
     match &facts.store {
         Err(StoreFault::NotNamed(why)) => Finding::unknown(
             id,
-            format!("no daemon tells where etcd is; give the --etcd flags ({why})"),
+            format!("neither daemon nor unit tells where etcd is; give the --etcd flags ({why})"),
         ),
         Err(fault) => {
             let remedy = match fault {
@@ -68,8 +80,8 @@ fn clock(facts: &NodeFacts) -> Finding {
             id,
             Condition::Degraded,
             format!(
-                "etcd's clock is {} s {} ours",
-                ahead.abs(),
+                "etcd's clock is {} {} ours",
+                text::lasting(Duration::from_secs(ahead.unsigned_abs())),
                 if ahead > 0 { "ahead of" } else { "behind" }
             ),
             "let a time service (chrony, systemd-timesyncd) set both clocks",

@@ -10,6 +10,10 @@ use crate::forwarding::{Inbound, Origin, Unforwarded};
 use crate::mac::MacAddr;
 use crate::probe::Answer;
 
+mod probes;
+
+use self::probes::probe;
+
 /// A node without a fault.
 fn well() -> NodeFacts {
     use Feature::*;
@@ -45,31 +49,25 @@ fn well() -> NodeFacts {
             device: Some("flannel.1".into()),
             mtu: Some(1450),
         }),
+        underlay: Ok(card(true, true)),
         devices: Ok(vec![vxlan("flannel.1", 1, 8472)]),
         port_holders: Ok(vec![]),
         subnet_file: SubnetEnvFacts { path: "subnet.env".into(), says: Some((subnet, 1450)) },
         ipsec: Ok(vec![]),
         probes: Ok(vec![probe(7, CAME, CAME)]),
         store: Ok(StoreAnswer { millis: 2, leases: vec![held(1), held(2)] }),
+        store_settings: None,
         clock: Ok(0),
         certificates: vec![],
     }
 }
 
+fn card(up: bool, carrier: bool) -> Underlay {
+    Underlay::There { device: "eth0".into(), up, carrier }
+}
+
 const OFF: Unforwarded = Unforwarded { device: None };
 const CAME: Answer = Answer::Came { micros: 300 };
-
-/// A peer whose full echoes became this on underlay and overlay.
-fn probe(host: u8, underlay: Answer, overlay: Answer) -> PeerProbe {
-    let sizes = |length, full| Sizes { length, small: CAME, full };
-    PeerProbe {
-        peer: [192, 0, 2, host].into(),
-        subnet: "10.244.7.0/24".parse().unwrap(),
-        underlay: sizes(1500, underlay),
-        overlay: Some(sizes(1450, overlay)),
-        tcp: Some(Handshakes { offloaded: CAME, plain: CAME }),
-    }
-}
 
 fn held(number: u8) -> Held {
     Held {
@@ -339,6 +337,20 @@ fn devices_and_the_port() {
 }
 
 #[test]
+fn the_underlay() {
+    let id = Id::Underlay;
+    let is = |underlay| move |facts: &mut NodeFacts| facts.underlay = Ok(underlay);
+    found(id, Condition::Broken, "eth0 is down", is(card(false, false)));
+    found(id, Condition::Broken, "eth0 has no carrier", is(card(true, false)));
+    found(id, Condition::Well, "on none of its devices", is(Underlay::Unfound));
+    found(id, Condition::Unknown, "no device has", |facts| {
+        is(Underlay::Unfound)(facts);
+        facts.devices = Ok(vec![]);
+    });
+    found(id, Condition::Unknown, "EPERM", |facts| facts.underlay = Err(Unknown::because("EPERM")));
+}
+
+#[test]
 fn the_subnet_file() {
     let says = |says| move |facts: &mut NodeFacts| facts.subnet_file.says = says;
     found(Id::SubnetFile, Condition::Broken, "is not there", says(None));
@@ -359,62 +371,15 @@ fn ipsec_policies() {
 }
 
 #[test]
-fn full_packets() {
-    let probes = |probes| move |facts: &mut NodeFacts| facts.probes = Ok(probes);
-    let told = probe(7, Answer::TooBig { mtu: Some(1400) }, Answer::Silent);
-    found(
-        Id::Mtu,
-        Condition::Broken,
-        "the underlay to 192.0.2.7 (an MTU of 1400",
-        probes(vec![told]),
-    );
-    let lost = probe(8, Answer::Silent, CAME);
-    found(Id::Mtu, Condition::Broken, "the underlay to 192.0.2.8", probes(vec![lost]));
-    let inner = (1..=5).map(|host| probe(host, CAME, Answer::Silent)).collect();
-    let words = "1450 bytes do not pass the overlay to 192.0.2.1, 192.0.2.2, 192.0.2.3 and 2 more";
-    found(Id::Mtu, Condition::Broken, words, probes(inner));
-    let silent = Sizes { length: 1450, small: Answer::Silent, full: Answer::Silent };
-    let shut = PeerProbe { overlay: Some(silent.clone()), ..probe(7, CAME, CAME) };
-    found(Id::Mtu, Condition::Degraded, "but not through the overlay", probes(vec![shut.clone()]));
-    let why = &with(Id::Mtu, probes(vec![shut.clone()]))[0].why;
-    assert!(why.contains("tunnel packets are lost"), "nothing is known of lengths: {why}");
-    let away = PeerProbe { underlay: silent, ..shut };
-    found(Id::Mtu, Condition::Unknown, "no answer from 192.0.2.7", probes(vec![away]));
-    found(Id::Mtu, Condition::Well, "no peer", probes(vec![]));
-    let came = |count: u8| (0..count).map(|host| probe(host, CAME, CAME)).collect();
-    let reached = |all: &str| format!("full packets reach {all} tried");
-    found(Id::Mtu, Condition::Well, &reached("the peer that was"), probes(came(1)));
-    found(Id::Mtu, Condition::Well, &reached("all of the 2 peers that were"), probes(came(2)));
-    let checksum = &with(Id::TunnelChecksum, probes(came(1)))[0].found;
-    assert!(checksum.ends_with("reaches 1 peer"), "{checksum}");
-    found(Id::Mtu, Condition::Unknown, "EPERM", |facts| {
-        facts.probes = Err(Unknown::because("EPERM"))
-    });
-}
-
-#[test]
-fn checksums_in_the_tunnel() {
-    let tcp = |offloaded, plain| {
-        let tcp = Some(Handshakes { offloaded, plain });
-        move |facts: &mut NodeFacts| {
-            facts.probes = Ok(vec![PeerProbe { tcp, ..probe(7, CAME, CAME) }])
-        }
-    };
-    let id = Id::TunnelChecksum;
-    found(id, Condition::Broken, "TCP to 192.0.2.7 passes only if", tcp(Answer::Silent, CAME));
-    found(id, Condition::Unknown, "no peer answers", tcp(Answer::Silent, Answer::Silent));
-    found(id, Condition::Well, "no tunnel", |facts| {
-        facts.probes = Ok(vec![PeerProbe { tcp: None, ..probe(7, CAME, CAME) }]);
-    });
-}
-
-#[test]
 fn store_and_clock() {
     found(Id::Store, Condition::Degraded, "refused", |facts| {
         facts.store = Err(StoreFault::Unavailable(Unknown::because("refused")));
     });
     found(Id::Store, Condition::Unknown, "give the --etcd flags (refused)", |facts| {
         facts.store = Err(StoreFault::NotNamed(Unknown::because("refused")));
+    });
+    found(Id::Store, Condition::Well, "2 leases; asked with the settings of x.service", |facts| {
+        facts.store_settings = Some("x.service".into());
     });
     let absent = || StoreFault::Config(Unknown::because("no key /net/config"));
     found(Id::Store, Condition::Degraded, "no key", |facts| facts.store = Err(absent()));
@@ -425,8 +390,8 @@ fn store_and_clock() {
     });
     let slow = |facts: &mut NodeFacts| facts.store.as_mut().unwrap().millis = 4000;
     found(Id::Store, Condition::Degraded, "after 4000 ms", slow);
-    found(Id::Clock, Condition::Degraded, "90 s behind ours", |facts| facts.clock = Ok(-90));
-    found(Id::Clock, Condition::Degraded, "90 s ahead of ours", |facts| facts.clock = Ok(90));
+    found(Id::Clock, Condition::Degraded, "1 min 30 s behind ours", |facts| facts.clock = Ok(-90));
+    found(Id::Clock, Condition::Degraded, "1 min 30 s ahead of ours", |facts| facts.clock = Ok(90));
     found(Id::Clock, Condition::Unknown, "no date", |facts| {
         facts.clock = Err(Unknown::because("no date"));
     });

@@ -51,11 +51,11 @@ pub enum KeptWay {
 impl fmt::Display for KeptWay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::KeepOut => "what leaves through the tunnel (KEEP_OUT)",
-            Self::KeepIn => "what comes from peers (KEEP_IN)",
-            Self::KeepTunnel => "tunnel packets that come in (KEEP_TUNNEL)",
-            Self::MarkedRoutes => "packets with a firewall mark (MARKED_ROUTES)",
-            Self::MorePeers => "some peers (MORE_PEERS)",
+            Self::KeepOut => "what leaves through the tunnel",
+            Self::KeepIn => "what comes from peers",
+            Self::KeepTunnel => "tunnel packets that come in",
+            Self::MarkedRoutes => "packets with a firewall mark",
+            Self::MorePeers => "some peers",
         })
     }
 }

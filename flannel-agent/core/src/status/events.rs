@@ -222,7 +222,7 @@ impl fmt::Display for What {
             }
             Self::Repaired { what, times } => {
                 let often = if *times == 1 { String::new() } else { format!(" {times} times") };
-                write!(f, "{} put right{often}: somebody else changed it", what.name())
+                write!(f, "{} put right{often}: somebody else changed it", what.text())
             }
             Self::HooksAttached { hooks, more, restored } => {
                 write!(f, "attached {}", list(hooks, *more))?;

@@ -2,6 +2,7 @@ use flannel_ebpf::abi::Outcome;
 use serde_json::json;
 
 use super::*;
+use crate::envelope::KeptWay;
 use crate::health::Subject;
 use crate::repair::Repair;
 
@@ -120,6 +121,26 @@ fn a_packet_is_told_with_names_and_read_back() {
 #[test]
 fn one_repair_is_no_plural() {
     let told = |times| What::Repaired { what: Repair::Firewall, times }.to_string();
-    assert_eq!(told(1), "firewall put right: somebody else changed it");
-    assert_eq!(told(2), "firewall put right 2 times: somebody else changed it");
+    assert_eq!(told(1), "firewall rules put right: somebody else changed it");
+    assert_eq!(told(2), "firewall rules put right 2 times: somebody else changed it");
+    let file = What::Repaired { what: Repair::StateFile, times: 1 }.to_string();
+    assert!(file.starts_with("state file put right"), "{file}");
+}
+
+#[test]
+fn events_have_no_words_of_the_programs() {
+    let ways = [
+        KeptWay::KeepOut,
+        KeptWay::KeepIn,
+        KeptWay::KeepTunnel,
+        KeptWay::MarkedRoutes,
+        KeptWay::MorePeers,
+    ];
+    let whats = ways.into_iter().flat_map(|way| {
+        [What::FastPathOff { way, why: "a rule".to_owned() }, What::FastPathOn { way }]
+    });
+    let repairs = Repair::ALL.map(|what| What::Repaired { what, times: 1 });
+    for what in whats.chain(repairs) {
+        assert!(!what.to_string().contains('_'), "{what}");
+    }
 }

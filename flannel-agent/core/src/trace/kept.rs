@@ -64,6 +64,6 @@ mod tests {
         let outwards = kept(&report, Some(&pod), None);
         assert_eq!(outwards, ["veth7: "], "not what comes in, and no other pod's");
         let inwards = kept(&report, None, Some(&pod));
-        assert!(inwards.len() == 1 && inwards[0].contains("KEEP_IN"), "{inwards:?}");
+        assert!(inwards.len() == 1 && inwards[0].contains("what comes from peers"), "{inwards:?}");
     }
 }

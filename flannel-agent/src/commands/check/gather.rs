@@ -38,6 +38,7 @@ pub(super) async fn facts(args: &CheckArgs) -> NodeFacts {
         fault => fault,
     });
     let peers = daemon.peers_or(store.as_ref().map_or(&[], |store| &store.leases));
+    let store_settings = daemon.etcd_settings().map(str::to_owned);
     NodeFacts {
         features: features::features(),
         capabilities: daemon.capabilities(),
@@ -56,6 +57,7 @@ pub(super) async fn facts(args: &CheckArgs) -> NodeFacts {
             Ok(node) => rules::ruled(node, &daemon).await,
             Err(reason) => Err(reason.clone()),
         },
+        underlay: known.map(DeviceRoles::underlay).map_err(Clone::clone),
         devices: known.map(DeviceRoles::tunnels).map_err(Clone::clone),
         port_holders: port.map_or(Ok(Vec::new()), port::holders),
         ipsec: kernel.map_err(Clone::clone).and_then(|kernel| ipsec(kernel, port, &peers)),
@@ -64,6 +66,7 @@ pub(super) async fn facts(args: &CheckArgs) -> NodeFacts {
             Err(reason) => Err(reason.clone()),
         },
         store,
+        store_settings,
         clock,
         certificates,
         subnet_file: subnet_file(args, &daemon),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use flannel_core::check::facts::{Known, TunnelDevice, Unknown};
+use flannel_core::check::facts::{Known, TunnelDevice, Underlay, Unknown};
 use flannel_core::forwarding::{self, Inbound, Unforwarded};
 use flannel_core::link::Link;
 use flannel_core::observed::ObservedVxlan;
@@ -79,6 +79,16 @@ impl DeviceRoles {
     pub(in crate::commands) fn port(&self) -> Option<u16> {
         let name = &self.overlay.as_ref()?.name;
         self.vxlans.iter().find(|(of, _)| of == name).map(|(_, vxlan)| vxlan.port)
+    }
+
+    /// How the device is by which peers are reached.
+    pub(super) fn underlay(&self) -> Underlay {
+        match &self.underlay {
+            Some(link) => {
+                Underlay::There { device: link.name.clone(), up: link.up, carrier: link.carrier }
+            }
+            None => Underlay::Unfound,
+        }
     }
 
     /// Tunnel devices, and what may be one.

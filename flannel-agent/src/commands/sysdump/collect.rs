@@ -6,17 +6,17 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use flannel_core::text::lasting;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::super::known::Daemon;
 use super::super::{ask, flows};
+use super::store;
 use crate::bpf::PinnedFlows;
 use crate::cli::SysdumpArgs;
 use crate::control::Request;
 use crate::files::state;
-use crate::source::LeaseSource as _;
-use crate::source::store::Store;
 
 /// How long one part may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -79,11 +79,12 @@ pub(super) async fn all(args: &SysdumpArgs) -> Vec<Part> {
         Part::of("events.json", told(args, Request::Events(0))),
         Part::of("flows.json", known_flows(&daemon.pin_dir(&args.pins.dir))),
         Part::of("metrics.txt", metrics(args, &daemon)),
-        Part::of("network-config.txt", network_config(args, &daemon).await),
+        Part::of("network-config.txt", store::text(&args.etcd, &daemon, PATIENCE).await),
         Part::of("os-release.txt", file("/etc/os-release".as_ref())),
         Part::of("state.json", file(&state::path(&args.reader.state.dir))),
         Part::of("subnet.env", file(&daemon.subnet_file(&args.subnet_file.path))),
         Part::of("sysconfig.txt", file("/etc/sysconfig/flanneld".as_ref())),
+        Part::of("default.txt", file("/etc/default/flanneld".as_ref())),
     ];
     for (name, line) in PROGRAMS {
         parts.push(program(name, line).await);
@@ -128,23 +129,6 @@ fn metrics(args: &SysdumpArgs, daemon: &Daemon) -> Result<String, String> {
     answer().map_err(|error| format!("port {port}: {error}"))
 }
 
-/// Config and leases as the store has them.
-async fn network_config(args: &SysdumpArgs, daemon: &Daemon) -> Result<String, String> {
-    let (etcd, api) = daemon.etcd(&args.etcd);
-    let read = async {
-        let store = Store::connect(etcd, api).await?;
-        let config = store.config().await?;
-        let (leases, revision) = store.list().await?;
-        Ok::<_, crate::source::SourceError>(format!(
-            "{config:#?}\nrevision {revision}\n{leases:#?}\n"
-        ))
-    };
-    match timeout(PATIENCE, read).await {
-        Ok(read) => read.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {PATIENCE:?}")),
-    }
-}
-
 async fn program(name: &'static str, line: &str) -> Part {
     let mut words = line.split_whitespace();
     let mut command = Command::new(words.next().unwrap_or_default());
@@ -156,7 +140,9 @@ async fn program(name: &'static str, line: &str) -> Part {
             return Part::of(name, Err(format!("{line}: {program} is not installed")));
         }
         Ok(Err(error)) => return Part::of(name, Err(format!("{line}: {error}"))),
-        Err(_) => return Part::of(name, Err(format!("{line}: not done within {PATIENCE:?}"))),
+        Err(_) => {
+            return Part::of(name, Err(format!("{line}: not done within {}", lasting(PATIENCE))));
+        }
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();

@@ -2,6 +2,7 @@
 
 mod collect;
 mod secrets;
+mod store;
 
 use std::fs::File;
 use std::io;

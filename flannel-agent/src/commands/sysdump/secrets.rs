@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::super::ask;
+use super::super::{ask, settings};
 use crate::cli::SysdumpArgs;
 use crate::control::Request;
+use crate::source::options::EtcdOptions;
 
 /// How a setting of the daemon is given.
 struct Setting {
@@ -17,9 +18,12 @@ const PASSWORD: Setting = Setting { flag: "etcd-password", variable: "FLANNELD_E
 const PASSWORD_FILE: Setting =
     Setting { flag: "etcd-password-file", variable: "FLANNELD_ETCD_PASSWORD_FILE=" };
 
-/// The password that was given to this command, and the running agent's.
+/// The password that was given to this command, the running agent's, and its unit's.
 pub(super) fn known(args: &SysdumpArgs) -> Vec<String> {
-    let own = args.etcd.password.as_ref().map(|password| password.expose().to_owned());
+    let unit = settings::of_unit().map(|unit| unit.flags.etcd);
+    let options: Vec<&EtcdOptions> = unit.iter().chain([&args.etcd]).collect();
+    let own = options.iter().filter_map(|etcd| etcd.password.as_ref());
+    let own: Vec<String> = own.map(|password| password.expose().to_owned()).collect();
     let status = ask(&args.reader.state.dir, Request::Status).ok().flatten();
     let status: Option<flannel_core::status::Status> =
         status.and_then(|text| serde_json::from_str(&text).ok());
@@ -32,7 +36,7 @@ pub(super) fn known(args: &SysdumpArgs) -> Vec<String> {
         })
         .collect();
     let files = words.iter().flat_map(|words| PASSWORD_FILE.values(words)).map(PathBuf::from);
-    let files = files.chain(args.etcd.password_file.clone());
+    let files = files.chain(options.iter().filter_map(|etcd| etcd.password_file.clone()));
     let in_files = files.filter_map(|file| {
         let text = fs::read_to_string(file).ok()?;
         text.lines().next().map(str::to_owned)

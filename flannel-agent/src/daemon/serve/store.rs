@@ -2,8 +2,7 @@
 
 use flannel_core::health::{Found, Subject};
 use flannel_core::lease::update::LeaseUpdate;
-use flannel_core::text;
-use flannel_core::text::counted;
+use flannel_core::text::{self, counted};
 use tokio::time::Instant;
 
 use super::Loop;

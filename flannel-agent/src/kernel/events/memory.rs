@@ -30,6 +30,9 @@ const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 const RTM_NEWRULE: u16 = 32;
 const NLM_F_REPLACE: u16 = 0x100;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_APPEND: u16 = 0x800;
 const RTM_DELRULE: u16 = 33;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
@@ -131,8 +134,8 @@ impl Memory {
                 [Some(KernelEvent::Address { ifindex: index }), decision(matters)]
             }
             RTM_NEWROUTE | RTM_DELROUTE if is_local(body) => {
-                let replaces = kind == RTM_NEWROUTE && replaces(message);
-                [self.local_route(kind == RTM_DELROUTE, replaces, body, scope), None]
+                let supersedes = kind == RTM_NEWROUTE && supersedes(message);
+                [self.local_route(kind == RTM_DELROUTE, supersedes, body, scope), None]
             }
             RTM_DELROUTE => {
                 let [event, decision] = route(body, false, scope).unwrap_or(none);
@@ -174,7 +177,7 @@ impl Memory {
     fn local_route(
         &self,
         gone: bool,
-        replaces: bool,
+        supersedes: bool,
         body: &[u8],
         scope: &Scope,
     ) -> Option<KernelEvent> {
@@ -182,11 +185,11 @@ impl Memory {
         if gone && output.is_some_and(|ifindex| self.is_vxlan(ifindex)) {
             return output.map(|ifindex| KernelEvent::Route { ifindex });
         }
-        // The kernel itself replaces none.
-        if replaces && scope.holds(destination) {
+        // The kernel itself replaces none, and puts none before another.
+        if supersedes && scope.holds(destination) {
             return Some(KernelEvent::Route { ifindex: 0 });
         }
-        let matters = replaces || body.get(7) == Some(&RTN_LOCAL);
+        let matters = supersedes || body.get(7) == Some(&RTN_LOCAL);
         matters.then_some(KernelEvent::Address { ifindex: output.unwrap_or(0) })
     }
 
@@ -328,6 +331,15 @@ fn is_local(route: &[u8]) -> bool {
 
 fn replaces(message: &[u8]) -> bool {
     raw::short(message, 6).unwrap_or(0) & NLM_F_REPLACE != 0
+}
+
+/// Whether it takes another one's place, or goes before it: then the kernel tells neither
+/// that it is the only one nor that it comes last (`fib_table_insert`).
+fn supersedes(message: &[u8]) -> bool {
+    let flags = raw::short(message, 6).unwrap_or(0);
+    let prepends =
+        flags & NLM_F_CREATE != 0 && flags & (NLM_F_EXCL | NLM_F_APPEND | NLM_F_REPLACE) == 0;
+    prepends || replaces(message)
 }
 
 /// Destination and output interface of a route. Byte 1 of `struct rtmsg` is the length of

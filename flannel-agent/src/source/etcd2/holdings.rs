@@ -10,8 +10,7 @@ impl Etcd2 {
     /// # Errors
     /// etcd does not answer, or there is no config.
     pub(in crate::source) async fn holdings(&self) -> Result<Holdings, SourceError> {
-        let key = self.keys().config();
-        let value = self.config_text(&key).await?;
+        let value = self.config_text().await?;
         let config = Item { key: "config".to_owned(), value, seconds_left: None };
         let mut holds = Holdings { items: vec![config], unreadable: Vec::new() };
         let (mut nodes, subnets) = (self.nodes().await?.0, self.keys().subnets());

@@ -143,8 +143,9 @@ impl Etcd2 {
     }
 
     /// The network config as it stands there.
-    async fn config_text(&self, key: &str) -> Result<String, SourceError> {
-        let node = self.get(key).await?;
+    pub(super) async fn config_text(&self) -> Result<String, SourceError> {
+        let key = self.keys().config();
+        let node = self.get(&key).await?;
         let is_directory = node.as_ref().is_some_and(|node| node.dir);
         if let Some(text) = node.and_then(|node| node.value) {
             return Ok(text);
@@ -153,7 +154,7 @@ impl Etcd2 {
             true => Instead::Directory,
             false => self.networks().await.unwrap_or_default(),
         };
-        let (key, endpoints) = (key.to_owned(), self.endpoints().names());
+        let endpoints = self.endpoints().names();
         Err(SourceError::NoConfigV2 { key, endpoints, instead })
     }
 
@@ -302,10 +303,10 @@ fn unexpected(call: &'static str, key: &str, refusal: Refusal) -> SourceError {
 
 impl LeaseSource for Etcd2 {
     async fn config(&self) -> Result<NetworkConfig, SourceError> {
-        let key = self.keys().config();
-        let text = self.config_text(&key).await?;
+        let text = self.config_text().await?;
         self.endpoints().identity().settle();
-        NetworkConfig::parse(&text).map_err(|error| SourceError::Config { key, error })
+        NetworkConfig::parse(&text)
+            .map_err(|error| SourceError::Config { key: self.keys().config(), error })
     }
 
     async fn list(&self) -> Result<(Vec<Lease>, i64), SourceError> {

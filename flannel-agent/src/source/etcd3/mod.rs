@@ -101,6 +101,17 @@ struct Listing {
 }
 
 impl Etcd3 {
+    /// The network config as it stands there.
+    pub(super) async fn config_text(&self) -> Result<String, SourceError> {
+        let key = self.keys().config();
+        let (kvs, _) = self.get(&key, None).await?;
+        let Some(kv) = kvs.first() else {
+            let (endpoints, instead) = (self.endpoints().names(), self.instead(&key).await);
+            return Err(SourceError::NoConfig { key, endpoints, instead });
+        };
+        Ok(String::from_utf8_lossy(kv.value()).into_owned())
+    }
+
     /// Checks `options` and reads the files they name. etcd itself is reached
     /// with the first call, and need not be up now.
     ///
@@ -294,15 +305,10 @@ impl Etcd3 {
 
 impl LeaseSource for Etcd3 {
     async fn config(&self) -> Result<NetworkConfig, SourceError> {
-        let key = self.keys().config();
-        let (kvs, _) = self.get(&key, None).await?;
-        let Some(kv) = kvs.first() else {
-            let (endpoints, instead) = (self.endpoints().names(), self.instead(&key).await);
-            return Err(SourceError::NoConfig { key, endpoints, instead });
-        };
+        let text = self.config_text().await?;
         self.endpoints().identity().settle();
-        NetworkConfig::parse(&String::from_utf8_lossy(kv.value()))
-            .map_err(|error| SourceError::Config { key, error })
+        NetworkConfig::parse(&text)
+            .map_err(|error| SourceError::Config { key: self.keys().config(), error })
     }
 
     async fn list(&self) -> Result<(Vec<Lease>, i64), SourceError> {

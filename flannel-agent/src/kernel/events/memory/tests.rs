@@ -195,8 +195,15 @@ fn the_local_table_changes_by_people_too() {
     let look = [Some(KernelEvent::Route { ifindex: 0 }), None];
     let address = [Some(KernelEvent::Address { ifindex: 9 }), None];
     for of in [RTN_LOCAL, BLACKHOLE] {
-        assert_eq!(told(RTM_NEWROUTE, NLM_F_REPLACE, ours, of), look);
-        assert_eq!(told(RTM_NEWROUTE, NLM_F_REPLACE, underlay, of), address);
+        // Put before ours it wins, too.
+        for flags in [NLM_F_REPLACE, NLM_F_CREATE] {
+            assert_eq!(told(RTM_NEWROUTE, flags, ours, of), look);
+            assert_eq!(told(RTM_NEWROUTE, flags, underlay, of), address);
+        }
+    }
+    for flags in [NLM_F_CREATE | NLM_F_EXCL, NLM_F_CREATE | NLM_F_APPEND] {
+        let none = told(RTM_NEWROUTE, flags, ours, BLACKHOLE);
+        assert_eq!(none, [None, None], "the first one, or behind ours");
     }
     assert_eq!(told(RTM_NEWROUTE, 0, underlay, RTN_LOCAL), address, "it is back");
     assert_eq!(told(RTM_DELROUTE, 0, underlay, RTN_LOCAL), address);

@@ -15,6 +15,16 @@ pub(in super::super) const ROUTES: &[Fault] = &[
         "ip route replace table local blackhole $OWN_NET",
         0,
     ),
+    Fault::once(
+        "a black hole goes before the device's address",
+        "ip route prepend table local blackhole $OWN_NET",
+        0,
+    ),
+    Fault::once(
+        "another device goes before the device's address",
+        "ip route prepend table local local $OWN_NET dev eth0",
+        0,
+    ),
     Fault::once("all routes of the device are deleted", "ip route flush dev flannel.1", 600),
     Fault::once("another device has the route", "ip route replace $PEER dev eth0", 600),
     Fault::once(
