@@ -13,6 +13,7 @@ use rustix::time::{
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 /// A timer that is set anew each time. Without the kernel's it is tokio's, which follows a
@@ -31,8 +32,12 @@ impl Timer {
         Self { kernel: kernel.ok(), set: None }
     }
 
-    /// Waits until then. Cancel safe: it goes on where it is called again for the same time.
+    /// Waits until then. Others get their turn in any case, what comes from the kernel too.
+    /// Cancel safe: it goes on where it is called again for the same time.
     pub async fn until(&mut self, due: Instant) {
+        if Instant::now() >= due {
+            return yield_now().await;
+        }
         let Some(kernel) = &self.kernel else { return sleep_until(due).await };
         while Instant::now() < due {
             if self.set != Some(due) {
@@ -70,6 +75,8 @@ fn set(timer: &AsyncFd<OwnedFd>, left: Duration) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     const PERIOD: Duration = Duration::from_millis(100);
@@ -99,6 +106,27 @@ mod tests {
         let kernels = wakes(Timer::open()).await;
         assert!((TIMES..TIMES + TIMES / 2).contains(&kernels), "{kernels}");
         assert!(wakes(Timer::default()).await > kernels, "tokio's does as well by now");
+    }
+
+    #[tokio::test]
+    async fn others_get_their_turn_when_it_is_always_due() {
+        for mut timer in [Timer::open(), Timer::default()] {
+            let (mut ours, mut theirs) = tokio::io::duplex(64);
+            tokio::spawn(async move { theirs.write_all(b"a turn").await });
+            let mut answer = [0; 6];
+            let mut answered = false;
+            for _ in 0..TIMES {
+                tokio::select! {
+                    biased;
+                    read = ours.read_exact(&mut answer) => answered = read.is_ok(),
+                    () = timer.until(Instant::now()) => {}
+                }
+                if answered {
+                    break;
+                }
+            }
+            assert!(answered, "nobody else has run");
+        }
     }
 
     #[tokio::test]
