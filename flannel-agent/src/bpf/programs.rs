@@ -177,7 +177,10 @@ impl Programs {
                 Ok(true)
             }
             Err(error) => {
-                error.log_verifier();
+                // What is tried again and again is told once.
+                if !matches!(pinned.later, Some(Later::Failed(..))) {
+                    error.log_verifier();
+                }
                 pinned.later = Some(Later::Failed(Instant::now(), error.clone(), size));
                 Err(error)
             }
