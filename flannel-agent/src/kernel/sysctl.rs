@@ -22,7 +22,7 @@ pub enum TcpConntrack {
 }
 
 /// Conntrack's timeouts, in seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timeout {
     /// Of a TCP connection after its handshake.
     TcpEstablished,
@@ -42,20 +42,20 @@ pub enum Timeout {
 
 impl Timeout {
     /// Its name, as `sysctl` prints it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::TcpEstablished => "net.netfilter.nf_conntrack_tcp_timeout_established",
-            Self::TcpFinWait => "net.netfilter.nf_conntrack_tcp_timeout_fin_wait",
-            Self::TcpCloseWait => "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
-            Self::TcpUnacknowledged => "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged",
-            Self::TcpMaxRetrans => "net.netfilter.nf_conntrack_tcp_timeout_max_retrans",
-            Self::Udp => "net.netfilter.nf_conntrack_udp_timeout",
-            Self::UdpStream => "net.netfilter.nf_conntrack_udp_timeout_stream",
-        }
+    pub fn name(self) -> String {
+        self.key().replace('/', ".")
     }
 
-    fn key(self) -> String {
-        self.name().replace('.', "/")
+    const fn key(self) -> &'static str {
+        match self {
+            Self::TcpEstablished => "net/netfilter/nf_conntrack_tcp_timeout_established",
+            Self::TcpFinWait => "net/netfilter/nf_conntrack_tcp_timeout_fin_wait",
+            Self::TcpCloseWait => "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
+            Self::TcpUnacknowledged => "net/netfilter/nf_conntrack_tcp_timeout_unacknowledged",
+            Self::TcpMaxRetrans => "net/netfilter/nf_conntrack_tcp_timeout_max_retrans",
+            Self::Udp => "net/netfilter/nf_conntrack_udp_timeout",
+            Self::UdpStream => "net/netfilter/nf_conntrack_udp_timeout_stream",
+        }
     }
 }
 
@@ -206,7 +206,7 @@ impl Sysctl {
     /// # Errors
     /// When the value is there but cannot be read.
     pub fn timeout(&self, timeout: Timeout) -> Result<Option<u32>, KernelError> {
-        match self.number(&timeout.key()) {
+        match self.number(timeout.key()) {
             Ok(seconds) => Ok(Some(seconds)),
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -218,7 +218,7 @@ impl Sysctl {
     /// # Errors
     /// When it cannot be written; `NotFound` if conntrack is absent.
     pub fn set_timeout(&self, timeout: Timeout, seconds: u32) -> Result<(), KernelError> {
-        self.write(&timeout.key(), &seconds.to_string())
+        self.write(timeout.key(), &seconds.to_string())
     }
 
     /// Whether conntrack gives helpers to connections by their ports, without a

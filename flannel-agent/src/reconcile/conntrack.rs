@@ -83,26 +83,30 @@ impl Conntrack {
     /// path carries TCP: it would take them for connections that get no answer.
     pub(super) fn keep_idle_connections(
         &mut self,
-        sysctl: &Sysctl,
+        timeouts: &mut Timeouts<'_>,
         shared: &Shared,
         carries_tcp: bool,
     ) {
-        let kept = if carries_tcp { self.raise_idle_timeouts(sysctl) } else { Ok(()) };
+        let kept = if carries_tcp { self.raise_idle_timeouts(timeouts) } else { Ok(()) };
         let found = kept.map_err(|error| {
             format!("{error}; idle TCP connections end for conntrack after some minutes")
         });
         shared.report(Subject::ConntrackTimeouts, found);
     }
 
-    fn raise_idle_timeouts(&mut self, sysctl: &Sysctl) -> Result<(), KernelError> {
-        let Some(established) = sysctl.timeout(Timeout::TcpEstablished)? else {
+    fn raise_idle_timeouts(&mut self, timeouts: &mut Timeouts<'_>) -> Result<(), KernelError> {
+        let Some(established) = timeouts.get(Timeout::TcpEstablished)? else {
             return Ok(());
         };
         for timeout in IDLE {
-            let Some(before) = sysctl.timeout(timeout)? else { continue };
-            if before < established && self.may_set(timeout.name(), &before.to_string()) {
-                sysctl.set_timeout(timeout, established)?;
-                self.has_set(timeout.name(), &established.to_string());
+            let Some(before) = timeouts.get(timeout)? else { continue };
+            if before >= established {
+                continue;
+            }
+            let name = timeout.name();
+            if self.may_set(&name, &before.to_string()) {
+                timeouts.set(timeout, established)?;
+                self.has_set(&name, &established.to_string());
             }
         }
         Ok(())
@@ -133,24 +137,54 @@ impl Conntrack {
     }
 }
 
-/// How long a UDP flow may stay on the fast path before the kernel sees a packet of
-/// it: conntrack must not forget it meanwhile. At most `window`.
-pub(super) fn udp_window(sysctl: &Sysctl, shared: &Shared, window: Duration) -> Duration {
-    let timeouts = [Timeout::Udp, Timeout::UdpStream];
-    let read: Result<Vec<Option<u32>>, KernelError> =
-        timeouts.into_iter().map(|timeout| sysctl.timeout(timeout)).collect();
-    let found = read
-        .as_ref()
-        .map_err(|error| format!("{error}; it is not known how soon conntrack forgets UDP flows"));
-    shared.report(Subject::ConntrackUdpTimeouts, found);
-    shortest(window, read.unwrap_or_default().into_iter().flatten())
+/// Conntrack's timeouts as one look finds them: each is read once.
+pub(super) struct Timeouts<'a> {
+    sysctl: &'a Sysctl,
+    /// Seconds; `None` where there is no conntrack.
+    known: BTreeMap<Timeout, Option<u32>>,
 }
 
-/// The same of any flow: how long a TCP connection may stay there. What cannot be read is told by
-/// [`Conntrack::keep_idle_connections`].
-pub(super) fn window(sysctl: &Sysctl, window: Duration) -> Duration {
-    let read = |timeout| sysctl.timeout(timeout).ok().flatten();
-    shortest(window, BUSY.into_iter().filter_map(read))
+impl<'a> Timeouts<'a> {
+    /// None of them is read yet.
+    pub(super) fn new(sysctl: &'a Sysctl) -> Self {
+        Self { sysctl, known: BTreeMap::new() }
+    }
+
+    fn get(&mut self, timeout: Timeout) -> Result<Option<u32>, KernelError> {
+        if let Some(known) = self.known.get(&timeout) {
+            return Ok(*known);
+        }
+        let seconds = self.sysctl.timeout(timeout)?;
+        self.known.insert(timeout, seconds);
+        Ok(seconds)
+    }
+
+    fn set(&mut self, timeout: Timeout, seconds: u32) -> Result<(), KernelError> {
+        self.sysctl.set_timeout(timeout, seconds)?;
+        self.known.insert(timeout, Some(seconds));
+        Ok(())
+    }
+
+    /// How long a UDP flow may stay on the fast path before the kernel sees a packet of
+    /// it: conntrack must not forget it meanwhile. At most `window`.
+    pub(super) fn udp_window(&mut self, shared: &Shared, window: Duration) -> Duration {
+        let read: Result<Vec<Option<u32>>, KernelError> = [Timeout::Udp, Timeout::UdpStream]
+            .map(|timeout| self.get(timeout))
+            .into_iter()
+            .collect();
+        let found = read.as_ref().map_err(|error| {
+            format!("{error}; it is not known how soon conntrack forgets UDP flows")
+        });
+        shared.report(Subject::ConntrackUdpTimeouts, found);
+        shortest(window, read.unwrap_or_default().into_iter().flatten())
+    }
+
+    /// The same of any flow: how long a TCP connection may stay there. What cannot be read
+    /// is told by [`Conntrack::keep_idle_connections`].
+    pub(super) fn window(&mut self, window: Duration) -> Duration {
+        let read = BUSY.map(|timeout| self.get(timeout).ok().flatten());
+        shortest(window, read.into_iter().flatten())
+    }
 }
 
 fn shortest(window: Duration, timeouts: impl Iterator<Item = u32>) -> Duration {

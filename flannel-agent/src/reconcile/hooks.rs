@@ -8,7 +8,8 @@ use flannel_core::health::{Found, Part, Subject};
 use flannel_core::link::{Link, vrf_of};
 use flannel_core::schedule::Wake;
 
-use super::{Reconciler, conntrack, devices};
+use super::conntrack::Timeouts;
+use super::{Reconciler, devices};
 use crate::bpf::{BpfError, DatapathConfig, Device, FastPath, HookChanges, Places};
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
@@ -45,10 +46,10 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         // What waits for the state file is written into it at once.
         let will_carry = fast_path != FastPath::Off && self.conntrack.waits();
         let kept = carries_tcp || will_carry;
-        self.conntrack.keep_idle_connections(&self.sysctl, &self.shared, kept);
-        let window = self.settings.fast_path.window;
-        let window = conntrack::window(&self.sysctl, window);
-        let udp_window = conntrack::udp_window(&self.sysctl, &self.shared, window);
+        let mut timeouts = Timeouts::new(&self.sysctl);
+        self.conntrack.keep_idle_connections(&mut timeouts, &self.shared, kept);
+        let window = timeouts.window(self.settings.fast_path.window);
+        let udp_window = timeouts.udp_window(&self.shared, window);
         let exemptions = self.exemptions(fast_path);
         let underlay = &self.identity.underlay;
         let scene = self.scene(overlay);

@@ -31,8 +31,8 @@ async fn idle_connections_live_as_long_as_established_ones() {
     assert_eq!(read(UNACKNOWLEDGED), "432000");
     assert_eq!(read(MAX_RETRANS), "999999\n", "longer than that already");
     let name = Timeout::TcpUnacknowledged.name();
-    assert_eq!(bench.reconciler.traces().sysctls[name], "20");
-    assert!(!bench.reconciler.traces().sysctls.contains_key(Timeout::TcpMaxRetrans.name()));
+    assert_eq!(bench.reconciler.traces().sysctls[&name], "20");
+    assert!(!bench.reconciler.traces().sysctls.contains_key(&Timeout::TcpMaxRetrans.name()));
 
     // Somebody sets them back; the first values stay remembered.
     conntrack(&folder, &[(UNACKNOWLEDGED, "300\n"), (MAX_RETRANS, "300\n")]);
@@ -41,7 +41,7 @@ async fn idle_connections_live_as_long_as_established_ones() {
     bench.reconciler.remembered();
     bench.reconciler.check_hooks();
     assert_eq!((read(UNACKNOWLEDGED), read(MAX_RETRANS)), ("432000".into(), "432000".into()));
-    assert_eq!(bench.reconciler.traces().sysctls[name], "20");
+    assert_eq!(bench.reconciler.traces().sysctls[&name], "20");
     assert_eq!(bench.complaints(), [""; 0]);
 }
 
