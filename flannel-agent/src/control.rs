@@ -107,12 +107,15 @@ impl ControlSocket {
     }
 
     /// Looks whether it is there; one that is not is made again. Who serves it looks by
-    /// itself until the first call, and not any more then. One system call.
-    pub fn look(&self) {
+    /// itself until the first call, and not any more then. Whether it is there. One system
+    /// call.
+    pub fn look(&self) -> bool {
         self.looked_after.store(true, Ordering::Relaxed);
-        if self.is_lost() {
+        let lost = self.is_lost();
+        if lost {
             self.lost.notify_one();
         }
+        !lost
     }
 
     /// Returns when it is lost.

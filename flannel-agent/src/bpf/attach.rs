@@ -9,6 +9,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use nix::errno::Errno;
 
+use super::answers::TcxAnswers;
 use super::glance::Glance;
 use super::grace::GracePeriods;
 use super::hook::Hook;
@@ -41,6 +42,7 @@ pub(super) struct Attacher {
     /// Filters of an earlier run may hang where none is wanted.
     filters_remain: bool,
     filters: filter::Running,
+    answers: TcxAnswers,
     grace: GracePeriods,
     /// At the links' pins, with the hooks that stay, and whether those are filters.
     glance: Glance<(BTreeSet<(u32, &'static str)>, bool)>,
@@ -52,12 +54,25 @@ impl Attacher {
         (mode, grace): (AttachMode, GracePeriodMode),
         pins: Option<PinDir>,
         filters_remain: bool,
+        answers: TcxAnswers,
     ) -> Self {
         let ids = BTreeMap::new();
         let (ours, unpinned) = (BTreeMap::new(), BTreeMap::new());
         let glance = Glance::default();
         let (filters, grace) = (filter::Running::default(), GracePeriods::new(grace));
-        Self { mode, form: None, pins, ids, ours, unpinned, filters_remain, filters, grace, glance }
+        Self {
+            mode,
+            form: None,
+            pins,
+            ids,
+            ours,
+            unpinned,
+            filters_remain,
+            filters,
+            answers,
+            grace,
+            glance,
+        }
     }
 
     /// These are the programs that are to be attached.
@@ -68,6 +83,7 @@ impl Attacher {
     /// Nothing is attached for a while.
     pub(super) fn rest(&mut self) {
         self.grace.restore();
+        self.answers.forget();
     }
 
     pub(super) fn form(&self) -> Option<Form> {
@@ -149,7 +165,9 @@ impl Attacher {
         others: &mut Others,
     ) -> Result<bool, BpfError> {
         let id = self.ids.get(hook.program);
-        let running = tcx_programs(hook.ifindex, hook.tcx())
+        let running = self
+            .answers
+            .take(hook.ifindex, hook.tcx())
             .map_err(|error| hook.failed("query tcx hook", &error))?;
         let mut attached = false;
         if !running.iter().any(|at| Some(&at.program) == id) {
@@ -305,7 +323,7 @@ impl Attacher {
         let clsact = self.form == Some(Form::Clsact);
         let places = wanted.iter().map(|hook| (hook.ifindex, hook.program)).collect();
         let mut lost = Vec::new();
-        self.glance.look(&pins.links(), (places, clsact), || {
+        self.glance.look((&pins.links(), pins.is_untouched()), (places, clsact), || {
             let is_at = |link: &LinkPin, hook: &Hook| {
                 (link.ifindex, link.program.as_str()) == (hook.ifindex, hook.program)
             };

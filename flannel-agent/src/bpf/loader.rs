@@ -12,6 +12,7 @@ use flannel_core::status::Attachment;
 use flannel_ebpf::abi::{self, Config, Exemption, MAX_EXEMPTIONS, Outcome, flag, program};
 use ipnetwork::Ipv4Network;
 
+use super::answers::TcxAnswers;
 use super::attach::{Attacher, Form};
 use super::attendance::{SignOfLife, monotonic_ns};
 use super::glance::Glance;
@@ -96,7 +97,9 @@ impl Loaded {
         let pinnable = Pinnable::of(&programs)?;
         let maps = Arc::new(Mutex::new(Maps::take(&mut programs)?));
         let settings = ConfigMap::take(&mut programs)?;
-        let teller = RealTeller::take(&mut programs, settings.clone(), Arc::clone(&maps), links)?;
+        let answers = TcxAnswers::default();
+        let known = (links, answers.clone());
+        let teller = RealTeller::take(&mut programs, settings.clone(), Arc::clone(&maps), known)?;
         let sign_of_life = SignOfLife::take(&mut programs)?;
         let mut loaded = Self {
             programs,
@@ -109,6 +112,7 @@ impl Loaded {
                 (options.attach, options.grace_periods),
                 pins.clone().ok(),
                 filters_remain,
+                answers,
             ),
             xdp: XdpHalf::new(options.xdp, pins.clone().ok()),
             pins,
@@ -385,8 +389,12 @@ impl Datapath for Loaded {
     /// now), that is tried again.
     fn keep_pins(&mut self) {
         let dir = match (&self.pins, &self.lost) {
-            (Ok(dir), _) if self.glance.look(dir.version(), (), || dir.is_whole()) => return,
             (Ok(dir), _) => {
+                dir.look_for_news();
+                let place = (dir.version(), dir.is_untouched());
+                if self.glance.look(place, (), || dir.is_whole()) {
+                    return;
+                }
                 tracing::warn!("pins removed by somebody; they are made again");
                 dir.clone()
             }

@@ -1,5 +1,6 @@
 //! The eBPF data path. Only this module speaks bpf(2).
 
+mod answers;
 mod aside;
 mod attach;
 mod attendance;

@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::{MapData, MapInfo};
 use flannel_ebpf::abi::{self, ABI_VERSION};
@@ -15,6 +17,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::owner::{self, Owner, Ownership};
 use super::pinned::{LinkPin, entries, links_in, remove, remove_version};
 use super::{BpfError, census, flow_table, grace, sys};
+use crate::files::watched::WatchedDirectories;
 
 /// Where the kernel's convention has the bpf file system.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -24,12 +27,21 @@ const BPFFS: &str = "/sys/fs/bpf";
 pub struct PinDir {
     root: PathBuf,
     version: PathBuf,
+    news: Arc<News>,
+}
+
+/// Whether something has happened to the pins.
+#[derive(Debug, Default)]
+struct News {
+    directories: Mutex<WatchedDirectories>,
+    none: AtomicBool,
 }
 
 impl PinDir {
     /// The paths of this ABI version; touches nothing.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), version: root.join(format!("v{ABI_VERSION}")) }
+        let version = root.join(format!("v{ABI_VERSION}"));
+        Self { root: root.to_owned(), version, news: Arc::default() }
     }
 
     /// Pin of a map.
@@ -106,6 +118,19 @@ impl PinDir {
         make(&self.xdp_links())?;
         owner::record(&self.version)?;
         Ok(claim)
+    }
+
+    /// Asks whether something has happened to the pins since the last call.
+    pub(super) fn look_for_news(&self) {
+        let mut directories = self.news.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        let untouched =
+            directories.are_untouched(&[&self.version, &self.links(), &self.xdp_links()]);
+        self.news.none.store(untouched, Ordering::Relaxed);
+    }
+
+    /// Nothing had happened to them by the last [`PinDir::look_for_news`].
+    pub(super) fn is_untouched(&self) -> bool {
+        self.news.none.load(Ordering::Relaxed)
     }
 
     /// Whether everything is there that should be.

@@ -21,7 +21,7 @@ const BPF_PROG_QUERY: libc::c_long = 16;
 const MAX_PROGRAMS: usize = 64;
 
 /// A tcx hook: `bpf_attach_type` BPF_TCX_INGRESS and BPF_TCX_EGRESS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub(super) enum TcxHook {
     Ingress = 46,

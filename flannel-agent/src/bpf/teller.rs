@@ -12,10 +12,11 @@ use flannel_core::limits::{Destination, TunnelEnd};
 use flannel_ebpf::abi::{self, Config, Veth, flag};
 
 use super::BpfError;
+use super::answers::TcxAnswers;
 use super::maps::{Bounded, Maps, Which, descriptor, ignore_missing, typed};
 use super::programs::Programs;
 use super::settings::ConfigMap;
-use super::sys::{self, Attached, TcxHook, program_name, tcx_programs};
+use super::sys::{self, Attached, TcxHook, program_name};
 use super::walk;
 
 /// Entries that one call reads.
@@ -89,6 +90,7 @@ pub(super) struct RealTeller {
     maps: Arc<Mutex<Maps>>,
     veths: Arc<Mutex<Veths>>,
     ours: Arc<Ours>,
+    answers: TcxAnswers,
 }
 
 /// The map of veths.
@@ -145,12 +147,12 @@ impl RealTeller {
         programs: &mut Programs,
         settings: ConfigMap,
         maps: Arc<Mutex<Maps>>,
-        links: BTreeSet<u32>,
+        (links, answers): (BTreeSet<u32>, TcxAnswers),
     ) -> Result<Self, BpfError> {
         let whole = descriptor(programs, abi::map::VETHS)?;
         let veths = Veths::of(typed(programs, abi::map::VETHS)?, whole);
         let ours = Arc::new(Ours { links, ..Ours::default() });
-        Ok(Self { settings, maps, veths: Arc::new(Mutex::new(veths)), ours })
+        Ok(Self { settings, maps, veths: Arc::new(Mutex::new(veths)), ours, answers })
     }
 
     /// These programs are ours, too.
@@ -169,7 +171,7 @@ impl RealTeller {
                 !ours && program_name(found.program).is_ok_and(|name| is_agents(&name));
             TcxProgram { id: found.program, ours, another_agents }
         };
-        match tcx_programs(ifindex, hook) {
+        match self.answers.ask(ifindex, hook) {
             Ok(ids) => Ok(ids.into_iter().map(program).collect()),
             // No tcx here, or the device has gone.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => {

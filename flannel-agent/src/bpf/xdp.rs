@@ -175,7 +175,7 @@ impl XdpHalf {
         let Some(pins) = &self.pins else { return };
         let keep = self.attached.then(|| pins.xdp_link(site.ifindex));
         let folder = pins.xdp_links();
-        self.glance.look(&folder, keep.clone(), || {
+        self.glance.look((&folder, pins.is_untouched()), keep.clone(), || {
             let others = pinned::entries(&folder);
             others.iter().filter(|path| Some(*path) != keep.as_ref()).fold(true, |_, path| {
                 match pinned::remove(path) {

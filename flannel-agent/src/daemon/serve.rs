@@ -313,7 +313,6 @@ impl<'a, S: LeaseSource, K: Kernel, F: Firewall> Loop<'a, S, K, F> {
         self.shared.lock().tell_repairs();
         self.wake(wake);
         self.write_files();
-        self.socket.iter().for_each(|socket| socket.look());
         self.schedule.hooks_checked(self.peers.len(), Instant::now());
     }
 

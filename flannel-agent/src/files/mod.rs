@@ -7,6 +7,7 @@ pub mod rules;
 pub mod stamp;
 pub mod state;
 pub mod subnet_env;
+pub mod watched;
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write};

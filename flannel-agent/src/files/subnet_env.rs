@@ -107,7 +107,7 @@ mod tests {
         let path = directory.path().join("subnet.env");
         let mut kept = KeptFile::default();
         let ended = Arc::default();
-        let manner = Manner { ended: &ended, patience: PATIENCE };
+        let manner = Manner { ended: &ended, patience: PATIENCE, untouched: false };
         let rewrite = || {
             let to = path.clone();
             move |env| write(&to, &env)
