@@ -392,10 +392,10 @@ impl Datapath for Loaded {
             (Ok(dir), _) => {
                 dir.look_for_news();
                 let place = (dir.version(), dir.is_untouched());
-                if self.glance.look(place, (), || dir.is_whole()) {
+                if self.glance.look(place, (), || self.pinnable.is_whole(dir)) {
                     return;
                 }
-                tracing::warn!("pins removed by somebody; they are made again");
+                tracing::warn!("pins removed or replaced by somebody; they are made again");
                 dir.clone()
             }
             (Err(_), Some(dir)) => dir.clone(),

@@ -6,6 +6,7 @@ mod mend;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
@@ -21,7 +22,7 @@ pub use self::bounds::{Bounded, Which};
 use super::meter::{PeerStatsMap, RealMeter};
 use super::pin::PinDir;
 use super::programs::Programs;
-use super::{BpfError, Stranger, sys};
+use super::{BpfError, Stranger, pinned, sys};
 
 /// Elements that one batch call carries.
 const BATCH: usize = 1024;
@@ -287,14 +288,16 @@ impl Maps {
         for entry in self.strangers.iter() {
             let (outer, stranger) =
                 entry.map_err(|error| BpfError::new("read map", abi::map::STRANGERS4, &error))?;
-            let held = self.known.iter().find(|(_, subnet)| subnet.peer_id == stranger.peer_id);
+            // Who had this id then may be another than who has it now.
+            let source = Ipv4Addr::from(stranger.inner_source);
+            let held = holder(&self.known, source).filter(|(_, id)| *id == stranger.peer_id);
             if stranger.time_ns >= since
-                && let Some((&subnet, _)) = held
+                && let Some((subnet, _)) = held
             {
                 strangers.push(Stranger {
                     subnet,
                     address: Ipv4Addr::from(outer),
-                    source: Ipv4Addr::from(stranger.inner_source),
+                    source,
                     packets: stranger.packets,
                 });
             }
@@ -315,6 +318,13 @@ fn network(key: RawKey) -> Option<Ipv4Network> {
     let prefix = u8::try_from(u32::from_ne_bytes(key[0])).ok()?;
     let network = Ipv4Network::new(Ipv4Addr::from(key[1]), prefix).ok()?;
     Ipv4Network::new(network.network(), prefix).ok()
+}
+
+/// The most specific subnet with this address, and its peer's id.
+fn holder(known: &BTreeMap<Ipv4Network, Subnet>, address: Ipv4Addr) -> Option<(Ipv4Network, u32)> {
+    let holding = known.iter().filter(|(network, _)| network.contains(address));
+    let (network, subnet) = holding.max_by_key(|(network, _)| network.prefix())?;
+    Some((*network, subnet.peer_id))
 }
 
 fn lpm_key(network: &Ipv4Network) -> Key<abi::SubnetKey> {
@@ -359,13 +369,26 @@ impl Pinnable {
         abi::map::ALL.into_iter().map(open).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Pins those that are not.
+    /// Pins those that are not. A pin of another map under the name goes.
     pub(super) fn pin(&self, pins: &PinDir) -> Result<(), BpfError> {
-        for (name, map) in self.0.iter().filter(|(name, _)| !pins.map(name).exists()) {
-            map.pin(pins.map(name)).map_err(|error| BpfError::new("pin map", *name, &error))?;
+        for (name, map) in self.0.iter().filter(|(name, map)| !is_pinned(map, &pins.map(name))) {
+            let path = pins.map(name);
+            pinned::remove(&path)?;
+            map.pin(path).map_err(|error| BpfError::new("pin map", *name, &error))?;
         }
         Ok(())
     }
+
+    /// Whether everything is there that should be: no other map has the pin of one of these.
+    pub(super) fn is_whole(&self, pins: &PinDir) -> bool {
+        self.0.iter().all(|(name, map)| is_pinned(map, &pins.map(name))) && pins.links().exists()
+    }
+}
+
+fn is_pinned(map: &MapData, path: &Path) -> bool {
+    let id = |map: &MapData| map.info().ok().map(|info| info.id());
+    let there = MapData::from_pin(path).ok().and_then(|there| id(&there));
+    there.is_some() && there == id(map)
 }
 
 /// The descriptor of a map.
@@ -398,5 +421,22 @@ pub(super) fn ignore_missing(
             Ok(())
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_held_by_the_most_specific_subnet() {
+        let subnet =
+            |peer_id| Subnet { vtep_mac: [2; 6], flags: 0, public_ip: [192, 0, 2, 12], peer_id };
+        let known = [("10.5.0.0/23", 1), ("10.5.1.0/24", 2), ("10.5.2.0/24", 3)];
+        let known = known.map(|(network, id)| (network.parse().unwrap(), subnet(id))).into();
+        let holder = |address: [u8; 4]| holder(&known, address.into()).map(|(_, id)| id);
+        assert_eq!(holder([10, 5, 0, 9]), Some(1));
+        assert_eq!(holder([10, 5, 1, 9]), Some(2), "not of the network around it");
+        assert_eq!(holder([10, 5, 3, 9]), None);
     }
 }

@@ -133,11 +133,6 @@ impl PinDir {
         self.news.none.load(Ordering::Relaxed)
     }
 
-    /// Whether everything is there that should be.
-    pub(super) fn is_whole(&self) -> bool {
-        abi::map::ALL.iter().all(|name| self.map(name).exists()) && self.links().exists()
-    }
-
     /// Makes the directories anew that somebody has removed, and takes them for
     /// this process.
     ///

@@ -14,7 +14,10 @@ use crate::backoff::Backoff;
 use crate::status::Shared;
 
 const FIRST: Duration = Duration::from_millis(200);
-const LIMIT: Duration = Duration::from_secs(30);
+/// Nothing tells of the end of most causes: they are over at most so long before it shows.
+const LIMIT: Duration = Duration::from_secs(5);
+/// The same of the device, without which no peer is reached.
+const DEVICE_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Retries(BTreeMap<About, Failure>);
@@ -76,8 +79,10 @@ impl Retries {
     }
 
     pub(super) fn failed(&mut self, op: &Op, reason: String) {
-        let failure = self.0.entry(about(op)).or_insert_with(|| Failure {
-            backoff: Backoff::new(FIRST, LIMIT),
+        let about = about(op);
+        let limit = if about.subject == Subject::Device { DEVICE_LIMIT } else { LIMIT };
+        let failure = self.0.entry(about).or_insert_with(|| Failure {
+            backoff: Backoff::new(FIRST, limit),
             due: Instant::now(),
             reason: String::new(),
         });
@@ -88,6 +93,14 @@ impl Retries {
     pub(super) fn worked(&mut self, op: &Op) {
         if !self.0.is_empty() {
             self.0.remove(&about(op));
+        }
+    }
+
+    /// What they may have failed for is over: all are due, as if for the first time.
+    pub(super) fn hurry(&mut self) {
+        for failure in self.0.values_mut() {
+            failure.backoff.reset();
+            failure.due = Instant::now();
         }
     }
 

@@ -5,6 +5,7 @@ mod conntrack;
 mod direct;
 mod opened;
 mod packet_rules;
+mod retries;
 mod revise;
 mod traces;
 mod unheard;

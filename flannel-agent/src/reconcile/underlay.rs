@@ -77,6 +77,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             }
         };
         let now = Instant::now();
+        let was_away = self.absence.since.is_some();
         let (chosen, heir) =
             self.absence.follow(&self.identity.underlay, &self.links.all, wish, routes, now);
         // An interface that is down for a moment comes back: what is programmed
@@ -88,6 +89,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 return false;
             }
         };
+        if was_away || chosen != self.identity.underlay {
+            self.retries.hurry();
+        }
         let unrouted = self.unrouted(&chosen).await;
         self.shared.report(Subject::Underlay, unrouted);
         self.shared.report(Subject::HostGw, self.unfit(&chosen));

@@ -135,7 +135,10 @@ impl Memory {
             }
             RTM_NEWROUTE | RTM_DELROUTE if is_local(body) => {
                 let supersedes = kind == RTM_NEWROUTE && supersedes(message);
-                [self.local_route(kind == RTM_DELROUTE, supersedes, body, scope), None]
+                // This table goes before all others, for the packets of pods and peers, too.
+                let matters = way(body).is_none_or(|(to, _)| scope.reaches(to));
+                let event = self.local_route(kind == RTM_DELROUTE, supersedes, body, scope);
+                [event, decision(matters)]
             }
             RTM_DELROUTE => {
                 let [event, decision] = route(body, false, scope).unwrap_or(none);

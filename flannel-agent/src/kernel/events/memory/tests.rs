@@ -164,7 +164,11 @@ fn routes_decide_where_they_lead_to_pods_or_peers() {
     }
     let other = bench.take(RTM_DELROUTE, &route([198, 51, 100, 0], 24, 254));
     assert_eq!(other, [KernelEvent::Route { ifindex: 9 }]);
-    assert_eq!(bench.take(RTM_NEWROUTE, &route([10, 5, 7, 1], 32, RT_TABLE_LOCAL)), []);
+    // The local table goes before all others.
+    let local = |destination| route(destination, 32, RT_TABLE_LOCAL);
+    assert!(bench.decides(RTM_NEWROUTE, &local([10, 5, 7, 1])));
+    assert!(bench.decides(RTM_DELROUTE, &local([192, 0, 2, 12])), "a peer's");
+    assert_eq!(bench.take(RTM_NEWROUTE, &local([198, 51, 100, 1])), []);
 }
 
 #[test]
@@ -192,7 +196,7 @@ fn the_local_table_changes_by_people_too() {
     const BLACKHOLE: u8 = 6;
     const BROADCAST: u8 = 3;
     let (ours, underlay) = ([10, 5, 7, 0], [192, 0, 2, 11]);
-    let look = [Some(KernelEvent::Route { ifindex: 0 }), None];
+    let look = [Some(KernelEvent::Route { ifindex: 0 }), Some(KernelEvent::Decision)];
     let address = [Some(KernelEvent::Address { ifindex: 9 }), None];
     for of in [RTN_LOCAL, BLACKHOLE] {
         // Put before ours it wins, too.
@@ -203,7 +207,7 @@ fn the_local_table_changes_by_people_too() {
     }
     for flags in [NLM_F_CREATE | NLM_F_EXCL, NLM_F_CREATE | NLM_F_APPEND] {
         let none = told(RTM_NEWROUTE, flags, ours, BLACKHOLE);
-        assert_eq!(none, [None, None], "the first one, or behind ours");
+        assert_eq!(none, [None, look[1]], "the first one, or behind ours");
     }
     assert_eq!(told(RTM_NEWROUTE, 0, underlay, RTN_LOCAL), address, "it is back");
     assert_eq!(told(RTM_DELROUTE, 0, underlay, RTN_LOCAL), address);

@@ -75,6 +75,14 @@ pub(in super::super) const HOOKS: &[Fault] = &[
     .restored(2500)
     .programs(),
     Fault::once("one pin is removed", "rm $PINS/v*/fl_peers4", 0).restored(2000).programs(),
+    Fault::once(
+        "one pin is another map's",
+        "dir=$(echo $PINS/v*); rm $dir/fl_subnets4; bpftool map create $dir/fl_subnets4 type \
+         lpm_trie key 8 value 16 entries 65536 flags 1 name fl_subnets4",
+        0,
+    )
+    .restored(2000)
+    .programs(),
     Fault::lasting(
         "the BPF file system is not mounted",
         Act::Sh("umount --lazy $BPF"),

@@ -1,6 +1,12 @@
 //! What happens to routes, neighbours and the FDB.
 
-use super::{Act, Fault};
+use super::{Act, Cluster, Fault, nothing_passes};
+
+/// Nothing passed the local table, whose route is deleted.
+fn local_route_goes(cluster: &mut Cluster) {
+    nothing_passes(cluster);
+    cluster.shell("ip route delete blackhole $PEER table local").expect("a route");
+}
 
 pub(in super::super) const ROUTES: &[Fault] = &[
     Fault::once("the peer's route is deleted", "ip route delete $PEER", 600),
@@ -62,6 +68,13 @@ pub(in super::super) const ROUTES: &[Fault] = &[
         600,
     )
     .restored(2000),
+    Fault::lasting(
+        "the local table has a black hole for the peer",
+        Act::Sh("ip route add blackhole $PEER table local"),
+        1500,
+        Act::Do(local_route_goes),
+    )
+    .loss(6000),
     Fault::once(
         "the peer's route is deleted among 20,000 changes of others",
         "seq 10000 | awk '{ printf \"route add 198.18.%d.%d dev eth0 table 79\\n\", $1/256, $1%256 }' \

@@ -73,6 +73,19 @@ pub(in super::super) const UNDERLAY: &[Fault] = &[
         Act::Sh("ip link set wan0 name eth0"),
     )
     .loss(600),
+    // The device goes with it, and cannot be made meanwhile.
+    Fault::lasting(
+        "the card is in another network namespace for long",
+        Act::Sh("ip link set eth0 netns $OTHER name lent1"),
+        8000,
+        Act::Sh(
+            "ip -n $OTHER link set lent1 netns $$ name eth0; ip address add $OWN_IP/24 dev eth0; \
+             ip link set eth0 up; ip route add default via 192.0.2.1",
+        ),
+    )
+    .loss(11_000)
+    .restored(2000)
+    .told(Subject::Underlay),
     Fault::lasting(
         "the card's MTU is another",
         Act::Sh("ip link set eth0 mtu 1400"),
