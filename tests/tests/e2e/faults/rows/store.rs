@@ -96,6 +96,25 @@ pub(in super::super) const STORE: &[Fault] = &[
     // The newer lease counts.
     .loss(2500)
     .told(Subject::Lease),
+    // The next peer has its id in the programs' tables.
+    Fault::lasting(
+        "another peer comes where one was that the peer's packets were not of",
+        Act::Do(|cluster| {
+            let half = half_of_the_peer(cluster);
+            cluster.pair.etcd.put_subnet(&half, &lease("192.0.2.77", "02:00:5e:00:53:77"));
+            let named = || complains_of_the_source(cluster);
+            flannel_tests::wait::holds("a complaint", Duration::from_secs(3), named);
+            cluster.pair.etcd.delete_subnet(&half);
+            cluster.pair.etcd.put_subnet(NEXT, &lease("192.0.2.78", "02:00:5e:00:53:78"));
+        }),
+        2000,
+        Act::Do(|cluster| {
+            assert!(!complains_of_the_source(cluster), "nothing came from the next one");
+            cluster.pair.etcd.delete_subnet(NEXT);
+        }),
+    )
+    .loss(4500)
+    .programs(),
     Fault::lasting(
         "a peer comes and goes again and again",
         Act::Do(|cluster| {
@@ -195,6 +214,19 @@ fn put_silent(cluster: &Cluster, value: &str) {
 
 fn silent_again(cluster: &mut Cluster) {
     put_silent(cluster, &lease("192.0.2.73", "02:00:5e:00:53:73"));
+}
+
+/// A subnet that nobody has.
+const NEXT: &str = "10.244.207.0-24";
+
+/// The key of the first half of the peer's subnet, in which its pod is.
+fn half_of_the_peer(cluster: &Cluster) -> String {
+    format!("{}-25", cluster.pair.right.subnet().network())
+}
+
+fn complains_of_the_source(cluster: &Cluster) -> bool {
+    let health = cluster.pair.left.try_status().unwrap_or_default().health;
+    health.iter().any(|line| line.subject == Subject::PeerSource)
 }
 
 /// Ends the etcd lease that ours hangs on.

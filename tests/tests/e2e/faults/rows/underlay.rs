@@ -77,15 +77,16 @@ pub(in super::super) const UNDERLAY: &[Fault] = &[
     Fault::lasting(
         "the card is in another network namespace for long",
         Act::Sh("ip link set eth0 netns $OTHER name lent1"),
-        8000,
+        30_000,
         Act::Sh(
             "ip -n $OTHER link set lent1 netns $$ name eth0; ip address add $OWN_IP/24 dev eth0; \
              ip link set eth0 up; ip route add default via 192.0.2.1",
         ),
     )
-    .loss(11_000)
+    .loss(33_000)
     .restored(2000)
-    .told(Subject::Underlay),
+    .told(Subject::Underlay)
+    .long(),
     Fault::lasting(
         "the card's MTU is another",
         Act::Sh("ip link set eth0 mtu 1400"),
