@@ -124,12 +124,11 @@ fn unreached(probes: &[PeerProbe]) -> Vec<Finding> {
         let who = named(shut);
         let found =
             format!("answers come from {who} on the underlay, but not through the overlay{none}");
-        let remedy =
-            "run check there, too; does anything on the way stop UDP to the tunnel's port?";
-        findings.push(
-            Finding::ill(id, state, found, remedy)
-                .since("tunnel packets are lost on the way, or no flannel is there any more"),
-        );
+        let remedy = "run check there, too, and trace here; does anything on the way stop UDP to the \
+             tunnel's port?";
+        let why = "rules and routes of this node lead elsewhere, tunnel packets are lost on the \
+                   way, or no flannel is there any more";
+        findings.push(Finding::ill(id, state, found, remedy).since(why));
     }
     let silent = |probe: &&PeerProbe| !probe.underlay.small.came() && probe.unsent().is_none();
     let mut silent = lost().filter(silent).peekable();
