@@ -373,7 +373,8 @@ async fn a_failing_peer_is_retried_stops_nobody_and_is_forgotten_when_it_leaves(
     tokio::time::sleep(Duration::from_secs(60)).await;
     // Hooks are looked after all the time anyway.
     let hooks = (60_000 / HOOKS.as_millis()) as u32;
-    assert!(bench.passes() - passes < hooks + 10, "{} passes", bench.passes() - passes);
+    let retries = 60 / 2;
+    assert!(bench.passes() - passes < hooks + retries, "{} passes", bench.passes() - passes);
     bench.source.remove(lease(2).subnet);
     bench.settle().await;
     assert_eq!(bench.complaint(subject.clone()), None);
@@ -384,7 +385,7 @@ async fn a_failing_peer_is_retried_stops_nobody_and_is_forgotten_when_it_leaves(
     bench.source.put(lease(2));
     bench.settle().await;
     bench.kernel.state().failing.clear();
-    tokio::time::sleep(Duration::from_secs(31)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(bench.subnets().len(), 2);
     assert_eq!(bench.complaint(subject.clone()), None);
 }
