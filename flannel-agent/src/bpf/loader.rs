@@ -385,8 +385,7 @@ impl Datapath for Loaded {
 
     /// Links went with their pins: the hooks are attached anew.
     ///
-    /// Where they cannot be made (nothing is mounted there, it is another agent's by
-    /// now), that is tried again.
+    /// What cannot be made is tried again: it may be another agent's by now.
     fn keep_pins(&mut self) {
         let dir = match (&self.pins, &self.lost) {
             (Ok(dir), _) => {
