@@ -20,6 +20,7 @@ pub fn apply(observed: &mut Observed, op: &Op) {
             *observed = Observed {
                 maps: observed.maps.take(),
                 direct: std::mem::take(&mut observed.direct),
+                behind: std::mem::take(&mut observed.behind),
                 ..Observed::default()
             };
         }
@@ -70,8 +71,12 @@ pub fn apply(observed: &mut Observed, op: &Op) {
     }
 }
 
-/// As NLM_F_REPLACE: the first route to the destination gives way.
+/// As NLM_F_REPLACE: the first route to the destination gives way, whoever made it.
 fn put_direct(observed: &mut Observed, route: DirectRoute) {
+    if observed.behind.remove(&route.destination) {
+        observed.direct.insert(route);
+        return;
+    }
     if observed.direct.contains(&route) {
         return;
     }
@@ -86,6 +91,10 @@ fn put_direct(observed: &mut Observed, route: DirectRoute) {
 /// As [`put_direct`], through the device.
 fn put_route(observed: &mut Observed, subnet: Ipv4Network) {
     let route = ObservedRoute::to_peer(subnet);
+    if observed.behind.remove(&subnet) {
+        observed.routes.insert(route);
+        return;
+    }
     if observed.routes.contains(&route) {
         return;
     }

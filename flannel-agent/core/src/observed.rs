@@ -120,6 +120,9 @@ pub struct Observed {
     /// Direct routes that this agent made (told by their protocol number), or
     /// that it takes over.
     pub direct: BTreeSet<DirectRoute>,
+    /// Destinations within the overlay network where another one's route comes first, which
+    /// the kernel takes, however many of ours are behind it.
+    pub behind: BTreeSet<Ipv4Network>,
     /// Subnets in the BPF maps; `None` when there are no maps.
     pub maps: Option<BTreeMap<Ipv4Network, Peer>>,
 }

@@ -193,7 +193,8 @@ fn additions(desired: &Desired, wanted: &Wanted, base: &Observed, size: usize, o
         if desired.reach(&peer.subnet) == PeerReach::Direct {
             slab.maps.extend(put_maps.then_some(Op::PutMaps(*peer)));
             let route = direct_to(desired, peer);
-            slab.direct.extend((!base.direct.contains(&route)).then_some(Op::PutDirect(route)));
+            let there = base.direct.contains(&route);
+            put_route(base, there, Op::RemoveDirect(route), Op::PutDirect(route), &mut slab.direct);
             continue;
         }
         if desired.device.is_none() {
@@ -216,11 +217,28 @@ fn additions(desired: &Desired, wanted: &Wanted, base: &Observed, size: usize, o
             slab.changed.push(Op::PutNeighbour(hop, mac));
         }
         slab.maps.extend(put_maps.then_some(Op::PutMaps(*peer)));
-        if !base.routes.contains(&ObservedRoute::to_peer(peer.subnet)) {
-            slab.routes.push(Op::PutRoute(peer.subnet));
-        }
+        let route = ObservedRoute::to_peer(peer.subnet);
+        let there = base.routes.contains(&route);
+        let put = Op::PutRoute(peer.subnet);
+        put_route(base, there, Op::RemoveRoute(route), put, &mut slab.routes);
     }
     ops.extend(slab.into_ops());
+}
+
+/// A route that is `there`, behind another one's, cannot be put in its place: it goes, which
+/// no packet notices, and comes again in the place of the first.
+fn put_route(base: &Observed, there: bool, remove: Op, put: Op, ops: &mut Vec<Op>) {
+    let behind = match &put {
+        Op::PutDirect(route) => base.behind.contains(&route.destination),
+        Op::PutRoute(subnet) => base.behind.contains(subnet),
+        _ => false,
+    };
+    if there && behind {
+        ops.push(remove);
+    }
+    if !there || behind {
+        ops.push(put);
+    }
 }
 
 fn direct_to(desired: &Desired, peer: &Peer) -> DirectRoute {
@@ -304,7 +322,8 @@ fn removals_of_direct(desired: &Desired, base: &Observed, ops: &mut Vec<Op>) {
             continue;
         }
         // PutDirect has replaced the only one.
-        if same_way.is_some() && base.all_direct_to(route.destination).count() == 1 {
+        let first = !base.behind.contains(&route.destination);
+        if first && same_way.is_some() && base.all_direct_to(route.destination).count() == 1 {
             continue;
         }
         ops.push(Op::RemoveDirect(*route));
@@ -333,5 +352,6 @@ pub fn retire(observed: &Observed, former: Ipv4Network, network: Ipv4Network) ->
 /// replaces the first route with the same destination and metric.
 fn replaced(base: &Observed, route: &ObservedRoute) -> bool {
     let peer = ObservedRoute::to_peer(route.destination);
-    !base.routes.contains(&peer) && base.first_to(route.destination) == Some(*route)
+    let first = !base.behind.contains(&route.destination);
+    first && !base.routes.contains(&peer) && base.first_to(route.destination) == Some(*route)
 }

@@ -42,6 +42,8 @@ pub const MAP_STEP: usize = 512;
 pub struct Wake {
     /// The device and all that hangs on it.
     pub look: bool,
+    /// With the look: which of several routes to one destination comes first.
+    pub order: bool,
     /// Links: underlay and veths.
     pub links: bool,
     /// The ways to the peers' PublicIPs.
@@ -54,12 +56,19 @@ pub struct Wake {
 
 impl Wake {
     /// Look at everything; confirmations stay.
-    pub const ALL: Self =
-        Self { look: true, links: true, next_hops: true, generation: false, firewall: true };
+    pub const ALL: Self = Self {
+        look: true,
+        order: true,
+        links: true,
+        next_hops: true,
+        generation: false,
+        firewall: true,
+    };
 
     /// Both.
     pub fn merge(&mut self, other: Self) {
         self.look |= other.look;
+        self.order |= other.order;
         self.links |= other.links;
         self.next_hops |= other.next_hops;
         self.generation |= other.generation;
@@ -156,6 +165,7 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
         let rules_at = if wake.firewall { not_yet(&mut self.rules_rest, RULES, now) } else { None };
         self.wake = Wake {
             look: wake.look && look_at.is_some(),
+            order: wake.order && look_at.is_some(),
             next_hops: wake.next_hops && look_at.is_some(),
             firewall: rules_at.is_some(),
             ..Wake::default()
@@ -167,6 +177,7 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Schedule<T> {
         self.retry = None;
         Wake {
             look: wake.look && look_at.is_none(),
+            order: wake.order && look_at.is_none(),
             next_hops: wake.next_hops && look_at.is_none(),
             firewall: wake.firewall && rules_at.is_none(),
             ..wake

@@ -27,6 +27,10 @@ pub struct State {
     pub direct: BTreeSet<DirectRoute>,
     /// Direct routes that somebody else made.
     pub unmarked: BTreeSet<DirectRoute>,
+    /// What [`Kernel::behind`] gives.
+    pub behind: BTreeSet<Ipv4Network>,
+    /// How often that was asked for.
+    pub order_looks: u32,
     /// What [`Inspect::limited_routes`] gives.
     pub limited: Vec<LimitedRoute>,
     /// What [`Inspect::limits_of`] gives.
@@ -167,7 +171,10 @@ impl Kernel for FakeKernel {
                     device.ifindex = device.ifindex.max(IFINDEX);
                 }
                 state.direct = direct;
-                if let Op::PutDirect(route) = op {
+                if let Op::PutRoute(subnet) = op {
+                    state.behind.remove(subnet);
+                } else if let Op::PutDirect(route) = op {
+                    state.behind.remove(&route.destination);
                     state.unmarked.retain(|other| other.destination != route.destination);
                 } else if let Op::RemoveDirect(route) = op {
                     state.unmarked.remove(route);
@@ -181,6 +188,16 @@ impl Kernel for FakeKernel {
     async fn direct_routes(&self, protocol: u8) -> Result<BTreeSet<DirectRoute>, KernelError> {
         let state = self.reading("direct_routes")?;
         Ok(if protocol == PROTOCOL { state.direct.clone() } else { state.unmarked.clone() })
+    }
+
+    async fn behind(
+        &self,
+        _: Ipv4Network,
+        _: Option<u32>,
+    ) -> Result<BTreeSet<Ipv4Network>, KernelError> {
+        let mut state = self.reading("behind")?;
+        state.order_looks += 1;
+        Ok(state.behind.clone())
     }
 
     fn inspector(&self) -> Box<dyn Inspect> {

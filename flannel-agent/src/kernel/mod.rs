@@ -16,6 +16,7 @@ mod netconf;
 pub mod netlink;
 pub mod nftables;
 mod offload;
+mod order;
 mod outputs;
 mod own;
 mod raw;
@@ -67,6 +68,9 @@ pub enum KernelEvent {
         /// Output interface index.
         ifindex: u32,
     },
+    /// A route of the main table was put before others to the same destination, within the
+    /// overlay network.
+    RouteBefore,
     /// A route through a VXLAN device was taken away by somebody.
     RouteLost {
         /// Interface index of the device.
@@ -120,7 +124,7 @@ pub enum EventSource {
 /// real one, `fake::FakeKernel` keeps its state in memory.
 pub trait Kernel: Send + Sync + 'static {
     /// Reads back the device of this name with all that hangs on it
-    /// (`Observed::maps` stays `None`).
+    /// (without direct routes, `Observed::behind` and `Observed::maps`).
     fn observe(&self, device: &str) -> impl Future<Output = Result<Observed, KernelError>> + Send;
 
     /// Carries out `ops` on the device of this name, in order, in batches;
@@ -138,6 +142,15 @@ pub trait Kernel: Send + Sync + 'static {
         &self,
         protocol: u8,
     ) -> impl Future<Output = Result<BTreeSet<DirectRoute>, KernelError>> + Send;
+
+    /// Destinations within `network` for which the first route of the main table with
+    /// metric 0 and for all packets neither leads out of the device with index `overlay`
+    /// nor has [`PROTOCOL`].
+    fn behind(
+        &self,
+        network: Ipv4Network,
+        overlay: Option<u32>,
+    ) -> impl Future<Output = Result<BTreeSet<Ipv4Network>, KernelError>> + Send;
 
     /// What a look at the node's devices needs, on a connection of its own.
     fn inspector(&self) -> Box<dyn Inspect>;

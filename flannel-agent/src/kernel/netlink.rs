@@ -321,6 +321,14 @@ impl Kernel for RealKernel {
         Ok(self.dump("RTM_GETROUTE", &object, &ask, route)?.into_iter().collect())
     }
 
+    async fn behind(
+        &self,
+        network: Ipv4Network,
+        overlay: Option<u32>,
+    ) -> Result<BTreeSet<Ipv4Network>, KernelError> {
+        self.routes_behind(network, overlay)
+    }
+
     fn inspector(&self) -> Box<dyn Inspect> {
         Box::new(Inspector::open())
     }

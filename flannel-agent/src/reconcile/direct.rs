@@ -67,10 +67,12 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.shared.report(Subject::NextHops, failed);
     }
 
-    /// What is there, apart from the maps.
+    /// What is there, apart from the maps. Which routes come first is looked for with
+    /// `order`: that reads all of the table, and what others have there may be much.
     pub(super) async fn look_at_kernel(
         &mut self,
         desired: &Desired,
+        order: bool,
     ) -> Result<Observed, KernelError> {
         let observed = match self.tunnel() {
             Some(device) => self.kernel.observe(&device).await?,
@@ -82,7 +84,12 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             let left = unmarked.into_iter().filter(|route| self.is_left_over(desired, route));
             direct.extend(left);
         }
-        Ok(Observed { direct, ..observed })
+        let overlay = observed.device.as_ref().map(|device| device.ifindex);
+        let behind = match (order, &self.seen.observed) {
+            (false, Some(before)) => before.behind.clone(),
+            _ => self.kernel.behind(desired.network, overlay).await?,
+        };
+        Ok(Observed { direct, behind, ..observed })
     }
 
     /// Whether flannel made this unmarked route for a peer that has gone. One

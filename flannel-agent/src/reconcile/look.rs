@@ -20,6 +20,8 @@ pub(super) struct Seen {
     pub(super) observed: Option<Observed>,
     /// `observed` may be wrong: something failed, or could not be read.
     pub(super) stale: bool,
+    /// Others' routes may have been put before ours since.
+    pub(super) unordered: bool,
     /// Index of the VXLAN device, as read back.
     pub(super) device: Option<u32>,
 }
@@ -55,8 +57,9 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     }
 
     pub(super) async fn look(&mut self, desired: &Desired) {
+        let order = self.seen.unordered || self.seen.observed.is_none();
         let maps = self.look_at_maps();
-        let observed = match (self.look_at_kernel(desired).await, maps) {
+        let observed = match (self.look_at_kernel(desired, order).await, maps) {
             (Ok(observed), Ok(maps)) => Ok(Observed { maps, ..observed }),
             (Err(error), _) => Err(error.to_string()),
             (_, Err(reason)) => Err(reason),
@@ -67,6 +70,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.unfinished.wake.look = self.seen.stale;
         if let Ok(observed) = observed {
             let device = observed.device.as_ref().filter(|device| device.vxlan.is_some());
+            self.seen.unordered = false;
             self.seen.device = device.map(|device| device.ifindex);
             self.seen.observed = Some(observed);
         }

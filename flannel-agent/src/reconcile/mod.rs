@@ -263,6 +263,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub async fn pass(&mut self, peers: &[Peer], mut wake: Wake) -> PassResult {
         let mut outcome = PassResult::default();
         wake.merge(self.unfinished.due());
+        self.seen.unordered |= wake.order;
         if wake.firewall {
             self.ask_for_rules();
         }

@@ -168,8 +168,14 @@ impl Bench {
     }
 }
 
-const RENEWED: Wake =
-    Wake { look: false, links: false, next_hops: false, generation: true, firewall: false };
+const RENEWED: Wake = Wake {
+    generation: true,
+    look: false,
+    order: false,
+    links: false,
+    next_hops: false,
+    firewall: false,
+};
 
 #[tokio::test]
 async fn the_first_pass_makes_everything() {

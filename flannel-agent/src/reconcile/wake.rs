@@ -35,6 +35,13 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
                 next_hops: direct,
                 ..Wake::default()
             },
+            KernelEvent::RouteBefore => Wake {
+                look: true,
+                order: true,
+                links: self.is_doubtful(0),
+                next_hops: direct,
+                ..Wake::default()
+            },
             KernelEvent::Rule => Wake { next_hops: direct, ..Wake::default() },
             KernelEvent::Neighbour { ifindex } => {
                 Wake { look: overlay == Some(ifindex), ..Wake::default() }

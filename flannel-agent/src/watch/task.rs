@@ -179,6 +179,7 @@ impl Task {
             }
             KernelEvent::Address { .. }
             | KernelEvent::Route { .. }
+            | KernelEvent::RouteBefore
             | KernelEvent::RouteLost { .. }
             | KernelEvent::Neighbour { .. }
             | KernelEvent::Switch => self.pending.push(event),

@@ -212,3 +212,42 @@ fn our_address_is_first_in_the_local_table() {
         settled(&kernel, &want).await;
     });
 }
+
+#[test]
+fn our_routes_to_peers_are_first_in_the_main_table() {
+    in_netns(async {
+        let kernel = RealKernel::open().unwrap();
+        let peers = [neighbour_peer(1), neighbour_peer(2)];
+        let want = Desired { direct: [peers[1].subnet].into(), ..desired(underlay(), peers) };
+        reconcile(&kernel, &want).await;
+        settled(&kernel, &want).await;
+        for (subnet, ours) in [
+            ("10.5.1.0/24", "10.5.1.0/24 via 10.5.1.0 dev flannel.1 onlink"),
+            ("10.5.2.0/24", "10.5.2.0/24 via 192.0.2.12 dev eth0 proto 241"),
+        ] {
+            let shown = || run(&format!("ip route show {subnet}"));
+            let first = || shown().lines().next().unwrap_or_default().trim().to_owned();
+            // Others are behind ours, for some packets only, or for a part.
+            run(&format!("ip route append prohibit {subnet}"));
+            run(&format!("ip route add {subnet} dev eth0 metric 5"));
+            run(&format!("ip route add blackhole {subnet} tos 0x10"));
+            run(&format!("ip route add {} dev eth0", subnet.replace(".0/24", ".128/25")));
+            settled(&kernel, &want).await;
+            let all = shown().lines().count();
+            for route in ["blackhole", "unreachable", "throw", "dev eth0", "via 192.0.2.9"] {
+                let (kind, way) = match route.contains(' ') {
+                    true => ("", route),
+                    false => (route, ""),
+                };
+                run(&format!("ip route prepend {kind} {subnet} {way}"));
+                let ops = reconcile(&kernel, &want).await;
+                assert_eq!(ops.len(), 2, "{route}: {ops:?}");
+                assert!(shown().lines().any(|line| line.trim() == ours), "{route}: {}", shown());
+                assert_eq!(shown().lines().count(), all, "{route}: {}", shown());
+                settled(&kernel, &want).await;
+            }
+            run(&format!("ip route del blackhole {subnet} tos 0x10"));
+            assert_eq!(first(), ours);
+        }
+    });
+}

@@ -78,6 +78,8 @@ const DAMAGE: &[&str] = &[
     "ip route delete PEER_SUBNET",
     "ip route replace PEER_SUBNET dev eth0",
     "ip route replace blackhole PEER_SUBNET",
+    "ip route prepend PEER_SUBNET dev eth0",
+    "ip route prepend unreachable PEER_SUBNET",
     "ip neigh delete PEER_NETWORK dev flannel.1",
     "bridge fdb delete PEER_MAC dev flannel.1 self",
     "ip link set flannel.1 address 02:00:5e:00:53:01",

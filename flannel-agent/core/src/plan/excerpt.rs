@@ -35,6 +35,7 @@ fn found(network: Ipv4Network, observed: &Observed, touched: &Touched) -> Observ
         let entry = |subnet| maps.get(subnet).map(|peer| (*subnet, *peer));
         touched.subnets.iter().filter_map(entry).collect()
     });
+    part.behind = observed.behind.intersection(&touched.subnets).copied().collect();
     for subnet in &touched.subnets {
         part.routes.extend(routes_to(observed, *subnet));
         part.direct.extend(observed.all_direct_to(*subnet));

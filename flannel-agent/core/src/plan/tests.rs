@@ -3,6 +3,7 @@ mod retire;
 mod slabs;
 
 use super::*;
+use crate::desired::roster::Touched;
 use crate::model::created;
 
 fn net(text: &str) -> Ipv4Network {
@@ -71,6 +72,33 @@ fn converged(desired: &Desired, maps: bool) -> Observed {
     settle(&mut observed, &ops);
     assert_eq!(diff(desired, &observed), []);
     observed
+}
+
+#[test]
+fn a_route_behind_anothers_comes_again_in_its_place() {
+    let (tunnelled, near) = (peer("10.5.1.0/24", 1, 11), peer("10.5.2.0/24", 2, 12));
+    let want = directly(&[tunnelled, near], &[near]);
+    let mut observed = converged(&want, false);
+    observed.behind = [tunnelled.subnet, near.subnet, net("10.5.9.0/24")].into();
+    let ours = ObservedRoute::to_peer(tunnelled.subnet);
+    let direct = DirectRoute::to_peer(near.subnet, near.public_ip, want.underlay);
+    let ops = diff(&want, &observed);
+    let puts = [Op::RemoveRoute(ours), Op::PutRoute(tunnelled.subnet)];
+    assert_eq!(ops[..2], puts);
+    assert_eq!(ops[2..], [Op::RemoveDirect(direct), Op::PutDirect(direct)]);
+    let touched = Touched { subnets: [tunnelled.subnet].into(), macs: [tunnelled.vtep_mac].into() };
+    assert_eq!(diff_of(&want, &observed, &touched), puts);
+    settle(&mut observed, &ops);
+    assert_eq!(diff(&want, &observed), []);
+    assert_eq!(observed.behind, [net("10.5.9.0/24")].into(), "it is nobody's");
+    // What comes first gives way, and not the one that is behind it.
+    let wrong = ObservedRoute { gateway: Some(ip(9)), ..ours };
+    observed.routes = [wrong].into();
+    observed.behind = [tunnelled.subnet].into();
+    let ops = diff(&want, &observed);
+    assert_eq!(ops, [Op::PutRoute(tunnelled.subnet), Op::RemoveRoute(wrong)]);
+    settle(&mut observed, &ops);
+    assert_eq!(observed.routes, [ours].into());
 }
 
 fn rank_of_removal(op: &Op) -> Option<u8> {

@@ -14,8 +14,15 @@ fn started() -> Schedule<Duration> {
     schedule
 }
 
-const LINKS: Wake =
-    Wake { links: true, look: false, next_hops: false, generation: false, firewall: false };
+const NOTHING: Wake = Wake {
+    links: false,
+    look: false,
+    order: false,
+    next_hops: false,
+    generation: false,
+    firewall: false,
+};
+const LINKS: Wake = Wake { links: true, ..NOTHING };
 const ONLY_LOOK: Wake = Wake { look: true, links: false, ..LINKS };
 const ONLY_RULES: Wake = Wake { firewall: true, links: false, ..LINKS };
 const ONLY_GENERATION: Wake = Wake { generation: true, links: false, ..LINKS };

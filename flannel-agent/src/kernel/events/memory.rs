@@ -56,6 +56,7 @@ const RTA_OIF: u16 = 4;
 /// RT_TABLE_LOCAL: follows from addresses, which have their own events. But somebody may
 /// delete or replace what has followed.
 const RT_TABLE_LOCAL: u8 = 255;
+const RT_TABLE_MAIN: u8 = 254;
 /// RTN_LOCAL.
 const RTN_LOCAL: u8 = 2;
 const IFA_ADDRESS: u16 = 1;
@@ -144,7 +145,10 @@ impl Memory {
                 let [event, decision] = route(body, false, scope).unwrap_or(none);
                 [self.lost(event, body).or(event), decision]
             }
-            RTM_NEWROUTE => route(body, replaces(message), scope).unwrap_or(none),
+            RTM_NEWROUTE => {
+                let [event, decision] = route(body, replaces(message), scope).unwrap_or(none);
+                [before_others(message, body, scope).or(event), decision]
+            }
             RTM_NEWNEIGH | RTM_DELNEIGH if self.is_vxlan(index) => {
                 let own = is_own_entry(scope, kind == RTM_DELNEIGH, index, body);
                 [(!own).then_some(KernelEvent::Neighbour { ifindex: index }), None]
@@ -332,17 +336,32 @@ fn is_local(route: &[u8]) -> bool {
     route.get(4) == Some(&RT_TABLE_LOCAL)
 }
 
+fn is_main(route: &[u8]) -> bool {
+    route.get(4) == Some(&RT_TABLE_MAIN)
+}
+
 fn replaces(message: &[u8]) -> bool {
     raw::short(message, 6).unwrap_or(0) & NLM_F_REPLACE != 0
 }
 
-/// Whether it takes another one's place, or goes before it: then the kernel tells neither
-/// that it is the only one nor that it comes last (`fib_table_insert`).
-fn supersedes(message: &[u8]) -> bool {
+/// Whether it goes before another one: then the kernel tells neither that it is the only one
+/// nor that it comes last (`fib_table_insert`).
+fn prepends(message: &[u8]) -> bool {
     let flags = raw::short(message, 6).unwrap_or(0);
-    let prepends =
-        flags & NLM_F_CREATE != 0 && flags & (NLM_F_EXCL | NLM_F_APPEND | NLM_F_REPLACE) == 0;
-    prepends || replaces(message)
+    flags & NLM_F_CREATE != 0 && flags & (NLM_F_EXCL | NLM_F_APPEND | NLM_F_REPLACE) == 0
+}
+
+/// Whether it takes another one's place, or goes before it.
+fn supersedes(message: &[u8]) -> bool {
+    prepends(message) || replaces(message)
+}
+
+/// A route of the main table that goes before others within the overlay network, perhaps
+/// before a peer's.
+fn before_others(message: &[u8], body: &[u8], scope: &Scope) -> Option<KernelEvent> {
+    let (destination, _) = way(body)?;
+    let found = prepends(message) && is_main(body) && scope.holds(destination);
+    found.then_some(KernelEvent::RouteBefore)
 }
 
 /// Destination and output interface of a route. Byte 1 of `struct rtmsg` is the length of

@@ -1,5 +1,7 @@
 //! What no event tells of: time that passes, and entries that are deleted.
 
+use flannel_core::observed::ObservedRoute;
+
 use super::*;
 use flannel_core::underlay::successor::PATIENCE;
 
@@ -50,6 +52,30 @@ async fn an_underlay_that_is_away_is_waited_for() {
     assert!(began.elapsed() >= PATIENCE && began.elapsed() < PATIENCE + Duration::from_secs(1));
     assert_eq!(address(&bench), "192.0.2.99");
     assert_eq!(bench.complaints(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_route_before_a_peers_is_looked_for_where_there_may_be_one() {
+    let mut bench = bench(true);
+    let looks = |bench: &Bench| bench.reconciler.kernel.state().order_looks;
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    let first = looks(&bench);
+    bench.reconciler.kernel.state().behind = [peer(2).subnet].into();
+    bench.take_applied();
+    let look = Wake { look: true, ..Wake::default() };
+    bench.pass(&[peer(2)], look).await;
+    assert_eq!((bench.take_applied(), looks(&bench)), (vec![], first), "the table may be large");
+    let wake = bench.reconciler.wake_for(KernelEvent::RouteBefore);
+    // A look that fails leaves it to the next one.
+    bench.reconciler.kernel.state().fail_next_read = Some(libc::EINTR);
+    bench.pass(&[peer(2)], Wake { links: false, ..wake }).await;
+    bench.pass(&[peer(2)], look).await;
+    let subnet = peer(2).subnet;
+    let ours = ObservedRoute::to_peer(subnet);
+    assert_eq!(bench.take_applied(), [Op::RemoveRoute(ours), Op::PutRoute(subnet)]);
+    assert_eq!(looks(&bench), first + 1);
+    bench.pass(&[peer(2)], Wake::ALL).await;
+    assert_eq!(bench.take_applied(), []);
 }
 
 #[tokio::test]

@@ -85,7 +85,10 @@ pub(crate) fn device_name(desired: &Desired) -> String {
 
 async fn observe(kernel: &RealKernel, desired: &Desired) -> Observed {
     let direct = kernel.direct_routes(PROTOCOL).await.unwrap();
-    Observed { direct, ..kernel.observe(&device_name(desired)).await.unwrap() }
+    let observed = kernel.observe(&device_name(desired)).await.unwrap();
+    let overlay = observed.device.as_ref().map(|device| device.ifindex);
+    let behind = kernel.behind(desired.network, overlay).await.unwrap();
+    Observed { direct, behind, ..observed }
 }
 
 pub(crate) async fn settled(kernel: &RealKernel, desired: &Desired) -> Observed {

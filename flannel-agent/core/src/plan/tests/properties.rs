@@ -105,6 +105,7 @@ prop_compose! {
         fdb in btree_set((some_mac(), some_ip()), 0..7),
         routes in btree_set(some_route(), 0..7),
         direct in btree_set(some_direct(), 0..5),
+        behind in btree_set(some_subnet(), 0..3),
         maps in proptest::option::of(
             btree_map(some_subnet(), (some_mac(), some_ip()), 0..7)
         ),
@@ -113,15 +114,18 @@ prop_compose! {
             (subnet, Peer { subnet, vtep_mac, public_ip })
         }).collect());
         if device.is_none() {
-            return Observed { maps, direct, ..Observed::default() };
+            return Observed { maps, direct, behind, ..Observed::default() };
         }
-        Observed { device, neighbours, fdb, routes, direct, maps }
+        Observed { device, neighbours, fdb, routes, direct, behind, maps }
     }
 }
 
 /// Peers' subnets whose packets find a route, a MAC and a destination.
 fn reachable(desired: &Desired, observed: &Observed) -> BTreeSet<Ipv4Network> {
     let works = |subnet: &Ipv4Network| {
+        if observed.behind.contains(subnet) {
+            return false;
+        }
         if desired.direct.contains(subnet)
             && observed.direct.contains(&direct_to(desired, &desired.peers[subnet]))
         {
@@ -224,7 +228,11 @@ proptest! {
         let device = desired.device.is_some().then(|| created(&device()));
         let observed = match device {
             Some(_) => Observed { device, ..observed },
-            None => Observed { direct: observed.direct, ..Observed::default() },
+            None => Observed {
+                direct: observed.direct,
+                behind: observed.behind,
+                ..Observed::default()
+            },
         };
         let ops = diff_in_slabs(&desired, &observed, size);
         let mut state = observed.clone();
@@ -259,11 +267,20 @@ proptest! {
         }
         // A second destination of a MAC that is put goes at once; all other
         // removals come last, by rank. A removal that may take another route with it is
-        // followed by that one.
+        // followed by that one, and so is that of a route behind another one's.
         let put_again = |at: usize| match (at.checked_sub(1).map(|before| &ops[before]), &ops[at]) {
             (Some(Op::RemoveRoute(gone)), Op::PutRoute(subnet)) => gone.destination == *subnet,
             (Some(Op::RemoveDirect(gone)), Op::PutDirect(route)) => {
                 *route == DirectRoute { extra: false, ..*gone }
+            }
+            _ => false,
+        };
+        let behind = |at: usize| match (&ops[at], ops.get(at + 1)) {
+            (Op::RemoveRoute(gone), Some(Op::PutRoute(_))) => {
+                observed.behind.contains(&gone.destination)
+            }
+            (Op::RemoveDirect(gone), Some(Op::PutDirect(_))) => {
+                observed.behind.contains(&gone.destination)
             }
             _ => false,
         };
@@ -272,7 +289,9 @@ proptest! {
             .iter()
             .enumerate()
             .filter(|(at, op)| {
-                !put_again(*at) && !matches!(op, Op::RemoveFdb(mac, _) if put.contains(mac))
+                !put_again(*at)
+                    && !behind(*at)
+                    && !matches!(op, Op::RemoveFdb(mac, _) if put.contains(mac))
             })
             .map(|(_, op)| rank_of_removal(op))
             .skip_while(Option::is_none)

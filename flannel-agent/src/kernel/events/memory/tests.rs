@@ -320,6 +320,26 @@ fn a_route_that_was_taken_from_a_tunnel_is_told_as_it_was() {
 }
 
 #[test]
+fn a_route_that_is_put_before_others_of_the_overlay_says_so() {
+    let mut bench = Bench::new();
+    let told = |bench: &mut Bench, flags: u16, to: [u8; 4], table: u8| {
+        let message = raw::request(RTM_NEWROUTE, flags, 0, &route(to, 24, table));
+        bench.memory.take(&message, &bench.scope, bench.now)[0]
+    };
+    let peer = [10, 5, 7, 0];
+    assert_eq!(told(&mut bench, NLM_F_CREATE, peer, 254), Some(KernelEvent::RouteBefore));
+    let other = Some(KernelEvent::Route { ifindex: 9 });
+    for (flags, to, table) in [
+        (NLM_F_CREATE | NLM_F_EXCL, peer, 254),
+        (NLM_F_CREATE | NLM_F_APPEND, peer, 254),
+        (NLM_F_CREATE, [10, 6, 7, 0], 254),
+        (NLM_F_CREATE, peer, 100),
+    ] {
+        assert_eq!(told(&mut bench, flags, to, table), other, "{flags:x} {to:?} {table}");
+    }
+}
+
+#[test]
 fn messages_that_are_cut_off_do_no_harm() {
     let mut bench = Bench::new();
     for kind in 0..128 {

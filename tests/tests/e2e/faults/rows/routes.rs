@@ -45,6 +45,16 @@ pub(in super::super) const ROUTES: &[Fault] = &[
     ),
     Fault::once("the route is a black hole", "ip route replace blackhole $PEER", 600),
     Fault::once("the route is prohibited", "ip route replace prohibit $PEER", 600),
+    Fault::once(
+        "a black hole goes before the peer's route",
+        "ip route prepend blackhole $PEER",
+        600,
+    ),
+    Fault::once(
+        "another device goes before the peer's route",
+        "ip route prepend $PEER dev eth0",
+        600,
+    ),
     Fault::once("the route has no gateway", "ip route replace $PEER dev flannel.1", 600),
     Fault::once(
         "the route has another metric",
