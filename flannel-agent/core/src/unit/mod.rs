@@ -1,9 +1,13 @@
 //! How systemd starts a service, by its unit file, drop-ins and environment files.
 
 pub mod environment;
+pub mod glob;
+pub mod specifiers;
 mod words;
 
 use std::collections::BTreeMap;
+
+use self::specifiers::Specifiers;
 
 /// The variables of a service.
 pub type Variables = BTreeMap<String, String>;
@@ -11,7 +15,7 @@ pub type Variables = BTreeMap<String, String>;
 /// An `EnvironmentFile=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvironmentFile {
-    /// Its path.
+    /// Its path, or a pattern of several ([`glob`]).
     pub path: String,
     /// It may be absent.
     pub optional: bool,
@@ -26,9 +30,16 @@ pub struct Start {
     pub files: Vec<EnvironmentFile>,
     /// `ExecStart=`.
     pub command: Option<String>,
+    /// What `%` and a letter stand for in all of these.
+    pub specifiers: Specifiers,
 }
 
 impl Start {
+    /// Of a unit of which nothing is known yet.
+    pub fn of(specifiers: Specifiers) -> Self {
+        Self { specifiers, ..Self::default() }
+    }
+
     /// Adds what a unit file says, or a drop-in, which may take back what was said before.
     pub fn add(&mut self, text: &str) {
         let mut of_service = false;
@@ -46,6 +57,8 @@ impl Start {
             ("Environment", "") => self.variables.clear(),
             ("Environment", value) => {
                 let words = words::split(value);
+                let words: Vec<String> =
+                    words.iter().map(|word| self.specifiers.expanded(word)).collect();
                 let pairs = words.iter().filter_map(|word| word.split_once('='));
                 self.variables.extend(pairs.map(|(a, b)| (a.to_owned(), b.to_owned())));
             }
@@ -53,7 +66,8 @@ impl Start {
             ("EnvironmentFile", value) => {
                 let path = value.strip_prefix('-').unwrap_or(value);
                 let optional = path != value;
-                self.files.push(EnvironmentFile { path: path.to_owned(), optional });
+                let path = self.specifiers.expanded(path);
+                self.files.push(EnvironmentFile { path, optional });
             }
             ("ExecStart", "") => self.command = None,
             ("ExecStart", value) => {
@@ -67,8 +81,9 @@ impl Start {
     /// is told as the `flanneld` that it starts.
     pub fn words(&self, variables: &Variables) -> Vec<String> {
         let command = self.command.as_deref().unwrap_or_default();
-        let words =
-            words::replaced(command.trim_start_matches(['@', '-', ':', '+', '!']), variables);
+        let command = command.trim_start_matches(['@', '-', ':', '+', '!']);
+        let expanded = |word: &str| self.specifiers.expanded(word);
+        let words = words::replaced(command, expanded, variables);
         match words.first() {
             Some(program) if program.ends_with("/flanneld-start") => started(words, variables),
             _ => words,
@@ -131,6 +146,23 @@ mod tests {
         start.add("[Service]\nEnvironmentFile=\nEnvironmentFile=/c\nExecStart=\nExecStart=-/z\n");
         assert_eq!(start.files, [file("/c", false)]);
         assert_eq!(start.words(&Variables::new()), ["/z"]);
+    }
+
+    #[test]
+    fn specifiers_are_put_in_after_words_are_split() {
+        let specifiers = Specifiers::new("flanneld@a\\x20b-c.service", Some("node 1.lan"));
+        let mut start = Start::of(specifiers);
+        start.add(
+            "[Service]\nEnvironment=A=%H \"B=%p\" C=100%%\nEnvironmentFile=-%E/%N.env\n\
+             ExecStart=/bin/%p --name=%H -i %I $A ${C} %t/x %S %h %Z %\n",
+        );
+        let file = "/etc/flanneld@a\\x20b-c.env";
+        assert_eq!(start.files, [EnvironmentFile { path: file.to_owned(), optional: true }]);
+        assert_eq!([&start.variables["A"], &start.variables["B"]], ["node 1.lan", "flanneld"]);
+        let words = start.words(&start.variables);
+        let values = ["/bin/flanneld", "--name=node 1.lan", "-i", "a b/c", "node", "1.lan"];
+        assert_eq!(words[..6], values);
+        assert_eq!(words[6..], ["100%", "/run/x", "/var/lib", "/root", "%Z", "%"]);
     }
 
     #[test]

@@ -24,11 +24,16 @@ pub(super) fn split(line: &str) -> Vec<String> {
     words
 }
 
-/// The words of a command. A word `$NAME` becomes the words of its value, `${NAME}` the
-/// value within its word, and `$$` a dollar. What is not set is empty.
-pub(super) fn replaced(command: &str, variables: &Variables) -> Vec<String> {
+/// The words of a command, first `expanded`. A word `$NAME` becomes the words of its value,
+/// `${NAME}` the value within its word, and `$$` a dollar. What is not set is empty.
+pub(super) fn replaced(
+    command: &str,
+    expanded: impl Fn(&str) -> String,
+    variables: &Variables,
+) -> Vec<String> {
     let mut words = Vec::new();
     for word in split(command) {
+        let word = expanded(&word);
         match word.strip_prefix('$').filter(|name| is_name(name)) {
             Some(name) => words.extend(variables.get(name).iter().flat_map(|value| split(value))),
             None => words.push(within(&word, variables)),
@@ -68,7 +73,7 @@ mod tests {
         let variables = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let line = "/bin/x -e=${A} ${A} $OPTIONS ${OPTIONS} -z=$A $B ${NONE} $NONE $$A end";
         assert_eq!(
-            replaced(line, &variables),
+            replaced(line, str::to_owned, &variables),
             [
                 "/bin/x",
                 "-e=http://a:1,http://b:2",

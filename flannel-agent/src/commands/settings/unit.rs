@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flannel_core::unit::{EnvironmentFile, Start, Variables, environment};
+use flannel_core::unit::specifiers::Specifiers;
+use flannel_core::unit::{EnvironmentFile, Start, Variables, environment, glob};
 
 use super::UnitSettings;
 
@@ -21,6 +22,8 @@ const FOLDERS: [&str; 5] = [
 ];
 /// What other service managers give the daemon; the first one that is there.
 const FILES: [&str; 2] = ["/etc/sysconfig/flanneld", "/etc/default/flanneld"];
+/// The kernel tells the node's name there.
+const HOST: &str = "/proc/sys/kernel/hostname";
 /// How it is started then.
 const COMMAND: &str = "/usr/bin/flannel-agent $FLANNEL_OPTIONS";
 
@@ -43,11 +46,11 @@ pub(super) fn settings(root: &Path) -> Option<UnitSettings> {
 
 fn told(root: &Path, unit: Option<&str>, start: Start) -> Option<UnitSettings> {
     let mut variables: Variables = start.variables.clone();
-    let mut from: Vec<&str> = unit.into_iter().collect();
-    for file in &start.files {
-        if let Ok(text) = fs::read_to_string(at(root, &file.path)) {
+    let mut from: Vec<String> = unit.map(str::to_owned).into_iter().collect();
+    for path in start.files.iter().flat_map(|file| paths(root, &file.path)) {
+        if let Ok(text) = fs::read_to_string(at(root, &path)) {
             variables.extend(environment::variables(&text));
-            from.push(&file.path);
+            from.push(path);
         }
     }
     let words = start.words(&variables).into_iter().map(OsString::from).collect();
@@ -57,7 +60,9 @@ fn told(root: &Path, unit: Option<&str>, start: Start) -> Option<UnitSettings> {
 
 /// How a unit starts its service, by its file and drop-ins; `None` if there is none.
 fn start(root: &Path, unit: &str) -> Option<Start> {
-    let mut start = Start::default();
+    let host = fs::read_to_string(at(root, HOST)).ok();
+    let host = host.as_deref().map(str::trim);
+    let mut start = Start::of(Specifiers::new(unit, host));
     let file = FOLDERS.iter().map(|folder| root.join(folder).join(unit));
     start.add(&fs::read_to_string(file.into_iter().find(|path| path.exists())?).ok()?);
     for path in drop_ins(root, unit).values() {
@@ -66,11 +71,35 @@ fn start(root: &Path, unit: &str) -> Option<Start> {
     start.command.is_some().then_some(start)
 }
 
-/// The drop-ins of a unit by their names, which order them.
+/// The paths below the root that a pattern names, in order; one that is no pattern is its own.
+fn paths(root: &Path, pattern: &str) -> Vec<String> {
+    let mut found = vec![String::new()];
+    for part in pattern.split('/').filter(|part| !part.is_empty()) {
+        if !glob::is_pattern(part) {
+            found.iter_mut().for_each(|path| *path += &format!("/{part}"));
+            continue;
+        }
+        let within = |folder: String| {
+            let entries = fs::read_dir(at(root, &folder)).into_iter().flatten().flatten();
+            let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+            names.filter(|name| glob::fits(part, name)).map(move |name| format!("{folder}/{name}"))
+        };
+        found = found.into_iter().flat_map(within).collect();
+        found.sort_unstable();
+    }
+    found
+}
+
+/// The drop-ins of a unit by their names, which order them. Those of its own go before those of
+/// all whose names begin like it up to a dash, and these before those of all services.
 fn drop_ins(root: &Path, unit: &str) -> BTreeMap<OsString, PathBuf> {
+    let dashes = unit.rmatch_indices('-').map(|(at, _)| format!("{}.service", &unit[..=at]));
+    let names: Vec<String> = [unit.to_owned()].into_iter().chain(dashes).collect();
+    let of = |folder| names.iter().map(move |name| (folder, name.as_str()));
+    let own = FOLDERS.into_iter().flat_map(of);
     let mut found = BTreeMap::new();
-    for folder in FOLDERS {
-        let folder = root.join(folder).join(format!("{unit}.d"));
+    for (folder, name) in own.chain(FOLDERS.map(|folder| (folder, "service"))) {
+        let folder = root.join(folder).join(format!("{name}.d"));
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             if entry.path().extension().is_some_and(|extension| extension == "conf") {
                 found.entry(entry.file_name()).or_insert(entry.path());
@@ -155,6 +184,22 @@ mod tests {
         assert_eq!(etcd(root).1, "/mine");
         put(root, "/etc/mine", "FLANNELD_ETCD_PREFIX=/file\n");
         assert_eq!(etcd(root).1, "/file", "files go before the unit's own variables");
+        // Of one name the nearest counts; later names win.
+        put(root, "/etc/systemd/system/service.d/10-mine.conf", "[Service]\nEnvironmentFile=\n");
+        let all = |file: &str| format!("[Service]\nEnvironmentFile={file}\n");
+        put(root, "/usr/lib/systemd/system/service.d/20-all.conf", &all("/etc/all/%H-*.env"));
+        put(root, "/run/systemd/system/flannel-.service.d/20-all.conf", &all("/etc/%p.d/[a-y]*"));
+        put(root, "/etc/flannel-agent.d/b", "FLANNELD_ETCD_PREFIX=/b\n");
+        put(root, "/etc/flannel-agent.d/a", "FLANNELD_ETCD_PREFIX=/a\n");
+        put(root, "/etc/flannel-agent.d/z", "FLANNELD_ETCD_PREFIX=/z\n");
+        let from = "flannel-agent.service with /etc/mine with /etc/flannel-agent.d/a with \
+                    /etc/flannel-agent.d/b";
+        assert_eq!((etcd(root).1.as_str(), etcd(root).2.as_str()), ("/b", from));
+        put(root, HOST, "node1\n");
+        put(root, "/etc/all/node1-x.env", "FLANNELD_ETCD_PREFIX=/all\n");
+        fs::remove_dir_all(at(root, "/run/systemd/system")).unwrap();
+        assert_eq!(etcd(root).1, "/all");
+        fs::remove_dir_all(at(root, "/usr/lib/systemd/system")).unwrap();
         put(root, "/etc/mine", "FLANNELD_ETCD_PREFIX=/file\nFLANNEL_OPTIONS=--no-such-flag\n");
         assert!(settings(root).is_none(), "no daemon would start by these");
     }
