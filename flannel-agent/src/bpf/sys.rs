@@ -245,7 +245,8 @@ unsafe fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()>
         info_len: size_of::<T>() as u32,
         info: std::ptr::from_mut(info) as u64,
     };
-    // SAFETY: `info` has `info_len` bytes and outlives the call.
+    // SAFETY: `attr` is of this command. `info` has `info_len` bytes, outlives the call, and by
+    // the caller's promise may hold what the kernel writes, as may what it points to.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map(drop)
 }
 
@@ -272,12 +273,13 @@ pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
 /// Calls bpf(2) for a command that answers with a descriptor.
 ///
 /// # Safety
-/// As for [`bpf`].
+/// As for [`bpf`], and the command answers with a new descriptor.
 unsafe fn bpf_open<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller promises that `attr` and its pointers are of this command.
     let descriptor = unsafe { bpf(command, attr) }?;
     let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just opened it for us.
+    // SAFETY: the kernel has just opened it for us, by the caller's promise about the command;
+    // nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
@@ -288,7 +290,8 @@ unsafe fn bpf_open<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd
 /// are valid for what the kernel reads and writes there.
 unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     let attr = std::ptr::from_mut(attr);
-    // SAFETY: the caller's promise.
+    // SAFETY: `attr` has as many bytes as are told, and outlives the call. The caller promises
+    // that they are of this command, and that its pointers are valid.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
     if result >= 0 { Ok(result) } else { Err(io::Error::last_os_error()) }
 }
