@@ -1,6 +1,7 @@
 //! The process that loads and pins the programs for an agent.
 
 use std::io::{self, Read as _, Write as _};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,13 +9,43 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::{Needs, ProgramOptions};
+use super::{BpfError, Needs, ProgramOptions};
 
 /// The verifier takes a second; on an emulated machine, a minute.
 const LOADING: Duration = Duration::from_secs(180);
 
 /// So long after the first programs the agent has done what is urgent at a start.
 const URGENT: Duration = Duration::from_millis(500);
+
+/// What is to be loaded, and where it is pinned.
+#[derive(Clone, Debug)]
+pub(super) struct Order {
+    pin_dir: PathBuf,
+    flow_table: u32,
+    needs: Needs,
+}
+
+impl Order {
+    /// With the programs that a node needs to begin.
+    pub(super) fn new(options: &ProgramOptions, needs: Needs) -> Self {
+        let (pin_dir, flow_table) = (options.pin_dir.clone(), options.flow_table_size);
+        Self { pin_dir, flow_table, needs }
+    }
+
+    fn command(&self) -> Command {
+        let needs = self.needs;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg("load-programs")
+            .arg(format!("--pin-dir={}", self.pin_dir.display()))
+            .arg(format!("--flow-table-size={}", self.flow_table))
+            .args(needs.tunnel.then_some("--tunnel"))
+            .args(needs.direct.then_some("--direct"))
+            .args(needs.pods.then_some("--pods"))
+            .args(needs.card.then_some("--card"));
+        command
+    }
+}
 
 /// A process of its own that loads and pins programs: first those that a node needs to
 /// begin, then, when it is told to, the others. It can do without the kernel's types
@@ -30,33 +61,28 @@ pub(super) struct Loading {
     limit: Duration,
     /// When it told of the first programs.
     told: Option<Instant>,
+    /// Why it failed, as far as it has said.
+    words: Vec<u8>,
 }
 
 /// What such a process tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Told {
     /// Nothing yet.
     Nothing,
     /// The first programs are pinned.
     First,
-    /// It has ended; whether all went well.
-    Ended(bool),
+    /// All programs are pinned.
+    All,
+    /// It has ended before that, and perhaps said why.
+    Failed(Option<BpfError>),
 }
 
 impl Loading {
     /// Begins to load programs, and waits until the first ones are pinned. `None` if they
     /// could not be.
-    pub(super) fn begin(options: &ProgramOptions, needs: Needs) -> Option<Self> {
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg("load-programs")
-            .arg(format!("--pin-dir={}", options.pin_dir.display()))
-            .arg(format!("--flow-table-size={}", options.flow_table_size))
-            .args(needs.tunnel.then_some("--tunnel"))
-            .args(needs.direct.then_some("--direct"))
-            .args(needs.pods.then_some("--pods"))
-            .args(needs.card.then_some("--card"));
-        let first = Self::of(command, LOADING).and_then(|mut loading| {
+    pub(super) fn begin(order: &Order) -> Option<Self> {
+        let first = Self::of(order.command(), LOADING).and_then(|mut loading| {
             // aya asks what the kernel can do when it is used first: meanwhile.
             let _asked = aya::features();
             Ok((loading.next(LOADING)? == Told::First).then_some(loading))
@@ -67,12 +93,23 @@ impl Loading {
         })
     }
 
+    /// Begins to load all programs anew. Pins stay until the verifier has seen all of them.
+    ///
+    /// # Errors
+    /// No process can be started.
+    pub(super) fn anew(order: &Order) -> io::Result<Self> {
+        let mut command = order.command();
+        command.arg("--anew");
+        Self::of(command, LOADING)
+    }
+
     fn of(mut command: Command, limit: Duration) -> io::Result<Self> {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let orders = child.stdin.take();
         let answers = child.stdout.take().ok_or_else(|| io::Error::other("it has no output"))?;
-        Ok(Self { child: Some(child), orders, answers, began: Instant::now(), limit, told: None })
+        let (child, began) = (Some(child), Instant::now());
+        Ok(Self { child, orders, answers, began, limit, told: None, words: Vec::new() })
     }
 
     /// Lets it load the other programs: they are wanted `now`, or nothing else is urgent any
@@ -105,25 +142,42 @@ impl Loading {
                     let error = format!("it has not ended within {} s", self.limit.as_secs());
                     return Err(io::Error::new(io::ErrorKind::TimedOut, error));
                 }
-                Ok(_) => return self.read(),
+                Ok(_) => {
+                    if let Some(told) = self.read()? {
+                        return Ok(told);
+                    }
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    fn read(&mut self) -> io::Result<Told> {
-        match self.answers.read(&mut [0])? {
-            0 => {
-                let child = self.child.take();
-                let status = child.map(|mut child| child.wait()).transpose()?;
-                Ok(Told::Ended(status.is_some_and(|status| status.success())))
-            }
-            _ => {
+    /// Reads once; what that tells.
+    fn read(&mut self) -> io::Result<Option<Told>> {
+        let mut some = [0; 4096];
+        // What it says may follow the line about the first programs.
+        let most = if self.words.is_empty() { 1 } else { some.len() };
+        let count = self.answers.read(&mut some[..most])?;
+        match &some[..count] {
+            [] => self.ended().map(Some),
+            [b'\n'] if self.words.is_empty() => {
                 self.told = Some(Instant::now());
-                Ok(Told::First)
+                Ok(Some(Told::First))
+            }
+            words => {
+                self.words.extend(words);
+                Ok(None)
             }
         }
+    }
+
+    fn ended(&mut self) -> io::Result<Told> {
+        let status = self.child.take().map(|mut child| child.wait()).transpose()?;
+        Ok(match status.is_some_and(|status| status.success()) {
+            true => Told::All,
+            false => Told::Failed(serde_json::from_slice(&self.words).ok()),
+        })
     }
 }
 
@@ -152,13 +206,29 @@ pub(super) fn tell_first() -> io::Result<()> {
     io::stdin().read_exact(&mut [0])
 }
 
-/// Whether an agent still waits for what this process loads: another one may be started by
-/// now, and must not find programs of two loads.
-pub(super) fn is_awaited() -> bool {
+/// Tells the agent why the programs cannot be loaded.
+///
+/// # Errors
+/// The agent has ended.
+pub(super) fn tell_failure(error: &BpfError) -> io::Result<()> {
+    let mut answers = io::stdout();
+    answers.write_all(&serde_json::to_vec(error)?)?;
+    answers.flush()
+}
+
+/// An agent has to wait still for what this process loads: another one may be started by now,
+/// and must not find programs of two loads.
+///
+/// # Errors
+/// None does.
+pub(super) fn is_still_awaited() -> Result<(), BpfError> {
     let answers = io::stdout();
     let mut ends = [PollFd::new(&answers, PollFlags::empty())];
     let asked = poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-    asked.is_ok() && !ends[0].revents().contains(PollFlags::ERR)
+    match asked.is_ok() && !ends[0].revents().contains(PollFlags::ERR) {
+        true => Ok(()),
+        false => Err(BpfError::plain("pin program", "all", "the agent has ended")),
+    }
 }
 
 #[cfg(test)]
@@ -173,19 +243,40 @@ mod tests {
 
     #[test]
     fn a_process_tells_of_its_first_programs_and_of_its_end() {
-        assert_eq!(shell("exit 0", LOADING).next(LOADING).unwrap(), Told::Ended(true));
-        assert_eq!(shell("exit 1", LOADING).next(LOADING).unwrap(), Told::Ended(false));
+        assert_eq!(shell("exit 0", LOADING).next(LOADING).unwrap(), Told::All);
+        assert_eq!(shell("exit 1", LOADING).next(LOADING).unwrap(), Told::Failed(None));
         let mut both = shell("echo; read order; exit 1", LOADING);
         assert_eq!(both.next(LOADING).unwrap(), Told::First);
         both.go_on(false);
         assert_eq!(both.next(Duration::from_millis(20)).unwrap(), Told::Nothing);
         both.go_on(true);
-        assert_eq!(both.next(LOADING).unwrap(), Told::Ended(false));
+        assert_eq!(both.next(LOADING).unwrap(), Told::Failed(None));
         let mut left = shell("echo; read order && exit 0; exit 1", LOADING);
         assert_eq!(left.next(LOADING).unwrap(), Told::First);
         thread::sleep(URGENT * 2);
         left.go_on(false);
-        assert_eq!(left.next(LOADING).unwrap(), Told::Ended(true));
+        assert_eq!(left.next(LOADING).unwrap(), Told::All);
+    }
+
+    #[test]
+    fn a_process_says_why_it_failed() {
+        let log = "R1 invalid mem access\n".repeat(1000);
+        let error = BpfError {
+            verifier_log: Some(log),
+            ..BpfError::plain("load program", "to_pod", "it is too odd")
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("words");
+        std::fs::write(&file, serde_json::to_vec(&error).unwrap()).unwrap();
+        let cat = format!("cat {}; exit 1", file.display());
+        for (script, first) in [(cat.clone(), false), (format!("echo; read order; {cat}"), true)] {
+            let mut fails = shell(&script, LOADING);
+            if first {
+                assert_eq!(fails.next(LOADING).unwrap(), Told::First);
+            }
+            let told = fails.go_on(true).next(LOADING).unwrap();
+            assert_eq!(told, Told::Failed(Some(error.clone())));
+        }
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! Why bpf(2), bpffs or an attach call did not do what was asked.
 
+use std::borrow::Cow;
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 /// A bpf(2) or attach call that failed.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{step} {object}: {reason}{}", hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
 pub struct BpfError {
     /// What was tried.
-    pub step: &'static str,
+    pub step: Cow<'static, str>,
     /// Map, program, hook or path.
     pub object: String,
     /// errno or the library's text.
@@ -54,13 +57,14 @@ impl BpfError {
             Some(libc::EPERM) if MAP_WRITES.contains(&step) => Some(FROZEN.to_owned()),
             errno => errno.and_then(|errno| hint(errno, verifier_log.is_some())),
         };
+        let step = step.into();
         Self { step, object: object.into(), reason, hint, verifier_log, foreign: false }
     }
 
     /// An error of our own, without a cause below it.
     pub fn plain(step: &'static str, object: impl Into<String>, reason: impl Into<String>) -> Self {
         Self {
-            step,
+            step: step.into(),
             object: object.into(),
             reason: reason.into(),
             hint: None,

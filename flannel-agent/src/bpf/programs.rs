@@ -2,12 +2,13 @@
 //! again takes them as they are: the verifier has seen them, which takes longer than
 //! all else at a start.
 
+mod later;
 mod pins;
 mod verify;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aya::maps::Map;
 use aya::pin::PinError;
@@ -15,17 +16,15 @@ use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use flannel_ebpf::abi::program;
 
+use self::later::{Came, Later};
 use self::pins::Of;
 pub use self::pins::are_pinned;
 pub(super) use self::verify::possible_cpus;
 use self::verify::{make_maps, verify};
-use super::aside::{self, Loading, Told};
+use super::aside::{self, Loading, Order};
 use super::interrupted::unless_interrupted;
 use super::pin::PinDir;
 use super::{BpfError, Needs, ProgramOptions, object, untyped};
-
-/// What could not be loaded is tried again after this time.
-const AGAIN: Duration = Duration::from_secs(30);
 
 /// All programs, and the maps until they are taken.
 pub(super) enum Programs {
@@ -43,13 +42,6 @@ pub(super) struct Pinned {
     maps: BTreeMap<&'static str, Map>,
     /// What has become of the programs that are not needed at once.
     later: Option<Later>,
-}
-
-/// Programs that are loaded after the first ones.
-enum Later {
-    Loading(Loading, Size),
-    /// They could not be loaded, and why.
-    Failed(Instant, BpfError, Size),
 }
 
 /// What else decides about an object's maps and programs.
@@ -83,16 +75,22 @@ impl Programs {
         let size = Size { flow_table: options.flow_table_size, card: needs.card };
         let Some(pins) = pins else { return load(object, size, None).map(Self::held) };
         let of = Of::object(object, pins);
-        let found = of.open(|_| true).filter(|found| same && (found.xdp.is_some() || !needs.card));
-        if let Some(pinned) = found {
+        let fits = |found: &Pinned| same && (found.xdp.is_some() || !needs.card);
+        if let Some(pinned) = of.open(|_| true).filter(fits) {
             tracing::debug!("programs of the run before reused");
             return Ok(Self::Pinned(Box::new(pinned)));
         }
+        let order = Order::new(options, needs);
+        if let Some(pinned) = of.open(|name| needs.has(name)).filter(fits) {
+            tracing::debug!("programs of the run before reused; it had no others");
+            let later = Some(Later::anew(order));
+            return Ok(Self::Pinned(Box::new(Pinned { later, ..pinned })));
+        }
         of.discard()?;
-        if let Some(loading) = Loading::begin(options, needs)
+        if let Some(loading) = Loading::begin(&order)
             && let Some(pinned) = of.open(|name| needs.has(name))
         {
-            let later = Some(Later::Loading(loading, size));
+            let later = Some(Later::after(loading, order));
             return Ok(Self::Pinned(Box::new(Pinned { later, ..pinned })));
         }
         Self::load_here(object, size, pins)
@@ -133,57 +131,41 @@ impl Programs {
     }
 
     /// Takes in the programs that came later, for which it waits `within` this time;
-    /// whether there are others than before now. What another process could not load is loaded
-    /// here, by which all programs are others. The maps must be among `pins`.
+    /// whether there are others than before now. Where they could not be loaded, all are loaded
+    /// anew from time to time, for which it does not wait. The maps must be among `pins`.
     ///
     /// # Errors
-    /// They cannot be loaded. That is tried again from time to time.
+    /// They cannot be loaded. Those that are there stay, and so do their pins.
     pub(super) fn take_later(
         &mut self,
         pins: Option<&PinDir>,
         within: Duration,
     ) -> Result<bool, BpfError> {
         let Self::Pinned(pinned) = self else { return Ok(false) };
-        let size = match &mut pinned.later {
-            None => return Ok(false),
-            Some(Later::Failed(at, error, _)) if at.elapsed() < AGAIN => return Err(error.clone()),
-            Some(Later::Failed(_, _, size)) => *size,
-            Some(Later::Loading(loading, size)) => match loading
-                .go_on(within > Duration::ZERO)
-                .next(within)
-            {
-                Ok(Told::Nothing | Told::First) => return Ok(false),
-                Ok(Told::Ended(true))
-                    if let Some(pins) = pins
-                        && Of::hash(pinned.hash, pins).add(&mut pinned.tc, |_| true).is_some() =>
-                {
-                    pinned.later = None;
-                    return Ok(true);
-                }
-                told => {
-                    tracing::info!(
-                        ?told,
-                        "program loader failed; the agent loads the programs itself"
-                    );
-                    *size
-                }
-            },
+        let Some(later) = &mut pinned.later else { return Ok(false) };
+        let came = later.look(within)?;
+        let of = match pins {
+            _ if came == Came::Nothing => return Ok(false),
+            None => return Err(later.fail(BpfError::plain("open programs", "all", "no pins"))),
+            Some(pins) if came == Came::Rest => Ok(Of::hash(pinned.hash, pins)),
+            Some(pins) => object::bytes().map(|object| Of::object(&object, pins)),
         };
-        let pins = pins.ok_or_else(|| BpfError::plain("load programs", "all", "pins unavailable"));
-        let loaded = pins.and_then(|pins| Self::load_here(&object::bytes()?, size, pins));
-        match loaded {
-            Ok(loaded) => {
-                *self = loaded;
+        let opened = of.map(|of| match came {
+            Came::Rest => of.add(&mut pinned.tc, |_| true),
+            _ => of.open(|_| true).map(|Pinned { hash, tc, xdp, .. }| {
+                (pinned.hash, pinned.tc, pinned.xdp) = (hash, tc, xdp);
+            }),
+        });
+        match opened {
+            Ok(Some(())) => {
+                pinned.later = None;
                 Ok(true)
             }
-            Err(error) => {
-                // What is tried again and again is told once.
-                if !matches!(pinned.later, Some(Later::Failed(..))) {
-                    error.log_verifier();
-                }
-                pinned.later = Some(Later::Failed(Instant::now(), error.clone(), size));
-                Err(error)
+            Ok(None) => {
+                let why = "their pins have gone, or are those of other maps";
+                Err(later.fail(BpfError::plain("open programs", "all", why)))
             }
+            Err(error) => Err(later.fail(error)),
         }
     }
 
@@ -278,12 +260,25 @@ fn absent(name: &str) -> BpfError {
 }
 
 /// Loads the programs and pins them, for the agent that holds the pin directory: first those
-/// that it needs to begin, of which it is told by a byte on standard output.
+/// that it needs to begin, of which it is told by a byte on standard output. With `anew` all at
+/// once, in the place of those that are pinned. Why that fails is told there, too.
 ///
 /// # Errors
 /// A map cannot be created, the verifier refuses a program, it cannot be pinned, or nobody
 /// waits for it any more.
-pub fn load_aside(pin_dir: &Path, flow_table: u32, needs: Needs) -> Result<(), BpfError> {
+pub fn load_aside(
+    pin_dir: &Path,
+    flow_table: u32,
+    needs: Needs,
+    anew: bool,
+) -> Result<(), BpfError> {
+    load_and_pin(pin_dir, flow_table, needs, anew).inspect_err(|error| {
+        // The agent has ended, if it does not hear.
+        let _ = aside::tell_failure(error);
+    })
+}
+
+fn load_and_pin(pin_dir: &Path, flow_table: u32, needs: Needs, anew: bool) -> Result<(), BpfError> {
     let object = object::bytes()?;
     let pins = PinDir::new(pin_dir);
     let size = Size { flow_table, card: needs.card };
@@ -292,14 +287,18 @@ pub fn load_aside(pin_dir: &Path, flow_table: u32, needs: Needs) -> Result<(), B
         return Err(BpfError::plain("pin program", "all", "they log"));
     }
     let of = Of::object(&object, &pins);
+    if anew {
+        verify(&mut ebpf, |name| size.has(name))?;
+        aside::is_still_awaited()?;
+        of.discard()?;
+        return of.pin(&mut ebpf, |_| true);
+    }
     verify(&mut ebpf, |name| needs.has(name))?;
     of.pin(&mut ebpf, |name| needs.has(name))?;
     aside::tell_first().map_err(|error| BpfError::new("tell of", "the first programs", &error))?;
     let later = |name: &str| size.has(name) && !needs.has(name);
     verify(&mut ebpf, later)?;
-    if !aside::is_awaited() {
-        return Err(BpfError::plain("pin program", "all", "the agent has ended"));
-    }
+    aside::is_still_awaited()?;
     of.pin(&mut ebpf, later)
 }
 

@@ -118,6 +118,9 @@ pub enum Command {
         /// What the node needs at once
         #[command(flatten)]
         needs: Needs,
+        /// Load all, in the place of those that are pinned
+        #[arg(long)]
+        anew: bool,
     },
     /// Print a script that lets a shell complete flags and commands
     Completions {

@@ -10,6 +10,7 @@ use flannel_tests::agent::Options;
 use flannel_tests::hooks;
 use flannel_tests::lab::Lab;
 use flannel_tests::load::{REQUESTS, SPACED};
+use flannel_tests::node::Node;
 use flannel_tests::pair::Pair;
 use flannel_tests::told::words;
 use flannel_tests::wait;
@@ -124,8 +125,73 @@ fn a_program_of_pods_that_the_verifier_refuses() {
     cannot_be_demanded(&options, word);
 }
 
+/// The loader tries again, and the agent only looks whether it has ended.
 #[test]
-fn an_agent_whose_loader_is_killed_loads_the_programs_itself() {
+fn programs_of_pods_are_loaded_once_the_verifier_takes_them() {
+    let lab = Lab::new();
+    let path = lab.dir().join("broken.bpf.o");
+    let mut options = object(&lab, |bytes| {
+        let to_pod = program_in(bytes, "to_pod");
+        spoil(bytes, to_pod);
+    });
+    options.environment.push(("FLANNEL_EBPF_AGAIN_MS".to_owned(), "100".to_owned()));
+    options.environment.push(("FLANNELD_LOG".to_owned(), "flannel_agent=debug".to_owned()));
+    let etcd = lab.etcd();
+    let mut node = lab.node(1);
+    node.start(&etcd, &options);
+    let pid = node.agent_pid();
+    let refusals = |node: &Node| node.agent_log().matches("programs could not be loaded").count();
+    wait::holds("a refusal", Duration::from_secs(20), || refusals(&node) > 0);
+    let complaint = node.status().datapath.reason.unwrap_or_default();
+    assert!(complaint.contains("to_pod"), "{complaint}");
+    let pins = |node: &Node| {
+        let mut pins = hooks::pins(node.pin_dir());
+        pins.retain(|pin| pin.display().to_string().contains("/prog-"));
+        pins
+    };
+    let (pinned, first) = (pins(&node), refusals(&node));
+    assert!(!pinned.is_empty(), "those that are good");
+    let used = cpu_time(pid);
+    wait::holds("more refusals", Duration::from_secs(30), || refusals(&node) >= first + 5);
+    let used = cpu_time(pid) - used;
+    // Five times the programs would take it half a second at least.
+    assert!(used < Duration::from_millis(200), "{used:?}");
+    assert_eq!(pins(&node), pinned);
+    assert_eq!(node.status().datapath.mode, Some(DatapathKind::Kernel));
+    assert_eq!(node.agent_log().matches("invalid bpf_context access").count(), 1);
+
+    // The next start takes what is there.
+    let ids = |node: &Node| hooks::at(&node.netns, "eth0", TcAttachType::Ingress);
+    let (before, known) = (ids(&node), refusals(&node));
+    node.kill_agent();
+    node.start(&etcd, &options);
+    wait::holds("a refusal again", Duration::from_secs(20), || refusals(&node) > known);
+    assert_eq!((ids(&node), pins(&node)), (before, pinned));
+
+    fs::copy(PREBUILT, &path).expect("a good object");
+    wait::holds("the programs", Duration::from_secs(20), || {
+        node.status().datapath.mode == Some(DatapathKind::Ebpf)
+    });
+    node.bridge();
+    let pod = node.pod(2);
+    wait::holds("hooks of the pod", Duration::from_secs(10), || {
+        hooks::on(&node.netns, &pod.veth).len() == 2
+    });
+    assert_eq!(pins(&node).len(), flannel_ebpf::abi::program::ALL.len());
+    assert_eq!(node.not_well(), []);
+}
+
+/// CPU time that a process has used, without that of its children.
+fn cpu_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process");
+    let fields = stat.rsplit(')').next().expect("fields").split_whitespace();
+    let ticks: u64 =
+        fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+#[test]
+fn another_loader_takes_the_place_of_one_that_is_killed() {
     let lab = Lab::new();
     let etcd = lab.etcd();
     let mut node = lab.node(1);
