@@ -262,7 +262,7 @@ mod tests {
     fn a_process_says_why_it_failed() {
         let log = "R1 invalid mem access\n".repeat(1000);
         let error = BpfError {
-            verifier_log: Some(log),
+            verifier_log: Some(log.into()),
             ..BpfError::plain("load program", "to_pod", "it is too odd")
         };
         let folder = tempfile::tempdir().unwrap();

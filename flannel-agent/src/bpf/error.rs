@@ -18,7 +18,7 @@ pub struct BpfError {
     /// What usually causes it.
     pub hint: Option<String>,
     /// The end of the verifier's log, if it refused a program.
-    pub verifier_log: Option<String>,
+    pub verifier_log: Option<Box<str>>,
     /// It is somebody else's, and not ours to touch.
     pub foreign: bool,
 }
@@ -105,10 +105,10 @@ fn push(reason: &mut String, text: &str) {
     reason.push_str(text);
 }
 
-fn tail(log: &str) -> Option<String> {
+fn tail(log: &str) -> Option<Box<str>> {
     let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).collect();
     let first = lines.len().saturating_sub(LOG_LINES);
-    (!lines.is_empty()).then(|| lines[first..].join("\n"))
+    (!lines.is_empty()).then(|| lines[first..].join("\n").into())
 }
 
 fn hint(errno: i32, has_log: bool) -> Option<String> {

@@ -61,6 +61,17 @@ pub(super) fn resolved(ifindex: u32, message: &RouteNetlinkMessage) -> Option<(I
     Some((ip?, mac?))
 }
 
+/// NUD_INCOMPLETE and NUD_FAILED.
+const UNANSWERED: u16 = 0x01 | 0x20;
+
+/// A neighbour of an interface that was asked for its MAC and has not told it.
+pub(super) fn unresolved(ifindex: u32, message: &RouteNetlinkMessage) -> Option<Ipv4Addr> {
+    let RouteNetlinkMessage::NewNeighbour(entry) = message else { return None };
+    let asked = u16::from(entry.header.state) & UNANSWERED != 0;
+    let (_, ip) = mac_and_ip(&entry.attributes);
+    ip.filter(|_| asked && entry.header.ifindex == ifindex)
+}
+
 /// The port of this bridge, if the entry says that the MAC is behind it.
 pub(super) fn bridge_port(bridge: u32, mac: MacAddr, message: &RouteNetlinkMessage) -> Option<u32> {
     let RouteNetlinkMessage::NewNeighbour(entry) = message else { return None };

@@ -12,6 +12,7 @@ mod limits;
 mod links;
 mod local;
 mod message;
+mod neighbour;
 mod netconf;
 pub mod netlink;
 pub mod nftables;

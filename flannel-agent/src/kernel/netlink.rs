@@ -99,18 +99,6 @@ impl RealKernel {
         })
     }
 
-    /// MAC of a neighbour on this interface, if it is resolved.
-    ///
-    /// # Errors
-    /// When the kernel does not answer.
-    pub fn neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> Result<Option<MacAddr>, KernelError> {
-        let ask = entries(AddressFamily::Inet, ifindex);
-        let found = self.dump("RTM_GETNEIGH", "neighbours", &ask, |message| {
-            answer::resolved(ifindex, &message).filter(|(of, _)| *of == ip)
-        })?;
-        Ok(found.first().map(|(_, mac)| *mac))
-    }
-
     /// Where a VXLAN device sends frames for this MAC.
     ///
     /// # Errors
@@ -423,7 +411,7 @@ fn addresses_of(ifindex: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetAddress(ask)
 }
 
-fn entries(family: AddressFamily, ifindex: u32) -> RouteNetlinkMessage {
+pub(super) fn entries(family: AddressFamily, ifindex: u32) -> RouteNetlinkMessage {
     let mut ask = NeighbourMessage::default();
     ask.header.family = family;
     ask.attributes = vec![NeighbourAttribute::IfIndex(ifindex)];

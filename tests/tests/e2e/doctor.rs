@@ -151,6 +151,11 @@ fn check_calls_the_loss_of_everything_broken() {
     found(Id::Mtu, "through the overlay: no peer is reached");
     right.sh("nft delete table ip mine");
     let here = &pair.left.netns;
+    // The switch is there, and nobody behind it.
+    pair.lab.underlay().ip("link set p2 down");
+    here.sh("ip neigh flush dev eth0");
+    found(Id::Mtu, "no MAC is told for 192.0.2.12: no peer is reached");
+    pair.lab.underlay().ip("link set p2 up");
     here.ip("link set eth0 down");
     found(Id::Underlay, "eth0 is down");
     here.ip("link set eth0 up");

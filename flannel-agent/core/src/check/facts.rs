@@ -89,6 +89,8 @@ pub struct PeerProbe {
     pub overlay: Option<Sizes>,
     /// TCP through the tunnel.
     pub tcp: Option<Handshakes>,
+    /// The next hop to its PublicIP, if that was asked for its MAC and has not answered.
+    pub mute: Option<Ipv4Addr>,
 }
 
 /// Echoes of two sizes that nobody may fragment.

@@ -1,5 +1,8 @@
 //! Ways to the peers: room for full packets, and checksums.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
 use super::facts::{NodeFacts, PeerProbe, Sizes};
 use super::finding::{Condition, Finding, Id};
 use crate::probe::Answer;
@@ -25,9 +28,9 @@ pub(super) fn findings(facts: &NodeFacts) -> Vec<Finding> {
     }
 }
 
-/// Some peers, and how many more.
-fn named<'a>(probes: impl IntoIterator<Item = &'a PeerProbe>) -> String {
-    let all: Vec<String> = probes.into_iter().map(|probe| probe.peer.to_string()).collect();
+/// Some addresses, and how many more.
+fn named(addresses: impl IntoIterator<Item = Ipv4Addr>) -> String {
+    let all: Vec<String> = addresses.into_iter().map(|address| address.to_string()).collect();
     let more = all.len().saturating_sub(NAMED);
     let first = all[..all.len().min(NAMED)].join(", ");
     if more == 0 { first } else { format!("{first} and {more} more") }
@@ -55,14 +58,14 @@ fn mtu(probes: &[PeerProbe]) -> Vec<Finding> {
             ),
             _ => (String::new(), "raise the MTU on the way, or lower Backend.MTU".to_owned()),
         };
-        let who = named(narrow.iter().copied());
+        let who = named(narrow.iter().map(|probe| probe.peer));
         let found = format!("{length} bytes do not pass the underlay to {who}{told}");
         findings.push(Finding::ill(id, Condition::Broken, found, remedy));
     }
     let inner =
         of(&|probe| !is_narrow(&probe.underlay) && probe.overlay.as_ref().is_some_and(is_narrow));
     if let Some(length) = inner.first().and_then(|probe| Some(probe.overlay.as_ref()?.length)) {
-        let who = named(inner.iter().copied());
+        let who = named(inner.iter().map(|probe| probe.peer));
         let found = format!("{length} bytes do not pass the overlay to {who}");
         let remedy = "compare the MTU of both devices, and what their underlays allow";
         findings.push(Finding::ill(id, Condition::Broken, found, remedy));
@@ -112,7 +115,8 @@ fn unreached(probes: &[PeerProbe]) -> Vec<Finding> {
     let lost = || probes.iter().filter(|probe| !probe.is_reached());
     let mut findings = Vec::new();
     if let Some(reason) = lost().find_map(PeerProbe::unsent) {
-        let who = named(lost().filter(|probe| probe.unsent().is_some()));
+        let unsent = lost().filter(|probe| probe.unsent().is_some());
+        let who = named(unsent.map(|probe| probe.peer));
         let found = format!("nothing can be sent to {who} ({reason}){none}");
         findings.push(
             Finding::ill(id, state, found, "look at the underlay's device and its routes")
@@ -121,7 +125,7 @@ fn unreached(probes: &[PeerProbe]) -> Vec<Finding> {
     }
     let mut shut = lost().filter(|probe| probe.underlay.small.came()).peekable();
     if shut.peek().is_some() {
-        let who = named(shut);
+        let who = named(shut.map(|probe| probe.peer));
         let found =
             format!("answers come from {who} on the underlay, but not through the overlay{none}");
         let remedy = "run check there, too, and trace here; does anything on the way stop UDP to the \
@@ -131,12 +135,27 @@ fn unreached(probes: &[PeerProbe]) -> Vec<Finding> {
         findings.push(Finding::ill(id, state, found, remedy).since(why));
     }
     let silent = |probe: &&PeerProbe| !probe.underlay.small.came() && probe.unsent().is_none();
-    let mut silent = lost().filter(silent).peekable();
+    let mute: Vec<&PeerProbe> = lost().filter(silent).filter(|it| it.mute.is_some()).collect();
+    if !mute.is_empty() {
+        findings.push(cut_off(&mute, state, none));
+    }
+    let mut silent = lost().filter(silent).filter(|probe| probe.mute.is_none()).peekable();
     if silent.peek().is_some() {
-        let found = format!("no answer from {}: away, or ICMP is filtered", named(silent));
+        let who = named(silent.map(|probe| probe.peer));
+        let found = format!("no answer from {who}: away, or ICMP is filtered");
         findings.push(Finding::unknown(id, found));
     }
     findings
+}
+
+/// Silent peers to whose next hops nothing can go: that is no filter of ICMP.
+fn cut_off(mute: &[&PeerProbe], state: Condition, none: &str) -> Finding {
+    let hops: BTreeSet<Ipv4Addr> = mute.iter().filter_map(|probe| probe.mute).collect();
+    let (who, hops) = (named(mute.iter().map(|probe| probe.peer)), named(hops));
+    let found = format!("no answer from {who}: no MAC is told for {hops}{none}");
+    let remedy = "are these nodes up? look at the underlay's switch, VLAN and cables";
+    Finding::ill(Id::Mtu, state, found, remedy)
+        .since("without the next hop's MAC all that is sent there is lost")
 }
 
 fn checksum(probes: &[PeerProbe]) -> Finding {
@@ -147,7 +166,7 @@ fn checksum(probes: &[PeerProbe]) -> Finding {
         .map(|(probe, _)| probe)
         .collect();
     if !wrong.is_empty() {
-        let who = named(wrong);
+        let who = named(wrong.iter().map(|probe| probe.peer));
         return Finding::ill(
             id,
             Condition::Broken,

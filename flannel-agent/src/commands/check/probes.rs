@@ -8,6 +8,8 @@ use flannel_core::probe::Answer;
 
 use super::node::DeviceRoles;
 use crate::commands::known::KnownPeer;
+use crate::kernel::Kernel as _;
+use crate::kernel::netlink::RealKernel;
 use crate::probe::{self, Echo};
 
 /// Peers that are tried; of more, every so many.
@@ -32,7 +34,20 @@ pub(super) async fn tried(node: &DeviceRoles, peers: &[KnownPeer]) -> Known<Vec<
     let step = peers.len().div_ceil(PEERS).max(1);
     let plan: Vec<Plan> = peers.iter().step_by(step).map(|peer| Plan::of(node, peer)).collect();
     let work = tokio::task::spawn_blocking(move || try_all(&plan));
-    work.await.map_err(Unknown::because)?
+    let mut probes: Vec<PeerProbe> = work.await.map_err(Unknown::because)??;
+    tell_mute(&mut probes).await;
+    Ok(probes)
+}
+
+/// Looks which next hops to silent peers have told no MAC: there was time to ask for it.
+async fn tell_mute(probes: &mut [PeerProbe]) {
+    let Ok(kernel) = RealKernel::open() else { return };
+    for probe in probes.iter_mut().filter(|probe| !probe.underlay.small.came()) {
+        let Ok(Some(route)) = kernel.route_to(probe.peer).await else { continue };
+        let hop = route.gateway.unwrap_or(probe.peer);
+        let unresolved = kernel.is_unresolved(route.ifindex, hop).unwrap_or(false);
+        probe.mute = unresolved.then_some(hop);
+    }
 }
 
 /// What is tried with a peer.
@@ -87,6 +102,7 @@ fn try_all(plan: &[Plan]) -> Known<Vec<PeerProbe>> {
             underlay: sizes(*underlay),
             overlay: overlay.map(&mut sizes),
             tcp: None,
+            mute: None,
         })
         .collect();
     let tunnelled = probes.iter_mut().zip(plan).filter(|(_, plan)| plan.tcp);

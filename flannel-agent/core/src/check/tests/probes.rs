@@ -11,6 +11,7 @@ pub(super) fn probe(host: u8, underlay: Answer, overlay: Answer) -> PeerProbe {
         underlay: sizes(1500, underlay),
         overlay: Some(sizes(1450, overlay)),
         tcp: Some(Handshakes { offloaded: CAME, plain: CAME }),
+        mute: None,
     }
 }
 
@@ -79,6 +80,22 @@ fn what_is_lost_decides() {
         let small = refused.clone();
         PeerProbe { underlay: Sizes { small, ..no() }, ..shut(host) }
     };
+    // Who does not even tell a MAC is no filter's doing.
+    let mute = |host, hop: [u8; 4]| PeerProbe { mute: Some(hop.into()), ..away(host) };
+    let cut =
+        "no answer from 192.0.2.7, 192.0.2.8: no MAC is told for 192.0.2.7, 192.0.2.8: no peer";
+    let both = probes(vec![mute(7, [192, 0, 2, 7]), mute(8, [192, 0, 2, 8])]);
+    found(Id::Mtu, Condition::Broken, cut, both);
+    let gateway = "192.0.2.8: no MAC is told for 192.0.2.254: no peer is reached";
+    let both = probes(vec![mute(7, [192, 0, 2, 254]), mute(8, [192, 0, 2, 254])]);
+    found(Id::Mtu, Condition::Broken, gateway, both);
+    let one = probes(vec![mute(7, [192, 0, 2, 7]), probe(8, CAME, CAME)]);
+    found(Id::Mtu, Condition::Degraded, "no MAC is told for 192.0.2.7", one);
+    let both = probes(vec![mute(7, [192, 0, 2, 7]), away(8)]);
+    found(Id::Mtu, Condition::Unknown, "no answer from 192.0.2.8: away, or ICMP", both);
+    let open =
+        PeerProbe { overlay: Some(Sizes { small: CAME, ..no() }), ..mute(7, [192, 0, 2, 7]) };
+    found(Id::Mtu, Condition::Well, "full packets", probes(vec![open]));
     let all = "not through the overlay: no peer is reached";
     found(Id::Mtu, Condition::Broken, all, probes(vec![shut(7)]));
     found(Id::Mtu, Condition::Broken, all, probes(vec![shut(7), away(8)]));
