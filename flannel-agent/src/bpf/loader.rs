@@ -139,11 +139,9 @@ impl Loaded {
     /// Takes in programs that were loaded after the first ones, and waits for them so long.
     fn take_later(&mut self, within: Duration, report: &mut HookChanges) {
         let taken = self.programs.take_later(self.pins.as_ref().ok(), within);
-        match taken.and_then(|taken| if taken { self.know_programs() } else { Ok(()) }) {
-            Err(error) if report.failed.is_empty() => {
-                report.failed.push((PROGRAMS.to_owned(), error));
-            }
-            Ok(()) | Err(_) => {}
+        let known = taken.and_then(|taken| if taken { self.know_programs() } else { Ok(()) });
+        if let Some(error) = known.err().filter(|_| report.failed.is_empty()) {
+            report.failed.push((PROGRAMS.to_owned(), error));
         }
     }
 

@@ -45,16 +45,21 @@ pub(in super::super) const ROUTES: &[Fault] = &[
     ),
     Fault::once("the route is a black hole", "ip route replace blackhole $PEER", 600),
     Fault::once("the route is prohibited", "ip route replace prohibit $PEER", 600),
+    // What comes behind ours, if another fault was there before, is nobody's to remove.
     Fault::once(
         "a black hole goes before the peer's route",
-        "ip route prepend blackhole $PEER",
+        "ip route prepend blackhole $PEER; sleep 1; ip route flush exact $PEER type blackhole; \
+         ip route flush exact $PEER dev eth0",
         600,
-    ),
+    )
+    .restored(2500),
     Fault::once(
         "another device goes before the peer's route",
-        "ip route prepend $PEER dev eth0",
+        "ip route prepend $PEER dev eth0; sleep 1; ip route flush exact $PEER type blackhole; \
+         ip route flush exact $PEER dev eth0",
         600,
-    ),
+    )
+    .restored(2500),
     Fault::once("the route has no gateway", "ip route replace $PEER dev flannel.1", 600),
     Fault::once(
         "the route has another metric",
