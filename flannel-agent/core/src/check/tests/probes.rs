@@ -93,8 +93,10 @@ fn what_is_lost_decides() {
     found(Id::Mtu, Condition::Degraded, "no MAC is told for 192.0.2.7", one);
     let both = probes(vec![mute(7, [192, 0, 2, 7]), away(8)]);
     found(Id::Mtu, Condition::Unknown, "no answer from 192.0.2.8: away, or ICMP", both);
-    let open =
-        PeerProbe { overlay: Some(Sizes { small: CAME, ..no() }), ..mute(7, [192, 0, 2, 7]) };
+    let open = PeerProbe {
+        overlay: Some(Sizes { small: CAME, full: CAME, ..no() }),
+        ..mute(7, [192, 0, 2, 7])
+    };
     found(Id::Mtu, Condition::Well, "full packets", probes(vec![open]));
     let all = "not through the overlay: no peer is reached";
     found(Id::Mtu, Condition::Broken, all, probes(vec![shut(7)]));
