@@ -123,8 +123,12 @@ impl PinDir {
     /// Asks whether something has happened to the pins since the last call.
     pub(super) fn look_for_news(&self) {
         let mut directories = self.news.directories.lock().unwrap_or_else(PoisonError::into_inner);
-        let untouched =
-            directories.are_untouched(&[&self.version, &self.links(), &self.xdp_links()]);
+        let untouched = directories.are_untouched(&[
+            &self.root,
+            &self.version,
+            &self.links(),
+            &self.xdp_links(),
+        ]);
         self.news.none.store(untouched, Ordering::Relaxed);
     }
 
