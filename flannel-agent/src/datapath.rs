@@ -8,7 +8,7 @@ use flannel_core::backend::BackendKind;
 use flannel_core::underlay::Underlay;
 
 use crate::bpf::loader::Loaded;
-use crate::bpf::{self, BpfError, Datapath, Needs, ProgramOptions};
+use crate::bpf::{self, Ahead, BpfError, Datapath, Needs, ProgramOptions};
 use crate::cli::DatapathMode;
 use crate::memory;
 
@@ -27,24 +27,37 @@ pub struct Demanded(pub String);
 
 /// Opens the data path that `mode` asks for. On the kernel path no program of
 /// an earlier run stays attached: nobody would keep its maps true. `needs`: what the
-/// node begins with.
+/// node begins with; `ahead`: [`ahead`].
 ///
 /// # Errors
 /// `mode` is `ebpf` and something refuses.
 pub fn open(
     mode: DatapathMode,
     options: &ProgramOptions,
-    needs: Needs,
+    (needs, ahead): (Needs, Option<Ahead>),
     underlay: &Underlay,
 ) -> Result<Opened, Demanded> {
     if mode == DatapathMode::Kernel {
         let _told = retire(&options.pin_dir);
         return Ok(Opened::Kernel(None));
     }
-    match try_open(options, needs, underlay) {
+    match try_open(options, (needs, ahead), underlay) {
         Ok(loaded) => Ok(Opened::Ebpf(Box::new(loaded))),
         Err(reason) => refused(mode, &options.pin_dir, reason),
     }
+}
+
+/// Starts to make what an eBPF data path needs in any case, while the store is asked for the
+/// network config. `None` where programs of the run before are there, or none can be loaded:
+/// [`open`] says why.
+pub fn ahead(mode: DatapathMode, options: &ProgramOptions) -> Option<Ahead> {
+    let wanted = mode != DatapathMode::Kernel && !bpf::are_pinned(&options.pin_dir);
+    let fits = || memory::refusal(options.flow_table_size).is_ok_and(|refusal| refusal.is_none());
+    if !wanted || missing_capability().is_some() || !fits() {
+        return None;
+    }
+    let started = Ahead::start(options);
+    started.inspect_err(|error| tracing::debug!(%error, "program loader not started ahead")).ok()
 }
 
 /// What there is instead of eBPF, which cannot be had.
@@ -77,7 +90,11 @@ pub fn without(
     Ok(Opened::Kernel(Some(reason).filter(|_| mode != DatapathMode::Kernel)))
 }
 
-fn try_open(options: &ProgramOptions, needs: Needs, underlay: &Underlay) -> Result<Loaded, String> {
+fn try_open(
+    options: &ProgramOptions,
+    (needs, ahead): (Needs, Option<Ahead>),
+    underlay: &Underlay,
+) -> Result<Loaded, String> {
     if let Some(reason) = underlay.ebpf_refusal() {
         return Err(reason);
     }
@@ -91,7 +108,7 @@ fn try_open(options: &ProgramOptions, needs: Needs, underlay: &Underlay) -> Resu
     if let Some(reason) = memory::refusal(size).map_err(|error| error.to_string())? {
         return Err(reason);
     }
-    Loaded::open(options, needs).map_err(|error| {
+    Loaded::open(options, needs, ahead).map_err(|error| {
         error.log_verifier();
         match error.verifier_log.as_deref().map(last_lines) {
             Some(log) => format!("{error}; verifier: {log}"),

@@ -66,9 +66,9 @@ async fn run(cli: Cli, klog: Klog) -> ExitCode {
             keep_rules::run(&state_dir).await.into()
         }
         Some(Command::Migrate(args)) => migrate::run(args).await.into(),
-        Some(Command::LoadPrograms { pin_dir, flow_table_size, needs, anew }) => {
+        Some(Command::LoadPrograms { pin_dir, flow_table_size, how }) => {
             // The agent that asked is told what is wrong.
-            match bpf::load_aside(&pin_dir, flow_table_size, needs, anew) {
+            match bpf::load_aside(&pin_dir, flow_table_size, how) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(_) => ExitCode::FAILURE,
             }

@@ -1,13 +1,13 @@
 //! The process that loads and pins the programs for an agent.
 
-use std::io::{self, Read as _, Write as _};
-use std::path::PathBuf;
+use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::{BpfError, Needs, ProgramOptions};
 
@@ -16,6 +16,10 @@ const LOADING: Duration = Duration::from_secs(180);
 
 /// So long after the first programs the agent has done what is urgent at a start.
 const URGENT: Duration = Duration::from_millis(500);
+
+/// A process that was started ahead waits so long for what is to be loaded. A start that waits
+/// for the store does not hold its memory all the time.
+const WANTED: Duration = Duration::from_secs(5);
 
 /// What is to be loaded, and where it is pinned.
 #[derive(Clone, Debug)]
@@ -33,17 +37,42 @@ impl Order {
     }
 
     fn command(&self) -> Command {
-        let needs = self.needs;
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg("load-programs")
-            .arg(format!("--pin-dir={}", self.pin_dir.display()))
-            .arg(format!("--flow-table-size={}", self.flow_table))
-            .args(needs.tunnel.then_some("--tunnel"))
-            .args(needs.direct.then_some("--direct"))
-            .args(needs.pods.then_some("--pods"))
-            .args(needs.card.then_some("--card"));
-        command
+        command(&self.pin_dir, self.flow_table)
+    }
+}
+
+fn command(pin_dir: &Path, flow_table: u32) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg("load-programs")
+        .arg(format!("--pin-dir={}", pin_dir.display()))
+        .arg(format!("--flow-table-size={flow_table}"));
+    command
+}
+
+/// Such a process, started before it is known which programs the node needs. It makes its maps
+/// meanwhile, and pins nothing.
+#[derive(Debug)]
+pub struct Ahead(Loading);
+
+impl Ahead {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// No process can be started.
+    pub fn start(options: &ProgramOptions) -> io::Result<Self> {
+        let mut command = command(&options.pin_dir, options.flow_table_size);
+        command.arg("--ahead");
+        Loading::of(command, LOADING).map(Self)
+    }
+
+    /// Waits until the first programs are pinned; `None` if they could not be.
+    fn go_on(self, needs: Needs) -> Option<Loading> {
+        let Self(loading) = self;
+        loading.first(needs).unwrap_or_else(|error| {
+            tracing::debug!(%error, "program loader that was started ahead is of no use");
+            None
+        })
     }
 }
 
@@ -51,6 +80,7 @@ impl Order {
 /// begin, then, when it is told to, the others. It can do without the kernel's types
 /// ([`super::untyped`]), and an agent keeps none of its memory. One that is given up is
 /// ended.
+#[derive(Debug)]
 pub(super) struct Loading {
     child: Option<Child>,
     /// Until it is told to go on.
@@ -80,17 +110,32 @@ pub(super) enum Told {
 
 impl Loading {
     /// Begins to load programs, and waits until the first ones are pinned. `None` if they
-    /// could not be.
-    pub(super) fn begin(order: &Order) -> Option<Self> {
-        let first = Self::of(order.command(), LOADING).and_then(|mut loading| {
-            // aya asks what the kernel can do when it is used first: meanwhile.
-            let _asked = aya::features();
-            Ok((loading.next(LOADING)? == Told::First).then_some(loading))
-        });
-        first.unwrap_or_else(|error| {
-            tracing::debug!(%error, "program loader failed; the agent loads the programs itself");
-            None
+    /// could not be. What was started `ahead` does that sooner.
+    pub(super) fn begin(order: &Order, ahead: Option<Ahead>) -> Option<Self> {
+        let ahead = ahead.and_then(|ahead| ahead.go_on(order.needs));
+        ahead.or_else(|| {
+            let first = Self::of(order.command(), LOADING);
+            first.and_then(|loading| loading.first(order.needs)).unwrap_or_else(|error| {
+                let why = "program loader failed; the agent loads the programs itself";
+                tracing::debug!(%error, why);
+                None
+            })
         })
+    }
+
+    /// Tells it what the node needs, and waits until these programs are pinned.
+    fn first(mut self, needs: Needs) -> io::Result<Option<Self>> {
+        self.tell(needs)?;
+        // aya asks what the kernel can do when it is used first: meanwhile.
+        let _asked = aya::features();
+        Ok((self.next(LOADING)? == Told::First).then_some(self))
+    }
+
+    fn tell(&mut self, needs: Needs) -> io::Result<()> {
+        let Some(orders) = &mut self.orders else { return Ok(()) };
+        let mut line = serde_json::to_vec(&needs)?;
+        line.push(b'\n');
+        orders.write_all(&line)
     }
 
     /// Begins to load all programs anew. Pins stay until the verifier has seen all of them.
@@ -100,7 +145,9 @@ impl Loading {
     pub(super) fn anew(order: &Order) -> io::Result<Self> {
         let mut command = order.command();
         command.arg("--anew");
-        Self::of(command, LOADING)
+        let mut loading = Self::of(command, LOADING)?;
+        loading.tell(order.needs)?;
+        Ok(loading)
     }
 
     fn of(mut command: Command, limit: Duration) -> io::Result<Self> {
@@ -195,6 +242,24 @@ impl Drop for Loading {
     }
 }
 
+/// Waits for the agent to tell what its node needs; not for long, if this was started `ahead`.
+///
+/// # Errors
+/// The agent has ended, or tells nothing in that time.
+pub(super) fn needs(ahead: bool) -> io::Result<Needs> {
+    let orders = io::stdin();
+    let timeout =
+        ahead.then(|| Timespec::try_from(WANTED).map_err(io::Error::other)).transpose()?;
+    let asked =
+        retry_on_intr(|| poll(&mut [PollFd::new(&orders, PollFlags::IN)], timeout.as_ref()));
+    if asked? == 0 {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody wants programs"));
+    }
+    let mut line = String::new();
+    orders.lock().read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
+}
+
 /// Tells the agent that the first programs are pinned, and waits until it wants the others.
 ///
 /// # Errors
@@ -256,6 +321,25 @@ mod tests {
         thread::sleep(URGENT * 2);
         left.go_on(false);
         assert_eq!(left.next(LOADING).unwrap(), Told::All);
+    }
+
+    #[test]
+    fn a_process_is_told_what_the_node_needs() {
+        let needs = Needs { tunnel: true, ..Needs::default() };
+        let line = serde_json::to_string(&needs).unwrap();
+        let hears = format!("read -r needs; [ \"$needs\" = '{line}' ] || exit 1; echo; read order");
+        let first = |needs| shell(&hears, LOADING).first(needs).unwrap();
+        assert_eq!(first(needs).unwrap().go_on(true).next(LOADING).unwrap(), Told::All);
+        assert!(first(Needs::all(false)).is_none(), "it has ended before that");
+    }
+
+    #[test]
+    fn one_that_has_gone_is_of_no_use() {
+        for script in ["exit 1", "exec 0<&-; exec 1>&-; exit 1", "read needs; exit 1"] {
+            let gone = Ahead(shell(script, LOADING));
+            thread::sleep(Duration::from_millis(50));
+            assert!(gone.go_on(Needs::default()).is_none(), "{script}");
+        }
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use aya::Ebpf;
 use flannel_core::envelope::{Inlet, Keep, PodVeth};
 use flannel_core::peer::Peer;
 use flannel_core::status::Attachment;
@@ -28,8 +27,8 @@ use super::sys::TcxHook;
 use super::teller::{RealTeller, tunnel_end};
 use super::xdp::{Site, XdpHalf};
 use super::{
-    BpfError, Datapath, DatapathConfig, Device, HookChanges, Meter, Needs, Places, ProgramOptions,
-    Stranger, Teller, filter, object,
+    Ahead, BpfError, Datapath, DatapathConfig, Device, HookChanges, Meter, Needs, Places,
+    ProgramOptions, Stranger, Teller, filter, object, program_log,
 };
 
 /// What has failed, where that is no hook.
@@ -64,11 +63,15 @@ impl Loaded {
     /// Loads the programs, with the maps that an earlier run pinned if they
     /// fit. Attaches nothing. Where the pin directory cannot be used, goes on
     /// without pins, and says so. Programs that the node does not need at
-    /// once may come later.
+    /// once may come later; `ahead`: who loads them.
     ///
     /// # Errors
     /// A map cannot be created, or the verifier refuses a program.
-    pub fn open(options: &ProgramOptions, needs: Needs) -> Result<Self, BpfError> {
+    pub fn open(
+        options: &ProgramOptions,
+        needs: Needs,
+        ahead: Option<Ahead>,
+    ) -> Result<Self, BpfError> {
         let bytes = object::bytes()?;
         let dir = PinDir::new(&options.pin_dir);
         let claim = dir.create();
@@ -88,12 +91,13 @@ impl Loaded {
         let same = pins.as_ref().is_ok_and(|(_, same)| *same);
         let pins = pins.map(|(dir, _)| dir);
         let tickets = abi::TicketNumbers::of(possible_cpus()?);
-        let mut programs = Programs::open(&bytes, options, needs, pins.as_ref().ok(), same)?;
+        let mut programs =
+            Programs::open(&bytes, options, (needs, ahead), pins.as_ref().ok(), same)?;
         let links = match (&claim, &pins) {
             (Some(_), Ok(dir)) => dir.links_of_all_versions(),
             _ => BTreeSet::new(),
         };
-        programs.object().map(start_program_log);
+        programs.object().map(program_log::forward);
         let pinnable = Pinnable::of(&programs)?;
         let maps = Arc::new(Mutex::new(Maps::take(&mut programs)?));
         let settings = ConfigMap::take(&mut programs)?;
@@ -289,25 +293,6 @@ impl Loaded {
             }
             self.others.retire(direction);
         }
-    }
-}
-
-/// Forwards what the programs log, if they were built to (feature `log`).
-fn start_program_log(ebpf: &mut Ebpf) {
-    if ebpf.map("AYA_LOGS").is_none() || tokio::runtime::Handle::try_current().is_err() {
-        return;
-    }
-    match aya_log::EbpfLogger::init(ebpf) {
-        Ok(mut logger) => {
-            tokio::spawn(async move {
-                let mut tick = tokio::time::interval(std::time::Duration::from_millis(100));
-                loop {
-                    tick.tick().await;
-                    logger.flush();
-                }
-            });
-        }
-        Err(error) => tracing::warn!(%error, "programs' log unavailable"),
     }
 }
 

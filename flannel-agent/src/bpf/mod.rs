@@ -26,6 +26,7 @@ mod others;
 mod owner;
 pub mod pin;
 mod pinned;
+mod program_log;
 mod programs;
 mod round;
 mod settings;
@@ -43,6 +44,7 @@ use flannel_core::status::{Attachment, XdpStatus};
 use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 
+pub use self::aside::Ahead;
 pub use self::attendance::monotonic_ns;
 pub use self::error::BpfError;
 pub use self::flows::PinnedFlows;
@@ -55,7 +57,7 @@ pub use self::options::{
     AttachMode, FastPath, FastPathOptions, GracePeriodMode, Needs, PIN_DIR, ProgramOptions,
     VerifySource, XdpMode,
 };
-pub use self::programs::{are_pinned, load_aside};
+pub use self::programs::{LoadAside, are_pinned, load_aside};
 pub use self::teller::Teller;
 
 /// Settings of the programs that the agent decides.

@@ -7,7 +7,7 @@ use clap::Args;
 use flannel_core::status::PacketRulesMode;
 use flannel_ebpf::abi::{self, program};
 use regex::Regex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::flag;
 
@@ -60,19 +60,15 @@ pub struct ProgramOptions {
 }
 
 /// What a node begins with, by which it is known which programs it needs at once.
-#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Needs {
-    /// Peers are reached by a tunnel
-    #[arg(long)]
+    /// Peers are reached by a tunnel.
     pub tunnel: bool,
-    /// Peers are reached without a tunnel
-    #[arg(long)]
+    /// Peers are reached without a tunnel.
     pub direct: bool,
-    /// Nothing begins without the programs of pods
-    #[arg(long)]
+    /// Nothing begins without the programs of pods.
     pub pods: bool,
-    /// The underlay may take the XDP program
-    #[arg(long)]
+    /// The underlay may take the XDP program.
     pub card: bool,
 }
 

@@ -178,6 +178,9 @@ impl PinDir {
     /// # Errors
     /// The object cannot be parsed, or a wrong pin cannot be removed.
     pub fn discard_unfit_maps(&self, object: &[u8], flows: u32) -> Result<bool, BpfError> {
+        if !self.has_maps() {
+            return Ok(false);
+        }
         let object = aya_obj::Object::parse(object)
             .map_err(|error| BpfError::new("parse object", "flannel-ebpf.bpf.o", &error))?;
         let mut same = true;
@@ -212,6 +215,11 @@ impl PinDir {
             }
         }
         Ok(same)
+    }
+
+    /// Whether an earlier run has left any map.
+    pub(super) fn has_maps(&self) -> bool {
+        abi::map::ALL.into_iter().any(|name| self.map(name).exists())
     }
 
     /// Link pins that are there.

@@ -14,14 +14,15 @@ use aya::maps::Map;
 use aya::pin::PinError;
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use flannel_ebpf::abi::program;
+use clap::Args;
+use flannel_ebpf::abi::{self, program};
 
 use self::later::{Came, Later};
 use self::pins::Of;
 pub use self::pins::are_pinned;
 pub(super) use self::verify::possible_cpus;
 use self::verify::{make_maps, verify};
-use super::aside::{self, Loading, Order};
+use super::aside::{self, Ahead, Loading, Order};
 use super::interrupted::unless_interrupted;
 use super::pin::PinDir;
 use super::{BpfError, Needs, ProgramOptions, object, untyped};
@@ -61,14 +62,15 @@ impl Size {
 impl Programs {
     /// Takes what an earlier run of this very object pinned, or loads it anew. Where another
     /// process can do that, the programs that this node does not need to begin come later:
-    /// [`Self::take_later`]. `same`: all maps are those of before.
+    /// [`Self::take_later`]. `ahead`: such a process that waits for its order. `same`: all maps
+    /// are those of before.
     ///
     /// # Errors
     /// A map cannot be created, or the verifier refuses a program.
     pub(super) fn open(
         object: &[u8],
         options: &ProgramOptions,
-        needs: Needs,
+        (needs, ahead): (Needs, Option<Ahead>),
         pins: Option<&PinDir>,
         same: bool,
     ) -> Result<Self, BpfError> {
@@ -87,7 +89,7 @@ impl Programs {
             return Ok(Self::Pinned(Box::new(Pinned { later, ..pinned })));
         }
         of.discard()?;
-        if let Some(loading) = Loading::begin(&order)
+        if let Some(loading) = Loading::begin(&order, ahead)
             && let Some(pinned) = of.open(|name| needs.has(name))
         {
             let later = Some(Later::after(loading, order));
@@ -260,34 +262,46 @@ fn absent(name: &str) -> BpfError {
 }
 
 /// Loads the programs and pins them, for the agent that holds the pin directory: first those
-/// that it needs to begin, of which it is told by a byte on standard output. With `anew` all at
-/// once, in the place of those that are pinned. Why that fails is told there, too.
+/// that it needs to begin, of which it is told by a byte on standard output. Why that fails is
+/// told there, too.
 ///
 /// # Errors
 /// A map cannot be created, the verifier refuses a program, it cannot be pinned, or nobody
 /// waits for it any more.
-pub fn load_aside(
-    pin_dir: &Path,
-    flow_table: u32,
-    needs: Needs,
-    anew: bool,
-) -> Result<(), BpfError> {
-    load_and_pin(pin_dir, flow_table, needs, anew).inspect_err(|error| {
+pub fn load_aside(pin_dir: &Path, flow_table: u32, how: LoadAside) -> Result<(), BpfError> {
+    load_and_pin(&PinDir::new(pin_dir), flow_table, how).inspect_err(|error| {
         // The agent has ended, if it does not hear.
         let _ = aside::tell_failure(error);
     })
 }
 
-fn load_and_pin(pin_dir: &Path, flow_table: u32, needs: Needs, anew: bool) -> Result<(), BpfError> {
+/// How a process of its own loads programs.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct LoadAside {
+    /// Make the maps before it is known what the node needs
+    #[arg(long)]
+    ahead: bool,
+    /// Load all, in the place of those that are pinned
+    #[arg(long, conflicts_with = "ahead")]
+    anew: bool,
+}
+
+fn load_and_pin(pins: &PinDir, flow_table: u32, how: LoadAside) -> Result<(), BpfError> {
     let object = object::bytes()?;
-    let pins = PinDir::new(pin_dir);
+    let make = |pins| make_maps(untyped::loader(), &object, flow_table, pins);
+    let early = how.ahead.then(|| make(None)).transpose()?;
+    let needs = aside::needs(how.ahead)
+        .map_err(|error| BpfError::new("learn of", "the programs to load", &error))?;
     let size = Size { flow_table, card: needs.card };
-    let mut ebpf = make_maps(untyped::loader(), &object, flow_table, Some(&pins))?;
+    let mut ebpf = match early {
+        Some(early) if !pins.has_maps() => pin_maps(early, pins)?,
+        _ => make(Some(pins))?,
+    };
     if ebpf.map("AYA_LOGS").is_some() {
         return Err(BpfError::plain("pin program", "all", "they log"));
     }
-    let of = Of::object(&object, &pins);
-    if anew {
+    let of = Of::object(&object, pins);
+    if how.anew {
         verify(&mut ebpf, |name| size.has(name))?;
         aside::is_still_awaited()?;
         of.discard()?;
@@ -300,6 +314,15 @@ fn load_and_pin(pin_dir: &Path, flow_table: u32, needs: Needs, anew: bool) -> Re
     verify(&mut ebpf, later)?;
     aside::is_still_awaited()?;
     of.pin(&mut ebpf, later)
+}
+
+/// Pins maps that were made without pins.
+fn pin_maps(made: Ebpf, pins: &PinDir) -> Result<Ebpf, BpfError> {
+    for name in abi::map::ALL {
+        let map = made.map(name).ok_or_else(|| BpfError::plain("find map", name, "not made"))?;
+        map.pin(pins.map(name)).map_err(|error| BpfError::new("pin map", name, &error))?;
+    }
+    Ok(made)
 }
 
 /// Loads maps and programs.

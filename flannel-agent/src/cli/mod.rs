@@ -38,7 +38,7 @@ pub use self::lease::{LeaseOptions, OnLostLease};
 pub use self::migrate::{MigrateArgs, MigrateFrom, MigrateTo};
 pub use self::readers::{EventsArgs, FlowsArgs, MonitorArgs, SysdumpArgs};
 pub use self::variables::without_a_flag;
-use crate::bpf::{FastPathOptions, Needs, PIN_DIR, ProgramOptions};
+use crate::bpf::{FastPathOptions, LoadAside, PIN_DIR, ProgramOptions};
 use crate::firewall::RuleOptions;
 use crate::healthz::HealthzOptions;
 use crate::metrics::MetricsOptions;
@@ -115,12 +115,9 @@ pub enum Command {
         /// As the daemon's flag
         #[arg(long)]
         flow_table_size: u32,
-        /// What the node needs at once
+        /// How
         #[command(flatten)]
-        needs: Needs,
-        /// Load all, in the place of those that are pinned
-        #[arg(long)]
-        anew: bool,
+        how: LoadAside,
     },
     /// Print a script that lets a shell complete flags and commands
     Completions {

@@ -24,7 +24,7 @@ use flannel_core::underlay::{Underlay, UnderlayError, Wish};
 use ipnetwork::Ipv4Network;
 
 use self::answering::Answering;
-use self::opening::Opening;
+use self::opening::{Opening, Preparing};
 use self::shutdown::Shutdown;
 use crate::cli::{DatapathMode, Options};
 use crate::control::ControlSocket;
@@ -217,6 +217,7 @@ async fn start_and_serve(
     state_lock: &mut StateLock,
 ) -> Result<(), StartError> {
     let Told { shared, datapath, answering, socket } = told;
+    let preparing = Preparing::begin(options);
     let source = start::connect(options).await?;
     let config = start::wait_for_config(&*source, shared).await;
     // What has read the flags is not needed while all leases are listed.
@@ -227,7 +228,8 @@ async fn start_and_serve(
     let _single = only_one(options, &config, device.as_deref())?;
     let before = start::Before::read(options, &kernel, device.as_deref()).await;
     let (wish, underlay) = choose_underlay(options, &kernel, &config, &before).await?;
-    let opening = Opening::begin(options, &kernel, &config, &underlay, (shared, datapath)).await?;
+    let told = (shared, datapath);
+    let opening = Opening::begin(options, &kernel, &config, &underlay, preparing, told).await?;
     let (lease, vtep_mac) =
         acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
     let mut traces = traces(options, &config, lease.subnet, &before);

@@ -11,7 +11,7 @@ use flannel_core::underlay::Underlay;
 use tokio::task::JoinHandle;
 
 use super::start;
-use crate::bpf::{self, FastPath, Needs, XdpMode};
+use crate::bpf::{self, Ahead, FastPath, Needs, XdpMode};
 use crate::cli::{DatapathMode, Options};
 use crate::datapath::{self, Demanded, Opened};
 use crate::firewall::packet_rules::follow::RulesFollower;
@@ -23,6 +23,17 @@ use crate::task;
 
 /// A start waits so long for a data path that needs no verifier.
 const PINNED: Duration = Duration::from_millis(15);
+
+/// What is made for the data path before it is known what the node needs.
+pub(super) struct Preparing(JoinHandle<Option<Ahead>>);
+
+impl Preparing {
+    /// Begins with it.
+    pub(super) fn begin(options: &Options) -> Self {
+        let (mode, programs) = (options.datapath, options.programs.clone());
+        Self(tokio::task::spawn_blocking(move || datapath::ahead(mode, &programs)))
+    }
+}
 
 /// A data path that is being opened, and what is done once it is.
 pub(super) struct Opening {
@@ -49,6 +60,7 @@ impl Opening {
         kernel: &RealKernel,
         config: &NetworkConfig,
         underlay: &Underlay,
+        ahead: Preparing,
         (shared, datapath): (&Shared, &SharedDatapath),
     ) -> Result<Self, KernelError> {
         let card = match options.programs.xdp {
@@ -61,8 +73,10 @@ impl Opening {
         let quick = !wanted || bpf::are_pinned(&programs.pin_dir);
         let (backend, underlay) = (config.backend.clone(), underlay.clone());
         let needs = needs(mode, &backend, card);
+        let Preparing(ahead) = ahead;
+        let ahead = task::joined(ahead.await).await.ok().flatten();
         let task = tokio::task::spawn_blocking(move || match backend.facts().has_programs() {
-            true => datapath::open(mode, &programs, needs, &underlay),
+            true => datapath::open(mode, &programs, (needs, ahead), &underlay),
             false => datapath::without(mode, &programs, backend.kind()),
         });
         let asked = &options.fast_path;

@@ -52,7 +52,7 @@ fn many_programs_are_attached_in_a_fraction_of_the_time() {
         let veths: Vec<_> = names.iter().map(|name| veth(name)).collect();
         let took = |grace_periods| {
             let options = ProgramOptions { grace_periods, ..options(pins, AttachMode::Tcx) };
-            let mut datapath = Loaded::open(&options, Needs::default()).unwrap();
+            let mut datapath = Loaded::open(&options, Needs::default(), None).unwrap();
             ensure(&mut datapath, &[]);
             let began = Instant::now();
             assert_eq!(ensure(&mut datapath, &veths).len(), 2 * veths.len());

@@ -326,7 +326,7 @@ fn the_flow_table_has_head_room_and_is_kept() {
         drop(open(pins, AttachMode::Tcx));
         assert_eq!(table().id(), first.id(), "it fits");
         let larger = ProgramOptions { flow_table_size: 4608, ..options(pins, AttachMode::Tcx) };
-        drop(Loaded::open(&larger, Needs::default()).unwrap());
+        drop(Loaded::open(&larger, Needs::default(), None).unwrap());
         assert_eq!(table().max_entries(), flow_table::entries(4608).unwrap());
     });
 }

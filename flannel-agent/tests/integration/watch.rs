@@ -66,7 +66,7 @@ impl Node {
         }
         run("ip link set veth1 master cni0");
         let options = ProgramOptions { xdp: XdpMode::Off, ..options(&pins.0, attach) };
-        let datapath = Mutex::new(Loaded::open(&options, Needs::default()).unwrap());
+        let datapath = Mutex::new(Loaded::open(&options, Needs::default(), None).unwrap());
         let (kernel, shared) = (RealKernel::open().unwrap(), Shared::default());
         let network = "10.5.0.0/16".parse().unwrap();
         let window = Duration::from_secs(5);

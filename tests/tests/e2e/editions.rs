@@ -324,7 +324,7 @@ fn a_hook_that_fails_keeps_no_old_program_elsewhere() {
         turn: Duration::MAX,
     };
     pair.left.netns.inside(|| {
-        let mut loaded = Loaded::open(&options, Needs::default()).expect("programs");
+        let mut loaded = Loaded::open(&options, Needs::default(), None).expect("programs");
         let report = loaded.ensure_hooks(places("flannel.1"));
         let failed: Vec<&str> = report.failed.iter().map(|(hook, _)| hook.as_str()).collect();
         assert_eq!(failed, ["eth9/from_underlay"]);
@@ -334,7 +334,7 @@ fn a_hook_that_fails_keeps_no_old_program_elsewhere() {
     // Without the tunnel's device nothing can be attached at all.
     TCX.leave_on(&pair.left, &pair.right);
     pair.left.netns.inside(|| {
-        let mut loaded = Loaded::open(&options, Needs::default()).expect("programs");
+        let mut loaded = Loaded::open(&options, Needs::default(), None).expect("programs");
         let report = loaded.ensure_hooks(places("flannel.9"));
         assert_eq!(report.failed.len(), 1, "{:?}", report.failed);
         none_of_v1(&pair.left);

@@ -67,7 +67,7 @@ pub(crate) fn ip(arguments: &str) {
 }
 
 pub(crate) fn open(pins: &Path, attach: AttachMode) -> Loaded {
-    Loaded::open(&options(pins, attach), Needs::default()).unwrap()
+    Loaded::open(&options(pins, attach), Needs::default(), None).unwrap()
 }
 
 /// With a small flow table.
