@@ -217,9 +217,9 @@ async fn start_and_serve(
     state_lock: &mut StateLock,
 ) -> Result<(), StartError> {
     let Told { shared, datapath, answering, socket } = told;
-    let preparing = Preparing::begin(options);
+    let mut preparing = Preparing::begin(options);
     let source = start::connect(options).await?;
-    let config = start::wait_for_config(&*source, shared).await;
+    let config = preparing.during(start::wait_for_config(&*source, shared)).await;
     // What has read the flags is not needed while all leases are listed.
     memory::give_back();
     shared.lock().store.api = source.api();
@@ -229,7 +229,8 @@ async fn start_and_serve(
     let before = start::Before::read(options, &kernel, device.as_deref()).await;
     let (wish, underlay) = choose_underlay(options, &kernel, &config, &before).await?;
     let told = (shared, datapath);
-    let opening = Opening::begin(options, &kernel, &config, &underlay, preparing, told).await?;
+    let opening =
+        Opening::begin(options, &kernel, &config, &underlay, &mut preparing, told).await?;
     let (lease, vtep_mac) =
         acquire::acquire(&*source, shared, &config, underlay.public_ip, &before).await?;
     let mut traces = traces(options, &config, lease.subnet, &before);

@@ -2,6 +2,7 @@
 //! device and rules are taken care of meanwhile.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use flannel_core::backend::{Backend, Reaches};
@@ -21,17 +22,36 @@ use crate::reconcile::packet_rules;
 use crate::status::{Shared, SharedDatapath, lock};
 use crate::task;
 
+/// The process that is started ahead has ended by then, if nobody wanted it.
+const PREPARED: Duration = Duration::from_secs(6);
+
 /// A start waits so long for a data path that needs no verifier.
 const PINNED: Duration = Duration::from_millis(15);
 
 /// What is made for the data path before it is known what the node needs.
-pub(super) struct Preparing(JoinHandle<Option<Ahead>>);
+pub(super) struct Preparing(Option<JoinHandle<Option<Ahead>>>);
 
 impl Preparing {
     /// Begins with it.
     pub(super) fn begin(options: &Options) -> Self {
         let (mode, programs) = (options.datapath, options.programs.clone());
-        Self(tokio::task::spawn_blocking(move || datapath::ahead(mode, &programs)))
+        Self(Some(tokio::task::spawn_blocking(move || datapath::ahead(mode, &programs))))
+    }
+
+    /// Waits for `config`. Where that takes long, nothing is kept for it.
+    pub(super) async fn during<T>(&mut self, config: impl Future<Output = T>) -> T {
+        let mut config = pin!(config);
+        match tokio::time::timeout(PREPARED, &mut config).await {
+            Ok(config) => config,
+            Err(_) => {
+                drop(self.take().await);
+                config.await
+            }
+        }
+    }
+
+    async fn take(&mut self) -> Option<Ahead> {
+        task::joined(self.0.take()?.await).await.ok().flatten()
     }
 }
 
@@ -60,7 +80,7 @@ impl Opening {
         kernel: &RealKernel,
         config: &NetworkConfig,
         underlay: &Underlay,
-        ahead: Preparing,
+        preparing: &mut Preparing,
         (shared, datapath): (&Shared, &SharedDatapath),
     ) -> Result<Self, KernelError> {
         let card = match options.programs.xdp {
@@ -73,8 +93,7 @@ impl Opening {
         let quick = !wanted || bpf::are_pinned(&programs.pin_dir);
         let (backend, underlay) = (config.backend.clone(), underlay.clone());
         let needs = needs(mode, &backend, card);
-        let Preparing(ahead) = ahead;
-        let ahead = task::joined(ahead.await).await.ok().flatten();
+        let ahead = preparing.take().await;
         let task = tokio::task::spawn_blocking(move || match backend.facts().has_programs() {
             true => datapath::open(mode, &programs, (needs, ahead), &underlay),
             false => datapath::without(mode, &programs, backend.kind()),

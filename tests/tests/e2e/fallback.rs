@@ -214,6 +214,36 @@ fn another_loader_takes_the_place_of_one_that_is_killed() {
 }
 
 #[test]
+fn a_start_that_waits_keeps_no_loader() {
+    let lab = Lab::new();
+    let mut etcd = lab.etcd();
+    etcd.kill();
+    let mut node = lab.node(1);
+    node.launch(&etcd, &Options::default());
+    let agent = node.agent_pid();
+    wait::holds("a loader that is started ahead", Duration::from_secs(2), || {
+        children(agent).len() == 1
+    });
+    let pins = hooks::pins(node.pin_dir());
+    assert!(pins.is_empty(), "before they are wanted: {pins:?}");
+    wait::holds("its end", Duration::from_secs(9), || children(agent).is_empty());
+    etcd.restart();
+    node.wait_ready(Duration::from_secs(10));
+    let status = node.status();
+    assert_eq!(status.datapath.mode, Some(DatapathKind::Ebpf), "{status:?}");
+    assert_eq!(status.health, [], "{status:?}");
+}
+
+/// Processes that this one has started and not yet reaped.
+fn children(pid: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    children
+        .flat_map(|pids| pids.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
+#[test]
 fn an_object_that_is_none() {
     let lab = Lab::new();
     falls_back(&object(&lab, |bytes| bytes.truncate(100)), "object");
