@@ -70,6 +70,8 @@ subjects! {
     DeviceMtu = "device MTU",
     /// The route of a device without neighbours.
     DeviceRoute = "device route",
+    /// Somebody's rule or route that leads what pods send to peers elsewhere.
+    Detour = "detour",
     /// What the programs are told of the devices around them.
     Devices = "devices",
     /// `--fast-path=eager`.

@@ -9,6 +9,7 @@ pub mod checksum;
 pub mod config;
 pub mod connectivity;
 pub mod desired;
+pub mod detours;
 pub mod envelope;
 pub mod events;
 pub mod firewall;

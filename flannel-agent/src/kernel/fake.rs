@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flannel_core::detours::{Here, LOCAL, MAIN, RoutingRule, Tables};
 use flannel_core::envelope::{IpsecPolicy, PodEnd, Stacked, TrafficControl};
 use flannel_core::forwarding::SwitchedOff;
 use flannel_core::limits::{Asked, LimitedRoute, Limits};
@@ -69,6 +70,10 @@ pub struct State {
     pub ipsec: Vec<IpsecPolicy>,
     /// What [`Inspect::rules_look_at_marks`] gives.
     pub mark_rules: bool,
+    /// What [`Inspect::detours`] gives; without rules, those of every node.
+    pub detours: Tables,
+    /// How often that was asked for.
+    pub detour_looks: u32,
     /// What [`Inspect::received`] gives.
     pub received: HashMap<u32, u64>,
     /// What [`Inspect::stacked`] gives, by namespace.
@@ -289,6 +294,17 @@ impl Inspect for FakeKernel {
         let mut state = self.state();
         state.asked.push(*asked);
         Ok(state.limits.get(&asked.destination).copied().unwrap_or_default())
+    }
+
+    fn detours(&mut self, _: &Here) -> Result<Tables, KernelError> {
+        let mut state = self.state();
+        state.detour_looks += 1;
+        let mut found = state.detours.clone();
+        if found.rules.is_empty() {
+            found.rules =
+                vec![RoutingRule::of_table(0, LOCAL), RoutingRule::of_table(32_766, MAIN)];
+        }
+        Ok(found)
     }
 
     fn received(&mut self, ifindex: u32) -> Result<Option<u64>, KernelError> {

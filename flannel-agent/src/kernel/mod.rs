@@ -98,6 +98,8 @@ pub enum KernelEvent {
     /// Something changed by which the kernel may decide otherwise about packets
     /// than it did: a way, a MAC, a port, a switch.
     Decision,
+    /// The same, by a route to some of the overlay network.
+    OverlayRoute,
     /// The same, by a route with an MTU or a hop limit of its own.
     LimitedRoute,
     /// An nftables rule set changed (NFNLGRP_NFTABLES).

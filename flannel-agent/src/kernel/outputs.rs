@@ -42,6 +42,11 @@ pub(super) fn of(route: &[u8]) -> Option<(Ipv4Network, Vec<u32>)> {
         raw::attribute(attributes, RTA_DST).and_then(|octets| octets.try_into().ok());
     let address = destination.map_or(Ipv4Addr::UNSPECIFIED, Ipv4Addr::from);
     let destination = Ipv4Network::new(address, *route.get(1)?).ok()?;
+    Some((destination, all(attributes)))
+}
+
+/// The interfaces by which a route leads, by its attributes.
+pub(super) fn all(attributes: &[u8]) -> Vec<u32> {
     let single = raw::attribute(attributes, RTA_OIF).and_then(|value| raw::number(value, 0));
     let mut outputs: Vec<u32> = single.into_iter().collect();
     let mut hops = raw::attribute(attributes, RTA_MULTIPATH).unwrap_or_default();
@@ -50,7 +55,7 @@ pub(super) fn of(route: &[u8]) -> Option<(Ipv4Network, Vec<u32>)> {
         let length = usize::from(length).max(HOP_LEN).next_multiple_of(4);
         hops = hops.get(length..).unwrap_or_default();
     }
-    Some((destination, outputs))
+    outputs
 }
 
 #[cfg(test)]

@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use flannel_core::backend::Reaches;
 use flannel_core::desired::Desired;
+use flannel_core::detours::Here;
 use flannel_core::envelope::{HookReport, Scene};
 use flannel_core::health::Subject;
 use flannel_core::link::Link;
 use flannel_core::pods;
 use flannel_core::pods::Choice;
+use flannel_core::subnet::within;
 
 use super::Reconciler;
 use crate::bpf::BpfError;
@@ -68,6 +71,25 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
     pub(super) fn is_doubtful(&self, ifindex: u32) -> bool {
         let mut links = self.links.all.iter();
         links.any(|link| (link.ifindex == ifindex || ifindex == 0) && pods::is_doubtful(link))
+    }
+
+    /// Says which ways to peers are right.
+    pub(super) fn tell_ways(&self) {
+        let overlay = self.seen.device.or(self.udp.ifindex());
+        let (network, subnet) = (self.identity.network, self.identity.subnet);
+        let reaches = self.identity.backend.facts().reaches() != Reaches::Nobody;
+        let ours = |link: &&Link| {
+            let mut addresses = link.addresses.iter();
+            Some(link.ifindex) != overlay
+                && addresses.any(|address| within(subnet, address.network))
+        };
+        let here = (reaches && (overlay.is_some() || self.device().is_none())).then(|| Here {
+            network,
+            subnet,
+            overlay,
+            inputs: self.links.all.iter().filter(ours).map(|link| link.name.clone()).collect(),
+        });
+        self.watch.set_here(here);
     }
 
     /// Says where the peers are, and which of them the programs do not know.

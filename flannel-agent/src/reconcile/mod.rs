@@ -304,6 +304,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.raise();
         }
         self.publish(&desired);
+        self.tell_ways();
         outcome.retry_at = earliest(self.retries.next_due(), self.unfinished.schedule());
         outcome.retry_at = earliest(outcome.retry_at, self.absence.due());
         outcome
@@ -414,9 +415,11 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             let changes = PeerChanges::between(&state.peers, &desired.peers);
             state.note_all(changes.events());
             state.peers = Arc::new(desired.peers.clone());
+            self.watch.peers_changed();
         }
         if *state.direct != desired.direct {
             state.direct = Arc::new(desired.direct.clone());
+            self.watch.peers_changed();
         }
         let failed = |peer: &Peer| Some((peer.subnet, self.retries.reason_of(peer)?.to_owned()));
         state.failed = desired.peers.values().filter_map(failed).collect();

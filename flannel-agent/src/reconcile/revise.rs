@@ -79,6 +79,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             self.watch.change_peer(before.map(address), now.map(address));
         }
         state.note_all(told.events());
+        self.watch.peers_changed();
     }
 
     /// Ends all confirmations, unless that was done just now: gives when it is due, or due

@@ -57,6 +57,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             }
             KernelEvent::Tc { .. }
             | KernelEvent::Decision
+            | KernelEvent::OverlayRoute
             | KernelEvent::LimitedRoute
             | KernelEvent::IpsecPolicy
             | KernelEvent::Deaf(_)

@@ -5,6 +5,7 @@
 //! without waiting for a pass, or for the hooks.
 
 mod arrivals;
+mod detours;
 mod limits;
 mod said;
 mod task;
@@ -30,6 +31,7 @@ use ipnetwork::Ipv4Network;
 use tokio::time::Instant;
 
 use self::arrivals::Arrivals;
+use self::detours::Detours;
 pub use self::task::start;
 use crate::bpf::{Datapath, Teller};
 use crate::kernel::Inspect;
@@ -44,6 +46,8 @@ pub struct Watch {
     /// The overlay network.
     network: Ipv4Network,
     state: Arc<Mutex<State>>,
+    /// What leads elsewhere what pods send to peers.
+    detours: Arc<Detours>,
     /// For the generation alone: it waits for no look.
     teller: Arc<Mutex<Option<Box<dyn Teller>>>>,
 }
@@ -110,7 +114,7 @@ impl Watch {
             wanted: false,
         };
         let (state, teller) = (Arc::new(Mutex::new(state)), Arc::default());
-        Self { shared, scope, network, state, teller }
+        Self { shared, scope, network, state, detours: Arc::default(), teller }
     }
 
     /// What the kernel's events have to be about to matter.

@@ -45,6 +45,7 @@ pub fn start(
         raise: Throttle::new(GENERATION),
         raise_again: Backoff::new(GENERATION, RAISE_LIMIT),
         routes: Throttle::new(GENERATION),
+        detours: Throttle::new(GENERATION),
         traffic: Throttle::new(DEVICES),
         changed: BTreeSet::new(),
         pods: Throttle::new(DEVICES),
@@ -69,6 +70,8 @@ struct Task {
     raise_again: Backoff,
     /// For routes with limits of their own.
     routes: Throttle,
+    /// For rules and routes that lead elsewhere.
+    detours: Throttle,
     traffic: Throttle,
     /// Devices whose traffic control has changed.
     changed: BTreeSet<u32>,
@@ -111,6 +114,7 @@ impl Task {
                     Err(_) => return,
                 },
                 () = sender.closed() => return,
+                () = self.watch.detours_asked() => self.detours.ask(Instant::now()),
                 () = tokio::time::sleep_until(due) => {}
                 () = std::future::ready(()), if idle => {
                     self.look_at_some();
@@ -127,8 +131,11 @@ impl Task {
 
     fn take(&mut self, event: KernelEvent, now: Instant) {
         match event {
-            KernelEvent::Decision | KernelEvent::LimitedRoute => {
+            KernelEvent::Decision | KernelEvent::OverlayRoute | KernelEvent::LimitedRoute => {
                 self.raise.ask(now);
+                if event != KernelEvent::Decision {
+                    self.detours.ask(now);
+                }
                 if event == KernelEvent::LimitedRoute || self.watch.has_limited_routes() {
                     self.routes.ask(now);
                 }
@@ -144,6 +151,7 @@ impl Task {
             KernelEvent::Rule => {
                 self.raise.ask(now);
                 self.watch.look_at_rules();
+                self.detours.ask(now);
                 self.pending.push(event);
             }
             KernelEvent::Tc { ifindex } => {
@@ -160,6 +168,10 @@ impl Task {
                     self.pods.ask(now);
                 } else {
                     self.new_pods.get_or_insert(now + NEW_PODS);
+                }
+                // Its routes go with it, and nobody says so.
+                if self.watch.has_detours() {
+                    self.detours.ask(now);
                 }
                 self.pending.push(event);
             }
@@ -189,6 +201,7 @@ impl Task {
     /// Anything may have changed.
     fn lost(&mut self, now: Instant) {
         self.raise.ask(now);
+        self.detours.ask(now);
         self.everything = now;
         self.pending.push(KernelEvent::Overrun);
     }
@@ -216,6 +229,10 @@ impl Task {
             // All peers may be asked for: a storm of changes must not take all time.
             self.routes.rest(now, now.elapsed() * ROUTES_SHARE);
         }
+        if self.detours.is_due(now) {
+            self.watch.look_for_detours();
+            self.detours.rest(now, now.elapsed() * ROUTES_SHARE);
+        }
         if self.traffic.is_due(now) {
             self.watch.look(&std::mem::take(&mut self.changed));
         }
@@ -230,6 +247,9 @@ impl Task {
             let deaf = !self.deaf.is_empty();
             if deaf {
                 self.raise.ask(now);
+            }
+            if deaf || self.watch.has_detours() {
+                self.detours.ask(now);
             }
             self.everything = now + if deaf { DEAF } else { self.every };
             self.devices = self.watch.devices();
@@ -249,8 +269,14 @@ impl Task {
     }
 
     fn next_due(&self) -> Instant {
-        let dues =
-            [self.raise.due, self.routes.due, self.traffic.due, self.pods.due, self.new_pods];
+        let dues = [
+            self.raise.due,
+            self.routes.due,
+            self.detours.due,
+            self.traffic.due,
+            self.pods.due,
+            self.new_pods,
+        ];
         dues.into_iter().flatten().chain([self.everything]).min().unwrap_or(self.everything)
     }
 }

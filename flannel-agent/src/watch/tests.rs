@@ -1,5 +1,6 @@
 //! A watch over fakes, in paused time: what it tells the programs, and when.
 
+mod detours;
 mod limits;
 
 use std::collections::BTreeMap;

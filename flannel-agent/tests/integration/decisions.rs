@@ -57,7 +57,7 @@ impl Node {
         let end = tokio::time::Instant::now() + Duration::from_millis(100);
         let (mut decision, mut found) = (false, BTreeSet::new());
         while let Ok(Some(event)) = tokio::time::timeout_at(end, self.events.recv()).await {
-            decision |= event == KernelEvent::Decision;
+            decision |= matches!(event, KernelEvent::Decision | KernelEvent::OverlayRoute);
             found.insert(format!("{event:?}"));
         }
         (decision, found)

@@ -137,9 +137,10 @@ impl Memory {
             RTM_NEWROUTE | RTM_DELROUTE if is_local(body) => {
                 let supersedes = kind == RTM_NEWROUTE && supersedes(message);
                 // This table goes before all others, for the packets of pods and peers, too.
-                let matters = way(body).is_none_or(|(to, _)| scope.reaches(to));
+                let ended = way(body)
+                    .map_or(Some(KernelEvent::OverlayRoute), |(to, _)| decided_by(to, scope));
                 let event = self.local_route(kind == RTM_DELROUTE, supersedes, body, scope);
-                [event, decision(matters)]
+                [event, ended]
             }
             RTM_DELROUTE => {
                 let [event, decision] = route(body, false, scope).unwrap_or(none);
@@ -382,11 +383,23 @@ fn route(body: &[u8], replaces: bool, scope: &Scope) -> Option<[Option<KernelEve
     let (destination, output) = way(body)?;
     let output = output.filter(|_| !(replaces && scope.holds(destination)));
     let event = KernelEvent::Route { ifindex: output.unwrap_or(0) };
-    let decision = match limits::limited(body) {
-        Some(_) => KernelEvent::LimitedRoute,
-        None => KernelEvent::Decision,
+    let decision = decided_by(destination, scope);
+    Some([
+        Some(event),
+        match limits::limited(body) {
+            Some(_) => decision.map(|_| KernelEvent::LimitedRoute),
+            None => decision,
+        },
+    ])
+}
+
+/// What a route to there may decide otherwise.
+fn decided_by(destination: Ipv4Network, scope: &Scope) -> Option<KernelEvent> {
+    let decision = match scope.overlaps(destination) {
+        true => KernelEvent::OverlayRoute,
+        false => KernelEvent::Decision,
     };
-    Some([Some(event), scope.reaches(destination).then_some(decision)])
+    scope.reaches(destination).then_some(decision)
 }
 
 /// Where something was last seen.

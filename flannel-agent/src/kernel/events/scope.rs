@@ -101,6 +101,13 @@ impl Scope {
             || destination.contains(network.network())
     }
 
+    /// Whether a route there can be the way to some of the overlay network.
+    pub(super) fn overlaps(&self, destination: Ipv4Network) -> bool {
+        self.lock().network.is_none_or(|network| {
+            network.contains(destination.network()) || destination.contains(network.network())
+        })
+    }
+
     /// Whether a destination is within the overlay network.
     pub(super) fn holds(&self, destination: Ipv4Network) -> bool {
         self.lock().network.is_none_or(|network| network.contains(destination.network()))

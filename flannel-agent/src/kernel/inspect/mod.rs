@@ -1,12 +1,14 @@
 //! What stands on devices and would act on packets: traffic control, programs
 //! in pods, routing rules, IPsec policies. Read, never changed.
 
+mod detours;
 mod ipsec;
 mod pods;
 mod tc;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use flannel_core::detours::{Here, Tables};
 use flannel_core::envelope::{IpsecPolicy, PodEnd, Stacked, TrafficControl};
 use flannel_core::limits::{Asked, LimitedRoute, Limits};
 use ipnetwork::Ipv4Network;
@@ -72,6 +74,12 @@ pub trait Inspect: Send {
     /// # Errors
     /// Netlink's; or there is none.
     fn limits_of(&mut self, asked: &Asked) -> Result<Limits, KernelError>;
+
+    /// Routing rules, and routes that may lead elsewhere what pods send to peers.
+    ///
+    /// # Errors
+    /// Netlink's.
+    fn detours(&mut self, here: &Here) -> Result<Tables, KernelError>;
 
     /// Packets that a device has received; `None` if it has gone.
     ///
@@ -192,6 +200,10 @@ impl Inspect for Inspector {
         let found = self.socket()?.get_raw(limits::RTM_GETROUTE, &limits::question(asked));
         let found = found.map_err(|refused| explain("RTM_GETROUTE", object(), refused))?;
         Ok(found.first().map(|route| limits::of(&route.body)).unwrap_or_default())
+    }
+
+    fn detours(&mut self, here: &Here) -> Result<Tables, KernelError> {
+        self.read_detours(here)
     }
 
     fn received(&mut self, ifindex: u32) -> Result<Option<u64>, KernelError> {

@@ -36,7 +36,10 @@ impl Bench {
 
     /// Whether a message ends decisions.
     fn decides(&mut self, kind: u16, body: &[u8]) -> bool {
-        self.take(kind, body).contains(&KernelEvent::Decision)
+        let ends = |event: &KernelEvent| {
+            matches!(event, KernelEvent::Decision | KernelEvent::OverlayRoute)
+        };
+        self.take(kind, body).iter().any(ends)
     }
 }
 
@@ -158,9 +161,15 @@ fn route(destination: [u8; 4], prefix: u8, table: u8) -> Vec<u8> {
 #[test]
 fn routes_decide_where_they_lead_to_pods_or_peers() {
     let mut bench = Bench::new();
-    for (destination, prefix) in [([10, 5, 7, 0], 24), ([192, 0, 2, 0], 24), ([0; 4], 0)] {
+    let overlay = KernelEvent::OverlayRoute;
+    for (destination, prefix, decision) in [
+        ([10, 5, 7, 0], 24, overlay),
+        ([192, 0, 2, 0], 24, KernelEvent::Decision),
+        ([10, 0, 0, 0], 8, overlay),
+        ([0; 4], 0, overlay),
+    ] {
         let events = bench.take(RTM_NEWROUTE, &route(destination, prefix, 100));
-        assert_eq!(events, [KernelEvent::Route { ifindex: 9 }, KernelEvent::Decision]);
+        assert_eq!(events, [KernelEvent::Route { ifindex: 9 }, decision]);
     }
     let other = bench.take(RTM_DELROUTE, &route([198, 51, 100, 0], 24, 254));
     assert_eq!(other, [KernelEvent::Route { ifindex: 9 }]);
@@ -196,7 +205,7 @@ fn the_local_table_changes_by_people_too() {
     const BLACKHOLE: u8 = 6;
     const BROADCAST: u8 = 3;
     let (ours, underlay) = ([10, 5, 7, 0], [192, 0, 2, 11]);
-    let look = [Some(KernelEvent::Route { ifindex: 0 }), Some(KernelEvent::Decision)];
+    let look = [Some(KernelEvent::Route { ifindex: 0 }), Some(KernelEvent::OverlayRoute)];
     let address = [Some(KernelEvent::Address { ifindex: 9 }), None];
     for of in [RTN_LOCAL, BLACKHOLE] {
         // Put before ours it wins, too.
@@ -304,7 +313,7 @@ fn a_link_ends_decisions_by_what_packets_depend_on() {
 fn a_route_that_was_taken_from_a_tunnel_is_told_as_it_was() {
     let mut bench = Bench::new();
     let lost = with(route([10, 5, 7, 0], 24, 254), &[(RTA_GATEWAY, &[10, 5, 7, 0])]);
-    let decision = KernelEvent::Decision;
+    let decision = KernelEvent::OverlayRoute;
     assert_eq!(
         bench.take(RTM_DELROUTE, &lost),
         [KernelEvent::Route { ifindex: 9 }, decision],

@@ -6,6 +6,7 @@ use aya::EbpfLoader;
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use flannel_core::health::Subject;
 use flannel_tests::assembled;
 
 use super::{Act, Cluster, Fault, nothing_passes};
@@ -28,7 +29,8 @@ pub(in super::super) const OTHERS: &[Fault] = &[
         1500,
         Act::Do(rule_goes),
     )
-    .loss(6000),
+    .loss(6000)
+    .told(Subject::Detour),
     Fault::lasting(
         "a rule of routing leads through the underlay",
         Act::Sh(
@@ -37,7 +39,16 @@ pub(in super::super) const OTHERS: &[Fault] = &[
         1500,
         Act::Do(rule_goes),
     )
-    .loss(6000),
+    .loss(6000)
+    .told(Subject::Detour),
+    Fault::lasting(
+        "a rule of routing loses what comes from the pods' bridge",
+        Act::Sh("ip rule add pref 50 iif cni0 to $PEER unreachable"),
+        1500,
+        Act::Do(rule_goes),
+    )
+    .loss(6000)
+    .told(Subject::Detour),
     Fault::lasting(
         "all rules of routing are the kernel's again",
         Act::Sh("ip rule add pref 60 fwmark 0x77 lookup 78; ip rule add pref 70 lookup main"),

@@ -1,5 +1,7 @@
 //! What happens to routes, neighbours and the FDB.
 
+use flannel_core::health::Subject;
+
 use super::{Act, Cluster, Fault, nothing_passes};
 
 /// Nothing passed the local table, whose route is deleted.
@@ -89,7 +91,33 @@ pub(in super::super) const ROUTES: &[Fault] = &[
         1500,
         Act::Do(local_route_goes),
     )
-    .loss(6000),
+    .loss(6000)
+    .told(Subject::Detour),
+    Fault::lasting(
+        "a part of the peer's subnet is a black hole",
+        Act::Sh("ip route add blackhole $PEER_NET/25"),
+        1500,
+        Act::Do(|cluster| {
+            nothing_passes(cluster);
+            cluster.shell("ip route delete blackhole $PEER_NET/25").expect("a route");
+        }),
+    )
+    .loss(6000)
+    .told(Subject::Detour),
+    Fault::lasting(
+        "a part of the peer's subnet is on another device",
+        // With the device its route goes, and nobody says so.
+        Act::Sh(
+            "ip link add odd2 type bridge; ip link set odd2 up; ip route add $PEER_NET/25 dev odd2",
+        ),
+        1500,
+        Act::Do(|cluster| {
+            nothing_passes(cluster);
+            cluster.shell("ip link delete odd2").expect("a device");
+        }),
+    )
+    .loss(6000)
+    .told(Subject::Detour),
     Fault::once(
         "the peer's route is deleted among 20,000 changes of others",
         "seq 10000 | awk '{ printf \"route add 198.18.%d.%d dev eth0 table 79\\n\", $1/256, $1%256 }' \
