@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 
 use super::SourceError;
+use super::unreadable::Unreadable;
 use crate::backoff::Backoff;
 
 /// First pause after a break.
@@ -59,6 +60,9 @@ pub(super) trait Followed: Send + Sync + 'static {
     /// What was told of it, and what we wrote there.
     fn history(&self) -> Arc<Mutex<History>>;
 
+    /// Keys of it that cannot be read.
+    fn unreadable(&self) -> Arc<Mutex<Unreadable>>;
+
     /// Leaves the endpoint that failed to the others.
     fn leave(&self) -> impl Future<Output = ()> + Send;
 }
@@ -67,9 +71,19 @@ pub(super) trait Followed: Send + Sync + 'static {
 pub(super) struct Updates {
     sender: Sender<LeaseUpdate>,
     told: Arc<Mutex<History>>,
+    unreadable: Arc<Mutex<Unreadable>>,
 }
 
 impl Updates {
+    /// Hands over which keys cannot be read, if they are others than before.
+    pub(super) async fn tell_unreadable(&self) -> Result<(), End> {
+        let keys = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match keys {
+            Some(keys) => self.send(LeaseUpdate::Unreadable { keys }).await,
+            None => Ok(()),
+        }
+    }
+
     /// Hands one over; waits for a slow reader.
     pub(super) async fn send(&self, update: LeaseUpdate) -> Result<(), End> {
         self.told().note(&update);
@@ -87,7 +101,8 @@ impl Updates {
         if let Some(broken) = broken {
             self.send(LeaseUpdate::OtherHistory { reason: broken.to_string() }).await?;
         }
-        self.send(LeaseUpdate::Snapshot { leases, revision }).await
+        self.send(LeaseUpdate::Snapshot { leases, revision }).await?;
+        self.tell_unreadable().await
     }
 
     fn told(&self) -> MutexGuard<'_, History> {
@@ -100,7 +115,11 @@ pub(super) fn follow<S: Followed>(source: S, stop: CancellationToken) -> Receive
     let (updates, receiver) = channel(UPDATES);
     tokio::spawn(async move {
         let mut follower = Follower {
-            updates: Updates { sender: updates.clone(), told: source.history() },
+            updates: Updates {
+                sender: updates.clone(),
+                told: source.history(),
+                unreadable: source.unreadable(),
+            },
             source,
             connected: true,
             told: None,

@@ -25,7 +25,7 @@ pub mod options;
 mod prefix;
 pub mod store;
 mod tls;
-mod warned;
+mod unreadable;
 
 pub use self::claim::{Claim, Former};
 pub use self::prefix::Instead;

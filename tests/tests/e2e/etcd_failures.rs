@@ -222,9 +222,10 @@ fn garbage_among_the_leases() {
         has_peer(&node, "10.244.204.0/24", "192.0.2.74", "02:00:5e:00:53:74")
     });
     assert_eq!(node.netns.ip("route show dev flannel.1").lines().count(), 2);
-    let log = node.agent_log() + &node.status().ignored.join("\n");
     for key in ["subnets/hello", "10.244.230.0-24", "10.244.231.0-24", "10.244.233.0-24"] {
-        assert!(log.contains(key), "no word about {key}:\n{log}");
+        wait::holds(&format!("a word about {key}"), 5 * SECOND, || {
+            node.status().ignored.join("\n").contains(key) && node.agent_log().contains(key)
+        });
     }
     // What we cannot read is not ours to delete.
     assert_eq!(etcd.subnets().len(), 8, "{:?}", etcd.subnets());

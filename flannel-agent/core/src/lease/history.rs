@@ -66,7 +66,9 @@ impl History {
             LeaseUpdate::Removed { subnet, .. } => {
                 self.leases.remove(subnet);
             }
-            LeaseUpdate::Disconnected { .. } | LeaseUpdate::OtherHistory { .. } => {}
+            LeaseUpdate::Disconnected { .. }
+            | LeaseUpdate::OtherHistory { .. }
+            | LeaseUpdate::Unreadable { .. } => {}
         }
         self.revision = self.revision.max(update.revision().unwrap_or(0));
     }

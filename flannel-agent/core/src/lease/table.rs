@@ -9,7 +9,7 @@ use super::Lease;
 use super::free::is_free;
 use super::judge::{NoPeer, Own, judge};
 use super::key::SubnetKey;
-use super::update::LeaseUpdate;
+use super::update::{LeaseUpdate, UnreadableKeys};
 use crate::backend::{Backend, Reaches};
 use crate::peer::Peer;
 use crate::subnet::within;
@@ -32,6 +32,8 @@ pub struct LeaseTable {
     other_history: bool,
     /// Leases of an earlier history that nothing in this one speaks against.
     held: BTreeSet<Ipv4Network>,
+    /// Keys that cannot be read.
+    unreadable: UnreadableKeys,
 }
 
 /// A lease with what it is to us. It is judged once, when it comes: its JSON is
@@ -85,6 +87,7 @@ impl LeaseTable {
             leases: BTreeMap::new(),
             other_history: false,
             held: BTreeSet::new(),
+            unreadable: UnreadableKeys::new(),
         }
     }
 
@@ -127,6 +130,10 @@ impl LeaseTable {
             LeaseUpdate::OtherHistory { .. } => {
                 self.other_history = true;
                 Changes::default()
+            }
+            LeaseUpdate::Unreadable { keys } => {
+                self.unreadable = keys;
+                Changes { leases: true, ..Changes::default() }
             }
             LeaseUpdate::Disconnected { .. } => Changes::default(),
         }
@@ -177,10 +184,13 @@ impl LeaseTable {
         peers.into_iter().map(|(_, peer)| peer)
     }
 
-    /// What an operator should look at: leases that are not used and why,
+    /// What an operator should look at: leases and keys that are not used and why,
     /// PublicIPs that more than one lease has, subnets that overlap.
     pub fn oddities(&self) -> Vec<String> {
         let mut oddities = self.unused();
+        oddities.extend(self.unreadable.iter().map(|(key, cause)| {
+            format!("key {} is not used: {cause}", text::shown(key, text::VALUE))
+        }));
         oddities.extend(self.shared_addresses());
         oddities.extend(self.overlaps());
         if oddities.len() > ODDITIES {

@@ -1,8 +1,13 @@
 //! [`LeaseUpdate`]: what a store tells of its leases.
 
+use std::collections::BTreeMap;
+
 use ipnetwork::Ipv4Network;
 
 use crate::lease::Lease;
+
+/// Keys among the leases that cannot be read as leases, and why.
+pub type UnreadableKeys = BTreeMap<String, String>;
 
 /// A change of the leases, in the order of the store.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +31,11 @@ pub enum LeaseUpdate {
         /// Revision of the store.
         revision: i64,
     },
+    /// These are all keys that cannot be read as leases now.
+    Unreadable {
+        /// The whole keys, and why.
+        keys: UnreadableKeys,
+    },
     /// The next snapshot does not go on from what was told before: the store lost
     /// its data, or has older ones.
     OtherHistory {
@@ -46,7 +56,7 @@ impl LeaseUpdate {
         match self {
             Self::Snapshot { revision, .. } | Self::Removed { revision, .. } => Some(*revision),
             Self::Put { lease } => Some(lease.revision),
-            Self::Disconnected { .. } | Self::OtherHistory { .. } => None,
+            Self::Disconnected { .. } | Self::OtherHistory { .. } | Self::Unreadable { .. } => None,
         }
     }
 }

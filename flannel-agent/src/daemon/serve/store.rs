@@ -20,6 +20,8 @@ impl<S: LeaseSource, K: Kernel, F: Firewall> Loop<'_, S, K, F> {
                 state.record.store_failed();
                 state.report(Subject::Store, Found::not_well(reason));
             }
+            // It says nothing of the connection.
+            LeaseUpdate::Unreadable { .. } => {}
             LeaseUpdate::OtherHistory { reason } => self.other_history = Some(reason.clone()),
             _ => {
                 let mut state = self.shared.lock();

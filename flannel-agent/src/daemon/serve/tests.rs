@@ -453,4 +453,12 @@ async fn leases_that_are_left_out_are_told() {
     bench.source.remove(outside);
     bench.settle().await;
     assert_eq!(bench.shared.lock().ignored, [""; 0]);
+    let unreadable = ("subnets/garbage".to_owned(), "no JSON\n".to_owned());
+    bench.source.push(LeaseUpdate::Unreadable { keys: [unreadable].into() });
+    bench.settle().await;
+    let told = "key subnets/garbage is not used: no JSON\\n";
+    assert_eq!(bench.shared.lock().ignored, [told]);
+    bench.source.push(LeaseUpdate::Unreadable { keys: Default::default() });
+    bench.settle().await;
+    assert_eq!(bench.shared.lock().ignored, [""; 0]);
 }

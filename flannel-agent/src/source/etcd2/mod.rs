@@ -32,7 +32,7 @@ use super::claim::{Written, value};
 use super::follow::follow;
 use super::options::EtcdOptions;
 use super::prefix::Keys;
-use super::warned::Warned;
+use super::unreadable::Unreadable;
 use super::{Claim, Instead, LEASE_TTL, LeaseSource, SourceError};
 
 /// Leases in etcd. Clones share their connections.
@@ -44,7 +44,8 @@ pub struct Etcd2 {
 struct Inner {
     endpoints: Endpoints,
     keys: Keys,
-    warned: Mutex<Warned>,
+    /// Keys that cannot be read.
+    unreadable: Arc<Mutex<Unreadable>>,
     history: Arc<Mutex<History>>,
     /// Our lease as last written.
     written: Mutex<Option<Written>>,
@@ -83,7 +84,7 @@ impl Etcd2 {
             inner: Arc::new(Inner {
                 endpoints,
                 keys,
-                warned: Mutex::default(),
+                unreadable: Arc::default(),
                 history: Arc::default(),
                 written: Mutex::default(),
             }),
@@ -199,13 +200,19 @@ impl Etcd2 {
         Ok((node.map(|node| node.nodes).unwrap_or_default(), revision))
     }
 
-    /// Reads a subnet key; warns once of one that cannot be read.
+    fn unreadable(&self) -> MutexGuard<'_, Unreadable> {
+        self.inner.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads a subnet key; notes one that cannot be read.
     fn entry(&self, node: &EtcdNode) -> Option<Lease> {
         match self.decode(node) {
-            Ok(entry) => Some(entry),
+            Ok(entry) => {
+                self.unreadable().forget(node.key.as_bytes());
+                Some(entry)
+            }
             Err(cause) => {
-                let mut warned = self.inner.warned.lock().unwrap_or_else(PoisonError::into_inner);
-                warned.once(node.key.as_bytes(), node.revision(), &cause);
+                self.unreadable().note(node.key.as_bytes(), &cause);
                 None
             }
         }

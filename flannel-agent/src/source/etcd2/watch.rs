@@ -14,6 +14,7 @@ use super::failure::Refusal;
 use super::{Etcd2, LeaseChange};
 use crate::source::SourceError;
 use crate::source::follow::{End, Followed, Updates};
+use crate::source::unreadable::Unreadable;
 
 /// After so long without a change the poll is made anew: an etcd that has gone
 /// is noticed by this, and the index moves on with the changes of other keys,
@@ -22,6 +23,7 @@ const POLL: Duration = Duration::from_secs(15);
 
 impl Followed for Etcd2 {
     async fn snapshot(&self) -> Result<(Vec<Lease>, i64), SourceError> {
+        self.unreadable().begin_list();
         let listing = self.listing().await?;
         Ok((listing.entries, listing.revision))
     }
@@ -46,9 +48,8 @@ impl Followed for Etcd2 {
                 Ok(Polled::Quiet { upto }) => after = after.max(upto),
                 Ok(Polled::Change(change)) => {
                     after = after.max(change.node.revision());
-                    if let Some(update) = self.update(&change)
-                        && let Err(end) = updates.send(update).await
-                    {
+                    let update = self.update(&change);
+                    if let Err(end) = pass_on(update, updates).await {
                         return end;
                     }
                 }
@@ -61,9 +62,20 @@ impl Followed for Etcd2 {
         Arc::clone(&self.inner.history)
     }
 
+    fn unreadable(&self) -> Arc<Mutex<Unreadable>> {
+        Arc::clone(&self.inner.unreadable)
+    }
+
     async fn leave(&self) {
         self.endpoints().leave();
     }
+}
+
+async fn pass_on(update: Option<LeaseUpdate>, updates: &Updates) -> Result<(), End> {
+    if let Some(update) = update {
+        updates.send(update).await?;
+    }
+    updates.tell_unreadable().await
 }
 
 /// What one poll brought.
@@ -114,7 +126,7 @@ impl Etcd2 {
 
     /// The change as a reader of leases sees it.
     fn update(&self, change: &LeaseChange) -> Option<LeaseUpdate> {
-        let removed = || {
+        let gone = || {
             let subnet = self.subnet_of(&change.node)?;
             Some(LeaseUpdate::Removed { subnet, revision: change.node.revision() })
         };
@@ -123,13 +135,17 @@ impl Etcd2 {
             "delete" | "expire"
                 if self.keys().subnets().starts_with(&format!("{}/", change.node.key)) =>
             {
+                self.unreadable().begin_list();
                 Some(LeaseUpdate::Snapshot { leases: Vec::new(), revision: change.node.revision() })
             }
-            "delete" | "expire" | "compareAndDelete" => removed(),
+            "delete" | "expire" | "compareAndDelete" => {
+                self.unreadable().forget_directory(change.node.key.as_bytes());
+                gone()
+            }
             // What cannot be read is no lease; a list would lack it.
             _ => match self.entry(&change.node) {
                 Some(lease) => Some(LeaseUpdate::Put { lease }),
-                None => removed(),
+                None => gone(),
             },
         }
     }

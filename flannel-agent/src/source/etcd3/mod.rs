@@ -37,7 +37,7 @@ use super::follow::follow;
 use super::hint::hint;
 use super::options::EtcdOptions;
 use super::prefix::{Keys, other_spelling};
-use super::warned::Warned;
+use super::unreadable::Unreadable;
 use super::{Claim, Instead, LeaseSource, SourceError};
 
 /// Most bytes that a list of leases may have; 250 bytes are one lease.
@@ -57,6 +57,8 @@ struct Inner {
     keys: Keys,
     memory: Mutex<Memory>,
     history: Arc<Mutex<History>>,
+    /// Keys that cannot be read.
+    unreadable: Arc<Mutex<Unreadable>>,
 }
 
 /// What must be known across calls.
@@ -66,8 +68,6 @@ struct Memory {
     own: Option<Written>,
     /// etcd leases of ours whose use or revocation got no answer.
     unsettled: Vec<i64>,
-    /// Keys that were warned of.
-    warned: Warned,
     aliases: Aliases,
 }
 
@@ -140,6 +140,7 @@ impl Etcd3 {
             keys: Keys::below(&options.prefix),
             memory: Mutex::default(),
             history: Arc::default(),
+            unreadable: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -151,6 +152,10 @@ impl Etcd3 {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         // Nothing that holds the lock can leave it half changed.
         self.inner.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unreadable(&self) -> MutexGuard<'_, Unreadable> {
+        self.inner.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
@@ -232,12 +237,15 @@ impl Etcd3 {
         Ok(listing)
     }
 
-    /// Reads a subnet key; warns once of one that cannot be read.
+    /// Reads a subnet key; notes one that cannot be read.
     fn entry(&self, kv: &KeyValue) -> Option<Entry> {
         match self.decode(kv) {
-            Ok(entry) => Some(entry),
+            Ok(entry) => {
+                self.unreadable().forget(kv.key());
+                Some(entry)
+            }
             Err(cause) => {
-                self.memory().warned.once(kv.key(), kv.mod_revision(), &cause);
+                self.unreadable().note(kv.key(), &cause);
                 None
             }
         }

@@ -14,10 +14,12 @@ use super::connect::CALL_TIMEOUT;
 use super::{Etcd3, LIST_LIMIT};
 use crate::source::SourceError;
 use crate::source::follow::{End, Followed, Updates};
+use crate::source::unreadable::Unreadable;
 
 impl Followed for Etcd3 {
     async fn snapshot(&self) -> Result<(Vec<Lease>, i64), SourceError> {
         self.memory().aliases = Aliases::default();
+        self.unreadable().begin_list();
         let listing = self.listing().await?;
         self.leases(listing).await
     }
@@ -73,6 +75,10 @@ impl Followed for Etcd3 {
         Arc::clone(&self.inner.history)
     }
 
+    fn unreadable(&self) -> Arc<Mutex<Unreadable>> {
+        Arc::clone(&self.inner.unreadable)
+    }
+
     async fn leave(&self) {
         self.endpoints().leave().await;
     }
@@ -83,7 +89,10 @@ impl Etcd3 {
         for event in response.events() {
             let Some(kv) = event.kv() else { continue };
             let put = match event.event_type() {
-                EventType::Delete => None,
+                EventType::Delete => {
+                    self.unreadable().forget(kv.key());
+                    None
+                }
                 // What cannot be read is no lease; a list would lack it.
                 EventType::Put => self.entry(kv),
             };
@@ -102,7 +111,7 @@ impl Etcd3 {
                 updates.send(update).await?;
             }
         }
-        Ok(())
+        updates.tell_unreadable().await
     }
 
     /// What a subnet is without this key: another one may stand for it, too.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use flannel_core::lease::Lease;
-use flannel_core::lease::update::LeaseUpdate;
+use flannel_core::lease::update::{LeaseUpdate, UnreadableKeys};
 use ipnetwork::Ipv4Network;
 
 /// Where an update comes from.
@@ -30,6 +30,8 @@ struct Side {
     leases: BTreeMap<Ipv4Network, Lease>,
     listed: bool,
     broken: Option<String>,
+    /// Keys that cannot be read.
+    unreadable: UnreadableKeys,
     /// Its next list is of another history.
     other_history: Option<String>,
 }
@@ -67,6 +69,10 @@ impl View {
                 self.side(api).other_history = Some(reason);
                 return Vec::new();
             }
+            LeaseUpdate::Unreadable { keys } => {
+                self.side(api).unreadable = keys;
+                return vec![LeaseUpdate::Unreadable { keys: self.unreadable() }];
+            }
             LeaseUpdate::Disconnected { reason } => {
                 self.side(api).broken = Some(reason);
                 Vec::new()
@@ -82,6 +88,15 @@ impl View {
         let subnets: BTreeSet<_> =
             self.v3.leases.keys().chain(self.v2.leases.keys()).copied().collect();
         subnets.into_iter().filter_map(|subnet| self.lease(subnet, own)).collect()
+    }
+
+    /// The keys of both that cannot be read. Those of v2 begin with a slash.
+    fn unreadable(&self) -> UnreadableKeys {
+        let of_v2 =
+            |(key, cause): (&String, &String)| (key.clone(), format!("by the v2 API: {cause}"));
+        let mut keys: UnreadableKeys = self.v2.unreadable.iter().map(of_v2).collect();
+        keys.extend(self.v3.unreadable.clone());
+        keys
     }
 
     fn side(&mut self, api: Api) -> &mut Side {
@@ -209,6 +224,17 @@ mod tests {
             );
             view.take(api, put(lease(1, 1, 9)), own);
         }
+    }
+
+    #[test]
+    fn keys_that_cannot_be_read_by_either_are_told_together() {
+        let mut view = view(&[], &[], None);
+        let keys = |key: &str| [(key.to_owned(), "no JSON".to_owned())].into();
+        view.take(Api::V3, LeaseUpdate::Unreadable { keys: keys("x") }, None);
+        let told = view.take(Api::V2, LeaseUpdate::Unreadable { keys: keys("/x") }, None);
+        let reason = |key: &str, reason: &str| (key.to_owned(), reason.to_owned());
+        let both = [reason("x", "no JSON"), reason("/x", "by the v2 API: no JSON")].into();
+        assert_eq!(told, [LeaseUpdate::Unreadable { keys: both }]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use flannel_core::lease::update::LeaseUpdate;
 use tokio_util::sync::CancellationToken;
 
 use super::server::{Signal, Way};
-use super::updates::{map, next, next_break, next_snapshot};
+use super::updates::{Updates, map, next, next_break, next_snapshot};
 use super::*;
 
 by_either_api!(
@@ -69,6 +69,14 @@ async fn foreign_garbage_disturbs_no_other_lease(api: EtcdApi) {
     keys.put(&format!("{PREFIX}/subnets-not-ours/10.5.3.0-24"), &value(3)).await;
     let mut updates = store(&etcd.url(), api).await.watch(CancellationToken::new());
     assert_eq!(next_snapshot(&mut updates).await, map(&[("10.5.1.0/24", "10.99.0.1")]));
+    let (nonsense, bad) = (key("nonsense"), key("10.5.8.0/24"));
+    assert_eq!(unreadable(&mut updates).await, [bad.as_str(), &nonsense]);
+    // One that has gone, and one that is a lease now.
+    keys.delete(&nonsense).await;
+    assert_eq!(unreadable(&mut updates).await, [bad.as_str()]);
+    keys.put(&bad, &value(8)).await;
+    assert!(matches!(next(&mut updates).await, LeaseUpdate::Put { .. }));
+    assert_eq!(unreadable(&mut updates).await, [""; 0]);
     if api == EtcdApi::V3 {
         let no_text = format!("{PREFIX}/subnets/\u{0}");
         etcd.client().await.kv_client().put(no_text, vec![0xff, 0xfe], None).await.unwrap();
@@ -78,7 +86,13 @@ async fn foreign_garbage_disturbs_no_other_lease(api: EtcdApi) {
     keys.put(&key("10.5.1.0-24&junk"), &value(9)).await;
     keys.delete(&key("10.5.1.0-24&junk")).await;
     keys.put(&key("10.5.2.0/24"), &value(2)).await;
-    match next(&mut updates).await {
+    let put = loop {
+        match next(&mut updates).await {
+            LeaseUpdate::Unreadable { .. } => {}
+            other => break other,
+        }
+    };
+    match put {
         LeaseUpdate::Put { lease } => assert_eq!(lease.subnet, net("10.5.2.0/24")),
         other => panic!("{other:?}"),
     }
@@ -86,6 +100,15 @@ async fn foreign_garbage_disturbs_no_other_lease(api: EtcdApi) {
     keys.put(&key("10.5.2.0/24"), "{").await;
     match next(&mut updates).await {
         LeaseUpdate::Removed { subnet, .. } => assert_eq!(subnet, net("10.5.2.0/24")),
+        other => panic!("{other:?}"),
+    }
+    assert!(unreadable(&mut updates).await.contains(&key("10.5.2.0/24")));
+}
+
+/// The next update, which must tell of keys that cannot be read.
+async fn unreadable(updates: &mut Updates) -> Vec<String> {
+    match next(updates).await {
+        LeaseUpdate::Unreadable { keys } => keys.into_keys().collect(),
         other => panic!("{other:?}"),
     }
 }

@@ -68,6 +68,10 @@ pub(in super::super) const STORE: &[Fault] = &[
         }),
         1000,
         Act::Do(|cluster| {
+            let ignored = cluster.pair.left.status().ignored.join(" ");
+            for key in ["subnets/10.244.206.0-24 is not", "subnets/10.244.0.0-33 is not"] {
+                assert!(ignored.contains(key), "{key}: {ignored}");
+            }
             cluster.pair.etcd.delete_subnet("10.244.206.0-24");
             cluster.pair.etcd.delete_subnet("10.244.0.0-33");
             silent_again(cluster);
