@@ -10,7 +10,7 @@ use ipnetwork::Ipv4Network;
 
 use crate::backend::{Backend, Reaches, VxlanConfig};
 use crate::checksum::TunnelChecksum;
-use crate::lease::judge::{Here, NoPeer, unfit};
+use crate::lease::judge::{Here, NoPeer, NodeAddresses, unfit};
 use crate::mac::MacAddr;
 use crate::peer::Peer;
 use crate::reach::{NextHop, PeerReach};
@@ -92,6 +92,8 @@ pub struct Node<'a> {
     pub vtep_mac: MacAddr,
     /// The external interface.
     pub underlay: &'a Underlay,
+    /// All addresses of the node.
+    pub addresses: &'a NodeAddresses,
     /// The backend with its settings.
     pub backend: &'a Backend,
     /// The next hop to each PublicIP, where the backend asks for it.
@@ -288,6 +290,7 @@ fn unusable(node: Node<'_>, peer: Peer) -> Option<Rejection> {
         network: node.network,
         vtep_mac: reaches.by_vteps().then_some(node.vtep_mac),
         addresses: [own.public_ip, own.address],
+        node: node.addresses,
     };
     if let Err(reason) = unfit(peer, &here) {
         return Some(reason.into());

@@ -8,6 +8,7 @@ use flannel_core::desired::Desired;
 use flannel_core::detours::Here;
 use flannel_core::envelope::{HookReport, Scene};
 use flannel_core::health::Subject;
+use flannel_core::lease::judge::NodeAddresses;
 use flannel_core::link::Link;
 use flannel_core::pods;
 use flannel_core::pods::Choice;
@@ -26,6 +27,8 @@ pub(super) struct Links {
     pub(super) all: Vec<Link>,
     /// Of those that may be a pod's, the ones by which routes lead elsewhere.
     pub(super) uplinks: BTreeSet<u32>,
+    /// The addresses of all.
+    pub(super) addresses: NodeAddresses,
 }
 
 impl<K: Kernel, F: Firewall> Reconciler<K, F> {

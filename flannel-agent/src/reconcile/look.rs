@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use flannel_core::desired::Desired;
 use flannel_core::health::Subject;
+use flannel_core::lease::judge::NodeAddresses;
 use flannel_core::observed::Observed;
 use flannel_core::peer::Peer;
 use ipnetwork::Ipv4Network;
@@ -32,6 +33,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
         self.unfinished.wake.links = links.is_err();
         self.shared.report(Subject::Links, links.as_ref());
         if let Ok(links) = links {
+            self.links.addresses = NodeAddresses::of(&links, self.identity.underlay.ifindex);
             self.links.all = links;
             self.look_for_uplinks().await;
             self.check_forwarding().await;

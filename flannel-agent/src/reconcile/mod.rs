@@ -358,6 +358,7 @@ impl<K: Kernel, F: Firewall> Reconciler<K, F> {
             network: self.identity.network,
             vtep_mac: self.identity.vtep_mac,
             underlay: &self.identity.underlay,
+            addresses: &self.links.addresses,
             backend: &self.identity.backend,
             next_hops: self.next_hops.known(),
             checksum: self.settings.tunnel_checksum.wanted(self.traces.tunnel_checksum),

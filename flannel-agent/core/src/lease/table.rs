@@ -192,6 +192,7 @@ impl LeaseTable {
             format!("key {} is not used: {cause}", text::shown(key, text::VALUE))
         }));
         oddities.extend(self.shared_addresses());
+        oddities.extend(self.link_local());
         oddities.extend(self.overlaps());
         if oddities.len() > ODDITIES {
             let more = oddities.len() - ODDITIES;
@@ -305,6 +306,22 @@ impl LeaseTable {
                 format!("PublicIP {address} is in {} leases: {}", subnets.len(), keys.join(", "))
             })
             .collect()
+    }
+
+    /// Peers that are reached on one link only, where this node is not known to be on it.
+    fn link_local(&self) -> Vec<String> {
+        if self.own.is_some_and(|own| own.public_ip.is_link_local()) {
+            return Vec::new();
+        }
+        let peers = self.leases.values().filter_map(|judged| judged.peer.as_ref().ok());
+        let told = peers.filter(|peer| peer.public_ip.is_link_local()).map(|peer| {
+            format!(
+                "lease {} has the link-local PublicIP {}, which is reached on its own link only",
+                SubnetKey::new(peer.subnet),
+                peer.public_ip
+            )
+        });
+        told.collect()
     }
 
     /// Subnets within others.

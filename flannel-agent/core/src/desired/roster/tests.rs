@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Backend, VxlanConfig};
 use crate::desired::desired;
+use crate::lease::judge::NodeAddresses;
 use crate::model;
 use crate::observed::Observed;
 use crate::plan::{diff, diff_of};
@@ -39,6 +40,7 @@ fn with_node<T>(work: impl FnOnce(Node<'_>) -> T) -> T {
         network: "10.5.0.0/16".parse().unwrap(),
         vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
         underlay: &underlay,
+        addresses: &NodeAddresses::default(),
         backend: &Backend::Vxlan(vxlan),
         next_hops: &BTreeMap::new(),
         checksum: None,

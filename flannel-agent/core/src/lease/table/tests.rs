@@ -372,3 +372,15 @@ proptest! {
         prop_assert!(stepwise.apply(snapshot(&all, revision)).peers.is_empty());
     }
 }
+
+#[test]
+fn a_link_local_public_ip_is_told_and_used() {
+    let mut table = table();
+    table.apply(snapshot(&[lease("10.5.7.0/24", [169, 254, 3, 7], 7, 2)], 30));
+    assert_eq!(table.peers().count(), 1);
+    let told = "lease 10.5.7.0-24 has the link-local PublicIP 169.254.3.7";
+    assert!(table.oddities()[0].starts_with(told), "{:?}", table.oddities());
+    // All nodes may be on one such link.
+    table.set_own(Some(net("10.5.27.0/24")), Ipv4Addr::new(169, 254, 3, 1));
+    assert_eq!(table.oddities(), [""; 0]);
+}
