@@ -251,6 +251,18 @@ impl Sysctl {
         Ok(all.max(self.number(&format!("net/ipv4/conf/{device}/rp_filter"))?))
     }
 
+    /// Lets the kernel forward what comes in by a device, where the node forwards at all:
+    /// a new device may begin otherwise (`conf.default`).
+    ///
+    /// # Errors
+    /// The setting cannot be read or written.
+    pub fn forward_from(&self, device: &str) -> Result<(), KernelError> {
+        match self.number("net/ipv4/ip_forward")? {
+            0 => Ok(()),
+            _ => self.write(&format!("net/ipv4/conf/{device}/forwarding"), "1"),
+        }
+    }
+
     /// `net.ipv6.conf.<device>.accept_ra`.
     ///
     /// # Errors

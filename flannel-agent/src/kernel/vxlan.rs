@@ -53,6 +53,10 @@ impl RealKernel {
             }
             _ => {}
         }
+        // Where it cannot be, status says so.
+        if let Err(error) = self.sysctl.forward_from(&want.name) {
+            tracing::warn!(%error, "sysctl forwarding not set");
+        }
         Ok(())
     }
 

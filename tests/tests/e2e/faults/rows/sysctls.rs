@@ -27,6 +27,13 @@ pub(in super::super) const SYSCTLS: &[Fault] = &[
     )
     .loss(6000)
     .told(Subject::Forwarding),
+    Fault::once(
+        "the device goes where new ones forward nothing",
+        "echo 0 > /proc/sys/net/ipv4/conf/default/forwarding; ip link delete flannel.1; sleep 1; \
+         echo 1 > /proc/sys/net/ipv4/conf/default/forwarding",
+        600,
+    )
+    .restored(2000),
     Fault::lasting(
         "nothing is forwarded from the pods' bridge",
         Act::Sh("echo 0 > /proc/sys/net/ipv4/conf/cni0/forwarding"),
