@@ -69,9 +69,13 @@ fn remove_folder(folder: &Path) -> Result<(), BpfError> {
     }
 }
 
-/// Removes a pin; one that has gone already is no error.
+/// Removes a pin, or an empty directory in its place; one that has gone already is no error.
 pub(super) fn remove(path: &Path) -> Result<(), BpfError> {
-    match fs::remove_file(path) {
+    let removed = match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir(path),
+        removed => removed,
+    };
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(BpfError::new("unpin", path.display().to_string(), &error))
         }

@@ -63,12 +63,17 @@ impl StateLock {
     pub fn take(state_dir: &Path) -> Result<Self, LockError> {
         let unusable = |source| LockError::Unusable { path: state_dir.to_owned(), source };
         make_directory(state_dir).map_err(unusable)?;
+        let path = file(state_dir);
+        // One that is not empty stays, and there is no lock.
+        if path.is_dir() {
+            let _ = std::fs::remove_dir(&path);
+        }
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(MODE)
-            .open(file(state_dir))
+            .open(path)
             .map_err(unusable)?;
         // An earlier version made it for all to read.
         file.set_permissions(Permissions::from_mode(MODE)).map_err(unusable)?;
@@ -162,12 +167,16 @@ mod tests {
         let path = folder.path().join("state");
         let mut lock = StateLock::take(&path).unwrap();
         lock.renew().unwrap();
-        let wrongs: [fn(&Path); 3] = [
+        let wrongs: [fn(&Path); 4] = [
             |path| std::fs::remove_file(path.join("lock")).unwrap(),
             |path| std::fs::remove_dir_all(path).unwrap(),
             |path| {
                 std::fs::write(path.join("other"), "").unwrap();
                 std::fs::rename(path.join("other"), path.join("lock")).unwrap();
+            },
+            |path| {
+                std::fs::remove_file(path.join("lock")).unwrap();
+                std::fs::create_dir(path.join("lock")).unwrap();
             },
         ];
         for wrong in wrongs {
@@ -175,6 +184,12 @@ mod tests {
             lock.renew().unwrap();
             assert!(matches!(StateLock::take(&path), Err(LockError::Taken(_))));
         }
+        // What is in a directory is somebody's.
+        std::fs::remove_file(path.join("lock")).unwrap();
+        std::fs::create_dir_all(path.join("lock/other")).unwrap();
+        assert!(lock.renew().unwrap_err().to_string().contains("directory"));
+        std::fs::remove_dir_all(path.join("lock")).unwrap();
+        lock.renew().unwrap();
         // Somebody else was quicker.
         std::fs::remove_file(path.join("lock")).unwrap();
         let other = StateLock::take(&path).unwrap();

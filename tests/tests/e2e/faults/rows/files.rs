@@ -14,6 +14,14 @@ pub(in super::super) const FILES: &[Fault] = &[
     Fault::once("the state file is deleted", "rm $STATE/state.json", 0),
     Fault::once("the state directory is removed", "rm -r $STATE", 0),
     Fault::once("the lock is removed", "rm $STATE/lock", 0),
+    Fault::once("the lock is a directory", "rm $STATE/lock; mkdir $STATE/lock", 0),
+    Fault::lasting(
+        "the lock is a directory with something in it",
+        Act::Sh("rm $STATE/lock; mkdir -p $STATE/lock/other"),
+        2000,
+        Act::Sh("rmdir $STATE/lock/other"),
+    )
+    .told(Subject::StateFile),
     Fault::once("the control socket is removed", "rm $STATE/agent.sock", 0),
     Fault::lasting(
         "the disk is full",

@@ -76,6 +76,22 @@ pub(in super::super) const HOOKS: &[Fault] = &[
     .programs(),
     Fault::once("one pin is removed", "rm $PINS/v*/fl_peers4", 0).restored(2000).programs(),
     Fault::once(
+        "one pin is a directory",
+        "dir=$(echo $PINS/v*); rm $dir/fl_peers4; mkdir $dir/fl_peers4",
+        0,
+    )
+    .restored(2000)
+    .programs(),
+    Fault::lasting(
+        "one pin is a directory with something in it",
+        Act::Sh("dir=$(echo $PINS/v*); rm $dir/fl_peers4; mkdir -p $dir/fl_peers4/other"),
+        2000,
+        Act::Sh("rmdir $PINS/v*/fl_peers4/other"),
+    )
+    .restored(2000)
+    .told(Subject::Pins)
+    .programs(),
+    Fault::once(
         "one pin is another map's",
         "dir=$(echo $PINS/v*); rm $dir/fl_subnets4; bpftool map create $dir/fl_subnets4 type \
          lpm_trie key 8 value 16 entries 65536 flags 1 name fl_subnets4",
