@@ -66,7 +66,7 @@ pub(in super::super) const STORE: &[Fault] = &[
             cluster.pair.etcd.put_subnet("10.244.0.0-33", "[]");
             put_silent(cluster, &lease("192.0.2.11", "ff:ff:ff:ff:ff:ff"));
         }),
-        1000,
+        2000,
         Act::Do(|cluster| {
             let ignored = cluster.pair.left.status().ignored.join(" ");
             for key in ["subnets/10.244.206.0-24 is not", "subnets/10.244.0.0-33 is not"] {
