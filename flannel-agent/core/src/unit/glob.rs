@@ -1,4 +1,5 @@
-//! Patterns of files' names, as glob(7) has them.
+//! Patterns of files' names, as glob(7) has them and systemd takes them. The crate `glob` has
+//! no backslash and no `[^...]`, and calls a `[` without an end an error.
 
 /// Whether a part of a path is a pattern.
 pub fn is_pattern(part: &str) -> bool {

@@ -141,6 +141,18 @@ pub(in super::super) const ROUTES: &[Fault] = &[
         "ip neigh replace $PEER_NET dev flannel.1 nud failed",
         600,
     ),
+    // Flags that change no packet's way are left.
+    Fault::once(
+        "the neighbour has flags",
+        "ip neigh replace $PEER_NET lladdr $PEER_MAC dev flannel.1 nud permanent router \
+         extern_learn",
+        0,
+    ),
+    Fault::once(
+        "the kernel manages the neighbour",
+        "ip neigh replace $PEER_NET dev flannel.1 managed",
+        600,
+    ),
     Fault::once("all neighbours are deleted", "ip neigh flush dev flannel.1 nud all", 600),
     Fault::once("the FDB entry is deleted", "bridge fdb delete $PEER_MAC dev flannel.1 self", 600),
     Fault::once(
@@ -174,6 +186,12 @@ pub(in super::super) const ROUTES: &[Fault] = &[
         Act::Sh("bridge fdb append 00:00:00:00:00:00 dev flannel.1 dst 192.0.2.98 self permanent"),
         1000,
         Act::Sh("bridge fdb delete 00:00:00:00:00:00 dev flannel.1 dst 192.0.2.98 self"),
+    ),
+    Fault::once(
+        "the FDB entry has flags",
+        "bridge fdb replace $PEER_MAC dev flannel.1 dst $PEER_IP self permanent router sticky \
+         extern_learn",
+        0,
     ),
     Fault::once("the FDB is empty", "bridge fdb flush dev flannel.1 self", 600),
 ];
