@@ -31,7 +31,12 @@ impl Unreadable {
         // It may have a value's text.
         let cause = text::shown(cause, text::VALUE);
         let before = self.keys.insert(key.to_vec(), cause.clone());
-        self.changed |= before != Some(cause);
+        if before.as_ref() != Some(&cause) {
+            self.changed = true;
+            // Whoever follows the leases tells of it; others only list them once.
+            let key = text::shown(&String::from_utf8_lossy(key), text::VALUE);
+            tracing::debug!(%key, cause, "key not read as a lease");
+        }
     }
 
     /// This one can, or has gone.
