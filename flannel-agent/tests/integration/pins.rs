@@ -290,7 +290,8 @@ fn where_nothing_can_be_pinned_the_old_programs_go() {
         drop(first);
         let stats = pins.join(format!("v{ABI_VERSION}/fl_stats"));
         fs::remove_file(&stats).unwrap();
-        fs::create_dir(&stats).unwrap();
+        // An empty one would make way.
+        fs::create_dir_all(stats.join("other")).unwrap();
         let mut second = open(pins, AttachMode::Tcx);
         assert!(second.unpinned().unwrap().contains("fl_stats"), "{:?}", second.unpinned());
         assert_eq!(ensure(&mut second, &[veth("veth0")]), [""; 0], "in place");
@@ -298,7 +299,8 @@ fn where_nothing_can_be_pinned_the_old_programs_go() {
         assert!(!pin(pins, "from_pod").exists());
         drop(second);
         soon(|| of_the_pod() == [[""; 0], [""; 0]]);
-        fs::remove_dir(&stats).unwrap();
+        fs::remove_dir(stats.join("other")).unwrap();
+        assert_eq!(open(pins, AttachMode::Tcx).unpinned(), None);
     });
 }
 
