@@ -22,8 +22,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 mod trouble;
+mod turns;
 
 pub(super) use self::trouble::Trouble;
+use self::turns::Turns;
 use super::SourceError;
 use super::lookup::addresses;
 use super::options::{EtcdOptions, TlsFiles, bad_endpoint};
@@ -87,6 +89,7 @@ impl Address {
 pub(super) struct Dialer {
     /// Where connections began.
     began: Arc<Mutex<BTreeSet<IpAddr>>>,
+    turns: Arc<Turns>,
     options: Arc<EtcdOptions>,
     alpn: Option<&'static [u8]>,
 }
@@ -94,7 +97,8 @@ pub(super) struct Dialer {
 impl Dialer {
     /// For the protocol `alpn`; none: HTTP/1.1.
     pub(super) fn new(options: &EtcdOptions, alpn: Option<&'static [u8]>) -> Self {
-        Self { began: Arc::default(), options: Arc::new(options.clone()), alpn }
+        let (began, turns) = (Arc::default(), Arc::default());
+        Self { began, turns, options: Arc::new(options.clone()), alpn }
     }
 
     /// Whether a connection began at an address that is not here any more; it is
@@ -143,7 +147,7 @@ impl Dialer {
         } else {
             None
         };
-        let tcp = connect(&address.host, address.port, self.patience()).await?;
+        let tcp = connect(&address.host, address.port, self.patience(), &self.turns).await?;
         if let Ok(local) = tcp.local_addr() {
             self.began().insert(local.ip());
         }
@@ -155,11 +159,16 @@ impl Dialer {
     }
 }
 
-async fn connect(host: &str, port: u16, patience: Duration) -> Result<TcpStream, String> {
+async fn connect(
+    host: &str,
+    port: u16,
+    patience: Duration,
+    turns: &Turns,
+) -> Result<TcpStream, String> {
     let began = Instant::now();
     let found = addresses(host, patience).await?;
     let found: Vec<_> = found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
-    match timeout(patience.saturating_sub(began.elapsed()), first(host, &found)).await {
+    match timeout(patience.saturating_sub(began.elapsed()), first(host, found, turns)).await {
         Ok(connected) => connected,
         Err(_) => Err(format!("no connection within {} s", patience.as_secs())),
     }
@@ -167,12 +176,13 @@ async fn connect(host: &str, port: u16, patience: Duration) -> Result<TcpStream,
 
 /// The first connection that is there. Each address is tried soon after the one before
 /// it: of a name's addresses some may be dead.
-async fn first(host: &str, addresses: &[SocketAddr]) -> Result<TcpStream, String> {
-    let (mut rest, mut tries) = (addresses.iter(), JoinSet::new());
+async fn first(host: &str, addresses: Vec<SocketAddr>, turns: &Turns) -> Result<TcpStream, String> {
+    let (mut rest, mut tries) = (turns.order(addresses).into_iter(), JoinSet::new());
     let mut cause = format!("{host} has no address");
     loop {
         if let Some(address) = rest.next() {
-            tries.spawn(tcp(*address));
+            turns.took(address);
+            tries.spawn(tcp(address));
         }
         tokio::select! {
             ended = tries.join_next() => match ended {
@@ -384,13 +394,26 @@ mod tests {
         let _queued = TcpStream::connect(dead).await.unwrap();
         let began = Instant::now();
         let all = [dead, server.local_addr().unwrap()];
-        let connected = first("etcd", &all).await.unwrap();
+        let turns = Turns::default();
+        let connected = first("etcd", all.to_vec(), &turns).await.unwrap();
         assert_eq!(connected.peer_addr().unwrap(), all[1]);
         assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
         drop(server);
-        let refused = first("etcd", &all[1..]).await.unwrap_err();
+        let refused = first("etcd", vec![all[1]], &turns).await.unwrap_err();
         assert!(refused.starts_with("tcp connect error: "), "{refused}");
-        assert_eq!(first("etcd", &[]).await.unwrap_err(), "etcd has no address");
+        assert_eq!(first("etcd", Vec::new(), &turns).await.unwrap_err(), "etcd has no address");
+    }
+
+    #[tokio::test]
+    async fn the_next_connection_leads_to_the_name_s_next_address() {
+        let server = || tokio::net::TcpListener::bind("127.0.0.1:0");
+        let servers = [server().await.unwrap(), server().await.unwrap(), server().await.unwrap()];
+        let all: Vec<_> = servers.iter().map(|server| server.local_addr().unwrap()).collect();
+        let turns = Turns::default();
+        for turn in 0..2 * all.len() {
+            let connected = first("etcd", all.clone(), &turns).await.unwrap();
+            assert_eq!(connected.peer_addr().unwrap(), all[turn % all.len()], "{turn}");
+        }
     }
 
     #[test]

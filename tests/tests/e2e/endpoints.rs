@@ -1,7 +1,7 @@
 //! Endpoints by name, while name servers and addresses are away.
 
 use std::fs;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -109,4 +109,29 @@ fn a_dead_first_name_server_and_a_dead_first_address_are_lived_with() {
     while_answered(&talking, &hosts, || {
         node.start(&etcd, &asking(&lab, "http://etcd.example:2379", &servers));
     });
+}
+
+/// Of a name's addresses the first takes connections, and never says a word.
+#[test]
+fn a_first_address_that_never_answers_is_left_to_the_next() {
+    let lab = Lab::new();
+    let etcd = lab.etcd();
+    // The C library puts the address first that has more bits in common with the node's.
+    let mute = Ipv4Addr::new(192, 0, 2, 10);
+    let stranger = lab.stranger(mute);
+    let _listens = stranger.inside(|| TcpListener::bind("0.0.0.0:2379").expect("a port"));
+    let talking = server(lab.underlay());
+    for (number, api) in [(1, "v3"), (2, "v2")] {
+        if api == "v2" {
+            etcd.put_v2("/coreos.com/network/config", r#"{"Network":"10.244.0.0/16"}"#, None);
+        }
+        let mut node = lab.node(number);
+        let mut options = asking(&lab, "http://etcd.example:2379", &[GATEWAY]);
+        options.extra.push(format!("--etcd-api={api}"));
+        while_answered(&talking, &[mute, GATEWAY], || {
+            node.launch(&etcd, &options);
+            let took = node.wait_ready(40 * SECOND);
+            assert!(took < 20 * SECOND * wait::patience(), "{api}: {took:?}");
+        });
+    }
 }
