@@ -59,9 +59,15 @@ impl Iptables {
             fully_random: rules.fully_random && self.random,
             ..rules.clone()
         });
-        match chains::plan(&self.save().await?, rules.as_ref(), nodes, mine) {
-            Some(text) => self.restore(&text).await.map(|()| true),
-            None => Ok(false),
+        let plan = async || {
+            let saved = self.save().await?;
+            Ok::<_, FirewallError>(chains::plan(&saved, rules.as_ref(), nodes, mine))
+        };
+        let Some(text) = plan().await? else { return Ok(false) };
+        self.restore(&text).await?;
+        match plan().await? {
+            None => Ok(true),
+            Some(_) => Err(tool::in_vain(format!("{}-restore", self.program))),
         }
     }
 

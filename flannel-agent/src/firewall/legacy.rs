@@ -67,8 +67,7 @@ pub(super) async fn ensure(rules: &Rules, mine: &Mine) -> Result<bool, FirewallE
     let Some((program, chain)) = chain(mine).await? else { return Ok(false) };
     let wanted =
         if chain.drops && rules.forward { rules::legacy_forward(rules) } else { Vec::new() };
-    let in_place = chain.ours.iter().map(|rule| rule.comment.as_str());
-    if in_place.eq(wanted.iter().map(|(_, comment)| comment.as_str())) {
+    if chain.has(&wanted) {
         return Ok(false);
     }
     // New ones first; of equal rules iptables -D removes the one before.
@@ -77,6 +76,10 @@ pub(super) async fn ensure(rules: &Rules, mine: &Mine) -> Result<bool, FirewallE
     }
     for old in &chain.ours {
         change(program, "-D", &old.words).await?;
+    }
+    match self::chain(mine).await? {
+        Some((_, chain)) if !chain.has(&wanted) => return Err(tool::in_vain(program.to_owned())),
+        _ => {}
     }
     tracing::info!(network = %rules.network, program, chain = "FORWARD", "firewall rules written");
     Ok(true)
@@ -151,6 +154,12 @@ impl OwnRule {
 }
 
 impl Chain {
+    /// Whether these rules, with their comments, are all that there are of ours.
+    fn has(&self, wanted: &[(Vec<String>, String)]) -> bool {
+        let in_place = self.ours.iter().map(|rule| rule.comment.as_str());
+        in_place.eq(wanted.iter().map(|(_, comment)| comment.as_str()))
+    }
+
     /// Reads `iptables -S FORWARD`.
     fn parse(listing: &str) -> Self {
         let mut chain = Self::default();

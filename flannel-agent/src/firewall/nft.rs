@@ -9,6 +9,7 @@ use flannel_core::firewall::rules::Found;
 
 use super::present::PresentTables;
 use super::{FirewallError, legacy, tool};
+use crate::kernel::nftables;
 
 /// nftables. Nothing is written when the rules are as they should be.
 #[derive(Debug)]
@@ -171,13 +172,22 @@ impl Nft {
     }
 
     async fn commit(&self, script: &str) -> Result<(), FirewallError> {
+        let before = number();
         let output = self.run(&["-f", "-"], script).await?;
-        if output.status.success() {
-            return Ok(());
-        }
         let call = tool::call(&self.program, &["-f", "-"]);
+        if output.status.success() {
+            // Every script changes something.
+            let in_vain = before.is_some() && number() == before;
+            return if in_vain { Err(tool::in_vain(call)) } else { Ok(()) };
+        }
         Err(FirewallError { call, reason: tool::complaint(&output) })
     }
+}
+
+/// The number of the rule set: each transaction makes it another. `None`: the kernel does
+/// not tell.
+fn number() -> Option<u32> {
+    nftables::generation().ok().flatten()
 }
 
 impl Nft {

@@ -5,12 +5,17 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 use super::FirewallError;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most bytes that a program may print; 700 bytes are one rule in JSON.
+const MOST: u64 = 256 << 20;
+/// So much of what it says about a failure is kept.
+const WORDS: u64 = 64 << 10;
 
 /// Runs a program with this standard input and gives what it printed.
 /// `Ok(None)` means that there is no such program.
@@ -43,18 +48,49 @@ pub(super) async fn run_within(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error.to_string())),
     };
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let finish = async {
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program that does not read to the end says why on stderr.
-            let _ = stdin.write_all(input.as_bytes()).await;
-        }
-        child.wait_with_output().await
+        let feed = async {
+            if let Some(mut stdin) = stdin {
+                // A program that does not read to the end says why on stderr.
+                let _ = stdin.write_all(input.as_bytes()).await;
+            }
+            Ok(())
+        };
+        let ((), stdout, stderr) = tokio::try_join!(feed, whole(stdout, MOST), begin(stderr))?;
+        Ok::<_, io::Error>(Output { status: child.wait().await?, stdout, stderr })
     };
     match tokio::time::timeout(limit, finish).await {
         Ok(Ok(output)) => Ok(Some(output)),
         Ok(Err(error)) => Err(failed(error.to_string())),
         Err(_) => Err(failed(format!("no answer within {} s", limit.as_secs()))),
     }
+}
+
+/// All that a program prints.
+async fn whole(pipe: Option<impl AsyncRead + Unpin>, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe
+        && pipe.take(most + 1).read_to_end(&mut bytes).await? as u64 > most
+    {
+        return Err(io::Error::other(format!("it prints more than {} MB", most >> 20)));
+    }
+    Ok(bytes)
+}
+
+/// How that begins which a program says. It may say the rest to nobody.
+async fn begin(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        (&mut pipe).take(WORDS).read_to_end(&mut bytes).await?;
+        tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await?;
+    }
+    Ok(bytes)
+}
+
+/// The error of a program that ended well, and did not do what it was told.
+pub(super) fn in_vain(call: String) -> FirewallError {
+    FirewallError { call, reason: "it ended well, but the rules are not there".to_owned() }
 }
 
 /// Whether there is such a program, in PATH if the name is no path.
@@ -82,4 +118,29 @@ pub(super) fn complaint(output: &Output) -> String {
         return format!("{text} (needs CAP_NET_ADMIN, handed on to child processes)");
     }
     if text.is_empty() { output.status.to_string() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn sh(script: &str, input: &str) -> Result<Output, FirewallError> {
+        Ok(run("sh", &["-c", script], input).await?.unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_a_program_prints_is_bounded() {
+        let error = sh("exec yes", "").await.unwrap_err();
+        assert_eq!(error.reason, "it prints more than 256 MB");
+        let output = sh("yes | head -c 50000000 >&2; echo out; exit 3", "").await.unwrap();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(3), &b"out\n"[..]));
+        assert_eq!(output.stderr.len() as u64, WORDS);
+    }
+
+    #[tokio::test]
+    async fn a_program_may_print_before_it_has_read_everything() {
+        let input = "words\n".repeat(200_000);
+        let output = sh("head -c 1000000 /dev/zero; cat", &input).await.unwrap();
+        assert_eq!(output.stdout.len(), 1_000_000 + input.len());
+    }
 }

@@ -66,9 +66,17 @@ impl Drop for Mount {
     }
 }
 
-/// Programs that may be made to hang: they wait while the file is there.
-const HANGS: &str = r#"#!/bin/sh
-while test -e "$HANG"; do sleep 0.05; done
+/// Programs that may be made to fail while the file is there: in the way that it names, or
+/// else they hang.
+const FAILS: &str = r#"#!/bin/sh
+while test -e "$FAIL" && ! test -s "$FAIL"; do sleep 0.05; done
+case "$(cat "$FAIL" 2> /dev/null) ${0##*/} $*" in
+    "vain nft -f -"* | "vain iptables-restore"*) cat > /dev/null; exit 0 ;;
+    killed*) kill -KILL $$ ;;
+    garbage*) head -c 3000 /dev/urandom; exit 0 ;;
+    flood*) exec yes ;;
+    grumbling*) yes | head -c 30000000 >&2; exit 1 ;;
+esac
 for dir in /usr/local/sbin /usr/sbin /sbin /usr/bin /bin; do
     test -x "$dir/${0##*/}" && exec "$dir/${0##*/}" "$@"
 done
@@ -90,7 +98,7 @@ impl Cluster {
         let bpf = lab.dir().join("bpf");
         let mounts = [Mount::new("tmpfs", "size=2m", &dir), Mount::new("bpf", "mode=700", &bpf)];
         left.pin_dir = Some(bpf.join("flannel"));
-        left.environment.extend(hanging(lab.dir()));
+        left.environment.extend(failing(lab.dir()));
         for (key, ip, mac) in SILENT {
             etcd.put_subnet(key, &super::lease(ip, mac));
         }
@@ -162,9 +170,9 @@ impl Cluster {
         done
     }
 
-    /// While this file is there, nft and iptables hang.
-    pub(super) fn hang(&self) -> PathBuf {
-        self.pair.lab.dir().join("hang")
+    /// While this file is there, nft and iptables fail ([`FAILS`]).
+    pub(super) fn fail(&self) -> PathBuf {
+        self.pair.lab.dir().join("fail")
     }
 
     /// Sends the agent a signal.
@@ -202,23 +210,24 @@ fn words(pair: &Pair, pins: &Path) -> Vec<(&'static str, String)> {
         ("DIR", folder(&left.state_dir())),
         ("PINS", shown(pins)),
         ("BPF", folder(pins)),
+        ("FAIL", shown(&pair.lab.dir().join("fail"))),
         ("OTHER", right.netns.name().to_owned()),
     ]
 }
 
-/// The environment of an agent whose nft and iptables may be made to hang.
-fn hanging(dir: &Path) -> Vec<(String, String)> {
+/// The environment of an agent whose nft and iptables may be made to fail.
+fn failing(dir: &Path) -> Vec<(String, String)> {
     use std::os::unix::fs::PermissionsExt as _;
     let bin = dir.join("bin");
     fs::create_dir_all(&bin).expect("a directory");
     for name in ["nft", "iptables", "iptables-save", "iptables-restore"] {
         let path = bin.join(name);
-        fs::write(&path, HANGS).expect("a script");
+        fs::write(&path, FAILS).expect("a script");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
     }
     let path = std::env::var("PATH").unwrap_or_default();
     vec![
         ("PATH".to_owned(), format!("{}:{path}", bin.display())),
-        ("HANG".to_owned(), dir.join("hang").display().to_string()),
+        ("FAIL".to_owned(), dir.join("fail").display().to_string()),
     ]
 }

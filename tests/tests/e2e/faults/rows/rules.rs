@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use flannel_core::health::Subject;
+
 use super::{Act, Cluster, Fault};
 
 pub(in super::super) const RULES: &[Fault] = &[
@@ -33,6 +35,12 @@ pub(in super::super) const RULES: &[Fault] = &[
     .loss(600)
     .restored(2500)
     .alone(),
+    // It says that it has done what it was told.
+    failing("nft does nothing", "echo vain > $FAIL; nft flush table ip flannel-ipv4"),
+    failing("nft is killed", "echo killed > $FAIL; nft flush table ip flannel-ipv4"),
+    failing("nft prints garbage", "echo garbage > $FAIL; nft flush table ip flannel-ipv4"),
+    failing("nft prints without end", "echo flood > $FAIL; nft flush table ip flannel-ipv4"),
+    failing("nft complains at length", "echo grumbling > $FAIL; nft flush table ip flannel-ipv4"),
 ];
 
 /// With iptables, of which nothing tells: it is looked at each minute, or each
@@ -47,12 +55,22 @@ pub(in super::super) const CHAINS: &[Fault] = &[
     )
     .restored(2500),
     Fault::lasting("iptables hangs", Act::Do(hang), 4000, Act::Do(go_on)).restored(2500),
+    failing("iptables does nothing", "echo vain > $FAIL; iptables -t nat -F FLANNEL-POSTRTG"),
+    failing("iptables is killed", "echo killed > $FAIL; iptables -t nat -F FLANNEL-POSTRTG"),
+    failing("iptables prints without end", "echo flood > $FAIL"),
 ];
 
+/// A program of the firewall fails for a while, and says so.
+const fn failing(name: &'static str, begin: &'static str) -> Fault {
+    Fault::lasting(name, Act::Sh(begin), 2500, Act::Do(go_on))
+        .restored(3500)
+        .told(Subject::Firewall)
+}
+
 fn hang(cluster: &mut Cluster) {
-    fs::write(cluster.hang(), "").expect("a file");
+    fs::write(cluster.fail(), "").expect("a file");
 }
 
 fn go_on(cluster: &mut Cluster) {
-    fs::remove_file(cluster.hang()).expect("the file");
+    fs::remove_file(cluster.fail()).expect("the file");
 }
