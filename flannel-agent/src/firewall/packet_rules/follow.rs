@@ -130,7 +130,8 @@ async fn follow(
             Ok(looked) => looked,
             Err(_) => Err(format!("the rules were not read within {} s", LIMIT.as_secs())),
         };
-        let mut pause = (began.elapsed() * SHARE).max(PAUSE);
+        // One that hung must not keep new rules from being read.
+        let mut pause = (began.elapsed() * SHARE).clamp(PAUSE, LAST);
         again = None;
         match looked {
             Ok(found) => {
@@ -138,7 +139,7 @@ async fn follow(
                 sender.send_if_modified(|reading| take(reading, found));
             }
             Err(reason) => {
-                pause = pause.max(backoff.fail());
+                pause = PAUSE.max(backoff.fail());
                 again = Some(Instant::now() + pause);
                 sender.send_if_modified(|reading| {
                     let failed = Some(reason);

@@ -164,6 +164,29 @@ async fn a_look_that_hangs_has_failed() {
     let reading = follower.reading();
     assert!(reading.failed.unwrap().contains("not read within 60 s"));
     assert_eq!(reading.findings, None);
+    // The next look follows soon, and is heard of.
+    fake.with(|state| {
+        state.takes = Duration::ZERO;
+        state.answer = Some(notrack());
+    });
+    follower.changed().await.unwrap();
+    assert!(began.elapsed() <= LIMIT + 2 * FIRST, "{:?}", began.elapsed());
+    assert!(follower.reading().failed.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_look_that_took_long_new_rules_wait_a_minute_at_most() {
+    let (fake, mut follower) = started(LIMIT / 2).await;
+    follower.changed().await.unwrap();
+    fake.with(|state| {
+        state.takes = Duration::ZERO;
+        state.answer = Some(notrack());
+    });
+    let began = Instant::now();
+    follower.notice();
+    follower.changed().await.unwrap();
+    assert!(began.elapsed() <= LAST, "{:?}", began.elapsed());
+    assert!(follower.reading().findings.unwrap().notrack);
 }
 
 #[tokio::test(start_paused = true)]
