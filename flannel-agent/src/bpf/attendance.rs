@@ -3,9 +3,9 @@
 
 use aya::maps::{Array, MapData};
 use flannel_ebpf::abi::{self, Attendance};
-use nix::time::{ClockId, clock_gettime};
 
 use super::BpfError;
+use super::clock::monotonic_ns;
 use super::maps::typed;
 use super::programs::Programs;
 
@@ -53,14 +53,4 @@ impl SignOfLife {
         let written = self.map.set(0, sign, 0);
         written.map_err(|error| BpfError::new("write map", abi::map::ATTENDED, &error))
     }
-}
-
-/// The clock of the programs, in nanoseconds.
-///
-/// # Errors
-/// The kernel has no such clock.
-pub fn monotonic_ns() -> Result<u64, BpfError> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_err(|errno| BpfError::new("read", "monotonic clock", &std::io::Error::from(errno)))?;
-    Ok(u64::try_from(std::time::Duration::from(now).as_nanos()).unwrap_or(u64::MAX))
 }

@@ -10,7 +10,7 @@ use flannel_ebpf::abi::{self, Attendance, Config, Flow, FlowKey, Subnet, Veth};
 use ipnetwork::Ipv4Network;
 
 use super::BpfError;
-use super::attendance::monotonic_ns;
+use super::clock::monotonic_ns;
 use super::pin::PinDir;
 
 /// The pinned maps that tell of flows.

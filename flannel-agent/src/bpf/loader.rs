@@ -13,7 +13,8 @@ use ipnetwork::Ipv4Network;
 
 use super::answers::TcxAnswers;
 use super::attach::{Attacher, Form};
-use super::attendance::{SignOfLife, monotonic_ns};
+use super::attendance::SignOfLife;
+use super::clock::monotonic_ns;
 use super::glance::Glance;
 use super::hook::Hook;
 use super::maps::{Maps, Pinnable};

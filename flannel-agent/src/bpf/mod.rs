@@ -5,6 +5,7 @@ mod aside;
 mod attach;
 mod attendance;
 mod census;
+mod clock;
 mod error;
 pub mod fake;
 pub mod features;
@@ -45,7 +46,7 @@ use flannel_ebpf::abi::Exemption;
 use ipnetwork::Ipv4Network;
 
 pub use self::aside::Ahead;
-pub use self::attendance::monotonic_ns;
+pub use self::clock::monotonic_ns;
 pub use self::error::BpfError;
 pub use self::flows::PinnedFlows;
 pub use self::interrupted::unless_interrupted;
