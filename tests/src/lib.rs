@@ -30,6 +30,7 @@ pub mod link;
 pub mod load;
 pub mod machine;
 mod maps;
+pub mod members;
 pub mod netns;
 pub mod node;
 pub mod packet;

@@ -1,4 +1,4 @@
-//! Endpoints by name, while name servers and addresses are away.
+//! Endpoints while name servers, addresses and members are away.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use flannel_tests::agent::Options;
 use flannel_tests::lab::{GATEWAY, Lab};
+use flannel_tests::members::{MEMBERS, Members};
 use flannel_tests::netns::Netns;
+use flannel_tests::node::Node;
 use flannel_tests::wait;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -134,4 +136,65 @@ fn a_first_address_that_never_answers_is_left_to_the_next() {
             assert!(took < 20 * SECOND * wait::patience(), "{api}: {took:?}");
         });
     }
+}
+
+/// Members with a network config, and an agent that knows them by `endpoints`.
+fn with_members(lab: &Lab, options: &Options) -> (Members, Node) {
+    let members = Members::start(lab);
+    let config = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
+    assert!(members.writes(0, "config", config));
+    let mut node = lab.node(1);
+    node.start(&lab.stopped_etcd(), options);
+    (members, node)
+}
+
+/// The node hears of a lease that this member takes in.
+fn hears(node: &Node, members: &Members, by: usize, subnet: u8) {
+    let lease = format!(
+        r#"{{"PublicIP":"192.0.2.{subnet}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:5e:00:53:{subnet}"}}}}"#
+    );
+    let key = format!("subnets/10.244.{subnet}.0-24");
+    // The others elect a leader first.
+    wait::holds("a leader", 20 * SECOND, || members.writes(by, &key, &lease));
+    let route = format!("10.244.{subnet}.0/24");
+    let heard = || node.netns.ip("route show dev flannel.1").contains(&route);
+    wait::holds("the lease", 20 * SECOND, heard);
+    wait::holds("a word of it", 5 * SECOND, || node.status().store.connected);
+}
+
+#[test]
+fn a_member_that_hangs_or_has_lost_the_others_is_left() {
+    let lab = Lab::new();
+    let options = Options { endpoints: Some(Members::endpoints()), ..Options::kernel() };
+    let (mut members, node) = with_members(&lab, &options);
+    members.freeze(0);
+    hears(&node, &members, 2, 71);
+    members.thaw(0);
+    members.cut(1);
+    hears(&node, &members, 2, 72);
+    members.heal(1);
+    // Nobody decides anything. The node says so, and keeps its peers.
+    members.kill(0);
+    members.kill(1);
+    wait::holds("a word", 20 * SECOND, || {
+        node.status().store.detail.is_some_and(|why| why.contains("no leader"))
+    });
+    assert_eq!(node.status().peers, 2);
+    members.restart(0);
+    hears(&node, &members, 2, 73);
+}
+
+#[test]
+fn a_name_s_member_that_has_lost_the_others_is_left() {
+    let lab = Lab::new();
+    let talking = server(lab.underlay());
+    let options = asking(&lab, "http://etcd.example:2379", &[GATEWAY]);
+    while_answered(&talking, &MEMBERS, || {
+        let (members, node) = with_members(&lab, &options);
+        for (member, other) in [(0, 1), (1, 2), (2, 0)] {
+            members.cut(member);
+            hears(&node, &members, other, 81 + member as u8);
+            members.heal(member);
+        }
+    });
 }
