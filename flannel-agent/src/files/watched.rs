@@ -1,13 +1,17 @@
 //! Whether something has happened in directories. One system call tells it of all of them,
 //! where a look at each file takes one for each.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// After so long the files are looked at anyway: nobody tells of a mount over a directory,
-/// of a directory above that was renamed, or of a write through a mapping.
+/// The mounts of this process. A change of them makes it ready (proc_pid_mountinfo(5)).
+const MOUNTS: &str = "/proc/self/mountinfo";
+/// After so long the files are looked at anyway: nobody tells of a directory above that was
+/// renamed, or of a write through a mapping.
 const ANYWAY: Duration = Duration::from_secs(4);
 /// Reads of news in one look. What is left is read by the next.
 const READS: usize = 64;
@@ -18,6 +22,8 @@ pub struct WatchedDirectories {
     /// `None` until it could be made: a user has only so many of them
     /// (`fs.inotify.max_user_instances`).
     inotify: Option<Inotify>,
+    /// Another file system may be mounted over a directory, or its own be gone.
+    mounts: Option<File>,
     watches: Vec<WatchDescriptor>,
     /// All directories are watched.
     complete: bool,
@@ -40,9 +46,15 @@ impl WatchedDirectories {
     }
 
     fn has_news(&self) -> bool {
-        let Some(inotify) = &self.inotify else { return true };
-        let news = |read: &Inotify| read.read_events().is_ok_and(|events| !events.is_empty());
-        (0..READS).take_while(|_| news(inotify)).count() > 0
+        let (Some(inotify), Some(mounts)) = (&self.inotify, &self.mounts) else { return true };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut fds = [PollFd::new(inotify, PollFlags::IN), PollFd::new(mounts, PollFlags::PRI)];
+        if poll(&mut fds, Some(&now)) == Ok(0) {
+            return false;
+        }
+        let more = |read: &Inotify| read.read_events().is_ok_and(|events| !events.is_empty());
+        let _ = (0..READS).take_while(|_| more(inotify)).count();
+        true
     }
 
     /// Watches what bears these names now.
@@ -51,6 +63,9 @@ impl WatchedDirectories {
         self.complete = false;
         if self.inotify.is_none() {
             self.inotify = Inotify::init(flags).ok();
+        }
+        if self.mounts.is_none() {
+            self.mounts = File::open(MOUNTS).ok();
         }
         let Some(inotify) = &self.inotify else { return };
         let changes = AddWatchFlags::IN_CREATE
