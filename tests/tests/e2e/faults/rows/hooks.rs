@@ -50,6 +50,33 @@ pub(in super::super) const HOOKS: &[Fault] = &[
     )
     .programs(),
     Fault::once(
+        "the pod's map entry is another",
+        "bpftool map update pinned $PINS/v*/fl_veths key $POD_KEY value 3 1 0 0 44 1 0 0",
+        0,
+    )
+    .programs(),
+    Fault::once(
+        "the map of pods has a stranger",
+        "bpftool map update pinned $PINS/v*/fl_veths key 1 0 0 0 value 2 0 0 0 170 5 0 0",
+        0,
+    )
+    .restored(4500)
+    .programs(),
+    Fault::once(
+        "the peers' addresses have a stranger",
+        "bpftool map update pinned $PINS/v*/fl_peers4 key 192 0 2 99 value 1 0 0 0",
+        0,
+    )
+    .restored(4500)
+    .programs(),
+    Fault::once(
+        "the sign of life is from tomorrow",
+        "bpftool map update pinned $PINS/v*/fl_attended key 0 0 0 0 value 255 255 255 255 255 255 \
+         255 127 1 0 0 0 0 0 0 0",
+        0,
+    )
+    .programs(),
+    Fault::once(
         "the sign of life is from yesterday",
         "bpftool map update pinned $PINS/v*/fl_attended key 0 0 0 0 value 1 0 0 0 0 0 0 0 1 0 0 0 \
          0 0 0 0",
@@ -61,6 +88,23 @@ pub(in super::super) const HOOKS: &[Fault] = &[
         "size=$(bpftool -j map show pinned $PINS/v*/fl_cfg | sed 's/.*bytes_value\":\\([0-9]*\\).*/\\1/'); \
          bpftool map update pinned $PINS/v*/fl_cfg key 0 0 0 0 value $(yes 0 | head -n $size | tr '\\n' ' ')",
         600,
+    )
+    .programs(),
+    Fault::once(
+        "the programs' settings are garbage",
+        "size=$(bpftool -j map show pinned $PINS/v*/fl_cfg | sed 's/.*bytes_value\":\\([0-9]*\\).*/\\1/'); \
+         bpftool map update pinned $PINS/v*/fl_cfg key 0 0 0 0 value \
+         $(head -c $size /dev/urandom | od -An -v -tu1)",
+        600,
+    )
+    .programs(),
+    Fault::once(
+        "all flows are garbage",
+        "bpftool -j map dump pinned $PINS/v*/fl_flows4 | tr -d '\n' | sed 's/\"key\":\\[/\\n/g' \
+         | sed -n 's/^\\(\"0x[^]]*\\)\\].*/\\1/p' | tr -d '\",' | sed 's/0x/ 0x/g' | while read -r key; do \
+         bpftool map update pinned $PINS/v*/fl_flows4 key $key value \
+         $(head -c 120 /dev/urandom | od -An -v -tu1) || :; done",
+        0,
     )
     .programs(),
     Fault::once("the pins are removed", "rm -rf $PINS", 0).restored(2000).programs(),
