@@ -51,12 +51,14 @@ pub(super) fn verify(ebpf: &mut Ebpf, wanted: impl Fn(&str) -> bool) -> Result<(
         || std::iter::from_fn(next).try_for_each(|(name, found)| load_one(name, found));
     let at_once = std::thread::available_parallelism().map_or(1, NonZero::get);
     std::thread::scope(|scope| {
-        let started: Vec<_> = (0..at_once).map(|_| scope.spawn(verify_all)).collect();
+        // This thread is one of them: the kernel would start all of them on the other CPUs.
+        let started: Vec<_> = (1..at_once).map(|_| scope.spawn(verify_all)).collect();
+        let here = verify_all();
         let ended = started.into_iter().map(|thread| match thread.join() {
             Ok(verified) => verified,
             Err(panic) => std::panic::resume_unwind(panic),
         });
-        ended.fold(Ok(()), Result::and)
+        ended.fold(here, Result::and)
     })
 }
 
