@@ -67,12 +67,12 @@ impl Ahead {
     }
 
     /// Waits until the first programs are pinned; `None` if they could not be.
-    fn go_on(self, needs: Needs) -> Option<Loading> {
+    ///
+    /// # Errors
+    /// It has ended before it could be told what is needed.
+    fn go_on(self, needs: Needs) -> io::Result<Option<Loading>> {
         let Self(loading) = self;
-        loading.first(needs).unwrap_or_else(|error| {
-            tracing::debug!(%error, "program loader that was started ahead is of no use");
-            None
-        })
+        loading.first(needs)
     }
 }
 
@@ -112,14 +112,17 @@ impl Loading {
     /// Begins to load programs, and waits until the first ones are pinned. `None` if they
     /// could not be. What was started `ahead` does that sooner.
     pub(super) fn begin(order: &Order, ahead: Option<Ahead>) -> Option<Self> {
-        let ahead = ahead.and_then(|ahead| ahead.go_on(order.needs));
-        ahead.or_else(|| {
-            let first = Self::of(order.command(), LOADING);
-            first.and_then(|loading| loading.first(order.needs)).unwrap_or_else(|error| {
-                let why = "program loader failed; the agent loads the programs itself";
-                tracing::debug!(%error, why);
-                None
-            })
+        match ahead.map(|ahead| ahead.go_on(order.needs)) {
+            Some(Ok(first)) => return first,
+            Some(Err(error)) => {
+                tracing::debug!(%error, "program loader that was started ahead has gone");
+            }
+            None => {}
+        }
+        let loading = Self::of(order.command(), LOADING);
+        loading.and_then(|loading| loading.first(order.needs)).unwrap_or_else(|error| {
+            tracing::debug!(%error, "program loader failed; the agent loads the programs itself");
+            None
         })
     }
 
@@ -334,11 +337,15 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_gone_is_of_no_use() {
-        for script in ["exit 1", "exec 0<&-; exec 1>&-; exit 1", "read needs; exit 1"] {
-            let gone = Ahead(shell(script, LOADING));
-            thread::sleep(Duration::from_millis(50));
-            assert!(gone.go_on(Needs::default()).is_none(), "{script}");
+    fn another_one_is_started_only_where_one_has_gone_before_its_order() {
+        for (script, gone) in
+            [("exit 1", true), ("exec 0<&- 1>&-; exit 1", true), ("read needs; exit 1", false)]
+        {
+            let ahead = Ahead(shell(script, LOADING));
+            thread::sleep(Duration::from_millis(200));
+            let told = ahead.go_on(Needs::default());
+            assert_eq!(told.is_err(), gone, "{script}: {told:?}");
+            assert!(told.is_ok_and(|first| first.is_none()) || gone, "{script}");
         }
     }
 
