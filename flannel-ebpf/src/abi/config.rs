@@ -65,7 +65,8 @@ impl Config {
     /// through once for each outcome that it knows.
     #[inline(always)]
     pub fn unsure(&self, holds: bool) -> bool {
-        u8::from(holds) ^ self.reserved != 0
+        // The compiler would give each outcome a copy of what follows.
+        core::hint::black_box(u8::from(holds)) ^ self.reserved != 0
     }
 }
 

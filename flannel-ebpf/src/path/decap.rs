@@ -1,6 +1,6 @@
 //! Out of the tunnel, and into the pod.
 
-use super::segment::Segment;
+use super::segment::{Segment, in_memory};
 use super::{Skb, Tables, Traffic, Verdict, treatment};
 use crate::abi::{Flow, Outcome, action};
 use crate::wire::{self, ETH_LEN};
@@ -32,7 +32,21 @@ pub(super) fn deliver<S: Skb, T: Tables>(
     flow: &Flow,
     outcome: Outcome,
 ) -> Verdict {
-    let (header, verdict, peer_id) = (pod_macs(flow), hand_over(flow), flow.peer_id);
+    let (verdict, peer_id) = (hand_over(flow), flow.peer_id);
+    if !tables.frame_for_pod(frame, in_memory(segment), flow) {
+        tables.count(Outcome::DropBroken);
+        return Verdict::Drop;
+    }
+    tables.count(outcome);
+    tables.count_peer(peer_id, Traffic::RxFast, u32::from(segment.total_len));
+    verdict
+}
+
+/// Makes of a packet that carries no tunnel header (any more) the frame that the pod gets.
+/// `false`: it is broken.
+#[inline(always)]
+pub fn frame_for_pod<S: Skb>(frame: &mut S, segment: &Segment, flow: &Flow) -> bool {
+    let header = pod_macs(flow);
     let whole = if segment.is_padded(frame, ETH_LEN) {
         frame.trim(ETH_LEN as u32 + u32::from(segment.total_len))
     } else {
@@ -41,13 +55,7 @@ pub(super) fn deliver<S: Skb, T: Tables>(
     let written = whole
         .and_then(|()| frame.store(0, &header))
         .and_then(|()| treatment::repeat(frame, segment, &flow.treatment, ETH_LEN));
-    if written.is_none() {
-        tables.count(Outcome::DropBroken);
-        return Verdict::Drop;
-    }
-    tables.count(outcome);
-    tables.count_peer(peer_id, Traffic::RxFast, u32::from(segment.total_len));
-    verdict
+    written.is_some()
 }
 
 /// Ethernet header of the frame that the pod gets.

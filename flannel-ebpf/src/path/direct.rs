@@ -6,10 +6,11 @@ mod tests;
 
 use network_types::ip::Ipv4Hdr;
 
-use super::segment::Segment;
-use super::ticket::{self, Entry};
+use super::leave::{Grounds, Left};
+use super::segment::{Segment, in_memory};
+use super::ticket::Entry;
 use super::{NextHop, Skb, Tables, Traffic, Verdict, decap, entry, flow, to_kernel, treatment};
-use crate::abi::{CARRIED, Config, Flow, Outcome, direction, flag, subnet_flag, ticket_flag};
+use crate::abi::{CARRIED, Config, Flow, Outcome, direction, flag, subnet_flag};
 use crate::wire::ETH_LEN;
 
 /// [`Config::port`] where no peer is behind a tunnel.
@@ -76,13 +77,8 @@ fn repeat<S: Skb, T: Tables>(
 ) -> Result<Verdict, Outcome> {
     let segment = Segment::parse(frame, ETH_LEN, ip)?;
     let key = segment.key(direction::IN);
-    let entry = Entry {
-        ifindex: frame.ifindex(),
-        now: tables.now(),
-        peer_ip: NO_OUTER_SOURCE,
-        mac: frame.load(0).unwrap_or_default(),
-        hash: 0,
-    };
+    let mac = frame.load(0).unwrap_or_default();
+    let entry = Entry::new(tables.now(), frame.ifindex(), NO_OUTER_SOURCE, mac);
     let found = tables.flow(&key);
     let ours = found.as_deref().is_some_and(|flow| flow::is_senders(flow, &key, &entry));
     let ours = config.unsure(ours);
@@ -104,14 +100,15 @@ fn repeat<S: Skb, T: Tables>(
         }
     };
     let reason = tables.unknown(reason);
-    // A SYN proves nothing; but its exit has to know that it comes from a peer.
-    let settled =
-        found.as_deref().is_some_and(|flow| flow::is_settled(flow, config, &key, entry.now));
-    let flags =
-        if flow::can_prove(config, &segment, settled, reason) { ticket_flag::FLOW } else { 0 };
-    if flags != 0 || segment.is_syn() {
-        ticket::take(frame, tables, config, &segment, &key, &entry, flags);
-        flow::note_entered(tables, found.as_ref(), ours && flags != 0, frame.ticket());
-    }
+    let left = Left {
+        segment: in_memory(&segment),
+        entry: in_memory(&entry),
+        direction: direction::IN,
+        grounds: Grounds::of(reason),
+        flags: 0,
+        // A SYN proves nothing; but its exit has to know that it comes from a peer.
+        always: segment.is_syn(),
+    };
+    tables.leave(frame, left, found.as_ref());
     Err(reason)
 }

@@ -63,13 +63,8 @@ impl Opening {
     pub fn open<T: Tables>(self, tables: &T) {
         let Some(config) = tables.config() else { return };
         let key: &FlowKey = &zerocopy::transmute!(self.key);
-        let entry = Entry {
-            ifindex: (self.sender >> 32) as u32,
-            now: self.now,
-            peer_ip: (self.sender as u32).to_ne_bytes(),
-            mac: [0; 6],
-            hash: 0,
-        };
+        let peer_ip = (self.sender as u32).to_ne_bytes();
+        let entry = Entry::new(self.now, (self.sender >> 32) as u32, peer_ip, [0; 6]);
         let back = flow::reverse(key);
         if let Some(flow) = tables.flow(key)
             && flow::stands(&flow, config, entry.now).is_ok()

@@ -137,46 +137,10 @@ pub(super) fn fits(flow: &Flow, segment: &Segment) -> Result<(), Outcome> {
     }
 }
 
-/// Whether a packet that goes to the kernel for this reason can prove its flow at
-/// the exit, or its pair. The end of a connection proves nothing, and what differs
-/// from a young proof leaves that as it is: a flow of mixed packets would be proven
-/// again with each.
-#[inline(always)]
-pub(super) fn can_prove(
-    config: &Config,
-    segment: &Segment,
-    settled: bool,
-    reason: Outcome,
-) -> bool {
-    let ends = segment.tcp_flags & (wire::TCP_FIN | wire::TCP_RST) != 0;
-    let begins = segment.is_syn() && config.flags & flag::EAGER == 0;
-    let proves = match reason {
-        Outcome::KernelRule => false,
-        Outcome::KernelDiffers => settled,
-        _ => true,
-    };
-    is_ordinary(reason) && proves && !ends && !begins
-}
-
 /// Whether a proof has stood for a moment.
 #[inline(always)]
 pub(super) fn is_settled(flow: &Flow, config: &Config, key: &FlowKey, now: u64) -> bool {
     now + window(config, key.proto) >= flow.time_ns.wrapping_add(SETTLED_NS)
-}
-
-/// Notes that the kernel carries a packet of a known flow: none that came before it, by
-/// whatever CPU, may confirm the flow. `ours`: the flow belongs to the sender, and the
-/// packet can prove it, so that it has not removed it.
-#[inline(always)]
-pub(super) fn note_entered<T: Tables>(
-    tables: &T,
-    found: Option<&T::FlowRef<'_>>,
-    ours: bool,
-    ticket: u16,
-) {
-    if let Some(flow) = found.filter(|_| ours) {
-        tables.edit_flow(flow, |flow| flow.entered = ticket.into());
-    }
 }
 
 /// Whether a later packet of a known flow is under way than that of this ticket.

@@ -5,7 +5,7 @@
 //! share. The kernel's path decides first; the fast path repeats all that it did
 //! for a short time. Whatever is not fully understood passes.
 
-mod decap;
+pub mod decap;
 mod direct;
 pub mod eager;
 mod encap;
@@ -16,8 +16,9 @@ mod exit;
 pub mod fake;
 mod flow;
 pub mod hook;
+pub mod leave;
 pub mod proof;
-mod segment;
+pub mod segment;
 mod shortcut;
 pub mod source;
 #[cfg(test)]
@@ -30,8 +31,11 @@ use core::ops::Deref;
 
 use self::eager::Opening;
 use self::exemption::Asked;
+use self::leave::Left;
 use self::proof::{Proof, Witness};
+use self::segment::Segment;
 use self::source::{Judged, Sender};
+use self::ticket::{Checked, Entry};
 use crate::abi::{
     Attendance, Config, Flow, FlowKey, Handover, Outcome, Subnet, Ticket, TicketNumbers, Veth,
 };
@@ -145,9 +149,9 @@ pub trait Lookups {
     /// Whether no later ticket is of the same flow or peer
     /// ([`ticket::none_is_later`]).
     fn is_last(&self, index: u32, sequence: u32, among: ticket::Among) -> bool;
-    /// Whether the tickets in both slots are of the same flow or peer
-    /// ([`ticket::are_of_same`]).
-    fn are_of_same(&self, index: u32, later: u32, of: ticket::Of) -> bool;
+    /// Whether the ticket given out `step` tickets later is of the same flow or peer
+    /// ([`ticket::is_followed`]).
+    fn is_followed(&self, index: u32, step: u32, among: ticket::Among) -> bool;
     /// The agent's sign of life.
     fn attendance(&self) -> Option<&Attendance>;
     /// Times that the node was told of other routes by ICMP.
@@ -189,6 +193,13 @@ pub trait Tables: Lookups + Counters {
     fn edit_flow(&self, flow: &Self::FlowRef<'_>, edit: impl FnOnce(&mut Flow));
     /// Forgets a flow.
     fn remove_flow(&self, key: &FlowKey);
+    /// Writes down that a packet has passed the source check ([`Checked::take`]).
+    fn note_checked<S: Skb>(&self, frame: &mut S, checked: Checked, entry: &Entry);
+    /// Leaves a packet to the kernel ([`Left::leave`]).
+    fn leave<S: Skb>(&self, frame: &mut S, left: Left<'_>, found: Option<&Self::FlowRef<'_>>);
+    /// Makes of a packet without a tunnel header the frame that the pod gets
+    /// ([`decap::frame_for_pod`]).
+    fn frame_for_pod<S: Skb>(&self, frame: &mut S, segment: &Segment, flow: &Flow) -> bool;
     /// Writes this CPU's next ticket, whose slot is filled from zero; its number.
     fn take_ticket(&self, numbers: TicketNumbers, fill: impl FnOnce(&mut Ticket)) -> u16;
     /// Raises [`Lookups::epoch`].
@@ -198,9 +209,13 @@ pub trait Tables: Lookups + Counters {
     fn note_stranger(&self, outer: [u8; 4], inner: [u8; 4], peer_id: u32, now: u64);
     /// What is said of a sender ([`Sender::judged`]).
     fn judge(&self, sender: Sender) -> Judged;
-    /// Changes the proof that [`Tables::confirm`] is about. (It is too large for the stack
-    /// of a program.)
+    /// Changes the proof that [`Tables::confirm`] is about. (It is too large for the stack of
+    /// a program.)
     fn edit_proof(&self, edit: impl FnOnce(&mut Proof));
+    /// Reads that proof.
+    fn read_proof<R>(&self, read: impl FnOnce(&Proof) -> R) -> Option<R>;
+    /// Finds out what a packet proves ([`Witness::examine`]).
+    fn examine(&self, witness: Witness, now: u64) -> Witness;
     /// Confirms the flow that a packet proves ([`Witness::confirm`]).
     fn confirm(&self, witness: Witness, now: u64) -> bool;
     /// Confirms the pair that a packet proves ([`Witness::confirm_pair`]).

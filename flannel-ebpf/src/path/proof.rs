@@ -2,18 +2,26 @@
 
 use super::segment::Segment;
 use super::ticket::{self, Of};
-use super::{NextHop, Skb, Tables, eager, exit, flow};
+use super::{NextHop, Tables, eager, exemption, flow, treatment};
 use crate::abi::{
     Config, Flow, FlowKey, Outcome, Ticket, Treatment, action, direction, flag, state,
 };
 use crate::wire;
 
-/// What the kernel did to a packet, and how the next ones of its flow are to be sent.
+/// A packet at an exit hook, and how the next ones of its flow are to be sent.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Proof {
+    /// The packet as it is now.
+    pub(super) packet: Segment,
+    /// The mark that the next ones get.
+    pub(super) mark: u32,
+    /// The priority that the next ones get.
+    pub(super) priority: u32,
+    /// Their way.
     pub(super) exit: Exit,
-    pub(super) treatment: Treatment,
+    /// What the kernel did to the packet ([`Witness::examine`]).
+    treatment: Treatment,
 }
 
 /// How the fast path is to send a flow's packets.
@@ -44,7 +52,8 @@ pub struct Exit {
 /// The packet of a proof, in one word. Functions of the programs are called with it: the
 /// verifier goes through such a function once, not once per way to it.
 ///
-/// From below: the number of its ticket, TCP flags, protocol, `KEPT`, `LAST`.
+/// From below: the number of its ticket, TCP flags, protocol, `KEPT`, `LAST`, `CONNECTED`,
+/// `CUT`.
 #[derive(Clone, Copy, Debug)]
 pub struct Witness(pub u64);
 
@@ -54,23 +63,38 @@ impl Witness {
     const KEPT: u32 = 32;
     /// Shift of the bit: no later packet of its flow is known to be under way.
     const LAST: u32 = 33;
+    /// Shift of the bit: it also proves the pair of the connection that it opens.
+    const CONNECTED: u32 = 34;
+    /// Shift of the bit: it may be the first one of an aggregate that the kernel has cut.
+    const CUT: u32 = 35;
+    /// No ticket has the number 0.
+    const NOTHING: Self = Self(0);
 
     /// The packet of this ticket.
     #[inline(always)]
-    pub(super) fn new<S: Skb, T: Tables>(
-        frame: &S,
-        tables: &T,
-        config: &Config,
-        ticket: &Ticket,
-        segment: &Segment,
-    ) -> Self {
-        let number = frame.ticket();
-        let kept = exit::is_exempt(tables, config, ticket, segment);
-        let last = ticket::is_last(number, tables, config, ticket, Of::Flow);
+    pub(super) fn new(number: u16) -> Self {
+        Self(number.into())
+    }
+
+    /// The same; it also proves the pair of the connection that it opens.
+    #[inline(always)]
+    pub(super) fn connected(self) -> Self {
+        Self(self.0 | 1 << Self::CONNECTED)
+    }
+
+    /// The same; it may be the first one of an aggregate that the kernel has cut.
+    #[inline(always)]
+    pub(super) fn maybe_cut(self) -> Self {
+        Self(self.0 | 1 << Self::CUT)
+    }
+
+    /// The same, with what is known of the packet and its flow.
+    #[inline(always)]
+    fn with(self, packet: &Segment, kept: bool, last: bool) -> Self {
         Self(
-            u64::from(number)
-                | u64::from(segment.tcp_flags) << 16
-                | u64::from(segment.proto) << 24
+            self.0
+                | u64::from(packet.tcp_flags) << 16
+                | u64::from(packet.proto) << 24
                 | u64::from(kept) << Self::KEPT
                 | u64::from(last) << Self::LAST,
         )
@@ -96,13 +120,49 @@ impl Witness {
         self.0 >> shift & 1 != 0
     }
 
-    /// Confirms what the packet proves, if nothing is against that. `pairs`: also the pair of
-    /// the connection that it opens.
+    /// Confirms what the packet proves, if nothing is against it.
     #[inline(always)]
-    pub(super) fn testify<T: Tables>(self, tables: &T, pairs: bool, now: u64) {
-        if tables.confirm(self, now) && pairs && self.tcp_flags() & wire::TCP_SYN != 0 {
-            tables.confirm_pair(self);
+    pub(super) fn testify<T: Tables>(self, tables: &T, now: u64) {
+        let witness = tables.examine(self, now);
+        if tables.confirm(witness, now)
+            && witness.is(Self::CONNECTED)
+            && witness.tcp_flags() & wire::TCP_SYN != 0
+        {
+            tables.confirm_pair(witness);
         }
+    }
+
+    /// Finds out what the kernel did to the packet. If that can be repeated, what is known of
+    /// the packet and its flow; else one that confirms nothing.
+    #[inline(always)]
+    pub fn examine<T: Tables>(self, tables: &T, now: u64) -> Self {
+        let Some(config) = tables.config() else { return Self::NOTHING };
+        let Some(ticket) = self.ticket(tables, config) else { return Self::NOTHING };
+        let Some(Some(treatment)) = tables.read_proof(|proof| self.treatment(ticket, proof)) else {
+            tables.count(Outcome::RefusedChanged);
+            return Self::NOTHING;
+        };
+        tables.edit_proof(|proof| proof.treatment = treatment);
+        let kept = exemption::covers(tables, config, &ticket.key, &treatment.tuple);
+        let last = ticket::is_last(self.number(), tables, config, ticket, Of::Flow);
+        let witness = tables.read_proof(|proof| self.with(&proof.packet, kept, last));
+        let witness = witness.unwrap_or(Self::NOTHING);
+        if self.is(Self::CONNECTED) && treatment.translated != 0 {
+            tables.bar(witness, now);
+        }
+        witness
+    }
+
+    /// What the kernel did to the packet; `None` if it was more than can be repeated.
+    #[inline(always)]
+    fn treatment(self, ticket: &Ticket, proof: &Proof) -> Option<Treatment> {
+        let Proof { packet, mark, priority, .. } = proof;
+        if self.is(Self::CUT)
+            && let Some(found) = treatment::of_aggregate(ticket, packet, *mark, *priority)
+        {
+            return Some(found);
+        }
+        treatment::of(ticket, packet, *mark, *priority)
     }
 
     /// The ticket, if it has not been given out again meanwhile.
@@ -210,7 +270,7 @@ impl Witness {
         config: &Config,
         ticket: &Ticket,
         found: Option<T::FlowRef<'_>>,
-        Proof { exit, treatment }: &Proof,
+        Proof { exit, treatment, .. }: &Proof,
     ) {
         let (key, kept) = (ticket.key, self.is(Self::KEPT));
         let index = config.tickets.index(self.number());
@@ -296,7 +356,7 @@ fn note_pair<T: Tables>(
     config: &Config,
     ticket: &Ticket,
     pair: &FlowKey,
-    Proof { exit, treatment }: &Proof,
+    Proof { exit, treatment, .. }: &Proof,
 ) {
     let found = tables.flow(pair);
     match &found {

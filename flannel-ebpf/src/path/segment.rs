@@ -8,8 +8,9 @@ use crate::abi::{FlowKey, Outcome, Tuple4};
 use crate::wire::{self, ETH_LEN, IPV4_LEN};
 
 /// An unfragmented TCP or UDP packet over IPv4 without options.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
     /// Addresses and ports.
     pub(super) tuple: Tuple4,
     /// [`wire::TCP`] or [`wire::UDP`].
@@ -77,14 +78,14 @@ impl Segment {
         // The kernel refuses a packet that is shorter than it says, and cuts off
         // what is behind one: padding of the smallest frames, which we cut off
         // too. An aggregate beyond 64 KiB says 0.
-        let wanted = u32::from(total_len) + l3 as u32;
-        let padded = wanted < frame.len() && frame.len() <= wire::SMALLEST_FRAME;
-        let exact = wanted == frame.len() || padded;
+        let padding = frame.len().wrapping_sub(u32::from(total_len) + l3 as u32);
+        let longest = wire::SMALLEST_FRAME;
+        if padding != 0 && (padding > longest || frame.len() > longest) {
+            return Err(Outcome::KernelMalformed);
+        }
         // What conntrack takes for invalid it does not translate: that proves
         // nothing about the flow.
-        let within = total_len.wrapping_sub(IPV4_LEN as u16);
-        let valid = total_len >= IPV4_LEN as u16 && most >= least && most <= within;
-        if !exact || !valid {
+        if most < least || u32::from(total_len) < IPV4_LEN as u32 + u32::from(most) {
             return Err(Outcome::KernelMalformed);
         }
         // The kernel drops a packet with a wrong one; we would mend nothing.

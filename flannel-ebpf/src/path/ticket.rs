@@ -7,9 +7,10 @@
 
 use network_types::ip::Ipv4Hdr;
 
+use super::exemption::{pair, unpaired};
 use super::segment::Segment;
 use super::{Lookups, Skb, Tables};
-use crate::abi::{Config, FlowKey, Ticket, TicketNumbers, Tuple4, direction, ticket_flag};
+use crate::abi::{Config, Ticket, TicketNumbers, Tuple4, direction, ticket_flag};
 
 /// A packet that takes longer from entry to exit proves nothing.
 pub(super) const LIFE_NS: u64 = 1_000_000_000;
@@ -18,76 +19,107 @@ pub(super) const LIFE_NS: u64 = 1_000_000_000;
 const LOOK_AHEAD: u32 = 32;
 
 /// What the entry hook knows of a packet besides its headers.
+#[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct Entry {
-    /// Interface of the hook.
-    pub(super) ifindex: u32,
+pub struct Entry {
     /// Monotonic time in ns.
     pub(super) now: u64,
+    /// Interface of the hook.
+    pub(super) ifindex: u32,
     /// Inwards the outer source; [`super::direct::NO_OUTER_SOURCE`] without one.
     pub(super) peer_ip: [u8; 4],
-    /// Destination MAC of the frame.
-    pub(super) mac: [u8; 6],
     /// Outwards the flow hash; 0: unknown.
     pub(super) hash: u32,
+    /// Destination MAC of the frame.
+    pub(super) mac: [u8; 6],
+    /// Always zero: functions may read no byte that was not written.
+    reserved: [u8; 6],
 }
 
-/// Writes a TCP or UDP packet down, and gives it the number.
-#[inline(always)]
-pub(super) fn take<S: Skb, T: Tables>(
-    frame: &mut S,
-    tables: &T,
-    config: &Config,
-    segment: &Segment,
-    key: &FlowKey,
-    entry: &Entry,
-    flags: u8,
-) {
-    let aggregate = if frame.gso_size() == 0 { 0 } else { ticket_flag::AGGREGATE };
-    let number = tables.take_ticket(config.tickets, |ticket| {
-        ticket.key = *key;
-        ticket.transport = segment.transport;
-        ticket.check = segment.transport_check;
-        ticket.id = segment.id;
-        ticket.total_len = segment.total_len;
-        ticket.ttl = segment.ttl;
-        ticket.tos = segment.tos;
-        fill(ticket, config, entry, flags | aggregate);
-    });
-    frame.set_ticket(number);
+impl Entry {
+    /// One whose flow hash is unknown.
+    #[inline(always)]
+    pub(super) fn new(now: u64, ifindex: u32, peer_ip: [u8; 4], mac: [u8; 6]) -> Self {
+        Self { now, ifindex, peer_ip, hash: 0, mac, reserved: [0; 6] }
+    }
 }
 
-/// Writes down that a packet of any kind has passed the source check.
-#[inline(always)]
-pub(super) fn take_checked<S: Skb, T: Tables>(
-    frame: &mut S,
-    tables: &T,
-    config: &Config,
-    inner: &Ipv4Hdr,
-    entry: &Entry,
-    flags: u8,
-) {
-    let number = tables.take_ticket(config.tickets, |ticket| {
-        ticket.key.tuple =
-            Tuple4 { saddr: inner.src_addr, daddr: inner.dst_addr, sport: [0; 2], dport: [0; 2] };
-        ticket.key.proto = inner.proto;
-        ticket.key.direction = direction::IN;
-        ticket.id = inner.id;
-        ticket.total_len = u16::from_be_bytes(inner.tot_len);
-        fill(ticket, config, entry, flags);
-    });
-    frame.set_ticket(number);
+/// A packet that an entry hook writes down.
+#[derive(Clone, Copy)]
+pub(super) struct Noted<'a> {
+    /// The packet.
+    pub segment: &'a Segment,
+    /// What else the hook knows.
+    pub entry: &'a Entry,
+    /// [`direction`](crate::abi::direction) of its flow.
+    pub direction: u8,
+    /// [`ticket_flag`]; that of aggregates is set here.
+    pub flags: u8,
 }
 
-#[inline(always)]
-fn fill(ticket: &mut Ticket, config: &Config, entry: &Entry, flags: u8) {
-    ticket.generation = config.generation;
-    ticket.time_ns = entry.now;
-    ticket.entry_ifindex = entry.ifindex;
-    ticket.peer_ip = entry.peer_ip;
-    ticket.entry_mac = entry.mac;
-    ticket.hash = entry.hash;
-    ticket.flags = flags;
+impl Noted<'_> {
+    /// Writes the packet down, and gives it the number.
+    #[inline(always)]
+    pub(super) fn take<S: Skb, T: Tables>(self, frame: &mut S, tables: &T) {
+        let Self { segment, entry, direction, flags } = self;
+        let Some(config) = tables.config() else { return };
+        let aggregate = if frame.gso_size() == 0 { 0 } else { ticket_flag::AGGREGATE };
+        let number = tables.take_ticket(config.tickets, |ticket| {
+            ticket.key = segment.key(direction);
+            ticket.transport = segment.transport;
+            ticket.check = segment.transport_check;
+            ticket.id = segment.id;
+            ticket.total_len = segment.total_len;
+            ticket.ttl = segment.ttl;
+            ticket.tos = segment.tos;
+            ticket.generation = config.generation;
+            ticket.time_ns = entry.now;
+            ticket.entry_ifindex = entry.ifindex;
+            ticket.peer_ip = entry.peer_ip;
+            ticket.entry_mac = entry.mac;
+            ticket.hash = entry.hash;
+            ticket.flags = flags | aggregate;
+        });
+        frame.set_ticket(number);
+    }
+}
+
+/// A packet of any kind that has passed the source check, in words.
+#[derive(Clone, Copy)]
+pub struct Checked {
+    /// Source address in the upper half, destination address in the lower one.
+    pub addresses: u64,
+    /// From below: its length, identification, protocol, and [`ticket_flag`].
+    pub rest: u64,
+}
+
+impl Checked {
+    /// The packet with this header.
+    #[inline(always)]
+    pub(super) fn new(ip: &Ipv4Hdr, flags: u8) -> Self {
+        Self {
+            addresses: pair(ip.src_addr, ip.dst_addr),
+            rest: u64::from(u16::from_be_bytes(ip.tot_len))
+                | u64::from(u16::from_be_bytes(ip.id)) << 16
+                | u64::from(ip.proto) << 32
+                | u64::from(flags) << 40,
+        }
+    }
+
+    /// Writes it down, and gives it the number.
+    #[inline(always)]
+    pub fn take<S: Skb, T: Tables>(self, frame: &mut S, tables: &T, entry: &Entry) {
+        let (saddr, daddr) = unpaired(self.addresses);
+        let segment = &Segment {
+            tuple: Tuple4 { saddr, daddr, ..Tuple4::default() },
+            proto: (self.rest >> 32) as u8,
+            id: ((self.rest >> 16) as u16).to_be_bytes(),
+            total_len: self.rest as u16,
+            ..Segment::default()
+        };
+        let flags = (self.rest >> 40) as u8;
+        Noted { segment, entry, direction: direction::IN, flags }.take(frame, tables);
+    }
 }
 
 /// The ticket whose number a packet carries, if it is young. Whether it is the
@@ -179,9 +211,7 @@ pub fn none_is_later<T: Lookups>(tables: &T, index: u32, sequence: u32, among: A
         if step > ahead {
             break;
         }
-        // An index ends in the lowest bits of its sequence.
-        let slot = index.wrapping_add(step) & among.mask();
-        if slot != 0 && tables.are_of_same(index, region | slot, among.of()) {
+        if tables.is_followed(index, step, among) {
             return false;
         }
         step += 1;
@@ -189,13 +219,20 @@ pub fn none_is_later<T: Lookups>(tables: &T, index: u32, sequence: u32, among: A
     true
 }
 
-/// Whether the tickets in the slots `index` and `later` are of the same flow or peer.
+/// Whether the ticket that was given out `step` tickets after the one in the slot `index` is
+/// of the same flow or peer.
 #[inline(always)]
-pub fn are_of_same<T: Lookups>(tables: &T, index: u32, later: u32, of: Of) -> bool {
+pub fn is_followed<T: Lookups>(tables: &T, index: u32, step: u32, among: Among) -> bool {
+    // An index ends in the lowest bits of its sequence.
+    let slot = index.wrapping_add(step) & among.mask();
+    if slot == 0 {
+        return false;
+    }
+    let later = index & !among.mask() | slot;
     let (Some(ticket), Some(later)) = (tables.ticket(index), tables.ticket(later)) else {
         return false;
     };
-    match of {
+    match among.of() {
         Of::Flow => later.key == ticket.key,
         Of::Peer => later.peer_ip == ticket.peer_ip,
     }

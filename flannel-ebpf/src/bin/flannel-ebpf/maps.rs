@@ -1,19 +1,17 @@
 //! The maps, and the kernel's tables.
 
 mod functions;
+mod routes;
 
 use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
-use aya_ebpf::helpers::{
-    bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id,
-    bpf_ktime_get_coarse_ns,
-};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use flannel_ebpf::abi::{
     Attendance, Config, Exemption, Flow, FlowKey, MAX_EXEMPTIONS, MAX_FLOWS, MAX_PEER_STATS,
@@ -22,10 +20,12 @@ use flannel_ebpf::abi::{
 };
 use flannel_ebpf::path::eager::Opening;
 use flannel_ebpf::path::exemption::Asked;
+use flannel_ebpf::path::leave::Left;
 use flannel_ebpf::path::proof::{Proof, Witness};
+use flannel_ebpf::path::segment::Segment;
 use flannel_ebpf::path::source::{Judged, Sender};
-use flannel_ebpf::path::ticket::{Among, Of};
-use flannel_ebpf::path::{Counters, Lookups, NextHop, Tables, Traffic, Trip, Way};
+use flannel_ebpf::path::ticket::{Among, Checked, Entry};
+use flannel_ebpf::path::{Counters, Lookups, Skb, Tables, Traffic, Trip, Way};
 
 #[btf_map(name = "fl_cfg")]
 static CFG: Array<Config, 1> = Array::new();
@@ -61,18 +61,18 @@ static STATS: PerCpuArray<u64, { OUTCOMES as usize }> = PerCpuArray::new();
 #[btf_map(name = "fl_peer_stats")]
 static PEER_STATS: PerCpuArray<PeerStats, { MAX_PEER_STATS as usize }> = PerCpuArray::new();
 
-const AF_INET: u8 = NextHop::IPV4;
-/// Interface index of `lo` in every network namespace (LOOPBACK_IFINDEX).
-const LOOPBACK_IFINDEX: u32 = 1;
-/// BPF_FIB_LKUP_RET_SUCCESS.
-const FIB_SUCCESS: i64 = 0;
-/// BPF_FIB_LKUP_RET_NOT_FWDED: the node itself is the destination.
-const FIB_NOT_FORWARDED: i64 = 4;
-
 /// An element of `fl_flows4`.
 pub(crate) struct FlowRef<'a> {
     at: NonNull<Flow>,
     tables: PhantomData<&'a Maps>,
+}
+
+impl FlowRef<'_> {
+    /// The element here; `None` of null.
+    #[inline(always)]
+    fn new(at: *mut Flow) -> Option<Self> {
+        Some(Self { at: NonNull::new(at)?, tables: PhantomData })
+    }
 }
 
 impl Deref for FlowRef<'_> {
@@ -104,18 +104,6 @@ impl Maps {
     fn without_context() -> Self {
         Self::new(core::ptr::null_mut())
     }
-
-    /// Asks for the route of a packet of the node's own, bound to no interface, as
-    /// the kernel's VXLAN device does: BPF_FIB_LOOKUP_OUTPUT would force one. A VXLAN
-    /// device over a VRF is bound to the VRF (vxlan_xmit_one, sk_bound_dev_if).
-    #[inline(always)]
-    fn look_up(&self, params: &mut bpf_fib_lookup, vrf: u32) -> i64 {
-        params.family = AF_INET;
-        params.ifindex = if vrf == 0 { LOOPBACK_IFINDEX } else { vrf };
-        let flags = if vrf == 0 { 0 } else { BPF_FIB_LOOKUP_OUTPUT };
-        // SAFETY: `raw` is the program's context, `params` lives on the stack.
-        unsafe { fib_lookup(self.raw, params, size_of::<bpf_fib_lookup>() as i32, flags) }
-    }
 }
 
 impl Lookups for Maps {
@@ -134,8 +122,7 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
-        let at = NonNull::new(FLOWS.get_ptr_mut(key)?)?;
-        Some(FlowRef { at, tables: PhantomData })
+        FlowRef::new(FLOWS.get_ptr_mut(key)?)
     }
 
     #[inline(always)]
@@ -197,8 +184,8 @@ impl Lookups for Maps {
     }
 
     #[inline(always)]
-    fn are_of_same(&self, index: u32, later: u32, of: Of) -> bool {
-        functions::fl_are_of_same(index.into(), later.into(), (of == Of::Peer).into()) != 0
+    fn is_followed(&self, index: u32, step: u32, among: Among) -> bool {
+        functions::fl_is_followed(index.into(), step.into(), among.0.into()) & 1 != 0
     }
 
     #[inline(always)]
@@ -213,41 +200,12 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn way(&self, trip: &Trip) -> Option<Way> {
-        // SAFETY: all of its fields are integers, for which zero is valid.
-        let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-        params.l4_protocol = trip.proto;
-        params.sport = u16::from_ne_bytes(trip.sport);
-        params.dport = u16::from_ne_bytes(trip.dport);
-        params.__bindgen_anon_1.tot_len = trip.len;
-        params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(trip.source);
-        params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(trip.destination);
-        if self.look_up(&mut params, trip.vrf) != FIB_SUCCESS {
-            return None;
-        }
-        // The family is that of the next hop: IPv6 behind `via inet6`.
-        // SAFETY: the look-up has set the field of the family; the other bytes
-        // are zero.
-        let words: [u32; 4] = unsafe { params.__bindgen_anon_4.ipv6_dst };
-        let mut address: [u8; 16] = zerocopy::transmute!(words);
-        if params.family == AF_INET {
-            let [a, b, c, d, ..] = address;
-            address = NextHop::ipv4([a, b, c, d]).address;
-        }
-        // SAFETY: a look-up with `tot_len` that succeeds sets this field.
-        let mtu = unsafe { params.__bindgen_anon_1.mtu_result };
-        Some(Way {
-            ifindex: params.ifindex,
-            next_hop: NextHop { family: params.family, address },
-            mtu,
-        })
+        routes::way(self.raw.cast(), trip)
     }
 
     #[inline(always)]
     fn is_local(&self, addr: [u8; 4]) -> bool {
-        // SAFETY: all of its fields are integers, for which zero is valid.
-        let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-        params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(addr);
-        self.look_up(&mut params, 0) == FIB_NOT_FORWARDED
+        routes::fl_is_local(self.raw.cast(), u32::from_ne_bytes(addr).into()) & 1 != 0
     }
 }
 
@@ -337,6 +295,28 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn note_checked<S: Skb>(&self, _: &mut S, checked: Checked, entry: &Entry) {
+        let Checked { addresses, rest } = checked;
+        functions::fl_note_checked(self.raw.cast(), addresses, rest, entry);
+    }
+
+    #[inline(always)]
+    fn leave<S: Skb>(&self, _: &mut S, left: Left<'_>, found: Option<&FlowRef<'_>>) {
+        let Left { segment, entry, direction, grounds, flags, always } = left;
+        let rest = u64::from(always) << 24
+            | (grounds as u64) << 16
+            | u64::from(direction) << 8
+            | u64::from(flags);
+        let found = found.map_or(core::ptr::null_mut(), |flow| flow.at.as_ptr());
+        functions::fl_leave(self.raw.cast(), segment, entry, found, rest);
+    }
+
+    #[inline(always)]
+    fn frame_for_pod<S: Skb>(&self, _: &mut S, segment: &Segment, flow: &Flow) -> bool {
+        functions::fl_frame_for_pod(self.raw.cast(), segment, flow) & 1 != 0
+    }
+
+    #[inline(always)]
     fn take_ticket(&self, numbers: TicketNumbers, fill: impl FnOnce(&mut Ticket)) -> u16 {
         // SAFETY: a helper without arguments.
         let region = numbers.region(unsafe { bpf_get_smp_processor_id() });
@@ -400,6 +380,16 @@ impl Tables for Maps {
             // SAFETY: this CPU's own element, and no other program runs meanwhile.
             edit(unsafe { &mut *proof });
         }
+    }
+
+    #[inline(always)]
+    fn read_proof<R>(&self, read: impl FnOnce(&Proof) -> R) -> Option<R> {
+        PROOF.get(0).map(read)
+    }
+
+    #[inline(always)]
+    fn examine(&self, Witness(witness): Witness, now: u64) -> Witness {
+        Witness(functions::fl_examine(witness, now))
     }
 
     #[inline(always)]

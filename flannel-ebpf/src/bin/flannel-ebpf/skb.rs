@@ -230,12 +230,13 @@ impl Skb for Buff {
         if meta + size_of::<Handover>() > data {
             return None;
         }
-        let handover = meta as *mut Handover;
-        // SAFETY: so many bytes lie between `meta` and `data`.
-        let found = unsafe { handover.read_unaligned() };
-        if found.magic != HANDOVER {
+        // SAFETY: more bytes than these lie between `meta` and `data`.
+        if unsafe { (meta as *const u32).read_unaligned() } != HANDOVER {
             return None;
         }
+        // In memory: it would take a register for each byte.
+        // SAFETY: so many bytes lie between `meta` and `data`.
+        let found = core::hint::black_box(unsafe { (meta as *const Handover).read_unaligned() });
         // A node in the pod must not take it for its own.
         // SAFETY: as above; TC programs may write to metadata.
         unsafe { (meta as *mut u32).write_unaligned(0) };

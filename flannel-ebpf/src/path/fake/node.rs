@@ -11,10 +11,12 @@ use crate::abi::{
 };
 use crate::path::eager::Opening;
 use crate::path::exemption::Asked;
+use crate::path::leave::Left;
 use crate::path::proof::{Proof, Witness};
+use crate::path::segment::Segment;
 use crate::path::source::{Judged, Sender};
-use crate::path::ticket::{self, Among, Of};
-use crate::path::{Counters, Lookups, NextHop, Tables, Traffic, Trip, Way as Route};
+use crate::path::ticket::{self, Among, Checked, Entry};
+use crate::path::{Counters, Lookups, NextHop, Skb, Tables, Traffic, Trip, Way as Route, decap};
 
 const HOUR: u64 = 3_600 * SECOND;
 
@@ -211,8 +213,8 @@ impl Lookups for Node {
     fn is_last(&self, index: u32, sequence: u32, among: Among) -> bool {
         ticket::none_is_later(self, index, sequence, among)
     }
-    fn are_of_same(&self, index: u32, later: u32, of: Of) -> bool {
-        ticket::are_of_same(self, index, later, of)
+    fn is_followed(&self, index: u32, step: u32, among: Among) -> bool {
+        ticket::is_followed(self, index, step, among)
     }
     fn attendance(&self) -> Option<&Attendance> {
         Some(&self.attendance)
@@ -273,6 +275,15 @@ impl Tables for Node {
     fn remove_flow(&self, key: &FlowKey) {
         self.flows.borrow_mut().remove(key);
     }
+    fn note_checked<S: Skb>(&self, frame: &mut S, checked: Checked, entry: &Entry) {
+        checked.take(frame, self, entry);
+    }
+    fn leave<S: Skb>(&self, frame: &mut S, left: Left<'_>, found: Option<&Held>) {
+        left.leave(frame, self, found);
+    }
+    fn frame_for_pod<S: Skb>(&self, frame: &mut S, segment: &Segment, flow: &Flow) -> bool {
+        decap::frame_for_pod(frame, segment, flow)
+    }
     fn take_ticket(&self, numbers: TicketNumbers, fill: impl FnOnce(&mut Ticket)) -> u16 {
         let region = numbers.region(self.cpu.get());
         let mut counter = self.tickets[region as usize].get();
@@ -301,6 +312,12 @@ impl Tables for Node {
     }
     fn edit_proof(&self, edit: impl FnOnce(&mut Proof)) {
         edit(&mut self.proof.borrow_mut());
+    }
+    fn read_proof<R>(&self, read: impl FnOnce(&Proof) -> R) -> Option<R> {
+        Some(read(&self.proof.borrow()))
+    }
+    fn examine(&self, witness: Witness, now: u64) -> Witness {
+        witness.examine(self, now)
     }
     fn confirm(&self, witness: Witness, now: u64) -> bool {
         witness.confirm(self, &self.proof.borrow(), now)

@@ -2,12 +2,11 @@
 
 use network_types::ip::Ipv4Hdr;
 
-use crate::abi::{
-    Config, Flow, Outcome, Treatment, action, direction, flag, subnet_flag, ticket_flag,
-};
+use crate::abi::{Config, Flow, Outcome, Treatment, action, direction, flag, subnet_flag};
 use crate::path::eager::Opening;
-use crate::path::segment::{Segment, macs, plain_ipv4};
-use crate::path::ticket::{self, Entry};
+use crate::path::leave::{Grounds, Left};
+use crate::path::segment::{Segment, in_memory, macs, plain_ipv4};
+use crate::path::ticket::Entry;
 use crate::path::{Skb, Tables, Verdict, direct, eager, encap, entry, flow, source, to_kernel};
 use crate::wire::{self, ECN_MASK, ENCAP_LEN, ETH_LEN};
 
@@ -71,7 +70,7 @@ fn repeat<S: Skb, T: Tables>(
             }
             Ok(()) => return encap::carry(frame, tables, config, &segment, flow),
             Err(reason) if opened && eager::is_for_us_alone(&segment) => {
-                return finish(frame, tables, config, &segment, reason);
+                return finish(frame, tables, config, &segment, tables.unknown(reason));
             }
             Err(Outcome::KernelTcpState) if ours => {
                 flow::answer(tables, flow);
@@ -84,12 +83,15 @@ fn repeat<S: Skb, T: Tables>(
     // The device derives the outer source port from this. It has to be the same
     // before and behind a translation.
     entry.hash = frame.hash();
-    let settled =
-        found.as_deref().is_some_and(|flow| flow::is_settled(flow, config, &key, entry.now));
-    if flow::can_prove(config, &segment, settled, reason) {
-        ticket::take(frame, tables, config, &segment, &key, &entry, ticket_flag::FLOW);
-        flow::note_entered(tables, found.as_ref(), ours, frame.ticket());
-    }
+    let left = Left {
+        segment: in_memory(&segment),
+        entry: in_memory(&entry),
+        direction: direction::OUT,
+        grounds: Grounds::of(reason),
+        flags: 0,
+        always: false,
+    };
+    tables.leave(frame, left, found.as_ref());
     Err(reason)
 }
 
@@ -102,13 +104,7 @@ fn enter<S: Skb, T: Tables>(frame: &S, tables: &T) -> Result<Entry, Outcome> {
     if !wire::is_station(sender) || wire::is_group(mac) {
         return Err(Outcome::KernelForeignMac);
     }
-    Ok(Entry {
-        ifindex: frame.ifindex(),
-        now: tables.now(),
-        peer_ip: direct::NO_OUTER_SOURCE,
-        mac,
-        hash: 0,
-    })
+    Ok(Entry::new(tables.now(), frame.ifindex(), direct::NO_OUTER_SOURCE, mac))
 }
 
 #[inline(always)]

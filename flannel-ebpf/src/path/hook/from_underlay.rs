@@ -3,12 +3,13 @@
 
 use network_types::ip::Ipv4Hdr;
 
-use crate::abi::{Config, FlowKey, Outcome, direction, flag, ticket_flag};
+use crate::abi::{Config, Flow, FlowKey, Outcome, direction, flag, ticket_flag};
 use crate::path::eager::Opening;
 use crate::path::hook::from_wire;
-use crate::path::segment::{Segment, plain_ipv4};
+use crate::path::leave::{Grounds, Left};
+use crate::path::segment::{Segment, in_memory, plain_ipv4};
 use crate::path::source::{self, Sender};
-use crate::path::ticket::{self, Entry};
+use crate::path::ticket::{Checked, Entry};
 use crate::path::tunnel::{self, Inside, L4};
 use crate::path::{
     Frame, NOBODY, Skb, Tables, Traffic, Verdict, decap, direct, eager, entry, flow, shortcut,
@@ -69,19 +70,15 @@ fn receive<S: Skb, T: Tables>(
     l4: usize,
 ) -> Verdict {
     tables.count(Outcome::SeenFromUnderlay);
+    // Before the reads further back: the compiler would take their checks for this one's.
+    let mac = frame.load(0).unwrap_or_default();
     let inside = tunnel::look_inside(frame, config, l4);
     match inside {
         Inside::Short => return short(tables, config, outer),
         Inside::Foreign => return to_kernel(tables, Outcome::KernelForeignVni),
         Inside::Other | Inside::Ipv4 => {}
     }
-    let entry = Entry {
-        ifindex: frame.ifindex(),
-        now: tables.now(),
-        peer_ip: outer.src_addr,
-        mac: frame.load(0).unwrap_or_default(),
-        hash: 0,
-    };
+    let entry = Entry::new(tables.now(), frame.ifindex(), outer.src_addr, mac);
     if inside == Inside::Other {
         return match verify(tables, outer, None, &entry) {
             Ok(peer) => left(frame, tables, Outcome::KernelNotIpv4, peer, l4),
@@ -91,13 +88,16 @@ fn receive<S: Skb, T: Tables>(
     let Some(inner) = tunnel::inner(frame, l4) else { return short(tables, config, outer) };
     match tunnel::candidate(frame, config, outer, &inner, l4) {
         Ok(segment) => of_flow(frame, tables, config, outer, &segment, &entry),
-        Err(reason) => match verify(tables, outer, Some(inner.src_addr), &entry) {
-            Ok(peer) => {
-                ticket::take_checked(frame, tables, config, &inner, &entry, 0);
-                left(frame, tables, reason, peer, l4)
+        Err(reason) => {
+            let reason = tables.unknown(reason);
+            match verify(tables, outer, Some(inner.src_addr), &entry) {
+                Ok(peer) => {
+                    tables.note_checked(frame, Checked::new(&inner, 0), in_memory(&entry));
+                    left(frame, tables, reason, peer, l4)
+                }
+                Err(verdict) => verdict,
             }
-            Err(verdict) => verdict,
-        },
+        }
     }
 }
 
@@ -170,34 +170,37 @@ fn of_flow<S: Skb, T: Tables>(
     }
     let reason = match repeat(frame, tables, config, outer, segment, &key, entry, found.as_ref()) {
         Ok(verdict) => return verdict,
-        Err(reason) => tables.unknown(reason),
+        Err(reason) => reason,
     };
-    tables.count(reason);
     let aggregate = reason == Outcome::KernelAggregate;
+    let (aggregate, reason) = (config.unsure(aggregate), tables.unknown(reason));
+    tables.count(reason);
     // `from_overlay` counts an aggregate.
-    if peer != NOBODY && !aggregate {
+    if peer != NOBODY && !config.unsure(aggregate) {
         tables.count_peer(peer, Traffic::RxKernel, u32::from(segment.total_len));
     }
-    let (sticky, settled) = found.as_deref().map_or((false, false), |flow| {
-        (flow.sticky_ns > entry.now, flow::is_settled(flow, config, &key, entry.now))
-    });
+    let found_is = |is: &dyn Fn(&Flow) -> bool| config.unsure(found.as_deref().is_some_and(is));
     // A flow is proven again by the whole way, or its tunnel's window would be added to
     // its own. Where it has aggregates, what goes through the device must not be
     // overtaken.
-    let over = found.as_deref().is_some_and(|flow| flow::is_over(flow, config, entry.now));
+    let kept_apart =
+        found_is(&|flow| flow.sticky_ns > entry.now || flow::is_over(flow, config, entry.now));
     let open = !aggregate
-        && !sticky
-        && !over
+        && !kept_apart
         && peer != NOBODY
         && shortcut::is_open(frame, tables, config, outer, segment, reason, entry.now);
+    let open = config.unsure(open);
     // ECN bits that the device changes are more than a treatment.
-    let proof = flow::can_prove(config, segment, settled, reason)
-        && !wire::decap_changes_ecn(outer.tos, segment.tos);
-    let flags =
-        if proof { ticket_flag::FLOW } else { 0 } | if open { ticket_flag::SHORTCUT } else { 0 };
-    let ours = found.as_deref().is_some_and(|flow| flow::is_senders(flow, &key, entry));
-    ticket::take(frame, tables, config, segment, &key, entry, flags);
-    flow::note_entered(tables, found.as_ref(), ours && proof, frame.ticket());
+    let changed = wire::decap_changes_ecn(outer.tos, segment.tos);
+    let left = Left {
+        segment: in_memory(segment),
+        entry: in_memory(entry),
+        direction: direction::IN,
+        grounds: if changed { Grounds::None } else { Grounds::of(reason) },
+        flags: if open { ticket_flag::SHORTCUT } else { 0 },
+        always: true,
+    };
+    tables.leave(frame, left, found.as_ref());
     if open { shortcut::receive(frame, tables, config) } else { Verdict::Pass }
 }
 

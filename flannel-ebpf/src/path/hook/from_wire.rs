@@ -20,8 +20,8 @@ use network_types::ip::Ipv4Hdr;
 
 use crate::abi::{Config, Flow, HANDOVER, Handover, Outcome, direction, flag, ticket_flag};
 use crate::path::direct::NO_TUNNEL;
-use crate::path::segment::{Segment, ipv4_at, plain_ipv4};
-use crate::path::ticket::{self, Entry};
+use crate::path::segment::{Segment, in_memory, ipv4_at, plain_ipv4};
+use crate::path::ticket::{Checked, Entry};
 use crate::path::tunnel::{self, INNER_L3, L4};
 use crate::path::{
     Counters, Frame, Lookups, Skb, Tables, Traffic, Verdict, decap, entry, treatment,
@@ -87,7 +87,7 @@ fn confirmed<F: Frame, T: Lookups>(frame: &mut F, tables: &T, config: &Config) -
     let flow = tables.flow(&key)?;
     let now = tables.now();
     let mac = frame.load::<6>(0)?;
-    let entry = Entry { ifindex: frame.ifindex(), now, peer_ip: outer.src_addr, mac, hash: 0 };
+    let entry = Entry::new(now, frame.ifindex(), outer.src_addr, mac);
     // XDP meets all frames of the wire, those to other stations too. What more
     // than a hop has to be done to a packet, is done to one that is whole.
     if mac != flow.entry_mac
@@ -140,14 +140,9 @@ pub(in crate::path) fn hand_on<S: Skb, T: Tables>(
     };
     if handover.generation != config.generation {
         // The kernel decides again. The source was checked for the confirmation.
-        let entry = Entry {
-            ifindex: frame.ifindex(),
-            now: tables.now(),
-            peer_ip: [0; 4],
-            mac: [0; 6],
-            hash: 0,
-        };
-        ticket::take_checked(frame, tables, config, &ip, &entry, ticket_flag::SHORTCUT);
+        let entry = Entry::new(tables.now(), frame.ifindex(), [0; 4], [0; 6]);
+        let checked = Checked::new(&ip, ticket_flag::SHORTCUT);
+        tables.note_checked(frame, checked, in_memory(&entry));
         tables.count(Outcome::KernelGeneration);
         tables.count(Outcome::ShortcutDecap);
         tables.count_peer(handover.peer_id, Traffic::RxKernel, bytes);

@@ -1,7 +1,7 @@
 //! TC egress of `flannel.<VNI>`: what comes here, the kernel has routed to a peer.
 //! Confirms its flow, and carries it past the kernel's device.
 
-use crate::abi::{Config, Flow, Outcome, Subnet, Ticket, action, direction, flag};
+use crate::abi::{Config, Flow, Outcome, Subnet, action, direction, flag};
 use crate::path::exit;
 use crate::path::proof::{Exit, Witness};
 use crate::path::segment::{Segment, in_memory, macs, plain_ipv4};
@@ -45,8 +45,8 @@ pub fn run<S: Skb, T: Tables>(frame: &mut S, tables: &T) -> Verdict {
         tables.count(Outcome::UnresolvedNextHop);
         return Verdict::Pass;
     };
-    if let Some(ticket) = ticket {
-        prove(frame, tables, config, segment, ticket, subnet, &way, mark, now);
+    if ticket.is_some() {
+        prove(frame, tables, config, segment, subnet, &way, now);
     }
     shortcut::out(frame, tables, config, segment, subnet, &way, mark)
 }
@@ -71,26 +71,21 @@ fn known_way<T: Tables>(
     })
 }
 
+/// Lets the packet prove its flow.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "looked up once, and a program has no stack to spare"
-)]
 fn prove<S: Skb, T: Tables>(
     frame: &S,
     tables: &T,
     config: &Config,
     segment: &Segment,
-    ticket: &Ticket,
     subnet: &Subnet,
     way: &Way,
-    mark: u32,
     now: u64,
 ) {
-    let Some(treatment) = exit::treatment(frame, tables, ticket, segment, mark) else { return };
-    let translated = treatment.translated != 0;
-    tables.edit_proof(|proof| proof.treatment = treatment);
     tables.edit_proof(|proof| {
+        proof.packet = *segment;
+        proof.mark = frame.mark();
+        proof.priority = frame.priority();
         proof.exit = Exit {
             ifindex: way.ifindex,
             action: action::ENCAP,
@@ -103,9 +98,5 @@ fn prove<S: Skb, T: Tables>(
             until: u64::MAX,
         };
     });
-    let witness = Witness::new(frame, tables, config, ticket, segment);
-    if translated {
-        tables.bar(witness, now);
-    }
-    witness.testify(tables, true, now);
+    Witness::new(frame.ticket()).connected().testify(tables, now);
 }

@@ -6,7 +6,7 @@ use crate::path::direct::NO_OUTER_SOURCE;
 use crate::path::exit;
 use crate::path::proof::{Exit, Witness};
 use crate::path::segment::{Segment, macs, plain_ipv4};
-use crate::path::{NOBODY, NextHop, Skb, Tables, Verdict, treatment, tunnel};
+use crate::path::{NOBODY, NextHop, Skb, Tables, Verdict, tunnel};
 use crate::wire::{self, ETH_LEN};
 
 /// Looks at a packet that is delivered to a pod.
@@ -36,29 +36,19 @@ fn prove<S: Skb, T: Tables>(
     ticket: &Ticket,
     now: u64,
 ) {
-    let mark = frame.mark();
-    let treatment = treatment::of_aggregate(ticket, segment, mark, frame.priority())
-        .or_else(|| exit::treatment(frame, tables, ticket, segment, mark));
-    let Some(treatment) = treatment else { return };
-    let translated = treatment.translated != 0;
-    tables.edit_proof(|proof| proof.treatment = treatment);
     let exit = exit_to_pod(frame, tables, config, ticket).unwrap_or(Exit {
         ifindex: frame.ifindex(),
         action: action::KERNEL,
         ..Exit::default()
     });
     tables.edit_proof(|proof| {
-        if exit.action == action::PEER {
-            // A mark does not leave the node's namespace.
-            proof.treatment.mark = 0;
-        }
+        proof.packet = *segment;
+        // A mark does not leave the node's namespace.
+        proof.mark = if exit.action == action::PEER { 0 } else { frame.mark() };
+        proof.priority = frame.priority();
         proof.exit = exit;
     });
-    let witness = Witness::new(frame, tables, config, ticket, segment);
-    if translated {
-        tables.bar(witness, now);
-    }
-    witness.testify(tables, true, now);
+    Witness::new(frame.ticket()).connected().maybe_cut().testify(tables, now);
 }
 
 /// How packets get into this pod, if nothing has to see them on the way.

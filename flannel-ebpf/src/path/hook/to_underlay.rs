@@ -44,14 +44,13 @@ fn confirm<S: Skb, T: Tables>(
 ) {
     exit::begin(tables, segment, direction::OUT);
     let now = tables.now();
-    let Some(ticket) = exit::ticket(frame, tables, config, direction::OUT, now) else {
+    if exit::ticket(frame, tables, config, direction::OUT, now).is_none() {
         return;
-    };
-    let Some(treatment) = exit::treatment(frame, tables, ticket, segment, frame.mark()) else {
-        return;
-    };
+    }
     tables.edit_proof(|proof| {
-        proof.treatment = treatment;
+        proof.packet = *segment;
+        proof.mark = frame.mark();
+        proof.priority = frame.priority();
         proof.exit.action = action::KERNEL;
     });
     let trip = Trip {
@@ -80,5 +79,5 @@ fn confirm<S: Skb, T: Tables>(
             };
         });
     }
-    Witness::new(frame, tables, config, ticket, segment).testify(tables, false, now);
+    Witness::new(frame.ticket()).testify(tables, now);
 }
