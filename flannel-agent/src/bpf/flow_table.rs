@@ -10,6 +10,7 @@
 //! renewed once. `tests/flow_table.rs` measures that.
 
 use super::BpfError;
+use super::cpus::possible_cpus;
 
 /// Entries that the kernel moves at a time to one CPU (LOCAL_FREE_TARGET in
 /// `kernel/bpf/bpf_lru_list.c`).
@@ -20,9 +21,7 @@ const BATCH_OF_A_CPU: u32 = 128;
 /// # Errors
 /// The kernel does not tell how many CPUs it may have.
 pub fn entries(flows: u32) -> Result<u32, BpfError> {
-    let cpus = aya::util::nr_cpus()
-        .map_err(|(path, error)| BpfError::new("count CPUs", path.to_owned(), &error))?;
-    Ok(with_head_room(flows, u32::try_from(cpus).unwrap_or(u32::MAX)))
+    Ok(with_head_room(flows, possible_cpus()?))
 }
 
 fn with_head_room(flows: u32, cpus: u32) -> u32 {

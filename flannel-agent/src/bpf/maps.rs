@@ -10,16 +10,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use flannel_core::mac::MacAddr;
 use flannel_core::peer::Peer;
-use flannel_ebpf::abi::{
-    self, Exemption, MAX_EXEMPTIONS, MAX_PEER_STATS, MAX_PEERS, Outcome, PeerStats, Subnet,
-};
+use flannel_ebpf::abi::{self, Exemption, MAX_EXEMPTIONS, MAX_PEERS, Outcome, Subnet};
 use ipnetwork::Ipv4Network;
 
 pub use self::bounds::{Bounded, Which};
-use super::meter::{PeerStatsMap, RealMeter};
+use super::meter::RealMeter;
+use super::peer_stats::PeerStatsMap;
 use super::pin::PinDir;
 use super::programs::Programs;
 use super::{BpfError, Stranger, pinned, sys};
@@ -33,8 +32,7 @@ pub(super) struct Maps {
     peers: HashMap<MapData, [u8; 4], abi::Peer>,
     exemptions: Array<MapData, Exemption>,
     stats: PerCpuArray<MapData, u64>,
-    peer_stats: PerCpuArray<MapData, PeerStats>,
-    peer_stats_read: PeerStatsMap,
+    peer_stats: Arc<PeerStatsMap>,
     strangers: HashMap<MapData, [u8; 4], abi::Stranger>,
     subnets_fd: OwnedFd,
     peers_fd: OwnedFd,
@@ -56,7 +54,7 @@ impl Maps {
     pub(super) fn take(programs: &mut Programs) -> Result<Self, BpfError> {
         let subnets_fd = descriptor(programs, abi::map::SUBNETS4)?;
         let peers_fd = descriptor(programs, abi::map::PEERS4)?;
-        let peer_stats_read = open_again(programs, abi::map::PEER_STATS)?;
+        let peer_stats = PeerStatsMap::new(descriptor(programs, abi::map::PEER_STATS)?)?;
         let mut maps = Self {
             subnets_fd,
             peers_fd,
@@ -64,8 +62,7 @@ impl Maps {
             peers: typed(programs, abi::map::PEERS4)?,
             exemptions: typed(programs, abi::map::EXEMPTIONS)?,
             stats: typed(programs, abi::map::STATS)?,
-            peer_stats: typed(programs, abi::map::PEER_STATS)?,
-            peer_stats_read,
+            peer_stats: Arc::new(peer_stats),
             strangers: typed(programs, abi::map::STRANGERS4)?,
             known: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -112,10 +109,15 @@ impl Maps {
 
     pub(super) fn put_peers(&mut self, peers: &[Peer]) -> Result<(), BpfError> {
         let mut subnets = Vec::with_capacity(peers.len());
+        let mut new_ids = Vec::new();
         for peer in peers {
             let peer_id = match self.known.get(&peer.subnet) {
                 Some(subnet) => subnet.peer_id,
-                None => self.allocate_id()?,
+                None => {
+                    let id = self.allocate_id();
+                    new_ids.push(id);
+                    id
+                }
             };
             let before = self.known.get(&peer.subnet).map(|subnet| subnet.public_ip);
             if before != Some(peer.public_ip.octets()) {
@@ -130,6 +132,10 @@ impl Maps {
                     peer_id,
                 },
             ));
+        }
+        if let Err(error) = self.peer_stats.clear(&new_ids) {
+            self.free_ids.extend(new_ids);
+            return Err(error);
         }
         // Known before written: what fails half-way can still be removed.
         let replaced: Vec<[u8; 4]> = subnets
@@ -243,21 +249,11 @@ impl Maps {
         Ok(())
     }
 
-    fn allocate_id(&mut self) -> Result<u32, BpfError> {
-        let id = self.free_ids.pop_first().unwrap_or_else(|| {
+    fn allocate_id(&mut self) -> u32 {
+        self.free_ids.pop_first().unwrap_or_else(|| {
             self.next_id += 1;
             self.next_id - 1
-        });
-        if id < MAX_PEER_STATS - 1 {
-            let cpus = aya::util::nr_cpus()
-                .map_err(|(path, error)| BpfError::new("count CPUs", path.to_owned(), &error))?;
-            let zero = PerCpuValues::try_from(vec![PeerStats::default(); cpus])
-                .map_err(|error| BpfError::new("write map", abi::map::PEER_STATS, &error))?;
-            self.peer_stats
-                .set(id, zero, 0)
-                .map_err(|error| BpfError::new("write map", abi::map::PEER_STATS, &error))?;
-        }
-        Ok(id)
+        })
     }
 
     pub(super) fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>, BpfError> {
@@ -276,7 +272,7 @@ impl Maps {
     /// What reads the peers' counters as they are known now.
     pub(super) fn meter(&self) -> RealMeter {
         let peers = self.known.iter().map(|(network, subnet)| (*network, subnet.peer_id));
-        RealMeter { stats: Arc::clone(&self.peer_stats_read), peers: peers.collect() }
+        RealMeter { stats: Arc::clone(&self.peer_stats), peers: peers.collect() }
     }
 }
 
@@ -347,13 +343,6 @@ where
         .take_map(name)
         .ok_or_else(|| BpfError::plain("find map in object", name, "it is not there"))?;
     T::try_from(map).map_err(|error| BpfError::new("open map", name, &error))
-}
-
-/// A map for readers that do not wait for the writer.
-fn open_again(programs: &Programs, name: &'static str) -> Result<PeerStatsMap, BpfError> {
-    let failed = |error| BpfError::new("open map", name, &error);
-    let data = MapData::from_fd(descriptor(programs, name)?).map_err(failed)?;
-    PerCpuArray::try_from(Map::PerCpuArray(data)).map(Arc::new).map_err(failed)
 }
 
 /// The maps that are pinned, to be pinned again when somebody has removed a pin.

@@ -16,7 +16,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::owner::{self, Owner, Ownership};
 use super::pinned::{LinkPin, entries, links_in, remove, remove_version};
-use super::{BpfError, census, flow_table, grace, sys};
+use super::{BpfError, census, flow_table, grace, peer_stats, sys};
 use crate::files::watched::WatchedDirectories;
 
 /// Where the kernel's convention has the bpf file system.
@@ -202,6 +202,7 @@ impl PinDir {
                 Ok((info, _)) => {
                     let entries = match name {
                         abi::map::FLOWS4 => flow_table::entries(flows)?,
+                        abi::map::PEER_STATS => peer_stats::entries()?,
                         _ => wanted.max_entries(),
                     };
                     differs(info, wanted, entries)

@@ -20,7 +20,6 @@ use flannel_ebpf::abi::{self, program};
 use self::later::{Came, Later};
 use self::pins::Of;
 pub use self::pins::are_pinned;
-pub(super) use self::verify::possible_cpus;
 use self::verify::{make_maps, verify};
 use super::aside::{self, Ahead, Loading, Order};
 use super::interrupted::unless_interrupted;

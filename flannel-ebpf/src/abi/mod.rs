@@ -45,7 +45,8 @@ pub mod map {
     pub const VETHS: &str = "fl_veths";
     /// Per-CPU array: one packet count for each [`super::Outcome`].
     pub const STATS: &str = "fl_stats";
-    /// Per-CPU array: [`super::PeerStats`] by peer id.
+    /// Array: [`super::PeerStats`] by CPU and peer id ([`super::PeerStats::index`]). The
+    /// kernel would allocate each element of a per-CPU array by itself, which takes long.
     pub const PEER_STATS: &str = "fl_peer_stats";
     /// Array: [`super::Exemption`]; the first [`super::Config::exemptions`] count.
     pub const EXEMPTIONS: &str = "fl_exemptions";

@@ -1,5 +1,6 @@
 //! Peers: where they are, and what was carried for them.
 
+use super::MAX_PEER_STATS;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Key of [`map::SUBNETS4`](super::map::SUBNETS4): what follows the prefix length in an LPM key.
@@ -85,6 +86,17 @@ pub struct PeerStats {
     pub rx_kernel_packets: u64,
     /// Received through the kernel device: bytes.
     pub rx_kernel_bytes: u64,
+}
+
+impl PeerStats {
+    /// Where a peer's counters of a CPU are. The last slot of a CPU is of all peers without
+    /// one of their own.
+    #[inline(always)]
+    pub const fn index(cpu: u32, peer_id: u32) -> u32 {
+        let last = MAX_PEER_STATS - 1;
+        let slot = if peer_id < last { peer_id } else { last };
+        cpu.wrapping_mul(MAX_PEER_STATS).wrapping_add(slot)
+    }
 }
 
 /// Where packets of a peer's subnet come from though its lease names another

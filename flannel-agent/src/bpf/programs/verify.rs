@@ -8,16 +8,10 @@ use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use flannel_ebpf::abi::{self, program};
 
+use crate::bpf::cpus::possible_cpus;
 use crate::bpf::interrupted::unless_interrupted;
 use crate::bpf::pin::PinDir;
-use crate::bpf::{BpfError, flow_table};
-
-/// CPUs that may ever be there.
-pub(in crate::bpf) fn possible_cpus() -> Result<u32, BpfError> {
-    let cpus = aya::util::nr_cpus()
-        .map_err(|(path, error)| BpfError::new("count CPUs", path.to_owned(), &error))?;
-    Ok(u32::try_from(cpus).unwrap_or(u32::MAX))
-}
+use crate::bpf::{BpfError, flow_table, peer_stats};
 
 /// Makes the maps. With `pins` maps of an earlier run are used, and new ones pinned.
 pub(super) fn make_maps(
@@ -31,6 +25,7 @@ pub(super) fn make_maps(
     loader.btf(None);
     loader.map_max_entries(abi::map::FLOWS4, flow_table::entries(flow_table)?);
     let cpus = possible_cpus()?;
+    loader.map_max_entries(abi::map::PEER_STATS, peer_stats::entries()?);
     loader.map_max_entries(abi::map::TICKETS, abi::TicketNumbers::of(cpus).region(cpus));
     if let Some(pins) = pins {
         for name in abi::map::ALL {

@@ -58,8 +58,9 @@ static EXEMPTIONS: Array<Exemption, { MAX_EXEMPTIONS as usize }> = Array::new();
 static STRANGERS: LruHashMap<[u8; 4], Stranger, { MAX_STRANGERS as usize }> = LruHashMap::new();
 #[btf_map(name = "fl_stats")]
 static STATS: PerCpuArray<u64, { OUTCOMES as usize }> = PerCpuArray::new();
+/// The agent makes it as large as the machine's CPUs need.
 #[btf_map(name = "fl_peer_stats")]
-static PEER_STATS: PerCpuArray<PeerStats, { MAX_PEER_STATS as usize }> = PerCpuArray::new();
+static PEER_STATS: Array<PeerStats, { MAX_PEER_STATS as usize }> = Array::new();
 
 /// An element of `fl_flows4`.
 pub(crate) struct FlowRef<'a> {
@@ -222,9 +223,9 @@ impl Counters for Maps {
 
     #[inline(always)]
     fn count_peer(&self, peer_id: u32, traffic: Traffic, bytes: u32) {
-        let last = MAX_PEER_STATS - 1;
-        let slot = if peer_id < last { peer_id } else { last };
-        let Some(stats) = PEER_STATS.get_ptr_mut(slot) else { return };
+        // SAFETY: a helper without arguments.
+        let index = PeerStats::index(unsafe { bpf_get_smp_processor_id() }, peer_id);
+        let Some(stats) = PEER_STATS.get_ptr_mut(index) else { return };
         // SAFETY: this CPU's own slot.
         let stats = unsafe { &mut *stats };
         let bytes = u64::from(bytes);
