@@ -61,8 +61,13 @@ pub(super) fn verify(ebpf: &mut Ebpf, wanted: impl Fn(&str) -> bool) -> Result<(
 /// one would keep the others' CPUs waiting. The order is that of
 /// `flannel-ebpf/prebuilt/COMPLEXITY`.
 fn turn(name: &str) -> usize {
-    const SLOW: [&str; 4] =
-        [program::FROM_UNDERLAY, program::TO_OVERLAY, program::FROM_POD, program::TO_POD];
+    const SLOW: [&str; 5] = [
+        program::FROM_UNDERLAY,
+        program::TO_OVERLAY,
+        program::TO_POD,
+        program::TO_UNDERLAY,
+        program::FROM_POD,
+    ];
     SLOW.iter().position(|slow| *slow == name).unwrap_or(SLOW.len())
 }
 
