@@ -70,8 +70,11 @@ pub(crate) struct FlowRef<'a> {
 
 impl FlowRef<'_> {
     /// The element here; `None` of null.
+    ///
+    /// # Safety
+    /// It is null or an element of `fl_flows4`, found since the program began.
     #[inline(always)]
-    fn new(at: *mut Flow) -> Option<Self> {
+    unsafe fn new(at: *mut Flow) -> Option<Self> {
         Some(Self { at: NonNull::new(at)?, tables: PhantomData })
     }
 }
@@ -123,7 +126,8 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
-        FlowRef::new(FLOWS.get_ptr_mut(key)?)
+        // SAFETY: the element was found just now.
+        unsafe { FlowRef::new(FLOWS.get_ptr_mut(key)?) }
     }
 
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! Parts of the programs that are functions of their own. The verifier goes through such a
 //! function once; what is a part of its callers it goes through once for each state in which
-//! one gets there. They take integers only: those need no checks.
+//! one gets there. They take integers, the packet, and structures without a byte that may
+//! not have been written.
 //!
 //! A search would cost a kernel of 6.1 more than a million steps else. So is each step of a
 //! search a function, too: the verifier goes through a loop once for each number.
@@ -134,7 +135,8 @@ pub(super) extern "C" fn fl_leave(
         flags: rest as u8,
         always: rest >> 24 != 0,
     };
-    let found = FlowRef::new(found);
+    // SAFETY: this program calls it, with an element that it has found.
+    let found = unsafe { FlowRef::new(found) };
     left.leave(&mut Buff::new(skb), &Maps::without_context(), found.as_ref());
     0
 }
