@@ -3,7 +3,7 @@
 
 use network_types::ip::Ipv4Hdr;
 
-use crate::abi::{Config, Flow, FlowKey, Outcome, direction, flag, ticket_flag};
+use crate::abi::{Config, FlowKey, Outcome, direction, flag, ticket_flag};
 use crate::path::eager::Opening;
 use crate::path::hook::from_wire;
 use crate::path::leave::{Grounds, Left};
@@ -179,14 +179,14 @@ fn of_flow<S: Skb, T: Tables>(
     if peer != NOBODY && !config.unsure(aggregate) {
         tables.count_peer(peer, Traffic::RxKernel, u32::from(segment.total_len));
     }
-    let found_is = |is: &dyn Fn(&Flow) -> bool| config.unsure(found.as_deref().is_some_and(is));
     // A flow is proven again by the whole way, or its tunnel's window would be added to
     // its own. Where it has aggregates, what goes through the device must not be
     // overtaken.
-    let kept_apart =
-        found_is(&|flow| flow.sticky_ns > entry.now || flow::is_over(flow, config, entry.now));
+    let kept_apart = found
+        .as_deref()
+        .is_some_and(|flow| flow.sticky_ns > entry.now || flow::is_over(flow, config, entry.now));
     let open = !aggregate
-        && !kept_apart
+        && !config.unsure(kept_apart)
         && peer != NOBODY
         && shortcut::is_open(frame, tables, config, outer, segment, reason, entry.now);
     let open = config.unsure(open);
