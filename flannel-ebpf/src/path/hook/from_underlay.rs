@@ -175,18 +175,19 @@ fn of_flow<S: Skb, T: Tables>(
     let aggregate = reason == Outcome::KernelAggregate;
     let (aggregate, reason) = (config.unsure(aggregate), tables.unknown(reason));
     tables.count(reason);
-    // `from_overlay` counts an aggregate.
-    if peer != NOBODY && !config.unsure(aggregate) {
-        tables.count_peer(peer, Traffic::RxKernel, u32::from(segment.total_len));
-    }
     // A flow is proven again by the whole way, or its tunnel's window would be added to
     // its own. Where it has aggregates, what goes through the device must not be
     // overtaken.
     let kept_apart = found
         .as_deref()
         .is_some_and(|flow| flow.sticky_ns > entry.now || flow::is_over(flow, config, entry.now));
+    let kept_apart = config.unsure(kept_apart);
+    // `from_overlay` counts an aggregate.
+    if peer != NOBODY && !config.unsure(aggregate) {
+        tables.count_peer(peer, Traffic::RxKernel, u32::from(segment.total_len));
+    }
     let open = !aggregate
-        && !config.unsure(kept_apart)
+        && !kept_apart
         && peer != NOBODY
         && shortcut::is_open(frame, tables, config, outer, segment, reason, entry.now);
     let open = config.unsure(open);
