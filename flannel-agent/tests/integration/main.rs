@@ -16,6 +16,7 @@ mod mend;
 mod netns;
 mod nftables;
 mod packet_rules;
+mod peer_stats;
 mod pins;
 mod place;
 mod programs;
