@@ -211,7 +211,8 @@ fn network(key: &'static str, value: Value<'_>) -> Result<Ipv4Network, ConfigErr
 /// An address; `0.0.0.0` means "not given".
 fn address(key: &'static str, value: Value<'_>) -> Result<Option<Ipv4Addr>, ConfigError> {
     let text = address_text(value);
-    match text.parse() {
+    // Go takes an address that is mapped to IPv6 for the IPv4 one.
+    match text.parse().map(|address: IpAddr| address.to_canonical()) {
         Ok(IpAddr::V4(address)) => Ok((!address.is_unspecified()).then_some(address)),
         Ok(IpAddr::V6(_)) => Err(ConfigError::NotIpv4 { key, value: excerpt(&text) }),
         Err(_) => Err(ConfigError::BadAddress { key, value: excerpt(&text) }),

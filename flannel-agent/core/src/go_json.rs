@@ -46,16 +46,14 @@ impl<'a> Value<'a> {
         self.0.get().trim()
     }
 
-    /// The members of an object; `None` if this is something else, or if a
-    /// key is not a valid string (a lone surrogate, which the syntax check
-    /// lets pass).
+    /// The members of an object; `None` if this is something else.
     pub(crate) fn members(self) -> Option<Vec<(String, Value<'a>)>> {
         serde_json::from_str::<Members<'a>>(self.0.get()).ok().map(|members| members.0)
     }
 
     /// The string, with its escapes resolved.
     pub(crate) fn string(self) -> Option<String> {
-        serde_json::from_str(self.0.get()).ok()
+        serde_json::from_str::<Text>(self.0.get()).ok().map(|text| text.0)
     }
 
     /// The boolean.
@@ -115,6 +113,34 @@ pub(crate) fn set<'a, T>(
     Ok(())
 }
 
+/// A string. Half a surrogate pair becomes U+FFFD, as in Go; serde refuses it.
+pub(crate) struct Text(pub(crate) String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Lossy;
+
+        impl Visitor<'_> for Lossy {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(text.to_owned()))
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Text, E> {
+                Ok(Text(String::from_utf8_lossy(bytes).into_owned()))
+            }
+        }
+
+        // Only asked for bytes does serde_json keep what is no Unicode.
+        deserializer.deserialize_bytes(Lossy)
+    }
+}
+
 /// The members of an object, for types that have to be read whole.
 pub(crate) struct Fields(Vec<(String, Box<RawValue>)>);
 
@@ -131,8 +157,8 @@ impl<'de> Deserialize<'de> for Fields {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
                 let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
+                while let Some((Text(key), value)) = map.next_entry()? {
+                    fields.push((key, value));
                 }
                 Ok(Fields(fields))
             }
@@ -216,7 +242,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members = Vec::new();
-                while let Some((key, raw)) = map.next_entry::<String, &'de RawValue>()? {
+                while let Some((Text(key), raw)) = map.next_entry::<_, &'de RawValue>()? {
                     members.push((key, Value(raw)));
                 }
                 Ok(Members(members))

@@ -111,6 +111,23 @@ fn unknown_keys_are_ignored() {
 }
 
 #[test]
+fn half_a_surrogate_pair_is_no_fault() {
+    let expected = parse(r#""Network":"10.5.0.0/16""#).unwrap();
+    for more in [r#""\ud800":1"#, r#""x":"\udc00""#, r#""Back\u0065nd\ud800":[]"#] {
+        assert_eq!(parse(&format!(r#""Network":"10.5.0.0/16",{more}"#)).unwrap(), expected);
+    }
+    let text = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan\ud800"}}"#;
+    let (text, _) = refusal(NetworkConfig::parse(text));
+    assert!(text.contains("unknown backend type: vxlan\u{fffd}"), "{text}");
+}
+
+#[test]
+fn an_address_that_is_mapped_to_ipv6_is_ipv4() {
+    let read = parse(r#""Network":"10.5.0.0/16","SubnetMin":"::ffff:10.5.9.0""#).unwrap();
+    assert_eq!(read.subnet_min, Ipv4Addr::new(10, 5, 9, 0));
+}
+
+#[test]
 fn host_bits_are_masked() {
     let config = parse(r#""Network":"10.5.7.9/16""#).unwrap();
     assert_eq!(config.network.to_string(), "10.5.0.0/16");

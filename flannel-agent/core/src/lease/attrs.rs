@@ -1,6 +1,6 @@
 //! The value under a lease's key, byte for byte as flannel writes it.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::backend::vxlan::VxlanData;
 use crate::backend::{Misfit, Published, Told};
-use crate::go_json::Fields;
+use crate::go_json::{Fields, Text};
 use crate::mac::MacAddr;
 
 /// What a node publishes about itself (flannel's `lease.LeaseAttrs`).
@@ -43,16 +43,34 @@ impl<'de> Deserialize<'de> for LeaseAttrs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fields = Fields::deserialize(deserializer)?;
         let raw = |field| fields.raw(field).map(ToOwned::to_owned);
+        let public_ip = fields.read("PublicIP")?;
+        let public_ip = public_ip.ok_or_else(|| D::Error::missing_field("PublicIP"))?;
+        let backend_type = fields.read("BackendType")?.map(|Text(text)| text);
         Ok(Self {
-            public_ip: fields
-                .read("PublicIP")?
-                .ok_or_else(|| D::Error::missing_field("PublicIP"))?,
-            public_ipv6: fields.read("PublicIPv6")?,
-            backend_type: fields.read("BackendType")?.unwrap_or_default(),
+            public_ip: ipv4(public_ip).map_err(D::Error::custom)?,
+            public_ipv6: fields.read("PublicIPv6")?.map(ipv6),
+            backend_type: backend_type.unwrap_or_default(),
             backend_data: raw("BackendData"),
             backend_v6_data: raw("BackendV6Data"),
-            asked_by: fields.read("AskedBy")?,
+            // flannel ignores this key: whatever else stands there is no question.
+            asked_by: fields.read::<_, D::Error>("AskedBy").ok().flatten(),
         })
+    }
+}
+
+/// An address as flannel's IPv4 type takes it: mapped to IPv6, too.
+fn ipv4(address: IpAddr) -> Result<Ipv4Addr, String> {
+    match address.to_canonical() {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(_) => Err(format!("PublicIP: {address} is no IPv4 address")),
+    }
+}
+
+/// An address as flannel's IPv6 type takes it: IPv4, too.
+fn ipv6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
     }
 }
 
@@ -189,8 +207,23 @@ mod tests {
 
     #[test]
     fn unknown_fields_do_no_harm() {
-        let text = VXLAN_VALUE.replacen('{', r#"{"Later":[1,{"x":2}],"#, 1);
-        assert_eq!(attrs(&text), attrs(VXLAN_VALUE));
+        for more in [r#""Later":[1,{"x":2}]"#, r#""\ud800":"\udc00""#, r#""AskedBy":{"x":5}"#] {
+            let text = VXLAN_VALUE.replacen('{', &format!("{{{more},"), 1);
+            assert_eq!(attrs(&text), attrs(VXLAN_VALUE), "{more}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_as_gos_net_package_does() {
+        let mapped = VXLAN_VALUE.replace("10.99.0.11", "::ffff:10.99.0.11");
+        assert_eq!(attrs(&mapped), attrs(VXLAN_VALUE));
+        let v6 = attrs(&UDP_VALUE.replace("null", r#""10.99.0.12""#)).public_ipv6;
+        assert_eq!(v6, Some("::ffff:10.99.0.12".parse().unwrap()));
+        for wrong in ["fd00::1", "10.99.0.011", " 10.99.0.11", "10.99.0.11/24", "::1%eth0", ""] {
+            let text = UDP_VALUE.replace("10.99.0.11", wrong);
+            let error = LeaseAttrs::parse(&text).unwrap_err().to_string();
+            assert!(error.contains("PublicIP: "), "{wrong}: {error}");
+        }
     }
 
     #[test]
