@@ -63,10 +63,14 @@ pub fn go_int(text: &str) -> Result<i64, String> {
         [b'_', ..] => return Err(bad()),
         _ => (10, lower.as_str()),
     };
-    if digits.ends_with('_') || digits.contains("__") || digits.starts_with(['+', '-']) {
+    if digits.ends_with('_') || digits.contains("__") {
         return Err(bad());
     }
     let digits = digits.replace('_', "");
+    // A sign stands before all, and not behind a base.
+    if digits.starts_with(['+', '-']) {
+        return Err(bad());
+    }
     let sign = if negative { "-" } else { "" };
     i64::from_str_radix(&format!("{sign}{digits}"), radix).map_err(|_| bad())
 }

@@ -1,7 +1,8 @@
 //! Running the firewall's command line tools.
 
+use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ pub(super) async fn run_within(
     input: &str,
 ) -> Result<Option<Output>, FirewallError> {
     let failed = |reason: String| FirewallError { call: call(program, arguments), reason };
-    let spawned = Command::new(program)
+    let spawned = Command::new(place(program))
         .args(arguments)
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())
@@ -93,13 +94,30 @@ pub(super) fn in_vain(call: String) -> FirewallError {
     FirewallError { call, reason: "it ended well, but the rules are not there".to_owned() }
 }
 
-/// Whether there is such a program, in PATH if the name is no path.
+/// PATH where there is none.
+const USUAL: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Whether there is such a program.
 pub(super) fn is_there(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    match program.contains('/') {
-        true => Path::new(program).exists(),
-        false => std::env::split_paths(&path).any(|folder| folder.join(program).exists()),
+    place(program).exists()
+}
+
+/// Where a program is, by PATH. A user's has `/usr/bin`, and not `/usr/sbin`, where such
+/// programs are: that is looked through, too.
+fn place(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
+    found(program, &path.unwrap_or_else(|| USUAL.into()))
+}
+
+fn found(program: &str, path: &OsStr) -> PathBuf {
+    if program.contains('/') {
+        return PathBuf::from(program);
     }
+    let folders: Vec<PathBuf> = std::env::split_paths(path).collect();
+    let bins = folders.iter().filter(|folder| folder.ends_with("bin"));
+    let beside: Vec<PathBuf> = bins.map(|folder| folder.with_file_name("sbin")).collect();
+    let files = folders.into_iter().chain(beside).map(|folder| folder.join(program));
+    files.into_iter().find(|file| file.is_file()).unwrap_or_else(|| PathBuf::from(program))
 }
 
 /// The command line, for errors.
@@ -123,6 +141,25 @@ pub(super) fn complaint(output: &Output) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_is_found_beside_the_folders_of_a_user() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |file: &str| root.path().join(file);
+        for folder in ["bin", "sbin", "own"] {
+            std::fs::create_dir(at(folder)).unwrap();
+        }
+        std::fs::write(at("sbin/nft"), "").unwrap();
+        std::fs::write(at("own/both"), "").unwrap();
+        std::fs::write(at("sbin/both"), "").unwrap();
+        std::fs::create_dir(at("own/nft")).unwrap();
+        let path = |folders: &[&str]| std::env::join_paths(folders.iter().map(|f| at(f))).unwrap();
+        let user = path(&["own", "bin"]);
+        assert_eq!(found("nft", &user), at("sbin/nft"));
+        assert_eq!(found("both", &user), at("own/both"), "PATH goes first");
+        assert_eq!(found("nft", &path(&["own"])), PathBuf::from("nft"));
+        assert_eq!(found("own/nft", &user), PathBuf::from("own/nft"));
+    }
 
     async fn sh(script: &str, input: &str) -> Result<Output, FirewallError> {
         Ok(run("sh", &["-c", script], input).await?.unwrap())

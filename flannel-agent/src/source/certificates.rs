@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-
 use super::der::outline;
 use super::options::EtcdOptions;
+use super::pem::certificates;
 
 /// The named files with certificates, and the last second (UNIX) at which all of each
 /// are valid, or why that cannot be told.
@@ -20,9 +18,7 @@ pub async fn ends(options: &EtcdOptions) -> Vec<(PathBuf, Result<i64, String>)> 
 
 async fn end(file: &Path) -> Result<i64, String> {
     let pem = super::file::read(file).await.map_err(|error| error.to_string())?;
-    let all: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| error.to_string())?;
+    let all = certificates(&pem)?;
     let ends: Option<Vec<i64>> =
         all.iter().map(|der| outline(der).map(|outline| outline.not_after)).collect();
     let first = ends.and_then(|ends| ends.into_iter().min());

@@ -11,13 +11,13 @@ pub(super) struct Outline {
     pub(super) not_after: i64,
 }
 
-const INTEGER: u8 = 0x02;
+pub(super) const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
+pub(super) const SEQUENCE: u8 = 0x30;
 /// The object identifier of RSA keys, 1.2.840.113549.1.1.1.
-const RSA: [u8; 11] = [0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
+pub(super) const RSA: [u8; 11] = [0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
 /// The version of a TBSCertificate.
 const VERSION: u8 = 0xa0;
 
@@ -42,8 +42,13 @@ pub(super) fn weak_rsa_bits(certificate: &[u8]) -> Option<usize> {
     }
     let (numbers, _) = expect(SEQUENCE, key.get(1..)?)?;
     let (modulus, _) = expect(INTEGER, numbers)?;
-    let bits = modulus.iter().skip_while(|byte| **byte == 0).count() * 8;
+    let bits = bits(modulus);
     (bits < 2048).then_some(bits)
+}
+
+/// Bits of a number, in whole bytes.
+pub(super) fn bits(number: &[u8]) -> usize {
+    number.iter().skip_while(|byte| **byte == 0).count() * 8
 }
 
 /// A certificate's version, its validity, and the fields behind that.
@@ -62,7 +67,7 @@ fn parts(certificate: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 }
 
 /// Content of the element with this tag, and what follows it.
-fn expect(tag: u8, from: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn expect(tag: u8, from: &[u8]) -> Option<(&[u8], &[u8])> {
     let (found, content, rest) = element(from)?;
     (found == tag).then_some((content, rest))
 }

@@ -77,7 +77,8 @@ impl Address {
         let host = uri.host().filter(|host| !host.is_empty())?;
         // A certificate names an IPv6 address without the URL's brackets.
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let host = bare.unwrap_or(host).to_owned();
+        // RFC 6874: before a zone the `%` is escaped.
+        let host = bare.unwrap_or(host).replacen("%25", "%", 1);
         let tls = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         Some(Self { tls, host, port })
@@ -151,11 +152,15 @@ impl Dialer {
         if let Ok(local) = tcp.local_addr() {
             self.began().insert(local.ip());
         }
+        let trouble = Trouble::of(tls.as_ref().and_then(|tls| tls.own_trouble.clone()));
         let io = match tls {
             None => Io::Plain(tcp),
-            Some(tls) => Io::Tls(Box::new(handshake(tcp, &address.host, &tls).await?)),
+            Some(tls) => {
+                let stream = handshake(tcp, &address.host, &tls).await;
+                Io::Tls(Box::new(stream.map_err(|cause| trouble.of_certificate(cause))?))
+            }
         };
-        Ok(Stream { io, trouble: Trouble::default(), broken: None })
+        Ok(Stream { io, trouble, broken: None })
     }
 }
 
@@ -167,7 +172,11 @@ async fn connect(
 ) -> Result<TcpStream, String> {
     let began = Instant::now();
     let found = addresses(host, patience).await?;
-    let found: Vec<_> = found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+    let with_port = |mut address: SocketAddr| {
+        address.set_port(port);
+        address
+    };
+    let found: Vec<_> = found.into_iter().map(with_port).collect();
     match timeout(patience.saturating_sub(began.elapsed()), first(host, found, turns)).await {
         Ok(connected) => connected,
         Err(_) => Err(format!("no connection within {} s", patience.as_secs())),
@@ -205,7 +214,9 @@ async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 async fn handshake(tcp: TcpStream, host: &str, tls: &Tls) -> Result<TlsStream<TcpStream>, String> {
-    let name = ServerName::try_from(host.to_owned())
+    // A certificate names an address without the link that it is on.
+    let name = host.split_once('%').map_or(host, |(address, _)| address);
+    let name = ServerName::try_from(name.to_owned())
         .map_err(|error| format!("{host} is no name of a server: {error}"))?;
     let connector = TlsConnector::from(Arc::clone(&tls.config));
     match timeout(CONNECT_TIMEOUT, connector.connect(name, tcp)).await {
@@ -244,10 +255,8 @@ impl Stream {
         self.trouble.clone()
     }
 
-    fn note<T>(&self, result: &Poll<io::Result<T>>) {
-        if let Poll::Ready(Err(error)) = result {
-            self.trouble.failed(error);
-        }
+    fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        result.map_err(|error| self.trouble.failed(error))
     }
 }
 
@@ -288,8 +297,7 @@ macro_rules! poll {
                 $poll
             }
         };
-        $stream.note(&result);
-        result
+        $stream.note(result)
     }};
 }
 
@@ -368,6 +376,7 @@ mod tests {
             ("https://[fd00::1]:2379", address(true, "fd00::1", 2379)),
             ("https://etcd", address(true, "etcd", 443)),
             ("http://etcd/", address(false, "etcd", 80)),
+            ("http://[fe80::1%25eth0]:2379", address(false, "fe80::1%eth0", 2379)),
         ] {
             assert_eq!(Address::parse(url).unwrap(), expected, "{url}");
         }

@@ -3,7 +3,7 @@
 //! it, and whoever asks next has its answer.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use tokio::time::{Instant, timeout};
 /// So long an answer is of use that nobody waited for.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// The addresses, or why there are none.
-type Found = Result<Vec<IpAddr>, String>;
+/// The addresses with the port 0, or why there are none. An IPv6 address of a link has
+/// that with it.
+type Found = Result<Vec<SocketAddr>, String>;
 
 /// A lookup that nobody has taken the answer of.
 #[derive(Clone)]
@@ -32,15 +33,15 @@ static UNDER_WAY: Mutex<BTreeMap<String, Lookup>> = Mutex::new(BTreeMap::new());
 /// # Errors
 /// Why not, in words.
 pub(super) async fn addresses(host: &str, limit: Duration) -> Found {
-    if let Ok(address) = host.parse() {
-        return Ok(vec![address]);
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![(address, 0).into()]);
     }
     within(host, limit, system(host.to_owned())).await
 }
 
 async fn system(host: String) -> Found {
     match tokio::net::lookup_host((host.as_str(), 0)).await {
-        Ok(found) => Ok(found.map(|address| address.ip()).collect()),
+        Ok(found) => Ok(found.collect()),
         Err(error) => Err(format!("{host} cannot be resolved: {error}")),
     }
 }
@@ -107,11 +108,11 @@ mod tests {
     /// A lookup that takes so many seconds, and finds an address that ends so.
     async fn slow(seconds: u32, end: u8) -> Found {
         sleep(SECOND * seconds).await;
-        Ok(vec![Ipv4Addr::new(192, 0, 2, end).into()])
+        Ok(vec![(Ipv4Addr::new(192, 0, 2, end), 0).into()])
     }
 
     fn address(found: Found) -> String {
-        found.map_or_else(|why| why, |all| all[0].to_string())
+        found.map_or_else(|why| why, |all| all[0].ip().to_string())
     }
 
     #[tokio::test(start_paused = true)]
@@ -154,5 +155,7 @@ mod tests {
     async fn addresses_are_not_looked_up() {
         assert_eq!(address(addresses("192.0.2.7", Duration::ZERO).await), "192.0.2.7");
         assert_eq!(address(addresses("fd00::7", Duration::ZERO).await), "fd00::7");
+        let of_link = addresses("fe80::7%lo", SECOND).await.unwrap();
+        assert_eq!(of_link[0].to_string(), "[fe80::7%1]:0", "lo is the first of all");
     }
 }

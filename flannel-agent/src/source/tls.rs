@@ -17,11 +17,15 @@ use rustls::{
 use super::SourceError;
 use super::der::{date, outline, weak_rsa_bits};
 use super::options::{ClientCertificate, TlsFiles, bad};
+use super::pem::certificates;
+use super::private_key;
 
 /// TLS for one connection.
 pub(super) struct Tls {
     pub(super) config: Arc<ClientConfig>,
     refused: Arc<Refused>,
+    /// Why the server may refuse our certificate, as far as it can be seen here.
+    pub(super) own_trouble: Option<String>,
 }
 
 /// Why the server's certificate was refused, in our words.
@@ -42,15 +46,17 @@ impl Tls {
             .map_err(|error| bad("--etcd-endpoints", error))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut own_trouble = None;
         let mut config = match &files.identity {
             None => builder.with_no_client_auth(),
             Some(own) => {
                 let shown = certified(own, &provider)?;
+                own_trouble = self::own_trouble(&shown);
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)))
             }
         };
         config.alpn_protocols = alpn.map(<[u8]>::to_vec).into_iter().collect();
-        Ok(Self { config: Arc::new(config), refused })
+        Ok(Self { config: Arc::new(config), refused, own_trouble })
     }
 
     /// Why the server's certificate was refused, if it was.
@@ -65,26 +71,51 @@ fn certified(
     own: &ClientCertificate,
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, SourceError> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&own.cert).collect();
-    let chain = chain.map_err(|error| bad("--etcd-certfile", error))?;
-    let first = chain.first().ok_or_else(|| bad("--etcd-certfile", "has no certificate in it"))?;
-    let is_v1 = outline(first).is_some_and(|outline| outline.version == 1);
-    if own.key.windows(9).any(|word| word == b"ENCRYPTED") {
+    let chain = certificates(&own.cert).map_err(|cause| bad("--etcd-certfile", cause))?;
+    let outline = chain.first().and_then(|first| outline(first));
+    let is_v1 = outline.is_some_and(|outline| outline.version == 1);
+    if is_encrypted(&own.key) {
         return Err(bad("--etcd-keyfile", "it is encrypted; give it without a passphrase"));
     }
     let key = PrivateKeyDer::from_pem_slice(&own.key)
         .map_err(|error| bad("--etcd-keyfile holds no private key", error))?;
+    let told = private_key::unusable(&key);
     let key = provider
         .key_provider
         .load_private_key(key)
-        .map_err(|error| bad("--etcd-keyfile", error))?;
+        .map_err(|error| bad("--etcd-keyfile", told.unwrap_or_else(|| error.to_string())))?;
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         Err(Error::InvalidCertificate(_)) if is_v1 => {}
         Err(Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) | Ok(()) => {}
+        Err(Error::InconsistentKeys(_)) => {
+            let cause = "the key is not that of the first certificate";
+            return Err(bad("--etcd-certfile and --etcd-keyfile", cause));
+        }
         Err(error) => return Err(bad("--etcd-certfile and --etcd-keyfile", error)),
     }
     Ok(certified)
+}
+
+/// Whether a key wants a passphrase: by PKCS#8's label, or by a header of PEM.
+fn is_encrypted(key: &[u8]) -> bool {
+    let marks = [&b"-----BEGIN ENCRYPTED PRIVATE KEY-----"[..], b"Proc-Type: 4,ENCRYPTED"];
+    key.split(|byte| matches!(byte, b'\n' | b'\r'))
+        .any(|line| marks.contains(&line.trim_ascii_end()))
+}
+
+/// What is wrong with our own certificate, as far as it can be seen here.
+fn own_trouble(shown: &CertifiedKey) -> Option<String> {
+    let outline = outline(shown.end_entity_cert().ok()?)?;
+    let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
+    if now > outline.not_after {
+        Some(format!("the certificate of --etcd-certfile expired on {}", date(outline.not_after)))
+    } else if now < outline.not_before {
+        let from = date(outline.not_before);
+        Some(format!("the certificate of --etcd-certfile is valid from {from} on only"))
+    } else {
+        None
+    }
 }
 
 /// Checks the server's certificate.
@@ -105,8 +136,7 @@ impl Verifier {
         let mut roots = RootCertStore::empty();
         let mut given = Vec::new();
         let mut unusable = None;
-        for ca in CertificateDer::pem_slice_iter(&files.ca) {
-            let ca = ca.map_err(|error| bad("--etcd-cafile", error))?;
+        for ca in certificates(&files.ca).map_err(|cause| bad("--etcd-cafile", cause))? {
             // A system's bundle may have some that rustls does not take.
             match roots.add(ca.clone()) {
                 Ok(()) => given.push(ca),
@@ -188,9 +218,45 @@ fn explain(error: &Error, shown: &CertificateDer<'_>, given: &[CertificateDer<'_
              --etcd-cafile, or make one with CA:FALSE"
                 .to_owned()
         }
+        (CertificateError::Other(other), _) => format!("rustls says {other}"),
+        (
+            CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+                public_key_algorithm_id,
+                ..
+            },
+            _,
+        ) => {
+            let named = public_key_algorithm_id.ends_with(&private_key::P521);
+            let kind = if named { "of P-521" } else { "of a kind" };
+            format!("it or its CA has a key {kind}, which is not supported; {KEYS} are")
+        }
+        (
+            CertificateError::UnsupportedSignatureAlgorithmContext {
+                signature_algorithm_id, ..
+            },
+            _,
+        ) => format!("it or its CA is signed by {}", algorithm(signature_algorithm_id)),
         _ => return error.to_string(),
     };
     format!("invalid peer certificate: {why}")
+}
+
+/// Keys that can be used.
+const KEYS: &str = "RSA of 2048 bits and more, ECDSA of P-256 and P-384, and Ed25519";
+
+/// Algorithms of signatures that are not supported (RFC 8017, A.2.4; RFC 5758, 3.2).
+const UNSUPPORTED: [(&[u8], &str); 4] = [
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 4], "MD5 with RSA"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 5], "SHA-1 with RSA"),
+    (&[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1], "SHA-1 with ECDSA"),
+    (&[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 4], "SHA-512 with ECDSA"),
+];
+
+/// In words: an algorithm of signatures that is not supported.
+fn algorithm(id: &[u8]) -> String {
+    let named = |(oid, _): &&(&[u8], &str)| id.windows(oid.len()).any(|part| part == *oid);
+    let name = UNSUPPORTED.iter().find(named).map_or("an algorithm", |(_, name)| name);
+    format!("{name}, which is not supported; SHA-256 and SHA-384 are")
 }
 
 impl ServerCertVerifier for Verifier {

@@ -303,6 +303,8 @@ fn numbers_are_read_as_go_reads_them() {
         ("1__0", None),
         ("0x", None),
         ("--5", None),
+        ("0x-5", None),
+        ("0_-5", None),
         ("9223372036854775808", None),
     ] {
         assert_eq!(crate::flag::go_int(text).ok(), expected, "{text}");

@@ -16,10 +16,15 @@ struct Met {
     error: Option<String>,
     /// The server closed it.
     closed: bool,
+    /// Why the server may refuse our certificate.
+    certificate: Option<String>,
 }
 
 /// h2's words for a connection that is not there any more, whoever left it.
 const LEFT: &str = "stream closed because of a broken pipe";
+
+/// How rustls calls a refusal by the server.
+const ALERT: &str = "received fatal alert";
 
 /// Bytes of the server's first words that are looked at.
 const FIRST: usize = 12;
@@ -34,6 +39,19 @@ fn without<'a>(text: &'a str, words: &str) -> Option<&'a str> {
 }
 
 impl Trouble {
+    /// Of a connection with a certificate of ours that something is wrong with.
+    pub(super) fn of(certificate: Option<String>) -> Self {
+        Self(Arc::new(Mutex::new(Met { certificate, ..Met::default() })))
+    }
+
+    /// `cause`, and what is wrong with our certificate where that may be why.
+    pub(super) fn of_certificate(&self, cause: String) -> String {
+        match &self.met().certificate {
+            Some(wrong) if cause.contains(ALERT) => format!("{cause}: {wrong}"),
+            _ => cause,
+        }
+    }
+
     fn met(&self) -> MutexGuard<'_, Met> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -46,12 +64,16 @@ impl Trouble {
         met.first.extend(bytes.iter().take(room));
     }
 
-    /// The first error counts, but for TLS's own, which says more.
-    pub(super) fn failed(&self, error: &io::Error) {
+    /// The first error counts, but for TLS's own, which says more. It is given back, with
+    /// what is wrong with our certificate.
+    pub(super) fn failed(&self, error: io::Error) -> io::Error {
+        let (kind, before) = (error.kind(), words(&error));
+        let cause = self.of_certificate(before.clone());
         let mut met = self.met();
-        if met.error.is_none() || error.kind() == io::ErrorKind::InvalidData {
-            met.error = Some(words(error));
+        if met.error.is_none() || kind == io::ErrorKind::InvalidData {
+            met.error = Some(cause.clone());
         }
+        if cause == before { error } else { io::Error::new(kind, cause) }
     }
 
     /// `cause`, and what was met, for a connection of HTTP/2.
@@ -106,8 +128,8 @@ mod tests {
         assert_eq!(Trouble::default().explain(general), "no more");
         let trouble = Trouble::default();
         for kind in [io::ErrorKind::BrokenPipe, io::ErrorKind::InvalidData] {
-            trouble.failed(&io::Error::new(kind, format!("{kind:?}")));
-            trouble.failed(&io::ErrorKind::ConnectionReset.into());
+            trouble.failed(io::Error::new(kind, format!("{kind:?}")));
+            trouble.failed(io::ErrorKind::ConnectionReset.into());
             assert_eq!(trouble.explain("transport error: x".to_owned()), format!("{kind:?}"));
             assert_eq!(
                 trouble.explain("etcdserver: no leader".to_owned()),
@@ -124,7 +146,7 @@ mod tests {
         assert_eq!(trouble.explain(left()), "it does not answer any more");
         trouble.heard(&[]);
         assert_eq!(trouble.explain(left()), "connection closed by the server");
-        trouble.failed(&io::ErrorKind::ConnectionReset.into());
+        trouble.failed(io::ErrorKind::ConnectionReset.into());
         assert_eq!(trouble.explain(left()), "connection reset");
     }
 }

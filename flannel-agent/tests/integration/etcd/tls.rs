@@ -90,6 +90,89 @@ async fn an_expired_certificate_is_told_as_that() {
     }
 }
 
+/// A certificate for 127.0.0.1 that `authority` signs as `how` says, with this extension.
+fn signed(files: &Files, name: &str, authority: &str, how: &str, extension: &str) {
+    let path = |end: &str| files.missing(&format!("{name}.{end}")).display().to_string();
+    let by = |end: &str| files.missing(&format!("{authority}.{end}")).display().to_string();
+    let extensions =
+        files.write(&format!("{name}.ext"), &format!("subjectAltName=IP:127.0.0.1\n{extension}\n"));
+    openssl(&format!(
+        "req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {} -out {}",
+        path("key"),
+        path("csr")
+    ));
+    openssl(&format!(
+        "x509 -req -in {} -CA {} -CAkey {} -CAcreateserial {how} -extfile {} -out {}",
+        path("csr"),
+        by("crt"),
+        by("key"),
+        extensions.display(),
+        path("crt")
+    ));
+}
+
+#[tokio::test]
+async fn what_is_not_supported_in_a_certificate_is_named_in_words() {
+    let files = Files::new();
+    self_signed(&files, "rsa");
+    let p521 = files.missing("p521.key");
+    openssl(&format!("ecparam -genkey -name secp521r1 -out {}", p521.display()));
+    openssl(&format!(
+        "req -x509 -new -key {} -days 30 -subj /CN=p521 -out {}",
+        p521.display(),
+        files.missing("p521.crt").display()
+    ));
+    for (name, authority, how, extension, words) in [
+        ("a", "p521", "-days 30", "", "it or its CA has a key of P-521, which is not supported"),
+        ("b", "p521", "-days 30 -sha512", "", "is signed by SHA-512 with ECDSA, which is not"),
+        ("c", "rsa", "-days 30 -sha1", "", "is signed by SHA-1 with RSA, which is not supported"),
+        ("d", "rsa", "-days 30", "1.2.3.4=critical,ASN1:NULL", "UnsupportedCriticalExtension"),
+    ] {
+        signed(&files, name, authority, how, extension);
+        let file = |end: &str| files.missing(&format!("{name}.{end}"));
+        let etcd = serving(&file("crt"), &file("key"), &[]).await;
+        let mut options = options(&etcd.url());
+        options.ca_file = Some(files.missing(&format!("{authority}.crt")));
+        let store = Store::connect(options, EtcdApi::V3).await.unwrap();
+        let error = store.list().await.unwrap_err().to_string();
+        assert!(error.contains(words), "{words}: {error}");
+        assert!(!error.contains("OtherError") && error.len() < 400, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_expired_certificate_of_our_own_is_told() {
+    let files = Files::new();
+    let (ca_file, _) = self_signed(&files, "authority");
+    signed(&files, "node", "authority", "-days -1", "");
+    let (cert, key) = self_signed(&files, "etcd");
+    let trusted = [flag("trusted-ca-file", &ca_file), "--client-cert-auth".to_owned()];
+    let etcd = serving(&cert, &key, &trusted).await;
+    for api in APIS {
+        let mut options = options(&etcd.url());
+        options.ca_file = Some(cert.clone());
+        options.cert_file = Some(files.missing("node.crt"));
+        options.key_file = Some(files.missing("node.key"));
+        let error = Store::connect(options, api).await.unwrap().list().await.unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("the certificate of --etcd-certfile expired on 20"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn blocks_that_cannot_be_read_are_passed_over() {
+    let files = Files::new();
+    let (cert, key) = self_signed(&files, "etcd");
+    let etcd = serving(&cert, &key, &[]).await;
+    let pem = std::fs::read_to_string(&cert).unwrap();
+    let broken = "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
+    for text in [format!("{broken}{pem}"), format!("{pem}-----BEGIN CERTIFICATE-----\nMIIB")] {
+        let mut options = options(&etcd.url());
+        options.ca_file = Some(files.write("ca.pem", &text));
+        eventually(&Store::connect(options, EtcdApi::V3).await.unwrap()).await;
+    }
+}
+
 #[tokio::test]
 async fn a_client_certificate_of_x509_v1_is_shown() {
     let files = Files::new();
@@ -252,6 +335,9 @@ async fn unusable_settings_are_named() {
     let good = files.write("ca.pem", &ca("any").pem());
     let missing = files.missing("missing.pem");
     let locked = files.write("locked.pem", "-----BEGIN ENCRYPTED PRIVATE KEY-----\n");
+    let (_, key) = self_signed(&files, "other");
+    let key = std::fs::read_to_string(key).unwrap();
+    let other = files.write("other.pem", &format!("This one is not ENCRYPTED\n{key}"));
     let with = |edit: &dyn Fn(&mut EtcdOptions)| {
         let mut options = options("https://127.0.0.1:1");
         options.ca_file = Some(good.clone());
@@ -272,6 +358,10 @@ async fn unusable_settings_are_named() {
         (
             with(&|o| (o.cert_file, o.key_file) = (Some(good.clone()), Some(locked.clone()))),
             "it is encrypted",
+        ),
+        (
+            with(&|o| (o.cert_file, o.key_file) = (Some(good.clone()), Some(other.clone()))),
+            "the key is not that of the first certificate",
         ),
     ];
     for (options, named) in cases {
