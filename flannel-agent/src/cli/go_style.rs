@@ -180,12 +180,9 @@ impl<I: Iterator<Item = OsString>> Reader<'_, I> {
         self.given.insert(name.clone());
         let value = self.value(&name, value)?;
         match value {
-            Some(value) if value.is_empty() && self.flags.contains_key(&name) => {
-                let (bare, prefix) = (format!("--{name}"), format!("--{name}="));
-                let is_it = |token: &OsString| {
-                    *token == *bare || token.as_bytes().starts_with(prefix.as_bytes())
-                };
-                self.line.argv.retain(|token| !is_it(token));
+            Some(value) if value.is_empty() && self.flags.get(&name) == Some(&true) => {
+                let prefix = format!("--{name}=");
+                self.line.argv.retain(|token| !token.as_bytes().starts_with(prefix.as_bytes()));
             }
             value => self.line.argv.push(long(&name, value.as_deref())),
         }

@@ -209,10 +209,7 @@ fn an_empty_value_means_not_set() {
         "-subnet-file=",
         "-etcd-prefix=/a",
         "-etcd-prefix=",
-        "-ip-masq",
-        "-ip-masq=",
     ]);
-    assert!(!options.rules.masquerade);
     assert_eq!((options.etcd.ca_file, options.etcd.key_file), (None, None));
     assert!(options.underlay.iface.is_empty());
     assert_eq!(options.underlay.public_ip, None);
