@@ -3,6 +3,11 @@
 //! A thread of its own tells it: systemd may be slow to listen, and nothing else
 //! waits for that.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -47,13 +52,29 @@ fn follow(words: &Receiver<Word>) {
             Word::Status(text) => NotifyState::Status(text),
             Word::Watchdog => NotifyState::Watchdog,
         };
-        if let Err(error) = sd_notify::notify(&[state]) {
+        if let Err(error) = send(&state) {
             tracing::debug!(%error, "systemd not notified");
         }
         if let Word::Stopping(done) = word {
             // Nobody may wait any more.
             let _ = done.try_send(());
         }
+    }
+}
+
+/// One datagram to the socket that NOTIFY_SOCKET names.
+fn send(state: &NotifyState<'_>) -> io::Result<()> {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let address = address(&name)?;
+    UnixDatagram::unbound()?.send_to_addr(format!("{state}\n").as_bytes(), &address)?;
+    Ok(())
+}
+
+/// A socket's address; `@` stands for the zero byte that abstract ones begin with.
+fn address(name: &OsStr) -> io::Result<SocketAddr> {
+    match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(name),
     }
 }
 

@@ -4,6 +4,7 @@ mod acquire;
 mod answering;
 mod config;
 pub mod keeper;
+mod open_files;
 mod opening;
 #[cfg(test)]
 mod protocol;
@@ -156,6 +157,7 @@ impl StartError {
 /// # Errors
 /// It could not start, or its lease is lost and it is to end then.
 pub async fn run(options: Options) -> Result<(), StartError> {
+    open_files::raise();
     let mut shutdown = Shutdown::install().map_err(StartError::Signal)?;
     let mut state_lock = StateLock::take_soon(&options.state_dir).await?;
     let state_dir = &options.state_dir;

@@ -9,6 +9,7 @@ pub mod state;
 pub mod subnet_env;
 pub mod watched;
 
+use std::error::Error;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -85,7 +86,15 @@ fn has(path: &Path, contents: &[u8]) -> bool {
 /// Without the name of the temporary file, which is another one each time: what is said
 /// twice has to be the same.
 fn plain(error: io::Error) -> io::Error {
-    if error.raw_os_error().is_some() { error } else { error.kind().into() }
+    let mut inner: Option<&(dyn Error + 'static)> = Some(&error);
+    while let Some(cause) = inner {
+        let code = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if let Some(code) = code {
+            return io::Error::from_raw_os_error(code);
+        }
+        inner = cause.source();
+    }
+    error.kind().into()
 }
 
 /// Makes a directory and its parents, with mode 0755 whatever the umask; the mode of
@@ -120,6 +129,14 @@ mod tests {
             .collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn an_error_keeps_its_number_and_not_the_temporary_name() {
+        let wrapped = NamedTempFile::new_in("/proc/no/such/place").unwrap_err();
+        assert!(wrapped.raw_os_error().is_none(), "{wrapped:?}");
+        assert_eq!(plain(wrapped).to_string(), "No such file or directory (os error 2)");
+        assert_eq!(plain(io::ErrorKind::Other.into()).to_string(), "other error");
     }
 
     #[test]

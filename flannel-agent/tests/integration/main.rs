@@ -19,6 +19,7 @@ mod packet_rules;
 mod peer_stats;
 mod pins;
 mod place;
+mod process;
 mod programs;
 mod routes;
 mod sysctl;
