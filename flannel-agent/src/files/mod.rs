@@ -9,7 +9,6 @@ pub mod state;
 pub mod subnet_env;
 pub mod watched;
 
-use std::error::Error;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -86,15 +85,14 @@ fn has(path: &Path, contents: &[u8]) -> bool {
 /// Without the name of the temporary file, which is another one each time: what is said
 /// twice has to be the same.
 fn plain(error: io::Error) -> io::Error {
-    let mut inner: Option<&(dyn Error + 'static)> = Some(&error);
-    while let Some(cause) = inner {
-        let code = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-        if let Some(code) = code {
-            return io::Error::from_raw_os_error(code);
-        }
-        inner = cause.source();
+    if error.raw_os_error().is_some() {
+        return error;
     }
-    error.kind().into()
+    let (kind, text) = (error.kind(), error.to_string());
+    match text.split_once(" at path ") {
+        Some((cause, _)) => io::Error::new(kind, cause),
+        None => kind.into(),
+    }
 }
 
 /// Makes a directory and its parents, with mode 0755 whatever the umask; the mode of
@@ -132,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_keeps_its_number_and_not_the_temporary_name() {
+    fn an_error_keeps_its_words_and_not_the_temporary_name() {
         let wrapped = NamedTempFile::new_in("/proc/no/such/place").unwrap_err();
         assert!(wrapped.raw_os_error().is_none(), "{wrapped:?}");
         assert_eq!(plain(wrapped).to_string(), "No such file or directory (os error 2)");

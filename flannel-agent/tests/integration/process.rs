@@ -54,7 +54,7 @@ fn systemd_is_told_by_sockets_of_both_kinds() {
 
 #[test]
 fn few_open_files_are_made_as_many_as_may_be() {
-    let daemon = Waiting::start("ulimit -Hn 4096; ulimit -Sn 64;", "");
+    let daemon = Waiting::start("ulimit -Sn 64; ulimit -Hn 4096;", "");
     let path = format!("/proc/{}/limits", daemon.0.id());
     let limits = || {
         let text = std::fs::read_to_string(&path).unwrap();

@@ -1,8 +1,9 @@
 //! Others' routing rules and routes that lead what pods send to peers elsewhere. They are
 //! told, and left alone.
 //!
-//! What counts is an ordinary packet: one without a firewall mark, of no special TOS,
-//! protocol or port. What rules do to other packets is somebody's own choice.
+//! What counts is a packet without a firewall mark. Rules of routing that choose by TOS,
+//! protocol or ports are told with these. What rules do to marked packets is the choice of
+//! who marks them: a proxy, or a VPN for its own packets.
 
 mod tables;
 #[cfg(test)]
@@ -12,7 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::Ipv4Network;
 
-pub use self::tables::{Action, Fate, LOCAL, MAIN, RoutingRule, TableRoute, Tables, asked};
+pub use self::tables::{
+    Action, Fate, Headers, LOCAL, MAIN, RoutingRule, TableRoute, Tables, asked,
+};
 use self::tables::{Fit, Step, Table, What};
 use crate::health::{Found, Part};
 use crate::peer::Peer;
@@ -109,7 +112,12 @@ impl Ways {
     /// What leads this peer's packets elsewhere, and whether only a part of them.
     fn of_peer(&self, peer: &Peer, peers: Peers<'_>, here: &Here) -> Vec<(Cause, bool)> {
         let mut found = Vec::new();
+        // Headers of packets that an earlier step has decided about.
+        let mut decided: Vec<Headers> = Vec::new();
         for (number, step) in self.steps.iter().enumerate() {
+            if decided.iter().any(|earlier| earlier.cover(&step.headers)) {
+                continue;
+            }
             let takes = step.takes(peer.subnet);
             let decides = match &step.what {
                 _ if takes == Fit::Nothing => false,
@@ -135,8 +143,10 @@ impl Ways {
                         || (table.is_main && !table.passes_over(peer.subnet))
                 }
             };
-            if decides && takes == Fit::All {
-                return found;
+            match decides && takes == Fit::All {
+                true if step.headers.are_any() => return found,
+                true => decided.push(step.headers),
+                false => {}
             }
         }
         found.push((Cause::NoRule, false));
@@ -150,6 +160,11 @@ impl Ways {
             count => format!("{count} peers, {first} among them,"),
         };
         let of = if effect.part { "a part of " } else { "" };
+        let with = match cause {
+            Cause::Rule(number) | Cause::Route(number, _) => self.steps[number].headers,
+            Cause::NoRule => Headers::default(),
+        };
+        let with = if with.are_any() { String::new() } else { format!(" with {with}") };
         let (what, why) = match cause {
             Cause::Rule(number) => {
                 (self.steps[number].rule.clone(), "lost by this rule".to_owned())
@@ -159,8 +174,9 @@ impl Ways {
                 ("ip rule".to_owned(), "lost: no rule asks the main table for it".to_owned())
             }
         };
-        let reason =
-            format!("what pods send to {of}{whom} is {why}; that is not the agent's to change");
+        let reason = format!(
+            "what pods send{with} to {of}{whom} is {why}; that is not the agent's to change"
+        );
         (Part::Name(what), reason)
     }
 

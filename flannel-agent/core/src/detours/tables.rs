@@ -1,7 +1,7 @@
 //! Routing rules and tables, as far as they are about what pods send to peers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
@@ -25,8 +25,10 @@ pub struct RoutingRule {
     pub to: Option<Ipv4Network>,
     /// The device that packets come by; `lo`: the node's own.
     pub input: Option<String>,
-    /// It asks for something that an ordinary forwarded packet has not: a mark, a TOS, a
-    /// protocol, a user, an output.
+    /// The headers that it takes.
+    pub headers: Headers,
+    /// It asks for something that others give a packet, or none that is forwarded has: a
+    /// mark, a user, an output.
     pub special: bool,
     /// It takes what does not fit.
     pub inverted: bool,
@@ -34,6 +36,61 @@ pub struct RoutingRule {
     pub action: Action,
     /// Of its table, routes with at most this prefix length do not count.
     pub passes_over: Option<u8>,
+}
+
+/// What a rule wants of a packet's headers besides addresses; by default nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// The TOS; 0: any.
+    pub tos: u8,
+    /// The protocol, by number.
+    pub protocol: Option<u8>,
+    /// The first and the last source port.
+    pub source: Option<(u16, u16)>,
+    /// The same of the destination.
+    pub destination: Option<(u16, u16)>,
+}
+
+impl Headers {
+    /// Whether it takes any.
+    pub fn are_any(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it takes whatever `other` takes.
+    pub(super) fn cover(&self, other: &Self) -> bool {
+        let ports = |own: Option<(u16, u16)>, other: Option<(u16, u16)>| match (own, other) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(own), Some(other)) => own.0 <= other.0 && other.1 <= own.1,
+        };
+        (self.tos == 0 || self.tos == other.tos)
+            && (self.protocol.is_none() || self.protocol == other.protocol)
+            && ports(self.source, other.source)
+            && ports(self.destination, other.destination)
+    }
+}
+
+impl fmt::Display for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        if self.tos != 0 {
+            words.push(format!("tos {:#x}", self.tos));
+        }
+        words.extend(self.protocol.map(|protocol| match protocol {
+            1 => "ipproto icmp".to_owned(),
+            6 => "ipproto tcp".to_owned(),
+            17 => "ipproto udp".to_owned(),
+            number => format!("ipproto {number}"),
+        }));
+        for (name, ports) in [("sport", self.source), ("dport", self.destination)] {
+            words.extend(ports.map(|(first, last)| match first == last {
+                true => format!("{name} {first}"),
+                false => format!("{name} {first}-{last}"),
+            }));
+        }
+        f.write_str(&words.join(" "))
+    }
 }
 
 /// What a rule does.
@@ -136,6 +193,8 @@ pub(super) struct Step {
     pub(super) rule: String,
     /// It asks a table that every node has.
     pub(super) usual: bool,
+    /// The headers that it takes, of packets with addresses that fit.
+    pub(super) headers: Headers,
     /// How much of what pods send it takes, wherever that goes.
     pods: Fit,
     to: Option<Ipv4Network>,
@@ -226,13 +285,22 @@ impl Here {
 
     /// How much of what pods send to peers a rule takes.
     fn takes(&self, rule: &RoutingRule) -> Fit {
+        // All but some headers: what that is cannot be said in words.
+        if rule.inverted && !rule.headers.are_any() {
+            return Fit::Nothing;
+        }
         self.fits(rule).min(Fit::of(rule.to, self.network)).inverted(rule.inverted)
     }
 
     /// Whether a rule finds the routes to all peers.
     fn finds_all(&self, rule: &RoutingRule) -> bool {
         let long = rule.passes_over.is_none_or(|most| most < self.network.prefix());
-        rule.action == Action::Lookup(MAIN) && self.takes(rule) == Fit::All && long
+        rule.action == Action::Lookup(MAIN) && self.takes_all(rule) && long
+    }
+
+    /// Whether a rule takes all that pods send to peers.
+    fn takes_all(&self, rule: &RoutingRule) -> bool {
+        self.takes(rule) == Fit::All && rule.headers.are_any()
     }
 }
 
@@ -243,7 +311,7 @@ fn met<'a>(rules: &'a [RoutingRule], here: &Here) -> Vec<&'a RoutingRule> {
     for rule in rules.iter().filter(|rule| here.takes(rule) > Fit::Nothing) {
         match rule.action {
             _ if rule.priority < from => {}
-            Action::Goto(priority) if here.takes(rule) == Fit::All => from = priority,
+            Action::Goto(priority) if here.takes_all(rule) => from = priority,
             Action::Nothing | Action::Goto(_) => {}
             Action::Lost(_) | Action::Lookup(_) => met.push(rule),
         }
@@ -287,7 +355,8 @@ pub(super) fn steps(tables: &Tables, here: &Here) -> Vec<Step> {
         };
         Some(Step {
             rule: rule.text(),
-            usual: matches!(rule.action, Action::Lookup(MAIN | LOCAL)),
+            usual: matches!(rule.action, Action::Lookup(MAIN | LOCAL)) && rule.headers.are_any(),
+            headers: rule.headers,
             pods: here.fits(rule),
             to: rule.to,
             inverted: rule.inverted,
@@ -305,6 +374,7 @@ impl RoutingRule {
             from: None,
             to: None,
             input: None,
+            headers: Headers::default(),
             special: false,
             inverted: false,
             action: Action::Lookup(table),
@@ -325,6 +395,9 @@ impl RoutingRule {
         }
         if let Some(input) = &self.input {
             let _ = write!(text, " iif {input}");
+        }
+        if !self.headers.are_any() {
+            let _ = write!(text, " {}", self.headers);
         }
         if self.special {
             text.push_str(" ...");

@@ -190,6 +190,69 @@ fn rules_about_other_packets_are_not_blamed() {
     }
 }
 
+fn tcp(port: u16) -> Headers {
+    Headers { protocol: Some(6), destination: Some((port, port)), ..Headers::default() }
+}
+
+#[test]
+fn a_rule_about_some_headers_is_told_with_them() {
+    let lost = RoutingRule { headers: tcp(443), ..rule(100, Action::Lost("blackhole")) };
+    blamed(
+        with([lost.clone()]),
+        vec![],
+        &["100: from all ipproto tcp dport 443 blackhole: what pods send with ipproto tcp dport \
+           443 to 5 peers, 10.5.2.0/24 among them, is lost by this rule"],
+    );
+    // What it leaves goes on to the next rule.
+    let all = rule(200, Action::Lost("prohibit"));
+    blamed(with([lost.clone(), all]), vec![], &["100: ", "200: from all prohibit"]);
+    let headers = Headers { tos: 0x10, source: Some((1, 9)), ..Headers::default() };
+    let other =
+        RoutingRule { headers, to: Some(net("10.5.3.0/25")), ..rule(90, Action::Lookup(7)) };
+    blamed(
+        with([other]),
+        vec![route(7, "0.0.0.0/0", by(ETH0, None))],
+        &["default dev if2 table 7: what pods send with tos 0x10 sport 1-9 to a part of peer \
+           10.5.3.0/24 is led elsewhere by this route, whose table the rule `90: from all to \
+           10.5.3.0/25 tos 0x10 sport 1-9 lookup 7` asks"],
+    );
+    // An earlier rule has decided.
+    let any_tcp = Headers { destination: None, ..tcp(443) };
+    for (earlier, told) in [(tcp(443), 0), (any_tcp, 0), (tcp(80), 1)] {
+        let earlier = RoutingRule { headers: earlier, ..rule(50, Action::Lookup(MAIN)) };
+        assert_eq!(self::told(with([earlier, lost.clone()]), vec![]).len(), told);
+    }
+    // All but these, and what nothing can be said of.
+    let skipped = RoutingRule { headers: tcp(443), ..rule(50, Action::Goto(200)) };
+    blamed(with([skipped]), vec![], &[]);
+    blamed(with([RoutingRule { inverted: true, ..lost.clone() }]), vec![], &[]);
+    blamed(with([RoutingRule { special: true, ..lost }]), vec![], &[]);
+}
+
+#[test]
+fn the_usual_rules_of_others_are_no_detours() {
+    let marked = |priority, action| RoutingRule { special: true, ..rule(priority, action) };
+    let to_lo = |table| route(table, "0.0.0.0/0", Fate::Taken("local"));
+    let away = |table| route(table, "0.0.0.0/0", by(7, None));
+    let tailscale = [
+        marked(5210, Action::Lookup(MAIN)),
+        marked(5230, Action::Lookup(253)),
+        marked(5250, Action::Lost("unreachable")),
+        rule(5270, Action::Lookup(52)),
+    ];
+    let theirs = vec![route(52, "100.100.100.100/32", by(7, None))];
+    blamed(with(tailscale), theirs, &[]);
+    let cilium = [marked(9, Action::Lookup(2004)), marked(10, Action::Lookup(2005))];
+    blamed(with(cilium), vec![to_lo(2004), away(2005)], &[]);
+    let mut pod = rule(1536, Action::Lookup(2));
+    pod.from = Some(net("10.6.3.9/32"));
+    let aws = [marked(1024, Action::Lookup(MAIN)), pod];
+    blamed(with(aws), vec![away(2)], &[]);
+    let vrf = marked(1000, Action::Nothing);
+    let calico = RoutingRule { inverted: true, ..marked(99, Action::Lookup(1)) };
+    blamed(with([vrf, calico]), vec![route(1, "10.6.0.0/16", by(7, None))], &[]);
+}
+
 #[test]
 fn a_vpn_that_asks_the_main_table_first_is_no_detour() {
     let mut main = rule(100, Action::Lookup(MAIN));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 
-use flannel_core::detours::{Action, Fate, Here, RoutingRule, TableRoute, Tables, asked};
+use flannel_core::detours::{Action, Fate, Headers, Here, RoutingRule, TableRoute, Tables, asked};
 use ipnetwork::Ipv4Network;
 
 use super::{Inspector, RTM_GETRULE, RULE_LEN};
@@ -29,8 +29,15 @@ const FRA_GOTO: u16 = 4;
 const FRA_PRIORITY: u16 = 6;
 const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
 const FRA_TABLE: u16 = 15;
-/// Attributes that choose no packets: those above, realms, interface groups, protocol.
-const PLAIN: [u16; 11] = [0, 1, 2, 3, 4, 6, 11, 13, 14, 15, 21];
+const FRA_IP_PROTO: u16 = 22;
+const FRA_SPORT_RANGE: u16 = 23;
+const FRA_DPORT_RANGE: u16 = 24;
+/// Since Linux 6.15.
+const FRA_SPORT_MASK: u16 = 28;
+const FRA_DPORT_MASK: u16 = 29;
+/// Attributes that are read, and those that choose no packets: realms, interface groups,
+/// protocol.
+const PLAIN: [u16; 14] = [0, 1, 2, 3, 4, 6, 11, 13, 14, 15, 21, 22, 23, 24];
 /// FRA_PAD, which says nothing.
 const FRA_PAD: u16 = 18;
 /// FIB_RULE_INVERT.
@@ -63,14 +70,30 @@ fn parse(rule: &[u8]) -> Option<RoutingRule> {
         let octets: [u8; 4] = raw::attribute(attributes, kind)?.try_into().ok()?;
         Ipv4Network::new(Ipv4Addr::from(octets), prefix).ok()
     };
-    let chooses = |(kind, _): (u16, _)| !PLAIN.contains(&kind) && kind != FRA_PAD;
+    let chooses = |(kind, value): (u16, &[u8])| match kind {
+        // The kernel tells it of each single port.
+        FRA_SPORT_MASK | FRA_DPORT_MASK => value != u16::MAX.to_ne_bytes(),
+        kind => !PLAIN.contains(&kind) && kind != FRA_PAD,
+    };
+    // `struct fib_rule_port_range`.
+    let ports = |kind| {
+        let [a, b, c, d] = *raw::attribute(attributes, kind)?.first_chunk()?;
+        Some((u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])))
+    };
+    let headers = Headers {
+        tos,
+        protocol: raw::attribute(attributes, FRA_IP_PROTO).and_then(|value| value.first().copied()),
+        source: ports(FRA_SPORT_RANGE),
+        destination: ports(FRA_DPORT_RANGE),
+    };
     let table = number(FRA_TABLE).unwrap_or_else(|| table.into());
     Some(RoutingRule {
         priority: number(FRA_PRIORITY).unwrap_or(0),
         from: network(FRA_SRC, from),
         to: network(FRA_DST, to),
         input: raw::attribute(attributes, FRA_IIFNAME).map(raw::text),
-        special: tos != 0 || raw::attributes(attributes).any(chooses),
+        headers,
+        special: raw::attributes(attributes).any(chooses),
         inverted: flags & INVERTED != 0,
         action: match action {
             1 => Action::Lookup(table),
@@ -155,23 +178,35 @@ mod tests {
             from: None,
             to: Some("10.5.3.0/24".parse().unwrap()),
             input: Some("cni0".to_owned()),
+            headers: Headers::default(),
             special: false,
             inverted: false,
             action: Action::Lookup(7777),
             passes_over: None,
         };
         assert_eq!(parse(&message(header, &plain)), Some(expected.clone()));
-        // FRA_FWMARK, FRA_OIFNAME, FRA_L3MDEV, FRA_DPORT_RANGE, and one of the future.
-        for kind in [10, 17, 19, 24, 99] {
+        // FRA_FWMARK, FRA_OIFNAME, FRA_L3MDEV, and one of the future.
+        for kind in [10, 17, 19, 99] {
             let mut more = plain.to_vec();
             more.push((kind, &[1, 0, 0, 0]));
             let special = RoutingRule { special: true, ..expected.clone() };
             assert_eq!(parse(&message(header, &more)), Some(special), "{kind}");
         }
+        let mut with_headers = plain.to_vec();
+        let ports = [80_u16, 90].map(u16::to_ne_bytes).concat();
+        with_headers.extend([(FRA_IP_PROTO, &[6][..]), (FRA_DPORT_RANGE, &ports)]);
+        let single = u16::MAX.to_ne_bytes();
+        with_headers.push((FRA_DPORT_MASK, &single));
+        let headers =
+            Headers { tos: 0, protocol: Some(6), source: None, destination: Some((80, 90)) };
+        let read = parse(&message(header, &with_headers));
+        assert_eq!(read, Some(RoutingRule { headers, ..expected }));
+        with_headers.push((FRA_SPORT_MASK, &[0, 1]));
+        assert!(parse(&message(header, &with_headers)).unwrap().special);
         let mut inverted = message([2, 0, 0, 0x10, 254, 0, 0, 7], &[]);
         inverted[8] = INVERTED as u8;
         let read = parse(&inverted).unwrap();
-        assert!(read.inverted && read.special);
+        assert!(read.inverted && !read.special && read.headers.tos == 0x10);
         assert_eq!(read.action, Action::Lost("unreachable"));
         assert_eq!(parse(&[2; 7]), None);
     }

@@ -50,6 +50,13 @@ pub(in super::super) const OTHERS: &[Fault] = &[
     .loss(6000)
     .told(Subject::Detour),
     Fault::lasting(
+        "a rule of routing loses what goes to a port",
+        Act::Sh("ip rule add pref 50 to $PEER ipproto tcp dport 9 blackhole"),
+        1500,
+        Act::Sh("ip rule delete pref 50"),
+    )
+    .told(Subject::Detour),
+    Fault::lasting(
         "all rules of routing are the kernel's again",
         Act::Sh("ip rule add pref 60 fwmark 0x77 lookup 78; ip rule add pref 70 lookup main"),
         500,
