@@ -5,7 +5,7 @@ mod overlap;
 pub mod successor;
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{AddrParseError, IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 use regex::Regex;
@@ -72,11 +72,11 @@ pub struct Wish {
     pub iface_regex: Vec<Regex>,
     /// Interface and source address of the route to this address are the
     /// underlay's, if no --iface and no --iface-regex fits
-    #[cfg_attr(feature = "clap", arg(long = "iface-can-reach", value_name = "IP"))]
+    #[cfg_attr(feature = "clap", arg(long = "iface-can-reach", value_name = "IP", value_parser = address))]
     pub can_reach: Option<Ipv4Addr>,
     /// Address that the other nodes reach this one at; need not be a local one
     /// [default: the interface's]
-    #[cfg_attr(feature = "clap", arg(long, value_name = "IP"))]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "IP", value_parser = address))]
     pub public_ip: Option<Ipv4Addr>,
     /// No flag: what this node published last by the same flags: of the addresses of an
     /// interface it is taken first. A virtual address that is there at the moment must not become ours.
@@ -323,8 +323,19 @@ fn reaching(
     by_route(links, route, route.source, wish)
 }
 
+/// An IPv4 address as Go's `net.ParseIP` reads it: mapped to IPv6, too.
+///
+/// # Errors
+/// It is none.
+pub fn address(text: &str) -> Result<Ipv4Addr, AddrParseError> {
+    match text.parse().map(|address: IpAddr| address.to_canonical()) {
+        Ok(IpAddr::V4(address)) => Ok(address),
+        _ => text.parse(),
+    }
+}
+
 fn named(links: &[Link], name: &str, wish: &Wish) -> Result<Underlay, String> {
-    if let Ok(address) = name.parse::<Ipv4Addr>() {
+    if let Ok(address) = address(name) {
         let link = holder(links, address)
             .ok_or_else(|| format!("no interface has the address {address}"))?;
         return usable(links, link, Some(address), wish);

@@ -115,7 +115,7 @@ fn every_flag_is_read() {
         "-iface=eth1",
         "-iface",
         "10.0.0.9",
-        "-public-ip=192.0.2.7",
+        "-public-ip=::ffff:192.0.2.7",
         "-subnet-file=/tmp/s",
         "-ip-masq",
         "-datapath=kernel",

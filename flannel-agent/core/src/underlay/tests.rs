@@ -86,6 +86,16 @@ fn iface_that_fits_nothing_tells_why_and_what_there_is() {
 }
 
 #[test]
+fn addresses_are_read_as_gos_net_package_does() {
+    assert_eq!(super::address("::ffff:192.0.2.7"), Ok(ip("192.0.2.7")));
+    for wrong in ["fd00::1", "192.0.2.07", "192.0.2.7 ", "192.0.2", ""] {
+        super::address(wrong).unwrap_err();
+    }
+    let chosen = by_iface(&links(), &["::ffff:192.168.7.5"]).unwrap();
+    assert_eq!((chosen.name.as_str(), chosen.address), ("eth1", ip("192.168.7.5")));
+}
+
+#[test]
 fn loopback_is_taken_only_where_it_is_named_and_has_an_address() {
     assert!(by_iface(&links(), &["127.0.0.1"]).is_err());
     assert!(choose(&links(), &Wish::default(), route(1)).is_err());
