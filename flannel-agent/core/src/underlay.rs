@@ -72,7 +72,10 @@ pub struct Wish {
     pub iface_regex: Vec<Regex>,
     /// Interface and source address of the route to this address are the
     /// underlay's, if no --iface and no --iface-regex fits
-    #[cfg_attr(feature = "clap", arg(long = "iface-can-reach", value_name = "IP", value_parser = address))]
+    #[cfg_attr(
+        feature = "clap",
+        arg(long = "iface-can-reach", value_name = "IP", value_parser = address)
+    )]
     pub can_reach: Option<Ipv4Addr>,
     /// Address that the other nodes reach this one at; need not be a local one
     /// [default: the interface's]
