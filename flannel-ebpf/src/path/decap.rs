@@ -32,14 +32,50 @@ pub(super) fn deliver<S: Skb, T: Tables>(
     flow: &Flow,
     outcome: Outcome,
 ) -> Verdict {
-    let (verdict, peer_id) = (hand_over(flow), flow.peer_id);
-    if !tables.frame_for_pod(frame, in_memory(segment), flow) {
-        tables.count(Outcome::DropBroken);
-        return Verdict::Drop;
+    let end = End { verdict: hand_over(flow), peer_id: flow.peer_id };
+    let made = frame_for_pod(frame, segment, flow);
+    end.reached(tables, segment, outcome, made)
+}
+
+/// The same of a packet that came without a tunnel. A function of its own makes the frame:
+/// the verifier would go through a second copy of it.
+#[inline(always)]
+pub(super) fn deliver_direct<S: Skb, T: Tables>(
+    frame: &mut S,
+    tables: &T,
+    segment: &Segment,
+    flow: &Flow,
+) -> Verdict {
+    let end = End { verdict: hand_over(flow), peer_id: flow.peer_id };
+    let made = tables.frame_for_pod(frame, in_memory(segment), flow);
+    end.reached(tables, segment, Outcome::FastRoutedIn, made)
+}
+
+/// Where a packet goes, and whose it is. Known before the frame is made: verifiers refuse
+/// what is set on one way only.
+struct End {
+    verdict: Verdict,
+    peer_id: u32,
+}
+
+impl End {
+    /// Counts the packet; `made`: its frame is.
+    #[inline(always)]
+    fn reached<T: Tables>(
+        self,
+        tables: &T,
+        segment: &Segment,
+        outcome: Outcome,
+        made: bool,
+    ) -> Verdict {
+        if !made {
+            tables.count(Outcome::DropBroken);
+            return Verdict::Drop;
+        }
+        tables.count(outcome);
+        tables.count_peer(self.peer_id, Traffic::RxFast, u32::from(segment.total_len));
+        self.verdict
     }
-    tables.count(outcome);
-    tables.count_peer(peer_id, Traffic::RxFast, u32::from(segment.total_len));
-    verdict
 }
 
 /// Makes of a packet that carries no tunnel header (any more) the frame that the pod gets.

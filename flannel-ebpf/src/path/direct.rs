@@ -90,7 +90,7 @@ fn repeat<S: Skb, T: Tables>(
         let Some(flow) = &found else { break 'kernel Outcome::KernelUnconfirmed };
         match entry::admit(frame, config, &segment, &key, flow, &entry) {
             Ok(()) => {
-                return Ok(decap::deliver(frame, tables, &segment, flow, Outcome::FastRoutedIn));
+                return Ok(decap::deliver_direct(frame, tables, &segment, flow));
             }
             Err(Outcome::KernelTcpState) if ours => {
                 flow::answer(tables, flow);
